@@ -1,0 +1,106 @@
+"""Ed25519 keys, their admission, and peer ids (docs/spec/record.md, section 2).
+
+A public key on the wire is 33 bytes: one algorithm byte (1, the number libp2p gives Ed25519) and the 32 bytes
+of RFC 8032. Only canonical encodings of points of the prime-order subgroup are admitted. Under that rule
+cofactored and cofactorless verification agree, so two auditors with different libraries reach one verdict.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import base58
+import nacl.bindings
+import nacl.exceptions
+
+from p2pgrid.errors import InvalidRecord
+
+ALGORITHM_ED25519: Final = 1
+PUBLIC_KEY_BYTES: Final = 33
+SIGNATURE_BYTES: Final = 64
+SEED_BYTES: Final = 32
+
+# libp2p's PublicKey message {Type = Ed25519, Data = 32 bytes}, and the identity multihash around it.
+_LIBP2P_PUBLIC_KEY_PREFIX: Final = b"\x08\x01\x12\x20"
+_PEER_ID_PREFIX: Final = b"\x00\x24" + _LIBP2P_PUBLIC_KEY_PREFIX
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """An admitted public key. The only way to make one is `parse_public_key`, or a secret key's `public_key`."""
+
+    raw: bytes
+    """33 bytes: the algorithm byte and the key."""
+
+    @property
+    def peer_id(self) -> str:
+        """The libp2p peer id (`12D3KooW...`), as the peer-ids spec derives it from an Ed25519 key."""
+        return base58.b58encode(_PEER_ID_PREFIX + self.raw[1:]).decode()
+
+    def verify(self, message: bytes, signature: bytes) -> bool:
+        """True if `signature` (64 bytes, RFC 8032) is this key's over `message`."""
+        if len(signature) != SIGNATURE_BYTES:
+            return False
+        try:
+            nacl.bindings.crypto_sign_open(signature + message, self.raw[1:])
+        except nacl.exceptions.BadSignatureError:
+            return False
+        return True
+
+    def __str__(self) -> str:
+        return self.peer_id
+
+
+class SecretKey:
+    """An Ed25519 secret key. It never shows itself: neither `repr` nor pickling reveals the seed."""
+
+    __slots__ = ("_expanded", "_seed", "public_key")
+
+    def __init__(self, seed: bytes) -> None:
+        if len(seed) != SEED_BYTES:
+            raise ValueError(f"an Ed25519 seed has {SEED_BYTES} bytes, this has {len(seed)}")
+        public, self._expanded = nacl.bindings.crypto_sign_seed_keypair(seed)
+        self._seed = seed
+        self.public_key: Final = PublicKey(bytes([ALGORITHM_ED25519]) + public)
+
+    def sign(self, message: bytes) -> bytes:
+        """The 64-byte signature of `message` (RFC 8032, deterministic)."""
+        signed: bytes = nacl.bindings.crypto_sign(message, self._expanded)
+        return signed[:SIGNATURE_BYTES]
+
+    def expose_seed(self) -> bytes:
+        """The 32-byte seed itself, for the key file and for libp2p's own handshakes. Never log it."""
+        return self._seed
+
+    def __repr__(self) -> str:
+        return f"SecretKey({self.public_key.peer_id})"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a secret key is not pickled")
+
+
+def parse_public_key(raw: bytes) -> PublicKey:
+    """Admit 33 untrusted bytes as a public key, or raise InvalidRecord (`key-not-admissible`)."""
+    if len(raw) != PUBLIC_KEY_BYTES:
+        raise InvalidRecord(
+            "key-not-admissible", f"a public key has {PUBLIC_KEY_BYTES} bytes, this has {len(raw)}."
+        )
+    if raw[0] != ALGORITHM_ED25519:
+        raise InvalidRecord("key-not-admissible", f"key algorithm {raw[0]} is unknown; 1 (Ed25519) was expected.")
+    if not nacl.bindings.crypto_core_ed25519_is_valid_point(raw[1:]):
+        raise InvalidRecord("key-not-admissible", "the key is no canonical point of the prime-order subgroup.")
+    return PublicKey(bytes(raw))
+
+
+def parse_peer_id(text: str) -> PublicKey:
+    """The public key inside a libp2p peer id in base58 (`12D3KooW...`), or InvalidRecord (`key-not-admissible`)."""
+    if len(text) > 64:
+        raise InvalidRecord("key-not-admissible", f"a peer id of {len(text)} characters is too long.")
+    try:
+        raw = base58.b58decode(text)
+    except ValueError:
+        raise InvalidRecord("key-not-admissible", f"{text!r} is no peer id: it is not base58.") from None
+    if len(raw) != len(_PEER_ID_PREFIX) + 32 or not raw.startswith(_PEER_ID_PREFIX):
+        raise InvalidRecord("key-not-admissible", f"{text!r} is no peer id of an Ed25519 key (12D3KooW...).")
+    return parse_public_key(bytes([ALGORITHM_ED25519]) + raw[len(_PEER_ID_PREFIX) :])
