@@ -83,9 +83,7 @@ class SecretKey:
 def parse_public_key(raw: bytes) -> PublicKey:
     """Admit 33 untrusted bytes as a public key, or raise InvalidRecord (`key-not-admissible`)."""
     if len(raw) != PUBLIC_KEY_BYTES:
-        raise InvalidRecord(
-            "key-not-admissible", f"a public key has {PUBLIC_KEY_BYTES} bytes, this has {len(raw)}."
-        )
+        raise InvalidRecord("key-not-admissible", f"a public key has {PUBLIC_KEY_BYTES} bytes, this has {len(raw)}.")
     if raw[0] != ALGORITHM_ED25519:
         raise InvalidRecord("key-not-admissible", f"key algorithm {raw[0]} is unknown; 1 (Ed25519) was expected.")
     if not nacl.bindings.crypto_core_ed25519_is_valid_point(raw[1:]):
