@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from p2pgrid.errors import LedgerError
-from p2pgrid.proto.messages import Channel, Message, Order, Receipt, Voucher
-from p2pgrid.proto.record import Record, Signed
+from p2pgrid.proto.messages import Channel, Order, Receipt, Voucher
+from p2pgrid.proto.record import Message, Record, Signed
 
 
 class SlotTaken(LedgerError):
