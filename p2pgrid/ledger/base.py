@@ -17,28 +17,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from p2pgrid.errors import LedgerError
-from p2pgrid.proto.messages import Channel, Order, Receipt, Voucher
+from p2pgrid.proto.channel import ChannelHead
+from p2pgrid.proto.messages import Channel, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.record import Message, Record, Signed
 
 
 class SlotTaken(LedgerError):
     """Another record holds the slot already. The new one was not stored; keep it as evidence if a peer signed it."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChannelHead:
-    """Where a channel stands: all that a session needs to go on after a restart."""
-
-    last_order_number: int
-    """Highest order number on record; 0 if none."""
-    last_receipt_number: int
-    """Highest receipt number on record, proposals among them; 0 if none."""
-    last_receipt_id: bytes
-    """That receipt's id; the channel's record id if there is none."""
-    total_pico: int
-    """That receipt's channel total; 0 if there is none."""
-    countersigned: int
-    """How many receipts carry both signatures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +71,12 @@ class Ledger(Protocol):
 
     def order(self, channel: bytes, order_number: int) -> OpenOrder | None:
         """One order with its last voucher, whatever became of it."""
+
+    def receipt(self, channel: bytes, receipt_number: int) -> Signed[Receipt] | None:
+        """One receipt with the signatures it has (`signers` tells which), or None."""
+
+    def offer(self, offer_id: bytes) -> Signed[Offer] | None:
+        """One offer by its record id, or None."""
 
     def receipts(self, *, channel: bytes | None = None, limit: int | None = None) -> list[ReceiptRow]:
         """Receipts, newest first."""
