@@ -65,7 +65,7 @@ class ProviderConfig(Section, frozen=True, kw_only=True):
 
     operator: Annotated[str, Meta(max_length=128)] = ""
     country: CountryCode = "LT"
-    listen: str = "0.0.0.0:4801"  # noqa: S104 - a provider is there to be reached
+    listen: str = "0.0.0.0:4801"
     """host:port of the direct road."""
     libp2p_listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4802",)
     announce: tuple[str, ...] = ()
