@@ -18,7 +18,6 @@ from p2pgrid.proto.keys import PUBLIC_KEY_BYTES
 from p2pgrid.proto.record import Message
 from p2pgrid.units import MAX_AMOUNT_PICO, MAX_PRICE_UPM, MAX_TOKENS, MAX_UNIX_MS
 
-# Python's `$` also matches before a last line feed, so patterns end in \Z.
 Key = Annotated[bytes, Meta(min_length=PUBLIC_KEY_BYTES, max_length=PUBLIC_KEY_BYTES)]
 Id = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Digest = Annotated[bytes, Meta(max_length=32)]
@@ -31,6 +30,7 @@ TimeMs = Annotated[int, Meta(ge=0, le=MAX_UNIX_MS)]
 DurationMs = Annotated[int, Meta(ge=0, le=10**9)]
 ShortText = Annotated[str, Meta(max_length=128)]
 ModelName = Annotated[str, Meta(min_length=1, max_length=128)]
+# Patterns end in \Z: Python's `$` also matches before a last line feed.
 CurrencyCode = Annotated[str, Meta(pattern=r"\A[A-Z]{3}\Z")]
 CountryCode = Annotated[str, Meta(pattern=r"\A[A-Z]{2}\Z")]
 
