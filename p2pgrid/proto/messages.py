@@ -30,7 +30,9 @@ TimeMs = Annotated[int, Meta(ge=0, le=MAX_UNIX_MS)]
 DurationMs = Annotated[int, Meta(ge=0, le=10**9)]
 ShortText = Annotated[str, Meta(max_length=128)]
 ModelName = Annotated[str, Meta(min_length=1, max_length=128)]
-CountryCode = Annotated[str, Meta(pattern="^[A-Z]{2}$")]
+# Patterns end in \Z: Python's `$` also matches before a last line feed.
+CurrencyCode = Annotated[str, Meta(pattern=r"\A[A-Z]{3}\Z")]
+CountryCode = Annotated[str, Meta(pattern=r"\A[A-Z]{2}\Z")]
 
 DEFAULT_WINDOW_TOKENS: Final = 256
 COUNTING_RULE: Final = "delivered-ids/1"
@@ -120,7 +122,7 @@ class Offer(Message, frozen=True, kw_only=True):
     valid_from_ms: TimeMs
     valid_until_ms: TimeMs
     operator: ShortText
-    currency: Annotated[str, Meta(pattern="^[A-Z]{3}$")]
+    currency: CurrencyCode
     addresses: Annotated[tuple[Annotated[str, Meta(max_length=256)], ...], Meta(max_length=16)]
     """Multiaddrs of the direct road, `/ip4/.../tcp/PORT/tls` or `/dns/...`."""
     data_terms: DataTerms
@@ -153,7 +155,7 @@ class Channel(Message, frozen=True, kw_only=True):
     client: Key
     provider_nonce: Id
     client_nonce: Id
-    currency: Annotated[str, Meta(pattern="^[A-Z]{3}$")]
+    currency: CurrencyCode
     credit_limit_pico: Amount
     window_tokens: Annotated[int, Meta(ge=16, le=65_536)]
     max_open_orders: Annotated[int, Meta(ge=1, le=1024)]

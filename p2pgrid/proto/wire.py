@@ -120,7 +120,7 @@ def parse_frame(data: bytes, frame_type: type[F]) -> F:
     """Turn a peer's bytes into a frame. Raises ProtocolViolation unless they are its canonical encoding."""
     try:
         frame = msgspec.msgpack.decode(data, type=frame_type)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ProtocolViolation(f"the peer sent no {frame_type.__name__}: {error}.") from None
     if frame.to_bytes() != data:
         raise ProtocolViolation(f"the peer sent a {frame_type.__name__} that is not canonical.")
