@@ -40,6 +40,25 @@ class Wishes:
     provider: str = ""
     """A peer id: that provider and no other."""
 
+    def within(self, owner: Wishes) -> Wishes:
+        """These wishes, as far as the owner's allow. Raises Refused where nothing is left of the countries."""
+        countries = self.countries or owner.countries
+        if self.countries and owner.countries:
+            countries = self.countries & owner.countries
+            if not countries:
+                raise Refused(
+                    "no-provider",
+                    f"{', '.join(sorted(self.countries))} was asked for; this gateway buys only in "
+                    f"{', '.join(sorted(owner.countries))}.",
+                    hint="Ask for one of these countries.",
+                )
+        budgets = [most for most in (self.max_cost_pico, owner.max_cost_pico) if most is not None]
+        return Wishes(
+            countries=countries,
+            max_cost_pico=min(budgets, default=None),
+            provider=self.provider or owner.provider,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:

@@ -17,7 +17,7 @@ from p2pgrid.errors import LedgerError, P2pgridError, ProtocolViolation, Refused
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.outbox import Outbox
 from p2pgrid.net.stream import Stream, StreamHandler
-from p2pgrid.proto.actions import Actions, Deliver, Dispute, EndStream, KeepEvidence, Persist, Send, Settled
+from p2pgrid.proto.actions import Actions, Deliver, Dispute, EndStream, KeepEvidence, Persist, Send, Settled, Turn
 from p2pgrid.proto.buyer import BuyerOrder, BuyerState
 from p2pgrid.proto.frame import FIRST_CREDITED_KIND, ResetCode, reset_name
 from p2pgrid.proto.messages import Receipt
@@ -36,6 +36,9 @@ class OrderOwner(Protocol):
 
     def receipt_signed(self, order: OrderStream) -> None:
         """A receipt has become the chain's last."""
+
+    def order_turn(self, order: OrderStream, number: int) -> None:
+        """The order of that number may go on: its receipt waited for this one's."""
 
     def order_ended(self, order: OrderStream) -> None:
         """Nothing more will happen to it. Called once."""
@@ -147,9 +150,9 @@ class OrderStream(StreamHandler):
         self._unsent_pieces = sum(isinstance(one, Send) and one.kind >= FIRST_CREDITED_KIND for one in actions)
         self._act(actions)
 
-    def act(self, actions: Actions) -> None:
-        """Carry out actions that the session obtained from the machine."""
-        self._act(actions)
+    def proceed(self) -> None:
+        """Its turn has come: see `order_turn`."""
+        self._act(self.buyer.proceed(self._now_ms()))
 
     def give_up(self, error: P2pgridError) -> None:
         """Wait no longer: the stream is cut, and the order is closed when the channel is resumed."""
@@ -213,6 +216,8 @@ class OrderStream(StreamHandler):
                 case Settled(receipt):
                     self._owner.receipt_signed(self)
                     self._outbox.run(lambda receipt=receipt: self._settled(receipt))  # type: ignore[misc]
+                case Turn(number):
+                    self._owner.order_turn(self, number)
                 case KeepEvidence(record, reason):
                     self._ledger.append_evidence(record, reason).add_done_callback(_log_failure)
                 case Dispute():

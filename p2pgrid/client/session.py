@@ -26,7 +26,7 @@ from p2pgrid.errors import (
 )
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
-from p2pgrid.net.keeper import Dial, KeeperState, LinkKeeper
+from p2pgrid.net.keeper import Backoff, Dial, KeeperState, LinkKeeper
 from p2pgrid.proto.actions import Dispute
 from p2pgrid.proto.buyer import BuyerState, place_order
 from p2pgrid.proto.channel import ChannelBooks
@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _LINK_WAIT_S: Final = 3600.0
+_BACKOFF: Final = Backoff(most_s=15.0)
 _CLOCK_HINT: Final = "Set the clocks (NTP): this machine's, and the provider's."
 
 
@@ -89,7 +90,8 @@ class ProviderSession(OrderOwner):
         self._now_ms = now_ms
         self._random_bytes = random_bytes
         self._limits = limits or SessionLimits()
-        self._keeper = LinkKeeper(dial, rng=rng, name=provider.peer_id)
+        self._dial = dial
+        self._keeper = LinkKeeper(self._dial_and_tell, rng=rng, backoff=_BACKOFF, name=provider.peer_id)
         self._books: ChannelBooks | None = None
         self._orders: set[OrderStream] = set()
         self._seen_to_end: dict[tuple[bytes, int], Usage] = {}
@@ -121,8 +123,11 @@ class ProviderSession(OrderOwner):
         """Orders that are not over."""
         return len(self._orders)
 
-    async def ready(self, timeout_s: float) -> LinkConnection:
-        """The link, everything settled on it. Raises RemoteError: Unreachable after the time, or what went wrong."""
+    async def ready(self, timeout_s: float, *, patient: bool = True) -> LinkConnection:
+        """The link, everything settled on it. Raises RemoteError.
+
+        Without patience, Unreachable comes as soon as a dial fails, and not only after the time.
+        """
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
@@ -130,16 +135,20 @@ class ProviderSession(OrderOwner):
                         raise ProtocolViolation(f"{self.provider} is not dealt with any more: {self.quarantine}")
                     if self._link is not None and self.is_ready:
                         return self._link
+                    if self.is_down and not patient:
+                        raise TimeoutError
                     await self._wait_for_change()
         except TimeoutError:
             error = self._error or self._keeper.last_error
             why = error.message if error else "no link could be made in time."
             raise Unreachable(f"{self.provider} is not there: {why}") from error
 
-    async def order(self, offer: Signed[Offer], purchase: Purchase, timeout_s: float) -> OrderStream:
+    async def order(
+        self, offer: Signed[Offer], purchase: Purchase, timeout_s: float, *, patient: bool = True
+    ) -> OrderStream:
         """Place an order; the answer is read from what is returned.
 
-        `timeout_s` bounds the wait for a link. Raises RemoteError and LedgerError. Refused before anything was sent:
+        `timeout_s` and `patient` are about the wait for a link: see `ready`. Raises RemoteError and LedgerError. Refused before anything was sent:
         `busy` when no slot came free in time, and all codes of `place_order`.
         """
         if self._queued >= self._limits.queue:
@@ -147,7 +156,8 @@ class ProviderSession(OrderOwner):
         self._queued += 1
         try:
             async with asyncio.timeout(timeout_s + self._limits.queue_timeout_s), self._turn:
-                return await self._order_in_turn(offer, purchase, timeout_s)
+                link = await self.ready(timeout_s, patient=patient)
+                return await self._order_in_turn(link, offer, purchase, timeout_s)
         except TimeoutError:
             raise Refused(
                 "busy",
@@ -173,9 +183,10 @@ class ProviderSession(OrderOwner):
 
     # -- orders ----------------------------------------------------------------------------------------------------
 
-    async def _order_in_turn(self, offer: Signed[Offer], purchase: Purchase, timeout_s: float) -> OrderStream:
+    async def _order_in_turn(
+        self, link: LinkConnection, offer: Signed[Offer], purchase: Purchase, timeout_s: float
+    ) -> OrderStream:
         while True:
-            link = await self.ready(timeout_s)
             books = await self._usable_books(link, offer)
             if books.may_order and link is self._link:
                 try:
@@ -185,6 +196,7 @@ class ProviderSession(OrderOwner):
                     if refusal.code != "credit-exhausted" or not books.reserved_pico:
                         raise
             await self._wait_for_change()
+            link = await self.ready(timeout_s)
 
     def _place(
         self, link: LinkConnection, books: ChannelBooks, offer: Signed[Offer], purchase: Purchase
@@ -239,6 +251,11 @@ class ProviderSession(OrderOwner):
     def receipt_signed(self, order: OrderStream) -> None:
         self._tell()
 
+    def order_turn(self, order: OrderStream, number: int) -> None:
+        for other in list(self._orders):
+            if other.buyer.books is order.buyer.books and other.buyer.order.message.order_number == number:
+                other.proceed()
+
     def order_ended(self, order: OrderStream) -> None:
         self._orders.discard(order)
         buyer = order.buyer
@@ -267,6 +284,12 @@ class ProviderSession(OrderOwner):
         if self._link is not None:
             self._link.abort()
         self._tell()
+
+    async def _dial_and_tell(self) -> LinkConnection:
+        try:
+            return await self._dial()
+        finally:
+            self._tell()
 
     # -- the link ----------------------------------------------------------------------------------------------------
 
