@@ -112,7 +112,7 @@ class Answer:
             raise EngineRefused(head.status, _parse_error(b"".join([data async for data in self])))
         if whole:
             self._collected = [data async for data in self]
-        if counter.error is not None and not counter.output_tokens:
+        if counter.error is not None and (whole or not counter.output_tokens):
             raise EngineRefused(*_stream_error(counter.error))
 
     def __aiter__(self) -> Self:

@@ -148,8 +148,8 @@ class ProviderSession(OrderOwner):
     ) -> OrderStream:
         """Place an order; the answer is read from what is returned.
 
-        `timeout_s` and `patient` are about the wait for a link: see `ready`. Raises RemoteError and LedgerError. Refused before anything was sent:
-        `busy` when no slot came free in time, and all codes of `place_order`.
+        `timeout_s` and `patient` are about the wait for a link: see `ready`. Raises RemoteError and LedgerError.
+        Refused before anything was sent: `busy` when no slot came free in time, and all codes of `place_order`.
         """
         if self._queued >= self._limits.queue:
             raise Refused("busy", f"{self._queued} requests already wait for {self.provider}.")
