@@ -27,7 +27,8 @@ Tokens = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
 Amount = Annotated[int, Meta(ge=0, le=MAX_AMOUNT_PICO)]
 Price = Annotated[int, Meta(ge=0, le=MAX_PRICE_UPM)]
 TimeMs = Annotated[int, Meta(ge=0, le=MAX_UNIX_MS)]
-DurationMs = Annotated[int, Meta(ge=0, le=10**9)]
+MAX_DURATION_MS: Final = 10**9
+DurationMs = Annotated[int, Meta(ge=0, le=MAX_DURATION_MS)]
 ShortText = Annotated[str, Meta(max_length=128)]
 ModelName = Annotated[str, Meta(min_length=1, max_length=128)]
 # Patterns end in \Z: Python's `$` also matches before a last line feed.
@@ -35,6 +36,7 @@ CurrencyCode = Annotated[str, Meta(pattern=r"\A[A-Z]{3}\Z")]
 CountryCode = Annotated[str, Meta(pattern=r"\A[A-Z]{2}\Z")]
 
 DEFAULT_WINDOW_TOKENS: Final = 256
+FINISH_REASON_CHARS: Final = 32
 COUNTING_RULE: Final = "delivered-ids/1"
 REFUND_RULE: Final = "by-status/1"
 ENDPOINTS: Final = ("/v1/chat/completions", "/v1/completions")
@@ -187,9 +189,14 @@ class Order(Message, frozen=True, kw_only=True):
     max_amount_pico: Amount
     ordered_ms: TimeMs
     first_token_deadline_ms: TimeMs
-    """Nothing is owed when the first token comes later than this."""
+    """By the client's clock. Nothing is owed when the first token comes later: see `first_token_timeout_ms`."""
     prompt_tokens: Tokens = 0
     """The client's own count where it holds the tokenizer; 0 if it does not."""
+
+    @property
+    def first_token_timeout_ms(self) -> int:
+        """How long after the order's arrival a first token counts. A duration: clocks may differ by two minutes."""
+        return self.first_token_deadline_ms - self.ordered_ms
 
 
 class Meter(Message, frozen=True, kw_only=True):
@@ -228,7 +235,7 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
     """The client stopped it. Billed: prompt and what was delivered."""
     INTERRUPTED = "interrupted"
-    """The link was lost. Billed: what a voucher acknowledged."""
+    """The link was lost, or the engine went past the order's caps. Billed: what a voucher acknowledged."""
     UNACKNOWLEDGED = "unacknowledged"
     """The window was full and no voucher came. Billed: what a voucher acknowledged."""
     FAILED = "failed"
@@ -259,7 +266,8 @@ class Receipt(Message, frozen=True, kw_only=True):
     channel_total_pico: Amount
     """Sum of the channel's amounts up to and with this receipt."""
     status: Status
-    finish_reason: Annotated[str, Meta(max_length=32)]
+    finish_reason: Annotated[str, Meta(max_length=FINISH_REASON_CHARS)]
+    """The engine's, in the bytes delivered; cut to 32 characters. Empty where a voucher decides."""
     request_commitment: Id
     response_commitment: Id
     first_token_ms: DurationMs

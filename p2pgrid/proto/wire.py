@@ -18,6 +18,8 @@ from p2pgrid.proto.messages import Id
 
 MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 """Largest request body."""
+MAX_ENGINE_ERROR_BYTES: Final = 64 * 1024
+"""Most of an engine's error body (HTTP status other than 200) that is passed on."""
 CHUNK_BYTES: Final = 32 * 1024
 """Bulk bytes are cut to frames of at most this size."""
 
