@@ -54,7 +54,7 @@ class TrioThread:
     @property
     def running(self) -> bool:
         """True from the moment that the program said it was ready until it ends."""
-        return self._ready.is_set()
+        return self._ready.is_set() and not self._stopping.is_set()
 
     async def start(self) -> None:
         """Start the thread and wait until the program is ready. What it raises before that is raised here."""
@@ -76,6 +76,7 @@ class TrioThread:
             await asyncio.shield(asyncio.to_thread(self._thread.join, JOIN_TIMEOUT_S))
             if self._thread.is_alive():
                 logger.warning("the thread %s has not ended after %.0f s; leaving it", self._name, JOIN_TIMEOUT_S)
+        self._down(LocalError(f"{self._name} has been stopped."))
 
     async def call(self, fn: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `fn` under trio; its result or exception. Waits while the program restarts.
@@ -145,7 +146,6 @@ class TrioThread:
             except BaseException as error:  # noqa: BLE001 (the thread's boundary: reported below, or raised by start())
                 crash = _only(error)
             if self._stopping.is_set():
-                self._in_asyncio(self._down, LocalError(f"{self._name} has been stopped."))
                 return
             was_ready = self._in_asyncio(self._down, crash) and self._ever_ready
             if not was_ready:

@@ -20,7 +20,7 @@ from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 
 from p2pgrid.net.addresses import MAX_ADDRESSES_PER_PEER, full_multiaddr
-from p2pgrid.net.kad_query import Answer, Contact, KadQuery, ProviderClaim
+from p2pgrid.net.kad_query import ASK_TIMEOUT_S, Answer, Contact, KadQuery, ProviderClaim
 from p2pgrid.net.kad_server import ADD_PROVIDER_WINDOW_S, MAX_ADD_PROVIDER_PER_WINDOW, KadServer
 from p2pgrid.net.peer_address import PeerAddress
 
@@ -39,12 +39,14 @@ _MAX_PROBES: Final = 16
 class Dht:
     """One host's part in a network's DHT: it answers if `serve`, and looks up and announces in any case."""
 
-    def __init__(self, host: BasicHost, network_name: str, *, serve: bool) -> None:
+    def __init__(
+        self, host: BasicHost, network_name: str, *, serve: bool, ask_timeout_s: float = ASK_TIMEOUT_S
+    ) -> None:
         self._host = host
         self._own_id: ID = host.get_id()
         protocol = f"/p2pgrid/{network_name}/kad/1.0.0"
         self.server = KadServer(host, protocol, serve=serve)
-        self._query = KadQuery(host, protocol)
+        self._query = KadQuery(host, protocol, ask_timeout_s)
         self._serve = serve
         self._seeds: tuple[Contact, ...] = ()
         self._announcing = _Pace()
