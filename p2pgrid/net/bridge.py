@@ -48,6 +48,7 @@ class TrioThread:
         self._stopping = threading.Event()
         self._started: asyncio.Future[None] | None = None
         self._ready = asyncio.Event()
+        self._ever_ready = False
         self._under_way: set[asyncio.Future[Any]] = set()
         self.restarts = 0
 
@@ -156,8 +157,6 @@ class TrioThread:
             self._stopping.wait(pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
             self.restarts += 1
-
-    _ever_ready = False
 
     async def _supervised(self) -> None:
         async with trio.open_nursery() as nursery:

@@ -111,7 +111,7 @@ async def test_a_crash_fails_the_calls_and_restarts_the_program(caplog: pytest.L
         await _idle(ready)
 
     thread = await started(main)
-    with pytest.raises(LocalError, match=r"stopped during the call.*crash on purpose|stopped during the call"):
+    with pytest.raises(LocalError, match="stopped during the call"):
         await asyncio.wait_for(thread.call(_crash_from_within), 5)
 
     async def back() -> str:
@@ -126,10 +126,7 @@ async def test_a_crash_fails_the_calls_and_restarts_the_program(caplog: pytest.L
 
 
 async def test_a_program_that_ends_by_itself_is_restarted() -> None:
-    ended = trio.Event
-
     async def main(ready: Callable[[], None]) -> None:
-        nonlocal ended
         ready()
         if not thread_runs:
             thread_runs.append(1)
