@@ -50,7 +50,10 @@ def faults_of_link(head: ChainHead, receipt: Receipt, *, credit_limit_pico: int)
             faults.append(Fault("broken-link", f"Receipt {number} does not name {before} as the one before it."))
         right_total = total == head.total_pico + receipt.amount_pico
     if not right_total:
-        sentence = f"The total of receipt {number} is {total} pico; {head.total_pico} and its amount of {receipt.amount_pico} came before."
+        sentence = (
+            f"The total of receipt {number} is {total} pico; its amount of {receipt.amount_pico} "
+            f"follows a total of {head.total_pico}."
+        )
         faults.append(Fault("wrong-total", sentence))
     elif head.total_pico <= credit_limit_pico < total:
         sentence = f"With receipt {number} the total is {total} pico; the credit limit is {credit_limit_pico}."
@@ -61,9 +64,12 @@ def faults_of_link(head: ChainHead, receipt: Receipt, *, credit_limit_pico: int)
     return faults
 
 
-def faults_of_chain(channel: Channel, channel_record_id: bytes, receipts: Iterable[tuple[bytes, Receipt]]) -> list[Fault]:
+def faults_of_chain(
+    channel: Channel, channel_record_id: bytes, receipts: Iterable[tuple[bytes, Receipt]]
+) -> list[Fault]:
     """Verify a whole chain of (record id, receipt), first to last."""
-    head, faults = chain_start(channel, channel_record_id), []
+    head = chain_start(channel, channel_record_id)
+    faults: list[Fault] = []
     for record_id, receipt in receipts:
         faults += faults_of_link(head, receipt, credit_limit_pico=channel.credit_limit_pico)
         head = extend(receipt, record_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,8 +41,8 @@ class Book:
             yield self.receipts[number]
         for orders in (self.orders[n] for n in sorted(self.orders)):
             yield from (orders[i] for i in sorted(orders))
-        for ticks in (*_by_number(self.meters), *_by_number(self.vouchers)):
-            yield from (ticks[t] for t in sorted(ticks))
+        yield from _by_tick(self.meters)
+        yield from _by_tick(self.vouchers)
         yield self.channel
 
     def order_numbers(self) -> list[int]:
@@ -53,23 +53,21 @@ class Book:
 
 def open_book(
     channel: Held[Channel],
-    orders: Iterable[Held[Order]],
-    meters: Iterable[Held[Meter]],
-    vouchers: Iterable[Held[Voucher]],
-    receipts: Iterable[Held[Receipt]],
+    orders: list[Held[Order]],
+    meters: list[Held[Meter]],
+    vouchers: list[Held[Voucher]],
+    receipts: list[Held[Receipt]],
     docket: Docket,
 ) -> Book:
     """Sort a channel's admitted records; report `two-records-one-slot`."""
     book = Book(channel)
-    named = {h.message.previous for h in (receipts := list(receipts))}
+    named = {h.message.previous for h in receipts}
     for receipt in _one_a_slot(receipts, named, book, docket):
         book.receipts[receipt.message.receipt_number] = receipt
-    orders = list(orders)
     _one_a_slot(orders, (), book, docket)
     for order in orders:
         book.orders[order.message.order_number][order.record_id] = order
-    vouched = {h.message.meter for h in (vouchers := list(vouchers))}
-    meters = list(meters)
+    vouched = {h.message.meter for h in vouchers}
     book.meters_by_id = {h.record_id: h for h in meters}
     for meter in _one_a_slot(meters, vouched, book, docket):
         book.meters[meter.message.order_number][meter.message.tick] = meter
@@ -102,8 +100,9 @@ def _one_a_slot(held: list[Held[M]], named: Collection[bytes], book: Book, docke
     return chosen
 
 
-def _by_number(records: dict[int, dict[int, Held[M]]]) -> list[dict[int, Held[M]]]:
-    return [records[number] for number in sorted(records)]
+def _by_tick(records: dict[int, dict[int, Held[M]]]) -> Iterator[Held[M]]:
+    for number in sorted(records):
+        yield from (records[number][tick] for tick in sorted(records[number]))
 
 
 def roles_of(channel: Channel) -> dict[Role, bytes]:

@@ -21,7 +21,7 @@ class Party(StrEnum):
     SIGNER = "signer"
     """Whoever signed the record."""
     HOLDER = "holder"
-    """Whoever presents the file: nobody keeps what it did not verify, so a line that does not verify was altered there."""
+    """Whoever presents the file: nobody keeps what it did not verify, so what does not verify was altered there."""
 
 
 class Weight(StrEnum):

@@ -55,10 +55,8 @@ def _compare(case: Case, book: Book, held: Held[Any], group: Group, sources: Seq
     lacking = [role for role in Role if role in held.signers and role not in shown]
     if not lacking:
         return
-    if side is None:
-        own = not copies and len(lacking) == len(Role)  # whichever side it is, it signed this
-    else:
-        own = side in lacking
+    # A bundle of unknown side: whichever it is, it signed what both signed.
+    own = side in lacking if side is not None else not copies and len(lacking) == len(Role)
     label = str(held) if not copies else f"the {' and '.join(lacking)}'s signature on {held}"
     files = ", ".join(sources[bundle] for bundle in sorted(members))
     shows = sources[others[0].place.bundle]

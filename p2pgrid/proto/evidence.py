@@ -148,8 +148,8 @@ class Evidence:
                 copy.draft = self._report(draft)
                 del copy.signers[role]
             if not required <= copy.claimed or not copy.claimed:
-                role = " and ".join(sorted(required)) or "provider"
-                sentence = f"In this copy of {held} the {role}'s signature is missing."
+                missing = " and ".join(sorted(required)) or "provider"
+                sentence = f"In this copy of {held} the {missing}'s signature is missing."
                 draft = Draft("signature-missing", sentence, (copy.place,), record_id=held.record_id, channel=channel)
                 copy.draft = self._report(draft)
             if copy.signers and required <= set(copy.signers):

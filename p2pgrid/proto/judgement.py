@@ -10,8 +10,8 @@ from p2pgrid.proto.chain import chain_start, extend, faults_of_link
 from p2pgrid.proto.channel_book import Book
 from p2pgrid.proto.codes import CODES, Party
 from p2pgrid.proto.evidence import Held
-from p2pgrid.proto.findings import Absence, Docket, Draft, Place, Slot
-from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Tariff, Voucher
+from p2pgrid.proto.findings import Absence, Docket, Draft, Slot
+from p2pgrid.proto.messages import Meter, Offer, Order, Receipt, Tariff, Voucher
 from p2pgrid.proto.record import Message, Role
 from p2pgrid.proto.rules import (
     CLOCK_TOLERANCE_MS,
@@ -38,7 +38,7 @@ class Case:
     missing_offers: set[bytes] = field(default_factory=set)
     """Already reported: an offer that is not there is one finding, however many orders name it."""
 
-    def report(self, book: Book, held: Held[Any], fault: Fault, *, weigh: bool = True) -> None:
+    def report(self, book: Book, held: Held[Any], fault: Fault) -> None:
         """Make a finding of a broken rule."""
         self.docket.add(draft_of(book, held, fault))
 
@@ -65,7 +65,7 @@ def judge_channel(case: Case, book: Book) -> None:
     for number in sorted(book.receipts):
         receipt = book.receipts[number]
         receipts.setdefault(receipt.message.order_number, []).append(receipt)
-    still_open = []
+    still_open: list[Held[Any]] = []
     for number in book.order_numbers():
         billed = receipts.get(number, [])
         _OrderCase(case, book, number, billed).judge()
@@ -113,7 +113,7 @@ def _judge_order_times(case: Case, book: Book) -> None:
 
 def _judge_chain(case: Case, book: Book) -> None:
     channel = book.channel.message
-    head, head_rivals = chain_start(channel, book.channel.record_id), False
+    head = chain_start(channel, book.channel.record_id)
     for number in sorted(book.receipts):
         held = book.receipts[number]
         for fault in faults_of_link(head, held.message, credit_limit_pico=channel.credit_limit_pico):
@@ -275,7 +275,7 @@ class _OrderCase:
         for voucher in allowed:
             if receipt.message.usage == (voucher.usage if voucher else type(receipt.message.usage)()):
                 which = f"voucher {voucher.tick}" if voucher else "no voucher"
-                sentence = f"{str(receipt).capitalize()} goes by {which} of order {self.number}, not by voucher {last.tick}."
+                sentence = f"The {receipt} goes by {which} of order {self.number}, not by voucher {last.tick}."
                 self.case.note(self.book, "voucher-not-counted", [receipt], sentence)
                 return voucher
         return last
@@ -306,7 +306,9 @@ class _OrderCase:
             Offer.payload_type,
             (self.book.channel.message.provider,),
             "the offer",
-            Draft("record-missing", sentence, order.places, None, order.record_id, self.book.id, holders=self.book.bundles),
+            Draft(
+                "record-missing", sentence, order.places, None, order.record_id, self.book.id, holders=self.book.bundles
+            ),
             self.book.bundles,
             record_id=wanted,
             proof=f"It stands where the offer is missing that order {self.number} names, {wanted.hex()}.",
@@ -318,7 +320,9 @@ class _OrderCase:
         label = f"meter {first}" if single else f"meters {first} to {after - 1}"
         sentence = f"No bundle holds {label} of order {self.number}; {held} came after."
         slot = (self.number, first) if single else (self.number,)
-        self._absence(Meter, slot, f"{label} of order {self.number}", held, sentence, "gap-in-numbers", count=after - first)
+        self._absence(
+            Meter, slot, f"{label} of order {self.number}", held, sentence, "gap-in-numbers", count=after - first
+        )
 
     def _absence(
         self,
@@ -372,8 +376,3 @@ def shortened(labels: list[str]) -> str:
     """`receipt 1, receipt 2, receipt 3 and 9 more`."""
     shown = ", ".join(labels[:_MOST_LABELS])
     return shown if len(labels) <= _MOST_LABELS else f"{shown} and {len(labels) - _MOST_LABELS} more"
-
-
-def of_channel(held: Iterable[Held[Any]], channel: Channel) -> list[Held[Any]]:
-    """Those of one channel."""
-    return [h for h in held if h.message.channel == channel.channel]

@@ -110,7 +110,7 @@ def faults_of_meter(meter: Meter, *, order: Order, tariff: Tariff, previous: Met
 def faults_of_voucher(
     voucher: Voucher, *, tariff: Tariff, meter: Meter | None, meter_id: bytes, previous: Voucher | None
 ) -> list[Fault]:
-    """Is this the consent it claims to be? `meter` is the tick in the voucher's slot with its id, None if it is not at hand.
+    """Is this the consent it claims to be? `meter` is what it accepts, with its id; None where it is not at hand.
 
     With the meter: `voucher-against-meter`. Without: `usage-falls` against the voucher before it, `wrong-amount`.
     """
@@ -149,9 +149,9 @@ def faults_of_receipt(
     one about time (`time-backwards`).
     """
     what = f"receipt {receipt.receipt_number}"
-    contradiction = _receipt_against_order(receipt, order, order_id)
-    if contradiction:
-        return [Fault("receipt-against-order", f"The {contradiction} of {what} is not that of order {order.order_number}.")]
+    field = _receipt_against_order(receipt, order, order_id)
+    if field:
+        return [Fault("receipt-against-order", f"The {field} of {what} is not that of order {order.order_number}.")]
     faults: list[Fault] = []
     if not owes_nothing(receipt.status):
         faults += (
@@ -159,7 +159,8 @@ def faults_of_receipt(
             or _counts_against_meter(receipt, meter, voucher)
             or _counts_against_voucher(receipt, channel.window_tokens, voucher, countersigned=countersigned)
         )
-    faults += _money_of_receipt(receipt, order, tariff) or ([] if faults else _amount_cap(receipt.amount_pico, order, what))
+    money = _money_of_receipt(receipt, order, tariff)
+    faults += money if money or faults else _amount_cap(receipt.amount_pico, order, what)
     if receipt.issued_ms < order.ordered_ms - CLOCK_TOLERANCE_MS:
         sentence = f"By its time {what} comes before the order that it bills."
         faults.append(Fault("time-backwards", sentence, Party.PROVIDER))
@@ -179,7 +180,7 @@ def _receipt_against_order(receipt: Receipt, order: Order, order_id: bytes) -> s
 
 def _counts_against_order(usage: Usage, order: Order, what: str) -> list[Fault]:
     if usage.output_tokens > order.max_output_tokens:
-        sentence = f"In {what} there are {usage.output_tokens} output tokens; the order allows {order.max_output_tokens}."
+        sentence = f"In {what} the answer has {usage.output_tokens} tokens; the order allows {order.max_output_tokens}."
         return [Fault("over-order-caps", sentence)]
     if order.prompt_tokens and usage != _NOTHING and usage.prompt_tokens != order.prompt_tokens:
         sentence = f"In {what} the prompt has {usage.prompt_tokens} tokens; the client counted {order.prompt_tokens}."
@@ -191,10 +192,9 @@ def _counts_against_order(usage: Usage, order: Order, what: str) -> list[Fault]:
 
 
 def _counts_against_meter(receipt: Receipt, meter: Meter | None, voucher: Voucher | None) -> list[Fault]:
-    if bills_by_voucher(receipt.status):
-        floors = [("voucher", voucher)]  # what was metered and not acknowledged is not billed
-    else:
-        floors = [("voucher", voucher), ("meter", meter)]
+    floors: list[tuple[str, Meter | Voucher | None]] = [("voucher", voucher)]
+    if not bills_by_voucher(receipt.status):  # those do not bill what was metered and not acknowledged
+        floors.append(("meter", meter))
     for name, floor in floors:
         if floor is not None and not receipt.usage.covers(floor.usage):
             sentence = f"The counts of receipt {receipt.receipt_number} are below those of its order's last {name}."
@@ -206,18 +206,21 @@ def _counts_against_voucher(
     receipt: Receipt, window_tokens: int, voucher: Voucher | None, *, countersigned: bool
 ) -> list[Fault]:
     floor = voucher.usage if voucher else _NOTHING
-    number, said = receipt.receipt_number, f"the last voucher acknowledged {floor.output_tokens}" if voucher else "no voucher"
+    what = f"Receipt {receipt.receipt_number}"
     if bills_by_voucher(receipt.status):
         if receipt.usage == floor:
             return []
-        sentence = f"Receipt {number} ({receipt.status}) bills other counts than its order's last voucher: {said}."
+        said = f"{floor.output_tokens} output tokens" if voucher else "nothing"
+        sentence = (
+            f"{what} ({receipt.status}) bills {receipt.usage.output_tokens} output tokens; vouchers cover {said}."
+        )
         return [Fault("beyond-voucher", sentence)]
     ahead = receipt.usage.output_tokens - floor.output_tokens
     prompt_grew = voucher is not None and receipt.usage.prompt_tokens > floor.prompt_tokens
     if countersigned or (ahead <= window_tokens and not prompt_grew):
         return []
     over = f"{ahead} output tokens" if ahead > window_tokens else "a longer prompt"
-    sentence = f"Receipt {number}, not countersigned, claims {over} beyond its last voucher; the window is {window_tokens}."
+    sentence = f"{what}, not countersigned, claims {over} beyond the last voucher; the window is {window_tokens}."
     return [Fault("beyond-voucher", sentence)]
 
 

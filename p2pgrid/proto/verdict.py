@@ -7,7 +7,7 @@ findings in any order of lines; only the places differ.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,13 +153,18 @@ def _choose_channels(evidence: Evidence, docket: Docket) -> dict[bytes, Held[Cha
 def _open_books(evidence: Evidence, channels: dict[bytes, Held[Channel]], docket: Docket) -> list[Book]:
     sorted_out: dict[bytes, dict[type[Any], list[Held[Any]]]] = defaultdict(lambda: defaultdict(list))
     orphans: dict[bytes, list[Held[Any]]] = defaultdict(list)
-    for message_type in (Order, Meter, Voucher, Receipt):
-        for held in list(evidence.of(message_type).values()):  # type: ignore[type-var]
-            channel = channels.get(held.message.channel)
-            if channel is None:
-                orphans[held.message.channel].append(held)
-            elif evidence.admit(held, roles_of(channel.message)):
-                sorted_out[held.message.channel][message_type].append(held)
+    in_channels: tuple[Mapping[bytes, Held[Any]], ...] = (
+        evidence.of(Order),
+        evidence.of(Meter),
+        evidence.of(Voucher),
+        evidence.of(Receipt),
+    )
+    for held in [held for records in in_channels for held in records.values()]:
+        channel = channels.get(held.message.channel)
+        if channel is None:
+            orphans[held.message.channel].append(held)
+        elif evidence.admit(held, roles_of(channel.message)):
+            sorted_out[held.message.channel][type(held.message)].append(held)
     for channel_id in sorted(orphans):
         _miss_channel(channel_id, orphans[channel_id], docket)
     books = []
@@ -231,9 +236,7 @@ def _summary(book: Book, operator: str) -> ChannelSummary:
 class _Owners:
     """Whose export each bundle is, and so who answers for what is wrong with the file."""
 
-    def __init__(
-        self, sources: list[str], stated: list[Role | None], channels: dict[bytes, Held[Channel]]
-    ) -> None:
+    def __init__(self, sources: list[str], stated: list[Role | None], channels: dict[bytes, Held[Channel]]) -> None:
         self._sources = sources
         self._channels = channels
         held: list[list[Channel]] = [[] for _ in sources]
@@ -241,9 +244,7 @@ class _Owners:
             for bundle in sorted({place.bundle for place in channel.places}):
                 held[bundle].append(channel.message)
         self.sides = [side or _common_side(held[i]) for i, side in enumerate(stated)]
-        self._keys = [
-            _only({roles_of(c)[side] for c in held[i]}) if side else b"" for i, side in enumerate(self.sides)
-        ]
+        self._keys = [_only({roles_of(c)[side] for c in held[i]}) if side else b"" for i, side in enumerate(self.sides)]
 
     def finding(self, draft: Draft) -> Finding:
         """The draft with its party resolved and named."""
