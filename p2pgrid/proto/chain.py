@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.codes import Party
 from p2pgrid.proto.messages import Channel, Receipt
-from p2pgrid.proto.rules import CLOCK_TOLERANCE_MS, Fault
+from p2pgrid.proto.rules import Fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,12 @@ def extend(receipt: Receipt, record_id: bytes) -> ChainHead:
 
 
 def faults_of_link(head: ChainHead, receipt: Receipt, *, credit_limit_pico: int) -> list[Fault]:
-    """Does the receipt follow `head`? `gap-in-numbers`, `broken-link`, `wrong-total`, `over-credit-limit`,
+    """Does the receipt follow `head`? `receipt-gap`, `broken-link`, `wrong-total`, `over-credit-limit`,
     `time-backwards`."""
     number, total = receipt.receipt_number, receipt.channel_total_pico
     faults = []
     if number != head.receipt_number + 1:
-        faults.append(Fault("gap-in-numbers", f"After receipt {head.receipt_number} comes receipt {number}."))
+        faults.append(Fault("receipt-gap", f"After receipt {head.receipt_number} comes receipt {number}."))
         right_total = total >= head.total_pico + receipt.amount_pico
     else:
         if receipt.previous != head.record_id:

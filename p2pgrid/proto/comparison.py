@@ -69,7 +69,7 @@ def _compare(case: Case, book: Book, held: Held[Any], group: Group, sources: Seq
         )
 
     def not_received(labels: Sequence[str]) -> str:
-        return f"{files} lacks {shortened(list(labels))}, which {shows} shows: it may not have arrived."
+        return f"{files} lacks {shortened(list(labels))}, which {shows} shows: it may not have arrived, or was refused."
 
     code, phrase = ("left-out", left_out) if own else ("not-received", not_received)
     draft = Draft(code, "", (others[0].place,), None, held.record_id, book.id, holders=tuple(sorted(members)))

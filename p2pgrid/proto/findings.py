@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from p2pgrid.proto.codes import CODES, Party
+from p2pgrid.proto.codes import CODES, Party, Weight
 from p2pgrid.proto.record import Role
 
 Slot = tuple[bytes | int, ...]
@@ -153,7 +153,8 @@ class Docket:
         pools: dict[int, _Pool] = defaultdict(_Pool)
         for blemish in self._blemishes:
             pools[blemish.draft.places[0].bundle].add(blemish)
-        open_absences = self._absences
+        # Faults first: a blemish explains the absence that counts rather than one that is only worth a note.
+        open_absences = sorted(self._absences, key=lambda a: CODES[a.draft.code].weight is Weight.NOTE)
         candidates: tuple[Callable[[_Pool, Absence], list[Blemish]], ...] = (
             lambda pool, absence: pool.by_id.get(absence.record_id, []) if absence.record_id else [],
             lambda pool, absence: pool.by_slot.get((absence.payload_type, absence.slot), []),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from p2pgrid.proto.chain import chain_start, extend, faults_of_link
+from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.channel_book import Book
 from p2pgrid.proto.codes import CODES, Party
 from p2pgrid.proto.evidence import Held
@@ -14,7 +15,6 @@ from p2pgrid.proto.findings import Absence, Docket, Draft, Slot
 from p2pgrid.proto.messages import Meter, Offer, Order, Receipt, Tariff, Voucher
 from p2pgrid.proto.record import Message, Role
 from p2pgrid.proto.rules import (
-    CLOCK_TOLERANCE_MS,
     Fault,
     bills_by_voucher,
     faults_of_channel,
@@ -117,7 +117,7 @@ def _judge_chain(case: Case, book: Book) -> None:
     for number in sorted(book.receipts):
         held = book.receipts[number]
         for fault in faults_of_link(head, held.message, credit_limit_pico=channel.credit_limit_pico):
-            if fault.code == "gap-in-numbers":
+            if fault.code == "receipt-gap":
                 _note_gap(case, book, held, head.receipt_number + 1, number)
             else:
                 case.report(book, held, fault)
@@ -135,7 +135,7 @@ def _note_gap(case: Case, book: Book, held: Held[Receipt], first: int, after: in
             (book.id, first) if single else (book.id,),
             label,
             Draft(
-                "gap-in-numbers",
+                "receipt-gap",
                 f"No bundle holds {label}; receipt {after} builds on what is missing.",
                 held.places,
                 record_id=held.record_id,
@@ -221,7 +221,7 @@ class _OrderCase:
             countersigned=held.claims(Role.CLIENT),
         )
         for fault in faults:
-            if fault.code == "beyond-voucher":
+            if fault.code == "beyond-window":
                 self._absent(Voucher, "a voucher", held, fault)
             else:
                 self._add(held, [fault])
@@ -231,7 +231,7 @@ class _OrderCase:
         for held in self.receipts[:1]:
             if held.message.order != order.record_id:
                 sentence = f"Receipt {held.message.receipt_number} names another record as order {self.number}."
-                self._add(held, [Fault("receipt-against-order", sentence)])
+                self._add(held, [Fault("wrong-order", sentence)])
 
     def _judge_meters(self, order: Held[Order], tariff: Tariff) -> None:
         previous: Meter | None = None
@@ -239,7 +239,7 @@ class _OrderCase:
         for tick in sorted(meters):
             held = meters[tick]
             for fault in faults_of_meter(held.message, order=order.message, tariff=tariff, previous=previous):
-                if fault.code == "gap-in-numbers":
+                if fault.code == "meter-gap":
                     self._miss_ticks(held, previous.tick + 1 if previous else 1, tick)
                 else:
                     self._add(held, [fault])
@@ -320,9 +320,7 @@ class _OrderCase:
         label = f"meter {first}" if single else f"meters {first} to {after - 1}"
         sentence = f"No bundle holds {label} of order {self.number}; {held} came after."
         slot = (self.number, first) if single else (self.number,)
-        self._absence(
-            Meter, slot, f"{label} of order {self.number}", held, sentence, "gap-in-numbers", count=after - first
-        )
+        self._absence(Meter, slot, f"{label} of order {self.number}", held, sentence, "meter-gap", count=after - first)
 
     def _absence(
         self,

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from p2pgrid.errors import InvalidRecord
+from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.codes import Party
 from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Status, Tariff, Usage, Voucher
 from p2pgrid.proto.pricing import amount_owed, owes_nothing, price_of
-
-CLOCK_TOLERANCE_MS: Final = 120_000
-"""How far two honest clocks may differ."""
 
 _BY_VOUCHER: Final = frozenset({Status.INTERRUPTED, Status.UNACKNOWLEDGED})
 _NOTHING: Final = Usage()
@@ -41,12 +39,13 @@ def bills_by_voucher(status: Status) -> bool:
 
 
 def is_late(order: Order, first_token_ms: int) -> bool:
-    """True if an answer whose first token left `first_token_ms` after the order's arrival missed the order's deadline.
+    """True if an answer whose first token left `first_token_ms` after the order's arrival missed the deadline for sure.
 
-    Both ends are measured from the client's own `ordered_ms`, so that no clock difference enters; the order's way to
-    the provider counts in the provider's favour. 0 means that there was no token.
+    The provider goes by its own clock while it serves, and the records do not tell how far that is from the client's:
+    only what is late beyond the tolerance is late beyond dispute. 0 means that there was no token.
     """
-    return first_token_ms > 0 and order.ordered_ms + first_token_ms > order.first_token_deadline_ms
+    latest_ms = order.first_token_deadline_ms + CLOCK_TOLERANCE_MS
+    return first_token_ms > 0 and order.ordered_ms + first_token_ms > latest_ms
 
 
 def faults_of_channel(channel: Channel) -> list[Fault]:
@@ -86,20 +85,20 @@ def faults_of_order(order: Order, *, channel: Channel, offer: Offer) -> list[Fau
 def faults_of_meter(meter: Meter, *, order: Order, tariff: Tariff, previous: Meter | None) -> list[Fault]:
     """May the client accept this tick? `previous` is the tick before it, None for the first.
 
-    `gap-in-numbers`, then at most one about counts (`usage-falls`, `over-order-caps`, `prompt-count`), one about
-    money (`wrong-amount`, `over-order-caps`, `out-of-range`) and one about time (`time-backwards`).
+    `meter-gap`, then at most one about counts (`usage-falls`, `over-caps`, `prompt-count`), one about
+    money (`wrong-amount`, `over-caps`, `out-of-range`) and one about time (`time-backwards`).
     """
     what = f"tick {meter.tick} of order {meter.order_number}"
     faults = []
     expected_tick = previous.tick + 1 if previous else 1
     if meter.tick != expected_tick:
-        faults.append(Fault("gap-in-numbers", f"The tick {expected_tick} was due, and {what} came."))
+        faults.append(Fault("meter-gap", f"The tick {expected_tick} was due, and {what} came."))
     if previous is not None and not meter.usage.covers(previous.usage):
         counts = Fault("usage-falls", f"The counts of {what} are below those of tick {previous.tick}.")
         faults.append(counts)
     else:
         faults += _counts_against_order(meter.usage, order, what)
-    if not faults or faults[-1].code == "gap-in-numbers":
+    if not faults or faults[-1].code == "meter-gap":
         faults += _priced(meter.usage, meter.amount_pico, tariff, what) or _amount_cap(meter.amount_pico, order, what)
     since_ms = max(order.ordered_ms, previous.metered_ms if previous else 0)
     if meter.metered_ms < since_ms - CLOCK_TOLERANCE_MS:
@@ -112,7 +111,7 @@ def faults_of_voucher(
 ) -> list[Fault]:
     """Is this the consent it claims to be? `meter` is what it accepts, with its id; None where it is not at hand.
 
-    With the meter: `voucher-against-meter`. Without: `usage-falls` against the voucher before it, `wrong-amount`.
+    With the meter: `wrong-voucher`. Without: `usage-falls` against the voucher before it, `wrong-amount`.
     """
     what = f"voucher {voucher.tick} of order {voucher.order_number}"
     if meter is None:
@@ -122,9 +121,9 @@ def faults_of_voucher(
         return _priced(voucher.usage, voucher.amount_pico, tariff, what, Party.CLIENT)
     if voucher.meter != meter_id:
         # Somebody signed two stories about one tick, and the meter that would tell who is not here.
-        return [Fault("voucher-against-meter", f"The {what} names another meter than that tick's.", Party.UNCLEAR)]
+        return [Fault("wrong-voucher", f"The {what} names another meter than that tick's.", Party.UNCLEAR)]
     if any(getattr(voucher, name) != getattr(meter, name) for name in _SHARED_BY_METER_AND_VOUCHER):
-        return [Fault("voucher-against-meter", f"The {what} differs from the meter that it names.")]
+        return [Fault("wrong-voucher", f"The {what} differs from the meter that it names.")]
     return []
 
 
@@ -144,14 +143,14 @@ def faults_of_receipt(
     `meter` and `voucher` are the order's last ones, None if there are none. `countersigned`: the client has signed
     it already; its consent then replaces a voucher for the last window. A client that is about to sign and knows what
     was delivered to it may say True; False holds a provider to voucher + W.
-    Gives `receipt-against-order` alone, or at most one about counts (`over-order-caps`, `prompt-count`,
-    `receipt-against-meter`, `beyond-voucher`), one about money (`refund-rule`, `wrong-amount`, `over-order-caps`) and
+    Gives `wrong-order` alone, or at most one about counts (`over-caps`, `prompt-count`,
+    `below-meter`, `beyond-window`), one about money (`refund-rule`, `wrong-amount`, `over-caps`) and
     one about time (`time-backwards`).
     """
     what = f"receipt {receipt.receipt_number}"
     field = _receipt_against_order(receipt, order, order_id)
     if field:
-        return [Fault("receipt-against-order", f"The {field} of {what} is not that of order {order.order_number}.")]
+        return [Fault("wrong-order", f"The {field} of {what} is not that of order {order.order_number}.")]
     faults: list[Fault] = []
     if not owes_nothing(receipt.status):
         faults += (
@@ -181,13 +180,13 @@ def _receipt_against_order(receipt: Receipt, order: Order, order_id: bytes) -> s
 def _counts_against_order(usage: Usage, order: Order, what: str) -> list[Fault]:
     if usage.output_tokens > order.max_output_tokens:
         sentence = f"In {what} the answer has {usage.output_tokens} tokens; the order allows {order.max_output_tokens}."
-        return [Fault("over-order-caps", sentence)]
+        return [Fault("over-caps", sentence)]
     if order.prompt_tokens and usage != _NOTHING and usage.prompt_tokens != order.prompt_tokens:
         sentence = f"In {what} the prompt has {usage.prompt_tokens} tokens; the client counted {order.prompt_tokens}."
         return [Fault("prompt-count", sentence)]
     if usage.prompt_tokens > order.max_prompt_tokens:
         sentence = f"In {what} the prompt has {usage.prompt_tokens} tokens; the order allows {order.max_prompt_tokens}."
-        return [Fault("over-order-caps", sentence)]
+        return [Fault("over-caps", sentence)]
     return []
 
 
@@ -198,7 +197,7 @@ def _counts_against_meter(receipt: Receipt, meter: Meter | None, voucher: Vouche
     for name, floor in floors:
         if floor is not None and not receipt.usage.covers(floor.usage):
             sentence = f"The counts of receipt {receipt.receipt_number} are below those of its order's last {name}."
-            return [Fault("receipt-against-meter", sentence)]
+            return [Fault("below-meter", sentence)]
     return []
 
 
@@ -210,18 +209,15 @@ def _counts_against_voucher(
     if bills_by_voucher(receipt.status):
         if receipt.usage == floor:
             return []
-        said = f"{floor.output_tokens} output tokens" if voucher else "nothing"
-        sentence = (
-            f"{what} ({receipt.status}) bills {receipt.usage.output_tokens} output tokens; vouchers cover {said}."
-        )
-        return [Fault("beyond-voucher", sentence)]
+        sentence = f"{what} ({receipt.status}) bills {_counts(receipt.usage)}; vouchers cover {_counts(floor)}."
+        return [Fault("beyond-window", sentence)]
     ahead = receipt.usage.output_tokens - floor.output_tokens
     prompt_grew = voucher is not None and receipt.usage.prompt_tokens > floor.prompt_tokens
     if countersigned or (ahead <= window_tokens and not prompt_grew):
         return []
     over = f"{ahead} output tokens" if ahead > window_tokens else "a longer prompt"
     sentence = f"{what}, not countersigned, claims {over} beyond the last voucher; the window is {window_tokens}."
-    return [Fault("beyond-voucher", sentence)]
+    return [Fault("beyond-window", sentence)]
 
 
 def _money_of_receipt(receipt: Receipt, order: Order, tariff: Tariff) -> list[Fault]:
@@ -256,5 +252,9 @@ def _priced(usage: Usage, amount: int, tariff: Tariff, what: str, party: Party =
 def _amount_cap(amount: int, order: Order, what: str) -> list[Fault]:
     if amount > order.max_amount_pico:
         sentence = f"The amount of {what} is {amount} pico; the order allows {order.max_amount_pico}."
-        return [Fault("over-order-caps", sentence)]
+        return [Fault("over-caps", sentence)]
     return []
+
+
+def _counts(usage: Usage) -> str:
+    return f"{usage.prompt_tokens} tokens in ({usage.cached_tokens} cached) and {usage.output_tokens} out"
