@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from p2pgrid.proto.codes import CODES
+from p2pgrid.proto.codes import CODES, Weight
 from p2pgrid.proto.findings import Finding
 from p2pgrid.proto.verdict import ChannelSummary, Verdict
 from p2pgrid.units import format_amount_eur
@@ -40,27 +40,29 @@ def print_verdict(verdict: Verdict, console: Console) -> None:
         f" {lines} records in {len(verdict.bundles)} bundle(s): {totals['channels']} channel(s), "
         f"{totals['receipts']} receipts, {totals['countersigned']} of them countersigned."
     )
-    console.print(Text.assemble(headline, counts))
+    console.print(Text.assemble(headline, counts), soft_wrap=True)
     if verdict.channels:
         console.print(_channel_table(verdict.channels))
-    for channel in verdict.channels:
-        console.print(_plain(f"  provider {channel.provider} {channel.operator}"), style="dim", soft_wrap=True)
-        console.print(_plain(f"  client   {channel.client}"), style="dim", soft_wrap=True)
+    for party, peer_id, name in sorted(
+        {("provider", c.provider, c.operator) for c in verdict.channels}
+        | {("client", c.client, "") for c in verdict.channels},
+        reverse=True,
+    ):
+        console.print(_plain(f"{party} {peer_id} {name}"), style="dim", soft_wrap=True)
     _print_findings("Findings", verdict.findings, console)
     _print_findings("Notes (no fault)", verdict.notes, console)
 
 
 def _channel_table(channels: Iterable[ChannelSummary]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("channel", "operator", "client"):
-        table.add_column(name)
-    for name in ("receipts", "countersigned", "tokens in", "cached", "out", "amount"):
-        table.add_column(name, justify="right")
+    table.add_column("channel", no_wrap=True)
+    table.add_column("operator", overflow="fold")
+    for name in ("receipts", "signed by both", "tokens in", "cached", "out", "amount"):
+        table.add_column(name, justify="right", no_wrap=True)
     for channel in channels:
         row = (
-            channel.channel[:12],
-            channel.operator or channel.provider[-8:],
-            channel.client[-8:],
+            channel.channel[:8],
+            channel.operator or "?",
             str(channel.receipts),
             str(channel.countersigned),
             str(channel.prompt_tokens),
@@ -76,11 +78,13 @@ def _print_findings(title: str, findings: Iterable[Finding], console: Console) -
     for number, finding in enumerate(findings):
         if number == 0:
             console.print(Text(f"\n{title}", style="bold"))
-        party = finding.party.value + "".join(f" {peer_id}" for peer_id in finding.peer_ids)
-        proof = "  proves itself to anybody" if finding.convinces else ""
-        console.print(_plain(f"{finding.code}  at fault: {party}{proof}"), style="bold", soft_wrap=True)
-        record = f"  record {finding.record_id[:16]}" if finding.record_id else "  no record"
-        console.print(_plain(f"{record} at {finding.where}"), style="dim", soft_wrap=True)
+        is_fault = CODES[finding.code].weight is Weight.FAULT
+        party = " ".join((finding.party.value, *finding.peer_ids))
+        role = "at fault" if is_fault else "about"
+        console.print(_plain(f"{finding.code}  {role}: {party}"), style="bold", soft_wrap=True)
+        record = f"record {finding.record_id[:16]}" if finding.record_id else "no readable record"
+        proof = "; proves itself to anybody" if finding.convinces else ""
+        console.print(_plain(f"  {record} at {finding.where}{proof}"), style="dim", soft_wrap=True)
         console.print(_plain(f"  {finding.sentence}"), soft_wrap=True)
 
 
