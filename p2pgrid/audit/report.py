@@ -56,15 +56,14 @@ def print_verdict(verdict: Verdict, console: Console) -> None:
 def _channel_table(channels: Iterable[ChannelSummary]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("channel", no_wrap=True)
-    table.add_column("operator", overflow="fold")
-    for name in ("receipts", "signed by both", "tokens in", "cached", "out", "amount"):
+    table.add_column("operator", no_wrap=True, overflow="ellipsis")
+    for name in ("receipts", "tokens in", "cached", "out", "amount"):
         table.add_column(name, justify="right", no_wrap=True)
     for channel in channels:
         row = (
             channel.channel[:8],
             channel.operator or "?",
-            str(channel.receipts),
-            str(channel.countersigned),
+            f"{channel.countersigned} of {channel.receipts} final",
             str(channel.prompt_tokens),
             str(channel.cached_tokens),
             str(channel.output_tokens),

@@ -106,6 +106,7 @@ class Evidence:
         self._held: Final[dict[type[Message], dict[bytes, Held[Any]]]] = defaultdict(dict)
         self._verified: Final[dict[bytes, tuple[bytes, bytes]]] = {}
         self._suspects: Final[list[tuple[Draft, Blemish | None, tuple[bytes, ...]]]] = []
+        self._told: Final[dict[tuple[str, bytes], Draft]] = {}
         self._keys: Final[dict[bytes, PublicKey | None]] = {}
 
     def take(self, place: Place, entry: Record | InvalidRecord) -> None:
@@ -213,7 +214,7 @@ class Evidence:
             sentence = f"{'The signature fits, and ' if good else ''}{fault.message}"
             party = Party.SIGNER if good else Party.HOLDER
             draft = Draft(fault.code, sentence, (place,), party, record_id, signers=dict(good), convinces=bool(good))
-        if draft is not None:
+        if draft is not None and (bad or not good or not self._is_told(draft)):
             self._report(draft)
         blemish = None
         if message is not None and (good or not bad):
@@ -225,6 +226,13 @@ class Evidence:
             self._docket.add_blemish(blemish)
         if bad and draft is not None:
             self._suspects.append((draft, blemish, tuple(s.signature for s in record.signatures)))
+
+    def _is_told(self, draft: Draft) -> bool:
+        """What a signer signed wrongly is one fault, however many copies there are: only the place is added."""
+        first = self._told.setdefault((draft.code, draft.record_id), draft)
+        if first is not draft:
+            first.places += draft.places
+        return first is not draft
 
     def _report(self, draft: Draft) -> Draft:
         self._docket.add(draft)

@@ -49,8 +49,12 @@ class Case:
 
 
 def draft_of(book: Book, held: Held[Any], fault: Fault) -> Draft:
-    """The finding for a broken rule. Where the blame is unclear nothing is proven."""
-    convinces = CODES[fault.code].convinces and fault.party is not Party.UNCLEAR
+    """The finding for a broken rule. Where the blame is unclear nothing is proven.
+
+    A fault of form that a rule finds stands under a signature that fits, and so it is proven.
+    """
+    usual = CODES[fault.code]
+    convinces = (usual.convinces or usual.party is Party.HOLDER) and fault.party is not Party.UNCLEAR
     return Draft(fault.code, fault.sentence, held.places, fault.party, held.record_id, book.id, convinces=convinces)
 
 

@@ -168,7 +168,7 @@ class Dealings:
         }
         return self.keep(sign_message(Order(**{**fields, **changes}), Role.CLIENT, self.client), by=by)
 
-    def meter(self, order: Signed[Order], usage: Usage, *, by: str = "both", **changes: Any) -> Signed[Meter]:
+    def meter(self, order: Signed[Order], usage: Usage, /, *, by: str = "both", **changes: Any) -> Signed[Meter]:
         """The provider says what it delivered."""
         self.now_ms += 200
         ticks = self.meters.setdefault(order.message.order_number, [])
@@ -177,7 +177,7 @@ class Dealings:
             "order_number": order.message.order_number,
             "tick": len(ticks) + 1,
             "usage": usage,
-            "amount_pico": price_of(TARIFF, usage),
+            "amount_pico": changes["amount_pico"] if "amount_pico" in changes else price_of(TARIFF, usage),
             "response_commitment": digest("response", order.id, usage.output_tokens),
             "metered_ms": self.now_ms,
         }
@@ -186,7 +186,7 @@ class Dealings:
         self.keep(signed, by=by)
         return signed
 
-    def voucher(self, meter: Signed[Meter], *, by: str = "both", **changes: Any) -> Signed[Voucher]:
+    def voucher(self, meter: Signed[Meter], /, *, by: str = "both", **changes: Any) -> Signed[Voucher]:
         """The client accepts a tick."""
         message = meter.message
         fields: dict[str, Any] = {
@@ -207,6 +207,7 @@ class Dealings:
         order: Signed[Order],
         usage: Usage,
         status: Status = Status.COMPLETED,
+        /,
         *,
         countersign: bool = True,
         by: str = "both",
@@ -215,7 +216,7 @@ class Dealings:
         """The provider's last word; with `countersign` the client's too."""
         self.now_ms += 100
         last = self.receipts[-1] if self.receipts else None
-        amount = changes.get("amount_pico", amount_owed(TARIFF, usage, status))
+        amount = changes["amount_pico"] if "amount_pico" in changes else amount_owed(TARIFF, usage, status)
         fields: dict[str, Any] = {
             "channel": order.message.channel,
             "receipt_number": len(self.receipts) + 1,
