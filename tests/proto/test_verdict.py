@@ -6,7 +6,12 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from chains import (
+
+from p2pgrid.proto.codes import CODES, Party, Weight
+from p2pgrid.proto.messages import ENDPOINTS, Meter, Offer, Order, Receipt, Status, Usage
+from p2pgrid.proto.record import Record, Role, Signature, Signed, sign_message
+from p2pgrid.proto.verdict import Bundle, Verdict, audit_records
+from tests.proto.chains import (
     DAY_MS,
     START_MS,
     TARIFF,
@@ -20,11 +25,6 @@ from chains import (
     sign_payload,
     sign_unchecked,
 )
-
-from p2pgrid.proto.codes import CODES, Party, Weight
-from p2pgrid.proto.messages import ENDPOINTS, Meter, Offer, Order, Receipt, Status, Usage
-from p2pgrid.proto.record import Record, Role, Signature, Signed, sign_message
-from p2pgrid.proto.verdict import Bundle, Verdict, audit_records
 
 Vector = Callable[[], list[Bundle]]
 VECTORS: list[tuple[str, Party, Vector]] = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
-from chains import bundle_of, entries_of, everyday_dealings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from p2pgrid.errors import InvalidRecord
 from p2pgrid.proto.codes import CODES, Party
 from p2pgrid.proto.record import Record, Role
 from p2pgrid.proto.verdict import Verdict, audit_records
+from tests.proto.chains import bundle_of, entries_of, everyday_dealings
 
 SIDES = (Role.PROVIDER, Role.CLIENT)
 
