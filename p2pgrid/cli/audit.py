@@ -16,7 +16,8 @@ def audit(files: tuple[Path, ...], as_json: bool) -> None:
     """Verify exported receipts, and say who is at fault.
 
     FILEs are written by `p2pgrid receipts export`. Give one side's, or both sides' to hold them against each other;
-    a name with `provider` or `client` in it says whose export it is. Works offline, with nothing but the files.
+    a name with `provider` or `operator`, `client` or `gateway` in it says whose export it is. Works offline, with
+    nothing but the files.
 
     Exit codes: 0 clean; 1 findings; 2 a file that is missing or no bundle.
     """

@@ -115,7 +115,9 @@ def test_an_endless_line_costs_no_more_than_its_cap(tmp_path: Path) -> None:
     [
         ("provider.jsonl", Role.PROVIDER),
         ("nord-Provider-2026.jsonl", Role.PROVIDER),
+        ("operator-lt.jsonl", Role.PROVIDER),
         ("client.jsonl", Role.CLIENT),
+        ("gateway-tampered.jsonl", Role.CLIENT),
         ("receipts.jsonl", None),
         ("client-and-provider.jsonl", None),
     ],
