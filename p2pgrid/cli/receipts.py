@@ -14,7 +14,7 @@ from p2pgrid.units import format_amount_eur
 
 if TYPE_CHECKING:
     from p2pgrid.ledger.base import ReceiptRow
-    from p2pgrid.ledger.sqlite import SqliteLedger
+    from p2pgrid.ledger.sqlite import SqliteReader
 
 
 @click.group()
@@ -56,14 +56,14 @@ def export(context: CliContext, file: Path, channel: str | None, as_json: bool) 
     from p2pgrid.ledger.bundle import write_bundle
 
     ledger = _open(context)
-    count = write_bundle(ledger.records(channel=_channel_id(channel)), file)
+    count = write_bundle(file, ledger.records(channel=_channel_id(channel)))
     if as_json:
         click.echo(json.dumps({"file": str(file), "records": count}))
     else:
         click.echo(f"{count} records written to {file}. Audit them with: p2pgrid audit {file}")
 
 
-def _open(context: CliContext) -> SqliteLedger:
+def _open(context: CliContext) -> SqliteReader:
     from p2pgrid.ledger.sqlite import SqliteLedger
 
     path = context.data.ledger_file
