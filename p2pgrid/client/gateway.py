@@ -67,39 +67,39 @@ class Gateway:
     # -- around every request ------------------------------------------------------------------------------------
 
     @web.middleware
-    async def _errors(self, http: web.Request, handler: _Handler) -> web.StreamResponse:
+    async def _errors(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         """Every error in OpenAI's shape."""
         try:
-            return await handler(http)
+            return await handler(request)
         except web.HTTPException as error:
             text = error.reason
             if error.status == 413:
                 text = f"The request is too large; at most {MAX_BODY_BYTES} bytes are taken."
             elif error.status == 404:
-                text = f"{http.method} {http.path} is not served here."
+                text = f"{request.method} {request.path} is not served here."
             kept = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
             return _json(http_error_body(error.status, text), error.status, kept)
         except P2pgridError as error:
             status = status_of(error)
             headers = {"Retry-After": "1"} if status in (429, 503) else None
-            log.info("%s %s: %d %s", http.method, http.path, status, error.message)
+            log.info("%s %s: %d %s", request.method, request.path, status, error.message)
             return _json(error_body(error), status, headers)
 
     @web.middleware
-    async def _guard(self, http: web.Request, handler: _Handler) -> web.StreamResponse:
+    async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         """Let in who may spend."""
         if self._api_key is None:
-            if not _is_loopback_url(f"http://{http.host}") or not _is_loopback_url(http.headers.get("Origin")):
+            if not _is_loopback_url(f"http://{request.host}") or not _is_loopback_url(request.headers.get("Origin")):
                 raise Refused(
                     "forbidden",
                     "this gateway takes requests for loopback addresses only, and none from web pages.",
                     hint="Use 127.0.0.1, or start it with --api-key-file.",
                 )
-        elif http.path.startswith("/v1/"):
-            scheme, _, shown = http.headers.get("Authorization", "").partition(" ")
+        elif request.path.startswith("/v1/"):
+            scheme, _, shown = request.headers.get("Authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(shown.encode(), self._api_key.encode()):
                 raise Refused("unauthorized", "the API key is missing or wrong.", hint="Send it as a bearer token.")
-        return await handler(http)
+        return await handler(request)
 
     # -- pages ---------------------------------------------------------------------------------------------------
 
