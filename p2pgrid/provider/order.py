@@ -76,6 +76,11 @@ class OrderExchange(Exchange):
     def is_body_complete(self) -> bool:
         return self._opening is not None and len(self._body) == self._opening.body_bytes
 
+    @property
+    def state(self) -> SellerState | None:
+        """Where the accepted order stands; None before, and after its books were lost."""
+        return self._machine.state if self._machine is not None else None
+
     def interrupt(self, reason: str) -> None:
         self.cut(reason)
 
@@ -295,7 +300,7 @@ class OrderExchange(Exchange):
         due_ms = self._due_ms()
         if due_ms is not None and (self._timer is None or self._timer_due_ms is None or due_ms < self._timer_due_ms):
             self._timer_due_ms = due_ms
-            self.call_after(max(due_ms - self.shop.now_ms(), 0) / 1000, self._tick)
+            self.call_after(max(due_ms - self.shop.now_ms(), 0) / 1000, self.tick)
 
     def _due_ms(self) -> int | None:
         """The next moment at which something may have to be done. A timer set for an earlier one just looks again."""
@@ -308,7 +313,8 @@ class OrderExchange(Exchange):
             due.append(self._proposed_ms + int(limits.countersignature_timeout_s * 1000))
         return min((one for one in due if one is not None), default=None)
 
-    def _tick(self) -> None:
+    def tick(self) -> None:
+        """Look at the clock: a deadline may have passed."""
         self._timer, self._timer_due_ms = None, None
         if self.is_over or self._machine is None:
             return
