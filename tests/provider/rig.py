@@ -13,11 +13,12 @@ from typing import Any, Self, cast
 from p2pgrid.config import ModelConfig
 from p2pgrid.engine.fake import FakeState, FakeVllm, serve_fake
 from p2pgrid.engine.http import HttpEngine
+from p2pgrid.errors import P2pgridError
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.direct import dial, listen
-from p2pgrid.net.stream import Stream
+from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.net.stream_reader import StreamReader
 from p2pgrid.proto.actions import Actions, Deliver, Dispute, EndStream, Send
 from p2pgrid.proto.buyer import BuyerOrder, BuyerState, place_order
@@ -257,23 +258,30 @@ class Buyer:
         return Placed(self, machine, list(actions))
 
 
-@dataclass
-class Placed:
-    """An order on its stream, step by step."""
+@dataclass(eq=False)
+class Placed(StreamHandler):
+    """An order on its stream. Messages are dealt with as they come, so that receipts are met in their order."""
 
     buyer: Buyer
     machine: BuyerOrder
     actions: list[Any]
     mute: frozenset[Kind] = frozenset()
     """Kinds that this client keeps to itself."""
+    takes_bytes: bool = True
+    """False: a client that gives no credit back."""
     answer: bytes = b""
     dispute: Dispute | None = None
+    kinds: list[int] = field(default_factory=list)
+    """Of the messages that came."""
+    over: str = ""
+    """How the stream went away, if it did before its end."""
+    ended_by_provider: bool = False
     stream: Stream = field(init=False)
-    reader: StreamReader = field(init=False)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def send(self) -> Self:
         """Open the stream and send order and body (of one credit at most)."""
-        self.stream, self.reader = self.buyer.stream()
+        self.stream = self.buyer.link.open_stream(self)
         self._run(self.actions)
         return self
 
@@ -281,40 +289,67 @@ class Placed:
         self.mute = frozenset(kinds)
         return self
 
-    async def step(self) -> int | None:
-        """Take one message; its kind, None at the end of the stream."""
-        received = await self.reader.receive()
-        if received is None:
-            return None
-        self._run(self.machine.message(received.kind, received.payload, self.buyer.now_ms()))
-        return received.kind
-
-    async def until(self, kind: Kind) -> Self:
-        """Take messages up to and with the first of a kind."""
+    async def until(self, condition: Callable[[], object]) -> Self:
+        """Wait until a message made `condition()` true, or the stream is gone."""
         async with asyncio.timeout(10):
-            while await self.step() != kind:
-                pass
+            while not condition() and not self.over and not self.ended_by_provider:
+                self.changed.clear()
+                await self.changed.wait()
         return self
 
+    async def until_kind(self, kind: Kind) -> Self:
+        return await self.until(lambda: kind in self.kinds)
+
     async def to_end(self) -> Receipt:
-        """Take all; the receipt."""
-        async with asyncio.timeout(10):
-            while await self.step() is not None:
-                pass
-        assert self.machine.receipt is not None, (self.machine.state, self.machine.refusal, self.dispute)
-        assert self.machine.state is BuyerState.SETTLED
+        """Wait for the end; the receipt."""
+        await self.until(lambda: False)
+        assert self.machine.state is BuyerState.SETTLED, (
+            self.machine.state,
+            self.machine.refusal,
+            self.dispute,
+            self.over,
+        )
+        assert self.machine.receipt is not None
         return self.machine.receipt.message
 
     async def refused(self) -> Refusal:
-        """Take all; the refusal."""
-        async with asyncio.timeout(10):
-            while await self.step() is not None:
-                pass
-        assert self.machine.refusal is not None, self.machine.state
+        """Wait for the end; the refusal."""
+        await self.until(lambda: False)
+        assert self.machine.refusal is not None, (self.machine.state, self.over)
         return self.machine.refusal
+
+    async def cut(self) -> str:
+        """Wait until the stream is gone; why."""
+        await self.until(lambda: False)
+        assert self.over, self.machine.state
+        return self.over
 
     def cancel(self) -> None:
         self._run(self.machine.cancel())
+
+    def message_received(self, stream: Stream, kind: int, payload: bytes) -> None:
+        self.kinds.append(kind)
+        if kind >= 128 and self.takes_bytes:
+            stream.consume(len(payload))
+        self._run(self.machine.message(kind, payload, self.buyer.now_ms()))
+        self.changed.set()
+
+    def writable(self, stream: Stream) -> None:
+        pass
+
+    def ended(self, stream: Stream) -> None:
+        self.ended_by_provider = True
+        self.changed.set()
+
+    def reset(self, stream: Stream, code: int, message: str) -> None:
+        self.machine.link_lost()
+        self.over = message
+        self.changed.set()
+
+    def link_lost(self, stream: Stream, error: P2pgridError) -> None:
+        self.machine.link_lost()
+        self.over = error.message
+        self.changed.set()
 
     def _run(self, actions: Actions) -> None:
         for action in actions:

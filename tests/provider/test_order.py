@@ -32,9 +32,7 @@ async def test_without_vouchers_it_stops_at_the_window_and_bills_what_was_acknow
     async with provider() as rig:
         buyer = await Buyer.connect(rig)
         placed = buyer.order(max_tokens=200, fake={"tokens": 200, "pace_ms": 1}).muted(Kind.VOUCHER).send()
-        await placed.until(Kind.METER)
-        await placed.until(Kind.METER)
-        await until(lambda: rig.live[0].state is SellerState.HELD)
+        await until(lambda: rig.live and rig.live[0].state is SellerState.HELD)
         rig.pass_time(VOUCHER_TIMEOUT_MS)
         receipt = await placed.to_end()
         assert receipt.status is Status.UNACKNOWLEDGED
@@ -48,7 +46,7 @@ async def test_cancel_aborts_the_engine_and_bills_what_was_delivered() -> None:
     async with provider() as rig:
         buyer = await Buyer.connect(rig)
         placed = buyer.order(max_tokens=200, fake={"tokens": 200, "pace_ms": 5}).send()
-        await placed.until(Kind.METER)
+        await placed.until_kind(Kind.METER)
         placed.cancel()
         receipt = await placed.to_end()
         assert receipt.status is Status.CANCELLED
