@@ -115,7 +115,7 @@ class BootstrapConfig(Section, frozen=True, kw_only=True):
 class Config(Section, frozen=True, kw_only=True):
     """config.toml as a whole."""
 
-    network: Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9-]{0,62}$")] = DEFAULT_NETWORK
+    network: Annotated[str, Meta(pattern="^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")] = DEFAULT_NETWORK
     bootstrap_peers: str | None = None
     """A bootstrap_peers.toml of your own."""
     provider: ProviderConfig = ProviderConfig()

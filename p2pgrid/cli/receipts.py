@@ -14,7 +14,7 @@ from p2pgrid.units import format_amount_eur
 
 if TYPE_CHECKING:
     from p2pgrid.ledger.base import ReceiptRow
-    from p2pgrid.ledger.sqlite import SqliteLedger
+    from p2pgrid.ledger.reader import SqliteReader
 
 
 @click.group()
@@ -44,7 +44,7 @@ def list_receipts(context: CliContext, limit: int, channel: str | None, as_json:
 
 
 @receipts.command("export")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--channel", metavar="HEX", help="One channel alone, with the offers it bought under.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as a JSON object.")
 @click.pass_obj
@@ -56,22 +56,17 @@ def export(context: CliContext, file: Path, channel: str | None, as_json: bool) 
     from p2pgrid.ledger.bundle import write_bundle
 
     ledger = _open(context)
-    count = write_bundle(ledger.records(channel=_channel_id(channel)), file)
+    count = write_bundle(file, ledger.records(channel=_channel_id(channel)))
     if as_json:
         click.echo(json.dumps({"file": str(file), "records": count}))
     else:
         click.echo(f"{count} records written to {file}. Audit them with: p2pgrid audit {file}")
 
 
-def _open(context: CliContext) -> SqliteLedger:
+def _open(context: CliContext) -> SqliteReader:
     from p2pgrid.ledger.sqlite import SqliteLedger
 
-    path = context.data.ledger_file
-    if not path.exists():
-        raise UsageError(
-            f"there is no ledger at {path}.", hint="Give the node's data folder: p2pgrid --data FOLDER receipts ..."
-        )
-    return SqliteLedger.open_readonly(path)
+    return SqliteLedger.open_readonly(context.data.ledger_file)
 
 
 def _channel_id(text: str | None) -> bytes | None:

@@ -102,18 +102,14 @@ class Grid:
         """`p2pgrid init` and `p2pgrid serve` for one operator, engine and all."""
         data = self.folder / operator.folder
         data.mkdir(mode=0o700)
-        config = _OPERATOR_CONFIG.format(
-            operator=operator, model=MODEL, model_path=self._model_path, network=NETWORK
-        )
+        config = _OPERATOR_CONFIG.format(operator=operator, model=MODEL, model_path=self._model_path, network=NETWORK)
         if self._engine_url:
             config += f'engine-url = "{self._engine_url}"\n'
         (data / "config.toml").write_text(config)
         initialise = NodeProcess(operator.name, data, "init")
         await initialise.start(timeout_s=30)
         await initialise.exited()
-        node = NodeProcess(
-            operator.name, data, "serve", "--bootstrap-peers", str(self.folder / "bootstrap_peers.toml")
-        )
+        node = NodeProcess(operator.name, data, "serve", "--bootstrap-peers", str(self.folder / "bootstrap_peers.toml"))
         self.operators[operator] = node
         return await node.start(timeout_s=600)
 

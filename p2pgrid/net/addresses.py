@@ -44,7 +44,7 @@ def parse_peer_multiaddr(text: str) -> tuple[str, Multiaddr]:
     """`<address>/p2p/<peer id>` as (peer id, address without it). Raises UsageError."""
     hint = f"Write it like {_EXAMPLE}/p2p/12D3KooW..."
     address = _parse(text, hint)
-    if _shape(address)[-1] != "p2p" or not _is_dialable(without_peer_id(address)):
+    if _shape(address)[-1:] != ("p2p",) or not _is_dialable(without_peer_id(address)):
         raise UsageError(f"{text!r} does not say both where a peer is and who it is.", hint=hint)
     peer_id = str(address.value_for_protocol("p2p"))
     try:

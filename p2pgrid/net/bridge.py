@@ -48,13 +48,14 @@ class TrioThread:
         self._stopping = threading.Event()
         self._started: asyncio.Future[None] | None = None
         self._ready = asyncio.Event()
+        self._ever_ready = False
         self._under_way: set[asyncio.Future[Any]] = set()
         self.restarts = 0
 
     @property
     def running(self) -> bool:
         """True from the moment that the program said it was ready until it ends."""
-        return self._ready.is_set()
+        return self._ready.is_set() and not self._stopping.is_set()
 
     async def start(self) -> None:
         """Start the thread and wait until the program is ready. What it raises before that is raised here."""
@@ -76,6 +77,7 @@ class TrioThread:
             await asyncio.shield(asyncio.to_thread(self._thread.join, JOIN_TIMEOUT_S))
             if self._thread.is_alive():
                 logger.warning("the thread %s has not ended after %.0f s; leaving it", self._name, JOIN_TIMEOUT_S)
+        self._down(LocalError(f"{self._name} has been stopped."))
 
     async def call(self, fn: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `fn` under trio; its result or exception. Waits while the program restarts.
@@ -145,7 +147,6 @@ class TrioThread:
             except BaseException as error:  # noqa: BLE001 (the thread's boundary: reported below, or raised by start())
                 crash = _only(error)
             if self._stopping.is_set():
-                self._in_asyncio(self._down, LocalError(f"{self._name} has been stopped."))
                 return
             was_ready = self._in_asyncio(self._down, crash) and self._ever_ready
             if not was_ready:
@@ -156,8 +157,6 @@ class TrioThread:
             self._stopping.wait(pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
             self.restarts += 1
-
-    _ever_ready = False
 
     async def _supervised(self) -> None:
         async with trio.open_nursery() as nursery:

@@ -28,11 +28,12 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
 from libp2p.exceptions import ParseError
 from libp2p.host.basic_host import BasicHost
-from libp2p.io.exceptions import MessageTooLarge
+from libp2p.io.exceptions import IOException, MessageTooLarge
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.peer.id import ID
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
 from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.exceptions import MuxedStreamError
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.transport.tcp.tcp import TCP
@@ -54,6 +55,7 @@ logger = logging.getLogger(__name__)
 MAX_PROTOCOL_NAME_BYTES: Final = 1024
 NEGOTIATION_TIMEOUT_S: Final = 10
 _REPORT_EVERY_S: Final = 60.0
+_CLOSE_TIMEOUT_S: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,8 @@ async def open_host(
             yield host
         finally:
             await swarm.close_all()
+            with shielded_for(_CLOSE_TIMEOUT_S):
+                await host.close()  # listeners too: they belong to no task of the swarm, and would go on accepting
 
 
 def check_free(address: Multiaddr) -> None:
@@ -189,6 +193,9 @@ class _StreamGuard:
         self._open_by_connection[connection] += 1
         try:
             await self._inner(stream)
+        except (IOException, MuxedStreamError) as error:
+            logger.debug("%s ended a stream of %s: %r", stream.muxed_conn.peer_id, stream.get_protocol(), error)
+            await stream.reset()
         except Exception as error:  # noqa: BLE001 (the host's boundary: one stream's fault ends that stream)
             self._report(stream, error)
             await stream.reset()

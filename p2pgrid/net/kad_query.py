@@ -59,9 +59,10 @@ class Answer:
 class KadQuery:
     """Asks servers of one network's DHT, over `protocol`."""
 
-    def __init__(self, host: BasicHost, protocol: str) -> None:
+    def __init__(self, host: BasicHost, protocol: str, timeout_s: float = ASK_TIMEOUT_S) -> None:
         self._host = host
         self._protocol = protocol
+        self._timeout_s = timeout_s
 
     async def find_node(self, server: Contact, key: bytes) -> Answer:
         """The server's closest peers to `key`. Raises what libp2p raises, trio.TooSlowError, ProtocolViolation."""
@@ -102,7 +103,7 @@ class KadQuery:
         return message
 
     async def _exchange(self, server: Contact, message: Any) -> Any:
-        with trio.fail_after(ASK_TIMEOUT_S):
+        with trio.fail_after(self._timeout_s):
             stream = await open_stream(self._host, server.peer_id, server.addresses, self._protocol)
             try:
                 await stream.write(encode_varint_prefixed(message.SerializeToString()))

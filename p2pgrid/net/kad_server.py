@@ -38,6 +38,8 @@ kad_dht_module.MAX_DHT_MESSAGE_SIZE = MAX_REQUEST_BYTES  # read by the library a
 class KadServer(KadDHT):  # type: ignore[misc]
     """Answers requests if `serve`; holds the routing table and the provider records either way. It is never `run`."""
 
+    idle_timeout_s: float = IDLE_TIMEOUT_S
+
     def __init__(self, host: BasicHost, protocol: str, *, serve: bool) -> None:
         super().__init__(
             _Renamed(host, protocol),
@@ -61,7 +63,7 @@ class KadServer(KadDHT):  # type: ignore[misc]
         self._streams_of[peer_id] += 1
         try:
             with trio.move_on_after(STREAM_LIFETIME_S) as lifetime:
-                await super().handle_stream(_Impatient(stream))
+                await super().handle_stream(_Impatient(stream, self.idle_timeout_s))
             if lifetime.cancelled_caught:
                 await stream.reset()
         finally:
@@ -100,13 +102,14 @@ class _Renamed:
 class _Impatient:
     """A stream whose reads end in trio.TooSlowError when the peer is silent; the library then resets it."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, timeout_s: float) -> None:
         self._stream = stream
+        self._timeout_s = timeout_s
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     async def read(self, n: int | None = None) -> bytes:
-        with trio.fail_after(IDLE_TIMEOUT_S):
+        with trio.fail_after(self._timeout_s):
             data: bytes = await self._stream.read(n)
         return data

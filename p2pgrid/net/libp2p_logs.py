@@ -28,8 +28,7 @@ class _Demote(logging.Handler):
 def quieten() -> None:
     """Demote libp2p's loggers, once for the process; safe to call again."""
     libp2p_logger = logging.getLogger("libp2p")
-    if not any(isinstance(handler, _Demote) for handler in libp2p_logger.handlers):
-        libp2p_logger.handlers[:] = [_Demote()]
+    libp2p_logger.handlers[:] = [_Demote()]
     libp2p_logger.propagate = False
     libp2p_logger.disabled = False
     libp2p_logger.setLevel(logging.WARNING)

@@ -13,6 +13,9 @@ from typing import Any, Final
 import trio
 from libp2p.host.basic_host import BasicHost
 from libp2p.host.exceptions import StreamFailure
+from libp2p.host.ping import ID as PING
+from libp2p.identity.identify.identify import ID as IDENTIFY
+from libp2p.identity.identify_push.identify_push import ID_PUSH as IDENTIFY_PUSH
 from libp2p.io.exceptions import IOException
 from libp2p.network.exceptions import SwarmException
 from libp2p.network.stream.exceptions import StreamEOF
@@ -116,5 +119,6 @@ async def _read_exactly(stream: Any, size: int, peer_id: str) -> bytes:
 
 async def _close_if_idle(network: Any, peer: Contact) -> None:
     for connection in network.get_connections(peer.peer_id):
-        if not connection.get_streams():
+        # What libp2p does by itself, and streams not yet named, keep no connection open.
+        if all(stream.get_protocol() in (None, IDENTIFY, IDENTIFY_PUSH, PING) for stream in connection.get_streams()):
             await connection.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from libp2p.kad_dht.provider_store import ProviderRecord, ProviderStore
@@ -26,8 +27,12 @@ MAX_PROVIDERS_PER_ANSWER: Final = 60
 class BoundedProviderStore(ProviderStore):  # type: ignore[misc]
     """As the base class, whose message handler calls it, with limits."""
 
-    def __init__(self, host: Any) -> None:
+    max_keys = MAX_KEYS
+
+    def __init__(self, host: Any, now: Callable[[], float] = time.time) -> None:
+        """`now`: the clock, in Unix seconds."""
         super().__init__(host)
+        self._now = now
         self.providers: dict[bytes, dict[str, ProviderRecord]] = {}
         self._keys_of: dict[str, set[bytes]] = {}
 
@@ -37,15 +42,15 @@ class BoundedProviderStore(ProviderStore):  # type: ignore[misc]
         addresses = usable_addresses((a.to_bytes() for a in provider.addrs), peer_id)
         records = self.providers.get(key, {})
         keys = self._keys_of.get(peer_id, set())
-        full = (not records and len(self.providers) >= MAX_KEYS) or len(records) >= MAX_PROVIDERS_PER_KEY
+        full = (not records and len(self.providers) >= self.max_keys) or len(records) >= MAX_PROVIDERS_PER_KEY
         if not addresses or (peer_id not in records and (full or len(keys) >= MAX_KEYS_PER_PROVIDER)):
             return
-        self.providers.setdefault(key, {})[peer_id] = ProviderRecord(PeerInfo(provider.peer_id, addresses))
+        self.providers.setdefault(key, {})[peer_id] = ProviderRecord(PeerInfo(provider.peer_id, addresses), self._now())
         self._keys_of.setdefault(peer_id, set()).add(key)
 
     def get_providers(self, key: bytes) -> list[PeerInfo]:
         """Those of the last hour; a random choice of 60 where there are more."""
-        oldest = time.time() - RECORD_TTL_S
+        oldest = self._now() - RECORD_TTL_S
         live = [r.provider_info for r in self.providers.get(key, {}).values() if r.timestamp > oldest]
         return random.sample(live, MAX_PROVIDERS_PER_ANSWER) if len(live) > MAX_PROVIDERS_PER_ANSWER else live
 
@@ -59,7 +64,7 @@ class BoundedProviderStore(ProviderStore):  # type: ignore[misc]
 
     def cleanup_expired(self) -> None:
         """Drop what is older than an hour."""
-        oldest = time.time() - RECORD_TTL_S
+        oldest = self._now() - RECORD_TTL_S
         kept = {
             key: live
             for key, records in self.providers.items()

@@ -7,6 +7,7 @@
 | a peer that could not be dialled is refused for 60 s, even at a right address | no such memory |
 | an outgoing handshake has no time bound | DIAL_TIMEOUT_S over the whole of it |
 | an inbound connection keeps its slot after it closed, until no more are accepted | the slot goes with it |
+| a task cancelled while it opens a stream leaves the stream open | opening is shielded, once connected |
 | one address can take every inbound slot | a cap per IP address |
 | known peers are dialled in the background to reach a number of connections | only what we ask for is dialled |
 """
@@ -31,6 +32,7 @@ from p2pgrid.net.shielding import shielded_for
 
 DIAL_TIMEOUT_S: Final = 8.0
 DIAL_STAGGER_S: Final = 0.1
+STREAM_TIMEOUT_S: Final = 10.0
 _CLOSE_TIMEOUT_S: Final = 2.0
 
 
@@ -67,6 +69,13 @@ class GridSwarm(Swarm):  # type: ignore[misc]
         except PeerStoreError:
             addresses = []
         return [await self.connect_to(peer_id, addresses)]
+
+    async def new_stream(self, peer_id: ID) -> Any:
+        """A stream to `peer_id`, over the live connection or a new one by known addresses. Raises SwarmException."""
+        await self.dial_peer(peer_id)
+        with shielded_for(STREAM_TIMEOUT_S):
+            return await super().new_stream(peer_id)
+        raise SwarmException(f"no stream to {peer_id} could be opened in {STREAM_TIMEOUT_S:.0f} s")
 
     async def close_all(self) -> None:
         """Close every connection at once; the base class takes 0.2 s for each, one after another."""

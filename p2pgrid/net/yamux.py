@@ -6,6 +6,7 @@
 | a peer that stops reading holds a shielded writer for ever | a write has a time bound; past it the connection goes |
 | a task cancelled while it opens a stream loses one of the connection's 256 slots for good | opening is shielded |
 | a peer may send past the window it was given, without end | unread bytes of a connection are capped |
+| a stream that was reset reads like one that ended in good order | it reads as reset |
 | an exception in the connection's task ends the host | it ends the connection |
 """
 
@@ -15,7 +16,7 @@ import logging
 from typing import Any, Final
 
 import trio
-from libp2p.stream_muxer.exceptions import MuxedStreamError
+from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamError, MuxedStreamReset
 from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
 from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 
@@ -36,6 +37,8 @@ class UnreadLimit(trio.TooSlowError):
 class ShieldedYamux(Yamux):  # type: ignore[misc]
     """A yamux connection that neither a cancellation nor its peer can leave half-written or half-closed."""
 
+    write_timeout_s: float = WRITE_TIMEOUT_S
+
     async def start(self) -> None:
         try:
             await super().start()
@@ -46,19 +49,30 @@ class ShieldedYamux(Yamux):  # type: ignore[misc]
             self.event_started.set()  # or the swarm would wait for it for ever
 
     async def open_stream(self) -> YamuxStream:
-        with shielded_for(WRITE_TIMEOUT_S):
+        with shielded_for(self.write_timeout_s):
             return await super().open_stream()
-        raise MuxedStreamError(f"no stream to {self.peer_id} could be opened in {WRITE_TIMEOUT_S:.0f} s")
+        raise MuxedStreamError(f"no stream to {self.peer_id} could be opened in {self.write_timeout_s:g} s")
 
     async def _write_frame(self, data: bytes) -> None:
-        with shielded_for(WRITE_TIMEOUT_S):
+        with shielded_for(self.write_timeout_s):
             async with self._write_lock:
                 await self.secured_conn.write(data)
             return
         # Only the socket is closed here: callers may hold the lock that a full clean-up takes. The reader notices.
         with shielded_for(1):
             await self.secured_conn.close()
-        raise MuxedStreamError(f"{self.peer_id} took no data for {WRITE_TIMEOUT_S:.0f} s")
+        raise MuxedStreamError(f"{self.peer_id} took no data for {self.write_timeout_s:g} s")
+
+    async def read_stream(self, stream_id: int, n: int = -1) -> bytes:
+        stream = self.streams.get(stream_id)
+        try:
+            data: bytes = await super().read_stream(stream_id, n)
+        except MuxedStreamEOF:
+            # A reset forgets the stream before its reader looks; an end in good order is known to the stream itself.
+            if stream is None or stream.reset_received:
+                raise MuxedStreamReset("the stream was reset") from None
+            raise
+        return data
 
     async def _read_data_body(self, length: int) -> bytes:
         if length + sum(map(len, self.stream_buffers.values())) > MAX_UNREAD_BYTES:
