@@ -19,6 +19,9 @@ from p2pgrid.proto.sse import EventSplitter
 
 _PASSED_ON_STATUS: Final = range(400, 500)
 _RETRIED_STATUS: Final = (408, 429)
+_FAILURE_CODES: Final = frozenset(
+    {"engine-failed", "engine-unavailable", "ledger-unavailable", "clock-skew", "withdrawn", "timeout"}
+)
 
 
 class EngineRefused(Refused):
@@ -178,4 +181,4 @@ def _stream_error(error: StreamError) -> tuple[int, dict[str, Any]]:
 
 def is_failure_of(error: RemoteError) -> bool:
     """True if the error speaks against the provider, and not only against the request or the moment."""
-    return not isinstance(error, Refused) or error.code in ("engine-failed", "clock-skew")
+    return not isinstance(error, Refused) or error.code in _FAILURE_CODES

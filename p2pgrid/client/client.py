@@ -42,7 +42,7 @@ class Client:
         data: DataFolder | Path | str | None = None,
         *,
         network: str | None = None,
-        bootstrap: Sequence[str] = (),
+        bootstrap: Sequence[str] | None = None,
         config: ClientConfig | None = None,
     ) -> None:
         """Raises UsageError for a config.toml that cannot be used."""
@@ -53,8 +53,12 @@ class Client:
         self.config: Final = config or whole.client
         self.network_name: Final = network or whole.network
         listed = Path(whole.bootstrap_peers).expanduser() if whole.bootstrap_peers else None
-        self.bootstrap: Final = tuple(bootstrap) or load_bootstrap_peers(self.network_name, listed)
+        self.bootstrap: Final = (
+            tuple(bootstrap) if bootstrap is not None else load_bootstrap_peers(self.network_name, listed)
+        )
         self._wishes = wishes_of(self.config)
+        self.peer_id = ""
+        """Who buys, `12D3KooW...`; known once it is started."""
         self._stack = AsyncExitStack()
         self._purchaser: Purchaser | None = None
 
@@ -62,6 +66,7 @@ class Client:
         """Start. Raises UsageError (the key), LocalError (the ledger is in use, or cannot be written)."""
         self.data.make()
         key = self.data.load_or_create_key()
+        self.peer_id = key.public_key.peer_id
         async with AsyncExitStack() as stack:
             ledger = await asyncio.to_thread(SqliteLedger.open, self.data.ledger_file)
             stack.push_async_callback(ledger.aclose)

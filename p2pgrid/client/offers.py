@@ -274,7 +274,11 @@ class OfferBook:
             self._note_fault(peer, error)
         except Refused as error:
             self._note_fault(peer, error)
-            if error.code == "no-offer" and (entry := self._entries.get(peer.peer_id)) and entry.offer is not None:
+            if (
+                error.code in ("no-offer", "withdrawn")
+                and (entry := self._entries.get(peer.peer_id))
+                and entry.offer is not None
+            ):
                 entry.offer = None  # it sells nothing any more
                 self._tell()
         except RemoteError as error:

@@ -39,6 +39,9 @@ _STATUS_BY_CODE: Final[dict[str, int]] = {
     "clock-skew": 503,
     "ledger-unavailable": 503,
     "going-away": 503,
+    "withdrawn": 503,
+    "engine-unavailable": 503,
+    "timeout": 503,
 }
 _OPENAI_CODES: Final = {"unknown-model": "model_not_found", "context": "context_length_exceeded"}
 """Codes that programs know by OpenAI's own word."""

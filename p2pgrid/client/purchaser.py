@@ -40,7 +40,7 @@ SEARCH_AGAIN_MS: Final = 30_000
 _HOUSEKEEPING_S: Final = 30.0
 _FINAL_CODES: Final = frozenset({"bad-request", "unsupported", "not-metered", "commitment", "engine-refused"})
 """What every provider would answer alike."""
-_STALE_CODES: Final = frozenset({"unknown-offer", "offer-expired", "unknown-model", "unknown-endpoint"})
+_STALE_CODES: Final = frozenset({"unknown-offer", "offer-expired", "unknown-model", "unknown-endpoint", "withdrawn"})
 
 
 class Purchaser:
@@ -197,7 +197,7 @@ class Purchaser:
         if isinstance(error, Refused) and error.code in _STALE_CODES:
             with contextlib.suppress(RemoteError):
                 await self.book.renew(peer_id)
-        elif is_failure_of(error):
+        if is_failure_of(error):
             standing = self._standings.get(peer_id, Standing())
             self._standings[peer_id] = standing.failed(self._now_ms())
             if isinstance(error, Unreachable):
