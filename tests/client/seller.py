@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -388,9 +389,15 @@ class Shop:
 
     async def settled(self, receipts: int) -> None:
         """Wait until so many receipts carry both signatures in the client's ledger."""
-        async with asyncio.timeout(5):
-            while sum(row.countersigned for row in self.ledger.receipts()) < receipts:
-                await asyncio.sleep(0.005)
+        await until(lambda: sum(row.countersigned for row in self.ledger.receipts()) >= receipts)
+
+
+async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
+    """Return as soon as `condition()` is true; fail after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        await asyncio.sleep(0.005)
 
 
 @contextlib.asynccontextmanager

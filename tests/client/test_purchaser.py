@@ -14,7 +14,7 @@ from p2pgrid.errors import LedgerError, ProtocolViolation, Refused, RemoteError,
 from p2pgrid.proto.messages import Meter, Receipt, Status, Voucher
 from p2pgrid.proto.record import Role, parse_message, parse_record, sign_message
 from p2pgrid.proto.wire import Kind, Refusal
-from tests.client.seller import BODY, CHAT, FakeNetwork, TestSeller, chat_events, shop
+from tests.client.seller import BODY, CHAT, FakeNetwork, TestSeller, chat_events, shop, until
 
 DEARER = {"input_upm": 300_000, "output_upm": 900_000}
 
@@ -227,9 +227,7 @@ async def test_a_wrong_receipt_on_resuming_is_not_signed() -> None:
         await seller.until(lambda: seller.orders[0].receipt)
         seller.drop_links()
         await seller.until(lambda: seller.seen[Kind.RECEIPT_REFUSAL])
-        async with asyncio.timeout(5):
-            while not s.ledger.counts()["evidence"]:
-                await asyncio.sleep(0.005)
+        await until(lambda: s.ledger.counts()["evidence"])
         assert not s.ledger.receipts() and not seller.settled
         with pytest.raises(RemoteError):
             await s.purchaser.buy(CHAT, BODY)
