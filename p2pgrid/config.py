@@ -22,7 +22,7 @@ from p2pgrid.proto.keys import SEED_BYTES, SecretKey
 
 DEFAULT_NETWORK = "main"
 
-CountryCode = Annotated[str, Meta(pattern="^[A-Z]{2}$")]
+CountryCode = Annotated[str, Meta(pattern=r"\A[A-Z]{2}\Z")]
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -97,7 +97,7 @@ class BootstrapConfig(Section, frozen=True, kw_only=True):
 class Config(Section, frozen=True, kw_only=True):
     """config.toml as a whole."""
 
-    network: Annotated[str, Meta(pattern="^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")] = DEFAULT_NETWORK
+    network: Annotated[str, Meta(pattern=r"\A[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\Z")] = DEFAULT_NETWORK
     bootstrap_peers: str | None = None
     """A bootstrap_peers.toml of your own."""
     provider: ProviderConfig = ProviderConfig()
