@@ -1,1 +1,1 @@
-"""The command line: a file a command, which parses, calls and prints."""
+"""The command `p2pgrid`: a file a command, which parses, calls and prints."""

@@ -1,0 +1,219 @@
+"""The data folder and its config.toml, typed.
+
+Every setting has one home: a field below. A flag beats the environment, the environment beats the file, the file
+beats the default given here.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import platformdirs
+from msgspec import Meta
+
+from p2pgrid.errors import LocalError, UsageError
+from p2pgrid.proto.keys import SEED_BYTES, SecretKey
+
+DEFAULT_NETWORK = "main"
+
+CountryCode = Annotated[str, Meta(pattern="^[A-Z]{2}$")]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """Base of the sections of config.toml. Keys are written with hyphens."""
+
+
+class ModelConfig(Section, frozen=True, kw_only=True):
+    """`[[provider.models]]`: one model on sale."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=128)]
+    price_input_eur: str
+    """EUR per million prompt tokens, a decimal in quotes."""
+    price_output_eur: str
+    price_cached_input_eur: str | None = None
+    """EUR per million prompt tokens found in the cache; the input price if left out."""
+    engine_url: str | None = None
+    """An engine that runs already: http://host:port or unix:/path. Left out: the node runs vLLM itself."""
+    model_path: str | None = None
+    """What `vllm serve` loads: a folder, or `smollm2` or `tiny` from `p2pgrid engine install`."""
+    context_tokens: Annotated[int, Meta(ge=64)] = 2048
+    concurrency: Annotated[int, Meta(ge=1, le=100_000)] = 16
+    quantization: str = ""
+    engine_arguments: tuple[str, ...] = ()
+    """More arguments for `vllm serve`."""
+
+
+class TermsConfig(Section, frozen=True, kw_only=True):
+    """`[provider.terms]`."""
+
+    window_tokens: Annotated[int, Meta(ge=16, le=65_536)] = 256
+    credit_limit_eur: str = "10"
+    max_open_orders: Annotated[int, Meta(ge=1, le=1024)] = 64
+    channel_days: Annotated[int, Meta(ge=1, le=366)] = 90
+    dispute_days: Annotated[int, Meta(ge=1, le=366)] = 14
+    settlement_days: Annotated[int, Meta(ge=1, le=366)] = 30
+
+
+class ProviderConfig(Section, frozen=True, kw_only=True):
+    """`[provider]`: an operator's node."""
+
+    operator: Annotated[str, Meta(max_length=128)] = ""
+    country: CountryCode = "LT"
+    listen: str = "0.0.0.0:4801"
+    """host:port of the direct road."""
+    libp2p_listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4802",)
+    announce: tuple[str, ...] = ()
+    """host:port under which others reach the direct road; left out, the address listened on."""
+    prompt_retention_days: Annotated[int, Meta(ge=0, le=3650)] = 0
+    offer_minutes: Annotated[int, Meta(ge=1, le=10_080)] = 60
+    """How long an offer is in force; it is renewed at half time."""
+    models: tuple[ModelConfig, ...] = ()
+    terms: TermsConfig = TermsConfig()
+
+
+class ClientConfig(Section, frozen=True, kw_only=True):
+    """`[client]`: a buyer's gateway."""
+
+    listen: str = "127.0.0.1:8480"
+    countries: tuple[CountryCode, ...] = ()
+    """Buy only there; empty: anywhere."""
+    max_cost_eur: str | None = None
+    """Most that one request may cost."""
+    first_token_timeout_s: Annotated[int, Meta(ge=1, le=3600)] = 120
+
+
+class BootstrapConfig(Section, frozen=True, kw_only=True):
+    """`[bootstrap]`: an introducing peer."""
+
+    libp2p_listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4803",)
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """config.toml as a whole."""
+
+    network: Annotated[str, Meta(pattern="^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")] = DEFAULT_NETWORK
+    bootstrap_peers: str | None = None
+    """A bootstrap_peers.toml of your own."""
+    provider: ProviderConfig = ProviderConfig()
+    client: ClientConfig = ClientConfig()
+    bootstrap: BootstrapConfig = BootstrapConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class DataFolder:
+    """Where a node keeps its key, configuration, ledger and logs."""
+
+    path: Path
+
+    @classmethod
+    def default(cls) -> DataFolder:
+        """By the platform's convention."""
+        return cls(Path(platformdirs.user_data_dir("p2pgrid", appauthor=False)))
+
+    @property
+    def key_file(self) -> Path:
+        """The node's Ed25519 seed, 32 bytes in hex, mode 0600."""
+        return self.path / "key"
+
+    @property
+    def config_file(self) -> Path:
+        """config.toml."""
+        return self.path / "config.toml"
+
+    @property
+    def ledger_file(self) -> Path:
+        """The ledger's SQLite file."""
+        return self.path / "ledger.sqlite"
+
+    @property
+    def offers_file(self) -> Path:
+        """Offers heard of: a cache that may be deleted."""
+        return self.path / "offers.json"
+
+    @property
+    def logs(self) -> Path:
+        """Log files."""
+        return self.path / "logs"
+
+    def make(self) -> None:
+        """Create the folder, for its owner alone. Raises LocalError."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise LocalError(
+                f"the data folder {self.path} cannot be made: {error.strerror}.", hint="Choose another with --data."
+            ) from None
+
+    def load_config(self) -> Config:
+        """Read config.toml; defaults if there is none. Raises UsageError that names the line or the field."""
+        return load_config(self.config_file)
+
+    def load_key(self) -> SecretKey:
+        """Read the node's key. Raises UsageError if it is missing, readable by others, or no key."""
+        return load_key(self.key_file)
+
+    def load_or_create_key(self) -> SecretKey:
+        """Read the node's key, or make one."""
+        if not self.key_file.exists():
+            self.make()
+            create_key(self.key_file)
+        return load_key(self.key_file)
+
+
+def load_config(path: Path) -> Config:
+    """Read a config.toml; defaults if the file does not exist. Raises UsageError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return Config()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}.", hint="Mend or remove it.") from None
+    try:
+        return msgspec.convert(tomllib.loads(text), Config, strict=True)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is no TOML: {error}.", hint="Mend that line.") from None
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{path}: {error}.", hint="`p2pgrid init --print-config` shows every setting.") from None
+
+
+def create_key(path: Path) -> None:
+    """Make a new key file with mode 0600. Raises UsageError if one is there already: keys are never overwritten."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise UsageError(f"{path} holds a key already.", hint="Keys are never overwritten; move it away.") from None
+    except OSError as error:
+        raise LocalError(f"{path} cannot be written: {error.strerror}.", hint="Choose another --data.") from None
+    with os.fdopen(descriptor, "w") as file:
+        file.write(os.urandom(SEED_BYTES).hex() + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load_key(path: Path) -> SecretKey:
+    """Read a key file. Raises UsageError: missing, open to others, or no key."""
+    try:
+        mode = path.stat().st_mode
+        text = path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        raise UsageError(f"there is no key at {path}.", hint="`p2pgrid init` makes one.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the key at {path} cannot be read: {error}.", hint="Check the file's owner.") from None
+    if stat.S_IMODE(mode) & 0o077:
+        raise UsageError(
+            f"the key at {path} can be read by others (mode {stat.S_IMODE(mode):04o}; 0600 was expected).",
+            hint=f"If nobody else had access: chmod 600 {path}. Otherwise move it away and run `p2pgrid init`.",
+        )
+    try:
+        seed = bytes.fromhex(text)
+    except ValueError:
+        seed = b""
+    if len(seed) != SEED_BYTES:
+        raise UsageError(f"{path} is no key: 64 hex digits were expected.", hint="Restore it from a backup.")
+    return SecretKey(seed)

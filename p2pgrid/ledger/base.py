@@ -1,0 +1,94 @@
+"""The ledger's interface. One implementation keeps SQLite on disk, one keeps memory; one suite tests both.
+
+Durable before visible: `append` returns at once, and its future is done when the records would survive `kill -9` and
+a power cut. Whoever sends a record to a peer awaits that future first. Records appended in one call are durable
+together or not at all; futures are done in the order of the calls.
+
+Never twice: a slot (a channel's order number, receipt number, an order's tick) holds one record. Appending the same
+record again is no error and adds the signatures it brings; appending another one for a taken slot raises `SlotTaken`
+from the future and changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from p2pgrid.errors import LedgerError
+from p2pgrid.proto.channel import ChannelHead
+from p2pgrid.proto.messages import Channel, Offer, Order, Receipt, Voucher
+from p2pgrid.proto.record import Message, Record, Signed
+
+
+class SlotTaken(LedgerError):
+    """Another record holds the slot already. The new one was not stored; keep it as evidence if a peer signed it."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenOrder:
+    """An order on record without a receipt or a local outcome."""
+
+    order: Signed[Order]
+    voucher: Signed[Voucher] | None
+    """The last voucher for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptRow:
+    """A receipt for people: what `p2pgrid receipts list` shows."""
+
+    record_id: bytes
+    receipt: Receipt
+    channel: Channel
+    countersigned: bool
+
+
+class Ledger(Protocol):
+    """What both sides of a channel write to. One writer; any number of readers."""
+
+    def append(self, *signed: Signed[Message]) -> asyncio.Future[None]:
+        """Store checked records, all or none. The future raises LedgerError (disk full, closed) or SlotTaken."""
+
+    def append_evidence(self, record: Record, reason: str) -> asyncio.Future[None]:
+        """Keep an unacceptable record that a peer signed, with a reason in one sentence. Never part of a channel."""
+
+    def note_outcome(self, order: Signed[Order], outcome: str) -> asyncio.Future[None]:
+        """Close an order that will get no receipt, with a word of ours (`refused:busy`, `never-arrived`)."""
+
+    def channels(self) -> list[Signed[Channel]]:
+        """Every channel with both signatures on record, oldest first."""
+
+    def head(self, channel: bytes) -> ChannelHead:
+        """Where the channel (32-byte id) stands. Raises KeyError for a channel that is not on record."""
+
+    def open_orders(self, channel: bytes) -> list[OpenOrder]:
+        """Orders without a receipt and without an outcome, by number."""
+
+    def proposals(self, channel: bytes) -> list[Signed[Receipt]]:
+        """Receipts that the provider signed and the client has not, by number."""
+
+    def order(self, channel: bytes, order_number: int) -> OpenOrder | None:
+        """One order with its last voucher, whatever became of it."""
+
+    def receipt(self, channel: bytes, receipt_number: int) -> Signed[Receipt] | None:
+        """One receipt with the signatures it has (`signers` tells which), or None."""
+
+    def offer(self, offer_id: bytes) -> Signed[Offer] | None:
+        """One offer by its record id, or None."""
+
+    def receipts(self, *, channel: bytes | None = None, limit: int | None = None) -> list[ReceiptRow]:
+        """Receipts, newest first."""
+
+    def records(self, *, channel: bytes | None = None) -> Iterator[Record]:
+        """Every record that an audit needs, in the order of arrival: offers and channels first to last, then the rest.
+
+        With `channel`, only that channel's records and the offers that its orders name.
+        """
+
+    def counts(self) -> dict[str, int]:
+        """Rows by payload type, and `evidence`."""
+
+    async def aclose(self) -> None:
+        """Finish what is queued, and close. Later appends raise LedgerError."""

@@ -1,0 +1,272 @@
+"""Signed records: payload type, payload bytes, signatures (docs/spec/record.md).
+
+What is signed, stored and hashed is the payload as received, never a re-encoding of it. The signature input is that
+of libp2p RFC 0002 (signed envelopes): domain, payload type and payload, each with its length before it. A record's id
+is the SHA-256 of the signature input, so that parties who sign the same bytes make one record with two signatures.
+
+`Record` is unchecked. `Signed[M]` is checked, and only `verify_record` and `sign_message` make one.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, ClassVar, Final, Generic, Self, TypeVar
+
+import msgspec
+
+from p2pgrid.errors import InvalidRecord
+from p2pgrid.proto.keys import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, PublicKey, SecretKey, parse_public_key
+
+DOMAIN: Final = "p2pgrid"
+MAX_RECORD_BYTES: Final = 128 * 1024
+MAX_SIGNATURES: Final = 8
+
+
+class Role(StrEnum):
+    """In what capacity a key signs."""
+
+    PROVIDER = "provider"
+    CLIENT = "client"
+
+
+class Message(msgspec.Struct, array_like=True, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of everything that is signed. On the wire: a MessagePack array of the fields in order."""
+
+    payload_type: ClassVar[str]
+    max_payload_bytes: ClassVar[int] = 1024
+
+    def check(self) -> None:
+        """Rules between fields, beyond each field's type and range. Raises InvalidRecord (`out-of-range`)."""
+
+
+M = TypeVar("M", bound=Message)
+M_co = TypeVar("M_co", bound=Message, covariant=True)
+
+
+class Signature(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """One party's signature over a record."""
+
+    role: Role
+    key: Annotated[bytes, msgspec.Meta(min_length=PUBLIC_KEY_BYTES, max_length=PUBLIC_KEY_BYTES)]
+    signature: Annotated[bytes, msgspec.Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
+
+
+class Record(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A payload and its signatures, as received: nothing in it is believed yet."""
+
+    payload_type: Annotated[str, msgspec.Meta(max_length=64)]
+    payload: Annotated[bytes, msgspec.Meta(max_length=MAX_RECORD_BYTES)]
+    signatures: Annotated[tuple[Signature, ...], msgspec.Meta(max_length=MAX_SIGNATURES)]
+
+    @property
+    def id(self) -> bytes:
+        """SHA-256 of the signature input, 32 bytes."""
+        return record_id(self.payload_type, self.payload)
+
+    def signature_of(self, role: Role) -> Signature | None:
+        """The signature in that role, if there is one."""
+        return next((s for s in self.signatures if s.role is role), None)
+
+    def with_signature(self, signature: Signature) -> Record:
+        """The same record with one more signature; an earlier one in the same role is replaced."""
+        others = tuple(s for s in self.signatures if s.role is not signature.role)
+        return Record(self.payload_type, self.payload, (*others, signature))
+
+    def to_bytes(self) -> bytes:
+        """The wire form: a MessagePack array of type, payload and signatures."""
+        return msgspec.msgpack.encode(self)
+
+    def to_json_line(self) -> bytes:
+        """The text form: one JSON object without a line feed, bytes in base64 (docs/spec/record.md, section 5)."""
+        text = _TextRecord(
+            type=self.payload_type,
+            payload=_to_base64(self.payload),
+            signatures=tuple(
+                _TextSignature(role=s.role, key=_to_base64(s.key), signature=_to_base64(s.signature))
+                for s in self.signatures
+            ),
+        )
+        return msgspec.json.encode(text)
+
+
+class Signed(Generic[M_co]):
+    """A message whose record was checked: canonical bytes, admitted keys, good signatures of the roles in `signers`."""
+
+    __slots__ = ("id", "message", "record", "signers")
+
+    def __init__(self, message: M_co, record: Record, record_id: bytes, signers: Mapping[Role, PublicKey]) -> None:
+        """For `verify_record` and `sign_message` alone."""
+        self.message: Final = message
+        self.record: Final = record
+        self.id: Final = record_id
+        self.signers: Final = signers
+
+    def countersigned(self, role: Role, key: SecretKey) -> Self:
+        """The same record, also signed by `key` in `role`."""
+        signature = Signature(role, key.public_key.raw, key.sign(signature_input_of(self.record)))
+        signers = {**self.signers, role: key.public_key}
+        return type(self)(self.message, self.record.with_signature(signature), self.id, signers)
+
+
+def signature_input(payload_type: str, payload: bytes) -> bytes:
+    """The bytes that are signed: domain, payload type, payload, each after its unsigned varint length."""
+    kind = payload_type.encode()
+    return b"".join((_DOMAIN_PREFIX, _uvarint(len(kind)), kind, _uvarint(len(payload)), payload))
+
+
+def signature_input_of(record: Record) -> bytes:
+    """`signature_input` of a record."""
+    return signature_input(record.payload_type, record.payload)
+
+
+def record_id(payload_type: str, payload: bytes) -> bytes:
+    """A record's id: SHA-256 of its signature input."""
+    return hashlib.sha256(signature_input(payload_type, payload)).digest()
+
+
+def parse_record(data: bytes) -> Record:
+    """Turn untrusted wire bytes into an unchecked record.
+
+    Raises InvalidRecord: `oversize`, `malformed`, or `not-canonical` when other bytes would encode the same record.
+    """
+    if len(data) > MAX_RECORD_BYTES:
+        raise InvalidRecord("oversize", f"a record has at most {MAX_RECORD_BYTES} bytes, this has {len(data)}.")
+    try:
+        record = _record_decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        raise InvalidRecord("malformed", f"these bytes are no record: {error}.") from None
+    if record.to_bytes() != data:
+        raise InvalidRecord("not-canonical", "the record is not in its one canonical MessagePack encoding.")
+    return record
+
+
+def parse_json_line(line: bytes) -> Record:
+    """Turn one line of a bundle into an unchecked record. Raises InvalidRecord (`oversize`, `malformed`)."""
+    if len(line) > 2 * MAX_RECORD_BYTES:
+        raise InvalidRecord("oversize", f"a line has at most {2 * MAX_RECORD_BYTES} bytes, this has {len(line)}.")
+    try:
+        text = _text_decoder.decode(line)
+        signatures = tuple(Signature(s.role, _from_base64(s.key), _from_base64(s.signature)) for s in text.signatures)
+        record = Record(text.type, _from_base64(text.payload), signatures)
+    except (msgspec.MsgspecError, binascii.Error, UnicodeError, RecursionError) as error:
+        raise InvalidRecord("malformed", f"the line is no record: {error}.") from None
+    for signature in signatures:
+        if len(signature.key) != PUBLIC_KEY_BYTES or len(signature.signature) != SIGNATURE_BYTES:
+            raise InvalidRecord("malformed", "the line is no record: a key has 33 bytes and a signature 64.")
+    return record
+
+
+def parse_message(record: Record, message_type: type[M]) -> M:
+    """The payload as a message, its form checked and its signatures not.
+
+    Raises InvalidRecord: `wrong-type`, `oversize`, `malformed`, `not-canonical`, `out-of-range`.
+    """
+    if record.payload_type != message_type.payload_type:
+        raise InvalidRecord(
+            "wrong-type", f"the record is {record.payload_type!r}; {message_type.payload_type!r} was expected."
+        )
+    if len(record.payload) > message_type.max_payload_bytes:
+        raise InvalidRecord(
+            "oversize",
+            f"the payload has {len(record.payload)} bytes; {record.payload_type} has at most "
+            f"{message_type.max_payload_bytes}.",
+        )
+    decoder = _decoders.get(message_type)
+    if decoder is None:
+        decoder = _decoders[message_type] = msgspec.msgpack.Decoder(message_type)
+    try:
+        message = decoder.decode(record.payload)
+    except msgspec.MsgspecError as error:
+        raise InvalidRecord("malformed", f"the payload is no {record.payload_type}: {error}.") from None
+    if msgspec.msgpack.encode(message) != record.payload:
+        raise InvalidRecord("not-canonical", "the payload is not in its one canonical MessagePack encoding.")
+    message.check()
+    checked: M = message
+    return checked
+
+
+def verify_record(record: Record, message_type: type[M], keys: Mapping[Role, PublicKey]) -> Signed[M]:
+    """Check that each of `keys` signed the record in its role, then read it.
+
+    Signatures in other roles are ignored: `Signed.signers` names only those that were checked.
+    Raises InvalidRecord: `signature-missing`, `wrong-key`, `bad-signature`, and what `parse_message` raises.
+    """
+    signed_bytes = signature_input_of(record)
+    for role, key in keys.items():
+        signature = record.signature_of(role)
+        if signature is None:
+            raise InvalidRecord("signature-missing", f"the {role} has not signed this {record.payload_type}.")
+        if signature.key != key.raw:
+            raise InvalidRecord("wrong-key", f"signed as {role} by another key than {key.peer_id}'s.")
+        if not key.verify(signed_bytes, signature.signature):
+            raise InvalidRecord("bad-signature", f"the {role}'s signature does not fit this {record.payload_type}.")
+    message = parse_message(record, message_type)
+    return Signed(message, record, hashlib.sha256(signed_bytes).digest(), dict(keys))
+
+
+def verify_self_signed(record: Record, message_type: type[M], role: Role) -> Signed[M]:
+    """As `verify_record`, for a record that itself names its signer: the key beside the signature is used.
+
+    The caller compares that key with the one the message names.
+    """
+    signature = record.signature_of(role)
+    if signature is None:
+        raise InvalidRecord("signature-missing", f"the {role} has not signed this {record.payload_type}.")
+    return verify_record(record, message_type, {role: parse_public_key(signature.key)})
+
+
+def sign_message(message: M, role: Role, key: SecretKey) -> Signed[M]:
+    """Encode and sign. Raises InvalidRecord (`oversize`, `out-of-range`) for what no peer would accept."""
+    message.check()
+    payload = msgspec.msgpack.encode(message)
+    if len(payload) > message.max_payload_bytes:
+        raise InvalidRecord(
+            "oversize",
+            f"{message.payload_type} has at most {message.max_payload_bytes} bytes, this has {len(payload)}.",
+        )
+    signed_bytes = signature_input(message.payload_type, payload)
+    signature = Signature(role, key.public_key.raw, key.sign(signed_bytes))
+    record = Record(message.payload_type, payload, (signature,))
+    return Signed(message, record, hashlib.sha256(signed_bytes).digest(), {role: key.public_key})
+
+
+class _TextSignature(msgspec.Struct, forbid_unknown_fields=True):
+    role: Role
+    key: str
+    signature: str
+
+
+class _TextRecord(msgspec.Struct, forbid_unknown_fields=True):
+    type: Annotated[str, msgspec.Meta(max_length=64)]
+    payload: str
+    signatures: Annotated[tuple[_TextSignature, ...], msgspec.Meta(max_length=MAX_SIGNATURES)]
+
+
+def _uvarint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _to_base64(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
+
+
+def _from_base64(text: str) -> bytes:
+    raw = base64.b64decode(text, validate=True)
+    if _to_base64(raw) != text:
+        raise binascii.Error("base64 is not canonical")
+    return raw
+
+
+_DOMAIN_PREFIX: Final = _uvarint(len(DOMAIN)) + DOMAIN.encode()
+_record_decoder: Final = msgspec.msgpack.Decoder(Record)
+_text_decoder: Final = msgspec.json.Decoder(_TextRecord)
+_decoders: Final[dict[type[Message], msgspec.msgpack.Decoder]] = {}  # type: ignore[type-arg]

@@ -1,0 +1,114 @@
+"""The request's body: what the grid must know of it, and what it adds to it (docs/spec/session.md, section 3).
+
+Every answer travels as a stream that carries the token ids: the client asks for that in the body it commits to, and
+the provider refuses a body that does not, so that the engine is sent exactly the bytes that were committed to.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from p2pgrid.errors import Refused
+from p2pgrid.proto.messages import ENDPOINTS, ModelOffer
+
+PROMPT_OVERHEAD_TOKENS: Final = 1024
+"""What a chat template may add to a prompt. No token is shorter than a byte, so a body bounds its prompt's tokens."""
+_FORBIDDEN: Final = ("kv_transfer_params", "vllm_xargs", "priority", "request_id", "use_beam_search", "prompt_embeds")
+"""Engine internals that no stranger may reach, and what cannot be streamed."""
+
+
+class StreamOptions(msgspec.Struct):
+    """OpenAI's `stream_options`, and vLLM's addition to it."""
+
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+class RequestFields(msgspec.Struct):
+    """The fields of a request that the grid reads. All others pass untouched."""
+
+    model: str
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    return_token_ids: bool | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    n: int | None = None
+    best_of: int | None = None
+    prompt: str | list[str | int | list[int]] | None = None
+    kv_transfer_params: Raw | UnsetType = UNSET
+    vllm_xargs: Raw | UnsetType = UNSET
+    priority: Raw | UnsetType = UNSET
+    request_id: Raw | UnsetType = UNSET
+    use_beam_search: Raw | UnsetType = UNSET
+    prompt_embeds: Raw | UnsetType = UNSET
+
+    @property
+    def prompts(self) -> int:
+        """How many prompts the request holds."""
+        if isinstance(self.prompt, list) and self.prompt and not isinstance(self.prompt[0], int):
+            return len(self.prompt)
+        return 1
+
+    @property
+    def choices(self) -> int:
+        """How many answers are generated."""
+        return max(self.n or 1, self.best_of or 1, 1) * self.prompts
+
+    def max_output_tokens(self, entry: ModelOffer) -> int:
+        """Most output tokens, all choices together: as asked, or what the context allows."""
+        each = self.max_completion_tokens or self.max_tokens or entry.context_tokens
+        return min(each, entry.context_tokens) * self.choices
+
+    def max_prompt_tokens(self, entry: ModelOffer, body_bytes: int) -> int:
+        """Most prompt tokens that a body of this size can hold."""
+        return min(body_bytes + PROMPT_OVERHEAD_TOKENS, entry.context_tokens) * self.prompts
+
+
+_decoder: Final = msgspec.json.Decoder(RequestFields)
+
+
+def parse_request(endpoint: str, body: bytes) -> RequestFields:
+    """Read an untrusted body. Raises Refused (`unknown-endpoint`, `bad-request`, `unsupported`)."""
+    if endpoint not in ENDPOINTS:
+        raise Refused("unknown-endpoint", f"{endpoint!r} is not served; {' and '.join(ENDPOINTS)} are.")
+    try:
+        fields = _decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise Refused("bad-request", f"the body is no request for {endpoint}: {error}.") from None
+    for name in _FORBIDDEN:
+        if getattr(fields, name) is not UNSET:
+            raise Refused("unsupported", f"the field {name!r} is not served on the grid; leave it out.")
+    for name in ("max_tokens", "max_completion_tokens", "n", "best_of"):
+        value = getattr(fields, name)
+        if value is not None and not 1 <= value <= 1_000_000:
+            raise Refused("bad-request", f"{name} is {value}; at least 1 was expected.")
+    if fields.choices > 128:
+        raise Refused("bad-request", f"{fields.choices} answers were asked for at once; at most 128 are served.")
+    return fields
+
+
+def require_metered(fields: RequestFields) -> None:
+    """Refuse (`not-metered`) a body whose answer could not be counted by both sides."""
+    options = fields.stream_options
+    if not (fields.stream and fields.return_token_ids and options and options.include_usage):
+        raise Refused(
+            "not-metered",
+            "the body must ask for stream, return_token_ids and stream_options.include_usage, "
+            "so that both sides can count.",
+        )
+
+
+def metered_body(body: dict[str, Any]) -> bytes:
+    """The body as it is committed to and sent: the program's own, asked for as a counted stream."""
+    return msgspec.json.encode(
+        {
+            **body,
+            "stream": True,
+            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+            "return_token_ids": True,
+        }
+    )

@@ -1,0 +1,503 @@
+"""The provider's side of one order, without I/O (docs/spec/session.md, sections 3 to 6).
+
+The machine is fed what the engine and the client do, and answers with actions. It holds back what would run more than
+one window ahead of the last voucher, meters what it lets go, and ends in a receipt that it proposes to the client.
+
+Who owes what at the end is decided here and nowhere else on the provider's side: see `_finish`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from p2pgrid.errors import InvalidRecord, ProtocolViolation, Refused
+from p2pgrid.proto.actions import (
+    AbortEngine,
+    Action,
+    Actions,
+    AskEngine,
+    Dispute,
+    EndStream,
+    Persist,
+    Send,
+    Settled,
+)
+from p2pgrid.proto.channel import ChannelBooks, check_clock
+from p2pgrid.proto.commitment import ResponseCommitment, request_commitment
+from p2pgrid.proto.counting import TokenCounter
+from p2pgrid.proto.keys import SecretKey
+from p2pgrid.proto.messages import Meter, ModelOffer, Offer, Order, Receipt, Status, Usage, Voucher
+from p2pgrid.proto.pricing import amount_owed, most_owed, price_of
+from p2pgrid.proto.record import Role, Signed, parse_record, sign_message, verify_record
+from p2pgrid.proto.request import RequestFields, parse_request, require_metered
+from p2pgrid.proto.sse import EventSplitter
+from p2pgrid.proto.wire import CHUNK_BYTES, Head, Kind, OrderOpening, Refusal, parse_frame
+
+VOUCHER_TIMEOUT_MS: Final = 15_000
+"""How long a full window waits for the client's voucher before the order is cut off."""
+MAX_ENGINE_ERROR_BYTES: Final = 64 * 1024
+
+
+class SellerState(Enum):
+    """Where an order stands on the provider's side."""
+
+    ASKED = auto()
+    """The engine has the request; no token yet."""
+    STREAMING = auto()
+    """Tokens flow; the window has room."""
+    HELD = auto()
+    """The window is full; a voucher must come."""
+    PROPOSED = auto()
+    """The receipt is proposed; the countersignature must come."""
+    SETTLED = auto()
+    """The receipt carries both signatures."""
+    DISPUTED = auto()
+    """The client refused the receipt."""
+
+
+class SellerEvent(Enum):
+    """What can happen to an order on the provider's side."""
+
+    TOKENS = auto()
+    WINDOW_FULL = auto()
+    VOUCHER = auto()
+    FINISHED = auto()
+    COUNTERSIGNED = auto()
+    RECEIPT_REFUSED = auto()
+
+
+_S, _E = SellerState, SellerEvent
+SELLER_TRANSITIONS: Final[dict[tuple[SellerState, SellerEvent], SellerState]] = {
+    (_S.ASKED, _E.TOKENS): _S.STREAMING,
+    (_S.ASKED, _E.FINISHED): _S.PROPOSED,
+    (_S.STREAMING, _E.TOKENS): _S.STREAMING,
+    (_S.STREAMING, _E.WINDOW_FULL): _S.HELD,
+    (_S.STREAMING, _E.VOUCHER): _S.STREAMING,
+    (_S.STREAMING, _E.FINISHED): _S.PROPOSED,
+    (_S.HELD, _E.WINDOW_FULL): _S.HELD,
+    (_S.HELD, _E.VOUCHER): _S.STREAMING,
+    (_S.HELD, _E.FINISHED): _S.PROPOSED,
+    (_S.PROPOSED, _E.VOUCHER): _S.PROPOSED,
+    (_S.PROPOSED, _E.COUNTERSIGNED): _S.SETTLED,
+    (_S.PROPOSED, _E.RECEIPT_REFUSED): _S.DISPUTED,
+}
+"""The machine as a table; what is not in it is not allowed."""
+
+
+class SellerOrder:
+    """One accepted order. Made by `accept_order`; fed with events; every method returns actions in order."""
+
+    def __init__(
+        self,
+        books: ChannelBooks,
+        order: Signed[Order],
+        entry: ModelOffer,
+        opening: OrderOpening,
+        n: int,
+        key: SecretKey,
+        now_ms: int,
+    ) -> None:
+        self.state = SellerState.ASKED
+        self.order: Final = order
+        self.books: Final = books
+        self.receipt: Signed[Receipt] | None = None
+        self._entry = entry
+        self._key = key
+        self._arrived_ms = now_ms
+        self._first_token_ms = 0
+        self._commitment = ResponseCommitment(opening.commitment_key)
+        self._splitter = EventSplitter()
+        self._counter = TokenCounter(n)
+        self._error_status = 0
+        self._error_bytes = 0
+        self._engine_ended = False
+        self._held: deque[tuple[bytes, Usage]] = deque()
+        self._delivered = Usage()
+        self._ticked = Usage()
+        self._acknowledged = Usage()
+        self._unanswered: dict[bytes, Meter] = {}
+        self._ticks = 0
+        self._held_since_ms = 0
+        books.open_orders += 1
+        books.last_order_number = order.message.order_number
+        books.reserved_pico += order.message.max_amount_pico
+
+    # -- what the shell asks ------------------------------------------------------------------------------------
+
+    @property
+    def usage(self) -> Usage:
+        """What was delivered to the client so far."""
+        return self._delivered
+
+    @property
+    def wants_engine(self) -> bool:
+        """False while the window is full: stop reading the engine."""
+        return self.state in (SellerState.ASKED, SellerState.STREAMING)
+
+    @property
+    def is_running(self) -> bool:
+        """True until the receipt is proposed."""
+        return self.state in (SellerState.ASKED, SellerState.STREAMING, SellerState.HELD)
+
+    def deadline_ms(self) -> int | None:
+        """When `tick` must be called next, or None."""
+        if self.state is SellerState.ASKED:
+            return self.order.message.first_token_deadline_ms
+        if self.state is SellerState.HELD:
+            return self._held_since_ms + VOUCHER_TIMEOUT_MS
+        return None
+
+    # -- the engine ---------------------------------------------------------------------------------------------
+
+    def engine_head(self, status: int, content_type: str) -> Actions:
+        """The engine answered with an HTTP status."""
+        if not self.is_running:
+            return ()
+        if status != 200:
+            self._error_status = status
+        return (Send(Kind.HEAD, Head(status=status, content_type=content_type[:128]).to_bytes()),)
+
+    def engine_bytes(self, data: bytes, now_ms: int) -> Actions:
+        """The engine sent bytes of its answer. Raises ProtocolViolation if they are no event stream."""
+        if not self.is_running:
+            return ()
+        if self._error_status:
+            self._error_bytes += len(data)
+            return self._chunks(data) if self._error_bytes <= MAX_ENGINE_ERROR_BYTES else ()
+        for event in self._splitter.feed(data):
+            self._counter.feed(event)
+            usage = Usage(
+                prompt_tokens=self._counter.prompt_tokens,
+                cached_tokens=self._counter.cached_tokens,
+                output_tokens=self._counter.output_tokens,
+            )
+            if not self._is_within_caps(usage):
+                return [AbortEngine(), *self._finish(Status.FAILED, now_ms)]
+            self._held.append((event, usage))
+        return self._release(now_ms)
+
+    def engine_end(self, now_ms: int) -> Actions:
+        """The engine ended its answer."""
+        if not self.is_running:
+            return ()
+        self._engine_ended = True
+        return self._finish_if_drained(now_ms)
+
+    def engine_failed(self, now_ms: int) -> Actions:
+        """The engine broke off, or never answered."""
+        if not self.is_running:
+            return ()
+        return [AbortEngine(), *self._finish(Status.FAILED, now_ms)]
+
+    # -- the client ---------------------------------------------------------------------------------------------
+
+    def message(self, kind: int, payload: bytes, now_ms: int) -> Actions:
+        """The client sent a message on the order's stream.
+
+        Raises ProtocolViolation or InvalidRecord for what no honest client sends; the order is then `link_lost`.
+        """
+        handler = {
+            Kind.VOUCHER: self._on_voucher,
+            Kind.CANCEL: self._on_cancel,
+            Kind.COUNTERSIGNATURE: self._on_countersignature,
+            Kind.RECEIPT_REFUSAL: self._on_receipt_refusal,
+        }.get(kind)  # type: ignore[call-overload]
+        if handler is None:
+            raise ProtocolViolation(f"the client sent message kind {kind} on an order's stream.")
+        actions: Actions = handler(payload, now_ms)
+        return actions
+
+    def link_lost(self, now_ms: int) -> Actions:
+        """The link or the stream is gone. What no voucher acknowledged is lost to the provider."""
+        if not self.is_running:
+            return ()
+        return [AbortEngine(), *self._finish(Status.INTERRUPTED, now_ms)]
+
+    # -- the clock ----------------------------------------------------------------------------------------------
+
+    def tick(self, now_ms: int) -> Actions:
+        """A deadline may have passed."""
+        deadline_ms = self.deadline_ms()
+        if deadline_ms is None or now_ms < deadline_ms:
+            return ()
+        status = Status.LATE if self.state is SellerState.ASKED else Status.UNACKNOWLEDGED
+        return [AbortEngine(), *self._finish(status, now_ms)]
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _move(self, event: SellerEvent) -> None:
+        following = SELLER_TRANSITIONS.get((self.state, event))
+        if following is None:
+            raise ProtocolViolation(f"{event.name} came while the order was {self.state.name}.")
+        self.state = following
+
+    def _is_within_caps(self, usage: Usage) -> bool:
+        order = self.order.message
+        return usage.prompt_tokens <= order.max_prompt_tokens and usage.output_tokens <= order.max_output_tokens
+
+    def _release(self, now_ms: int) -> list[Action]:
+        """Let held events go as far as the window reaches, with a meter tick every half window."""
+        window, interval = self.books.terms.window_tokens, self.books.terms.window_tokens // 2
+        actions: list[Action] = []
+        ready: list[bytes] = []
+        while self._held:
+            event, usage = self._held[0]
+            unacknowledged = self._delivered.output_tokens > self._acknowledged.output_tokens
+            if unacknowledged and usage.output_tokens - self._acknowledged.output_tokens > window:
+                break
+            self._held.popleft()
+            self._commitment.update(event)
+            ready.append(event)
+            if usage.output_tokens > self._delivered.output_tokens:
+                self._move(SellerEvent.TOKENS)
+                self._first_token_ms = self._first_token_ms or max(now_ms - self._arrived_ms, 1)
+            self._delivered = usage
+            if usage.output_tokens - self._ticked.output_tokens >= interval:
+                actions += self._chunks(b"".join(ready))
+                ready.clear()
+                actions += self._meter(now_ms)
+        actions += self._chunks(b"".join(ready))
+        if self._held:
+            if self._delivered.output_tokens > self._ticked.output_tokens:
+                actions += self._meter(now_ms)
+            if self.state is not SellerState.HELD:
+                self._held_since_ms = now_ms
+            self._move(SellerEvent.WINDOW_FULL)
+        return actions
+
+    def _chunks(self, data: bytes) -> list[Action]:
+        return [Send(Kind.CHUNK, data[i : i + CHUNK_BYTES]) for i in range(0, len(data), CHUNK_BYTES)]
+
+    def _meter(self, now_ms: int) -> list[Action]:
+        self._ticks += 1
+        meter = sign_message(
+            Meter(
+                channel=self.books.id,
+                order_number=self.order.message.order_number,
+                tick=self._ticks,
+                usage=self._delivered,
+                amount_pico=price_of(self._entry.tariff, self._delivered),
+                response_commitment=self._commitment.digest(),
+                metered_ms=now_ms,
+            ),
+            Role.PROVIDER,
+            self._key,
+        )
+        self._ticked = self._delivered
+        self._unanswered[meter.id] = meter.message
+        return [Persist(meter), Send(Kind.METER, meter.record.to_bytes())]
+
+    def _on_voucher(self, payload: bytes, now_ms: int) -> Actions:
+        voucher = verify_record(parse_record(payload), Voucher, {Role.CLIENT: self.books.client})
+        message = voucher.message
+        meter = self._unanswered.get(message.meter)
+        if meter is None:
+            raise ProtocolViolation("the client sent a voucher for no meter tick that is open.")
+        wanted = (meter.channel, meter.order_number, meter.tick, meter.usage, meter.amount_pico)
+        if (message.channel, message.order_number, message.tick, message.usage, message.amount_pico) != wanted:
+            raise ProtocolViolation("the client's voucher differs from the meter tick it names.")
+        self._move(SellerEvent.VOUCHER)
+        self._unanswered = {i: m for i, m in self._unanswered.items() if m.tick > meter.tick}
+        self._acknowledged = message.usage
+        actions: list[Action] = [Persist(voucher)]
+        if self.state is SellerState.STREAMING:
+            actions += self._release(now_ms)
+            actions += self._finish_if_drained(now_ms)
+        return actions
+
+    def _on_cancel(self, payload: bytes, now_ms: int) -> Actions:
+        if not self.is_running:
+            return ()
+        return [AbortEngine(), *self._finish(Status.CANCELLED, now_ms)]
+
+    def _on_countersignature(self, payload: bytes, now_ms: int) -> Actions:
+        receipt = check_countersignature(self.receipt, payload, self.books)
+        self._move(SellerEvent.COUNTERSIGNED)
+        self._close_books()
+        self.books.countersigned += 1
+        return (Persist(receipt), Settled(receipt), EndStream())
+
+    def _on_receipt_refusal(self, payload: bytes, now_ms: int) -> Actions:
+        refusal = parse_frame(payload, Refusal)
+        self._move(SellerEvent.RECEIPT_REFUSED)
+        return (Dispute(refusal.code, f"the client refused the receipt: {refusal.message}"), EndStream())
+
+    def _finish_if_drained(self, now_ms: int) -> Actions:
+        if not self._engine_ended or self._held or not self.is_running:
+            return ()
+        if self._error_status:
+            return self._finish(Status.REFUSED if self._error_status < 500 else Status.FAILED, now_ms)
+        if self._counter.error or not self._counter.done:
+            return self._finish(Status.FAILED, now_ms)
+        empty = self._delivered.output_tokens == 0
+        return self._finish(Status.EMPTY if empty else Status.COMPLETED, now_ms)
+
+    def _finish(self, status: Status, now_ms: int) -> list[Action]:
+        """Propose the receipt: the one place where the provider decides what is owed.
+
+        Interrupted and unacknowledged orders bill what the last voucher acknowledged; all others what was delivered.
+        """
+        self._move(SellerEvent.FINISHED)
+        self._held.clear()
+        by_voucher = status in (Status.INTERRUPTED, Status.UNACKNOWLEDGED)
+        receipt = propose_receipt(
+            self.books,
+            self.order,
+            self._entry,
+            self._acknowledged if by_voucher else self._delivered,
+            Ending(
+                status=status,
+                finish_reason=(self._counter.finish_reason or "")[:32],
+                response_commitment=self._commitment.digest(),
+                first_token_ms=self._first_token_ms,
+                total_ms=max(now_ms - self._arrived_ms, 0),
+            ),
+            key=self._key,
+            now_ms=now_ms,
+        )
+        self.books.reserved_pico -= self.order.message.max_amount_pico
+        self.receipt = receipt
+        return [Persist(receipt), Send(Kind.RECEIPT, receipt.record.to_bytes())]
+
+    def _close_books(self) -> None:
+        self.books.open_orders -= 1
+
+
+def check_countersignature(proposed: Signed[Receipt] | None, payload: bytes, books: ChannelBooks) -> Signed[Receipt]:
+    """The proposed receipt as the client sent it back, both signatures checked.
+
+    Raises ProtocolViolation when it is another receipt, InvalidRecord when a signature is bad.
+    """
+    record = parse_record(payload)
+    if proposed is None or record.id != proposed.id:
+        raise ProtocolViolation("the client countersigned another receipt than the one proposed.")
+    return verify_record(record, Receipt, {Role.PROVIDER: books.provider, Role.CLIENT: books.client})
+
+
+def verify_order(payload: bytes, books: ChannelBooks) -> tuple[Signed[Order], OrderOpening]:
+    """The order in an OrderOpening, signed by the channel's client. Raises ProtocolViolation, InvalidRecord."""
+    opening = parse_frame(payload, OrderOpening)
+    order = verify_record(parse_record(opening.order), Order, {Role.CLIENT: books.client})
+    if order.message.channel != books.id:
+        raise InvalidRecord("wrong-channel", "the order is for another channel.")
+    return order, opening
+
+
+def accept_order(
+    books: ChannelBooks,
+    order: Signed[Order],
+    opening: OrderOpening,
+    body: bytes,
+    offer: Signed[Offer] | None,
+    *,
+    key: SecretKey,
+    now_ms: int,
+) -> tuple[SellerOrder, Actions]:
+    """Check an order against the channel, the offer it names and its body, and take it on.
+
+    `offer` is the offer of that id if the provider signed it, else None. Raises Refused with a code of
+    docs/spec/session.md, section 4; nothing is then recorded or owed.
+    """
+    message = order.message
+    if message.order_number <= books.last_order_number:
+        raise Refused("order-number", f"order number {message.order_number} was used; a higher one was expected.")
+    check_clock(message.ordered_ms, now_ms, "the client")
+    if books.is_expired(now_ms):
+        raise Refused("channel-expired", "the channel has expired.", hint="Open a new one.")
+    if not books.may_order:
+        raise Refused(
+            "too-many-open-orders",
+            f"{books.open_orders} orders of this channel await a countersignature.",
+            hint="Countersign the receipts that are open.",
+        )
+    entry = _entry_in_force(offer, message, now_ms)
+    fields = _check_body(message, opening, body)
+    most = most_owed(entry, max_prompt_tokens=message.max_prompt_tokens, max_output_tokens=message.max_output_tokens)
+    if message.max_output_tokens < fields.max_output_tokens(entry) or message.max_amount_pico < most:
+        raise Refused("order-caps", "the order's caps do not cover what its body asks for.")
+    if message.max_amount_pico > books.credit_left_pico():
+        raise Refused(
+            "credit-exhausted",
+            f"the order may cost {message.max_amount_pico} pico-EUR; {books.credit_left_pico()} are left.",
+            hint="Settle what is open.",
+        )
+    seller = SellerOrder(books, order, entry, opening, fields.n or 1, key, now_ms)
+    return seller, (AskEngine(), Persist(order))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How an order ended, for its receipt."""
+
+    status: Status
+    finish_reason: str = ""
+    response_commitment: bytes = bytes(32)
+    """All zero where a crash lost it."""
+    first_token_ms: int = 0
+    total_ms: int = 0
+
+
+def propose_receipt(
+    books: ChannelBooks,
+    order: Signed[Order],
+    entry: ModelOffer,
+    usage: Usage,
+    ending: Ending,
+    *,
+    key: SecretKey,
+    now_ms: int,
+) -> Signed[Receipt]:
+    """Sign the channel's next receipt and make it the chain's last."""
+    message = order.message
+    amount = amount_owed(entry.tariff, usage, ending.status)
+    receipt = sign_message(
+        Receipt(
+            channel=books.id,
+            receipt_number=books.last_receipt_number + 1,
+            previous=books.last_receipt_id,
+            order_number=message.order_number,
+            order=order.id,
+            offer=message.offer,
+            model=message.model,
+            usage=usage,
+            amount_pico=amount,
+            channel_total_pico=books.total_pico + amount,
+            status=ending.status,
+            finish_reason=ending.finish_reason,
+            request_commitment=message.request_commitment,
+            response_commitment=ending.response_commitment,
+            first_token_ms=ending.first_token_ms,
+            total_ms=ending.total_ms,
+            issued_ms=now_ms,
+        ),
+        Role.PROVIDER,
+        key,
+    )
+    books.append(receipt)
+    return receipt
+
+
+def _entry_in_force(offer: Signed[Offer] | None, order: Order, now_ms: int) -> ModelOffer:
+    if offer is None:
+        raise Refused("unknown-offer", "the order names an offer that is not ours.", hint="Fetch the offer again.")
+    if not offer.message.valid_from_ms <= now_ms <= offer.message.valid_until_ms:
+        raise Refused("offer-expired", "the offer that the order names is not in force.", hint="Fetch it again.")
+    entry = offer.message.model_offer(order.model)
+    if entry is None:
+        raise Refused("unknown-model", f"the model {order.model!r} is not in the offer.")
+    if order.endpoint not in entry.endpoints:
+        raise Refused("unknown-endpoint", f"{order.endpoint!r} is not offered for {order.model!r}.")
+    return entry
+
+
+def _check_body(order: Order, opening: OrderOpening, body: bytes) -> RequestFields:
+    if request_commitment(opening.commitment_key, body) != order.request_commitment:
+        raise Refused("commitment", "the body is not the one that the order commits to.")
+    fields = parse_request(order.endpoint, body)
+    require_metered(fields)
+    if fields.model != order.model:
+        raise Refused("bad-request", f"the body asks for {fields.model!r}, the order for {order.model!r}.")
+    return fields
