@@ -104,6 +104,10 @@ class ClientConfig(Section, frozen=True, kw_only=True):
     max_cost_eur: str | None = None
     """Most that one request may cost."""
     first_token_timeout_s: Annotated[int, Meta(ge=1, le=3600)] = 120
+    slot_timeout_s: Annotated[int, Meta(ge=1, le=3600)] = 20
+    """How long a request waits for a free slot of the best provider before the next one is asked."""
+    api_key_file: str | None = None
+    """A file with the key that programs must show; without one the gateway listens on loopback alone."""
 
 
 class BootstrapConfig(Section, frozen=True, kw_only=True):
