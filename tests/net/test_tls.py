@@ -71,6 +71,7 @@ def forge(
     tls_key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | None = None,
     extra_critical: bool = False,
     without: bool = False,
+    alternative_name: bytes | None = None,
 ) -> bytes:
     own = tls_key or ec.generate_private_key(ec.SECP256R1())
     spki = own.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -87,6 +88,9 @@ def forge(
     if not without:
         extension = x509.UnrecognizedExtension(OID, signed_key(KEY, spki) if value is None else value)
         builder = builder.add_extension(extension, critical=True)
+    if alternative_name is not None:
+        oid = x509.ExtensionOID.SUBJECT_ALTERNATIVE_NAME
+        builder = builder.add_extension(x509.UnrecognizedExtension(oid, alternative_name), False)
     if extra_critical:
         builder = builder.add_extension(x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"x"), True)
     return builder.sign(signer or own, hashes.SHA256()).public_bytes(Encoding.DER)
@@ -108,6 +112,8 @@ GOOD = signed_key(KEY, b"another certificate's key")
         (b"\x30" * 9000, "over the cap"),
         (b"no certificate", "not valid"),
         (make_der()[:-1], "not valid"),
+        (make_der().replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020103")), "InvalidVersion"),
+        (forge(alternative_name=bytes.fromhex("3002a300")), "UnsupportedGeneralNameType"),
         (forge(without=True), "no libp2p extension"),
         (forge(extra_critical=True), "critical extension 1.2.3.4"),
         (forge(signer=ec.generate_private_key(ec.SECP256R1())), "not valid"),
