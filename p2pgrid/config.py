@@ -206,12 +206,17 @@ def load_config(path: Path) -> Config:
         return Config()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}.", hint="Mend or remove it.") from None
+    return parse_config(text, str(path))
+
+
+def parse_config(text: str, source: str) -> Config:
+    """Read the text of a config.toml; `source` names it in messages. Raises UsageError."""
     try:
         return msgspec.convert(tomllib.loads(text), Config, strict=True)
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path} is no TOML: {error}.", hint="Mend that line.") from None
+        raise UsageError(f"{source} is no TOML: {error}.", hint="Mend that line.") from None
     except msgspec.ValidationError as error:
-        raise UsageError(f"{path}: {error}.", hint="`p2pgrid init --print-config` shows every setting.") from None
+        raise UsageError(f"{source}: {error}.", hint="`p2pgrid init --print-config` shows every setting.") from None
 
 
 def create_key(path: Path) -> None:

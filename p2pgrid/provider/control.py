@@ -61,8 +61,8 @@ class ChannelExchange(Exchange):
         if shop.admission.is_draining:
             raise Refused("withdrawn", "this provider is shutting down.", hint="Ask another.")
         check_clock(request.now_ms, now_ms, "the client")
-        offer = shop.offers.honoured(request.offer)
-        if offer is None:
+        offer = shop.offers.find(request.offer)
+        if offer is None or offer.message.valid_until_ms < now_ms:
             raise Refused(
                 "unknown-offer", "the channel names no offer of ours in force.", hint="Fetch the offer again."
             )

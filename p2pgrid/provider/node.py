@@ -18,13 +18,14 @@ from types import TracebackType
 from typing import Final, Self
 
 from p2pgrid.config import Config, DataFolder, ModelConfig, parse_host_port
-from p2pgrid.errors import LedgerError, P2pgridError, UsageError
+from p2pgrid.errors import LedgerError, P2pgridError, Refused, UsageError
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.net import lookup_keys
 from p2pgrid.net.direct import DirectListener, listen
 from p2pgrid.net.network import Network
 from p2pgrid.net.peer_address import Health
+from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.proto.messages import DataTerms, ModelOffer, Offer
 from p2pgrid.proto.record import Signed
 from p2pgrid.provider.addresses import offered_addresses
@@ -143,6 +144,7 @@ class Provider:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         ledger = await self._open_ledger(stack)
+        await self._check_port()
         stack.push_async_callback(self.engines.aclose)
         started = time.monotonic()
         await self.engines.start(self._config.engine_timeout_s)
@@ -191,6 +193,12 @@ class Provider:
             _since(started),
         )
         return ledger
+
+    async def _check_port(self) -> None:
+        """Learn now, and not after minutes of loading a model, that the port is taken. Raises LocalError."""
+        host, port = self._listen
+        listener = await listen(host, port, self.key, on_stream=_nobody_yet)
+        await listener.aclose(drain_s=0)
 
     async def _open_listener(self, stack: AsyncExitStack, ledger: Ledger) -> None:
         self._admission = Admission(self.engines.models, self.channels, self.limits)
@@ -309,6 +317,10 @@ def advertised_keys(entries: Sequence[ModelOffer], country: str) -> list[str]:
     for entry in entries:
         keys += [lookup_keys.model_key(entry.model), lookup_keys.model_key(entry.model, country)]
     return keys
+
+
+def _nobody_yet(_: Stream) -> StreamHandler:
+    raise Refused("withdrawn", "this provider is starting.")
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -1,6 +1,6 @@
 """The provider's offers: signed, durable, shown, renewed, honoured (docs/spec/offer.md).
 
-An offer that was ever shown binds until it expires, whatever the operator changes meanwhile: `honoured` finds it. Its
+An offer that was ever shown binds until it expires, whatever the operator changes meanwhile: `find` has it. Its
 sequence number grows for ever, over restarts, and even over a lost ledger, as long as the clock goes forward.
 """
 
@@ -34,7 +34,7 @@ class OfferTerms:
 
 
 class OfferBook:
-    """Every offer of ours that is in force. Make it with `open_offers`."""
+    """Every offer of ours that is in force."""
 
     def __init__(self, ledger: Ledger, key: SecretKey, terms: OfferTerms, now_ms: Callable[[], int]) -> None:
         self._ledger = ledger
@@ -42,7 +42,7 @@ class OfferBook:
         self._terms = terms
         self._now_ms = now_ms
         self._current: Signed[Offer] | None = None
-        self._in_force: dict[bytes, Signed[Offer]] = {}
+        self._ours: dict[bytes, Signed[Offer]] = {}
         self._last_sequence = 0
         self._withdrawn = True
         self._recall()
@@ -55,12 +55,12 @@ class OfferBook:
             return None
         return offer
 
-    def honoured(self, offer_id: bytes) -> Signed[Offer] | None:
-        """The offer of that id, if it is ours and in force; withdrawn ones too, since they were shown."""
-        offer = self._in_force.get(offer_id)
-        if offer is not None and offer.message.valid_until_ms < self._now_ms():
-            del self._in_force[offer_id]
-        return offer
+    def find(self, offer_id: bytes) -> Signed[Offer] | None:
+        """The offer of that id, if it is ours; withdrawn and replaced ones too, since they were shown.
+
+        Whether it is in force is for the caller to check: expired ones are forgotten only with the next `publish`.
+        """
+        return self._ours.get(offer_id)
 
     async def publish(self, models: Sequence[ModelOffer], addresses: Sequence[str]) -> Signed[Offer]:
         """Sign the next offer, make it durable, then show it. Raises LedgerError, UsageError; the last one then stays.
@@ -91,8 +91,8 @@ class OfferBook:
             ) from None
         self._last_sequence = sequence
         await self._ledger.append(offer)
-        self._in_force = {i: o for i, o in self._in_force.items() if o.message.valid_until_ms >= now_ms}
-        self._in_force[offer.id] = offer
+        self._ours = {i: o for i, o in self._ours.items() if o.message.valid_until_ms >= now_ms}
+        self._ours[offer.id] = offer
         self._current = offer
         self._withdrawn = False
         return offer
@@ -121,7 +121,7 @@ class OfferBook:
             offer = verify_record(record, Offer, {Role.PROVIDER: own})
             self._last_sequence = max(self._last_sequence, offer.message.sequence)
             if offer.message.valid_until_ms >= now_ms:
-                self._in_force[offer.id] = offer
+                self._ours[offer.id] = offer
 
 
 _BEHIND_THE_OFFERS: Final = frozenset(f"/p2pgrid/{name}/1" for name in ("order", "meter", "voucher", "receipt"))

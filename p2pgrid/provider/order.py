@@ -180,7 +180,7 @@ class OrderExchange(Exchange):
         self._forget_body()
         channel.check_usable()
         served = shop.admission.check(order.message.model)
-        offer = shop.offers.honoured(order.message.offer)
+        offer = shop.offers.find(order.message.offer)
         machine, actions = accept_order(channel.books, order, opening, body, offer, key=shop.key, now_ms=shop.now_ms())
         self._machine = machine
         channel.live.add(self)
