@@ -25,13 +25,13 @@ def model(name: str, **fields: object) -> ModelConfig:
 async def test_a_metered_engine_is_offered_with_its_own_context() -> None:
     async with serve_fake(FakeVllm(context_tokens=1234)) as url:
         engines = EngineSet([EnginePlan(model("fake", concurrency=3), HttpEngine(url))])
-        assert engines.entries == ()
+        assert not engines.entries
         await engines.start(5)
         (entry,) = engines.entries
         assert (entry.model, entry.context_tokens, entry.concurrency) == ("fake", 1234, 3)
         assert entry.endpoints == (CHAT_COMPLETIONS, COMPLETIONS)
         await engines.aclose()
-        assert engines.entries == ()
+        assert not engines.entries
 
 
 @pytest.mark.parametrize("fault", ["no-ids", "no-usage", "wrong-usage", "wrong-prompt", "error", "garbage", "busy"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -121,7 +122,8 @@ def test_prices_and_terms_come_from_the_configuration() -> None:
         ({"price_cached_input_eur": "0.30"}, "cached input costs more"),
     ],
 )
-def test_a_bad_price_names_its_model(changes: dict[str, str], words: str) -> None:
-    model = ModelConfig(**{"name": "m", "price_input_eur": "0.20", "price_output_eur": "0.80", **changes})
+def test_a_bad_price_names_its_model(changes: dict[str, Any], words: str) -> None:
+    fields: dict[str, Any] = {"name": "m", "price_input_eur": "0.20", "price_output_eur": "0.80"}
+    model = ModelConfig(**{**fields, **changes})
     with pytest.raises(UsageError, match=f"'m'.*{words}"):
         tariff_of(model)
