@@ -22,7 +22,7 @@ from p2pgrid.proto.keys import SEED_BYTES, SecretKey
 
 DEFAULT_NETWORK = "main"
 
-CountryCode = Annotated[str, Meta(pattern="^[A-Z]{2}$")]
+CountryCode = Annotated[str, Meta(pattern=r"\A[A-Z]{2}\Z")]
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
@@ -104,6 +104,10 @@ class ClientConfig(Section, frozen=True, kw_only=True):
     max_cost_eur: str | None = None
     """Most that one request may cost."""
     first_token_timeout_s: Annotated[int, Meta(ge=1, le=3600)] = 120
+    slot_timeout_s: Annotated[int, Meta(ge=1, le=3600)] = 20
+    """How long a request waits for a free slot of the best provider before the next one is asked."""
+    api_key_file: str | None = None
+    """A file with the key that programs must show; without one the gateway listens on loopback alone."""
 
 
 class BootstrapConfig(Section, frozen=True, kw_only=True):
@@ -115,7 +119,7 @@ class BootstrapConfig(Section, frozen=True, kw_only=True):
 class Config(Section, frozen=True, kw_only=True):
     """config.toml as a whole."""
 
-    network: Annotated[str, Meta(pattern="^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")] = DEFAULT_NETWORK
+    network: Annotated[str, Meta(pattern=r"\A[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\Z")] = DEFAULT_NETWORK
     bootstrap_peers: str | None = None
     """A bootstrap_peers.toml of your own."""
     provider: ProviderConfig = ProviderConfig()

@@ -7,7 +7,7 @@ invoice line. Times are Unix milliseconds (`_ms`). No float is ever money.
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
+import re
 from typing import Final, NewType
 
 from p2pgrid.errors import UsageError
@@ -22,12 +22,14 @@ UnixMs = NewType("UnixMs", int)
 PICO_PER_EUR: Final = 10**12
 MICRO_PER_EUR: Final = 10**6
 MAX_PRICE_UPM: Final = 10**12
-"""A million EUR for a million tokens: a cap on nonsense, and a bound that keeps every amount in 63 bits."""
+"""A million EUR for a million tokens: a cap on nonsense. What still passes 63 bits has no price."""
 MAX_TOKENS: Final = 10**6 * 8
 """Most tokens in one order, either way."""
 MAX_AMOUNT_PICO: Final = 2**63 - 1
 MAX_UNIX_MS: Final = 253_402_300_799_999
 """9999-12-31T23:59:59.999Z."""
+
+_DECIMAL: Final = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,40})?")
 
 
 def parse_price_eur(text: str) -> PriceUpm:
@@ -35,18 +37,16 @@ def parse_price_eur(text: str) -> PriceUpm:
 
     Raises UsageError for what is no decimal number, is negative, or is finer than a micro-EUR.
     """
-    try:
-        value = Decimal(text) * MICRO_PER_EUR
-        whole = int(value)
-    except (InvalidOperation, ValueError, OverflowError):
-        raise UsageError(
-            f"the price {text!r} is no number.", hint='Write EUR per million tokens, like "0.20".'
-        ) from None
-    if value != whole:
+    if not _DECIMAL.fullmatch(text):
+        raise UsageError(f"the price {text[:40]!r} is no number.", hint='Write EUR per million tokens, like "0.20".')
+    whole, _, decimals = text.partition(".")
+    decimals = decimals.rstrip("0")
+    if len(decimals) > 6:
         raise UsageError(f"the price {text!r} is finer than a micro-EUR.", hint="Give at most 6 decimals.")
-    if not 0 <= whole <= MAX_PRICE_UPM:
+    price = abs(int(whole)) * MICRO_PER_EUR + int(decimals.ljust(6, "0"))
+    if text.startswith("-") or price > MAX_PRICE_UPM:
         raise UsageError(f"the price {text!r} is out of range.", hint="Give EUR per million tokens, 0 to 1000000.")
-    return PriceUpm(whole)
+    return PriceUpm(price)
 
 
 def format_price_eur(price_upm: int) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from p2pgrid.audit.bundle_file import read_bundle
 from p2pgrid.errors import UsageError
+from p2pgrid.ledger.bundle import read_bundle
 from p2pgrid.proto.record import Role
 from p2pgrid.proto.verdict import Bundle, Verdict, audit_records
 

@@ -69,6 +69,8 @@ EXPLAINED: Final[dict[type[Section], dict[str, str]]] = {
         "countries": 'Buy only there; empty: anywhere. For example: ["DE", "LT"]',
         "max-cost-eur": 'Most that one request may cost. Not set; for example: "0.05"',
         "first-token-timeout-s": "Nothing is owed for an answer whose first token comes later.",
+        "slot-timeout-s": "How long a request waits for a free slot of the best provider before the next is asked.",
+        "api-key-file": "A file with the key that programs must show. Not set: listen on loopback alone.",
     },
     BootstrapConfig: {"libp2p-listen": "Where an introducing peer listens."},
 }

@@ -71,9 +71,7 @@ def cli(ctx: click.Context, data: Path | None) -> None:
 def main() -> None:
     """Entry point: errors become one line and an exit code; a traceback is for bugs alone."""
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
+        code = cli.main(standalone_mode=False)  # what a command gave to ctx.exit; click returns it, raises nothing
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -87,6 +85,7 @@ def main() -> None:
     except P2pgridError as error:
         show_error(error)
         sys.exit(error.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def show_error(error: P2pgridError) -> None:

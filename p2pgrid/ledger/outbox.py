@@ -51,7 +51,9 @@ class Outbox:
         """True if nothing waits."""
         return not self._queue
 
-    def _drain(self, _: asyncio.Future[None]) -> None:
+    def _drain(self, written: asyncio.Future[None] | None = None) -> None:
+        if written is not None and not written.cancelled():
+            written.exception()  # Seen: after the first failure nobody asks the others.
         queue = self._queue
         while queue and not self._failed:
             item = queue[0]
@@ -63,7 +65,12 @@ class Outbox:
                     self._fail(item)
             else:
                 queue.popleft()
-                item()
+                try:
+                    item()
+                except BaseException:
+                    # The effect's fault goes to the loop's handler; what stands behind it must not wait for ever.
+                    asyncio.get_running_loop().call_soon(self._drain)
+                    raise
 
     def _fail(self, future: asyncio.Future[None]) -> None:
         self._failed = True

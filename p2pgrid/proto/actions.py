@@ -62,6 +62,13 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """The receipt of another order of this channel waited for this one: call that order's `proceed` now (client)."""
+
+    order_number: int
+
+
+@dataclass(frozen=True, slots=True)
 class EndStream:
     """Nothing more will be sent on the stream."""
 
@@ -77,5 +84,5 @@ class Dispute:
     message: str
 
 
-Action = Persist | KeepEvidence | Send | AskEngine | AbortEngine | Deliver | Settled | EndStream | Dispute
+Action = Persist | KeepEvidence | Send | AskEngine | AbortEngine | Deliver | Settled | Turn | EndStream | Dispute
 Actions = Sequence[Action]

@@ -22,17 +22,45 @@ from p2pgrid.proto.actions import (
     Persist,
     Send,
     Settled,
+    Turn,
 )
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS, ChannelBooks
 from p2pgrid.proto.commitment import ResponseCommitment, request_commitment
 from p2pgrid.proto.counting import TokenCounter
 from p2pgrid.proto.keys import SecretKey
-from p2pgrid.proto.messages import Meter, ModelOffer, Offer, Order, Receipt, Status, Usage, Voucher
-from p2pgrid.proto.pricing import amount_owed, most_owed, owes_nothing, price_of
+from p2pgrid.proto.messages import (
+    FINISH_REASON_CHARS,
+    Meter,
+    ModelOffer,
+    Offer,
+    Order,
+    Receipt,
+    Status,
+    Usage,
+    Voucher,
+)
+from p2pgrid.proto.pricing import (
+    amount_owed,
+    is_billed_by_voucher,
+    is_within_caps,
+    most_owed,
+    owes_nothing,
+    price_of,
+    usage_of,
+)
 from p2pgrid.proto.record import Record, Role, Signed, parse_record, sign_message, verify_record
 from p2pgrid.proto.request import RequestFields
 from p2pgrid.proto.sse import EventSplitter
-from p2pgrid.proto.wire import CHUNK_BYTES, Head, Kind, OrderOpening, Refusal, parse_frame
+from p2pgrid.proto.wire import (
+    CHUNK_BYTES,
+    MAX_ENGINE_ERROR_BYTES,
+    Head,
+    Kind,
+    OrderOpening,
+    Refusal,
+    parse_frame,
+)
+from p2pgrid.units import MAX_TOKENS
 
 
 class BuyerState(Enum):
@@ -42,6 +70,8 @@ class BuyerState(Enum):
     """The order is signed; nothing came back yet."""
     RECEIVING = auto()
     """The engine has answered."""
+    WAITING = auto()
+    """The receipt came before one that stands before it in the chain, whose stream is slower."""
     SETTLED = auto()
     """The receipt carries both signatures."""
     REFUSED = auto()
@@ -59,6 +89,7 @@ class BuyerEvent(Enum):
     CHUNK = auto()
     METER = auto()
     RECEIPT = auto()
+    EARLY_RECEIPT = auto()
     REFUSAL = auto()
     FAULT = auto()
     LINK_LOST = auto()
@@ -69,17 +100,20 @@ BUYER_TRANSITIONS: Final[dict[tuple[BuyerState, BuyerEvent], BuyerState]] = {
     (_S.ORDERED, _E.HEAD): _S.RECEIVING,
     (_S.ORDERED, _E.REFUSAL): _S.REFUSED,
     (_S.ORDERED, _E.RECEIPT): _S.SETTLED,
+    (_S.ORDERED, _E.EARLY_RECEIPT): _S.WAITING,
     (_S.ORDERED, _E.FAULT): _S.DISPUTED,
     (_S.ORDERED, _E.LINK_LOST): _S.LOST,
     (_S.RECEIVING, _E.CHUNK): _S.RECEIVING,
     (_S.RECEIVING, _E.METER): _S.RECEIVING,
     (_S.RECEIVING, _E.RECEIPT): _S.SETTLED,
+    (_S.RECEIVING, _E.EARLY_RECEIPT): _S.WAITING,
     (_S.RECEIVING, _E.FAULT): _S.DISPUTED,
     (_S.RECEIVING, _E.LINK_LOST): _S.LOST,
+    (_S.WAITING, _E.RECEIPT): _S.SETTLED,
+    (_S.WAITING, _E.FAULT): _S.DISPUTED,
+    (_S.WAITING, _E.LINK_LOST): _S.LOST,
 }
 """The machine as a table; what is not in it is not allowed."""
-
-_DELIVERED_IN_FULL: Final = (Status.COMPLETED, Status.CANCELLED)
 
 
 class BuyerOrder:
@@ -108,19 +142,14 @@ class BuyerOrder:
         self._vouched = Usage()
         self._ticks = 0
         self._cancelled = False
-        books.open_orders += 1
-        books.last_order_number = order.message.order_number
-        books.reserved_pico += order.message.max_amount_pico
+        self._error_bytes = 0
+        self._early: bytes | None = None
+        books.open_order(order.message)
 
     @property
     def usage(self) -> Usage:
         """Our own count of what has been delivered."""
-        counter = self.counter
-        return Usage(
-            prompt_tokens=counter.prompt_tokens,
-            cached_tokens=counter.cached_tokens,
-            output_tokens=counter.output_tokens,
-        )
+        return usage_of(self.counter)
 
     @property
     def vouched(self) -> Usage:
@@ -130,7 +159,7 @@ class BuyerOrder:
     @property
     def is_open(self) -> bool:
         """True while something may still come on the order's stream."""
-        return self.state in (BuyerState.ORDERED, BuyerState.RECEIVING)
+        return self.state in (BuyerState.ORDERED, BuyerState.RECEIVING, BuyerState.WAITING)
 
     def cost_pico(self) -> int:
         """What the delivered tokens cost, by our own count."""
@@ -152,6 +181,8 @@ class BuyerOrder:
         try:
             if handler is None:
                 raise ProtocolViolation(f"the provider sent message kind {kind} on an order's stream.")
+            if self.state is BuyerState.WAITING:
+                raise ProtocolViolation(f"the provider sent message kind {kind} after its receipt.")
             actions: Actions = handler(payload, now_ms)
             return actions
         except ProtocolViolation as violation:
@@ -161,15 +192,26 @@ class BuyerOrder:
 
     def cancel(self) -> Actions:
         """Our program has gone or wants no more: the provider stops, and bills what was delivered."""
-        if not self.is_open or self._cancelled:
+        if self.state not in (BuyerState.ORDERED, BuyerState.RECEIVING) or self._cancelled:
             return ()
         self._cancelled = True
         return (Send(Kind.CANCEL, b""),)
+
+    def proceed(self, now_ms: int) -> Actions:
+        """The receipt that this order's waited for is countersigned (`Turn`): judge ours now. Never raises."""
+        if self.state is not BuyerState.WAITING or self._early is None:
+            return ()
+        payload, self._early = self._early, None
+        try:
+            return self._on_receipt(payload, now_ms)
+        except InvalidRecord as invalid:
+            return self._dispute(invalid.code, str(invalid))
 
     def link_lost(self) -> None:
         """The link or the stream is gone. The books stay open until the channel is resumed."""
         if self.is_open:
             self._move(BuyerEvent.LINK_LOST)
+            self.books.leave_turn(self.order.message.order_number)
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -180,14 +222,16 @@ class BuyerOrder:
         self.state = following
 
     def _on_head(self, payload: bytes, now_ms: int) -> Actions:
+        head = parse_frame(payload, Head)
         self._move(BuyerEvent.HEAD)
-        self.head = parse_frame(payload, Head)
+        self.head = head
         return ()
 
     def _on_refusal(self, payload: bytes, now_ms: int) -> Actions:
+        refusal = parse_frame(payload, Refusal)
         self._move(BuyerEvent.REFUSAL)
-        self.refusal = parse_frame(payload, Refusal)
-        self._close_books()
+        self.refusal = refusal
+        self.books.close_order(self.order.message.order_number)
         return (EndStream(),)
 
     def _on_chunk(self, data: bytes, now_ms: int) -> Actions:
@@ -196,6 +240,10 @@ class BuyerOrder:
             self._commitment.update(data)
             for event in self._splitter.feed(data):
                 self.counter.feed(event)
+        else:
+            self._error_bytes += len(data)
+            if self._error_bytes > MAX_ENGINE_ERROR_BYTES:
+                raise ProtocolViolation(f"the provider sent an error of over {MAX_ENGINE_ERROR_BYTES} bytes.")
         return (Deliver(data),)
 
     def _on_meter(self, payload: bytes, now_ms: int) -> Actions:
@@ -227,12 +275,14 @@ class BuyerOrder:
         if (meter.channel, meter.order_number, meter.tick) != (order.channel, order.order_number, self._ticks + 1):
             return "wrong-slot", "the meter tick is for another channel or order, or out of turn."
         counted = self.usage
+        if self.counter.contradiction:
+            return "wrong-count", f"the answer contradicts itself: {self.counter.contradiction}."
+        if not is_within_caps(counted, order):
+            return "over-caps", f"{_counts(counted)} were delivered, which passes the order's caps."
         if meter.usage != counted:
             return "wrong-count", f"the meter says {_counts(meter.usage)}; {_counts(counted)} were counted here."
         if meter.amount_pico != price_of(self.entry.tariff, counted):
             return "wrong-amount", f"the meter says {meter.amount_pico} pico-EUR; the tariff gives {self.cost_pico()}."
-        if meter.amount_pico > order.max_amount_pico:
-            return "over-caps", "the meter passes the most that the order allows."
         if meter.response_commitment != self._commitment.digest():
             return "wrong-commitment", "the meter commits to other bytes than were delivered."
         return _clock_fault(meter.metered_ms, now_ms)
@@ -241,52 +291,59 @@ class BuyerOrder:
         record = parse_record(payload)
         receipt = verify_record(record, Receipt, {Role.PROVIDER: self.books.provider})
         fault = (
-            self.books.chain_fault(receipt.message)
-            or receipt_fault(receipt.message, self.order, self.entry)
+            receipt_fault(receipt.message, self.order, self.entry)
             or self._ending_fault(receipt.message)
             or _clock_fault(receipt.message.issued_ms, now_ms)
         )
+        if fault is None and self._must_wait(receipt.message):
+            self._move(BuyerEvent.EARLY_RECEIPT)
+            self._early = payload
+            self.books.wait_for_turn(receipt.message)
+            return ()
+        fault = fault or self.books.chain_fault(receipt.message)
         if fault:
             refusal = Refusal(code=fault[0], message=fault[1])
             return [Send(Kind.RECEIPT_REFUSAL, refusal.to_bytes()), *self._dispute(*fault, record)]
         self._move(BuyerEvent.RECEIPT)
         self.receipt = countersign(self.books, receipt, self._key)
-        self._close_books()
-        return (
+        actions: list[Action] = [
             Persist(self.receipt),
             Send(Kind.COUNTERSIGNATURE, self.receipt.record.to_bytes()),
             EndStream(),
             Settled(self.receipt),
-        )
+        ]
+        following = self.books.order_in_turn()
+        return actions if following is None else [*actions, Turn(following)]
+
+    def _must_wait(self, receipt: Receipt) -> bool:
+        """True if the gap before this receipt can be filled by other orders of ours that are open."""
+        missing = receipt.receipt_number - self.books.last_receipt_number - 1
+        return 0 < missing < self.books.open_orders and self.books.is_turn_free(receipt)
 
     def _ending_fault(self, receipt: Receipt) -> tuple[str, str] | None:
         """Hold the receipt against what this side saw of the answer."""
         counted = self.usage
-        if receipt.status in (Status.INTERRUPTED, Status.UNACKNOWLEDGED):
-            if not self._vouched.covers(receipt.usage):
-                return (
-                    "wrong-count",
-                    f"the receipt bills {_counts(receipt.usage)}; {_counts(self._vouched)} are vouched.",
-                )
-            return None
+        if is_billed_by_voucher(receipt.status):
+            return _beyond_voucher(receipt, self._vouched, self.entry)
         if receipt.usage != counted:
             return "wrong-count", f"the receipt says {_counts(receipt.usage)}; {_counts(counted)} were counted here."
-        if receipt.status in _DELIVERED_IN_FULL and receipt.response_commitment != self._commitment.digest():
+        if receipt.response_commitment != self._commitment.digest():
             return "wrong-commitment", "the receipt commits to other bytes than were delivered."
+        if receipt.finish_reason != (self.counter.finish_reason or "")[:FINISH_REASON_CHARS]:
+            return "wrong-status", f"the receipt's finish reason {receipt.finish_reason!r} is not the answer's."
         if receipt.status is Status.CANCELLED and not self._cancelled:
             return "wrong-status", "the receipt says cancelled; this side did not cancel."
         if receipt.status is Status.COMPLETED and (self.counter.error or not self.counter.done):
             return "wrong-status", "the receipt says completed; the answer failed or did not end."
+        if not owes_nothing(receipt.status) and self.counter.contradiction:
+            return "wrong-count", f"the answer contradicts itself: {self.counter.contradiction}."
         return None
 
     def _dispute(self, code: str, message: str, record: Record | None = None) -> list[Action]:
         self._move(BuyerEvent.FAULT)
+        self.books.leave_turn(self.order.message.order_number)
         kept: Sequence[Action] = (KeepEvidence(record, f"{code}: {message}"),) if record is not None else ()
         return [*kept, Dispute(code, message)]
-
-    def _close_books(self) -> None:
-        self.books.open_orders -= 1
-        self.books.reserved_pico -= self.order.message.max_amount_pico
 
 
 def place_order(
@@ -305,17 +362,18 @@ def place_order(
     """Sign an order for a body made by `metered_body`. The shell sends the body's pieces and ends its direction.
 
     `max_amount_pico` is what the program allows; it must cover the order's caps. Raises Refused with the codes that the
-    provider would use (`unknown-model`, `offer-expired`, `channel-expired`, `credit-exhausted`), and `over-budget`.
+    provider would use (`unknown-model`, `unknown-endpoint`, `offer-expired`, `unknown-offer`, `wrong-currency`,
+    `channel-expired`, `too-many-open-orders`, `bad-request`, `credit-exhausted`), and `over-budget`.
     """
-    entry = offer.message.model_offer(fields.model)
-    if entry is None:
-        raise Refused("unknown-model", f"the model {fields.model!r} is not in the offer.")
-    if now_ms > offer.message.valid_until_ms:
-        raise Refused("offer-expired", "the offer is not in force any more.", hint="Fetch it again.")
-    if books.is_expired(now_ms):
-        raise Refused("channel-expired", "the channel has expired.", hint="Open a new one.")
+    entry = _entry_on_offer(books, offer, fields.model, endpoint, now_ms)
     max_prompt = fields.max_prompt_tokens(entry, len(body))
     max_output = fields.max_output_tokens(entry)
+    if max(max_prompt, max_output) > MAX_TOKENS:
+        raise Refused(
+            "bad-request",
+            f"the answers may come to {max_output} tokens; an order has at most {MAX_TOKENS} either way.",
+            hint="Ask for fewer answers or set max_tokens.",
+        )
     most = most_owed(entry, max_prompt_tokens=max_prompt, max_output_tokens=max_output)
     if max_amount_pico is not None and most > max_amount_pico:
         raise Refused(
@@ -352,28 +410,54 @@ def place_order(
     return buyer, [Persist(order), Send(Kind.ORDER, opening.to_bytes()), *pieces]
 
 
+def _entry_on_offer(books: ChannelBooks, offer: Signed[Offer], model: str, endpoint: str, now_ms: int) -> ModelOffer:
+    entry = offer.message.model_offer(model)
+    if entry is None:
+        raise Refused("unknown-model", f"the model {model!r} is not in the offer.")
+    if endpoint not in entry.endpoints:
+        raise Refused("unknown-endpoint", f"{endpoint!r} is not offered for {model!r}.")
+    if offer.message.provider != books.provider.raw:
+        raise Refused("unknown-offer", "the offer is another provider's than the channel's.")
+    if offer.message.currency != books.terms.currency:
+        raise Refused("wrong-currency", "the offer's currency is not the channel's.", hint="Open a new channel.")
+    if now_ms > offer.message.valid_until_ms:
+        raise Refused("offer-expired", "the offer is not in force any more.", hint="Fetch it again.")
+    if books.is_expired(now_ms):
+        raise Refused("channel-expired", "the channel has expired.", hint="Open a new one.")
+    if not books.may_order:
+        raise Refused(
+            "too-many-open-orders",
+            f"{books.open_orders} orders are open on the channel, as many as the provider grants now.",
+            hint="Wait for one to end.",
+        )
+    return entry
+
+
 def receipt_fault(receipt: Receipt, order: Signed[Order], entry: ModelOffer) -> tuple[str, str] | None:
     """What can be said of a receipt from its order and tariff alone: a finding code and a sentence, or None."""
     message = order.message
     named = (receipt.order_number, receipt.order, receipt.offer, receipt.model, receipt.request_commitment)
     if named != (message.order_number, order.id, message.offer, message.model, message.request_commitment):
         return "wrong-order", "the receipt is not for the order that was placed."
+    if not is_within_caps(receipt.usage, message):
+        return "over-caps", f"the receipt's {_counts(receipt.usage)} pass the order's caps."
     owed = amount_owed(entry.tariff, receipt.usage, receipt.status)
     if receipt.amount_pico != owed:
         code = "refund-rule" if owes_nothing(receipt.status) else "wrong-amount"
         return code, f"the receipt bills {receipt.amount_pico} pico-EUR; tariff and refund rule give {owed}."
-    usage = receipt.usage
-    if usage.prompt_tokens > message.max_prompt_tokens or usage.output_tokens > message.max_output_tokens:
-        return "over-caps", f"the receipt's {_counts(usage)} pass the order's caps."
     if receipt.amount_pico > message.max_amount_pico:
         return "over-caps", "the receipt's amount passes the most that the order allows."
+    if receipt.amount_pico and receipt.first_token_ms > message.first_token_timeout_ms:
+        return "refund-rule", "the receipt bills an answer whose first token came after the deadline."
+    if receipt.issued_ms < message.ordered_ms - CLOCK_TOLERANCE_MS:
+        return "clock-skew", "the receipt is dated before its order."
     return None
 
 
 def countersign(books: ChannelBooks, receipt: Signed[Receipt], key: SecretKey) -> Signed[Receipt]:
-    """Sign a checked proposal and make it the chain's last."""
+    """Sign a checked proposal, make it the chain's last, and close its order in the books."""
     books.append(receipt)
-    books.countersigned += 1
+    books.settle(receipt.message)
     return receipt.countersigned(Role.CLIENT, key)
 
 
@@ -390,8 +474,10 @@ def check_resumed(
 ) -> Signed[Receipt]:
     """Countersign a receipt that comes after a lost link, within what this side can still know.
 
-    `delivered` is our own count where this process made it; after a crash it is None, and up to one window beyond the
-    last voucher is accepted: that is the most that is ever at risk. Raises InvalidRecord with the finding's code.
+    `delivered` is our own count where this process made it, None after a crash. The provider may have ended the order
+    before it knew that the link was gone, so up to one window beyond the last voucher is accepted although it never
+    arrived: that is the most that is ever at risk. The order is then closed in the books, which are those that it was
+    placed in, or were restored with it. Raises InvalidRecord with the finding's code.
     """
     receipt = verify_record(proposal, Receipt, {Role.PROVIDER: books.provider})
     message = receipt.message
@@ -399,16 +485,33 @@ def check_resumed(
         books.chain_fault(message) or receipt_fault(message, order, entry) or _clock_fault(message.issued_ms, now_ms)
     )
     if fault is None and not owes_nothing(message.status):
-        by_voucher = message.status in (Status.INTERRUPTED, Status.UNACKNOWLEDGED)
-        if by_voucher and not vouched.covers(message.usage):
-            fault = "wrong-count", f"the receipt bills {_counts(message.usage)}; {_counts(vouched)} are vouched."
-        elif not by_voucher and delivered is not None and message.usage != delivered:
-            fault = "wrong-count", f"the receipt bills {_counts(message.usage)}; {_counts(delivered)} arrived."
-        elif message.usage.output_tokens > vouched.output_tokens + books.terms.window_tokens:
-            fault = "beyond-window", "the receipt bills more than one window beyond the last voucher."
+        if is_billed_by_voucher(message.status):
+            fault = _beyond_voucher(message, vouched, entry)
+        else:
+            fault = _beyond_window(message.usage, vouched, delivered or vouched, books.terms.window_tokens)
     if fault is not None:
         raise InvalidRecord(*fault)
     return countersign(books, receipt, key)
+
+
+def _beyond_window(usage: Usage, vouched: Usage, known: Usage, window_tokens: int) -> tuple[str, str] | None:
+    if known.prompt_tokens and usage.prompt_tokens != known.prompt_tokens:
+        return (
+            "wrong-count",
+            f"the receipt bills a prompt of {usage.prompt_tokens}; {known.prompt_tokens} were counted.",
+        )
+    if usage.cached_tokens < known.cached_tokens:
+        return "wrong-count", f"the receipt leaves out cached tokens; {known.cached_tokens} were counted."
+    if usage.output_tokens > max(known.output_tokens, vouched.output_tokens + window_tokens):
+        return "beyond-window", "the receipt bills more than one window beyond the last voucher."
+    return None
+
+
+def _beyond_voucher(receipt: Receipt, vouched: Usage, entry: ModelOffer) -> tuple[str, str] | None:
+    # Fewer cached tokens make the same counts dearer, so the amount is compared too.
+    if vouched.covers(receipt.usage) and receipt.amount_pico <= price_of(entry.tariff, vouched):
+        return None
+    return "wrong-count", f"the receipt bills {_counts(receipt.usage)}; {_counts(vouched)} are vouched."
 
 
 def _clock_fault(their_ms: int, our_ms: int) -> tuple[str, str] | None:

@@ -11,7 +11,7 @@ from typing import Final
 
 from p2pgrid.errors import InvalidRecord, Refused
 from p2pgrid.proto.keys import PublicKey, SecretKey, parse_public_key
-from p2pgrid.proto.messages import Channel, Offer, Receipt, Terms, channel_id
+from p2pgrid.proto.messages import Channel, Offer, Order, Receipt, Terms, channel_id
 from p2pgrid.proto.record import Record, Role, Signed, sign_message, verify_record
 
 CLOCK_TOLERANCE_MS: Final = 120_000
@@ -44,7 +44,11 @@ def allowed_open_orders(channel: Channel, countersigned: int) -> int:
 
 
 class ChannelBooks:
-    """What both sides track alike. `open_orders` counts orders without a countersigned receipt."""
+    """What both sides track alike. `open_orders` counts orders without a countersigned receipt.
+
+    After a restart the provider passes as `open_orders` how many the ledger holds of those, proposals among them; the
+    client calls `open_order` for each of its own, so that their cost is reserved until the channel is resumed.
+    """
 
     def __init__(self, channel: Signed[Channel], head: ChannelHead, *, open_orders: int = 0) -> None:
         self.signed: Final = channel
@@ -58,8 +62,13 @@ class ChannelBooks:
         self.total_pico = head.total_pico
         self.countersigned = head.countersigned
         self.open_orders = open_orders
-        self.reserved_pico = 0
-        """Most that the open orders can add to the total."""
+        self._reserved: dict[int, int] = {}
+        self._waiting: dict[int, int] = {}
+
+    @property
+    def reserved_pico(self) -> int:
+        """Most that orders without a receipt can add to the total."""
+        return sum(self._reserved.values())
 
     @property
     def may_order(self) -> bool:
@@ -73,6 +82,51 @@ class ChannelBooks:
     def is_expired(self, now_ms: int) -> bool:
         """True once no order may be placed on the channel."""
         return now_ms >= self.terms.expires_ms
+
+    def claim_order_number(self, number: int) -> None:
+        """Use up an order's number when the order arrives (provider). Raises Refused (`order-number`).
+
+        Orders arrive in order, their bodies may not: the number must not be judged only when the body is whole.
+        """
+        if number <= self.last_order_number:
+            raise Refused("order-number", f"order number {number} was used; a higher one was expected.")
+        self.last_order_number = number
+
+    def open_order(self, order: Order) -> None:
+        """An order is under way: reserve the most that it may cost."""
+        self.open_orders += 1
+        self.last_order_number = max(self.last_order_number, order.order_number)
+        self._reserved[order.order_number] = order.max_amount_pico
+
+    def release(self, order_number: int) -> None:
+        """The order's cost is known: reserve nothing for it any more."""
+        self._reserved.pop(order_number, None)
+
+    def close_order(self, order_number: int) -> None:
+        """The order needs nothing more: refused, never arrived, or its receipt carries both signatures."""
+        self.release(order_number)
+        self.open_orders = max(self.open_orders - 1, 0)
+
+    def settle(self, receipt: Receipt) -> None:
+        """A receipt carries both signatures now."""
+        self.countersigned += 1
+        self.close_order(receipt.order_number)
+
+    def wait_for_turn(self, receipt: Receipt) -> None:
+        """The receipt of an order came before one that stands before it in the chain (client)."""
+        self._waiting[receipt.receipt_number] = receipt.order_number
+
+    def is_turn_free(self, receipt: Receipt) -> bool:
+        """True if no other order waits with a receipt of that number."""
+        return receipt.receipt_number not in self._waiting
+
+    def leave_turn(self, order_number: int) -> None:
+        """The order waits no more: its stream is gone."""
+        self._waiting = {n: o for n, o in self._waiting.items() if o != order_number}
+
+    def order_in_turn(self) -> int | None:
+        """The number of the order whose waiting receipt is the chain's next, or None. It waits no more."""
+        return self._waiting.pop(self.last_receipt_number + 1, None)
 
     def append(self, receipt: Signed[Receipt]) -> None:
         """Make the receipt the chain's last. The caller has checked that it fits."""
@@ -124,7 +178,8 @@ def accept_channel(
 ) -> Signed[Channel]:
     """The client's half: check that the proposed channel is the one asked for, and countersign.
 
-    Raises InvalidRecord, or Refused (`clock-skew`) when the clocks are too far apart.
+    The credit limit is the provider's to set for each client; all other terms are the offer's. Raises InvalidRecord,
+    or Refused (`clock-skew`) when the clocks are too far apart.
     """
     provider = parse_public_key(offer.message.provider)
     signed = verify_record(record, Channel, {Role.PROVIDER: provider})
@@ -133,7 +188,7 @@ def accept_channel(
         raise InvalidRecord("wrong-channel", "the provider signed a channel that was not asked for.")
     as_offered = (
         channel.currency == offer.message.currency
-        and channel.credit_limit_pico >= 0
+        and channel.expires_ms - channel.opened_ms == terms.channel_days * _DAY_MS
         and channel.window_tokens == terms.window_tokens
         and channel.max_open_orders == terms.max_open_orders
         and channel.dispute_days == terms.dispute_days

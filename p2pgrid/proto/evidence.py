@@ -6,6 +6,7 @@ that key is held against the party's. Copies of one record are merged: what one 
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -116,7 +117,8 @@ class Evidence:
             self._docket.add(draft)
             self._docket.add_blemish(Blemish(draft))
             return
-        record_id, signed = entry.id, signature_input_of(entry)
+        signed = signature_input_of(entry)
+        record_id = hashlib.sha256(signed).digest()
         good: dict[Role, bytes] = {}
         bad: list[tuple[str, str]] = []
         for signature in entry.signatures:

@@ -1,8 +1,9 @@
 """Ed25519 keys, their admission, and peer ids (docs/spec/record.md, section 2).
 
 A public key on the wire is 33 bytes: one algorithm byte (1, the number libp2p gives Ed25519) and the 32 bytes
-of RFC 8032. Only canonical encodings of points of the prime-order subgroup are admitted. Under that rule
-cofactored and cofactorless verification agree, so two auditors with different libraries reach one verdict.
+of RFC 8032. Only canonical encodings of points of the prime-order subgroup are admitted, and verification is the
+cofactorless one, which compares R byte by byte (libsodium, OpenSSL): so two auditors with different libraries reach
+one verdict. A cofactored verifier would also take signatures whose R has a small-order part.
 """
 
 from __future__ import annotations
@@ -101,4 +102,7 @@ def parse_peer_id(text: str) -> PublicKey:
         raise InvalidRecord("key-not-admissible", f"{text!r} is no peer id: it is not base58.") from None
     if len(raw) != len(_PEER_ID_PREFIX) + 32 or not raw.startswith(_PEER_ID_PREFIX):
         raise InvalidRecord("key-not-admissible", f"{text!r} is no peer id of an Ed25519 key (12D3KooW...).")
-    return parse_public_key(bytes([ALGORITHM_ED25519]) + raw[len(_PEER_ID_PREFIX) :])
+    key = parse_public_key(bytes([ALGORITHM_ED25519]) + raw[len(_PEER_ID_PREFIX) :])
+    if key.peer_id != text:
+        raise InvalidRecord("key-not-admissible", f"{text!r} is not how that peer id is written.")
+    return key

@@ -27,12 +27,16 @@ Tokens = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
 Amount = Annotated[int, Meta(ge=0, le=MAX_AMOUNT_PICO)]
 Price = Annotated[int, Meta(ge=0, le=MAX_PRICE_UPM)]
 TimeMs = Annotated[int, Meta(ge=0, le=MAX_UNIX_MS)]
-DurationMs = Annotated[int, Meta(ge=0, le=10**9)]
+MAX_DURATION_MS: Final = 10**9
+DurationMs = Annotated[int, Meta(ge=0, le=MAX_DURATION_MS)]
 ShortText = Annotated[str, Meta(max_length=128)]
 ModelName = Annotated[str, Meta(min_length=1, max_length=128)]
-CountryCode = Annotated[str, Meta(pattern="^[A-Z]{2}$")]
+# Patterns end in \Z: Python's `$` also matches before a last line feed.
+CurrencyCode = Annotated[str, Meta(pattern=r"\A[A-Z]{3}\Z")]
+CountryCode = Annotated[str, Meta(pattern=r"\A[A-Z]{2}\Z")]
 
 DEFAULT_WINDOW_TOKENS: Final = 256
+FINISH_REASON_CHARS: Final = 32
 COUNTING_RULE: Final = "delivered-ids/1"
 REFUND_RULE: Final = "by-status/1"
 ENDPOINTS: Final = ("/v1/chat/completions", "/v1/completions")
@@ -120,7 +124,7 @@ class Offer(Message, frozen=True, kw_only=True):
     valid_from_ms: TimeMs
     valid_until_ms: TimeMs
     operator: ShortText
-    currency: Annotated[str, Meta(pattern="^[A-Z]{3}$")]
+    currency: CurrencyCode
     addresses: Annotated[tuple[Annotated[str, Meta(max_length=256)], ...], Meta(max_length=16)]
     """Multiaddrs of the direct road, `/ip4/.../tcp/PORT/tls` or `/dns/...`."""
     data_terms: DataTerms
@@ -153,7 +157,7 @@ class Channel(Message, frozen=True, kw_only=True):
     client: Key
     provider_nonce: Id
     client_nonce: Id
-    currency: Annotated[str, Meta(pattern="^[A-Z]{3}$")]
+    currency: CurrencyCode
     credit_limit_pico: Amount
     window_tokens: Annotated[int, Meta(ge=16, le=65_536)]
     max_open_orders: Annotated[int, Meta(ge=1, le=1024)]
@@ -185,9 +189,14 @@ class Order(Message, frozen=True, kw_only=True):
     max_amount_pico: Amount
     ordered_ms: TimeMs
     first_token_deadline_ms: TimeMs
-    """Nothing is owed when the first token comes later than this."""
+    """By the client's clock. Nothing is owed when the first token comes later: see `first_token_timeout_ms`."""
     prompt_tokens: Tokens = 0
     """The client's own count where it holds the tokenizer; 0 if it does not."""
+
+    @property
+    def first_token_timeout_ms(self) -> int:
+        """How long after the order's arrival a first token counts. A duration: clocks may differ by two minutes."""
+        return self.first_token_deadline_ms - self.ordered_ms
 
 
 class Meter(Message, frozen=True, kw_only=True):
@@ -226,7 +235,7 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
     """The client stopped it. Billed: prompt and what was delivered."""
     INTERRUPTED = "interrupted"
-    """The link was lost. Billed: what a voucher acknowledged."""
+    """The link was lost, or the engine went past the order's caps. Billed: what a voucher acknowledged."""
     UNACKNOWLEDGED = "unacknowledged"
     """The window was full and no voucher came. Billed: what a voucher acknowledged."""
     FAILED = "failed"
@@ -257,7 +266,8 @@ class Receipt(Message, frozen=True, kw_only=True):
     channel_total_pico: Amount
     """Sum of the channel's amounts up to and with this receipt."""
     status: Status
-    finish_reason: Annotated[str, Meta(max_length=32)]
+    finish_reason: Annotated[str, Meta(max_length=FINISH_REASON_CHARS)]
+    """The engine's, in the bytes delivered; cut to 32 characters. Empty where a voucher decides."""
     request_commitment: Id
     response_commitment: Id
     first_token_ms: DurationMs

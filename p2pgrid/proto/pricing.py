@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from p2pgrid.errors import InvalidRecord
-from p2pgrid.proto.messages import ModelOffer, Status, Tariff, Usage
+from p2pgrid.errors import InvalidRecord, Refused
+from p2pgrid.proto.counting import TokenCounter
+from p2pgrid.proto.messages import ModelOffer, Order, Status, Tariff, Usage
 from p2pgrid.units import MAX_AMOUNT_PICO, AmountPico
 
+_BY_VOUCHER: Final = frozenset({Status.INTERRUPTED, Status.UNACKNOWLEDGED})
 _NOTHING_OWED: Final = frozenset({Status.FAILED, Status.EMPTY, Status.REFUSED, Status.LATE})
 
 
@@ -23,6 +25,27 @@ def price_of(tariff: Tariff, usage: Usage) -> AmountPico:
     return AmountPico(amount)
 
 
+def usage_of(counter: TokenCounter) -> Usage:
+    """What a counter says is billed, the same on both sides. Cached tokens beyond the prompt lower nothing."""
+    prompt_tokens = counter.prompt_tokens
+    return Usage(
+        prompt_tokens=prompt_tokens,
+        cached_tokens=min(counter.cached_tokens, prompt_tokens),
+        output_tokens=counter.output_tokens,
+    )
+
+
+def is_within_caps(usage: Usage, order: Order) -> bool:
+    """True if the usage stays within the order's caps, and the client's own count of the prompt if it gave one."""
+    most_prompt = min(order.max_prompt_tokens, order.prompt_tokens or order.max_prompt_tokens)
+    return usage.prompt_tokens <= most_prompt and usage.output_tokens <= order.max_output_tokens
+
+
+def is_billed_by_voucher(status: Status) -> bool:
+    """True for the endings that bill what the last voucher acknowledged."""
+    return status in _BY_VOUCHER
+
+
 def owes_nothing(status: Status) -> bool:
     """True for the endings that the provider bears."""
     return status in _NOTHING_OWED
@@ -34,5 +57,10 @@ def amount_owed(tariff: Tariff, usage: Usage, status: Status) -> AmountPico:
 
 
 def most_owed(entry: ModelOffer, *, max_prompt_tokens: int, max_output_tokens: int) -> AmountPico:
-    """The most that an order within these counts can cost."""
-    return price_of(entry.tariff, Usage(prompt_tokens=max_prompt_tokens, output_tokens=max_output_tokens))
+    """The most that an order within these counts can cost. Raises Refused (`credit-exhausted`) beyond 63 bits."""
+    try:
+        return price_of(entry.tariff, Usage(prompt_tokens=max_prompt_tokens, output_tokens=max_output_tokens))
+    except InvalidRecord:
+        raise Refused(
+            "credit-exhausted", "the order may cost more than any channel's credit.", hint="Lower max_tokens."
+        ) from None

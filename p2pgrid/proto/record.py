@@ -131,17 +131,18 @@ def record_id(payload_type: str, payload: bytes) -> bytes:
 def parse_record(data: bytes) -> Record:
     """Turn untrusted wire bytes into an unchecked record.
 
-    Raises InvalidRecord: `oversize`, `malformed`, or `not-canonical` when other bytes would encode the same record.
+    Raises InvalidRecord: `oversize`, `malformed` (also two signatures in one role), or `not-canonical` when other
+    bytes would encode the same record.
     """
     if len(data) > MAX_RECORD_BYTES:
         raise InvalidRecord("oversize", f"a record has at most {MAX_RECORD_BYTES} bytes, this has {len(data)}.")
     try:
         record = _record_decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InvalidRecord("malformed", f"these bytes are no record: {error}.") from None
     if record.to_bytes() != data:
         raise InvalidRecord("not-canonical", "the record is not in its one canonical MessagePack encoding.")
-    return record
+    return _with_one_signature_a_role(record)
 
 
 def parse_json_line(line: bytes) -> Record:
@@ -157,7 +158,9 @@ def parse_json_line(line: bytes) -> Record:
     for signature in signatures:
         if len(signature.key) != PUBLIC_KEY_BYTES or len(signature.signature) != SIGNATURE_BYTES:
             raise InvalidRecord("malformed", "the line is no record: a key has 33 bytes and a signature 64.")
-    return record
+    if len(record.payload) > MAX_RECORD_BYTES:
+        raise InvalidRecord("oversize", f"a payload has at most {MAX_RECORD_BYTES} bytes.")
+    return _with_one_signature_a_role(record)
 
 
 def parse_message(record: Record, message_type: type[M]) -> M:
@@ -180,7 +183,7 @@ def parse_message(record: Record, message_type: type[M]) -> M:
         decoder = _decoders[message_type] = msgspec.msgpack.Decoder(message_type)
     try:
         message = decoder.decode(record.payload)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InvalidRecord("malformed", f"the payload is no {record.payload_type}: {error}.") from None
     if msgspec.msgpack.encode(message) != record.payload:
         raise InvalidRecord("not-canonical", "the payload is not in its one canonical MessagePack encoding.")
@@ -220,15 +223,11 @@ def verify_self_signed(record: Record, message_type: type[M], role: Role) -> Sig
 
 
 def sign_message(message: M, role: Role, key: SecretKey) -> Signed[M]:
-    """Encode and sign. Raises InvalidRecord (`oversize`, `out-of-range`) for what no peer would accept."""
-    message.check()
+    """Encode and sign. Raises InvalidRecord, as `parse_message` does, for what no peer would accept."""
     payload = msgspec.msgpack.encode(message)
-    if len(payload) > message.max_payload_bytes:
-        raise InvalidRecord(
-            "oversize",
-            f"{message.payload_type} has at most {message.max_payload_bytes} bytes, this has {len(payload)}.",
-        )
     signed_bytes = signature_input(message.payload_type, payload)
+    # Constructing a struct checks no range; reading it back does, and nothing is signed that fails.
+    parse_message(Record(message.payload_type, payload, ()), type(message))
     signature = Signature(role, key.public_key.raw, key.sign(signed_bytes))
     record = Record(message.payload_type, payload, (signature,))
     return Signed(message, record, hashlib.sha256(signed_bytes).digest(), {role: key.public_key})
@@ -244,6 +243,14 @@ class _TextRecord(msgspec.Struct, forbid_unknown_fields=True):
     type: Annotated[str, msgspec.Meta(max_length=64)]
     payload: str
     signatures: Annotated[tuple[_TextSignature, ...], msgspec.Meta(max_length=MAX_SIGNATURES)]
+
+
+def _with_one_signature_a_role(record: Record) -> Record:
+    """Refuse two signatures in one role: readers that take the first and the last would differ on who signed."""
+    roles = {s.role for s in record.signatures}
+    if len(roles) != len(record.signatures):
+        raise InvalidRecord("malformed", "the record has two signatures in one role.")
+    return record
 
 
 def _uvarint(value: int) -> bytes:

@@ -16,7 +16,17 @@ from p2pgrid.proto.messages import ENDPOINTS, ModelOffer
 
 PROMPT_OVERHEAD_TOKENS: Final = 1024
 """What a chat template may add to a prompt. No token is shorter than a byte, so a body bounds its prompt's tokens."""
-_FORBIDDEN: Final = ("kv_transfer_params", "vllm_xargs", "priority", "request_id", "use_beam_search", "prompt_embeds")
+_FORBIDDEN: Final = (
+    "kv_transfer_params",
+    "vllm_xargs",
+    "priority",
+    "request_id",
+    "use_beam_search",
+    "prompt_embeds",
+    "chat_template",
+    "mm_processor_kwargs",
+    "media_io_kwargs",
+)
 """Engine internals that no stranger may reach, and what cannot be streamed."""
 
 
@@ -39,12 +49,16 @@ class RequestFields(msgspec.Struct):
     n: int | None = None
     best_of: int | None = None
     prompt: str | list[str | int | list[int]] | None = None
+    echo: bool | None = None
     kv_transfer_params: Raw | UnsetType = UNSET
     vllm_xargs: Raw | UnsetType = UNSET
     priority: Raw | UnsetType = UNSET
     request_id: Raw | UnsetType = UNSET
     use_beam_search: Raw | UnsetType = UNSET
     prompt_embeds: Raw | UnsetType = UNSET
+    chat_template: Raw | UnsetType = UNSET
+    mm_processor_kwargs: Raw | UnsetType = UNSET
+    media_io_kwargs: Raw | UnsetType = UNSET
 
     @property
     def prompts(self) -> int:
@@ -60,12 +74,13 @@ class RequestFields(msgspec.Struct):
 
     def max_output_tokens(self, entry: ModelOffer) -> int:
         """Most output tokens, all choices together: as asked, or what the context allows."""
-        each = self.max_completion_tokens or self.max_tokens or entry.context_tokens
+        # Which of the two counts depends on the endpoint; the larger one covers both readings.
+        each = max(self.max_completion_tokens or 0, self.max_tokens or 0) or entry.context_tokens
         return min(each, entry.context_tokens) * self.choices
 
     def max_prompt_tokens(self, entry: ModelOffer, body_bytes: int) -> int:
         """Most prompt tokens that a body of this size can hold."""
-        return min(body_bytes + PROMPT_OVERHEAD_TOKENS, entry.context_tokens) * self.prompts
+        return min(body_bytes + PROMPT_OVERHEAD_TOKENS * self.prompts, entry.context_tokens * self.prompts)
 
 
 _decoder: Final = msgspec.json.Decoder(RequestFields)
@@ -82,6 +97,8 @@ def parse_request(endpoint: str, body: bytes) -> RequestFields:
     for name in _FORBIDDEN:
         if getattr(fields, name) is not UNSET:
             raise Refused("unsupported", f"the field {name!r} is not served on the grid; leave it out.")
+    if fields.echo:
+        raise Refused("unsupported", "echo is not served on the grid: the prompt's ids would count as output.")
     for name in ("max_tokens", "max_completion_tokens", "n", "best_of"):
         value = getattr(fields, name)
         if value is not None and not 1 <= value <= 1_000_000:
@@ -103,12 +120,16 @@ def require_metered(fields: RequestFields) -> None:
 
 
 def metered_body(body: dict[str, Any]) -> bytes:
-    """The body as it is committed to and sent: the program's own, asked for as a counted stream."""
-    return msgspec.json.encode(
-        {
-            **body,
-            "stream": True,
-            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
-            "return_token_ids": True,
-        }
-    )
+    """The body as it is committed to and sent: the program's own, asked for as a counted stream.
+
+    Raises Refused (`bad-request`) for what has no JSON encoding (half a surrogate pair, say).
+    """
+    asked = {
+        "stream": True,
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+        "return_token_ids": True,
+    }
+    try:
+        return msgspec.json.encode({**body, **asked})
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise Refused("bad-request", f"the body cannot be written as JSON: {error}.") from None

@@ -181,7 +181,8 @@ def _counts_against_order(usage: Usage, order: Order, what: str) -> list[Fault]:
     if usage.output_tokens > order.max_output_tokens:
         sentence = f"In {what} the answer has {usage.output_tokens} tokens; the order allows {order.max_output_tokens}."
         return [Fault("over-caps", sentence)]
-    if order.prompt_tokens and usage != _NOTHING and usage.prompt_tokens != order.prompt_tokens:
+    # 0 is "not counted yet", and bills nothing.
+    if order.prompt_tokens and usage.prompt_tokens and usage.prompt_tokens != order.prompt_tokens:
         sentence = f"In {what} the prompt has {usage.prompt_tokens} tokens; the client counted {order.prompt_tokens}."
         return [Fault("prompt-count", sentence)]
     if usage.prompt_tokens > order.max_prompt_tokens:
@@ -211,12 +212,14 @@ def _counts_against_voucher(
             return []
         sentence = f"{what} ({receipt.status}) bills {_counts(receipt.usage)}; vouchers cover {_counts(floor)}."
         return [Fault("beyond-window", sentence)]
+    # Only output is held to the window: a prompt counts as its choices start, several prompts one after another, and
+    # what it may come to at most stands in the order.
     ahead = receipt.usage.output_tokens - floor.output_tokens
-    prompt_grew = voucher is not None and receipt.usage.prompt_tokens > floor.prompt_tokens
-    if countersigned or (ahead <= window_tokens and not prompt_grew):
+    if countersigned or ahead <= window_tokens:
         return []
-    over = f"{ahead} output tokens" if ahead > window_tokens else "a longer prompt"
-    sentence = f"{what}, not countersigned, claims {over} beyond the last voucher; the window is {window_tokens}."
+    sentence = (
+        f"{what}, not countersigned, claims {ahead} tokens beyond the last voucher; the window is {window_tokens}."
+    )
     return [Fault("beyond-window", sentence)]
 
 

@@ -29,16 +29,33 @@ from p2pgrid.proto.channel import ChannelBooks, check_clock
 from p2pgrid.proto.commitment import ResponseCommitment, request_commitment
 from p2pgrid.proto.counting import TokenCounter
 from p2pgrid.proto.keys import SecretKey
-from p2pgrid.proto.messages import Meter, ModelOffer, Offer, Order, Receipt, Status, Usage, Voucher
-from p2pgrid.proto.pricing import amount_owed, most_owed, price_of
+from p2pgrid.proto.messages import (
+    FINISH_REASON_CHARS,
+    MAX_DURATION_MS,
+    Meter,
+    ModelOffer,
+    Offer,
+    Order,
+    Receipt,
+    Status,
+    Usage,
+    Voucher,
+)
+from p2pgrid.proto.pricing import (
+    amount_owed,
+    is_billed_by_voucher,
+    is_within_caps,
+    most_owed,
+    price_of,
+    usage_of,
+)
 from p2pgrid.proto.record import Role, Signed, parse_record, sign_message, verify_record
 from p2pgrid.proto.request import RequestFields, parse_request, require_metered
 from p2pgrid.proto.sse import EventSplitter
-from p2pgrid.proto.wire import CHUNK_BYTES, Head, Kind, OrderOpening, Refusal, parse_frame
+from p2pgrid.proto.wire import CHUNK_BYTES, MAX_ENGINE_ERROR_BYTES, Head, Kind, OrderOpening, Refusal, parse_frame
 
 VOUCHER_TIMEOUT_MS: Final = 15_000
 """How long a full window waits for the client's voucher before the order is cut off."""
-MAX_ENGINE_ERROR_BYTES: Final = 64 * 1024
 
 
 class SellerState(Enum):
@@ -65,6 +82,7 @@ class SellerEvent(Enum):
     WINDOW_FULL = auto()
     VOUCHER = auto()
     FINISHED = auto()
+    CANCEL = auto()
     COUNTERSIGNED = auto()
     RECEIPT_REFUSED = auto()
 
@@ -81,10 +99,20 @@ SELLER_TRANSITIONS: Final[dict[tuple[SellerState, SellerEvent], SellerState]] = 
     (_S.HELD, _E.VOUCHER): _S.STREAMING,
     (_S.HELD, _E.FINISHED): _S.PROPOSED,
     (_S.PROPOSED, _E.VOUCHER): _S.PROPOSED,
+    (_S.PROPOSED, _E.CANCEL): _S.PROPOSED,
     (_S.PROPOSED, _E.COUNTERSIGNED): _S.SETTLED,
     (_S.PROPOSED, _E.RECEIPT_REFUSED): _S.DISPUTED,
 }
 """The machine as a table; what is not in it is not allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """An event that waits for the window, and what stands delivered once it has gone."""
+
+    event: bytes
+    usage: Usage
+    finish_reason: str
 
 
 class SellerOrder:
@@ -114,16 +142,16 @@ class SellerOrder:
         self._error_status = 0
         self._error_bytes = 0
         self._engine_ended = False
-        self._held: deque[tuple[bytes, Usage]] = deque()
+        self._held: deque[_Held] = deque()
         self._delivered = Usage()
+        self._finish_reason = ""
         self._ticked = Usage()
         self._acknowledged = Usage()
+        self._acknowledged_commitment = self._commitment.digest()
         self._unanswered: dict[bytes, Meter] = {}
         self._ticks = 0
         self._held_since_ms = 0
-        books.open_orders += 1
-        books.last_order_number = order.message.order_number
-        books.reserved_pico += order.message.max_amount_pico
+        books.open_order(order.message)
 
     # -- what the shell asks ------------------------------------------------------------------------------------
 
@@ -145,7 +173,7 @@ class SellerOrder:
     def deadline_ms(self) -> int | None:
         """When `tick` must be called next, or None."""
         if self.state is SellerState.ASKED:
-            return self.order.message.first_token_deadline_ms
+            return self._arrived_ms + self.order.message.first_token_timeout_ms
         if self.state is SellerState.HELD:
             return self._held_since_ms + VOUCHER_TIMEOUT_MS
         return None
@@ -153,31 +181,30 @@ class SellerOrder:
     # -- the engine ---------------------------------------------------------------------------------------------
 
     def engine_head(self, status: int, content_type: str) -> Actions:
-        """The engine answered with an HTTP status."""
+        """The engine answered with an HTTP status; once, before its bytes. No three-digit status counts as 502."""
         if not self.is_running:
             return ()
+        status = status if 100 <= status <= 599 else 502
         if status != 200:
             self._error_status = status
         return (Send(Kind.HEAD, Head(status=status, content_type=content_type[:128]).to_bytes()),)
 
     def engine_bytes(self, data: bytes, now_ms: int) -> Actions:
-        """The engine sent bytes of its answer. Raises ProtocolViolation if they are no event stream."""
+        """The engine sent bytes of its answer. What is no event stream, or contradicts itself, ends the order."""
         if not self.is_running:
             return ()
         if self._error_status:
+            data = data[: MAX_ENGINE_ERROR_BYTES - self._error_bytes]
             self._error_bytes += len(data)
-            return self._chunks(data) if self._error_bytes <= MAX_ENGINE_ERROR_BYTES else ()
-        for event in self._splitter.feed(data):
-            self._counter.feed(event)
-            usage = Usage(
-                prompt_tokens=self._counter.prompt_tokens,
-                cached_tokens=self._counter.cached_tokens,
-                output_tokens=self._counter.output_tokens,
-            )
-            if not self._is_within_caps(usage):
-                return [AbortEngine(), *self._finish(Status.FAILED, now_ms)]
-            self._held.append((event, usage))
-        return self._release(now_ms)
+            return self._chunks(data)
+        try:
+            status = self._take_in(data)
+        except ProtocolViolation:
+            status = Status.FAILED
+        actions = self._release(now_ms)
+        if status is not None and self.is_running:
+            actions += [AbortEngine(), *self._finish(status, now_ms)]
+        return actions
 
     def engine_end(self, now_ms: int) -> Actions:
         """The engine ended its answer."""
@@ -211,7 +238,10 @@ class SellerOrder:
         return actions
 
     def link_lost(self, now_ms: int) -> Actions:
-        """The link or the stream is gone. What no voucher acknowledged is lost to the provider."""
+        """The link or the stream is gone. What no voucher acknowledged is lost to the provider.
+
+        The receipt is proposed again when the channel is resumed; see `accept_countersignature`.
+        """
         if not self.is_running:
             return ()
         return [AbortEngine(), *self._finish(Status.INTERRUPTED, now_ms)]
@@ -226,6 +256,11 @@ class SellerOrder:
         status = Status.LATE if self.state is SellerState.ASKED else Status.UNACKNOWLEDGED
         return [AbortEngine(), *self._finish(status, now_ms)]
 
+    def _is_late(self, now_ms: int) -> bool:
+        """True if no token has gone out and none may be billed any more, whether or not `tick` was called yet."""
+        deadline_ms = self.deadline_ms()
+        return self.state is SellerState.ASKED and deadline_ms is not None and now_ms >= deadline_ms
+
     # -- inside -------------------------------------------------------------------------------------------------
 
     def _move(self, event: SellerEvent) -> None:
@@ -234,9 +269,20 @@ class SellerOrder:
             raise ProtocolViolation(f"{event.name} came while the order was {self.state.name}.")
         self.state = following
 
-    def _is_within_caps(self, usage: Usage) -> bool:
-        order = self.order.message
-        return usage.prompt_tokens <= order.max_prompt_tokens and usage.output_tokens <= order.max_output_tokens
+    def _take_in(self, data: bytes) -> Status | None:
+        """Count the engine's events and put them in line. Returns how the order must end, or None to go on."""
+        for event in self._splitter.feed(data):
+            self._counter.feed(event)
+            usage = usage_of(self._counter)
+            if self._counter.contradiction:
+                return Status.FAILED
+            if not is_within_caps(usage, self.order.message):
+                # The engine did more than was ordered. FAILED would make what went out before free of charge, and a
+                # body that an engine reads otherwise than we do a way to get answers for nothing.
+                return Status.INTERRUPTED
+            reason = (self._counter.finish_reason or "")[:FINISH_REASON_CHARS]
+            self._held.append(_Held(event, usage, reason))
+        return None
 
     def _release(self, now_ms: int) -> list[Action]:
         """Let held events go as far as the window reaches, with a meter tick every half window."""
@@ -244,11 +290,13 @@ class SellerOrder:
         actions: list[Action] = []
         ready: list[bytes] = []
         while self._held:
-            event, usage = self._held[0]
+            event, usage = self._held[0].event, self._held[0].usage
+            if usage.output_tokens > self._delivered.output_tokens and self._is_late(now_ms):
+                return [*actions, *self._chunks(b"".join(ready)), AbortEngine(), *self._finish(Status.LATE, now_ms)]
             unacknowledged = self._delivered.output_tokens > self._acknowledged.output_tokens
             if unacknowledged and usage.output_tokens - self._acknowledged.output_tokens > window:
                 break
-            self._held.popleft()
+            self._finish_reason = self._held.popleft().finish_reason
             self._commitment.update(event)
             ready.append(event)
             if usage.output_tokens > self._delivered.output_tokens:
@@ -302,6 +350,7 @@ class SellerOrder:
         self._move(SellerEvent.VOUCHER)
         self._unanswered = {i: m for i, m in self._unanswered.items() if m.tick > meter.tick}
         self._acknowledged = message.usage
+        self._acknowledged_commitment = meter.response_commitment
         actions: list[Action] = [Persist(voucher)]
         if self.state is SellerState.STREAMING:
             actions += self._release(now_ms)
@@ -309,15 +358,18 @@ class SellerOrder:
         return actions
 
     def _on_cancel(self, payload: bytes, now_ms: int) -> Actions:
+        if payload:
+            raise ProtocolViolation(f"the client sent a CANCEL of {len(payload)} bytes; none were expected.")
         if not self.is_running:
+            self._move(SellerEvent.CANCEL)
             return ()
-        return [AbortEngine(), *self._finish(Status.CANCELLED, now_ms)]
+        return [AbortEngine(), *self._finish(Status.LATE if self._is_late(now_ms) else Status.CANCELLED, now_ms)]
 
     def _on_countersignature(self, payload: bytes, now_ms: int) -> Actions:
         receipt = check_countersignature(self.receipt, payload, self.books)
         self._move(SellerEvent.COUNTERSIGNED)
-        self._close_books()
-        self.books.countersigned += 1
+        self.books.settle(receipt.message)
+        self.receipt = receipt
         return (Persist(receipt), Settled(receipt), EndStream())
 
     def _on_receipt_refusal(self, payload: bytes, now_ms: int) -> Actions:
@@ -338,11 +390,12 @@ class SellerOrder:
     def _finish(self, status: Status, now_ms: int) -> list[Action]:
         """Propose the receipt: the one place where the provider decides what is owed.
 
-        Interrupted and unacknowledged orders bill what the last voucher acknowledged; all others what was delivered.
+        Interrupted and unacknowledged orders state what the last voucher acknowledged, and the commitment of its
+        meter; all others what was delivered.
         """
         self._move(SellerEvent.FINISHED)
         self._held.clear()
-        by_voucher = status in (Status.INTERRUPTED, Status.UNACKNOWLEDGED)
+        by_voucher = is_billed_by_voucher(status)
         receipt = propose_receipt(
             self.books,
             self.order,
@@ -350,20 +403,16 @@ class SellerOrder:
             self._acknowledged if by_voucher else self._delivered,
             Ending(
                 status=status,
-                finish_reason=(self._counter.finish_reason or "")[:32],
-                response_commitment=self._commitment.digest(),
-                first_token_ms=self._first_token_ms,
-                total_ms=max(now_ms - self._arrived_ms, 0),
+                finish_reason="" if by_voucher else self._finish_reason,
+                response_commitment=self._acknowledged_commitment if by_voucher else self._commitment.digest(),
+                first_token_ms=min(self._first_token_ms, MAX_DURATION_MS),
+                total_ms=min(max(now_ms - self._arrived_ms, 0), MAX_DURATION_MS),
             ),
             key=self._key,
             now_ms=now_ms,
         )
-        self.books.reserved_pico -= self.order.message.max_amount_pico
         self.receipt = receipt
         return [Persist(receipt), Send(Kind.RECEIPT, receipt.record.to_bytes())]
-
-    def _close_books(self) -> None:
-        self.books.open_orders -= 1
 
 
 def check_countersignature(proposed: Signed[Receipt] | None, payload: bytes, books: ChannelBooks) -> Signed[Receipt]:
@@ -377,12 +426,27 @@ def check_countersignature(proposed: Signed[Receipt] | None, payload: bytes, boo
     return verify_record(record, Receipt, {Role.PROVIDER: books.provider, Role.CLIENT: books.client})
 
 
+def accept_countersignature(proposed: Signed[Receipt], payload: bytes, books: ChannelBooks) -> Signed[Receipt]:
+    """A countersignature that came when the channel was resumed: check it, and close the order in the books.
+
+    Call it once for each proposal; the caller then persists what is returned. Raises as `check_countersignature` does.
+    """
+    receipt = check_countersignature(proposed, payload, books)
+    books.settle(receipt.message)
+    return receipt
+
+
 def verify_order(payload: bytes, books: ChannelBooks) -> tuple[Signed[Order], OrderOpening]:
-    """The order in an OrderOpening, signed by the channel's client. Raises ProtocolViolation, InvalidRecord."""
+    """The order in an OrderOpening, signed by the channel's client. It uses up the order's number.
+
+    Call it when the message arrives, before the body: bodies of orders sent at once end in any order. Raises
+    ProtocolViolation, InvalidRecord, and Refused (`order-number`).
+    """
     opening = parse_frame(payload, OrderOpening)
     order = verify_record(parse_record(opening.order), Order, {Role.CLIENT: books.client})
     if order.message.channel != books.id:
         raise InvalidRecord("wrong-channel", "the order is for another channel.")
+    books.claim_order_number(order.message.order_number)
     return order, opening
 
 
@@ -398,12 +462,11 @@ def accept_order(
 ) -> tuple[SellerOrder, Actions]:
     """Check an order against the channel, the offer it names and its body, and take it on.
 
-    `offer` is the offer of that id if the provider signed it, else None. Raises Refused with a code of
-    docs/spec/session.md, section 4; nothing is then recorded or owed.
+    `order` and `opening` come from `verify_order`, and are used once. `offer` is the offer of that id if the provider
+    signed it, else None. Raises Refused with a code of docs/spec/session.md, section 4; nothing is then recorded or
+    owed.
     """
     message = order.message
-    if message.order_number <= books.last_order_number:
-        raise Refused("order-number", f"order number {message.order_number} was used; a higher one was expected.")
     check_clock(message.ordered_ms, now_ms, "the client")
     if books.is_expired(now_ms):
         raise Refused("channel-expired", "the channel has expired.", hint="Open a new one.")
@@ -413,8 +476,10 @@ def accept_order(
             f"{books.open_orders} orders of this channel await a countersignature.",
             hint="Countersign the receipts that are open.",
         )
-    entry = _entry_in_force(offer, message, now_ms)
+    entry = _entry_in_force(offer, message, books, now_ms)
     fields = _check_body(message, opening, body)
+    if message.first_token_timeout_ms <= 0:
+        raise Refused("order-caps", "the order's deadline for the first token is not after its own time.")
     most = most_owed(entry, max_prompt_tokens=message.max_prompt_tokens, max_output_tokens=message.max_output_tokens)
     if message.max_output_tokens < fields.max_output_tokens(entry) or message.max_amount_pico < most:
         raise Refused("order-caps", "the order's caps do not cover what its body asks for.")
@@ -450,7 +515,7 @@ def propose_receipt(
     key: SecretKey,
     now_ms: int,
 ) -> Signed[Receipt]:
-    """Sign the channel's next receipt and make it the chain's last."""
+    """Sign the channel's next receipt and make it the chain's last. The order stays open until it is countersigned."""
     message = order.message
     amount = amount_owed(entry.tariff, usage, ending.status)
     receipt = sign_message(
@@ -477,14 +542,17 @@ def propose_receipt(
         key,
     )
     books.append(receipt)
+    books.release(message.order_number)
     return receipt
 
 
-def _entry_in_force(offer: Signed[Offer] | None, order: Order, now_ms: int) -> ModelOffer:
-    if offer is None:
+def _entry_in_force(offer: Signed[Offer] | None, order: Order, books: ChannelBooks, now_ms: int) -> ModelOffer:
+    if offer is None or offer.id != order.offer:
         raise Refused("unknown-offer", "the order names an offer that is not ours.", hint="Fetch the offer again.")
     if not offer.message.valid_from_ms <= now_ms <= offer.message.valid_until_ms:
         raise Refused("offer-expired", "the offer that the order names is not in force.", hint="Fetch it again.")
+    if offer.message.currency != books.terms.currency:
+        raise Refused("wrong-currency", "the offer's currency is not the channel's.", hint="Open a new channel.")
     entry = offer.message.model_offer(order.model)
     if entry is None:
         raise Refused("unknown-model", f"the model {order.model!r} is not in the offer.")

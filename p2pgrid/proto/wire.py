@@ -18,6 +18,8 @@ from p2pgrid.proto.messages import Id
 
 MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 """Largest request body."""
+MAX_ENGINE_ERROR_BYTES: Final = 64 * 1024
+"""Most of an engine's error body (HTTP status other than 200) that is passed on."""
 CHUNK_BYTES: Final = 32 * 1024
 """Bulk bytes are cut to frames of at most this size."""
 
@@ -120,7 +122,7 @@ def parse_frame(data: bytes, frame_type: type[F]) -> F:
     """Turn a peer's bytes into a frame. Raises ProtocolViolation unless they are its canonical encoding."""
     try:
         frame = msgspec.msgpack.decode(data, type=frame_type)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ProtocolViolation(f"the peer sent no {frame_type.__name__}: {error}.") from None
     if frame.to_bytes() != data:
         raise ProtocolViolation(f"the peer sent a {frame_type.__name__} that is not canonical.")

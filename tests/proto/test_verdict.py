@@ -400,15 +400,6 @@ def proposal_beyond_the_window() -> list[Bundle]:
 
 
 @vector("beyond-window", P)
-def proposal_with_a_longer_prompt() -> list[Bundle]:
-    grid = two_receipts()
-    order = grid.order()
-    grid.voucher(grid.meter(order, USAGE))
-    grid.receipt(order, msgspec.structs.replace(USAGE, prompt_tokens=500), countersign=False)
-    return both(grid)
-
-
-@vector("beyond-window", P)
 def interrupted_beyond_the_voucher() -> list[Bundle]:
     grid = two_receipts()
     order = grid.order()
