@@ -33,9 +33,9 @@ class EngineRefused(Refused):
     """
 
     def __init__(self, status: int, error: dict[str, Any]) -> None:
-        super().__init__(
-            "engine-refused" if status in _PASSED_ON_STATUS else "engine-failed", str(error.get("message", ""))
-        )
+        # The engine's own words may repeat the prompt: they go to the program, and into no log.
+        code = "engine-refused" if status in _PASSED_ON_STATUS else "engine-failed"
+        super().__init__(code, f"the provider's engine answered with status {status}.")
         self.status = status
         self.error = error
 

@@ -30,6 +30,7 @@ from p2pgrid.client.openai_api import (
     without_token_ids,
 )
 from p2pgrid.client.purchaser import Purchaser
+from p2pgrid.client.text import printable
 from p2pgrid.errors import LocalError, P2pgridError, Refused, RemoteError, UsageError
 from p2pgrid.proto.messages import ENDPOINTS
 from p2pgrid.proto.wire import MAX_BODY_BYTES
@@ -81,10 +82,10 @@ class Gateway:
             kept = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
             return _json(http_error_body(error.status, text), error.status, kept)
         except P2pgridError as error:
-            status = status_of(error)
+            status, body = status_of(error), error_body(error)
             headers = {"Retry-After": "1"} if status in (429, 503) else None
-            log.info("%s %s: %d %s", request.method, request.path, status, error.message)
-            return _json(error_body(error), status, headers)
+            log.info("%s %s: %d %s", request.method, request.path, status, body["error"]["code"])
+            return _json(body, status, headers)
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
@@ -247,8 +248,8 @@ def _log_sale(answer: Answer) -> None:
     usage = answer.usage
     log.info(
         "%s from %s (%s): %d in, %d cached, %d out, %s EUR",
-        answer.entry.model,
-        answer.operator or answer.provider,
+        printable(answer.entry.model),
+        printable(answer.operator) or answer.provider,
         answer.country,
         usage.prompt_tokens,
         usage.cached_tokens,

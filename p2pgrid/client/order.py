@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from p2pgrid.client.background import log_failed_write
+from p2pgrid.client.text import printable
 from p2pgrid.errors import LedgerError, P2pgridError, ProtocolViolation, Refused, RemoteError, Unreachable
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.outbox import Outbox
@@ -48,8 +49,8 @@ class OrderOwner(Protocol):
     def order_disputed(self, order: OrderStream, dispute: Dispute) -> None:
         """The provider broke the rules on it."""
 
-    def order_cut(self, order: OrderStream, code: int) -> None:
-        """The provider reset its stream while the link lives."""
+    def order_cut(self, order: OrderStream) -> None:
+        """It lost its stream while the link lives, and its receipt may still come."""
 
     def ledger_failed(self, error: LedgerError) -> None:
         """A record of it could not be made durable."""
@@ -185,12 +186,14 @@ class OrderStream(StreamHandler):
         if self.buyer.is_open:
             stream.reset(ResetCode.CANCELLED)
             self._lost(RemoteError("the provider ended the answer without a receipt."))
-            self._owner.order_cut(self, ResetCode.INTERNAL)
+            self._owner.order_cut(self)
 
     def reset(self, stream: Stream, code: int, message: str) -> None:
-        text = f"the provider cut the answer off ({reset_name(code)}): {message or 'it gave no reason'}."
-        self._lost(AnswerLost(text), "not-taken" if code == ResetCode.REFUSED else "")
-        self._owner.order_cut(self, code)
+        text = f"the provider cut the answer off ({reset_name(code)}): {printable(message) or 'it gave no reason'}."
+        not_taken = code == ResetCode.REFUSED and self.buyer.state is BuyerState.ORDERED
+        self._lost(AnswerLost(text), "not-taken" if not_taken else "")
+        if not not_taken:
+            self._owner.order_cut(self)
 
     def link_lost(self, stream: Stream, error: P2pgridError) -> None:
         self._lost(AnswerLost(error.message, hint=error.hint))
@@ -263,7 +266,7 @@ class OrderStream(StreamHandler):
         outcome = self._ledger.note_outcome(order, f"refused:{refusal.code}")
         outcome.add_done_callback(log_failed_write)
         hint = f"Try again in {-(-refusal.retry_after_ms // 1000)} s." if refusal.retry_after_ms else ""
-        self._finish(Refused(refusal.code, f"the provider refused: {refusal.message}", hint=hint))
+        self._finish(Refused(refusal.code, f"the provider refused: {printable(refusal.message)}", hint=hint))
 
     def _settled(self, receipt: Signed[Receipt]) -> None:
         self.receipt = receipt
@@ -302,7 +305,7 @@ class OrderStream(StreamHandler):
 
     def _receipt_overdue(self, error: P2pgridError) -> None:
         self.give_up(error)
-        self._owner.order_cut(self, ResetCode.CANCELLED)
+        self._owner.order_cut(self)
 
     def _finish(self, error: P2pgridError | None) -> None:
         if self.ended_future.done():

@@ -16,7 +16,7 @@ import msgspec
 
 from p2pgrid.client.answer import Answer, is_failure_of
 from p2pgrid.client.background import log_end, log_failed_write
-from p2pgrid.client.choice import Candidate, Choice, Standing, Wishes, choose
+from p2pgrid.client.choice import CURRENCY, Candidate, Choice, Standing, Wishes, choose
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.order import AnswerLost, OrderStream
 from p2pgrid.client.roads import Dialler, dial_provider, direct_addresses
@@ -115,7 +115,8 @@ class Purchaser:
             except RemoteError as error:
                 if isinstance(error, Refused) and error.code in _FINAL_CODES:
                     raise
-                log.info("%s did not serve: %s", candidate.peer_id, error.message)
+                why = error.code if isinstance(error, Refused) else error.message
+                log.info("%s did not serve: %s", candidate.peer_id, why)
                 failures.append(error)
                 await self._learn(candidate.peer_id, error)
         raise _most_telling(failures)
@@ -125,7 +126,8 @@ class Purchaser:
         return [
             Candidate(parse_public_key(offer.message.provider).peer_id, offer, entry, 0, False)
             for offer in self.book.offers()
-            if not self._wishes.countries or offer.message.data_terms.country in self._wishes.countries
+            if offer.message.currency == CURRENCY
+            and (not self._wishes.countries or offer.message.data_terms.country in self._wishes.countries)
             for entry in offer.message.models
         ]
 
