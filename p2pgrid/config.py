@@ -97,7 +97,7 @@ class BootstrapConfig(Section, frozen=True, kw_only=True):
 class Config(Section, frozen=True, kw_only=True):
     """config.toml as a whole."""
 
-    network: Annotated[str, Meta(pattern=r"\A[a-z0-9][a-z0-9-]{0,62}\Z")] = DEFAULT_NETWORK
+    network: Annotated[str, Meta(pattern=r"\A[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\Z")] = DEFAULT_NETWORK
     bootstrap_peers: str | None = None
     """A bootstrap_peers.toml of your own."""
     provider: ProviderConfig = ProviderConfig()

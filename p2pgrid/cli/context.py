@@ -1,0 +1,14 @@
+"""What the top-level command hands to every subcommand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from p2pgrid.config import DataFolder
+
+
+@dataclass(frozen=True, slots=True)
+class CliContext:
+    """Found at `click.Context.obj`."""
+
+    data: DataFolder

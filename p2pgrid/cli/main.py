@@ -1,0 +1,103 @@
+"""The top-level command. Subcommands are imported only when they are called, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+
+from p2pgrid import __version__
+from p2pgrid.cli.context import CliContext
+from p2pgrid.config import DataFolder
+from p2pgrid.errors import P2pgridError
+
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "init": ("p2pgrid.cli.init:init", "Set up an operator's node: a key, a commented config.toml."),
+    "engine": ("p2pgrid.cli.engine:engine", "Install vLLM in an environment of its own, and see what is there."),
+    "serve": ("p2pgrid.cli.serve:serve", "Sell: run the provider's node."),
+    "gateway": ("p2pgrid.cli.gateway:gateway", "Buy: run the client's OpenAI endpoint."),
+    "bootstrap": ("p2pgrid.cli.bootstrap:bootstrap", "Introduce: run a peer that others join through."),
+    "offers": ("p2pgrid.cli.offers:offers", "Show what is on sale."),
+    "receipts": ("p2pgrid.cli.receipts:receipts", "List receipts; export them for an audit."),
+    "audit": ("p2pgrid.cli.audit:audit", "Verify exported receipts, and say who is at fault."),
+    "demo": ("p2pgrid.cli.demo:demo", "Run a whole grid on this machine, and audit it."),
+}
+"""Subcommands: where each is, and its line in `--help`. A test holds the lines and the commands' own help together."""
+
+
+class LazyGroup(click.Group):
+    """A group whose subcommands are imported when they are looked up."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"auto_envvar_prefix": "P2PGRID", "help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "--version", prog_name="p2pgrid")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="P2PGRID_DATA",
+    help="Data folder: key, config.toml, ledger, logs. [default: the platform's user data folder]",
+)
+@click.pass_context
+def cli(ctx: click.Context, data: Path | None) -> None:
+    """Sell and buy inference between peers, with receipts that both sides sign.
+
+    Settings: a flag beats the environment (P2PGRID_<COMMAND>_<OPTION>), the environment beats config.toml in the data
+    folder, and that beats the default.
+
+    Exit codes: 0 done; 1 findings or failure; 2 wrong usage or unusable input; 3 this machine (disk, port, engine);
+    4 the other side.
+    """
+    ctx.obj = CliContext(data=DataFolder(data.expanduser().absolute()) if data else DataFolder.default())
+
+
+def main() -> None:
+    """Entry point: errors become one line and an exit code; a traceback is for bugs alone."""
+    try:
+        code = cli.main(standalone_mode=False)  # what a command gave to ctx.exit; click returns it, raises nothing
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`): nothing is wrong, and nobody is left to tell.
+        sys.stderr.close()
+        sys.exit(141)
+    except P2pgridError as error:
+        show_error(error)
+        sys.exit(error.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def show_error(error: P2pgridError) -> None:
+    """One error on standard error: text for people, or one JSON object where `--json` was asked for."""
+    if "--json" in sys.argv:
+        shown = {"error": {"type": type(error).__name__, "message": error.message, "hint": error.hint}}
+        print(json.dumps(shown), file=sys.stderr)
+        return
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {error.message}", err=True)
+    if error.hint:
+        click.echo(f"       {error.hint}", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""`p2pgrid receipts`: list them; export them for an audit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from p2pgrid.cli.context import CliContext
+from p2pgrid.errors import UsageError
+from p2pgrid.units import format_amount_eur
+
+if TYPE_CHECKING:
+    from p2pgrid.ledger.base import ReceiptRow
+    from p2pgrid.ledger.reader import SqliteReader
+
+
+@click.group()
+def receipts() -> None:
+    """List receipts; export them for an audit.
+
+    Works beside a running node: the ledger is opened for reading.
+    """
+
+
+@receipts.command("list")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Newest first, so many.")
+@click.option("--channel", metavar="HEX", help="Of one channel alone.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+@click.pass_obj
+def list_receipts(context: CliContext, limit: int, channel: str | None, as_json: bool) -> None:
+    """Show receipts, newest first."""
+    ledger = _open(context)
+    rows = ledger.receipts(channel=_channel_id(channel), limit=limit)
+    if as_json:
+        click.echo(json.dumps([_as_json(row) for row in rows], indent=2))
+        return
+    if not rows:
+        click.echo("No receipt yet.")
+        return
+    _print_table(rows)
+
+
+@receipts.command("export")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--channel", metavar="HEX", help="One channel alone, with the offers it bought under.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was written as a JSON object.")
+@click.pass_obj
+def export(context: CliContext, file: Path, channel: str | None, as_json: bool) -> None:
+    """Write every signed record to FILE, one JSON object a line, for `p2pgrid audit`.
+
+    The file holds no prompt and no answer. It is written whole or not at all.
+    """
+    from p2pgrid.ledger.bundle import write_bundle
+
+    ledger = _open(context)
+    count = write_bundle(file, ledger.records(channel=_channel_id(channel)))
+    if as_json:
+        click.echo(json.dumps({"file": str(file), "records": count}))
+    else:
+        click.echo(f"{count} records written to {file}. Audit them with: p2pgrid audit {file}")
+
+
+def _open(context: CliContext) -> SqliteReader:
+    from p2pgrid.ledger.sqlite import SqliteLedger
+
+    return SqliteLedger.open_readonly(context.data.ledger_file)
+
+
+def _channel_id(text: str | None) -> bytes | None:
+    if text is None:
+        return None
+    try:
+        raw = bytes.fromhex(text)
+    except ValueError:
+        raw = b""
+    if len(raw) != 32:
+        raise UsageError(f"{text!r} is no channel id.", hint="64 hex digits were expected; see `receipts list --json`.")
+    return raw
+
+
+def _as_json(row: ReceiptRow) -> dict[str, Any]:
+    receipt, channel = row.receipt, row.channel
+    return {
+        "id": row.record_id.hex(),
+        "channel": receipt.channel.hex(),
+        "receipt_number": receipt.receipt_number,
+        "order_number": receipt.order_number,
+        "provider": _peer_id(channel.provider),
+        "client": _peer_id(channel.client),
+        "model": receipt.model,
+        "status": receipt.status.value,
+        "prompt_tokens": receipt.usage.prompt_tokens,
+        "cached_tokens": receipt.usage.cached_tokens,
+        "output_tokens": receipt.usage.output_tokens,
+        "amount_pico": receipt.amount_pico,
+        "amount_eur": format_amount_eur(receipt.amount_pico),
+        "channel_total_eur": format_amount_eur(receipt.channel_total_pico),
+        "countersigned": row.countersigned,
+        "issued_ms": receipt.issued_ms,
+        "first_token_ms": receipt.first_token_ms,
+        "total_ms": receipt.total_ms,
+    }
+
+
+def _peer_id(key: bytes) -> str:
+    from p2pgrid.proto.keys import parse_public_key
+
+    return parse_public_key(key).peer_id
+
+
+def _print_table(rows: list[ReceiptRow]) -> None:
+    from datetime import UTC, datetime
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for name, justify in (
+        ("issued (UTC)", "left"),
+        ("channel", "left"),
+        ("no.", "right"),
+        ("model", "left"),
+        ("status", "left"),
+        ("in", "right"),
+        ("cached", "right"),
+        ("out", "right"),
+        ("EUR", "right"),
+        ("signed by", "left"),
+    ):
+        table.add_column(name, justify="right" if justify == "right" else "left")
+    for row in rows:
+        receipt = row.receipt
+        table.add_row(
+            datetime.fromtimestamp(receipt.issued_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S"),
+            receipt.channel.hex()[:8],
+            str(receipt.receipt_number),
+            receipt.model,
+            receipt.status.value,
+            str(receipt.usage.prompt_tokens),
+            str(receipt.usage.cached_tokens),
+            str(receipt.usage.output_tokens),
+            format_amount_eur(receipt.amount_pico),
+            "both" if row.countersigned else "provider alone",
+        )
+    Console().print(table)

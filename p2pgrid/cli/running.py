@@ -1,0 +1,51 @@
+"""Long-running commands: one event loop, and what SIGINT and SIGTERM do."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+
+
+def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    """Run `main` on uvloop. The event it is given is set by the first SIGINT or SIGTERM; a second one ends the process.
+
+    `main` returns when it has cleaned up.
+    """
+
+    async def supervised() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def on_signal() -> None:
+            if stop.is_set():
+                print("Stopping at once.", file=sys.stderr)
+                raise KeyboardInterrupt
+            stop.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, on_signal)
+        await main(stop)
+
+    try:
+        import uvloop
+    except ImportError:  # no uvloop on Windows
+        asyncio.run(supervised())
+    else:
+        uvloop.run(supervised())
+
+
+def log_to_stderr(*, verbose: bool) -> None:
+    """Lines for people on standard error; standard output belongs to what was asked for."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+        force=True,
+    )
+    if not verbose:
+        for noisy in ("aiohttp.access", "asyncio", "libp2p", "trio"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)

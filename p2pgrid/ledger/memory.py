@@ -1,0 +1,308 @@
+"""The ledger in memory, for tests and trials: the interface and the promises of the one on disk, and faults on demand.
+
+`fail_append` breaks a write in either of the two ways in which a disk can; `hold` keeps records from becoming
+durable until `release`; `crashed` is what the next process would find.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from p2pgrid.errors import LedgerError
+from p2pgrid.ledger.base import OpenOrder, ReceiptRow, SlotTaken
+from p2pgrid.ledger.tables import (
+    BOTH_ROLES,
+    TABLES,
+    Table,
+    checked_record,
+    merged_signatures,
+    read_channel,
+    read_offer,
+    read_signed,
+    signed_by,
+    table_of,
+)
+from p2pgrid.ledger.writer import resolve
+from p2pgrid.proto.channel import ChannelHead
+from p2pgrid.proto.messages import Channel, Offer, Order, Receipt, Voucher
+from p2pgrid.proto.record import M, Message, Record, Signed
+
+_Slot = tuple[str, tuple[str, ...], tuple[int | str, ...]]
+_Change = Callable[["_Books"], None]
+
+
+@dataclass(slots=True)
+class _Row:
+    table: Table
+    message: Message
+    record: Record
+    outcome: str | None = None
+
+
+@dataclass(slots=True)
+class _Books:
+    """What is stored. A copy is cheap to make and shares no row with its original."""
+
+    rows: dict[bytes, _Row] = field(default_factory=dict)
+    """By record id, in the order of arrival."""
+    slots: dict[_Slot, bytes] = field(default_factory=dict)
+    evidence: list[tuple[Record, str]] = field(default_factory=list)
+
+    def copy(self) -> _Books:
+        rows = {key: _Row(r.table, r.message, r.record, r.outcome) for key, r in self.rows.items()}
+        return _Books(rows, dict(self.slots), list(self.evidence))
+
+    def of(self, message_type: type[M], channel: bytes | None = None) -> list[tuple[M, _Row]]:
+        found: list[tuple[M, _Row]] = []
+        for row in self.rows.values():
+            message = row.message
+            if isinstance(message, message_type) and channel in (None, getattr(message, "channel", None)):
+                found.append((message, row))
+        return found
+
+
+@dataclass(slots=True)
+class _Fault:
+    appends_before: int
+    persisted: bool
+
+
+class MemoryLedger:
+    """The ledger of `p2pgrid.ledger.base`, in memory."""
+
+    def __init__(self) -> None:
+        self._books = _Books()
+        self._unsure: _Books | None = None
+        self._faults: list[_Fault] = []
+        self._held: list[tuple[list[_Change], asyncio.Future[None]]] = []
+        self._holding = False
+        self._closed = False
+
+    # Faults
+
+    def fail_append(self, after: int = 0, *, persisted: bool = False) -> None:
+        """Let one write fail with LedgerError: the next one, or that which comes `after` so many others.
+
+        With `persisted` the records reached the disk although the write was reported as failed. As with SQLite's
+        WAL, readers do not see them, and the next write that succeeds removes them; `crashed` shows them until then.
+        """
+        self._faults.append(_Fault(after, persisted))
+
+    def hold(self) -> None:
+        """Queue what is written from now on; nothing becomes durable, and no future is done."""
+        self._holding = True
+
+    def release(self) -> None:
+        """Make durable what was held, in order."""
+        self._holding = False
+        held, self._held = self._held, []
+        for changes, future in held:
+            self._commit(changes, future)
+
+    def crashed(self) -> MemoryLedger:
+        """The ledger as it is found after `kill -9` now. What is held is lost; this one is of no more use."""
+        found = MemoryLedger()
+        found._books = (self._unsure or self._books).copy()
+        return found
+
+    # The interface
+
+    def append(self, *signed: Signed[Message]) -> asyncio.Future[None]:
+        """Store checked records, all or none. The future raises LedgerError or SlotTaken."""
+        return self._put([_store(table_of(one), one) for one in signed])
+
+    def append_evidence(self, record: Record, reason: str) -> asyncio.Future[None]:
+        """Keep an unacceptable record that a peer signed; the same bytes once, with the first reason."""
+
+        def keep(books: _Books) -> None:
+            if all(kept != record for kept, _ in books.evidence):
+                books.evidence.append((record, reason))
+
+        return self._put([keep])
+
+    def note_outcome(self, order: Signed[Order], outcome: str) -> asyncio.Future[None]:
+        """Close an order that will get no receipt; store it too if it is not on record."""
+
+        def note(books: _Books) -> None:
+            books.rows[order.id].outcome = outcome
+
+        return self._put([_store(table_of(order), order), note])
+
+    def channels(self) -> list[Signed[Channel]]:
+        """Every channel with both signatures on record, oldest first."""
+        rows = self._books.of(Channel)
+        return [read_channel(row.record) for _, row in rows if signed_by(row.record) == BOTH_ROLES]
+
+    def head(self, channel: bytes) -> ChannelHead:
+        """Where the channel stands. Raises KeyError for a channel that is not on record."""
+        channel_row = next((row for _, row in self._books.of(Channel, channel)), None)
+        if channel_row is None:
+            raise KeyError(channel.hex())
+        receipts = sorted(self._books.of(Receipt, channel), key=lambda entry: entry[0].receipt_number)
+        last, last_row = receipts[-1] if receipts else (None, channel_row)
+        return ChannelHead(
+            last_order_number=max((m.order_number for m, _ in self._books.of(Order, channel)), default=0),
+            last_receipt_number=last.receipt_number if last else 0,
+            last_receipt_id=last_row.record.id,
+            total_pico=last.channel_total_pico if last else 0,
+            countersigned=sum(signed_by(row.record) == BOTH_ROLES for _, row in receipts),
+        )
+
+    def open_orders(self, channel: bytes) -> list[OpenOrder]:
+        """Orders without a receipt and without an outcome, by number."""
+        ended = {m.order_number for m, _ in self._books.of(Receipt, channel)}
+        orders = sorted(self._books.of(Order, channel), key=lambda entry: entry[0].order_number)
+        return [
+            self._open_order(channel, message, row)
+            for message, row in orders
+            if row.outcome is None and message.order_number not in ended
+        ]
+
+    def order(self, channel: bytes, order_number: int) -> OpenOrder | None:
+        """One order with its last voucher, whatever became of it."""
+        for message, row in self._books.of(Order, channel):
+            if message.order_number == order_number:
+                return self._open_order(channel, message, row)
+        return None
+
+    def proposals(self, channel: bytes) -> list[Signed[Receipt]]:
+        """Receipts that the provider signed and the client has not, by number."""
+        receipts = sorted(self._books.of(Receipt, channel), key=lambda entry: entry[0].receipt_number)
+        return [
+            self._signed(row.record, Receipt, channel) for _, row in receipts if signed_by(row.record) == "provider"
+        ]
+
+    def receipt(self, channel: bytes, receipt_number: int) -> Signed[Receipt] | None:
+        """One receipt with the signatures it has, or None."""
+        for message, row in self._books.of(Receipt, channel):
+            if message.receipt_number == receipt_number:
+                return self._signed(row.record, Receipt, channel)
+        return None
+
+    def offer(self, offer_id: bytes) -> Signed[Offer] | None:
+        """One offer by its record id, or None."""
+        row = self._books.rows.get(offer_id)
+        return read_offer(row.record) if row is not None and isinstance(row.message, Offer) else None
+
+    def receipts(self, *, channel: bytes | None = None, limit: int | None = None) -> list[ReceiptRow]:
+        """Receipts, newest first."""
+        newest_first = self._books.of(Receipt, channel)[::-1]
+        if channel is not None:
+            newest_first.sort(key=lambda entry: -entry[0].receipt_number)
+        return [
+            ReceiptRow(
+                record_id=row.record.id,
+                receipt=message,
+                channel=self._channel(message.channel),
+                countersigned=signed_by(row.record) == BOTH_ROLES,
+            )
+            for message, row in newest_first[:limit]
+        ]
+
+    def records(self, *, channel: bytes | None = None) -> Iterator[Record]:
+        """Every record that an audit needs, in the order of arrival: offers and channels first, then the rest."""
+        offers = {m.offer for m, _ in self._books.of(Order, channel)}
+        frame: list[Record] = []
+        dealings: list[Record] = []
+        for record_id, row in self._books.rows.items():
+            if isinstance(row.message, Offer):
+                wanted = channel is None or record_id in offers
+            else:
+                wanted = channel in (None, getattr(row.message, "channel", None))
+            if wanted:
+                (frame if isinstance(row.message, Offer | Channel) else dealings).append(row.record)
+        return iter([*frame, *dealings])
+
+    def evidence(self) -> Iterator[tuple[Record, str]]:
+        """Unacceptable records that peers signed, each with the reason, in the order of arrival."""
+        return iter(list(self._books.evidence))
+
+    def counts(self) -> dict[str, int]:
+        """Rows by payload type, and `evidence`."""
+        by_type = {t: len(self._books.of(table.message_type)) for t, table in TABLES.items()}
+        return {**by_type, "evidence": len(self._books.evidence)}
+
+    async def aclose(self) -> None:
+        """Finish what is queued, and close. Later appends raise LedgerError."""
+        self.release()
+        self._closed = True
+
+    # Inside
+
+    def _put(self, changes: list[_Change]) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._closed:
+            future.set_exception(LedgerError("the ledger is closed.", hint="The node is shutting down."))
+        elif self._holding:
+            self._held.append((changes, future))
+        else:
+            self._commit(changes, future)
+        return future
+
+    def _commit(self, changes: Sequence[_Change], future: asyncio.Future[None]) -> None:
+        """Apply all or none. The future is done in a later turn of its loop, as with a real disk."""
+        fault = self._due_fault()
+        # A lone change checks before it changes; several, or a fault, need a copy that can be dropped.
+        changed = self._books.copy() if fault is not None or len(changes) > 1 else self._books
+        failure: LedgerError | None = None
+        try:
+            for change in changes:
+                change(changed)
+        except LedgerError as error:
+            failure = error
+        if fault is not None and failure is None:
+            failure = LedgerError(
+                "the ledger could not be written (a fault of the test's).", hint="None: it is a test."
+            )
+            self._unsure = changed if fault.persisted else self._unsure
+        elif failure is None:
+            self._books, self._unsure = changed, None
+        future.get_loop().call_soon(resolve, [(future, failure)])
+
+    def _due_fault(self) -> _Fault | None:
+        due = next((fault for fault in self._faults if fault.appends_before == 0), None)
+        for fault in self._faults:
+            fault.appends_before -= 1
+        if due is not None:
+            self._faults.remove(due)
+        return due
+
+    def _open_order(self, channel: bytes, message: Order, row: _Row) -> OpenOrder:
+        vouchers = [e for e in self._books.of(Voucher, channel) if e[0].order_number == message.order_number]
+        last = max(vouchers, key=lambda entry: entry[0].tick, default=None)
+        return OpenOrder(
+            order=self._signed(row.record, Order, channel),
+            voucher=self._signed(last[1].record, Voucher, channel) if last else None,
+        )
+
+    def _channel(self, channel: bytes) -> Channel:
+        return self._books.of(Channel, channel)[0][0]
+
+    def _signed(self, record: Record, message_type: type[M], channel: bytes) -> Signed[M]:
+        return read_signed(record, message_type, self._channel(channel))
+
+
+def _store(table: Table, signed: Signed[Message]) -> _Change:
+    message, record = signed.message, checked_record(signed)
+    slots: Final[list[_Slot]] = [
+        (table.name, slot, values) for slot, values in zip(table.slots, table.slot_values(message), strict=True)
+    ]
+
+    def store(books: _Books) -> None:
+        if table.references_channel and ("channels", ("channel",), (slots[0][2][0],)) not in books.slots:
+            raise LedgerError("the record belongs to a channel that is not on record.", hint="Store the channel first.")
+        standing = {books.slots[slot] for slot in slots if slot in books.slots}
+        if not standing:
+            books.rows[signed.id] = _Row(table, message, record)
+            books.slots.update(dict.fromkeys(slots, signed.id))
+        elif standing == {signed.id}:
+            row = books.rows[signed.id]
+            merged = merged_signatures(row.record.signatures, record.signatures)
+            row.record = Record(record.payload_type, record.payload, merged)
+        else:
+            raise SlotTaken(f"another record stands in {table.describe(message)}.")
+
+    return store

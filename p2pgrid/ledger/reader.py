@@ -1,0 +1,259 @@
+"""Reading the ledger on disk, beside its writer or without one.
+
+What is read back to be acted on (channels, orders, vouchers, receipts, offers) has its signatures checked again; what
+is only listed or exported has not: the audit does that.
+"""
+
+# ruff: noqa: S608 - names in the statements are constants of this package; every value is bound
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from p2pgrid.errors import InvalidRecord
+from p2pgrid.ledger.base import OpenOrder, ReceiptRow
+from p2pgrid.ledger.schema import check_version, connect_reader, missing_ledger, storage_errors
+from p2pgrid.ledger.tables import BOTH_ROLES, TABLES, damaged, decode_signatures, read_channel, read_offer, read_signed
+from p2pgrid.proto.channel import ChannelHead
+from p2pgrid.proto.messages import Channel, Offer, Order, Receipt, Voucher
+from p2pgrid.proto.record import M, Message, Record, Signed, parse_message
+
+_FETCH_ROWS: Final = 256
+
+
+class SqliteReader:
+    """A ledger opened for reading, in step with its writer's last commit. Its methods block; use it from any thread.
+
+    Every method raises LedgerError when the file cannot be read or a record in it is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """For `open_readonly` and `open`."""
+        self.path: Final = path
+        self._reading = threading.Lock()
+        with storage_errors(path):
+            self._reader = connect_reader(path)
+            try:
+                if not check_version(path, self._reader):
+                    raise missing_ledger(path)
+            except BaseException:
+                self._reader.close()
+                raise
+
+    def channels(self) -> list[Signed[Channel]]:
+        """Every channel with both signatures on record, oldest first."""
+        rows = self._rows("SELECT payload, signatures FROM channels WHERE signed_by = ? ORDER BY seq", BOTH_ROLES)
+        return [read_channel(_record(Channel, row)) for row in rows]
+
+    def head(self, channel: bytes) -> ChannelHead:
+        """Where the channel (32-byte id) stands. Raises KeyError for a channel that is not on record."""
+        rows = self._rows(_HEAD, {"channel": channel.hex()})
+        if not rows:
+            raise KeyError(channel.hex())
+        channel_record, last_order, last_receipt, receipt_id, total, countersigned = rows[0]
+        return ChannelHead(
+            last_order_number=last_order or 0,
+            last_receipt_number=last_receipt or 0,
+            last_receipt_id=bytes.fromhex(receipt_id or channel_record),
+            total_pico=total or 0,
+            countersigned=countersigned,
+        )
+
+    def open_orders(self, channel: bytes) -> list[OpenOrder]:
+        """Orders without a receipt and without an outcome, by number."""
+        rows = self._rows(
+            f"SELECT {_ORDER} FROM orders AS o WHERE channel = ? AND outcome IS NULL AND NOT EXISTS (SELECT 1 FROM "
+            "receipts AS r WHERE r.channel = o.channel AND r.order_number = o.order_number) ORDER BY order_number",
+            channel.hex(),
+        )
+        return self._orders(channel, rows)
+
+    def order(self, channel: bytes, order_number: int) -> OpenOrder | None:
+        """One order with its last voucher, whatever became of it."""
+        rows = self._rows(
+            f"SELECT {_ORDER} FROM orders AS o WHERE channel = ? AND order_number = ?",
+            channel.hex(),
+            order_number,
+        )
+        return next(iter(self._orders(channel, rows)), None)
+
+    def proposals(self, channel: bytes) -> list[Signed[Receipt]]:
+        """Receipts that the provider signed and the client has not, by number."""
+        return self._channel_receipts(channel, "signed_by = 'provider' ORDER BY receipt_number")
+
+    def receipt(self, channel: bytes, receipt_number: int) -> Signed[Receipt] | None:
+        """One receipt with the signatures it has (`signers` tells which), or None."""
+        return next(iter(self._channel_receipts(channel, "receipt_number = ?", receipt_number)), None)
+
+    def offer(self, offer_id: bytes) -> Signed[Offer] | None:
+        """One offer by its record id, or None."""
+        rows = self._rows("SELECT payload, signatures FROM offers WHERE id = ?", offer_id.hex())
+        return read_offer(_record(Offer, rows[0])) if rows else None
+
+    def receipts(self, *, channel: bytes | None = None, limit: int | None = None) -> list[ReceiptRow]:
+        """Receipts, newest first."""
+        parameters = {"channel": channel.hex() if channel else None, "limit": -1 if limit is None else limit}
+        where, order = ("", "r.seq") if channel is None else ("WHERE r.channel = :channel", "r.receipt_number")
+        rows = self._rows(
+            "SELECT r.id, r.payload, r.signatures, r.signed_by, c.channel, c.payload, c.signatures FROM receipts AS r "
+            f"JOIN channels AS c USING (channel) {where} ORDER BY {order} DESC LIMIT :limit",
+            parameters,
+        )
+        channels: dict[str, Channel] = {}
+        listed: list[ReceiptRow] = []
+        for record_id, payload, signatures, signed_by, channel_id, *channel_columns in rows:
+            if channel_id not in channels:
+                channels[channel_id] = _message(Channel, channel_columns)
+            receipt = _message(Receipt, (payload, signatures))
+            listed.append(ReceiptRow(bytes.fromhex(record_id), receipt, channels[channel_id], signed_by == BOTH_ROLES))
+        return listed
+
+    def records(self, *, channel: bytes | None = None) -> Iterator[Record]:
+        """Every record that an audit needs, in the order of arrival: offers and channels first to last, then the rest.
+
+        With `channel`, only that channel's records and the offers that its orders name. What it yields is the ledger
+        at one moment, however long the reading takes; memory does not grow with the ledger.
+        """
+        with storage_errors(self.path), closing(connect_reader(self.path)) as conn:
+            conn.execute("BEGIN")
+            if channel is None:
+                for sql in (_FRAME, _DEALINGS):
+                    yield from _stream(conn.execute(sql))
+            else:
+                parameters = {"channel": channel.hex()}
+                yield from _stream(conn.execute(_FRAME_OF, parameters))
+                arrivals = conn.execute(_DEALINGS_OF, parameters)
+                while some := arrivals.fetchmany(_FETCH_ROWS):
+                    for payload_type, seq in some:
+                        yield from _stream(conn.execute(_BY_SEQ[payload_type], (seq,)))
+
+    def evidence(self) -> Iterator[tuple[Record, str]]:
+        """Unacceptable records that peers signed, each with the reason, in the order of arrival."""
+        with storage_errors(self.path), closing(connect_reader(self.path)) as conn:
+            cursor = conn.execute("SELECT payload_type, payload, signatures, reason FROM evidence ORDER BY seq")
+            while rows := cursor.fetchmany(_FETCH_ROWS):
+                for payload_type, payload, signatures, reason in rows:
+                    yield Record(payload_type, payload, decode_signatures(signatures)), reason
+
+    def counts(self) -> dict[str, int]:
+        """Rows by payload type, and `evidence`. It counts them one by one: not for a hot path."""
+        names = {**{payload_type: table.name for payload_type, table in TABLES.items()}, "evidence": "evidence"}
+        sql = ", ".join(f"(SELECT count(*) FROM {name})" for name in names.values())
+        return dict(zip(names, self._rows(f"SELECT {sql}")[0], strict=True))
+
+    def close(self) -> None:
+        """Close the file. Blocks until all that is queued is durable or has failed; the futures say which."""
+        with self._reading:
+            self._reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """All rows of one statement, which sees one moment of the ledger. A lone dict is named parameters."""
+        named = parameters[0] if len(parameters) == 1 and isinstance(parameters[0], dict) else parameters
+        with self._reading, storage_errors(self.path):
+            return self._reader.execute(sql, named).fetchall()
+
+    def _orders(self, channel: bytes, rows: list[tuple[Any, ...]]) -> list[OpenOrder]:
+        if not rows:
+            return []
+        parties = self._channel(channel)
+        return [
+            OpenOrder(
+                order=read_signed(_record(Order, row[:2]), Order, parties),
+                voucher=self._last_voucher(channel, row[2], parties),
+            )
+            for row in rows
+        ]
+
+    def _last_voucher(self, channel: bytes, order_number: int, parties: Channel) -> Signed[Voucher] | None:
+        rows = self._rows(
+            "SELECT payload, signatures FROM vouchers WHERE channel = ? AND order_number = ? "
+            "ORDER BY tick DESC LIMIT 1",
+            channel.hex(),
+            order_number,
+        )
+        return read_signed(_record(Voucher, rows[0]), Voucher, parties) if rows else None
+
+    def _channel_receipts(self, channel: bytes, where: str, *parameters: int) -> list[Signed[Receipt]]:
+        rows = self._rows(
+            f"SELECT payload, signatures FROM receipts WHERE channel = ? AND {where}",
+            channel.hex(),
+            *parameters,
+        )
+        if not rows:
+            return []
+        parties = self._channel(channel)
+        return [read_signed(_record(Receipt, row), Receipt, parties) for row in rows]
+
+    def _channel(self, channel: bytes) -> Channel:
+        rows = self._rows("SELECT payload, signatures FROM channels WHERE channel = ?", channel.hex())
+        if not rows:
+            raise damaged("its channel is gone")
+        return _message(Channel, rows[0])
+
+
+def _record(message_type: type[Message], row: Any) -> Record:
+    payload, signatures = row
+    return Record(message_type.payload_type, payload, decode_signatures(signatures))
+
+
+def _message(message_type: type[M], row: Any) -> M:
+    try:
+        return parse_message(_record(message_type, row), message_type)
+    except InvalidRecord as error:
+        raise damaged(error.message) from None
+
+
+def _stream(cursor: sqlite3.Cursor) -> Iterator[Record]:
+    """Records from rows of payload type, payload, signatures, seq."""
+    while rows := cursor.fetchmany(_FETCH_ROWS):
+        for payload_type, payload, signatures, _ in rows:
+            yield Record(payload_type, payload, decode_signatures(signatures))
+
+
+def _union(payload_types: list[str], columns: str, where: str = "") -> str:
+    """Rows of several tables in the order of arrival. SQLite merges them on `seq`; nothing is sorted or held."""
+    arms = [f"SELECT '{t}' AS payload_type, {columns} FROM {TABLES[t].name} {where}" for t in payload_types]
+    return " UNION ALL ".join(arms) + " ORDER BY seq"
+
+
+_FRAME_TYPES: Final = [Offer.payload_type, Channel.payload_type]
+_DEALING_TYPES: Final = [t for t in TABLES if t not in _FRAME_TYPES]
+_ORDER: Final = "o.payload, o.signatures, o.order_number"
+
+# One statement sees one moment, whatever the writer does meanwhile.
+_HEAD: Final = """
+    SELECT c.id, (SELECT max(order_number) FROM orders WHERE channel = :channel),
+           r.receipt_number, r.id, r.channel_total_pico,
+           (SELECT count(*) FROM receipts WHERE channel = :channel)
+           - (SELECT count(*) FROM receipts WHERE channel = :channel AND signed_by = 'provider')
+    FROM channels AS c LEFT JOIN receipts AS r ON r.seq =
+        (SELECT seq FROM receipts WHERE channel = :channel ORDER BY receipt_number DESC LIMIT 1)
+    WHERE c.channel = :channel
+"""
+_FRAME: Final = _union(_FRAME_TYPES, "payload, signatures, seq")
+_DEALINGS: Final = _union(_DEALING_TYPES, "payload, signatures, seq")
+_FRAME_OF: Final = f"""
+    SELECT '{Offer.payload_type}' AS payload_type, payload, signatures, seq FROM offers
+    WHERE id IN (SELECT offer FROM orders WHERE channel = :channel)
+    UNION ALL
+    SELECT '{Channel.payload_type}', payload, signatures, seq FROM channels WHERE channel = :channel
+    ORDER BY seq
+"""
+_DEALINGS_OF: Final = _union(_DEALING_TYPES, "seq", "WHERE channel = :channel")
+_BY_SEQ: Final = {
+    t: f"SELECT '{t}', payload, signatures, seq FROM {TABLES[t].name} WHERE seq = ?" for t in _DEALING_TYPES
+}

@@ -1,0 +1,319 @@
+"""Which record goes into which table, under which decoded columns, and what may stand there only once.
+
+Table names are the specification's words in the plural (`order` alone is a word of SQL's). Beside the decoded columns
+every table has:
+
+    seq         order of arrival over all tables; the primary key
+    id          the record's id, hex
+    signed_by   roles whose signatures were checked: `provider`, `client` or `client,provider`
+    payload     the signed bytes, exactly as they came
+    signatures  a MessagePack array of [role, key, signature]
+
+Ids are hex, peers are peer ids (`12D3KooW...`), amounts pico-EUR, times Unix milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from p2pgrid.errors import InvalidRecord, LedgerError
+from p2pgrid.proto.channel import verify_channel
+from p2pgrid.proto.keys import parse_public_key
+from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
+from p2pgrid.proto.record import M, Message, Record, Role, Signature, Signed, verify_record, verify_self_signed
+
+Value = int | str | bytes | None
+Decoded = int | str
+
+BOTH_ROLES: Final = "client,provider"
+"""`signed_by` of a record with both signatures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Where records of one type are kept."""
+
+    name: str
+    message_type: type[Message]
+    columns: Mapping[str, type]
+    """The decoded columns, int or str, in order."""
+    values: Callable[[Any], tuple[Decoded, ...]]
+    """Their values from a message of `message_type`."""
+    slots: tuple[tuple[str, ...], ...]
+    """Columns that together hold one record only."""
+    references_channel: bool
+    """True if the record's channel must be on record before it."""
+
+    @property
+    def stored_columns(self) -> tuple[str, ...]:
+        """Every column that an insert fills, in the order of `row`."""
+        return ("seq", "id", *self.columns, "signed_by", "payload", "signatures")
+
+    def row(self, seq: int, signed: Signed[Message]) -> tuple[Value, ...]:
+        """The row of a checked record. Signatures that nobody checked are not kept."""
+        record = checked_record(signed)
+        return (
+            seq,
+            signed.id.hex(),
+            *self.values(signed.message),
+            signed_by(record),
+            record.payload,
+            encode_signatures(record.signatures),
+        )
+
+    def slot_values(self, message: Message) -> list[tuple[Decoded, ...]]:
+        """The values of each of `slots`."""
+        named = dict(zip(self.columns, self.values(message), strict=True))
+        return [tuple(named[column] for column in slot) for slot in self.slots]
+
+    def describe(self, message: Message) -> str:
+        """The record's place for people: `orders: channel 12ab..., order_number 3`."""
+        named = dict(zip(self.columns, self.values(message), strict=True))
+        return f"{self.name}: " + ", ".join(f"{column} {named[column]}" for column in self.slots[0])
+
+
+_CHANNEL_ORDER: Final = {"channel": str, "order_number": int}
+_USAGE: Final = {"prompt_tokens": int, "cached_tokens": int, "output_tokens": int, "amount_pico": int}
+
+
+def _usage(m: Meter | Voucher | Receipt) -> tuple[int, int, int, int]:
+    return m.usage.prompt_tokens, m.usage.cached_tokens, m.usage.output_tokens, m.amount_pico
+
+
+def _peer_id(key: bytes) -> str:
+    return parse_public_key(key).peer_id
+
+
+OFFERS: Final = Table(
+    name="offers",
+    message_type=Offer,
+    columns={
+        "provider": str,
+        "sequence": int,
+        "operator": str,
+        "country": str,
+        "models": str,
+        "valid_from_ms": int,
+        "valid_until_ms": int,
+    },
+    values=lambda m: (
+        _peer_id(m.provider),
+        m.sequence,
+        m.operator,
+        m.data_terms.country,
+        ", ".join(entry.model for entry in m.models),
+        m.valid_from_ms,
+        m.valid_until_ms,
+    ),
+    slots=(("provider", "sequence"),),
+    references_channel=False,
+)
+CHANNELS: Final = Table(
+    name="channels",
+    message_type=Channel,
+    columns={
+        "channel": str,
+        "provider": str,
+        "client": str,
+        "currency": str,
+        "credit_limit_pico": int,
+        "window_tokens": int,
+        "opened_ms": int,
+        "expires_ms": int,
+    },
+    values=lambda m: (
+        m.channel.hex(),
+        _peer_id(m.provider),
+        _peer_id(m.client),
+        m.currency,
+        m.credit_limit_pico,
+        m.window_tokens,
+        m.opened_ms,
+        m.expires_ms,
+    ),
+    slots=(("channel",),),
+    references_channel=False,
+)
+ORDERS: Final = Table(
+    name="orders",
+    message_type=Order,
+    columns={
+        **_CHANNEL_ORDER,
+        "offer": str,
+        "model": str,
+        "endpoint": str,
+        "max_prompt_tokens": int,
+        "max_output_tokens": int,
+        "max_amount_pico": int,
+        "ordered_ms": int,
+    },
+    values=lambda m: (
+        m.channel.hex(),
+        m.order_number,
+        m.offer.hex(),
+        m.model,
+        m.endpoint,
+        m.max_prompt_tokens,
+        m.max_output_tokens,
+        m.max_amount_pico,
+        m.ordered_ms,
+    ),
+    slots=(("channel", "order_number"),),
+    references_channel=True,
+)
+METERS: Final = Table(
+    name="meters",
+    message_type=Meter,
+    columns={**_CHANNEL_ORDER, "tick": int, **_USAGE, "metered_ms": int},
+    values=lambda m: (m.channel.hex(), m.order_number, m.tick, *_usage(m), m.metered_ms),
+    slots=(("channel", "order_number", "tick"),),
+    references_channel=True,
+)
+VOUCHERS: Final = Table(
+    name="vouchers",
+    message_type=Voucher,
+    columns={**_CHANNEL_ORDER, "tick": int, **_USAGE, "meter": str},
+    values=lambda m: (m.channel.hex(), m.order_number, m.tick, *_usage(m), m.meter.hex()),
+    slots=(("channel", "order_number", "tick"),),
+    references_channel=True,
+)
+RECEIPTS: Final = Table(
+    name="receipts",
+    message_type=Receipt,
+    columns={
+        "channel": str,
+        "receipt_number": int,
+        "previous": str,
+        "order_number": int,
+        "model": str,
+        **_USAGE,
+        "channel_total_pico": int,
+        "status": str,
+        "finish_reason": str,
+        "first_token_ms": int,
+        "total_ms": int,
+        "issued_ms": int,
+    },
+    values=lambda m: (
+        m.channel.hex(),
+        m.receipt_number,
+        m.previous.hex(),
+        m.order_number,
+        m.model,
+        *_usage(m),
+        m.channel_total_pico,
+        m.status.value,
+        m.finish_reason,
+        m.first_token_ms,
+        m.total_ms,
+        m.issued_ms,
+    ),
+    # One receipt a number, and one receipt an order: an order is billed once.
+    slots=(("channel", "receipt_number"), ("channel", "order_number")),
+    references_channel=True,
+)
+
+TABLES: Final[dict[str, Table]] = {
+    table.message_type.payload_type: table for table in (OFFERS, CHANNELS, ORDERS, METERS, VOUCHERS, RECEIPTS)
+}
+"""Every table by its payload type."""
+
+_SIGNERS: Final[dict[str, Role]] = {
+    Order.payload_type: Role.CLIENT,
+    Meter.payload_type: Role.PROVIDER,
+    Voucher.payload_type: Role.CLIENT,
+    Receipt.payload_type: Role.PROVIDER,
+}
+
+
+def table_of(signed: Signed[Message]) -> Table:
+    """Where a record belongs. Raises TypeError for a type that no table keeps, or a record without its signer.
+
+    Both are mistakes of the caller's, not of a peer's.
+    """
+    table = TABLES.get(signed.record.payload_type)
+    if table is None:
+        raise TypeError(f"the ledger keeps no {signed.record.payload_type}")
+    if not signed.signers:
+        raise TypeError(f"nobody's signature on this {signed.record.payload_type} was checked")
+    return table
+
+
+def checked_record(signed: Signed[Message]) -> Record:
+    """The record with those signatures that were checked; a peer may have added others, and they prove nothing."""
+    record = signed.record
+    checked = tuple(s for s in record.signatures if s.role in signed.signers and s.key == signed.signers[s.role].raw)
+    return record if checked == record.signatures else Record(record.payload_type, record.payload, checked)
+
+
+def merged_signatures(stored: Sequence[Signature], new: Sequence[Signature]) -> tuple[Signature, ...]:
+    """What stands stays as it is; signatures in other roles are added."""
+    roles = {s.role for s in stored}
+    return (*stored, *(s for s in new if s.role not in roles))
+
+
+def signed_by(record: Record) -> str:
+    """The roles of a record's signatures, as the column `signed_by` has them."""
+    return ",".join(sorted({s.role.value for s in record.signatures}))
+
+
+def encode_signatures(signatures: Sequence[Signature]) -> bytes:
+    """The column `signatures`."""
+    return msgspec.msgpack.encode(signatures)
+
+
+def decode_signatures(blob: bytes) -> tuple[Signature, ...]:
+    """The column `signatures`, read back. Raises LedgerError if it is damaged."""
+    try:
+        return _signatures_decoder.decode(blob)
+    except msgspec.MsgspecError as error:
+        raise damaged(f"its signatures cannot be read ({error})") from None
+
+
+def read_offer(record: Record) -> Signed[Offer]:
+    """An offer from the ledger, its signature checked again. Raises LedgerError."""
+    try:
+        signed = verify_self_signed(record, Offer, Role.PROVIDER)
+    except InvalidRecord as error:
+        raise damaged(error.message) from None
+    if signed.signers[Role.PROVIDER].raw != signed.message.provider:
+        raise damaged("an offer is signed by another key than it names")
+    return signed
+
+
+def read_channel(record: Record) -> Signed[Channel]:
+    """A channel with both signatures from the ledger, checked again. Raises LedgerError."""
+    keys = {s.role: s.key for s in record.signatures}
+    try:
+        return verify_channel(
+            record,
+            provider=parse_public_key(keys.get(Role.PROVIDER, b"")),
+            client=parse_public_key(keys.get(Role.CLIENT, b"")),
+        )
+    except InvalidRecord as error:
+        raise damaged(error.message) from None
+
+
+def read_signed(record: Record, message_type: type[M], channel: Channel) -> Signed[M]:
+    """A channel's record from the ledger, every signature checked again with the channel's keys. Raises LedgerError."""
+    keys = {Role.PROVIDER: channel.provider, Role.CLIENT: channel.client}
+    roles = {s.role for s in record.signatures} | {_SIGNERS[message_type.payload_type]}
+    try:
+        return verify_record(record, message_type, {role: parse_public_key(keys[role]) for role in sorted(roles)})
+    except InvalidRecord as error:
+        raise damaged(error.message) from None
+
+
+def damaged(what: str) -> LedgerError:
+    """The error for rows that are not what was written."""
+    return LedgerError(
+        f"a record in the ledger is damaged: {what.rstrip('.')}.",
+        hint="Stop the node, keep a copy of the file, and restore the ledger from a backup.",
+    )
+
+
+_signatures_decoder: Final = msgspec.msgpack.Decoder(tuple[Signature, ...])

@@ -1,0 +1,285 @@
+"""The one thread that writes to the ledger's file: group commit.
+
+It commits at once when it is idle, and everything that came in meanwhile in one go when it was busy. So a lone append
+pays one sync of the disk and no delay, and many at once share one.
+
+What a crash leaves behind: SQLite's WAL ends with the last whole commit, and a record is acknowledged after its
+commit was synced. An acknowledged record is there; of one that was not, all or nothing of its call may be. The same
+holds for a call that *failed* because the disk would not sync: readers do not see its records, the next commit that
+succeeds overwrites them in the WAL, but if the process ends before that, the next one may find them. Their future
+raised, so nobody acted on them; whoever opens the ledger goes by what it then holds.
+"""
+
+# ruff: noqa: S608 - names in the statements are constants of this package; every value is bound
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Final
+
+from p2pgrid.errors import LedgerError
+from p2pgrid.ledger.base import SlotTaken
+from p2pgrid.ledger.lock import WriterLock
+from p2pgrid.ledger.schema import connect_writer, ledger_error
+from p2pgrid.ledger.tables import (
+    TABLES,
+    Table,
+    Value,
+    checked_record,
+    decode_signatures,
+    encode_signatures,
+    merged_signatures,
+)
+from p2pgrid.proto.record import Message, Record, Signed
+
+MAX_BATCH_CALLS: Final = 512
+
+Operation = Callable[[sqlite3.Connection], None]
+"""One change. It raises SlotTaken or sqlite3.Error, and then has changed nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Operations that are durable together or not at all, and who waits for them."""
+
+    operations: Sequence[Operation]
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[None]
+
+
+class Writer:
+    """Owns the writing connection and the lock from construction until `stop`. Raises sqlite3.Error, LedgerError."""
+
+    def __init__(self, path: Path, lock: WriterLock) -> None:
+        self._path = path
+        self._lock = lock
+        self._conn: sqlite3.Connection | None = connect_writer(path)
+        self._queue: SimpleQueue[Call | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=f"ledger {path.name}", daemon=True)
+        self._thread.start()
+
+    def put(self, call: Call) -> None:
+        """Queue a call. Returns at once."""
+        self._queue.put(call)
+
+    def stop(self) -> None:
+        """Finish what is queued, close the connection, release the lock. Blocks until that is done."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        going = True
+        try:
+            while going:
+                batch, going = self._next_batch()
+                if batch:
+                    _report(batch, self._commit(batch))
+        finally:
+            if self._conn is not None:
+                self._conn.close()
+            self._lock.release()
+
+    def _next_batch(self) -> tuple[list[Call], bool]:
+        """What is queued, at least one; False with it once the queue has ended."""
+        batch: list[Call] = []
+        call = self._queue.get()
+        while call is not None:
+            batch.append(call)
+            if len(batch) == MAX_BATCH_CALLS:
+                return batch, True
+            try:
+                call = self._queue.get_nowait()
+            except Empty:
+                return batch, True
+        return batch, False
+
+    def _commit(self, batch: list[Call]) -> list[LedgerError | None]:
+        """Apply and commit. Calls that share a commit share its failure; otherwise each has its own outcome."""
+        outcomes: list[LedgerError | None] = []
+        try:
+            conn = self._connection()
+            conn.execute("BEGIN IMMEDIATE")
+            for call in batch:
+                outcomes.append(self._apply(conn, call))
+            conn.execute("COMMIT")
+        except (sqlite3.Error, LedgerError) as error:
+            self._roll_back()
+            refused = [*outcomes, *[None] * (len(batch) - len(outcomes))]
+            return [own or self._shared_failure(error) for own in refused]
+        return outcomes
+
+    def _apply(self, conn: sqlite3.Connection, call: Call) -> LedgerError | None:
+        """Apply one call, all or none. Raises sqlite3.Error when the whole transaction is lost."""
+        alone = len(call.operations) == 1
+        if not alone:
+            conn.execute("SAVEPOINT call")
+        failure: LedgerError | None = None
+        try:
+            for operation in call.operations:
+                operation(conn)
+        except LedgerError as error:
+            failure = error
+        except sqlite3.IntegrityError as error:
+            failure = _integrity_failure(error)
+        except sqlite3.Error:
+            raise
+        except Exception as error:  # noqa: BLE001 - a fault in one call must neither end the thread nor fail others
+            failure = LedgerError(f"the ledger could not store a record: {type(error).__name__}: {error}.")
+            failure.__cause__ = error
+        if not alone:
+            if failure is not None:
+                conn.execute("ROLLBACK TO call")
+            conn.execute("RELEASE call")
+        return failure
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._conn is None:
+            self._conn = connect_writer(self._path)
+        return self._conn
+
+    def _roll_back(self) -> None:
+        """Leave the transaction. A connection that cannot even do that is replaced before the next batch."""
+        conn = self._conn
+        if conn is None or not conn.in_transaction:
+            return
+        try:
+            conn.execute("ROLLBACK")
+        except sqlite3.Error:
+            conn.close()
+            self._conn = None
+
+    def _shared_failure(self, error: sqlite3.Error | LedgerError) -> LedgerError:
+        if isinstance(error, LedgerError):
+            return LedgerError(error.message, hint=error.hint)
+        failure = ledger_error(self._path, error)
+        failure.__cause__ = error
+        return failure
+
+
+class StoreRecord:
+    """Insert a checked record; if it is there already, add the signatures it brings."""
+
+    __slots__ = ("_row", "_signed", "_table")
+
+    def __init__(self, table: Table, seq: int, signed: Signed[Message]) -> None:
+        self._table = table
+        self._signed = signed
+        self._row = table.row(seq, signed)
+
+    def __call__(self, conn: sqlite3.Connection) -> None:
+        table = self._table
+        if conn.execute(_INSERT[table.name], self._row).rowcount == 1:
+            return
+        standing = self._standing(conn)
+        if len(standing) != 1 or standing[0][1] != self._row[1]:
+            raise SlotTaken(f"another record stands in {table.describe(self._signed.message)}.")
+        seq, _, blob = standing[0]
+        stored = decode_signatures(blob)
+        merged = merged_signatures(stored, checked_record(self._signed).signatures)
+        if merged != stored:
+            roles = ",".join(sorted({s.role.value for s in merged}))
+            conn.execute(_ADD_SIGNATURES[table.name], (encode_signatures(merged), roles, seq))
+
+    def _standing(self, conn: sqlite3.Connection) -> list[tuple[int, str, bytes]]:
+        """Rows that hold a slot of this record's: seq, id, signatures."""
+        rows: dict[int, tuple[int, str, bytes]] = {}
+        for sql, values in zip(_STANDING[self._table.name], self._table.slot_values(self._signed.message), strict=True):
+            rows.update((row[0], row) for row in conn.execute(sql, values))
+        return list(rows.values())
+
+
+class StoreOutcome:
+    """Note how an order on record ended without a receipt. A later note replaces an earlier one."""
+
+    __slots__ = ("_id", "_outcome", "_slot")
+
+    def __init__(self, order: Signed[Message], outcome: str) -> None:
+        table = TABLES[order.record.payload_type]
+        self._slot = table.slot_values(order.message)[0]
+        self._outcome = outcome
+
+    def __call__(self, conn: sqlite3.Connection) -> None:
+        conn.execute(
+            "UPDATE orders SET outcome = ? WHERE channel = ? AND order_number = ?", (self._outcome, *self._slot)
+        )
+
+
+class StoreEvidence:
+    """Keep a record that is not believed. The same bytes are kept once, with the first reason."""
+
+    __slots__ = ("_row",)
+
+    def __init__(self, seq: int, record: Record, reason: str, noted_ms: int) -> None:
+        self._row: tuple[Value, ...] = (
+            seq,
+            record.id.hex(),
+            record.payload_type,
+            reason,
+            noted_ms,
+            record.payload,
+            encode_signatures(record.signatures),
+        )
+
+    def __call__(self, conn: sqlite3.Connection) -> None:
+        conn.execute("INSERT INTO evidence VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", self._row)
+
+
+def _integrity_failure(error: sqlite3.IntegrityError) -> LedgerError:
+    if error.sqlite_errorname == "SQLITE_CONSTRAINT_FOREIGNKEY":
+        failure = LedgerError("the record belongs to a channel that is not on record.", hint="Store the channel first.")
+    else:
+        failure = LedgerError(f"the ledger does not take this record: {error}.")
+    failure.__cause__ = error
+    return failure
+
+
+def _report(batch: Sequence[Call], outcomes: Sequence[LedgerError | None]) -> None:
+    """Resolve futures in the order of the calls, with one wake-up of each loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[None], LedgerError | None]]] = {}
+    for call, outcome in zip(batch, outcomes, strict=True):
+        by_loop.setdefault(call.loop, []).append((call.future, outcome))
+    for loop, results in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(resolve, results)
+        except RuntimeError:
+            # The loop is closed: nobody waits any more. What was committed stays.
+            continue
+
+
+def resolve(results: Sequence[tuple[asyncio.Future[None], LedgerError | None]]) -> None:
+    """Settle futures in order; those that somebody cancelled are left alone."""
+    for future, error in results:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+
+def _insert_sql(table: Table) -> str:
+    columns = table.stored_columns
+    return (
+        f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "
+        "ON CONFLICT DO NOTHING"
+    )
+
+
+def _standing_sql(table: Table) -> list[str]:
+    return [
+        f"SELECT seq, id, signatures FROM {table.name} WHERE " + " AND ".join(f"{c} = ?" for c in slot)
+        for slot in table.slots
+    ]
+
+
+_INSERT: Final = {table.name: _insert_sql(table) for table in TABLES.values()}
+_STANDING: Final = {table.name: _standing_sql(table) for table in TABLES.values()}
+_ADD_SIGNATURES: Final = {
+    table.name: f"UPDATE {table.name} SET signatures = ?, signed_by = ? WHERE seq = ?" for table in TABLES.values()
+}

@@ -1,0 +1,5 @@
+"""How peers find and reach one another: names, discovery and introductions over libp2p, and the direct road.
+
+Importing a libp2p module takes one to two seconds, so this package imports none of them by itself:
+`p2pgrid.net.network` does, and is imported where a program really joins the network.
+"""

@@ -1,0 +1,143 @@
+"""Multiaddrs in and out: strict for what a person wrote, sparing with what a peer sent.
+
+A multiaddr that this grid uses is `/ip4|ip6|dns|dns4|dns6/<host>/tcp/<port>`, with `/p2p/<peer id>` behind it where
+the peer is named (https://github.com/multiformats/multiaddr). Anything else is dropped when a peer sent it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from multiaddr import Multiaddr
+
+from p2pgrid.errors import InvalidRecord, UsageError
+from p2pgrid.proto.keys import parse_peer_id
+
+MAX_ADDRESSES_PER_PEER: Final = 8
+MAX_ADDRESS_BYTES: Final = 160
+_MAX_ADDRESSES_EXAMINED: Final = 32
+_HOSTS: Final = ("ip4", "ip6", "dns", "dns4", "dns6")
+_EXAMPLE: Final = "/ip4/192.0.2.7/tcp/4001"
+
+
+def parse_listen_address(text: str) -> Multiaddr:
+    """`/ip4|ip6/<address>/tcp/<port>`, port 0 for any free one. Raises UsageError."""
+    address = _parse(text, f"Write it like {_EXAMPLE}, with port 0 for any free port.")
+    if _shape(address) not in (("ip4", "tcp"), ("ip6", "tcp")):
+        raise UsageError(f"{text!r} is no address to listen on.", hint=f"Write it like {_EXAMPLE}.")
+    return address
+
+
+def parse_announce_address(text: str) -> Multiaddr:
+    """An address to tell others, by IP or by DNS name. A `/p2p/` part is allowed and ignored. Raises UsageError."""
+    address = _parse(text, f"Write it like {_EXAMPLE} or /dns4/example.org/tcp/4001.")
+    bare = without_peer_id(address)
+    if not _is_dialable(bare):
+        raise UsageError(f"{text!r} is no address that others could dial.", hint=f"Write it like {_EXAMPLE}.")
+    return bare
+
+
+def parse_peer_multiaddr(text: str) -> tuple[str, Multiaddr]:
+    """`<address>/p2p/<peer id>` as (peer id, address without it). Raises UsageError."""
+    hint = f"Write it like {_EXAMPLE}/p2p/12D3KooW..."
+    address = _parse(text, hint)
+    if _shape(address)[-1:] != ("p2p",) or not _is_dialable(without_peer_id(address)):
+        raise UsageError(f"{text!r} does not say both where a peer is and who it is.", hint=hint)
+    peer_id = str(address.value_for_protocol("p2p"))
+    try:
+        parse_peer_id(peer_id)
+    except InvalidRecord as error:
+        raise UsageError(f"{text!r} names no usable peer: {error}", hint=hint) from error
+    return peer_id, without_peer_id(address)
+
+
+def usable_addresses(
+    untrusted: Iterable[bytes | str], peer_id: str, limit: int = MAX_ADDRESSES_PER_PEER
+) -> list[Multiaddr]:
+    """The first `limit` addresses worth dialling for `peer_id`, each once, without their `/p2p/` part.
+
+    Dropped: what is too long, malformed, of another shape, names another peer, or leads nowhere (port 0, multicast,
+    the unspecified address). At most 32 are looked at.
+    """
+    found: dict[str, Multiaddr] = {}
+    for index, raw in enumerate(untrusted):
+        if len(found) >= limit or index >= _MAX_ADDRESSES_EXAMINED:
+            break
+        if len(raw) > MAX_ADDRESS_BYTES:
+            continue
+        try:
+            address = Multiaddr(raw)
+            shape = _shape(address)
+            if shape[-1:] == ("p2p",) and str(address.value_for_protocol("p2p")) != peer_id:
+                continue
+            bare = without_peer_id(address)
+            if _is_dialable(bare):
+                found.setdefault(str(bare), bare)
+        except Exception:  # noqa: BLE001, S112 (multiaddr's parsers raise anything; a peer's bad address is no event)
+            continue
+    return list(found.values())
+
+
+def full_multiaddr(address: Multiaddr, peer_id: str) -> str:
+    """`address` with `/p2p/<peer id>` behind it."""
+    return f"{without_peer_id(address)}/p2p/{peer_id}"
+
+
+def without_peer_id(address: Multiaddr) -> Multiaddr:
+    """`address` without a last `/p2p/...` part."""
+    if _shape(address)[-1:] != ("p2p",):
+        return address
+    return Multiaddr(str(address).rsplit("/p2p/", 1)[0] or "/")
+
+
+def announced(bound: Sequence[Multiaddr]) -> list[Multiaddr]:
+    """What to tell others for the addresses bound: wildcards become this machine's own addresses."""
+    out: dict[str, Multiaddr] = {}
+    for address in bound:
+        family, _ = _shape(address)[:2]
+        host, port = str(address.value_for_protocol(family)), address.value_for_protocol("tcp")
+        hosts = _own_hosts(family) if ipaddress.ip_address(host).is_unspecified else [host]
+        for each in hosts:
+            text = f"/{family}/{each}/tcp/{port}"
+            out.setdefault(text, Multiaddr(text))
+    return list(out.values())
+
+
+def _own_hosts(family: str) -> list[str]:
+    """The address that this machine would use towards the internet, if any, and loopback. Nothing is sent."""
+    ip6 = family == "ip6"
+    hosts = []
+    with socket.socket(socket.AF_INET6 if ip6 else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("2001:db8::1" if ip6 else "192.0.2.1", 9))  # documentation prefixes (RFC 3849, RFC 5737)
+            hosts.append(str(probe.getsockname()[0]))
+        except OSError:
+            pass  # no route: a machine without a network still talks to itself
+    return [*hosts, "::1" if ip6 else "127.0.0.1"]
+
+
+def _parse(text: str, hint: str) -> Multiaddr:
+    try:
+        return Multiaddr(text)
+    except Exception as error:
+        raise UsageError(f"{text!r} is no multiaddr.", hint=hint) from error
+
+
+def _shape(address: Multiaddr) -> tuple[str, ...]:
+    return tuple(protocol.name for protocol in address.protocols())
+
+
+def _is_dialable(address: Multiaddr) -> bool:
+    shape = _shape(address)
+    if len(shape) != 2 or shape[0] not in _HOSTS or shape[1] != "tcp":
+        return False
+    host = str(address.value_for_protocol(shape[0]))
+    if int(address.value_for_protocol("tcp")) == 0:
+        return False
+    if shape[0] in ("ip4", "ip6"):
+        ip = ipaddress.ip_address(host)
+        return not (ip.is_unspecified or ip.is_multicast)
+    return 0 < len(host) <= 253

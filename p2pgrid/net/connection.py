@@ -1,0 +1,382 @@
+"""A live link on asyncio.
+
+The shell holds no rules: `p2pgrid.proto.link` does. It moves bytes between a Link and a road, and events to handlers.
+A road is whatever can be an `asyncio.Transport`: the direct road is one by nature.
+
+Handlers are callbacks, not tasks, because a message every few microseconds must not cost a wake-up. What is sent
+during one turn of the loop leaves in one write at its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+from p2pgrid.errors import P2pgridError, Refused, RemoteError, Unreachable
+from p2pgrid.net.stream import Stream, StreamHandler
+from p2pgrid.proto.frame import GoawayCode, ResetCode, goaway_name, reset_name
+from p2pgrid.proto.keys import PublicKey
+from p2pgrid.proto.link import Link
+from p2pgrid.proto.link_events import Cut, Ended, Event, GoingAway, Message, Opened, Proved, Ready, Writable
+
+log = logging.getLogger(__name__)
+
+WRITE_BUFFER_BYTES: Final = 256 * 1024
+"""When the road holds this much, bulk waits with its producers; `WRITE_STALL_S` later the link is given up."""
+WRITE_STALL_S: Final = 30.0
+LINGER_S: Final = 2.0
+"""How long a closing link may take to hand over its last words."""
+
+
+OnStream = Callable[[Stream], StreamHandler]
+"""Called when the peer opens a stream; raise Refused to reset it with REFUSED and the message."""
+Admit = Callable[[PublicKey], None]
+"""Called on a listener's side with a dialler's proven key; raise Refused to turn it away."""
+VerifyRoad = Callable[[asyncio.Transport], None]
+"""Called with a road before anything is sent or read; raise RemoteError to leave it."""
+
+
+class LinkConnection(asyncio.Protocol):
+    """A link that lives on a road. `p2pgrid.net.direct` makes them.
+
+    `retired` is done when no new stream can be opened any more (either side said GOAWAY, or the link is lost): the
+    time to dial anew. `closed` is done when the road is gone; its result is the reason, None if this side closed it.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        name: str,
+        on_stream: OnStream | None = None,
+        admit: Admit | None = None,
+        verify_road: VerifyRoad | None = None,
+        write_stall_s: float = WRITE_STALL_S,
+    ) -> None:
+        self.name = name
+        """For logs and messages: who and where."""
+        self._loop = asyncio.get_running_loop()
+        self.ready: asyncio.Future[None] = self._loop.create_future()
+        self.retired: asyncio.Future[None] = self._loop.create_future()
+        self.closed: asyncio.Future[P2pgridError | None] = self._loop.create_future()
+        self._link = link
+        self._on_stream = on_stream
+        self._admit = admit
+        self._verify_road = verify_road
+        self._write_stall_s = write_stall_s
+        self._transport: asyncio.Transport | None = None
+        self._streams: dict[int, Stream] = {}
+        self._reason: P2pgridError | None = None
+        self._closing = False
+        self._paused = False
+        self._flush_scheduled = False
+        self._wake_first = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    # -- for the owner -----------------------------------------------------------------------------------------
+
+    @property
+    def peer(self) -> PublicKey:
+        """The other side's proven key. Unreachable before the handshake is over."""
+        if self._link.peer is None:
+            raise Unreachable("the peer has not yet proven who it is.")
+        return self._link.peer
+
+    @property
+    def reason(self) -> P2pgridError | None:
+        """Why the link is over; None while it is not, or if this side closed it."""
+        return self._reason
+
+    @property
+    def n_streams(self) -> int:
+        return len(self._streams)
+
+    @property
+    def round_trip_ms(self) -> int | None:
+        """Of the last heartbeat, if there was one."""
+        return self._link.round_trip_ms
+
+    def open_stream(self, handler: StreamHandler) -> Stream:
+        """A new stream. Raises Refused (`busy`, `going-away`) or Unreachable where the link takes none."""
+        if self._closing:
+            raise self._reason or Unreachable(f"the link to {self.name} is closed.")
+        stream = Stream(self, self._link.open_stream())
+        stream.handler = handler
+        self._streams[stream.id] = stream
+        self._idle.clear()
+        self._schedule_flush()
+        return stream
+
+    def retire(self, message: str = "") -> None:
+        """Take no new streams, and tell the peer so; open ones go on."""
+        self._do(self._link.goaway, GoawayCode.SHUTDOWN, message)
+        self._set_retired()
+
+    async def wait_idle(self) -> None:
+        """Return when no stream is open."""
+        await self._idle.wait()
+
+    async def aclose(self, message: str = "") -> None:
+        """Close the link now: say GOAWAY, give up the open streams, and return when the road is gone."""
+        if not self._closing:
+            self.retire(message)
+            self._shut(None)
+        await asyncio.shield(self.closed)
+
+    def abort(self) -> None:
+        """Drop the link at once, without a word. Does nothing to one that is gone."""
+        self._shut(None, abort=True)
+        if self._transport is not None:
+            self._transport.abort()
+
+    # -- asyncio.Protocol --------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        try:
+            if self._verify_road is not None:
+                self._verify_road(self._transport)
+        except RemoteError as error:
+            self._link.close()
+            self._link.data_to_send()
+            self._shut(error, abort=True)
+        else:
+            self._tick()
+            self._schedule_flush()
+
+    def data_received(self, data: bytes) -> None:
+        streams = self._streams
+        try:
+            for event in self._link.receive(data, self._now_ms()):
+                if type(event) is Message:
+                    stream = streams.get(event.stream)
+                    if stream is None:
+                        continue
+                    try:
+                        stream.handler.message_received(stream, event.kind, event.payload)
+                    except Exception as error:  # noqa: BLE001 - the boundary: logged, and ends this stream alone
+                        self._handler_failed(stream, error)
+                else:
+                    self._happened(event)
+        except RemoteError as error:
+            self._shut(error)
+        if self._link.queued_bytes:
+            self._schedule_flush()
+
+    def pause_writing(self) -> None:
+        self._paused = True
+        self._stall_timer = self._loop.call_later(self._write_stall_s, self._stalled)
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._cancel_stall_timer()
+        self._flush()
+        self._wake_writers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._closing:
+            why = f": {exc}" if exc else ", the other side closed it."
+            self._shut(Unreachable(f"the link to {self.name} was lost{why}"), abort=True)
+        self._cancel_timer()
+        self._cancel_stall_timer()
+        self._transport = None
+        if not self.closed.done():
+            self.closed.set_result(self._reason)
+
+    # -- events ------------------------------------------------------------------------------------------------
+
+    def _happened(self, event: Event) -> None:
+        match event:
+            case Opened(stream_id):
+                self._opened(stream_id)
+            case Writable(stream_id):
+                if stream := self._streams.get(stream_id):
+                    self._tell_writable(stream)
+            case Ended(stream_id):
+                if stream := self._streams.get(stream_id):
+                    self._call(stream, stream.handler.ended, stream)
+                    self._forget_if_done(stream_id)
+            case Cut(stream_id, code, text):
+                error = Refused(reset_name(code), text or f"the peer reset the stream ({reset_name(code)}).")
+                if stream := self._forget(stream_id, error):
+                    self._call(stream, stream.handler.reset, stream, code, text)
+            case GoingAway(code, text):
+                self._set_retired()
+                if code != GoawayCode.SHUTDOWN:
+                    self._shut(Refused(goaway_name(code), f"{self.name} closed the link: {text or goaway_name(code)}."))
+            case Proved(peer):
+                self._proved(peer)
+            case Ready():
+                self._opened_for_use()
+
+    def _opened(self, stream_id: int) -> None:
+        stream = Stream(self, stream_id)
+        self._streams[stream_id] = stream
+        self._idle.clear()
+        if self._on_stream is None:
+            stream.reset(ResetCode.REFUSED, "this side takes no streams")
+            return
+        try:
+            stream.handler = self._on_stream(stream)
+        except Refused as refusal:
+            stream.reset(ResetCode.REFUSED, refusal.message)
+        except Exception:
+            log.exception("%s: stream %d could not be taken; it was reset", self.name, stream_id)
+            stream.reset(ResetCode.INTERNAL, "the stream could not be taken")
+
+    def _proved(self, peer: PublicKey) -> None:
+        try:
+            if self._admit is not None:
+                self._admit(peer)
+        except Refused as refusal:
+            self._link.goaway(GoawayCode.REFUSED, refusal.message)
+            self._shut(refusal)
+        else:
+            self.name = f"{peer} at {self.name}"
+            self._link.accept()
+            self._opened_for_use()
+
+    def _opened_for_use(self) -> None:
+        self._tick()
+        if not self.ready.done():
+            self.ready.set_result(None)
+
+    def _call(self, stream: Stream, callback: Callable[..., None], *args: Any) -> None:
+        try:
+            callback(*args)
+        except Exception as error:  # noqa: BLE001 - the boundary: logged, and ends this stream alone
+            self._handler_failed(stream, error)
+
+    def _handler_failed(self, stream: Stream, error: Exception) -> None:
+        """Log it, cut the stream, and let its handler clean up, unless it is already beyond that."""
+        log.error("%s: the handler of stream %d failed; it was reset", self.name, stream.id, exc_info=error)
+        if stream.is_open:
+            stream.reset(ResetCode.INTERNAL, "the handler failed")
+            self._call(stream, stream.handler.reset, stream, ResetCode.INTERNAL, "the handler failed")
+
+    def _forget_if_done(self, stream_id: int) -> None:
+        if not self._link.has_stream(stream_id):
+            self._forget(stream_id, Unreachable("the stream is closed."))
+
+    def _forget(self, stream_id: int, error: P2pgridError) -> Stream | None:
+        stream = self._streams.pop(stream_id, None)
+        if stream is not None:
+            stream._error = error
+            stream._wake()
+        if not self._streams:
+            self._idle.set()
+        return stream
+
+    # -- writing -----------------------------------------------------------------------------------------------
+
+    def _do(self, action: Callable[..., None], *args: Any) -> None:
+        """Let the link do something that queues frames. If it gives up over it, tell the handlers, but not from
+        within the call of one of them."""
+        try:
+            action(*args)
+        except Unreachable as error:
+            self._loop.call_soon(self._shut, error, True)
+        if not self._flush_scheduled:
+            self._schedule_flush()
+
+    def _schedule_flush(self) -> None:
+        if not self._flush_scheduled and not self._closing:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        if self._paused or self._closing or self._transport is None:
+            return
+        was_full = self._link.queued_bytes >= self._link.limits.bulk_queue_bytes
+        data = self._link.data_to_send()
+        if data:
+            self._transport.write(data)
+        if was_full:
+            self._wake_writers()
+
+    def _wake_writers(self) -> None:
+        """Tell the streams that there is room again, beginning with the first that found none the last time."""
+        ids = list(self._streams)
+        first = ids.index(self._wake_first) if self._wake_first in self._streams else 0
+        for stream_id in ids[first:] + ids[:first]:
+            if self._paused or self._link.queued_bytes >= self._link.limits.bulk_queue_bytes:
+                self._wake_first = stream_id
+                return
+            if stream := self._streams.get(stream_id):
+                self._tell_writable(stream)
+
+    def _tell_writable(self, stream: Stream) -> None:
+        stream._wake()
+        self._call(stream, stream.handler.writable, stream)
+
+    # -- time and the end --------------------------------------------------------------------------------------
+
+    def _now_ms(self) -> int:
+        return int(self._loop.time() * 1000)
+
+    def _tick(self) -> None:
+        if self._closing:
+            return
+        self._cancel_timer()
+        now_ms = self._now_ms()
+        try:
+            due_ms = self._link.tick(now_ms)
+        except Unreachable as error:
+            self._shut(error)
+            return
+        # A millisecond more, so that the timer does not fire a rounding too early.
+        self._timer = self._loop.call_later((due_ms - now_ms + 1) / 1000, self._tick)
+        if self._link.queued_bytes:
+            self._schedule_flush()
+
+    def _stalled(self) -> None:
+        self._shut(
+            Unreachable(f"{self.name} read too little for {self._write_stall_s:g} s while bytes waited for it."), True
+        )
+
+    def _shut(self, reason: P2pgridError | None, abort: bool = False) -> None:
+        """Tell everybody, once, that the link is over, and let go of the road."""
+        if self._closing:
+            return
+        self._closing = True
+        self._reason = reason
+        self._link.close()
+        self._cancel_timer()
+        self._cancel_stall_timer()
+        error = reason or Unreachable(f"this side closed the link to {self.name}.")
+        if self._transport is not None:
+            if abort or self._paused:
+                self._transport.abort()
+            else:
+                if last_words := self._link.data_to_send():
+                    self._transport.write(last_words)
+                self._transport.close()
+                self._timer = self._loop.call_later(LINGER_S, self._transport.abort)
+        if not self.ready.done():
+            self.ready.set_exception(error)
+            self.ready.exception()  # dial() reports it; a listener's log has it already
+        self._set_retired()
+        for stream_id in list(self._streams):
+            if stream := self._forget(stream_id, error):
+                self._call(stream, stream.handler.link_lost, stream, error)
+
+    def _set_retired(self) -> None:
+        if not self.retired.done():
+            self.retired.set_result(None)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _cancel_stall_timer(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None

@@ -1,0 +1,323 @@
+"""The direct road: a link over TCP and TLS 1.3 (docs/spec/link.md, section 5).
+
+The dialler checks the listener's certificate before it sends a byte of its own behind the TLS handshake, so whoever
+else answers at that address learns nothing but that somebody called. The listener learns the dialler's key
+from the link's own handshake, and asks for no client certificate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import errno
+import functools
+import ipaddress
+import logging
+import os
+import secrets
+import socket
+import ssl
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from p2pgrid.errors import LocalError, ProtocolViolation, RemoteError, Unreachable
+from p2pgrid.net import tls
+from p2pgrid.net.connection import WRITE_STALL_S, Admit, LinkConnection, OnStream
+from p2pgrid.proto.frame import NONCE_BYTES
+from p2pgrid.proto.keys import PublicKey, SecretKey
+from p2pgrid.proto.link import Link
+from p2pgrid.proto.link_events import LinkLimits
+
+log = logging.getLogger(__name__)
+
+_TLS_SHUTDOWN_S: Final = 1.0
+_BACKLOG: Final = 1024
+_ACCEPT_PAUSE_S: Final = 1.0
+_CALLER_LEFT: Final = {errno.ECONNABORTED, errno.EPROTO}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenLimits:
+    """What a listener lets strangers do."""
+
+    link: LinkLimits = field(default_factory=LinkLimits)
+    max_connections: int = 1024
+    max_connections_per_address: int = 64
+    """An IPv6 caller counts by its /64, which is what one household or server is given."""
+    write_stall_s: float = WRITE_STALL_S
+
+
+async def dial(
+    host: str,
+    port: int,
+    provider: PublicKey,
+    secret_key: SecretKey,
+    *,
+    timeout_s: float = 10.0,
+    limits: LinkLimits | None = None,
+    on_stream: OnStream | None = None,
+    write_stall_s: float = WRITE_STALL_S,
+) -> LinkConnection:
+    """A link to `provider` at `host`:`port`, ready for streams.
+
+    Raises Unreachable if nobody, or another peer, answers there within `timeout_s`; Refused if the provider turns us
+    away; ProtocolViolation if the provider, proven, breaks the link's rules.
+    """
+    loop = asyncio.get_running_loop()
+    address = _format_address(host, port)
+
+    def make() -> LinkConnection:
+        link = Link.dialler(secret_key, provider, limits=limits or LinkLimits(), now_ms=int(loop.time() * 1000))
+        return LinkConnection(
+            link,
+            name=f"{provider} at {address}",
+            on_stream=on_stream,
+            verify_road=functools.partial(_verify_listener, provider, address),
+            write_stall_s=write_stall_s,
+        )
+
+    connection: LinkConnection | None = None
+    try:
+        async with asyncio.timeout(timeout_s):
+            # An empty server name: no name of the host goes over the wire in clear, and none is checked.
+            _transport, connection = await loop.create_connection(
+                make,
+                host,
+                port,
+                ssl=_dialler_context(),
+                server_hostname="",
+                ssl_handshake_timeout=timeout_s,
+                ssl_shutdown_timeout=_TLS_SHUTDOWN_S,
+            )
+            await asyncio.shield(connection.ready)
+    except TimeoutError:
+        raise Unreachable(f"{address} did not answer within {timeout_s:g} s.") from None
+    except OSError as error:
+        raise Unreachable(f"{address} cannot be reached: {error.strerror or error}.") from error
+    finally:
+        if connection is not None and not (connection.ready.done() and connection.ready.exception() is None):
+            connection.abort()
+    return connection
+
+
+async def listen(
+    host: str,
+    port: int,
+    secret_key: SecretKey,
+    *,
+    on_stream: OnStream,
+    admit: Admit | None = None,
+    limits: ListenLimits | None = None,
+) -> DirectListener:
+    """Take links at `host`:`port` (0: any free port). LocalError where the address cannot be had."""
+    listener = DirectListener(secret_key, on_stream, admit, limits or ListenLimits())
+    try:
+        await listener._start(host, port)
+    except OSError as error:
+        raise _cannot_listen(_format_address(host, port), error) from error
+    return listener
+
+
+class DirectListener:
+    """An open port that takes links. `listen` makes it."""
+
+    def __init__(self, secret_key: SecretKey, on_stream: OnStream, admit: Admit | None, limits: ListenLimits) -> None:
+        self._own_key = secret_key.public_key
+        self._tls = tls.listener_context(secret_key)
+        self._on_stream = on_stream
+        self._admit = admit
+        self._limits = limits
+        self._sockets: list[socket.socket] = []
+        self._accepting: list[asyncio.Task[None]] = []
+        self._per_address: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.connections: set[LinkConnection] = set()
+        """The links whose TLS handshake is done."""
+        self.refused_connections = 0
+        """Callers turned away because of the caps."""
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Where it listens: host and port."""
+        return [server.getsockname()[:2] for server in self._sockets]
+
+    async def aclose(self, *, drain_s: float = 10.0, message: str = "the provider is shutting down") -> None:
+        """Take no more links or streams, give open streams `drain_s` to finish, then close everything."""
+        for task in self._accepting:
+            task.cancel()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
+        self._close_sockets()
+        live = list(self.connections)
+        for connection in live:
+            connection.retire(message)
+        try:
+            async with asyncio.timeout(drain_s):
+                await asyncio.gather(*(connection.wait_idle() for connection in live))
+        except TimeoutError:
+            log.warning("%d streams were still open after %g s", sum(c.n_streams for c in live), drain_s)
+        await asyncio.gather(*(connection.aclose(message) for connection in live))
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _start(self, host: str, port: int) -> None:
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        try:
+            for family, _type, _proto, _name, address in dict.fromkeys(found):
+                self._sockets.append(_bind(family, address))
+        except OSError:
+            self._close_sockets()
+            raise
+        for server in self._sockets:
+            task = loop.create_task(
+                self._accept(server), name=f"accept on {_format_address(*server.getsockname()[:2])}"
+            )
+            self._accepting.append(task)
+
+    async def _accept(self, server: socket.socket) -> None:
+        """Take TCP connections, one by one. The caps hold before any cryptography is done for one."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                tcp, address = await loop.sock_accept(server)
+            except OSError as error:
+                if error.errno in _CALLER_LEFT:
+                    continue
+                log.error("no connection can be accepted: %s; trying again in %g s", error, _ACCEPT_PAUSE_S)
+                await asyncio.sleep(_ACCEPT_PAUSE_S)
+                continue
+            caller = _caller(address[0])
+            if (
+                len(self._tasks) >= self._limits.max_connections
+                or self._per_address[caller] >= self._limits.max_connections_per_address
+            ):
+                self.refused_connections += 1
+                log.info("a connection from %s was refused: %d are open from there", caller, self._per_address[caller])
+                tcp.close()
+                continue
+            self._per_address[caller] += 1
+            name = _format_address(address[0], address[1])
+            task = loop.create_task(self._serve(tcp, name), name=f"link from {name}")
+            self._tasks.add(task)
+            task.add_done_callback(functools.partial(self._gone, caller))
+
+    def _gone(self, caller: str, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._per_address[caller] -= 1
+        if not self._per_address[caller]:
+            del self._per_address[caller]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s ended with an error", task.get_name(), exc_info=error)
+
+    async def _serve(self, tcp: socket.socket, name: str) -> None:
+        """One link, from its TLS handshake to its end."""
+        loop = asyncio.get_running_loop()
+        limits = self._limits
+        link = Link.listener(
+            self._own_key, secrets.token_bytes(NONCE_BYTES), limits=limits.link, now_ms=int(loop.time() * 1000)
+        )
+        connection = LinkConnection(
+            link,
+            name=name,
+            on_stream=self._on_stream,
+            admit=self._admit,
+            verify_road=_verify_alpn,
+            write_stall_s=limits.write_stall_s,
+        )
+        try:
+            await loop.connect_accepted_socket(
+                lambda: connection,
+                tcp,
+                ssl=self._tls,
+                ssl_handshake_timeout=limits.link.handshake_ms / 1000,
+                ssl_shutdown_timeout=_TLS_SHUTDOWN_S,
+            )
+        except OSError as error:  # ssl.SSLError, TimeoutError and ConnectionError are OSErrors
+            log.info("no TLS with %s: %s", name, str(error) or type(error).__name__)
+            return
+        self.connections.add(connection)
+        try:
+            reason = await asyncio.shield(connection.closed)
+            if isinstance(reason, ProtocolViolation):
+                log.warning("%s broke the link's rules: %s", connection.name, reason)
+        finally:
+            self.connections.discard(connection)
+            connection.abort()
+
+    def _close_sockets(self) -> None:
+        for server in self._sockets:
+            server.close()
+        self._sockets.clear()
+
+
+def _bind(family: int, address: tuple[Any, ...]) -> socket.socket:
+    server = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        server.setblocking(False)
+        if os.name == "posix":
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        server.bind(address)
+        server.listen(_BACKLOG)
+    except OSError:
+        server.close()
+        raise
+    return server
+
+
+@functools.cache
+def _dialler_context() -> ssl.SSLContext:
+    return tls.dialler_context()
+
+
+def _verify_alpn(transport: asyncio.Transport) -> None:
+    spoken = transport.get_extra_info("ssl_object").selected_alpn_protocol()
+    if spoken != tls.ALPN:
+        raise Unreachable(f"the other side offers ALPN {spoken!r}; {tls.ALPN!r} was expected.")
+
+
+def _verify_listener(provider: PublicKey, address: str, transport: asyncio.Transport) -> None:
+    """Unreachable, not ProtocolViolation, for all faults: whoever is there, it was not proven to be the provider."""
+    der = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    try:
+        found = tls.verify_certificate(der, datetime.datetime.now(datetime.UTC))
+        _verify_alpn(transport)
+    except RemoteError as error:
+        raise Unreachable(f"{address} is no p2pgrid peer: {error.message}", hint=error.hint) from error
+    if found != provider:
+        raise Unreachable(
+            f"at {address} is another peer: {found} answered, {provider} was expected.",
+            hint="Look up the provider's present addresses.",
+        )
+
+
+def _caller(host: str) -> str:
+    """What connections are counted by: an IPv4 address, or the /64 of an IPv6 address."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
+
+
+def _format_address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _cannot_listen(address: str, error: OSError) -> LocalError:
+    hints = {
+        errno.EADDRINUSE: "Stop the program that uses it, or choose another port.",
+        errno.EACCES: "Ports below 1024 need privileges: choose another port.",
+        errno.EADDRNOTAVAIL: "The address is not one of this machine's: listen on 0.0.0.0 or ::.",
+    }
+    return LocalError(
+        f"cannot listen on {address}: {error.strerror or error}.",
+        hint=hints.get(error.errno or 0, "Choose another address."),
+    )

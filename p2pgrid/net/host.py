@@ -1,0 +1,239 @@
+"""A libp2p host that strangers may connect to: py-libp2p 0.8.1, hardened (see also yamux.py and swarm.py).
+
+| fault | here |
+|---|---|
+| a host accepts `/plaintext/2.0.0`, which proves no key, and SECIO | Noise alone is offered and asked for |
+| an exception in a stream's handler, or in its negotiation, ends the host | `_StreamGuard` resets that stream |
+| invalid UTF-8 in a protocol's name raises there | a malformed name is a failed negotiation |
+| a protocol's name may be announced as long as 2^64 bytes, before any key is proven | 1 KiB |
+| the resource manager makes streams over its limit wait, and lets too few connections through | own caps |
+| two processes may listen on one port, and share its connections at random (SO_REUSEPORT) | checked first |
+| what a peer says it sees as our address is told to others | ignored |
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import libp2p.protocol_muxer.multiselect_communicator as communicator_module
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
+from libp2p.exceptions import ParseError
+from libp2p.host.basic_host import BasicHost
+from libp2p.io.exceptions import IOException, MessageTooLarge
+from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.peer.id import ID
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
+from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.exceptions import MuxedStreamError
+from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
+from libp2p.stream_muxer.yamux.yamux import Yamux
+from libp2p.transport.tcp.tcp import TCP
+from libp2p.transport.upgrader import TransportUpgrader
+from libp2p.utils.varint import read_varint_prefixed_bytes_limited
+from multiaddr import Multiaddr
+
+from p2pgrid.errors import LocalError
+from p2pgrid.net import libp2p_logs
+from p2pgrid.net.addresses import announced
+from p2pgrid.net.peerstore import OwnKeyPeerStore
+from p2pgrid.net.shielding import shielded_for
+from p2pgrid.net.swarm import DIAL_TIMEOUT_S, GridSwarm
+from p2pgrid.net.yamux import ShieldedMuxer
+from p2pgrid.proto.keys import SecretKey
+
+logger = logging.getLogger(__name__)
+
+MAX_PROTOCOL_NAME_BYTES: Final = 1024
+NEGOTIATION_TIMEOUT_S: Final = 10
+_REPORT_EVERY_S: Final = 60.0
+_CLOSE_TIMEOUT_S: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class HostLimits:
+    """Caps on what peers may hold open. A connection costs about 100 KB, a stream a few."""
+
+    max_connections: int = 400
+    max_inbound_per_ip: int = 64
+    max_inbound_streams: int = 1024
+    max_inbound_streams_per_connection: int = 64
+
+
+@asynccontextmanager
+async def open_host(
+    secret_key: SecretKey,
+    listen: Sequence[Multiaddr],
+    *,
+    announce: Sequence[Multiaddr] | None = None,
+    limits: HostLimits | None = None,
+) -> AsyncIterator[BasicHost]:
+    """Run a host that listens on `listen` (nowhere, if empty) and tells others `announce`, or where it listens.
+
+    Raises LocalError where an address cannot be listened on.
+    """
+    libp2p_logs.quieten()
+    communicator_module.read_delim = _read_protocol_name
+    swarm = _make_swarm(secret_key, limits or HostLimits())
+    host = BasicHost(
+        network=swarm,
+        negotiate_timeout=NEGOTIATION_TIMEOUT_S,
+        addrs_factory=(lambda bound: list(announce)) if announce else announced,
+        disable_identify_address_discovery=True,
+    )
+    swarm.set_stream_handler(_StreamGuard(swarm.common_stream_handler, limits or HostLimits()))
+    for address in listen:
+        check_free(address)
+    async with host.run(listen):
+        for address in listen:
+            if str(address) not in swarm.listeners:
+                raise LocalError(f"{address} cannot be listened on.", hint="Another program may have just taken it.")
+        try:
+            yield host
+        finally:
+            await swarm.close_all()
+            with shielded_for(_CLOSE_TIMEOUT_S):
+                await host.close()  # listeners too: they belong to no task of the swarm, and would go on accepting
+
+
+def check_free(address: Multiaddr) -> None:
+    """Raise LocalError, saying why and what to do, where `address` (`/ip4|ip6/.../tcp/...`) cannot be listened on."""
+    family_name = address.protocols()[0].name
+    ip, port = str(address.value_for_protocol(family_name)), int(address.value_for_protocol("tcp"))
+    with socket.socket(socket.AF_INET6 if family_name == "ip6" else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((ip, port))
+            probe.listen(1)
+        except OSError as error:
+            raise _listen_error(error, ip, port) from error
+
+
+def _listen_error(error: OSError, ip: str, port: int) -> LocalError:
+    if error.errno == errno.EADDRINUSE:
+        return LocalError(
+            f"port {port} on {ip} is in use by another program.",
+            hint="Stop that program, or listen on another port (0 takes any free one).",
+        )
+    if error.errno == errno.EACCES:
+        return LocalError(f"port {port} may not be listened on by this user.", hint="Choose a port from 1024 up.")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return LocalError(f"{ip} is not an address of this machine.", hint="Listen on 0.0.0.0 for all of its own.")
+    return LocalError(f"{ip} port {port} cannot be listened on: {error.strerror}.", hint="Choose another address.")
+
+
+def _make_swarm(secret_key: SecretKey, limits: HostLimits) -> GridSwarm:
+    keys = create_new_key_pair(secret_key.expose_seed())
+    peer_id = ID.from_pubkey(keys.public_key)
+    upgrader = TransportUpgrader(
+        {NOISE_ID: NoiseTransport(keys, noise_privkey=create_new_x25519_key_pair().private_key)},
+        {YAMUX_ID: Yamux},
+        NEGOTIATION_TIMEOUT_S,
+    )
+    upgrader.muxer_multistream = ShieldedMuxer({YAMUX_ID: Yamux}, NEGOTIATION_TIMEOUT_S)
+    peerstore = OwnKeyPeerStore(peer_id)
+    peerstore.add_key_pair(peer_id, keys)
+    return GridSwarm(
+        peer_id,
+        peerstore,
+        upgrader,
+        [TCP(dns_resolution_timeout=3.0, dns_max_retries=1)],
+        retry_config=RetryConfig(max_retries=0),
+        connection_config=ConnectionConfig(
+            max_connections=limits.max_connections,
+            min_connections=0,
+            low_watermark=limits.max_connections // 2,
+            high_watermark=limits.max_connections * 3 // 4,  # above it, idle connections are closed, 20 at a time
+            max_connections_per_peer=1,
+            dial_timeout=DIAL_TIMEOUT_S,
+        ),
+        max_inbound_per_ip=limits.max_inbound_per_ip,
+    )
+
+
+async def _read_protocol_name(reader: Any) -> bytes:
+    """multistream-select's line: a varint length, the name, a newline (connections/README.md of the libp2p specs)."""
+    try:
+        line: bytes = await read_varint_prefixed_bytes_limited(reader, MAX_PROTOCOL_NAME_BYTES)
+        line.decode("utf-8")
+    except (MessageTooLarge, UnicodeDecodeError) as error:
+        raise ParseError("a protocol name is too long, or no UTF-8") from error
+    if not line.endswith(b"\n"):
+        raise ParseError("a protocol name does not end in a newline")
+    return line[:-1]
+
+
+class _StreamGuard:
+    """Stands between a peer's stream and the host: counts streams, and keeps what their handlers raise."""
+
+    def __init__(self, inner: Any, limits: HostLimits) -> None:
+        self._inner = inner
+        self._limits = limits
+        self._open = 0
+        self._open_by_connection: Counter[int] = Counter()
+        self._reported_at: dict[str, float] = {}
+
+    async def __call__(self, stream: Any) -> None:
+        connection = id(stream.muxed_conn)
+        if (
+            self._open >= self._limits.max_inbound_streams
+            or self._open_by_connection[connection] >= self._limits.max_inbound_streams_per_connection
+        ):
+            await stream.reset()
+            return
+        self._open += 1
+        self._open_by_connection[connection] += 1
+        try:
+            await self._inner(stream)
+        except (IOException, MuxedStreamError) as error:
+            logger.debug("%s ended a stream of %s: %r", stream.muxed_conn.peer_id, stream.get_protocol(), error)
+            await stream.reset()
+        except Exception as error:  # noqa: BLE001 (the host's boundary: one stream's fault ends that stream)
+            self._report(stream, error)
+            await stream.reset()
+        finally:
+            self._open -= 1
+            self._open_by_connection[connection] -= 1
+            if not self._open_by_connection[connection]:
+                del self._open_by_connection[connection]
+
+    def _report(self, stream: Any, error: Exception) -> None:
+        """Once a minute for each kind: a peer that can cause it must not fill the log."""
+        what = f"{stream.get_protocol()} {type(error).__name__}"
+        now = time.monotonic()
+        if now - self._reported_at.get(what, -_REPORT_EVERY_S) >= _REPORT_EVERY_S and len(self._reported_at) < 256:
+            self._reported_at[what] = now
+            peer_id = stream.muxed_conn.peer_id
+            logger.warning("a stream of %s with %s ended by an error: %r", stream.get_protocol(), peer_id, error)
+
+
+async def open_stream(host: BasicHost, peer_id: ID, addresses: Sequence[Multiaddr], protocol: str) -> Any:
+    """A stream to `peer_id` over the live connection, or one newly dialled by `addresses`.
+
+    Raises SwarmException where the peer cannot be reached, StreamFailure where it does not speak `protocol`.
+    """
+    await host.get_network().connect_to(peer_id, addresses)
+    return await host.new_stream(peer_id, [protocol])
+
+
+async def close_stream(stream: Any) -> None:
+    """End a stream of ours in good order, whatever became of it. Never raises, save on cancellation."""
+    try:
+        await stream.close()
+    except Exception as error:  # noqa: BLE001 (closing what the peer has already broken)
+        logger.debug("closing a stream: %r", error)
+        await stream.reset()
+
+
+async def reset_stream(stream: Any) -> None:
+    """Drop a stream at once, also while being cancelled."""
+    with shielded_for(1):
+        await stream.reset()

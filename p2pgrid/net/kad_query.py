@@ -1,0 +1,156 @@
+"""One question to one server of the DHT, and its answer with everything hostile cut off.
+
+libp2p's Kademlia message (kad-dht/README.md of the libp2p specs), one request and one response on a fresh stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import trio
+from libp2p.host.basic_host import BasicHost
+from libp2p.kad_dht.pb.kademlia_pb2 import Message
+from libp2p.network.stream.exceptions import StreamEOF
+from libp2p.peer.envelope import consume_envelope
+from libp2p.peer.id import ID
+from libp2p.peer.peerstore import env_to_send_in_RPC
+from libp2p.utils.varint import encode_varint_prefixed, read_varint_prefixed_bytes_limited
+from multiaddr import Multiaddr
+
+from p2pgrid.errors import ProtocolViolation
+from p2pgrid.net.addresses import usable_addresses
+from p2pgrid.net.host import close_stream, open_stream, reset_stream
+
+ASK_TIMEOUT_S: Final = 6.0
+MAX_ANSWER_BYTES: Final = 256 * 1024
+_MAX_PEERS_PER_ANSWER: Final = 64
+_MAX_RECORD_BYTES: Final = 4096
+_ED25519_ID_PREFIX: Final = bytes.fromhex("002408011220")
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """A peer and where to dial it."""
+
+    peer_id: ID
+    addresses: tuple[Multiaddr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderClaim:
+    """That a server holds a provider record."""
+
+    contact: Contact
+    signed_at: int | None
+    """The sequence number of the provider's own signed peer record; None where the addresses are hearsay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server said. `sender` carries the addresses that it signs for itself, if it sent any."""
+
+    sender: Contact
+    closer: tuple[Contact, ...]
+    providers: tuple[ProviderClaim, ...]
+
+
+class KadQuery:
+    """Asks servers of one network's DHT, over `protocol`."""
+
+    def __init__(self, host: BasicHost, protocol: str, timeout_s: float = ASK_TIMEOUT_S) -> None:
+        self._host = host
+        self._protocol = protocol
+        self._timeout_s = timeout_s
+
+    async def find_node(self, server: Contact, key: bytes) -> Answer:
+        """The server's closest peers to `key`. Raises what libp2p raises, trio.TooSlowError, ProtocolViolation."""
+        return await self._ask(server, Message.MessageType.FIND_NODE, key)
+
+    async def get_providers(self, server: Contact, key: bytes) -> Answer:
+        """The server's provider records for `key`, and its closest peers. Raises as `find_node`."""
+        return await self._ask(server, Message.MessageType.GET_PROVIDERS, key)
+
+    async def add_provider(self, server: Contact, key: bytes) -> None:
+        """Tell the server that we provide `key`. Returns once it has said so, or ended the stream in good order."""
+        message = self._message(Message.MessageType.ADD_PROVIDER, key)
+        provider = message.providerPeers.add()
+        provider.id = self._host.get_id().to_bytes()
+        provider.addrs.extend(address.to_bytes() for address in self._host.get_addrs())
+        provider.signedRecord = message.senderRecord
+        try:
+            await self._exchange(server, message)
+        except StreamEOF:
+            pass  # implementations that do not echo the message close the stream
+
+    async def _ask(self, server: Contact, kind: Any, key: bytes) -> Answer:
+        answer = await self._exchange(server, self._message(kind, key))
+        if answer.type != kind:
+            raise ProtocolViolation(f"{server.peer_id} answered a DHT request of type {kind} with type {answer.type}.")
+        signed = _signed_contact(answer.senderRecord, server.peer_id)
+        return Answer(
+            sender=signed[0] if signed and signed[0].addresses else server,
+            closer=tuple(filter(None, map(_contact, answer.closerPeers[:_MAX_PEERS_PER_ANSWER]))),
+            providers=tuple(filter(None, map(_claim, answer.providerPeers[:_MAX_PEERS_PER_ANSWER]))),
+        )
+
+    def _message(self, kind: Any, key: bytes) -> Any:
+        message = Message()
+        message.type = kind
+        message.key = key
+        message.senderRecord = env_to_send_in_RPC(self._host)[0]
+        return message
+
+    async def _exchange(self, server: Contact, message: Any) -> Any:
+        with trio.fail_after(self._timeout_s):
+            stream = await open_stream(self._host, server.peer_id, server.addresses, self._protocol)
+            try:
+                await stream.write(encode_varint_prefixed(message.SerializeToString()))
+                raw = await read_varint_prefixed_bytes_limited(stream, MAX_ANSWER_BYTES)
+            except StreamEOF:
+                await close_stream(stream)
+                raise
+            except BaseException:
+                await reset_stream(stream)
+                raise
+            await close_stream(stream)
+        answer = Message()
+        answer.ParseFromString(raw)
+        return answer
+
+
+def _contact(peer: Any) -> Contact | None:
+    if not _is_ed25519(peer.id):
+        return None
+    peer_id = ID(peer.id)
+    return Contact(peer_id, tuple(usable_addresses(peer.addrs, str(peer_id))))
+
+
+def _claim(peer: Any) -> ProviderClaim | None:
+    hearsay = _contact(peer)
+    if hearsay is None:
+        return None
+    signed = _signed_contact(peer.signedRecord, hearsay.peer_id)
+    if signed is not None and signed[0].addresses:
+        return ProviderClaim(*signed)
+    return ProviderClaim(hearsay, None) if hearsay.addresses else None
+
+
+def _signed_contact(envelope: bytes, peer_id: ID) -> tuple[Contact, int] | None:
+    """The addresses that `peer_id` itself signed (RFC 0003 of the libp2p specs) with their number, if it did."""
+    if not 0 < len(envelope) <= _MAX_RECORD_BYTES:
+        return None
+    try:
+        signed, record = consume_envelope(envelope, "libp2p-peer-record")
+        signer = ID.from_pubkey(signed.public_key)
+    except Exception:  # noqa: BLE001 (protobuf, key and multiaddr parsers raise anything; unproven means unsigned)
+        return None
+    if signer != peer_id or record.peer_id != peer_id:
+        return None
+    addresses: Sequence[Multiaddr] = usable_addresses((a.to_bytes() for a in record.addrs), str(peer_id))
+    return Contact(peer_id, tuple(addresses)), int(record.seq)
+
+
+def _is_ed25519(raw_id: bytes) -> bool:
+    return len(raw_id) == len(_ED25519_ID_PREFIX) + 32 and raw_id.startswith(_ED25519_ID_PREFIX)

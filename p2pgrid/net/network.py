@@ -1,0 +1,156 @@
+"""The network, for the asyncio programs of this project: provider, client, bootstrap peer and command line.
+
+    async with Network(secret_key, "main", listen=["/ip4/0.0.0.0/tcp/4001"], bootstrap=peers, serve_dht=True) as net:
+        await net.advertise([lookup_keys.PROVIDER])
+        for peer in await net.find_providers("model/qwen3-8b", timeout_s=5):
+            offer = await net.fetch_offer(peer, timeout_s=5)
+
+Importing this module imports libp2p, which takes one to two seconds: import it where the network is really joined.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+from p2pgrid.errors import InvalidRecord, LocalError, Unreachable, UsageError
+from p2pgrid.net.addresses import parse_announce_address, parse_listen_address, parse_peer_multiaddr
+from p2pgrid.net.bridge import TrioThread
+from p2pgrid.net.host import HostLimits
+from p2pgrid.net.lookup_keys import check_network_name, record_key
+from p2pgrid.net.peer_address import Health, PeerAddress
+from p2pgrid.net.service import NetworkConfig, NetworkService
+from p2pgrid.proto.keys import SecretKey, parse_peer_id
+
+_GRACE_S: Final = 2.0
+"""How much longer than its own time limit a call may take before it is given up from this side."""
+
+
+class Network:
+    """One's own place in a network: a libp2p host in a thread, which restarts if it crashes."""
+
+    def __init__(
+        self,
+        secret_key: SecretKey,
+        network_name: str,
+        *,
+        listen: Sequence[str] = (),
+        bootstrap: Sequence[str] = (),
+        serve_dht: bool = False,
+        offer: Callable[[], bytes | None] | None = None,
+        announce: Sequence[str] = (),
+        limits: HostLimits | None = None,
+    ) -> None:
+        """Nothing is started before `async with`.
+
+        listen: multiaddrs `/ip4|ip6/<address>/tcp/<port>`; none for a client that nobody dials.
+        bootstrap: multiaddrs with `/p2p/<peer id>`; one's own is left out, so that a list can be shared.
+        serve_dht: answer look-ups for others; only for a peer that others can dial.
+        offer: called on the asyncio loop whenever a peer asks for our offer; at most 64 KiB, None for none.
+        announce: what to tell others instead of the addresses listened on.
+
+        Raises UsageError for a bad name or multiaddr.
+        """
+        bootstrap_peers = tuple(map(parse_peer_multiaddr, bootstrap))
+        self.peer_id: Final = secret_key.public_key.peer_id
+        if serve_dht and not listen:
+            raise UsageError("a peer that serves the DHT must listen.", hint="Give an address to listen on.")
+        self._offer = offer
+        self._service = NetworkService(
+            NetworkConfig(
+                secret_key=secret_key,
+                network_name=check_network_name(network_name),
+                listen=tuple(map(parse_listen_address, listen)),
+                bootstrap=tuple(peer for peer in bootstrap_peers if peer[0] != self.peer_id),
+                announce=tuple(map(parse_announce_address, announce)),
+                serve_dht=serve_dht,
+                limits=limits or HostLimits(),
+            ),
+            self._ask_offer if offer is not None else None,
+        )
+        self._network_name = network_name
+        self._thread = TrioThread(self._service.run, name="the libp2p host")
+
+    async def __aenter__(self) -> Self:
+        """Start. Raises LocalError where an address cannot be listened on; an absent bootstrap peer is no failure."""
+        await self._thread.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._thread.stop()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Full multiaddrs under which others may dial us, `/p2p/` included. Empty for a client that does not listen."""
+        return self._service.addresses
+
+    async def advertise(self, keys: Sequence[str], *, timeout_s: float = 10.0) -> int:
+        """Be found under `keys` (see `lookup_keys`) and no others, from now on, renewed three times an hour.
+
+        Returns how many servers hold the record of the key held by the fewest; 0 if after `timeout_s` the network is
+        not joined yet, or nobody took one: that is tried on in the background. A key left out is forgotten within
+        the hour.
+        Raises UsageError for a bad key.
+        """
+        for key in keys:
+            record_key(self._network_name, key)
+        return await self._thread.call(self._service.advertise, tuple(keys), timeout_s)
+
+    async def withdraw(self) -> None:
+        """Advertise nothing any more. Servers forget within the hour; until then our offer says `no-offer`."""
+        await self._thread.call(self._service.withdraw)
+
+    async def find_providers(self, key: str, *, limit: int = 50, timeout_s: float = 10.0) -> list[PeerAddress]:
+        """Peers said to provide `key`, each once, without ourselves, the most credible first.
+
+        Asks the network afresh. A record is no proof: believe a provider when its signed offer says so. After
+        `timeout_s`, what was found by then. Raises Unreachable if no bootstrap peer answered by then, UsageError for
+        a bad key.
+        """
+        record_key(self._network_name, key)
+        try:
+            async with asyncio.timeout(timeout_s + _GRACE_S):
+                return await self._thread.call(self._service.find_providers, key, limit, timeout_s)
+        except TimeoutError:
+            raise Unreachable(f"the look-up of {key} did not end in {timeout_s:g} s.") from None
+
+    async def fetch_offer(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:
+        """The raw bytes of the offer record of `peer`, from the peer itself: at most 64 KiB, and not yet verified.
+
+        The handshake proves that it is `peer.peer_id` who answers. Raises Unreachable, Refused (`no-offer`) or
+        ProtocolViolation; UsageError for what is no peer id.
+        """
+        try:
+            parse_peer_id(peer.peer_id)
+        except InvalidRecord as error:
+            raise UsageError(str(error)) from error
+        try:
+            async with asyncio.timeout(timeout_s + _GRACE_S):
+                return await self._thread.call(self._service.fetch_offer, peer, timeout_s)
+        except TimeoutError:
+            raise Unreachable(f"{peer.peer_id} did not give its offer in {timeout_s:g} s.") from None
+
+    def health(self) -> Health:
+        """How the network fares right now. Asks nobody."""
+        service = self._service
+        return Health(
+            running=self._thread.running,
+            connected_peers=service.connected_peers,
+            routing_table_size=service.routing_table_size,
+            bootstrap_reached=service.bootstrap_reached,
+            advertised_keys=service.advertised_keys,
+            restarts=self._thread.restarts,
+        )
+
+    async def _ask_offer(self) -> bytes | None:
+        """On the trio side: ask the asyncio side for the offer as it is now."""
+        return await self._thread.call_asyncio(self._current_offer)
+
+    async def _current_offer(self) -> bytes | None:
+        if self._offer is None:
+            raise LocalError("there is no offer to ask for.")
+        return self._offer()

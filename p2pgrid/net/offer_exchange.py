@@ -1,0 +1,124 @@
+"""`/p2pgrid/offer/1`: ask a peer for its current offer (docs/spec/discovery.md).
+
+The asking side opens a stream and reads. The provider writes the length (4 bytes, big endian) and the bytes of its
+signed offer record, and ends the stream; length 0 says that it offers nothing. What the bytes mean is not known here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import trio
+from libp2p.host.basic_host import BasicHost
+from libp2p.host.exceptions import StreamFailure
+from libp2p.host.ping import ID as PING
+from libp2p.identity.identify.identify import ID as IDENTIFY
+from libp2p.identity.identify_push.identify_push import ID_PUSH as IDENTIFY_PUSH
+from libp2p.io.exceptions import IOException
+from libp2p.network.exceptions import SwarmException
+from libp2p.network.stream.exceptions import StreamEOF
+from libp2p.protocol_muxer.exceptions import MultiselectClientError
+from libp2p.stream_muxer.exceptions import MuxedConnError, MuxedStreamError
+
+from p2pgrid.errors import LocalError, ProtocolViolation, Refused, Unreachable
+from p2pgrid.net.host import close_stream, open_stream, reset_stream
+from p2pgrid.net.kad_query import Contact
+from p2pgrid.net.shielding import shielded_for
+
+logger = logging.getLogger(__name__)
+
+PROTOCOL: Final = "/p2pgrid/offer/1"
+MAX_OFFER_BYTES: Final = 64 * 1024
+ANSWER_TIMEOUT_S: Final = 10.0
+MAX_ANSWERS_AT_ONCE: Final = 64
+_NOT_SUPPORTED: Final = "not supported"
+
+
+def serve_offers(host: BasicHost, current_offer: Callable[[], Awaitable[bytes | None]]) -> None:
+    """Answer every asker with what `current_offer` returns then; None says that nothing is offered."""
+    limiter = trio.CapacityLimiter(MAX_ANSWERS_AT_ONCE)
+
+    async def answer(stream: Any) -> None:
+        if not limiter.available_tokens:
+            await stream.reset()
+            return
+        async with limiter:
+            with trio.move_on_after(ANSWER_TIMEOUT_S) as deadline:
+                offer = await current_offer() or b""
+                if len(offer) > MAX_OFFER_BYTES:
+                    raise LocalError(f"our own offer has {len(offer)} bytes; at most {MAX_OFFER_BYTES} are sent.")
+                try:
+                    await stream.write(len(offer).to_bytes(4) + offer)
+                    await close_stream(stream)
+                except IOException as error:
+                    logger.debug("an asker went away: %r", error)
+                    await stream.reset()
+            if deadline.cancelled_caught:
+                await reset_stream(stream)
+
+    host.set_stream_handler(PROTOCOL, answer)
+
+
+async def fetch_offer(host: BasicHost, peer: Contact, timeout_s: float) -> bytes:
+    """The raw offer record of `peer`, at most 64 KiB. A connection made for it is closed again.
+
+    Raises Unreachable (not there, not in time, or gone half-way), Refused (`no-offer`) or ProtocolViolation.
+    """
+    network = host.get_network()
+    was_connected = bool(network.get_connections(peer.peer_id))
+    try:
+        with trio.fail_after(timeout_s):
+            return await _fetch(host, peer)
+    except trio.TooSlowError:
+        raise Unreachable(f"{peer.peer_id} did not give its offer in {timeout_s:g} s.") from None
+    except SwarmException as error:
+        raise Unreachable(f"{error}.") from error
+    except StreamFailure as error:
+        if isinstance(error.__cause__, MultiselectClientError) and _NOT_SUPPORTED in str(error.__cause__):
+            raise Refused("no-offer", f"{peer.peer_id} does not sell: it does not speak {PROTOCOL}.") from error
+        raise Unreachable(f"{peer.peer_id} did not take up the request for its offer.") from error
+    except (IOException, MuxedStreamError, MuxedConnError) as error:
+        raise Unreachable(f"the connection to {peer.peer_id} ended while it gave its offer.") from error
+    finally:
+        if not was_connected:
+            with shielded_for(1):
+                await _close_if_idle(network, peer)
+
+
+async def _fetch(host: BasicHost, peer: Contact) -> bytes:
+    stream = await open_stream(host, peer.peer_id, peer.addresses, PROTOCOL)
+    try:
+        offer = await _read_offer(stream, str(peer.peer_id))
+    except BaseException:
+        await reset_stream(stream)
+        raise
+    await close_stream(stream)
+    return offer
+
+
+async def _read_offer(stream: Any, peer_id: str) -> bytes:
+    length = int.from_bytes(await _read_exactly(stream, 4, peer_id))
+    if length == 0:
+        raise Refused("no-offer", f"{peer_id} offers nothing now.", hint="Ask again later, or ask another provider.")
+    if length > MAX_OFFER_BYTES:
+        raise ProtocolViolation(f"{peer_id} announces an offer of {length} bytes; at most {MAX_OFFER_BYTES} may come.")
+    return await _read_exactly(stream, length, peer_id)
+
+
+async def _read_exactly(stream: Any, size: int, peer_id: str) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        try:
+            data += await stream.read(size - len(data))
+        except StreamEOF:
+            raise ProtocolViolation(f"{peer_id} ended its answer after {len(data)} of {size} bytes.") from None
+    return bytes(data)
+
+
+async def _close_if_idle(network: Any, peer: Contact) -> None:
+    for connection in network.get_connections(peer.peer_id):
+        # What libp2p does by itself, and streams not yet named, keep no connection open.
+        if all(stream.get_protocol() in (None, IDENTIFY, IDENTIFY_PUSH, PING) for stream in connection.get_streams()):
+            await connection.close()

@@ -1,0 +1,90 @@
+"""libp2p 0.8.1's yamux, with the faults mended that a peer or a cancelled task could use to end a connection or a host.
+
+| fault | here |
+|---|---|
+| a writer cancelled half-way tears the frame, and with it the connection and all its streams | writes are shielded |
+| a peer that stops reading holds a shielded writer for ever | a write has a time bound; past it the connection goes |
+| a task cancelled while it opens a stream loses one of the connection's 256 slots for good | opening is shielded |
+| a peer may send past the window it was given, without end | unread bytes of a connection are capped |
+| a stream that was reset reads like one that ended in good order | it reads as reset |
+| an exception in the connection's task ends the host | it ends the connection |
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+import trio
+from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamError, MuxedStreamReset
+from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
+from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
+
+from p2pgrid.net.shielding import shielded_for
+
+logger = logging.getLogger(__name__)
+
+WRITE_TIMEOUT_S: Final = 10.0
+"""A frame of at most 64 KiB that the peer's socket does not take in this time."""
+MAX_UNREAD_BYTES: Final = 4 * 1024 * 1024
+"""Received and not read by our handlers, over all streams of one connection."""
+
+
+class UnreadLimit(trio.TooSlowError):
+    """The peer sent more than our handlers had room for. A TooSlowError, because yamux closes on that one alone."""
+
+
+class ShieldedYamux(Yamux):  # type: ignore[misc]
+    """A yamux connection that neither a cancellation nor its peer can leave half-written or half-closed."""
+
+    write_timeout_s: float = WRITE_TIMEOUT_S
+
+    async def start(self) -> None:
+        try:
+            await super().start()
+        except Exception as error:  # noqa: BLE001 (the connection's boundary: whatever it was, it ends this connection)
+            logger.debug("a connection to %s ended: %r", self.peer_id, error)
+            await self._cleanup_on_error()
+        finally:
+            self.event_started.set()  # or the swarm would wait for it for ever
+
+    async def open_stream(self) -> YamuxStream:
+        with shielded_for(self.write_timeout_s):
+            return await super().open_stream()
+        raise MuxedStreamError(f"no stream to {self.peer_id} could be opened in {self.write_timeout_s:g} s")
+
+    async def _write_frame(self, data: bytes) -> None:
+        with shielded_for(self.write_timeout_s):
+            async with self._write_lock:
+                await self.secured_conn.write(data)
+            return
+        # Only the socket is closed here: callers may hold the lock that a full clean-up takes. The reader notices.
+        with shielded_for(1):
+            await self.secured_conn.close()
+        raise MuxedStreamError(f"{self.peer_id} took no data for {self.write_timeout_s:g} s")
+
+    async def read_stream(self, stream_id: int, n: int = -1) -> bytes:
+        stream = self.streams.get(stream_id)
+        try:
+            data: bytes = await super().read_stream(stream_id, n)
+        except MuxedStreamEOF:
+            # A reset forgets the stream before its reader looks; an end in good order is known to the stream itself.
+            if stream is None or stream.reset_received:
+                raise MuxedStreamReset("the stream was reset") from None
+            raise
+        return data
+
+    async def _read_data_body(self, length: int) -> bytes:
+        if length + sum(map(len, self.stream_buffers.values())) > MAX_UNREAD_BYTES:
+            raise UnreadLimit(f"{self.peer_id} sent more than {MAX_UNREAD_BYTES} bytes that nobody has read")
+        body: bytes = await super()._read_data_body(length)
+        return body
+
+
+class ShieldedMuxer(MuxerMultistream):  # type: ignore[misc]
+    """Negotiates yamux as the base class does, and then uses ours: the base names its own class."""
+
+    async def new_conn(self, conn: Any, peer_id: Any) -> Any:
+        protocol, _ = await self._selector.select(conn, conn.is_initiator, self.negotiate_timeout)
+        muxed = ShieldedYamux(conn, peer_id, is_initiator=conn.is_initiator)
+        return self._annotate_connection(muxed, conn, protocol)

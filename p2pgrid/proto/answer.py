@@ -1,0 +1,166 @@
+"""A streamed answer, merged into the one object that an unstreamed request gets.
+
+On the grid every answer travels as a stream, because a stream can be counted as it comes. A program that asked for
+no stream gets its chunks put together here: texts are joined, token ids and log-probabilities appended, tool calls
+merged by their index, and everything told more than once (usage, reasons) keeps its last value. Fields nobody has
+heard of follow the same rules by their type. Shapes: OpenAI's chat.completion and text_completion, as vLLM fills them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from p2pgrid.errors import ProtocolViolation
+from p2pgrid.proto.counting import MAX_CHOICES
+from p2pgrid.proto.sse import DONE, event_data
+
+MAX_ANSWER_BYTES: Final = 256 * 2**20
+"""Most bytes of stream in one merged answer."""
+_MAX_DEPTH: Final = 8
+"""Levels below a choice that are merged; a tool call's arguments are at the third."""
+
+_REPLACED: Final = frozenset({"role", "id", "type"})
+"""Texts that name something and may be repeated, where others are pieces of a longer one."""
+_PER_CHUNK: Final = frozenset({"choices", "object", "error"})
+
+_decode_object: Final = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class _Choice(msgspec.Struct):
+    index: Annotated[int, msgspec.Meta(ge=0, lt=MAX_CHOICES)] = 0
+
+
+class _Pieces(list[str]):
+    """A text under way; joined once, at the end, so that a long answer costs no more than its length."""
+
+
+class AnswerAssembler:
+    """Merges the events of one stream. Errors inside the stream are the counter's business: look there first."""
+
+    def __init__(self, max_bytes: int = MAX_ANSWER_BYTES) -> None:
+        self._left = max_bytes
+        self._head: dict[str, Any] = {}
+        self._choices: dict[int, dict[str, Any]] = {}
+        self._is_chat = False
+
+    def feed(self, event: bytes) -> None:
+        """Merge one event, as `EventSplitter.feed` returns it.
+
+        Raises ProtocolViolation for data that is no chunk, and for an answer past `max_bytes`.
+        """
+        self._left -= len(event)
+        if self._left < 0:
+            raise ProtocolViolation("the answer is larger than any that is put together here.")
+        data = event_data(event)
+        if not data or data == DONE:
+            return
+        try:
+            chunk = _decode_object(data)
+            choices = msgspec.convert(chunk.get("choices") or [], list[dict[str, Any]])
+            indices = [msgspec.convert(choice, _Choice).index for choice in choices]
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise ProtocolViolation(f"a chunk in the answer's stream cannot be merged: {error}.") from None
+        if "error" in chunk:
+            return
+        self._is_chat = self._is_chat or chunk.get("object") == "chat.completion.chunk"
+        for name, value in chunk.items():
+            if name not in _PER_CHUNK and (value is not None or name not in self._head):
+                self._head[name] = value
+        for index, choice in zip(indices, choices, strict=True):
+            self._merge_choice(self._choices.setdefault(index, {"index": index}), choice)
+
+    def answer(self) -> dict[str, Any]:
+        """The merged object, as far as the stream came. Raises ProtocolViolation if not one chunk came."""
+        if not self._head:
+            raise ProtocolViolation("the answer's stream ended before its first chunk.")
+        head = dict(self._head)
+        usage = head.pop("usage", None)
+        kind = "chat.completion" if self._is_chat else "text_completion"
+        choices = [_joined(self._choices[index]) for index in sorted(self._choices)]
+        for choice in choices:
+            self._complete(choice)
+        return {"id": head.pop("id", ""), "object": kind, **head, "choices": choices, "usage": usage}
+
+    def to_json(self) -> bytes:
+        """`answer` as JSON, on one line."""
+        return msgspec.json.encode(self.answer())
+
+    def _merge_choice(self, into: dict[str, Any], choice: dict[str, Any]) -> None:
+        for name, value in choice.items():
+            if name == "index":
+                continue
+            if name in ("finish_reason", "stop_reason", "prompt_token_ids"):
+                if value is not None or name not in into:
+                    into[name] = value
+            else:
+                _merge(into, "message" if name == "delta" else name, value, 0)
+
+    def _complete(self, choice: dict[str, Any]) -> None:
+        """Add what an unstreamed answer always has."""
+        choice.setdefault("finish_reason", None)
+        choice.setdefault("logprobs", None)
+        if not self._is_chat:
+            choice.setdefault("text", "")
+            return
+        message = choice.setdefault("message", {})
+        if not isinstance(message, dict):
+            raise ProtocolViolation("the answer's stream has a delta that is no object.")
+        message.setdefault("role", "assistant")
+        message["content"] = message.get("content") or (None if message.get("tool_calls") else "")
+        for call in message.get("tool_calls") or ():
+            if isinstance(call, dict):
+                call.pop("index", None)  # belongs to the stream alone
+
+
+def _merge(into: dict[str, Any], name: str, value: Any, depth: int) -> None:
+    """Put `value` on top of what `into[name]` holds, by its type."""
+    if depth > _MAX_DEPTH:
+        raise ProtocolViolation("a chunk in the answer's stream is nested too deep.")
+    known = into.get(name)
+    if value is None:
+        into.setdefault(name, None)
+    elif isinstance(value, str) and name not in _REPLACED:
+        if isinstance(known, _Pieces):
+            known.append(value)
+        else:
+            into[name] = _Pieces([value])
+    elif isinstance(value, dict):
+        if not isinstance(known, dict):
+            known = into[name] = {}
+        for key, inner in value.items():
+            _merge(known, key, inner, depth + 1)
+    elif isinstance(value, list):
+        if not isinstance(known, list) or isinstance(known, _Pieces):
+            known = into[name] = []
+        _merge_list(known, value, depth + 1)
+    else:
+        into[name] = value
+
+
+def _merge_list(known: list[Any], items: list[Any], depth: int) -> None:
+    """Append `items`, except that one with an `index` goes into the one that has the same."""
+    for item in items:
+        if not isinstance(item, dict) or not isinstance(item.get("index"), int):
+            known.append(item)
+            continue
+        same = next((one for one in known if isinstance(one, dict) and one.get("index") == item["index"]), None)
+        if same is None:
+            if len(known) >= MAX_CHOICES:
+                raise ProtocolViolation(f"the answer's stream has over {MAX_CHOICES} tool calls.")
+            same = {}
+            known.append(same)
+        for key, inner in item.items():
+            _merge(same, key, inner, depth + 1)
+
+
+def _joined(value: Any) -> Any:
+    """A copy of a merged tree with its texts joined."""
+    if isinstance(value, _Pieces):
+        return "".join(value)
+    if isinstance(value, dict):
+        return {name: _joined(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_joined(item) for item in value]
+    return value

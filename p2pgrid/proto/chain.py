@@ -1,0 +1,77 @@
+"""The receipts of one channel as a chain: link, extend, verify (docs/spec/audit.md, section 4).
+
+Receipt 1 names the channel's record; every other names the receipt before it, and carries the sum so far. Whoever
+holds the last receipt with both signatures holds them all: none can be left out or changed without a trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
+from p2pgrid.proto.codes import Party
+from p2pgrid.proto.messages import Channel, Receipt
+from p2pgrid.proto.rules import Fault
+
+
+@dataclass(frozen=True, slots=True)
+class ChainHead:
+    """Where a chain stands: what the next receipt must build on."""
+
+    receipt_number: int
+    """0 before the first receipt."""
+    record_id: bytes
+    """The last receipt's id; the channel's record id before the first."""
+    total_pico: int
+    issued_ms: int
+
+
+def chain_start(channel: Channel, channel_record_id: bytes) -> ChainHead:
+    """The head of a chain without receipts."""
+    return ChainHead(0, channel_record_id, 0, channel.opened_ms)
+
+
+def extend(receipt: Receipt, record_id: bytes) -> ChainHead:
+    """The head after a receipt. It takes what the receipt states, so that one fault does not spoil those after it."""
+    return ChainHead(receipt.receipt_number, record_id, receipt.channel_total_pico, receipt.issued_ms)
+
+
+def faults_of_link(head: ChainHead, receipt: Receipt, *, credit_limit_pico: int) -> list[Fault]:
+    """Does the receipt follow `head`? `receipt-gap`, `broken-link`, `wrong-total`, `over-credit-limit`,
+    `time-backwards`."""
+    number, total = receipt.receipt_number, receipt.channel_total_pico
+    faults = []
+    if number != head.receipt_number + 1:
+        faults.append(Fault("receipt-gap", f"After receipt {head.receipt_number} comes receipt {number}."))
+        right_total = total >= head.total_pico + receipt.amount_pico
+    else:
+        if receipt.previous != head.record_id:
+            before = f"receipt {head.receipt_number}" if head.receipt_number else "the channel"
+            faults.append(Fault("broken-link", f"Receipt {number} does not name {before} as the one before it."))
+        right_total = total == head.total_pico + receipt.amount_pico
+    if not right_total:
+        sentence = (
+            f"The total of receipt {number} is {total} pico; its amount of {receipt.amount_pico} "
+            f"follows a total of {head.total_pico}."
+        )
+        faults.append(Fault("wrong-total", sentence))
+    elif head.total_pico <= credit_limit_pico < total:
+        sentence = f"With receipt {number} the total is {total} pico; the credit limit is {credit_limit_pico}."
+        faults.append(Fault("over-credit-limit", sentence))
+    if receipt.issued_ms < head.issued_ms - CLOCK_TOLERANCE_MS:
+        sentence = f"By its time receipt {number} comes before what it follows."
+        faults.append(Fault("time-backwards", sentence, Party.PROVIDER))
+    return faults
+
+
+def faults_of_chain(
+    channel: Channel, channel_record_id: bytes, receipts: Iterable[tuple[bytes, Receipt]]
+) -> list[Fault]:
+    """Verify a whole chain of (record id, receipt), first to last."""
+    head = chain_start(channel, channel_record_id)
+    faults: list[Fault] = []
+    for record_id, receipt in receipts:
+        faults += faults_of_link(head, receipt, credit_limit_pico=channel.credit_limit_pico)
+        head = extend(receipt, record_id)
+    return faults

@@ -1,0 +1,527 @@
+"""One link between two peers: many streams of small frames over any ordered, encrypted byte road (docs/spec/link.md).
+
+There is no I/O in it. Bytes from the road go into `receive`, bytes for the road come out of `data_to_send`, time
+comes in as milliseconds of any monotonic clock.
+
+The road (TLS or Noise) has proven the listener's key to the dialler before a `Link` exists. The rest of the handshake:
+
+    dialler                              listener
+    AWAIT_HELLO  <-- HELLO nonce ------- AWAIT_PROOF
+    AWAIT_READY  --- PROOF key, sig ---> (verified: `Proved`; the owner calls `accept` or `goaway`)
+    OPEN         <-- READY ------------- OPEN
+
+The dialler sends nothing between PROOF and READY. Its first order would save a round trip, once per link; but
+links are dialled before they are needed, and a dialler that is refused has then asked for nothing, so that it
+may ask elsewhere without a doubt.
+
+Flow control is per stream and direction, for credited kinds alone: the receiver grants what it has consumed.
+Nothing stalls the link as a whole, because messages and the link's own frames need no credit; they are capped in
+number and bytes where they wait to be sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from enum import Enum, auto
+from typing import Final
+
+from p2pgrid.errors import ProtocolViolation, Refused, Unreachable
+from p2pgrid.proto import frame
+from p2pgrid.proto.frame import GoawayCode, Kind, ResetCode, Terms
+from p2pgrid.proto.heartbeat import Heartbeat
+from p2pgrid.proto.keys import PublicKey, SecretKey
+from p2pgrid.proto.link_events import (
+    Cut,
+    Ended,
+    Event,
+    GoingAway,
+    LinkLimits,
+    Message,
+    Opened,
+    Proved,
+    Ready,
+    Writable,
+)
+
+
+class Phase(Enum):
+    AWAIT_HELLO = auto()
+    AWAIT_PROOF = auto()
+    AWAIT_ACCEPT = auto()
+    AWAIT_READY = auto()
+    OPEN = auto()
+    CLOSED = auto()
+
+
+class _Stream:
+    """One stream's account. The window invariant: receivable + held + consumed == the credit of our terms."""
+
+    __slots__ = ("consumed", "held", "own_ended", "peer_ended", "receivable", "sendable")
+
+    def __init__(self, sendable: int, receivable: int) -> None:
+        self.sendable = sendable
+        """Credited bytes that we may still send."""
+        self.receivable = receivable
+        """Credited bytes that the peer may still send."""
+        self.held = 0
+        """Received and not yet consumed by our owner."""
+        self.consumed = 0
+        """Consumed and not yet granted again."""
+        self.own_ended = False
+        self.peer_ended = False
+
+
+class Link:
+    """One side of a link. Make it with `dialler` or `listener`.
+
+    `receive` and `tick` raise ProtocolViolation (the peer broke a rule), Refused (the peer or its version cannot
+    serve us) or Unreachable (silence); the link is CLOSED then, and `data_to_send` may still hold the GOAWAY that
+    says why. Misuse by the owner (an oversize payload, credit exceeded) is a ValueError.
+    """
+
+    def __init__(self, phase: Phase, limits: LinkLimits, now_ms: int) -> None:
+        self.phase = phase
+        self.limits = limits
+        self.peer: PublicKey | None = None
+        """The other side's key: known from the start to a dialler, with `Proved` to a listener."""
+        self.goaway_sent = False
+        self.goaway_received = False
+        self.queued_bytes = 0
+        self._queue: list[bytes] = []
+        self._partial = bytearray()
+        self._partial_needs = 0
+        self._streams: dict[int, _Stream] = {}
+        self._own_open = 0
+        self._peer_open = 0
+        self._parity = 1 if phase is Phase.AWAIT_HELLO else 0
+        self._next_own_id = 1 if self._parity else 2
+        self._next_peer_id = 2 if self._parity else 1
+        self._peer_terms = Terms(max_streams=0, stream_credit_bytes=0)
+        self._now_ms = self._started_ms = now_ms
+        self._heartbeat = Heartbeat(limits.heartbeat_ms, limits.dead_ms, now_ms)
+        self._resets = 0
+        self._resets_since_ms = now_ms
+        self._pong_at = -1
+        self._secret_key: SecretKey | None = None
+        self._own_key: PublicKey | None = None
+        self._nonce = b""
+
+    @classmethod
+    def dialler(cls, secret_key: SecretKey, provider: PublicKey, *, limits: LinkLimits, now_ms: int) -> Link:
+        """The side that dialled, once the road has proven that `provider` listens at its other end."""
+        link = cls(Phase.AWAIT_HELLO, limits, now_ms)
+        link.peer = provider
+        link._secret_key = secret_key
+        return link
+
+    @classmethod
+    def listener(cls, own_key: PublicKey, nonce: bytes, *, limits: LinkLimits, now_ms: int) -> Link:
+        """The side that was dialled. `nonce` is 32 fresh random bytes, never used for another link."""
+        if len(nonce) != frame.NONCE_BYTES:
+            raise ValueError(f"a nonce has {frame.NONCE_BYTES} bytes, this has {len(nonce)}")
+        link = cls(Phase.AWAIT_PROOF, limits, now_ms)
+        link._own_key = own_key
+        link._nonce = nonce
+        link._put(0, Kind.HELLO, frame.encode_hello(nonce, limits.terms))
+        return link
+
+    # -- bytes in ----------------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes, now_ms: int) -> Iterator[Event]:
+        """Bytes from the road, in any pieces. Iterate to the end: frames are judged one by one as you go.
+
+        So a frame before a violation still counts, and what the owner does on one event (a reset, say) holds for
+        the next frame already.
+        """
+        if self.phase is Phase.CLOSED:
+            return
+        self._now_ms = self._heartbeat.heard_ms = now_ms
+        if self._partial:
+            # A frame in many pieces is joined once, not once per piece.
+            self._partial += data
+            if len(self._partial) < self._partial_needs:
+                return
+            data = bytes(self._partial)
+            self._partial.clear()
+        at, end, need = 0, len(data), frame.HEADER_BYTES
+        streams, unpack = self._streams, frame.HEADER.unpack_from
+        try:
+            while end - at >= frame.HEADER_BYTES:
+                length, stream_id, kind = unpack(data, at)
+                if length > frame.MAX_PAYLOAD_BYTES:
+                    raise ProtocolViolation(
+                        f"a frame of {length} bytes; at most {frame.MAX_PAYLOAD_BYTES} were expected."
+                    )
+                stop = at + frame.HEADER_BYTES + length
+                if stop > end:
+                    need = stop - at
+                    break
+                payload = data[at + frame.HEADER_BYTES : stop]
+                at = stop
+                if kind < frame.FIRST_MESSAGE_KIND:
+                    event = self._own_frame(stream_id, kind, payload)
+                    if event is not None:
+                        yield event
+                    continue
+                stream = streams.get(stream_id)
+                if stream is None:
+                    self._check_late(stream_id)
+                    continue
+                if stream.peer_ended:
+                    raise ProtocolViolation(f"a frame of kind {kind} on stream {stream_id} after its END.")
+                if kind >= frame.FIRST_CREDITED_KIND:
+                    if not 0 < length <= stream.receivable:
+                        raise ProtocolViolation(
+                            f"{length} credited bytes on stream {stream_id}; 1 to {stream.receivable} were expected."
+                        )
+                    stream.receivable -= length
+                    stream.held += length
+                yield Message(stream_id, kind, payload)
+        except ProtocolViolation as violation:
+            self._abandon(GoawayCode.PROTOCOL, violation.message)
+            raise
+        if at < end:
+            self._partial += data[at:]
+            self._partial_needs = need
+
+    def _own_frame(self, stream_id: int, kind: int, payload: bytes) -> Event | None:
+        if self.phase is Phase.CLOSED:
+            return None
+        rule = _RULES.get((self.phase, kind))
+        if rule is None:
+            raise ProtocolViolation(f"a frame of kind {kind} came while the link is in {self.phase.name}.")
+        if (stream_id == 0) != (kind < Kind.OPEN):
+            raise ProtocolViolation(f"a frame of kind {kind} on stream {stream_id}.")
+        return rule(self, stream_id, payload)
+
+    def _check_late(self, stream_id: int) -> None:
+        """A frame for a stream that is not open: late if it was once, else a violation."""
+        if self.phase is Phase.CLOSED:
+            return
+        if self.phase is not Phase.OPEN:
+            raise ProtocolViolation(f"a frame on stream {stream_id} came while the link is in {self.phase.name}.")
+        if stream_id == 0 or not self._was_opened(stream_id):
+            raise ProtocolViolation(f"a frame on stream {stream_id}, which was never opened.")
+
+    def _was_opened(self, stream_id: int) -> bool:
+        return stream_id < (self._next_own_id if stream_id % 2 == self._parity else self._next_peer_id)
+
+    def _on_hello(self, _stream_id: int, payload: bytes) -> Event | None:
+        assert self._secret_key is not None and self.peer is not None
+        version = frame.parse_version(payload)
+        if version != frame.LINK_VERSION:
+            text = f"the peer speaks link version {version}, this side {frame.LINK_VERSION}."
+            self._abandon(GoawayCode.VERSION, text)
+            raise Refused("version", text, hint="Update the older of the two programs.")
+        nonce, self._peer_terms = frame.parse_hello(payload)
+        self._put(0, Kind.PROOF, frame.encode_proof(self._secret_key, self.peer, nonce, self.limits.terms))
+        self._secret_key = None
+        self.phase = Phase.AWAIT_READY
+        return None
+
+    def _on_proof(self, _stream_id: int, payload: bytes) -> Event | None:
+        assert self._own_key is not None
+        version = frame.parse_version(payload)
+        if version != frame.LINK_VERSION:
+            text = f"the peer speaks link version {version}, this side {frame.LINK_VERSION}."
+            self._abandon(GoawayCode.VERSION, text)
+            raise Refused("version", text)
+        self.peer, self._peer_terms = frame.verify_proof(payload, self._nonce, self._own_key)
+        self.phase = Phase.AWAIT_ACCEPT
+        return Proved(self.peer)
+
+    def _on_ready(self, _stream_id: int, payload: bytes) -> Event | None:
+        _expect_empty(Kind.READY, payload)
+        self.phase = Phase.OPEN
+        return Ready()
+
+    def _on_goaway(self, _stream_id: int, payload: bytes) -> Event | None:
+        code, text = frame.parse_reason(payload)
+        self.goaway_received = True
+        return GoingAway(code, text)
+
+    def _on_ping(self, _stream_id: int, payload: bytes) -> Event | None:
+        pong = frame.encode_frame(0, Kind.PONG, frame.encode_ping(frame.parse_ping(payload)))
+        # Only the last PING is answered while the road takes nothing, so that a flood of them piles nothing up.
+        if self._pong_at >= 0:
+            self._queue[self._pong_at] = pong
+        else:
+            self._pong_at = len(self._queue)
+            self._queue.append(pong)
+            self.queued_bytes += len(pong)
+        return None
+
+    def _on_pong(self, _stream_id: int, payload: bytes) -> Event | None:
+        self._heartbeat.answered(frame.parse_ping(payload), self._now_ms)
+        return None
+
+    def _on_open(self, stream_id: int, payload: bytes) -> Event | None:
+        _expect_empty(Kind.OPEN, payload)
+        if stream_id != self._next_peer_id or stream_id > frame.MAX_STREAM_ID:
+            raise ProtocolViolation(f"the peer opened stream {stream_id}; {self._next_peer_id} was expected.")
+        self._next_peer_id += 2
+        if self.goaway_sent:
+            self._put(stream_id, Kind.RESET, frame.encode_reason(ResetCode.REFUSED, "this link is closing"))
+            return None
+        if self._peer_open >= self.limits.max_streams:
+            raise ProtocolViolation(
+                f"the peer has more than the {self.limits.max_streams} streams open it was allowed."
+            )
+        self._peer_open += 1
+        self._add_stream(stream_id)
+        return Opened(stream_id)
+
+    def _on_credit(self, stream_id: int, payload: bytes) -> Event | None:
+        n_bytes = frame.parse_credit(payload)
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self._check_late(stream_id)
+            return None
+        if stream.sendable + n_bytes > self._peer_terms.stream_credit_bytes:
+            raise ProtocolViolation(f"a CREDIT of {n_bytes} bytes on stream {stream_id} is more than was ever used.")
+        stream.sendable += n_bytes
+        return None if stream.own_ended else Writable(stream_id)
+
+    def _on_end(self, stream_id: int, payload: bytes) -> Event | None:
+        _expect_empty(Kind.END, payload)
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self._check_late(stream_id)
+            return None
+        if stream.peer_ended:
+            raise ProtocolViolation(f"a second END on stream {stream_id}.")
+        stream.peer_ended = True
+        if stream.own_ended:
+            self._drop_stream(stream_id)
+        return Ended(stream_id)
+
+    def _on_reset(self, stream_id: int, payload: bytes) -> Event | None:
+        code, text = frame.parse_reason(payload)
+        if stream_id not in self._streams:
+            self._check_late(stream_id)
+            return None
+        if stream_id % 2 != self._parity:
+            self._count_reset()
+        self._drop_stream(stream_id)
+        return Cut(stream_id, code, text)
+
+    def _count_reset(self) -> None:
+        if self._now_ms - self._resets_since_ms >= 10_000:
+            self._resets, self._resets_since_ms = 0, self._now_ms
+        self._resets += 1
+        if self._resets > self.limits.max_resets_per_10_s:
+            raise ProtocolViolation(
+                f"the peer opened and reset more than {self.limits.max_resets_per_10_s} streams in 10 s."
+            )
+
+    # -- bytes out ---------------------------------------------------------------------------------------------
+
+    def data_to_send(self) -> bytes:
+        """Everything that waits, to leave in one write."""
+        queue = self._queue
+        if not queue:
+            return b""
+        data = b"".join(queue)
+        queue.clear()
+        self.queued_bytes = 0
+        self._pong_at = -1
+        return data
+
+    def accept(self) -> None:
+        """Let the proven dialler in (after `Proved`)."""
+        if self.phase is not Phase.AWAIT_ACCEPT:
+            raise ValueError(f"accept() in {self.phase.name}")
+        self.phase = Phase.OPEN
+        self._put(0, Kind.READY)
+
+    def open_stream(self) -> int:
+        """The id of a new stream. Raises Refused (`busy`, `going-away`) where the peer takes none now."""
+        if self.goaway_received or self.goaway_sent or self._next_own_id > frame.MAX_STREAM_ID:
+            raise Refused("going-away", "the link takes no new streams.", hint="Dial a new one.")
+        if self.phase is not Phase.OPEN:
+            raise Unreachable(f"the link is not open ({self.phase.name}).")
+        if self._own_open >= self._peer_terms.max_streams:
+            raise Refused("busy", f"the link has {self._own_open} streams open, as many as the peer takes.")
+        stream_id = self._next_own_id
+        self._next_own_id += 2
+        self._own_open += 1
+        self._add_stream(stream_id)
+        self._put(stream_id, Kind.OPEN)
+        return stream_id
+
+    def send(self, stream_id: int, kind: int, payload: bytes) -> None:
+        """Queue a frame. On a stream that is gone (the peer reset it an instant ago) nothing happens.
+
+        Raises Unreachable where the peer has let too much pile up, ValueError for what the owner must not do: kinds
+        below 16, payloads over 64 KiB, more credited bytes than `credit`, frames after `end`.
+        """
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self._check_own(stream_id)
+            return
+        length = len(payload)
+        if stream.own_ended or length > frame.MAX_PAYLOAD_BYTES:
+            raise ValueError(f"{length} bytes on stream {stream_id} (ended: {stream.own_ended})")
+        if kind >= frame.FIRST_CREDITED_KIND:
+            if not 0 < length <= stream.sendable or kind > frame.LAST_KIND:
+                raise ValueError(f"{length} credited bytes on stream {stream_id}, which has {stream.sendable} left")
+            stream.sendable -= length
+        elif kind < frame.FIRST_MESSAGE_KIND:
+            raise ValueError(f"kind {kind} is the link's own")
+        self._put(stream_id, kind, payload)
+
+    def credit(self, stream_id: int) -> int:
+        """Credited bytes that may be sent now; 0 on a stream that is gone, and while much waits for the road."""
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.own_ended or self.queued_bytes >= self.limits.bulk_queue_bytes:
+            return 0
+        return stream.sendable
+
+    def consume(self, stream_id: int, n_bytes: int) -> None:
+        """Received credited bytes are used up: the peer may send as many again."""
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self._check_own(stream_id)
+            return
+        if not 0 <= n_bytes <= stream.held:
+            raise ValueError(f"{n_bytes} bytes consumed on stream {stream_id}, of {stream.held} held")
+        stream.held -= n_bytes
+        stream.consumed += n_bytes
+        if 2 * stream.consumed >= self.limits.stream_credit_bytes and not stream.peer_ended:
+            self._put(stream_id, Kind.CREDIT, frame.encode_credit(stream.consumed))
+            stream.receivable += stream.consumed
+            stream.consumed = 0
+
+    def end(self, stream_id: int) -> None:
+        """Send no more on this stream. Done twice, or on a stream that is gone, it does nothing."""
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self._check_own(stream_id)
+        elif not stream.own_ended:
+            stream.own_ended = True
+            self._put(stream_id, Kind.END)
+            if stream.peer_ended:
+                self._drop_stream(stream_id)
+
+    def reset(self, stream_id: int, code: int, text: str = "") -> None:
+        """Cut a stream in both directions. Frames still under way to us on it are ignored."""
+        if stream_id not in self._streams:
+            self._check_own(stream_id)
+            return
+        self._drop_stream(stream_id)
+        self._put(stream_id, Kind.RESET, frame.encode_reason(code, text))
+
+    def goaway(self, code: int, text: str = "") -> None:
+        """Take no new streams. With SHUTDOWN the open ones go on; with another code the link is CLOSED."""
+        if code != GoawayCode.SHUTDOWN:
+            self._abandon(code, text)
+        elif self.phase is not Phase.CLOSED and not self.goaway_sent:
+            self.goaway_sent = True
+            self._put(0, Kind.GOAWAY, frame.encode_reason(code, text))
+
+    def close(self) -> None:
+        """The road is gone or given up: nothing more is read or queued. What is queued may still be sent."""
+        self.phase = Phase.CLOSED
+        self._streams.clear()
+        self._partial.clear()
+        self._own_open = self._peer_open = 0
+
+    def has_stream(self, stream_id: int) -> bool:
+        """False once both sides have ended, or one has reset."""
+        return stream_id in self._streams
+
+    @property
+    def n_streams(self) -> int:
+        return len(self._streams)
+
+    # -- time --------------------------------------------------------------------------------------------------
+
+    def tick(self, now_ms: int) -> int:
+        """Do what is due, and return when to call again. Raises Unreachable for a peer that has gone silent."""
+        self._now_ms = now_ms
+        if self.phase is Phase.CLOSED:
+            return now_ms + self.limits.dead_ms
+        if self.phase is Phase.OPEN:
+            if self._heartbeat.is_dead(now_ms):
+                raise self._timed_out(f"the peer has been silent for {now_ms - self._heartbeat.heard_ms} ms.")
+            if self._heartbeat.is_due(now_ms):
+                self._put(0, Kind.PING, frame.encode_ping(self._heartbeat.ping(now_ms)))
+            return self._heartbeat.deadline_ms
+        deadline = self._started_ms + self.limits.handshake_ms
+        if now_ms >= deadline:
+            raise self._timed_out(f"no handshake within {self.limits.handshake_ms} ms ({self.phase.name}).")
+        return deadline
+
+    @property
+    def round_trip_ms(self) -> int | None:
+        """Of the last answered PING."""
+        return self._heartbeat.round_trip_ms
+
+    def _timed_out(self, text: str) -> Unreachable:
+        self._abandon(GoawayCode.TIMEOUT, text)
+        return Unreachable(text)
+
+    # -- inside ------------------------------------------------------------------------------------------------
+
+    def _put(self, stream_id: int, kind: int, payload: bytes = b"") -> None:
+        if self.phase is Phase.CLOSED:
+            return
+        length = len(payload)
+        queue = self._queue
+        queue.append(frame.HEADER.pack(length, stream_id, kind))
+        if length:
+            queue.append(payload)
+        self.queued_bytes += length + frame.HEADER_BYTES
+        if self.queued_bytes > self.limits.max_queued_bytes or len(queue) > 2 * self.limits.max_queued_frames:
+            self.close()
+            raise Unreachable(f"the peer reads too slowly: {self.queued_bytes} bytes wait for it.")
+
+    def _add_stream(self, stream_id: int) -> None:
+        self._streams[stream_id] = _Stream(self._peer_terms.stream_credit_bytes, self.limits.stream_credit_bytes)
+
+    def _drop_stream(self, stream_id: int) -> None:
+        del self._streams[stream_id]
+        if stream_id % 2 == self._parity:
+            self._own_open -= 1
+        else:
+            self._peer_open -= 1
+
+    def _check_own(self, stream_id: int) -> None:
+        if self.phase is not Phase.CLOSED and not self._was_opened(stream_id):
+            raise ValueError(f"stream {stream_id} was never opened")
+
+    def _abandon(self, code: int, text: str) -> None:
+        """Say why, as far as there is room, and be CLOSED."""
+        if self.phase is Phase.CLOSED:
+            return
+        self.goaway_sent = True
+        goaway = frame.encode_frame(0, Kind.GOAWAY, frame.encode_reason(code, text))
+        self._queue.append(goaway)
+        self.queued_bytes += len(goaway)
+        self.close()
+
+
+def _expect_empty(kind: Kind, payload: bytes) -> None:
+    if payload:
+        raise ProtocolViolation(f"a {kind.name} carries no bytes, this one {len(payload)}.")
+
+
+_Rule = Callable[[Link, int, bytes], Event | None]
+
+# Which of the link's own frames may come when, and what they do. All others are violations.
+_RULES: Final[dict[tuple[Phase, int], _Rule]] = {
+    (Phase.AWAIT_HELLO, Kind.HELLO): Link._on_hello,
+    (Phase.AWAIT_HELLO, Kind.GOAWAY): Link._on_goaway,
+    (Phase.AWAIT_READY, Kind.READY): Link._on_ready,
+    (Phase.AWAIT_READY, Kind.GOAWAY): Link._on_goaway,
+    (Phase.AWAIT_PROOF, Kind.PROOF): Link._on_proof,
+    (Phase.AWAIT_PROOF, Kind.GOAWAY): Link._on_goaway,
+    (Phase.AWAIT_ACCEPT, Kind.GOAWAY): Link._on_goaway,
+    (Phase.OPEN, Kind.GOAWAY): Link._on_goaway,
+    (Phase.OPEN, Kind.PING): Link._on_ping,
+    (Phase.OPEN, Kind.PONG): Link._on_pong,
+    (Phase.OPEN, Kind.OPEN): Link._on_open,
+    (Phase.OPEN, Kind.CREDIT): Link._on_credit,
+    (Phase.OPEN, Kind.END): Link._on_end,
+    (Phase.OPEN, Kind.RESET): Link._on_reset,
+}

@@ -1,0 +1,263 @@
+"""What one message may say, given those before it: the rules that a live peer and an auditor share.
+
+Each function takes plain messages, already checked for form and signatures, and returns the rules they break: an
+empty list is good. One cause gives one fault: a rule that follows from a broken one is not reported as well.
+A live peer refuses to sign or to go on when the list is not empty; the audit makes findings of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from p2pgrid.errors import InvalidRecord
+from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
+from p2pgrid.proto.codes import Party
+from p2pgrid.proto.keys import parse_public_key
+from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Status, Tariff, Usage, Voucher
+from p2pgrid.proto.pricing import amount_owed, owes_nothing, price_of
+
+_BY_VOUCHER: Final = frozenset({Status.INTERRUPTED, Status.UNACKNOWLEDGED})
+_NOTHING: Final = Usage()
+_SHARED_BY_METER_AND_VOUCHER: Final = ("channel", "order_number", "tick", "usage", "amount_pico")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One broken rule."""
+
+    code: str
+    """A key of `codes.CODES`."""
+    sentence: str
+    party: Party | None = None
+    """Who is at fault, where it is not the code's usual party."""
+
+
+def bills_by_voucher(status: Status) -> bool:
+    """True for the endings that owe exactly what the last voucher acknowledged."""
+    return status in _BY_VOUCHER
+
+
+def is_late(order: Order, first_token_ms: int) -> bool:
+    """True if an answer whose first token left `first_token_ms` after the order's arrival missed the deadline for sure.
+
+    The provider goes by its own clock while it serves, and the records do not tell how far that is from the client's:
+    only what is late beyond the tolerance is late beyond dispute. 0 means that there was no token.
+    """
+    latest_ms = order.first_token_deadline_ms + CLOCK_TOLERANCE_MS
+    return first_token_ms > 0 and order.ordered_ms + first_token_ms > latest_ms
+
+
+def faults_of_channel(channel: Channel) -> list[Fault]:
+    """Rules of the channel by itself: `same-party`, `key-not-admissible`."""
+    if channel.provider == channel.client:
+        return [Fault("same-party", "The channel's provider and client are one key.")]
+    for party, key in ((Party.PROVIDER, channel.provider), (Party.CLIENT, channel.client)):
+        try:
+            parse_public_key(key)
+        except InvalidRecord as error:
+            return [Fault(error.code, f"The channel's {party} key is not admissible: {error.message}", Party.BOTH)]
+    return []
+
+
+def faults_of_order(order: Order, *, channel: Channel, offer: Offer) -> list[Fault]:
+    """May the provider serve this order? `outside-channel-term`, `not-in-force`, `not-on-offer`."""
+    what, when, slack = f"order {order.order_number}", order.ordered_ms, CLOCK_TOLERANCE_MS
+    if offer.provider != channel.provider:
+        return [Fault("not-on-offer", f"The offer that {what} names is another provider's.")]
+    if offer.currency != channel.currency:
+        return [Fault("not-on-offer", f"The offer's currency is {offer.currency}, the channel's {channel.currency}.")]
+    entry = offer.model_offer(order.model)
+    if entry is None:
+        return [Fault("not-on-offer", f"The model of {what}, {order.model!r}, is not in offer {offer.sequence}.")]
+    faults = []
+    if order.endpoint not in entry.endpoints:
+        faults.append(Fault("not-on-offer", f"The offer has no {order.endpoint!r} for {order.model!r} ({what})."))
+    if not offer.valid_from_ms - slack <= when <= offer.valid_until_ms + slack:
+        side = "before" if when < offer.valid_from_ms else "after"
+        faults.append(Fault("not-in-force", f"Of {what} the time is {side} the term of offer {offer.sequence}."))
+    if not channel.opened_ms - slack <= when <= channel.expires_ms + slack:
+        side = "before the channel was opened" if when < channel.opened_ms else "after the channel expired"
+        faults.append(Fault("outside-channel-term", f"Of {what} the time is {side}."))
+    return faults
+
+
+def faults_of_meter(meter: Meter, *, order: Order, tariff: Tariff, previous: Meter | None) -> list[Fault]:
+    """May the client accept this tick? `previous` is the tick before it, None for the first.
+
+    `meter-gap`, then at most one about counts (`usage-falls`, `over-caps`, `prompt-count`), one about
+    money (`wrong-amount`, `over-caps`, `out-of-range`) and one about time (`time-backwards`).
+    """
+    what = f"tick {meter.tick} of order {meter.order_number}"
+    faults = []
+    expected_tick = previous.tick + 1 if previous else 1
+    if meter.tick != expected_tick:
+        faults.append(Fault("meter-gap", f"The tick {expected_tick} was due, and {what} came."))
+    if previous is not None and not meter.usage.covers(previous.usage):
+        counts = Fault("usage-falls", f"The counts of {what} are below those of tick {previous.tick}.")
+        faults.append(counts)
+    else:
+        faults += _counts_against_order(meter.usage, order, what)
+    if not faults or faults[-1].code == "meter-gap":
+        faults += _priced(meter.usage, meter.amount_pico, tariff, what) or _amount_cap(meter.amount_pico, order, what)
+    since_ms = max(order.ordered_ms, previous.metered_ms if previous else 0)
+    if meter.metered_ms < since_ms - CLOCK_TOLERANCE_MS:
+        faults.append(Fault("time-backwards", f"By its time {what} comes before what it follows.", Party.PROVIDER))
+    return faults
+
+
+def faults_of_voucher(
+    voucher: Voucher, *, tariff: Tariff, meter: Meter | None, meter_id: bytes, previous: Voucher | None
+) -> list[Fault]:
+    """Is this the consent it claims to be? `meter` is what it accepts, with its id; None where it is not at hand.
+
+    With the meter: `wrong-voucher`. Without: `usage-falls` against the voucher before it, `wrong-amount`.
+    """
+    what = f"voucher {voucher.tick} of order {voucher.order_number}"
+    if meter is None:
+        if previous is not None and not voucher.usage.covers(previous.usage):
+            sentence = f"The counts of {what} are below those of voucher {previous.tick}."
+            return [Fault("usage-falls", sentence, Party.CLIENT)]
+        return _priced(voucher.usage, voucher.amount_pico, tariff, what, Party.CLIENT)
+    if voucher.meter != meter_id:
+        # Somebody signed two stories about one tick, and the meter that would tell who is not here.
+        return [Fault("wrong-voucher", f"The {what} names another meter than that tick's.", Party.UNCLEAR)]
+    if any(getattr(voucher, name) != getattr(meter, name) for name in _SHARED_BY_METER_AND_VOUCHER):
+        return [Fault("wrong-voucher", f"The {what} differs from the meter that it names.")]
+    return []
+
+
+def faults_of_receipt(
+    receipt: Receipt,
+    *,
+    channel: Channel,
+    order: Order,
+    order_id: bytes,
+    tariff: Tariff,
+    meter: Meter | None,
+    voucher: Voucher | None,
+    countersigned: bool,
+) -> list[Fault]:
+    """May this receipt stand? Its place in the chain is `chain.faults_of_link`'s matter.
+
+    `meter` and `voucher` are the order's last ones, None if there are none. `countersigned`: the client has signed
+    it already; its consent then replaces a voucher for the last window. A client that is about to sign and knows what
+    was delivered to it may say True; False holds a provider to voucher + W.
+    Gives `wrong-order` alone, or at most one about counts (`over-caps`, `prompt-count`,
+    `below-meter`, `beyond-window`), one about money (`refund-rule`, `wrong-amount`, `over-caps`) and
+    one about time (`time-backwards`).
+    """
+    what = f"receipt {receipt.receipt_number}"
+    field = _receipt_against_order(receipt, order, order_id)
+    if field:
+        return [Fault("wrong-order", f"The {field} of {what} is not that of order {order.order_number}.")]
+    faults: list[Fault] = []
+    if not owes_nothing(receipt.status):
+        faults += (
+            _counts_against_order(receipt.usage, order, what)
+            or _counts_against_meter(receipt, meter, voucher)
+            or _counts_against_voucher(receipt, channel.window_tokens, voucher, countersigned=countersigned)
+        )
+    money = _money_of_receipt(receipt, order, tariff)
+    faults += money if money or faults else _amount_cap(receipt.amount_pico, order, what)
+    if receipt.issued_ms < order.ordered_ms - CLOCK_TOLERANCE_MS:
+        sentence = f"By its time {what} comes before the order that it bills."
+        faults.append(Fault("time-backwards", sentence, Party.PROVIDER))
+    return faults
+
+
+def _receipt_against_order(receipt: Receipt, order: Order, order_id: bytes) -> str:
+    pairs = (
+        ("order", receipt.order, order_id),
+        ("order number", receipt.order_number, order.order_number),
+        ("offer", receipt.offer, order.offer),
+        ("model", receipt.model, order.model),
+        ("request commitment", receipt.request_commitment, order.request_commitment),
+    )
+    return next((name for name, said, ordered in pairs if said != ordered), "")
+
+
+def _counts_against_order(usage: Usage, order: Order, what: str) -> list[Fault]:
+    if usage.output_tokens > order.max_output_tokens:
+        sentence = f"In {what} the answer has {usage.output_tokens} tokens; the order allows {order.max_output_tokens}."
+        return [Fault("over-caps", sentence)]
+    # 0 is "not counted yet", and bills nothing.
+    if order.prompt_tokens and usage.prompt_tokens and usage.prompt_tokens != order.prompt_tokens:
+        sentence = f"In {what} the prompt has {usage.prompt_tokens} tokens; the client counted {order.prompt_tokens}."
+        return [Fault("prompt-count", sentence)]
+    if usage.prompt_tokens > order.max_prompt_tokens:
+        sentence = f"In {what} the prompt has {usage.prompt_tokens} tokens; the order allows {order.max_prompt_tokens}."
+        return [Fault("over-caps", sentence)]
+    return []
+
+
+def _counts_against_meter(receipt: Receipt, meter: Meter | None, voucher: Voucher | None) -> list[Fault]:
+    floors: list[tuple[str, Meter | Voucher | None]] = [("voucher", voucher)]
+    if not bills_by_voucher(receipt.status):  # those do not bill what was metered and not acknowledged
+        floors.append(("meter", meter))
+    for name, floor in floors:
+        if floor is not None and not receipt.usage.covers(floor.usage):
+            sentence = f"The counts of receipt {receipt.receipt_number} are below those of its order's last {name}."
+            return [Fault("below-meter", sentence)]
+    return []
+
+
+def _counts_against_voucher(
+    receipt: Receipt, window_tokens: int, voucher: Voucher | None, *, countersigned: bool
+) -> list[Fault]:
+    floor = voucher.usage if voucher else _NOTHING
+    what = f"Receipt {receipt.receipt_number}"
+    if bills_by_voucher(receipt.status):
+        if receipt.usage == floor:
+            return []
+        sentence = f"{what} ({receipt.status}) bills {_counts(receipt.usage)}; vouchers cover {_counts(floor)}."
+        return [Fault("beyond-window", sentence)]
+    # Only output is held to the window: a prompt counts as its choices start, several prompts one after another, and
+    # what it may come to at most stands in the order.
+    ahead = receipt.usage.output_tokens - floor.output_tokens
+    if countersigned or ahead <= window_tokens:
+        return []
+    sentence = (
+        f"{what}, not countersigned, claims {ahead} tokens beyond the last voucher; the window is {window_tokens}."
+    )
+    return [Fault("beyond-window", sentence)]
+
+
+def _money_of_receipt(receipt: Receipt, order: Order, tariff: Tariff) -> list[Fault]:
+    what, amount = f"receipt {receipt.receipt_number}", receipt.amount_pico
+    if amount and owes_nothing(receipt.status):
+        return [Fault("refund-rule", f"With status {receipt.status} nothing is owed, and {what} claims {amount} pico.")]
+    if amount and receipt.status is Status.COMPLETED and receipt.usage.output_tokens == 0:
+        return [Fault("refund-rule", f"An answer without a token owes nothing, and {what} claims {amount} pico.")]
+    if amount and is_late(order, receipt.first_token_ms):
+        return [Fault("refund-rule", f"The first token came after the deadline, and {what} claims {amount} pico.")]
+    if amount == 0 and (is_late(order, receipt.first_token_ms) or receipt.usage.output_tokens == 0):
+        return []  # waiving what the refund rule would waive under its proper status harms nobody
+    try:
+        owed = amount_owed(tariff, receipt.usage, receipt.status)
+    except InvalidRecord as error:
+        return [Fault(error.code, f"In {what} {error.message}", Party.PROVIDER)]
+    if amount != owed:
+        return [Fault("wrong-amount", f"The amount of {what} is {amount} pico; counts and tariff make {owed}.")]
+    return []
+
+
+def _priced(usage: Usage, amount: int, tariff: Tariff, what: str, party: Party = Party.PROVIDER) -> list[Fault]:
+    try:
+        owed = price_of(tariff, usage)
+    except InvalidRecord as error:
+        return [Fault(error.code, f"In {what} {error.message}", party)]
+    if amount != owed:
+        return [Fault("wrong-amount", f"The amount of {what} is {amount} pico; counts and tariff make {owed}.", party)]
+    return []
+
+
+def _amount_cap(amount: int, order: Order, what: str) -> list[Fault]:
+    if amount > order.max_amount_pico:
+        sentence = f"The amount of {what} is {amount} pico; the order allows {order.max_amount_pico}."
+        return [Fault("over-caps", sentence)]
+    return []
+
+
+def _counts(usage: Usage) -> str:
+    return f"{usage.prompt_tokens} tokens in ({usage.cached_tokens} cached) and {usage.output_tokens} out"

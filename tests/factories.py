@@ -1,0 +1,215 @@
+"""Signed records for tests: two parties, an offer, a channel, orders, meters, vouchers, receipts that fit together.
+
+Everything is deterministic: keys derive from a seed, times from a fixed clock. `Dealings` keeps the books of one
+channel, so that numbers, links, prices and totals are right unless a test says otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from p2pgrid.proto.keys import SecretKey
+from p2pgrid.proto.messages import (
+    ENDPOINTS,
+    Channel,
+    DataTerms,
+    Meter,
+    ModelOffer,
+    Offer,
+    Order,
+    Receipt,
+    Status,
+    Tariff,
+    Terms,
+    Usage,
+    Voucher,
+    channel_id,
+)
+from p2pgrid.proto.pricing import amount_owed, price_of
+from p2pgrid.proto.record import Message, Role, Signed, sign_message
+
+NOW_MS = 1_800_000_000_000
+DAY_MS = 86_400_000
+MODEL = "tiny"
+TARIFF = Tariff(input_upm=200_000, cached_input_upm=50_000, output_upm=800_000)
+
+
+def secret_key(name: str) -> SecretKey:
+    """A key that is the same in every run."""
+    return SecretKey(hashlib.sha256(name.encode()).digest())
+
+
+def digest(name: str) -> bytes:
+    """32 bytes that stand for something named."""
+    return hashlib.sha256(name.encode()).digest()
+
+
+PROVIDER = secret_key("provider")
+CLIENT = secret_key("client")
+
+
+def make_offer(key: SecretKey = PROVIDER, **changes: Any) -> Signed[Offer]:
+    """An offer of one model at `TARIFF`, in force at NOW_MS."""
+    fields: dict[str, Any] = {
+        "provider": key.public_key.raw,
+        "sequence": 1,
+        "valid_from_ms": NOW_MS - DAY_MS,
+        "valid_until_ms": NOW_MS + 30 * DAY_MS,
+        "operator": "Example GmbH",
+        "currency": "EUR",
+        "addresses": ("/ip4/127.0.0.1/tcp/4001/tls",),
+        "data_terms": DataTerms(country="DE"),
+        "models": (ModelOffer(model=MODEL, tariff=TARIFF, context_tokens=4096, concurrency=8, endpoints=ENDPOINTS),),
+        "terms": Terms(credit_limit_pico=10**12),
+    }
+    return sign_message(Offer(**{**fields, **changes}), Role.PROVIDER, key)
+
+
+def make_channel(
+    provider: SecretKey = PROVIDER, client: SecretKey = CLIENT, *, name: str = "channel", **changes: Any
+) -> Signed[Channel]:
+    """A channel that both have signed. Another `name` makes another channel."""
+    nonces = digest(f"{name}/provider"), digest(f"{name}/client")
+    fields: dict[str, Any] = {
+        "channel": channel_id(provider.public_key.raw, client.public_key.raw, *nonces),
+        "provider": provider.public_key.raw,
+        "client": client.public_key.raw,
+        "provider_nonce": nonces[0],
+        "client_nonce": nonces[1],
+        "currency": "EUR",
+        "credit_limit_pico": 10**12,
+        "window_tokens": 256,
+        "max_open_orders": 64,
+        "opened_ms": NOW_MS,
+        "expires_ms": NOW_MS + 90 * DAY_MS,
+        "dispute_days": 14,
+    }
+    message = Channel(**{**fields, **changes})
+    return sign_message(message, Role.PROVIDER, provider).countersigned(Role.CLIENT, client)
+
+
+def resigned(signed: Signed[Any], key: SecretKey, role: Role, **changes: Any) -> Signed[Any]:
+    """The same message with some fields changed, signed anew by `key` alone."""
+    return sign_message(msgspec.structs.replace(signed.message, **changes), role, key)
+
+
+@dataclass
+class Dealings:
+    """One channel's records, made in order; every maker takes field changes for the message it makes."""
+
+    provider: SecretKey = PROVIDER
+    client: SecretKey = CLIENT
+    name: str = "channel"
+    offer: Signed[Offer] = field(init=False)
+    channel: Signed[Channel] = field(init=False)
+    last_order_number: int = field(default=0, init=False)
+    receipts: list[Signed[Receipt]] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        self.offer = make_offer(self.provider)
+        self.channel = make_channel(self.provider, self.client, name=self.name)
+
+    @property
+    def id(self) -> bytes:
+        """The channel's id."""
+        return self.channel.message.channel
+
+    def order(self, **changes: Any) -> Signed[Order]:
+        """The next order, signed by the client."""
+        self.last_order_number += 1
+        fields: dict[str, Any] = {
+            "channel": self.id,
+            "order_number": self.last_order_number,
+            "offer": self.offer.id,
+            "model": MODEL,
+            "endpoint": ENDPOINTS[0],
+            "request_commitment": digest(f"request {self.last_order_number}"),
+            "max_prompt_tokens": 1000,
+            "max_output_tokens": 1000,
+            "max_amount_pico": 10**9,
+            "ordered_ms": NOW_MS + self.last_order_number * 1000,
+            "first_token_deadline_ms": NOW_MS + self.last_order_number * 1000 + 30_000,
+        }
+        return sign_message(Order(**{**fields, **changes}), Role.CLIENT, self.client)
+
+    def meter(self, order: Signed[Order], tick: int = 1, *, output_tokens: int = 256, **changes: Any) -> Signed[Meter]:
+        """A tick of the provider's for the order."""
+        usage = Usage(prompt_tokens=10, output_tokens=output_tokens)
+        fields: dict[str, Any] = {
+            "channel": self.id,
+            "order_number": order.message.order_number,
+            "tick": tick,
+            "usage": usage,
+            "amount_pico": price_of(TARIFF, usage),
+            "response_commitment": digest(f"response {order.message.order_number}/{tick}"),
+            "metered_ms": order.message.ordered_ms + 100 * tick,
+        }
+        return sign_message(Meter(**{**fields, **changes}), Role.PROVIDER, self.provider)
+
+    def voucher(self, meter: Signed[Meter], **changes: Any) -> Signed[Voucher]:
+        """The client's consent to the tick."""
+        fields: dict[str, Any] = {
+            "channel": self.id,
+            "order_number": meter.message.order_number,
+            "tick": meter.message.tick,
+            "meter": meter.id,
+            "usage": meter.message.usage,
+            "amount_pico": meter.message.amount_pico,
+        }
+        return sign_message(Voucher(**{**fields, **changes}), Role.CLIENT, self.client)
+
+    def proposal(self, order: Signed[Order], *, usage: Usage | None = None, **changes: Any) -> Signed[Receipt]:
+        """The channel's next receipt, for the order, signed by the provider. It joins the chain at once."""
+        usage = usage or Usage(prompt_tokens=10, output_tokens=300)
+        status = changes.get("status", Status.COMPLETED)
+        amount = changes.get("amount_pico", amount_owed(TARIFF, usage, status))
+        last = self.receipts[-1] if self.receipts else None
+        fields: dict[str, Any] = {
+            "channel": self.id,
+            "receipt_number": last.message.receipt_number + 1 if last else 1,
+            "previous": last.id if last else self.channel.id,
+            "order_number": order.message.order_number,
+            "order": order.id,
+            "offer": order.message.offer,
+            "model": order.message.model,
+            "usage": usage,
+            "amount_pico": amount,
+            "channel_total_pico": (last.message.channel_total_pico if last else 0) + amount,
+            "status": status,
+            "finish_reason": "stop",
+            "request_commitment": order.message.request_commitment,
+            "response_commitment": digest(f"response {order.message.order_number}"),
+            "first_token_ms": 50,
+            "total_ms": 400,
+            "issued_ms": order.message.ordered_ms + 400,
+        }
+        receipt = sign_message(Receipt(**{**fields, **changes}), Role.PROVIDER, self.provider)
+        self.receipts.append(receipt)
+        return receipt
+
+    def countersign(self, proposal: Signed[Receipt]) -> Signed[Receipt]:
+        """The client's signature beside the provider's."""
+        receipt = proposal.countersigned(Role.CLIENT, self.client)
+        self.receipts[self.receipts.index(proposal)] = receipt
+        return receipt
+
+    def completed(self, *, ticks: int = 1) -> list[Signed[Message]]:
+        """The records of one more order from beginning to end, as they arise; the receipt has both signatures."""
+        order = self.order()
+        records: list[Signed[Message]] = [order]
+        for tick in range(1, ticks + 1):
+            meter = self.meter(order, tick, output_tokens=256 * tick)
+            records += [meter, self.voucher(meter)]
+        usage = Usage(prompt_tokens=10, output_tokens=256 * ticks + 44)
+        return [*records, self.countersign(self.proposal(order, usage=usage))]
+
+    def chain(self, receipts: int, *, ticks: int = 1) -> list[Signed[Message]]:
+        """Offer, channel and `receipts` completed orders: a clean ledger, in order."""
+        records: list[Signed[Message]] = [self.offer, self.channel]
+        for _ in range(receipts):
+            records += self.completed(ticks=ticks)
+        return records

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from multiaddr import Multiaddr
+
+from p2pgrid.errors import UsageError
+from p2pgrid.net.addresses import (
+    MAX_ADDRESS_BYTES,
+    MAX_ADDRESSES_PER_PEER,
+    announced,
+    full_multiaddr,
+    parse_announce_address,
+    parse_listen_address,
+    parse_peer_multiaddr,
+    usable_addresses,
+    without_peer_id,
+)
+from p2pgrid.proto.keys import SecretKey
+
+PEER = SecretKey(bytes(31) + b"\x01").public_key.peer_id
+OTHER = SecretKey(bytes(31) + b"\x02").public_key.peer_id
+
+
+@pytest.mark.parametrize("text", ["/ip4/0.0.0.0/tcp/0", "/ip4/127.0.0.1/tcp/4001", "/ip6/::/tcp/4001"])
+def test_listen_addresses(text: str) -> None:
+    assert str(parse_listen_address(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "127.0.0.1:4001", "/ip4/127.0.0.1", "/ip4/999.0.0.1/tcp/1", "/ip4/1.2.3.4/tcp/70000", "/dns4/a.b/tcp/1",
+     "/ip4/127.0.0.1/udp/4001/quic-v1", f"/ip4/127.0.0.1/tcp/1/p2p/{PEER}", "/tcp/4001", "/"],
+)  # fmt: skip
+def test_what_cannot_be_listened_on_is_named(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_listen_address(text)
+    assert repr(text) in caught.value.message
+    assert "/ip4/" in caught.value.hint
+
+
+def test_a_peer_is_an_address_and_a_name() -> None:
+    peer_id, address = parse_peer_multiaddr(f"/dns4/example.org/tcp/4001/p2p/{PEER}")
+    assert (peer_id, str(address)) == (PEER, "/dns4/example.org/tcp/4001")
+    assert full_multiaddr(address, peer_id) == f"/dns4/example.org/tcp/4001/p2p/{PEER}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", "/ip4/1.2.3.4/tcp/4001", f"/p2p/{PEER}", f"/ip4/1.2.3.4/tcp/0/p2p/{PEER}",
+     f"/ip4/0.0.0.0/tcp/1/p2p/{PEER}",
+     "/ip4/1.2.3.4/tcp/4001/p2p/12D3KooW", "/ip4/1.2.3.4/tcp/4001/p2p/QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N"],
+)  # fmt: skip
+def test_what_names_no_peer_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_peer_multiaddr(text)
+
+
+def test_announced_addresses_lose_their_peer_id() -> None:
+    assert str(parse_announce_address(f"/dns4/example.org/tcp/4001/p2p/{PEER}")) == "/dns4/example.org/tcp/4001"
+    with pytest.raises(UsageError):
+        parse_announce_address("/ip4/0.0.0.0/tcp/4001")
+
+
+def test_hostile_addresses_are_dropped() -> None:
+    good = "/ip4/192.0.2.1/tcp/4001"
+    sent: list[bytes | str] = [
+        b"",
+        b"\xff" * 20,
+        b"\x04" * (MAX_ADDRESS_BYTES + 1),
+        "/dns4/" + "a" * MAX_ADDRESS_BYTES + "/tcp/1",
+        "/ip4/192.0.2.1/tcp/0",
+        "/ip4/0.0.0.0/tcp/4001",
+        "/ip4/224.0.0.1/tcp/4001",
+        "/ip4/192.0.2.1/udp/4001/quic-v1",
+        "/unix/tmp%2fsocket",
+        f"/ip4/192.0.2.1/tcp/4001/p2p/{OTHER}",
+        f"/ip4/192.0.2.1/tcp/4001/p2p/{OTHER}/p2p-circuit/p2p/{PEER}",
+        f"{good}/p2p/{PEER}",
+        good,
+        Multiaddr(good).to_bytes(),
+    ]
+    assert [str(a) for a in usable_addresses(sent, PEER)] == [good]
+
+
+def test_the_number_of_addresses_is_capped() -> None:
+    many = [f"/ip4/192.0.2.1/tcp/{n}" for n in range(1, 100)]
+    assert len(usable_addresses(many, PEER)) == MAX_ADDRESSES_PER_PEER
+    assert usable_addresses([*[b"\xff"] * 1000, many[0]], PEER) == []
+
+
+@given(st.lists(st.binary(max_size=200), max_size=5))
+def test_no_bytes_raise(sent: list[bytes]) -> None:
+    usable_addresses(sent, PEER)
+
+
+def test_a_wildcard_becomes_own_addresses() -> None:
+    own = [str(a) for a in announced([Multiaddr("/ip4/0.0.0.0/tcp/4001")])]
+    assert own[-1] == "/ip4/127.0.0.1/tcp/4001"
+    assert "/ip4/0.0.0.0/tcp/4001" not in own
+    assert announced([Multiaddr("/ip4/192.0.2.1/tcp/1")]) == [Multiaddr("/ip4/192.0.2.1/tcp/1")]
+
+
+def test_without_peer_id_leaves_others_alone() -> None:
+    address = Multiaddr("/ip4/192.0.2.1/tcp/1")
+    assert without_peer_id(address) == address
+    assert without_peer_id(Multiaddr(f"/ip4/192.0.2.1/tcp/1/p2p/{PEER}")) == address

@@ -1,0 +1,304 @@
+"""The DHT on real hosts: one process, eight servers, loopback."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import trio
+from libp2p.host.basic_host import BasicHost
+from libp2p.host.exceptions import StreamFailure
+from libp2p.kad_dht.pb.kademlia_pb2 import Message
+from libp2p.kad_dht.routing_table import RoutingTable
+from libp2p.network.stream.exceptions import StreamError
+from libp2p.utils.varint import encode_varint_prefixed, read_varint_prefixed_bytes_limited
+from multiaddr import Multiaddr
+
+from p2pgrid.net.dht import Dht
+from p2pgrid.net.host import open_host
+from p2pgrid.net.kad_query import Contact, KadQuery
+from p2pgrid.net.kad_server import MAX_STREAMS_PER_PEER
+from p2pgrid.net.lookup_keys import record_key
+from p2pgrid.net.swarm import GridSwarm
+from tests.net.trio_hosts import LOOPBACK, contact, new_key, run_trio, until
+
+KEY = record_key("test", "model/x")
+KAD = "/p2pgrid/test/kad/1.0.0"
+
+
+@dataclass
+class Node:
+    host: BasicHost
+    dht: Dht
+
+    @property
+    def peer_id(self) -> str:
+        return str(self.host.get_id())
+
+    def table(self) -> set[str]:
+        table: RoutingTable = self.dht.server.routing_table
+        return {str(peer_id) for peer_id in table.get_peer_ids()}
+
+
+@asynccontextmanager
+async def node(
+    seeds: list[Node], *, serve: bool = True, network: str = "test", ask_timeout_s: float = 6.0
+) -> AsyncIterator[Node]:
+    """A host in the DHT, joined through `seeds`."""
+    async with open_host(new_key(), [LOOPBACK] if serve else []) as host, trio.open_nursery() as nursery:
+        dht = Dht(host, network, serve=serve, ask_timeout_s=ask_timeout_s)
+        nursery.start_soon(dht.run)
+        await dht.join([contact(seed.host) for seed in seeds])
+        yield Node(host, dht)
+        nursery.cancel_scope.cancel()
+
+
+async def found(by: Node, key: bytes = KEY) -> set[str]:
+    return {peer.peer_id for peer in await by.dht.find_providers(key, 50, 10)}
+
+
+def test_a_network_of_eight() -> None:
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            first = await stack.enter_async_context(node([]))
+            servers = [first, *[await stack.enter_async_context(node([first])) for _ in range(7)]]
+            everybody = {server.peer_id for server in servers}
+            await until(lambda: all(s.table() == everybody - {s.peer_id} for s in servers), "all know one another")
+
+            providers = servers[3:6]
+            for provider in providers:
+                assert await provider.dht.announce(KEY) == 7
+
+            async with node([first], serve=False) as client:
+                assert await found(client) == {p.peer_id for p in providers}, "a cold client finds all"
+                for peer in await client.dht.find_providers(KEY, 50, 10):
+                    assert peer.addresses[0].endswith(f"/p2p/{peer.peer_id}")
+                assert await found(client, record_key("test", "model/other")) == set()
+                assert len(await client.dht.find_providers(KEY, 2, 10)) == 2
+
+                # A ninth appears at once, also to one who has looked before; a client can provide too.
+                async with node([first], serve=False) as ninth:
+                    assert await ninth.dht.announce(KEY) == 8
+                    # It listens nowhere, so there is nothing to dial and it is left out.
+                    assert await found(client) == {p.peer_id for p in providers}
+                async with node([first]) as ninth:
+                    assert await ninth.dht.announce(KEY) == 8
+                    assert await found(client) == {p.peer_id for p in [*providers, ninth]}
+                assert all(client.peer_id not in server.table() for server in servers), "no client in a table"
+
+    run_trio(main, 60)
+
+
+def test_a_dead_server_is_passed_over_and_forgotten() -> None:
+    async def main() -> None:
+        async with node([]) as first, node([first]) as provider, AsyncExitStack() as stack:
+            dead = await stack.enter_async_context(node([first]))
+            await until(lambda: dead.peer_id in first.table(), "the server is known")
+            assert await provider.dht.announce(KEY) >= 1
+            await stack.aclose()
+            async with node([first], serve=False) as client:
+                assert await found(client) == {provider.peer_id}
+                assert dead.peer_id not in client.table()
+
+    run_trio(main)
+
+
+def test_two_networks_do_not_mix() -> None:
+    """Not even where one is introduced to the other's peer."""
+
+    async def main() -> None:
+        async with node([], network="test") as one, node([one], network="other") as stranger:
+            assert stranger.table() == set()
+            assert await stranger.dht.announce(KEY) == 0
+            await until(lambda: one.host.get_network().get_connections(), "they are connected")
+            assert one.table() == set()
+            async with node([one], serve=False) as client:
+                assert await found(client) == set()
+
+    run_trio(main)
+
+
+def test_a_restarted_server_is_known_by_its_new_address() -> None:
+    async def main() -> None:
+        key = new_key()
+        async with node([]) as first:
+            for _ in range(2):
+                async with open_host(key, [LOOPBACK]) as host, trio.open_nursery() as nursery:
+                    dht = Dht(host, "test", serve=True)
+                    nursery.start_soon(dht.run)
+                    await dht.join([contact(first.host)])
+
+                    def known(host: BasicHost = host) -> bool:
+                        info = first.dht.server.routing_table.get_peer_info(host.get_id())
+                        return info is not None and info.addrs == host.get_transport_addrs()
+
+                    with trio.move_on_after(2):
+                        while not known():
+                            await first.dht.refresh()
+                    assert known()
+                    nursery.cancel_scope.cancel()
+                await until(lambda: not first.host.get_network().get_connections(), "the first run is gone")
+
+    run_trio(main)
+
+
+def test_values_are_not_stored() -> None:
+    async def main() -> None:
+        async with node([]) as server, node([server], serve=False) as peer:
+            message = Message()
+            message.type = Message.MessageType.PUT_VALUE
+            message.key = message.record.key = b"/free/storage"
+            message.record.value = b"x" * 1000
+            stream = await peer.host.new_stream(server.host.get_id(), [KAD])
+            await stream.write(encode_varint_prefixed(message.SerializeToString()))
+            with pytest.raises(StreamError):
+                await stream.read(1)
+            assert server.dht.server.get_value_store_size() == 0
+
+    run_trio(main)
+
+
+def test_a_peer_cannot_provide_for_another() -> None:
+    async def main() -> None:
+        async with node([]) as server, node([server]) as victim, node([server], serve=False) as peer:
+            message = Message()
+            message.type = Message.MessageType.ADD_PROVIDER
+            message.key = KEY
+            record = message.providerPeers.add()
+            record.id = victim.host.get_id().to_bytes()
+            record.addrs.append(Multiaddr("/ip4/192.0.2.1/tcp/1").to_bytes())
+            stream = await peer.host.new_stream(server.host.get_id(), [KAD])
+            await stream.write(encode_varint_prefixed(message.SerializeToString()))
+            await read_varint_prefixed_bytes_limited(stream, 4096)  # the library echoes what it understood
+            assert server.dht.server.provider_store.get_providers(KEY) == []
+
+    run_trio(main)
+
+
+def test_idle_streams_do_not_block_the_dht() -> None:
+    async def main() -> None:
+        async with node([]) as server, node([server], serve=False) as idler:
+            server.dht.server.idle_timeout_s = 1.0
+            streams = server.dht.server._streams_of
+            await until(lambda: not streams, "the streams of joining have ended")
+            idle = [await idler.host.new_stream(server.host.get_id(), [KAD]) for _ in range(MAX_STREAMS_PER_PEER)]
+            with pytest.raises((StreamError, StreamFailure)):
+                one_more = await idler.host.new_stream(server.host.get_id(), [KAD])
+                await one_more.read(1)
+            async with node([server], serve=False) as honest:
+                assert server.peer_id in honest.table(), "others are served meanwhile"
+            for stream in idle:
+                with pytest.raises(StreamError):
+                    await stream.read(1)
+
+    run_trio(main)
+
+
+def test_oversized_and_malformed_requests_end_their_stream() -> None:
+    async def main() -> None:
+        async with node([]) as server, node([server], serve=False) as peer:
+            for payload in [encode_varint_prefixed(bytes(20_000)), b"\xff" * 11, encode_varint_prefixed(b"\xff" * 50)]:
+                stream = await peer.host.new_stream(server.host.get_id(), [KAD])
+                await stream.write(payload)
+                with pytest.raises(StreamError):
+                    await stream.read(1)
+            assert await peer.dht.join([contact(server.host)]) == 1
+
+    run_trio(main)
+
+
+def test_a_server_that_lies_or_hangs_does_no_harm() -> None:
+    async def main() -> None:
+        def liar(reply: bytes) -> Any:
+            async def handle(stream: Any) -> None:
+                await read_varint_prefixed_bytes_limited(stream, 65536)
+                await stream.write(reply)
+                await trio.sleep_forever()
+
+            return handle
+
+        flood = Message()
+        flood.type = Message.MessageType.GET_PROVIDERS
+        for n in range(2000):
+            fake = flood.providerPeers.add()
+            fake.id = bytes.fromhex("002408011220") + n.to_bytes(32)
+            fake.addrs.extend([Multiaddr(f"/ip4/192.0.2.1/tcp/{port}").to_bytes() for port in range(1, 4)])
+        replies = [
+            b"",
+            b"\xff\xff\xff\x7f",
+            encode_varint_prefixed(b"\xff" * 100),
+            encode_varint_prefixed(flood.SerializeToString()),
+        ]
+        async with AsyncExitStack() as stack:
+            first = await stack.enter_async_context(node([]))
+            provider = await stack.enter_async_context(node([first]))
+            await provider.dht.announce(KEY)
+            client = await stack.enter_async_context(node([first], serve=False, ask_timeout_s=1.0))
+            liars = []
+            for reply in replies:
+                host = await stack.enter_async_context(open_host(new_key(), [LOOPBACK]))
+                host.set_stream_handler(KAD, liar(reply))
+                liars.append(contact(host))
+            client.dht._seeds = tuple(liars)
+            peers = await client.dht.find_providers(KEY, 50, 10)
+            assert peers[0].peer_id == provider.peer_id, "who signed for itself comes before hearsay"
+            assert len(peers) <= 50
+
+    run_trio(main)
+
+
+def test_a_lookup_ends_in_time_with_what_was_found() -> None:
+    async def main() -> None:
+        async with node([]) as first, node([first]) as provider, node([first], serve=False) as client:
+            await provider.dht.announce(KEY)
+
+            async def hangs(stream: Any) -> None:
+                await trio.sleep_forever()
+
+            async with open_host(new_key(), [LOOPBACK]) as host:
+                host.set_stream_handler(KAD, hangs)
+                client.dht._seeds = (contact(host),)
+                with trio.fail_after(3):
+                    peers = await client.dht.find_providers(KEY, 50, 1.0)
+                assert [peer.peer_id for peer in peers] == [provider.peer_id]
+
+    run_trio(main)
+
+
+def test_many_keys_reach_a_server_that_counts() -> None:
+    """libp2p's own limit, ten in ten seconds, drops the eleventh without a word."""
+
+    async def main() -> None:
+        async with node([]) as server, node([server]) as provider, node([server], serve=False) as client:
+            keys = [record_key("test", f"model/{n}") for n in range(15)]
+            for key in keys:
+                assert await provider.dht.announce(key) == 1
+            for key in keys:
+                assert await found(client, key) == {provider.peer_id}
+
+    run_trio(main)
+
+
+def test_own_records_can_be_withdrawn() -> None:
+    async def main() -> None:
+        async with node([]) as server, node([server], serve=False) as client:
+            await server.dht.announce(KEY)
+            assert await found(client) == {server.peer_id}
+            server.dht.forget_own_records()
+            assert await found(client) == set()
+
+    run_trio(main)
+
+
+def test_a_query_to_a_client_fails_at_once() -> None:
+    async def main() -> None:
+        async with node([]) as server, node([server], serve=False) as client:
+            query = KadQuery(server.host, KAD)
+            with pytest.raises(Exception, match="failed to open a stream"), trio.fail_after(2):
+                await query.find_node(Contact(client.host.get_id(), ()), KEY)
+            assert isinstance(server.host.get_network(), GridSwarm)
+
+    run_trio(main)

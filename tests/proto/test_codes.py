@@ -1,0 +1,40 @@
+"""The codes' one table: held together with the specification and with what the parsers raise."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import p2pgrid.proto
+from p2pgrid.proto.codes import CODES, Weight
+
+ROOT = Path(p2pgrid.proto.__file__).parent
+SPEC = Path(__file__).parents[2] / "docs" / "spec" / "audit.md"
+
+
+def codes_raised_in(module: str) -> set[str]:
+    tree = ast.parse((ROOT / module).read_text())
+    return {
+        node.args[0].value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "id", "") in ("InvalidRecord", "Fault")
+        and node.args
+        and isinstance(node.args[0], ast.Constant)
+        and isinstance(node.args[0].value, str)
+    }
+
+
+def test_parsers_and_rules_raise_codes_of_the_table_alone() -> None:
+    for module in ("keys.py", "record.py", "messages.py", "pricing.py", "rules.py", "chain.py", "judgement.py"):
+        raised = codes_raised_in(module)
+        assert raised <= set(CODES), module
+        assert raised, module
+
+
+def test_the_specification_has_the_same_table() -> None:
+    row = re.compile(r"^\| `([a-z-]+)` \| (\w+) \| (yes|no) \| (.+) \|$")
+    written = [match.groups() for line in SPEC.read_text().splitlines() if (match := row.match(line))]
+    table = sorted(CODES.values(), key=lambda code: code.weight is Weight.NOTE)
+    assert written == [(c.code, c.party.value, "yes" if c.convinces else "no", c.title) for c in table]
