@@ -52,6 +52,7 @@ from p2pgrid.proto.seller import (
     verify_order,
 )
 from p2pgrid.proto.sse import EventSplitter
+from p2pgrid.proto.verdict import Bundle, Verdict, audit_records
 from p2pgrid.proto.wire import Kind, OrderOpening, Refusal
 
 NOW_MS = 1_800_000_000_000
@@ -298,6 +299,12 @@ class Grid:
         if kind == Kind.ORDER:
             lane.order, lane.opening = verify_order(payload, self.provider)
             return
+        if lane.seller is None and kind == Kind.CANCEL:
+            if lane.refused is None:  # As the provider's shell does before the body is whole.
+                lane.bodies.clear()
+                lane.refused = Refused("cancelled", "the client cancelled the order before it was accepted.")
+                lane.to_client.append((Kind.REFUSAL, Refusal(code="cancelled", message="").to_bytes()))
+            return
         assert lane.seller is not None
         try:
             self._run_provider(lane, lane.seller.message(kind, payload, self.now_ms))
@@ -489,6 +496,15 @@ def assert_equal_books(grid: Grid) -> None:
     assert {r.id for r in theirs} == {r.id for r in ours}
     assert len(theirs) == len(ours) == grid.client.last_receipt_number
     assert sum(r.message.amount_pico for r in receipts(grid.client_ledger)) == grid.client.total_pico
+
+
+def audit(grid: Grid) -> Verdict:
+    """What an auditor says of both sides' ledgers."""
+    common: list[Signed[Message]] = [grid.offer, grid.channel]
+    return audit_records(
+        Bundle(f"{side}.jsonl", enumerate((s.record for s in [*common, *ledger]), start=1), side)
+        for side, ledger in ((Role.PROVIDER, grid.provider_ledger), (Role.CLIENT, grid.client_ledger))
+    )
 
 
 def signed_by_client(grid: Grid) -> list[Signed[Message]]:

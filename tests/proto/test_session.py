@@ -48,6 +48,7 @@ from tests.proto.simulation import (
     Lane,
     answer,
     assert_equal_books,
+    audit,
     final_events,
     first_event,
     make_books,
@@ -893,6 +894,8 @@ def test_an_honest_pair_always_agrees(seed: int) -> None:
     assert not grid.violations
     assert not [d for lane in grid.lanes.values() for d in lane.disputes]
     assert_equal_books(grid)
+    verdict = audit(grid)
+    assert verdict.clean, verdict.findings
     billed = {r.message.order_number: r.message for r in receipts(grid.client_ledger)}
     for lane in grid.lanes.values():
         receipt = billed.get(lane.number)
