@@ -150,7 +150,8 @@ async def _serve(
     )
     pages_at = parse_host_port(config.provider.pages) if config.provider.pages else None
     stopping = asyncio.ensure_future(stop.wait())
-    async with AsyncExitStack() as stack:
+    # The pages go last: they show how the node drains.
+    async with AsyncExitStack() as pages_stack, AsyncExitStack() as stack:
         # An engine takes minutes to start: whoever says stop meanwhile is heard.
         starting = asyncio.ensure_future(stack.enter_async_context(node))
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -159,7 +160,7 @@ async def _serve(
             await asyncio.wait({starting})
             return
         await starting
-        pages = await stack.enter_async_context(serve_pages(node, *pages_at)) if pages_at else None
+        pages = await pages_stack.enter_async_context(serve_pages(node, *pages_at)) if pages_at else None
         ready = ready_of(node, data, pages)
         click.echo(json.dumps(ready) if as_json else _ready_text(ready))
         await stopping

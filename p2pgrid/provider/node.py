@@ -9,7 +9,6 @@ Importing this module imports libp2p, which takes one to two seconds.
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -42,6 +41,7 @@ from p2pgrid.provider.tally import Tally
 log = logging.getLogger(__name__)
 
 ADVERTISE_TIMEOUT_S: Final = 10.0
+FIRST_PEER_TIMEOUT_S: Final = 0.5
 OFFER_RETRY_S: Final = 30.0
 SETTLE_S: Final = 3.0
 """How long orders that were ended by a shutdown may take to be countersigned."""
@@ -89,6 +89,7 @@ class Provider:
         self._gpus = tuple(gpus)
         self._now_ms = now_ms
         self._stack = AsyncExitStack()
+        self._is_drained = False
         self._network: Network | None = None
         self._listener: DirectListener
         self._offers: OfferBook
@@ -215,7 +216,7 @@ class Provider:
         )
         host, port = self._listen
         self._listener = await listen(host, port, self.key, on_stream=serve_streams(shop))
-        stack.push_async_callback(functools.partial(self._listener.aclose, drain_s=SETTLE_S))
+        stack.push_async_callback(self._close_listener)
         log.info("direct road: listening at %s", ", ".join(self.addresses))
 
     async def _enter_network(self, stack: AsyncExitStack) -> None:
@@ -256,7 +257,9 @@ class Provider:
             await network.withdraw()
             return
         started = time.monotonic()
-        holders = await network.advertise(advertised_keys(entries, self._config.country), timeout_s=ADVERTISE_TIMEOUT_S)
+        # Without an introducing peer there is nobody to tell yet: whoever joins through us will be told.
+        timeout_s = ADVERTISE_TIMEOUT_S if self._bootstrap else FIRST_PEER_TIMEOUT_S
+        holders = await network.advertise(advertised_keys(entries, self._config.country), timeout_s=timeout_s)
         log.info("advertised: %d peers hold it (%.1f s)", holders, _since(started))
         if not holders:
             log.warning("nobody in the network holds our advertisement yet; it is tried on")
@@ -268,7 +271,10 @@ class Provider:
         except LedgerError as error:
             log.error("no new offer: %s", error)
             self._offers.withdraw()
-        await self._advertise()
+        try:
+            await self._advertise()
+        except P2pgridError as error:
+            log.error("the network was not told: %s", error)
 
     async def _renew(self) -> None:
         """A new offer at half time, for ever."""
@@ -300,6 +306,12 @@ class Provider:
             for order in self.channels.live_orders:
                 order.fail()
             await self._wait_settled(SETTLE_S)
+        self._is_drained = True
+
+    async def _close_listener(self) -> None:
+        # After a drain that came to its end, a client may still be saying its last word; after one that was cut short
+        # nobody waits.
+        await self._listener.aclose(drain_s=SETTLE_S if self._is_drained else 0)
 
     async def _wait_settled(self, timeout_s: float) -> bool:
         """True once no order is live. Looks ten times a second, which is nobody's hot path."""

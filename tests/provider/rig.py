@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, cast
@@ -23,7 +24,7 @@ from p2pgrid.net.stream_reader import StreamReader
 from p2pgrid.proto.actions import Actions, Deliver, Dispute, EndStream, Send
 from p2pgrid.proto.buyer import BuyerOrder, BuyerState, place_order
 from p2pgrid.proto.channel import ChannelBooks, ChannelHead, accept_channel
-from p2pgrid.proto.keys import SecretKey
+from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import Channel, DataTerms, Offer, Receipt, Terms
 from p2pgrid.proto.record import Role, Signed, parse_record, verify_record
 from p2pgrid.proto.request import metered_body, parse_request
@@ -168,14 +169,15 @@ class Buyer:
     link: LinkConnection
     key: SecretKey = CLIENT
     clock_ahead_ms: int = 0
+    provider: PublicKey = PROVIDER.public_key
     books: ChannelBooks = field(init=False)
     channel: Signed[Channel] = field(init=False)
 
     @classmethod
-    async def connect(cls, rig: Rig, key: SecretKey = CLIENT, clock_ahead_ms: int = 0) -> Self:
+    async def connect(cls, rig: Rig, key: SecretKey = CLIENT, *, provider: PublicKey = PROVIDER.public_key) -> Self:
         """Dial, and open a channel."""
-        link = await dial(*rig.address, PROVIDER.public_key, key)
-        buyer = cls(rig, link, key, clock_ahead_ms)
+        link = await dial(*rig.address, provider, key)
+        buyer = cls(rig, link, key, provider=provider)
         buyer.channel = await buyer.open_channel()
         buyer.books = new_books(buyer.channel)
         return buyer
@@ -183,7 +185,7 @@ class Buyer:
     async def reconnect(self, rig: Rig | None = None) -> None:
         """A new link, to the same provider or to what it was restarted as."""
         self.rig = rig or self.rig
-        self.link = await dial(*self.rig.address, PROVIDER.public_key, self.key)
+        self.link = await dial(*self.rig.address, self.provider, self.key)
 
     def now_ms(self) -> int:
         return unix_ms() + self.clock_ahead_ms
@@ -227,7 +229,7 @@ class Buyer:
         for _ in range(resumed.proposals):
             kind, payload = await receive(reader)
             assert kind == Kind.RECEIPT
-            receipt = verify_record(parse_record(payload), Receipt, {Role.PROVIDER: PROVIDER.public_key})
+            receipt = verify_record(parse_record(payload), Receipt, {Role.PROVIDER: self.provider})
             receipts.append(receipt)
             if sign:
                 assert self.books.chain_fault(receipt.message) is None
@@ -276,11 +278,13 @@ class Placed(StreamHandler):
     over: str = ""
     """How the stream went away, if it did before its end."""
     ended_by_provider: bool = False
+    waiting: deque[bytes] = field(default_factory=deque)
+    """Of the body, for want of credit."""
     stream: Stream = field(init=False)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def send(self) -> Self:
-        """Open the stream and send order and body (of one credit at most)."""
+        """Open the stream and send order and body."""
         self.stream = self.buyer.link.open_stream(self)
         self._run(self.actions)
         return self
@@ -335,7 +339,8 @@ class Placed(StreamHandler):
         self.changed.set()
 
     def writable(self, stream: Stream) -> None:
-        pass
+        while self.waiting and stream.writable_bytes >= len(self.waiting[0]):
+            stream.send(Kind.BODY, self.waiting.popleft())
 
     def ended(self, stream: Stream) -> None:
         self.ended_by_provider = True
@@ -354,7 +359,10 @@ class Placed(StreamHandler):
     def _run(self, actions: Actions) -> None:
         for action in actions:
             if isinstance(action, Send):
-                if action.kind not in self.mute:
+                if action.kind == Kind.BODY:
+                    self.waiting.append(action.payload)
+                    self.writable(self.stream)
+                elif action.kind not in self.mute:
                     self.stream.send(action.kind, action.payload)
             elif isinstance(action, Deliver):
                 self.answer += action.data

@@ -97,3 +97,14 @@ async def test_no_token_before_the_deadline_is_late_and_free() -> None:
         receipt = await placed.to_end()
         assert (receipt.status, receipt.amount_pico) == (Status.LATE, 0)
         await until(lambda: rig.fake.running == 0 and rig.fake.aborted == 1)
+
+
+async def test_a_large_body_is_not_overtaken_by_the_order_after_it() -> None:
+    async with provider() as rig:
+        buyer = await Buyer.connect(rig)
+        await buyer.order(max_tokens=4).send().to_end()
+        large = buyer.order(max_tokens=4, padding="x" * 900_000).send()
+        small = buyer.order(max_tokens=4).send()
+        assert large.waiting, "it needs more than one credit"
+        receipts = await asyncio.gather(large.to_end(), small.to_end())
+        assert [r.order_number for r in receipts] == [2, 3]
