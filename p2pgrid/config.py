@@ -45,6 +45,16 @@ class ModelConfig(Section, frozen=True, kw_only=True):
     context_tokens: Annotated[int, Meta(ge=64)] = 2048
     concurrency: Annotated[int, Meta(ge=1, le=100_000)] = 16
     quantization: str = ""
+    kv_cache_gib: Annotated[int, Meta(ge=1)] = 1
+    """Memory of the KV cache where vLLM runs on the CPU, in GiB."""
+    cpu_threads: Annotated[int, Meta(ge=1)] | None = None
+    """Threads of vLLM on the CPU; left out, all cores. Give each engine its number where several share a machine."""
+    gpu_memory_share: Annotated[float, Meta(gt=0, le=1)] | None = None
+    """Share of each GPU's memory that vLLM takes, 0 to 1; left out, vLLM's choice."""
+    tensor_parallel: Annotated[int, Meta(ge=1)] = 1
+    """GPUs that compute one answer together."""
+    tool_call_parser: str | None = None
+    """vLLM's parser for tool calls, such as `hermes`; left out, no tool calls."""
     engine_arguments: tuple[str, ...] = ()
     """More arguments for `vllm serve`."""
 
@@ -70,6 +80,14 @@ class ProviderConfig(Section, frozen=True, kw_only=True):
     libp2p_listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4802",)
     announce: tuple[str, ...] = ()
     """host:port under which others reach the direct road; left out, the address listened on."""
+    libp2p_announce: tuple[str, ...] = ()
+    """Multiaddrs under which others reach libp2p; left out, the addresses listened on."""
+    pages: str = ""
+    """host:port of the operator's pages (/offer, /health, /metrics); empty: none."""
+    engine_timeout_s: Annotated[int, Meta(ge=1)] = 1800
+    """How long an engine may take to be ready."""
+    drain_s: Annotated[int, Meta(ge=0, le=3600)] = 30
+    """How long running orders may go on when the node is told to stop."""
     prompt_retention_days: Annotated[int, Meta(ge=0, le=3650)] = 0
     offer_minutes: Annotated[int, Meta(ge=1, le=10_080)] = 60
     """How long an offer is in force; it is renewed at half time."""
@@ -86,6 +104,10 @@ class ClientConfig(Section, frozen=True, kw_only=True):
     max_cost_eur: str | None = None
     """Most that one request may cost."""
     first_token_timeout_s: Annotated[int, Meta(ge=1, le=3600)] = 120
+    slot_timeout_s: Annotated[int, Meta(ge=1, le=3600)] = 20
+    """How long a request waits for a free slot of the best provider before the next one is asked."""
+    api_key_file: str | None = None
+    """A file with the key that programs must show; without one the gateway listens on loopback alone."""
 
 
 class BootstrapConfig(Section, frozen=True, kw_only=True):
@@ -166,6 +188,16 @@ class DataFolder:
         return load_key(self.key_file)
 
 
+def parse_host_port(text: str) -> tuple[str, int]:
+    """`host:port` or `[IPv6 address]:port` as (host, port); port 0 is any free one. Raises UsageError."""
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    is_number = port.isascii() and port.isdecimal() and int(port) <= 65_535
+    if not colon or not host or not is_number or (":" in host and not bracketed):
+        raise UsageError(f"{text!r} is no address.", hint="Write host:port, like 0.0.0.0:4801 or [::]:4801.")
+    return host[1:-1] if bracketed else host, int(port)
+
+
 def load_config(path: Path) -> Config:
     """Read a config.toml; defaults if the file does not exist. Raises UsageError."""
     try:
@@ -174,12 +206,17 @@ def load_config(path: Path) -> Config:
         return Config()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}.", hint="Mend or remove it.") from None
+    return parse_config(text, str(path))
+
+
+def parse_config(text: str, source: str) -> Config:
+    """Read the text of a config.toml; `source` names it in messages. Raises UsageError."""
     try:
         return msgspec.convert(tomllib.loads(text), Config, strict=True)
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path} is no TOML: {error}.", hint="Mend that line.") from None
+        raise UsageError(f"{source} is no TOML: {error}.", hint="Mend that line.") from None
     except msgspec.ValidationError as error:
-        raise UsageError(f"{path}: {error}.", hint="`p2pgrid init --print-config` shows every setting.") from None
+        raise UsageError(f"{source}: {error}.", hint="`p2pgrid init --print-config` shows every setting.") from None
 
 
 def create_key(path: Path) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--keep", is_flag=True, help="Leave the grid up at the end, and say what to try. Ctrl-C stops it.")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Where it keeps its data.")
+@click.option("--model", default="smollm2-135m-instruct", show_default=True, help="The model's name on the grid.")
 @click.option(
     "--model-path",
     default="smollm2",
@@ -34,6 +35,7 @@ def demo(
     context: CliContext,
     keep: bool,
     folder: Path | None,
+    model: str,
     model_path: str,
     engine_url: str | None,
     gateway_listen: str,
@@ -55,6 +57,7 @@ def demo(
 
     options = DemoOptions(
         folder=(folder or context.data.path / "demo").absolute(),
+        model=model,
         model_path=model_path,
         engine_url=engine_url,
         gateway_listen=gateway_listen,
@@ -133,9 +136,7 @@ def _print_audits(report: DemoReport) -> None:
 
 
 def _print_what_to_try(report: DemoReport, grid: Grid) -> None:
-    from p2pgrid.demo.grid import MODEL
-
-    body: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hello!"}]}
+    body: dict[str, Any] = {"model": grid.model, "messages": [{"role": "user", "content": "Hello!"}]}
     ledgers = "\n".join(f"  {node.data / 'ledger.sqlite'}" for node in grid.nodes if node is not grid.bootstrap)
     click.echo(
         f"\nThe grid stays up. Try:\n"

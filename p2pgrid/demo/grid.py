@@ -65,10 +65,16 @@ def prepare_folder(path: Path) -> None:
 
 
 class Grid:
-    """The four nodes. `model_path` is what the operators' vLLM loads: `smollm2`, `tiny`, or a folder."""
+    """The four nodes. `model` is the name on sale, `model_path` what the operators' vLLM loads for it.
 
-    def __init__(self, folder: Path, *, model_path: str, engine_url: str | None = None) -> None:
+    With `engine_url` both operators use that engine, which must serve `model`, and start none.
+    """
+
+    def __init__(
+        self, folder: Path, *, model: str = MODEL, model_path: str = "smollm2", engine_url: str | None = None
+    ) -> None:
         self.folder: Final = folder
+        self.model: Final = model
         self._model_path = model_path
         self._engine_url = engine_url
         self.bootstrap = NodeProcess(
@@ -102,7 +108,9 @@ class Grid:
         """`p2pgrid init` and `p2pgrid serve` for one operator, engine and all."""
         data = self.folder / operator.folder
         data.mkdir(mode=0o700)
-        config = _OPERATOR_CONFIG.format(operator=operator, model=MODEL, model_path=self._model_path, network=NETWORK)
+        config = _OPERATOR_CONFIG.format(
+            operator=operator, model=self.model, model_path=self._model_path, network=NETWORK
+        )
         if self._engine_url:
             config += f'engine-url = "{self._engine_url}"\n'
         (data / "config.toml").write_text(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -14,6 +15,8 @@ from typing import Any, Final
 from p2pgrid.errors import LocalError
 
 _LOG_TAIL_LINES: Final = 12
+_PR_SET_PDEATHSIG: Final = 1
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class NodeProcess:
@@ -58,6 +61,7 @@ class NodeProcess:
                 stderr=log,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **self._environment},
                 start_new_session=True,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
         assert self._process.stdout is not None
         try:
@@ -111,3 +115,9 @@ class NodeProcess:
     def _kill_group(pid: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
+
+
+def _die_with_parent() -> None:
+    """In the child: be told to stop if the demo is killed, so that nothing is left running even then."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -27,6 +27,7 @@ class DemoOptions:
     """What the command line decides."""
 
     folder: Path
+    model: str = MODEL
     model_path: str = "smollm2"
     engine_url: str | None = None
     gateway_listen: str = "127.0.0.1:0"
@@ -80,7 +81,7 @@ async def run_demo(
     """
     began = time.monotonic()
     prepare_folder(options.folder)
-    grid = Grid(options.folder, model_path=options.model_path, engine_url=options.engine_url)
+    grid = Grid(options.folder, model=options.model, model_path=options.model_path, engine_url=options.engine_url)
     try:
         report = await _play(grid, options, steps)
         report.total_s = round(time.monotonic() - began, 1)
@@ -98,7 +99,7 @@ async def _play(grid: Grid, options: DemoOptions, steps: Steps) -> DemoReport:
         await asyncio.gather(grid.start_operator(CHEAPER), grid.start_operator(DEARER))
     async with steps.step("Start a client's gateway"):
         base_url = await grid.start_gateway(options.gateway_listen)
-    program = Program(base_url, MODEL)
+    program = Program(base_url, options.model)
     try:
         chats = await _chat(grid, program, steps)
     finally:

@@ -51,7 +51,7 @@ class AnswerMetrics:
 
 
 class EngineAnswer(Protocol):
-    """One answer under way. Iterate it once; leave it by reading to the end, or by `abort`, and never by neglect.
+    """One answer under way. Iterate it once, and read to the end or `abort`: leaving the loop early ends it too.
 
     Iteration yields the body's bytes exactly as they arrived, in pieces of any size, and raises EngineError when the
     engine breaks off, falls silent or sends without end.

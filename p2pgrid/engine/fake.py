@@ -90,7 +90,7 @@ class FakeVllm:
     context_tokens: int = 4096
     pace_ms: float = 0.0
     state: FakeState = field(default_factory=FakeState)
-    _seen_prompts: set[tuple[int, ...]] = field(default_factory=set)
+    _seen_prefixes: set[int] = field(default_factory=set)
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=64 * 2**20)
@@ -162,11 +162,11 @@ class FakeVllm:
         return response
 
     def cached_tokens(self, prompt_ids: list[int]) -> int:
-        """Whole blocks of a prompt that came before, as vLLM's prefix cache counts (never the last token)."""
-        key = tuple(prompt_ids)
-        known = key in self._seen_prompts
-        self._seen_prompts.add(key)
-        return (len(prompt_ids) - 1) // _CACHE_BLOCK * _CACHE_BLOCK if known else 0
+        """Tokens in whole blocks that begin an earlier prompt too: vLLM's prefix cache (never the last token)."""
+        ends = range(_CACHE_BLOCK, len(prompt_ids), _CACHE_BLOCK)
+        known = max((end for end in ends if hash(tuple(prompt_ids[:end])) in self._seen_prefixes), default=0)
+        self._seen_prefixes.update(hash(tuple(prompt_ids[:end])) for end in ends)
+        return known
 
 
 class _Answer:
@@ -316,10 +316,17 @@ def _error(status: int, message: str, kind: str) -> web.Response:
 
 
 @contextlib.asynccontextmanager
-async def serve_fake(fake: FakeVllm, *, uds: Path | None = None, port: int = 0) -> AsyncIterator[str]:
-    """Serve `fake` on a unix socket or a port of 127.0.0.1 (0: any free one); gives the URL an engine attaches to."""
+async def serve_fake(
+    fake: FakeVllm, *, uds: Path | None = None, port: int = 0, drain_timeout_s: float = 0.0
+) -> AsyncIterator[str]:
+    """Serve `fake` on a unix socket or a port of 127.0.0.1 (0: any free one); gives the URL an engine attaches to.
+
+    At the end, what runs has `drain_timeout_s` to finish.
+    """
     # Without handler_cancellation a handler would write on to a client that has left, as vLLM never does.
-    runner = web.AppRunner(fake.application(), handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+    runner = web.AppRunner(
+        fake.application(), handler_cancellation=True, access_log=None, shutdown_timeout=drain_timeout_s
+    )
     await runner.setup()
     try:
         if uds is not None:
@@ -332,11 +339,11 @@ async def serve_fake(fake: FakeVllm, *, uds: Path | None = None, port: int = 0) 
         await runner.cleanup()
 
 
-async def _main(fake: FakeVllm, uds: Path | None, port: int) -> None:
+async def _main(fake: FakeVllm, uds: Path | None, port: int, drain_timeout_s: float) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with serve_fake(fake, uds=uds, port=port) as url:
+    async with serve_fake(fake, uds=uds, port=port, drain_timeout_s=drain_timeout_s) as url:
         sys.stdout.write(msgspec.json.encode({"url": url}).decode() + "\n")
         sys.stdout.flush()
         await stop.wait()
@@ -348,9 +355,13 @@ async def _main(fake: FakeVllm, uds: Path | None, port: int) -> None:
 @click.option("--model", "models", multiple=True, default=("fake",), show_default=True, help="A model's name.")
 @click.option("--context", "context_tokens", type=int, default=4096, show_default=True, help="Context in tokens.")
 @click.option("--pace-ms", type=float, default=0.0, show_default=True, help="Time a token takes.")
-def main(uds: Path | None, port: int, models: tuple[str, ...], context_tokens: int, pace_ms: float) -> None:
+@click.option("--drain-timeout-s", type=float, default=0.0, show_default=True, help="Time to finish at SIGTERM.")
+def main(
+    uds: Path | None, port: int, models: tuple[str, ...], context_tokens: int, pace_ms: float, drain_timeout_s: float
+) -> None:
     """Serve a fake vLLM until told to stop (SIGTERM)."""
-    asyncio.run(_main(FakeVllm(models=models, context_tokens=context_tokens, pace_ms=pace_ms), uds, port))
+    fake = FakeVllm(models=models, context_tokens=context_tokens, pace_ms=pace_ms)
+    asyncio.run(_main(fake, uds, port, drain_timeout_s))
 
 
 if __name__ == "__main__":

@@ -117,7 +117,9 @@ class StepRunner:
                 log.flush()
                 *lines, partial = (partial + data).split(b"\n")
                 partial = partial[-4096:]
-                tail.extend(text for line in lines if (text := line.decode(errors="replace").strip()))
+                # A progress bar redraws its line with CR: the last drawing is what a person would see.
+                shown = (line.decode(errors="replace").rstrip("\r").rsplit("\r", 1)[-1].strip() for line in lines)
+                tail.extend(text for text in shown if text)
         remaining_s = max(0.1, timeout_s - (time.monotonic() - started))
         try:
             child.wait(remaining_s)

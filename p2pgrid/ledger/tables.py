@@ -270,7 +270,7 @@ def decode_signatures(blob: bytes) -> tuple[Signature, ...]:
     """The column `signatures`, read back. Raises LedgerError if it is damaged."""
     try:
         return _signatures_decoder.decode(blob)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise damaged(f"its signatures cannot be read ({error})") from None
 
 

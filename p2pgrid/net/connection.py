@@ -18,7 +18,7 @@ from p2pgrid.errors import P2pgridError, Refused, RemoteError, Unreachable
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.proto.frame import GoawayCode, ResetCode, goaway_name, reset_name
 from p2pgrid.proto.keys import PublicKey
-from p2pgrid.proto.link import Link
+from p2pgrid.proto.link import Link, Phase
 from p2pgrid.proto.link_events import Cut, Ended, Event, GoingAway, Message, Opened, Proved, Ready, Writable
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,12 @@ class LinkConnection(asyncio.Protocol):
         """A new stream. Raises Refused (`busy`, `going-away`) or Unreachable where the link takes none."""
         if self._closing:
             raise self._reason or Unreachable(f"the link to {self.name} is closed.")
-        stream = Stream(self, self._link.open_stream())
+        try:
+            stream = Stream(self, self._link.open_stream())
+        except Unreachable as error:
+            if self._link.phase is Phase.CLOSED:
+                self._loop.call_soon(self._shut, error, True)
+            raise
         stream.handler = handler
         self._streams[stream.id] = stream
         self._idle.clear()

@@ -40,6 +40,15 @@ _SIGNED_PREFIX: Final = b"libp2p-tls-handshake:"
 _BEFORE_KEY: Final = bytes.fromhex("3068 0424 08011220")
 _BEFORE_SIGNATURE: Final = bytes.fromhex("0440")
 _EXTENSION_BYTES: Final = len(_BEFORE_KEY) + 32 + len(_BEFORE_SIGNATURE) + 64
+_UNREADABLE: Final = (
+    ValueError,
+    InvalidSignature,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What `cryptography` raises for certificates that it cannot read: found by flipping every bit of one."""
 _LIFETIME: Final = datetime.timedelta(days=36_500)
 _BACKDATED: Final = datetime.timedelta(days=1)
 
@@ -114,7 +123,7 @@ def verify_certificate(der: bytes | None, now: datetime.datetime) -> PublicKey:
         _verify_self_signed(certificate, tls_key)
         spki = tls_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         before, after = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    except (ValueError, x509.DuplicateExtension, UnsupportedAlgorithm, InvalidSignature) as error:
+    except _UNREADABLE as error:
         raise ProtocolViolation(f"the peer's certificate is not valid: {error!r}") from error
     if not before <= now <= after:
         raise ProtocolViolation(

@@ -28,6 +28,7 @@ from typing import Final
 from p2pgrid.errors import ProtocolViolation, Refused, Unreachable
 from p2pgrid.proto import frame
 from p2pgrid.proto.frame import GoawayCode, Kind, ResetCode, Terms
+from p2pgrid.proto.frame_queue import FrameQueue
 from p2pgrid.proto.heartbeat import Heartbeat
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.link_events import (
@@ -42,6 +43,7 @@ from p2pgrid.proto.link_events import (
     Ready,
     Writable,
 )
+from p2pgrid.proto.stream_account import StreamAccount
 
 
 class Phase(Enum):
@@ -51,24 +53,6 @@ class Phase(Enum):
     AWAIT_READY = auto()
     OPEN = auto()
     CLOSED = auto()
-
-
-class _Stream:
-    """One stream's account. The window invariant: receivable + held + consumed == the credit of our terms."""
-
-    __slots__ = ("consumed", "held", "own_ended", "peer_ended", "receivable", "sendable")
-
-    def __init__(self, sendable: int, receivable: int) -> None:
-        self.sendable = sendable
-        """Credited bytes that we may still send."""
-        self.receivable = receivable
-        """Credited bytes that the peer may still send."""
-        self.held = 0
-        """Received and not yet consumed by our owner."""
-        self.consumed = 0
-        """Consumed and not yet granted again."""
-        self.own_ended = False
-        self.peer_ended = False
 
 
 class Link:
@@ -86,11 +70,10 @@ class Link:
         """The other side's key: known from the start to a dialler, with `Proved` to a listener."""
         self.goaway_sent = False
         self.goaway_received = False
-        self.queued_bytes = 0
-        self._queue: list[bytes] = []
+        self._queue = FrameQueue(limits.max_queued_bytes, limits.max_queued_frames)
         self._partial = bytearray()
         self._partial_needs = 0
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, StreamAccount] = {}
         self._own_open = 0
         self._peer_open = 0
         self._parity = 1 if phase is Phase.AWAIT_HELLO else 0
@@ -101,7 +84,6 @@ class Link:
         self._heartbeat = Heartbeat(limits.heartbeat_ms, limits.dead_ms, now_ms)
         self._resets = 0
         self._resets_since_ms = now_ms
-        self._pong_at = -1
         self._secret_key: SecretKey | None = None
         self._own_key: PublicKey | None = None
         self._nonce = b""
@@ -170,12 +152,7 @@ class Link:
                 if stream.peer_ended:
                     raise ProtocolViolation(f"a frame of kind {kind} on stream {stream_id} after its END.")
                 if kind >= frame.FIRST_CREDITED_KIND:
-                    if not 0 < length <= stream.receivable:
-                        raise ProtocolViolation(
-                            f"{length} credited bytes on stream {stream_id}; 1 to {stream.receivable} were expected."
-                        )
-                    stream.receivable -= length
-                    stream.held += length
+                    stream.received(length)
                 yield Message(stream_id, kind, payload)
         except ProtocolViolation as violation:
             self._abandon(GoawayCode.PROTOCOL, violation.message)
@@ -208,11 +185,7 @@ class Link:
 
     def _on_hello(self, _stream_id: int, payload: bytes) -> Event | None:
         assert self._secret_key is not None and self.peer is not None
-        version = frame.parse_version(payload)
-        if version != frame.LINK_VERSION:
-            text = f"the peer speaks link version {version}, this side {frame.LINK_VERSION}."
-            self._abandon(GoawayCode.VERSION, text)
-            raise Refused("version", text, hint="Update the older of the two programs.")
+        self._check_version(payload)
         nonce, self._peer_terms = frame.parse_hello(payload)
         self._put(0, Kind.PROOF, frame.encode_proof(self._secret_key, self.peer, nonce, self.limits.terms))
         self._secret_key = None
@@ -221,14 +194,17 @@ class Link:
 
     def _on_proof(self, _stream_id: int, payload: bytes) -> Event | None:
         assert self._own_key is not None
+        self._check_version(payload)
+        self.peer, self._peer_terms = frame.verify_proof(payload, self._nonce, self._own_key)
+        self.phase = Phase.AWAIT_ACCEPT
+        return Proved(self.peer)
+
+    def _check_version(self, payload: bytes) -> None:
         version = frame.parse_version(payload)
         if version != frame.LINK_VERSION:
             text = f"the peer speaks link version {version}, this side {frame.LINK_VERSION}."
             self._abandon(GoawayCode.VERSION, text)
-            raise Refused("version", text)
-        self.peer, self._peer_terms = frame.verify_proof(payload, self._nonce, self._own_key)
-        self.phase = Phase.AWAIT_ACCEPT
-        return Proved(self.peer)
+            raise Refused("version", text, hint="Update the older of the two programs.")
 
     def _on_ready(self, _stream_id: int, payload: bytes) -> Event | None:
         _expect_empty(Kind.READY, payload)
@@ -241,14 +217,7 @@ class Link:
         return GoingAway(code, text)
 
     def _on_ping(self, _stream_id: int, payload: bytes) -> Event | None:
-        pong = frame.encode_frame(0, Kind.PONG, frame.encode_ping(frame.parse_ping(payload)))
-        # Only the last PING is answered while the road takes nothing, so that a flood of them piles nothing up.
-        if self._pong_at >= 0:
-            self._queue[self._pong_at] = pong
-        else:
-            self._pong_at = len(self._queue)
-            self._queue.append(pong)
-            self.queued_bytes += len(pong)
+        self._queue.put_pong(frame.encode_ping(frame.parse_ping(payload)))
         return None
 
     def _on_pong(self, _stream_id: int, payload: bytes) -> Event | None:
@@ -277,9 +246,7 @@ class Link:
         if stream is None:
             self._check_late(stream_id)
             return None
-        if stream.sendable + n_bytes > self._peer_terms.stream_credit_bytes:
-            raise ProtocolViolation(f"a CREDIT of {n_bytes} bytes on stream {stream_id} is more than was ever used.")
-        stream.sendable += n_bytes
+        stream.granted(n_bytes)
         return None if stream.own_ended else Writable(stream_id)
 
     def _on_end(self, stream_id: int, payload: bytes) -> Event | None:
@@ -318,14 +285,12 @@ class Link:
 
     def data_to_send(self) -> bytes:
         """Everything that waits, to leave in one write."""
-        queue = self._queue
-        if not queue:
-            return b""
-        data = b"".join(queue)
-        queue.clear()
-        self.queued_bytes = 0
-        self._pong_at = -1
-        return data
+        return self._queue.take()
+
+    @property
+    def queued_bytes(self) -> int:
+        """What `data_to_send` would return."""
+        return self._queue.n_bytes
 
     def accept(self) -> None:
         """Let the proven dialler in (after `Proved`)."""
@@ -359,13 +324,11 @@ class Link:
         if stream is None:
             self._check_own(stream_id)
             return
-        length = len(payload)
-        if stream.own_ended or length > frame.MAX_PAYLOAD_BYTES:
-            raise ValueError(f"{length} bytes on stream {stream_id} (ended: {stream.own_ended})")
+        stream.check_may_send(len(payload))
         if kind >= frame.FIRST_CREDITED_KIND:
-            if not 0 < length <= stream.sendable or kind > frame.LAST_KIND:
-                raise ValueError(f"{length} credited bytes on stream {stream_id}, which has {stream.sendable} left")
-            stream.sendable -= length
+            if kind > frame.LAST_KIND:
+                raise ValueError(f"kind {kind} does not fit in a byte")
+            stream.sent(len(payload))
         elif kind < frame.FIRST_MESSAGE_KIND:
             raise ValueError(f"kind {kind} is the link's own")
         self._put(stream_id, kind, payload)
@@ -373,7 +336,7 @@ class Link:
     def credit(self, stream_id: int) -> int:
         """Credited bytes that may be sent now; 0 on a stream that is gone, and while much waits for the road."""
         stream = self._streams.get(stream_id)
-        if stream is None or stream.own_ended or self.queued_bytes >= self.limits.bulk_queue_bytes:
+        if stream is None or stream.own_ended or self._queue.n_bytes >= self.limits.bulk_queue_bytes:
             return 0
         return stream.sendable
 
@@ -383,14 +346,8 @@ class Link:
         if stream is None:
             self._check_own(stream_id)
             return
-        if not 0 <= n_bytes <= stream.held:
-            raise ValueError(f"{n_bytes} bytes consumed on stream {stream_id}, of {stream.held} held")
-        stream.held -= n_bytes
-        stream.consumed += n_bytes
-        if 2 * stream.consumed >= self.limits.stream_credit_bytes and not stream.peer_ended:
-            self._put(stream_id, Kind.CREDIT, frame.encode_credit(stream.consumed))
-            stream.receivable += stream.consumed
-            stream.consumed = 0
+        if grant := stream.consume(n_bytes):
+            self._put(stream_id, Kind.CREDIT, frame.encode_credit(grant))
 
     def end(self, stream_id: int) -> None:
         """Send no more on this stream. Done twice, or on a stream that is gone, it does nothing."""
@@ -466,18 +423,16 @@ class Link:
     def _put(self, stream_id: int, kind: int, payload: bytes = b"") -> None:
         if self.phase is Phase.CLOSED:
             return
-        length = len(payload)
-        queue = self._queue
-        queue.append(frame.HEADER.pack(length, stream_id, kind))
-        if length:
-            queue.append(payload)
-        self.queued_bytes += length + frame.HEADER_BYTES
-        if self.queued_bytes > self.limits.max_queued_bytes or len(queue) > 2 * self.limits.max_queued_frames:
+        try:
+            self._queue.put(stream_id, kind, payload)
+        except Unreachable:
             self.close()
-            raise Unreachable(f"the peer reads too slowly: {self.queued_bytes} bytes wait for it.")
+            raise
 
     def _add_stream(self, stream_id: int) -> None:
-        self._streams[stream_id] = _Stream(self._peer_terms.stream_credit_bytes, self.limits.stream_credit_bytes)
+        self._streams[stream_id] = StreamAccount(
+            window_bytes=self.limits.stream_credit_bytes, peers_window_bytes=self._peer_terms.stream_credit_bytes
+        )
 
     def _drop_stream(self, stream_id: int) -> None:
         del self._streams[stream_id]
@@ -495,9 +450,7 @@ class Link:
         if self.phase is Phase.CLOSED:
             return
         self.goaway_sent = True
-        goaway = frame.encode_frame(0, Kind.GOAWAY, frame.encode_reason(code, text))
-        self._queue.append(goaway)
-        self.queued_bytes += len(goaway)
+        self._queue.put_last(Kind.GOAWAY, frame.encode_reason(code, text))
         self.close()
 
 

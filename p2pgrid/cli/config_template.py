@@ -1,0 +1,145 @@
+"""config.toml as `p2pgrid init` writes it: every setting with its default, commented out, and a line that explains it.
+
+Lines that begin with `#` and no space are settings: take the `#` away to change one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from p2pgrid.config import (
+    BootstrapConfig,
+    ClientConfig,
+    Config,
+    ModelConfig,
+    ProviderConfig,
+    Section,
+    TermsConfig,
+)
+
+EXPLAINED: Final[dict[type[Section], dict[str, str]]] = {
+    Config: {
+        "network": "The network to join: a name in bootstrap_peers.toml.",
+        "bootstrap-peers": 'A list of introducing peers of your own. Not set; for example: "/etc/p2pgrid/peers.toml"',
+    },
+    ProviderConfig: {
+        "operator": "Your legal name, as it stands in offers.",
+        "country": "Where the GPUs stand, ISO 3166-1 alpha-2.",
+        "listen": "host:port of the direct road, on which clients buy.",
+        "libp2p-listen": "Where libp2p listens, for discovery. Empty: take no part in the DHT.",
+        "announce": 'host:port under which others reach `listen`, if it is another address: ["203.0.113.7:4801"]',
+        "libp2p-announce": 'The same for libp2p: ["/ip4/203.0.113.7/tcp/4802"]',
+        "pages": 'host:port of your own pages (/offer, /health, /metrics), such as "127.0.0.1:4880". Empty: none.',
+        "engine-timeout-s": "How long an engine may take to be ready.",
+        "drain-s": "How long running orders may go on when the node is told to stop.",
+        "prompt-retention-days": "How long you keep prompts and answers. It is part of the offer: a promise.",
+        "offer-minutes": "How long an offer binds; it is renewed at half time.",
+    },
+    TermsConfig: {
+        "window-tokens": "Most output tokens ahead of the client's last signature: the most that either side can lose.",
+        "credit-limit-eur": "What a client may owe before it has to settle.",
+        "max-open-orders": "Orders of one client without a countersigned receipt.",
+        "channel-days": "How long a channel with a client lives.",
+        "dispute-days": "How long either side may dispute a receipt.",
+        "settlement-days": "How often is settled.",
+    },
+    ModelConfig: {
+        "name": "What clients ask for.",
+        "price-input-eur": "EUR per million prompt tokens, a decimal in quotes.",
+        "price-output-eur": "EUR per million output tokens.",
+        "price-cached-input-eur": 'EUR per million cached prompt tokens. Not set, the input price; for example: "0.02"',
+        "engine-url": 'An engine that runs already. For example: "http://127.0.0.1:8000" or "unix:/run/vllm.sock"',
+        "model-path": 'What vLLM loads: a folder, or "smollm2" or "tiny" from `p2pgrid engine install`.',
+        "context-tokens": "Context of the node's own vLLM. An attached engine says its own.",
+        "concurrency": "Orders served at once.",
+        "quantization": "As it stands in offers.",
+        "kv-cache-gib": "Memory of the KV cache where vLLM runs on the CPU, in GiB.",
+        "cpu-threads": "Threads of vLLM on the CPU. Not set, all cores; say 2 where several engines share them.",
+        "gpu-memory-share": "Share of each GPU's memory. Not set, vLLM's choice; for example: 0.9",
+        "tensor-parallel": "GPUs that compute one answer together.",
+        "tool-call-parser": 'vLLM\'s parser for tool calls. Not set; for example: "hermes"',
+        "engine-arguments": "More arguments for `vllm serve`.",
+    },
+    ClientConfig: {
+        "listen": "host:port of the gateway's OpenAI API.",
+        "countries": 'Buy only there; empty: anywhere. For example: ["DE", "LT"]',
+        "max-cost-eur": 'Most that one request may cost. Not set; for example: "0.05"',
+        "first-token-timeout-s": "Nothing is owed for an answer whose first token comes later.",
+        "slot-timeout-s": "How long a request waits for a free slot of the best provider before the next is asked.",
+        "api-key-file": "A file with the key that programs must show. Not set: listen on loopback alone.",
+    },
+    BootstrapConfig: {"libp2p-listen": "Where an introducing peer listens."},
+}
+"""Every setting, in the words of the file. A test holds them against the sections' fields."""
+
+_EXAMPLE_MODEL: Final = {
+    "name": "smollm2-135m-instruct",
+    "price-input-eur": "0.10",
+    "price-output-eur": "0.40",
+    "model-path": "smollm2",
+}
+
+
+def render_config(
+    top: Mapping[str, Any] | None = None,
+    provider: Mapping[str, Any] | None = None,
+    model: Mapping[str, Any] | None = None,
+) -> str:
+    """The file. Settings in `top`, `provider` and `model` (keys as in the file) are set; all others stay defaults.
+
+    Without `model`, a model stands there as a comment.
+    """
+    lines = [
+        "# Settings of a p2pgrid node. A flag beats the environment (P2PGRID_SERVE_LISTEN=...), that beats this file,",
+        "# and this file beats the defaults, which are the values below: take the # away to change one.",
+        "",
+        *_settings(Config, top or {}),
+        "# ---- An operator's node: p2pgrid serve",
+        "[provider]",
+        *_settings(ProviderConfig, provider or {}),
+        "# What every channel with a client starts from.",
+        "[provider.terms]",
+        *_settings(TermsConfig, {}),
+        "# One block for every model on sale.",
+    ]
+    if model is None:
+        lines += ["#[[provider.models]]", *_settings(ModelConfig, {}, _EXAMPLE_MODEL)]
+    else:
+        lines += ["[[provider.models]]", *_settings(ModelConfig, model)]
+    lines += [
+        "# ---- A client's gateway: p2pgrid gateway",
+        "[client]",
+        *_settings(ClientConfig, {}),
+        "# ---- An introducing peer: p2pgrid bootstrap",
+        "[bootstrap]",
+        *_settings(BootstrapConfig, {}),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _settings(
+    section: type[Section], chosen: Mapping[str, Any], examples: Mapping[str, Any] | None = None
+) -> list[str]:
+    lines = []
+    for field in msgspec.structs.fields(section):
+        key = field.encode_name
+        if isinstance(field.default, msgspec.Struct) or key == "models":
+            continue  # a table of its own
+        lines.append(f"# {EXPLAINED[section][key]}")
+        if key in chosen:
+            lines.append(f"{key} = {_toml(chosen[key])}")
+        elif examples and key in examples:
+            lines.append(f"#{key} = {_toml(examples[key])}")
+        elif field.default not in (None, msgspec.NODEFAULT):
+            lines.append(f"#{key} = {_toml(field.default)}")
+        lines.append("")
+    return lines
+
+
+def _toml(value: str | int | float | tuple[str, ...]) -> str:
+    """A value in TOML. JSON's strings, numbers and arrays of strings are TOML's too."""
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)

@@ -1,0 +1,141 @@
+"""`p2pgrid gateway`: the client's OpenAI endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from p2pgrid.cli.context import CliContext
+from p2pgrid.cli.network import network_options, resolve_bootstrap
+from p2pgrid.config import ClientConfig, parse_host_port
+from p2pgrid.errors import UsageError
+
+if TYPE_CHECKING:
+    from p2pgrid.client.client import Client
+
+MIN_API_KEY_CHARS = 16
+
+
+@click.command()
+@click.option("--listen", metavar="HOST:PORT", help="Where programs reach it. [default: 127.0.0.1:8480]")
+@click.option("--country", "countries", multiple=True, metavar="CC", help="Buy only there; may be repeated.")
+@click.option("--max-cost-eur", metavar="EUR", help="Most that one request may cost.")
+@click.option(
+    "--api-key-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The key that programs must show; needed to listen on more than loopback.",
+)
+@network_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object when ready.")
+@click.option("--verbose", is_flag=True, help="Log more.")
+@click.pass_obj
+def gateway(
+    context: CliContext,
+    listen: str | None,
+    countries: tuple[str, ...],
+    max_cost_eur: str | None,
+    api_key_file: Path | None,
+    network: str | None,
+    bootstrap: tuple[str, ...],
+    bootstrap_peers: Path | None,
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    """Buy: run the client's OpenAI endpoint.
+
+    Programs talk to it as to OpenAI; it finds providers, orders from the cheapest that fits, checks what it is billed,
+    and signs. The key, and so the identity that pays, is made in the data folder at the first start.
+    """
+    from p2pgrid.cli.running import log_to_stderr, run
+
+    log_to_stderr(verbose=verbose)
+    whole = context.data.load_config()
+    name, peers = resolve_bootstrap(whole, network, bootstrap, bootstrap_peers)
+    config = _with_flags(whole.client, listen, countries, max_cost_eur, api_key_file)
+    host, port = parse_host_port(config.listen)
+    api_key = _read_api_key(Path(config.api_key_file).expanduser()) if config.api_key_file else None
+
+    async def main(stop: asyncio.Event) -> None:
+        from p2pgrid.client.client import Client
+        from p2pgrid.client.gateway import Gateway, check_exposure, serve
+
+        check_exposure(host, api_key)
+        async with Client(context.data, network=name, bootstrap=peers, config=config) as client:
+            runner = await serve(Gateway(client.purchaser, network=name, api_key=api_key), host, port)
+            try:
+                _announce(client, host, runner.addresses[0][1], as_json=as_json, has_key=api_key is not None)
+                await stop.wait()
+            finally:
+                await runner.cleanup()
+
+    run(main)
+
+
+def _with_flags(
+    config: ClientConfig,
+    listen: str | None,
+    countries: tuple[str, ...],
+    max_cost_eur: str | None,
+    api_key_file: Path | None,
+) -> ClientConfig:
+    """The configuration with what the command line says. Raises UsageError."""
+    given = {
+        "listen": listen,
+        "countries": [country.upper() for country in countries] or None,
+        "max-cost-eur": max_cost_eur,
+        "api-key-file": str(api_key_file.absolute()) if api_key_file else None,
+    }
+    merged = msgspec.to_builtins(config) | {name: value for name, value in given.items() if value is not None}
+    try:
+        return msgspec.convert(merged, ClientConfig)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"the command line: {error}.", hint="Countries are codes like LT or IT.") from None
+
+
+def _read_api_key(path: Path) -> str:
+    """The API key in a file. Raises UsageError: missing, open to others, or too short to be one."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        key = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"the API key {path} cannot be read: {error}.", hint=f"Make one: (umask 077; openssl rand -hex 24 > {path})"
+        ) from None
+    if mode & 0o077:
+        raise UsageError(f"the API key {path} can be read by others (mode {mode:04o}).", hint=f"chmod 600 {path}")
+    if len(key) < MIN_API_KEY_CHARS:
+        raise UsageError(f"{path} holds no API key of at least {MIN_API_KEY_CHARS} characters.")
+    return key
+
+
+def _announce(client: Client, host: str, port: int, *, as_json: bool, has_key: bool) -> None:
+    """Say that it is ready, and how to use it."""
+    base_url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+    if as_json:
+        ready = {
+            "ready": True,
+            "base_url": base_url,
+            "network": client.network_name,
+            "peer_id": client.peer_id,
+            "data": str(client.data.path),
+            "bootstrap": list(client.bootstrap),
+        }
+        click.echo(json.dumps(ready))
+        return
+    authorization = " -H 'authorization: Bearer ...'" if has_key else ""
+    body = json.dumps({"model": "MODEL", "messages": [{"role": "user", "content": "Hello!"}]})
+    click.echo(
+        f"The gateway is up, on the network {client.network_name!r}. Every answer is paid by {client.peer_id}.\n"
+        f"  OPENAI_BASE_URL={base_url}\n"
+        f"  what is on sale: curl {base_url}/models{authorization}\n"
+        f"  curl {base_url}/chat/completions{authorization} -H 'content-type: application/json' -d '{body}'\n"
+        "Ctrl-C stops it."
+    )
+    if not client.bootstrap:
+        click.echo("No bootstrap peer is known, so nobody can be found: give one with --bootstrap.", err=True)

@@ -1,0 +1,146 @@
+"""`p2pgrid offers`: what is on sale."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from p2pgrid.cli.context import CliContext
+from p2pgrid.cli.network import network_options, resolve_bootstrap
+from p2pgrid.errors import UsageError
+
+if TYPE_CHECKING:
+    from p2pgrid.proto.messages import Offer
+    from p2pgrid.proto.record import Signed
+
+
+@click.command()
+@click.option("--model", metavar="NAME", help="Only this model.")
+@click.option("--country", metavar="CC", help="Only where inference runs in this country, like LT.")
+@click.option("--timeout", "timeout_s", type=click.FloatRange(min=1), default=10.0, show_default=True, help="Seconds.")
+@network_options
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+@click.pass_obj
+def offers(
+    context: CliContext,
+    model: str | None,
+    country: str | None,
+    timeout_s: float,
+    network: str | None,
+    bootstrap: tuple[str, ...],
+    bootstrap_peers: Path | None,
+    as_json: bool,
+) -> None:
+    """Show what is on sale.
+
+    Providers are found over the network, each is asked for its own offer, and every signature is checked. Nothing is
+    bought, and no key or ledger is made.
+    """
+    import logging
+
+    logging.basicConfig(level=logging.CRITICAL)
+    name, peers = resolve_bootstrap(context.data.load_config(), network, bootstrap, bootstrap_peers)
+    rows, fault = asyncio.run(_find(_search_key(model, country), name, peers, timeout_s))
+    shown = [
+        row
+        for row in rows
+        if (model is None or row["model"] == model) and (country is None or row["country"] == country.upper())
+    ]
+    if as_json:
+        click.echo(json.dumps(shown, indent=2))
+    elif shown:
+        _print_table(shown)
+    else:
+        wanted = " in ".join(filter(None, [model or "anything", country and country.upper()]))
+        through = ", ".join(peers) or "no bootstrap peer: give one with --bootstrap"
+        click.echo(f"Nobody was found who sells {wanted} on the network {name!r}. Searched through: {through}.")
+        if fault:
+            click.echo(f"Last fault: {fault}")
+
+
+def _search_key(model: str | None, country: str | None) -> str:
+    """The narrowest look-up key. Raises UsageError for what is no country."""
+    from p2pgrid.net.lookup_keys import PROVIDER, country_key, model_key
+
+    if country is not None and (len(country) != 2 or not country.isascii() or not country.isalpha()):
+        raise UsageError(f"{country!r} is no country code.", hint="Use two letters of ISO 3166-1, like DE or FR.")
+    code = country.upper() if country else None
+    if model is not None:
+        return model_key(model, code)
+    return country_key(code) if code else PROVIDER
+
+
+async def _find(
+    key: str, network: str, bootstrap: tuple[str, ...], timeout_s: float
+) -> tuple[list[dict[str, Any]], str]:
+    """Rows for people and programs, and what last went wrong."""
+    import secrets
+
+    from p2pgrid.client.offers import OfferBook
+    from p2pgrid.client.purchaser import unix_ms
+    from p2pgrid.errors import RemoteError
+    from p2pgrid.net.network import Network
+    from p2pgrid.proto.keys import SecretKey
+
+    # A key for this once: who only looks need not be known again.
+    async with Network(SecretKey(secrets.token_bytes(32)), network, bootstrap=bootstrap) as finder:
+        book = OfferBook(finder, now_ms=unix_ms, keys=[key])
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while not book.offers() and (left_s := deadline - asyncio.get_running_loop().time()) > 0:
+            try:
+                await book.search(timeout_s=left_s)
+            except RemoteError:
+                break
+            if not book.offers():
+                await asyncio.sleep(min(0.5, left_s))
+        return [row for offer in book.offers() for row in _rows(offer)], book.last_fault
+
+
+def _rows(offer: Signed[Offer]) -> list[dict[str, Any]]:
+    from p2pgrid.client.choice import Candidate
+    from p2pgrid.client.openai_api import offer_object
+    from p2pgrid.proto.keys import parse_public_key
+
+    peer_id = parse_public_key(offer.message.provider).peer_id
+    return [offer_object(Candidate(peer_id, offer, entry, 0, False)) for entry in offer.message.models]
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    from datetime import UTC, datetime
+
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="On sale, EUR per million tokens")
+    for name in ("model", "operator", "country"):
+        table.add_column(name, overflow="fold")
+    for name in ("input", "cached", "output", "context", "at once", "window"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("valid until (UTC)")
+    table.add_column("peer", overflow="fold")
+    for row in sorted(rows, key=lambda one: (one["model"], float(one["prices"]["output_eur"]), one["provider"])):
+        prices = row["prices"]
+        table.add_row(
+            escape(_printable(row["model"])),
+            escape(_printable(row["operator"])),
+            row["country"],
+            prices["input_eur"],
+            prices["cached_input_eur"],
+            prices["output_eur"],
+            str(row["context_tokens"]),
+            str(row["concurrency"]),
+            str(row["window_tokens"]),
+            datetime.fromtimestamp(row["valid_until_ms"] / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
+            row["provider"],
+        )
+    Console(width=None if Console().is_terminal else 160).print(table)
+
+
+def _printable(text: str) -> str:
+    """A stranger's text, without what could move the cursor."""
+    return "".join(c if c.isprintable() else "?" for c in text)

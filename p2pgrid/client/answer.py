@@ -1,0 +1,184 @@
+"""An answer under way, as the program that asked sees it: its bytes, who serves it, and what it costs."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Any, Final, Self
+
+import msgspec
+
+from p2pgrid.client.choice import Candidate
+from p2pgrid.client.order import OrderStream
+from p2pgrid.errors import Refused, RemoteError, Unreachable
+from p2pgrid.proto.answer import AnswerAssembler
+from p2pgrid.proto.counting import StreamError
+from p2pgrid.proto.messages import ModelOffer, Offer, Receipt, Usage
+from p2pgrid.proto.record import Signed
+from p2pgrid.proto.sse import EventSplitter
+
+_PASSED_ON_STATUS: Final = range(400, 500)
+_RETRIED_STATUS: Final = (408, 429)
+_FAILURE_CODES: Final = frozenset(
+    {"engine-failed", "engine-unavailable", "ledger-unavailable", "clock-skew", "withdrawn", "timeout"}
+)
+
+
+class EngineRefused(Refused):
+    """The engine behind the provider refused the request itself. Nothing is owed.
+
+    `code` is `engine-refused` where every provider would say the same (the request is at fault), `engine-failed` where
+    another may do better. `status` is the engine's HTTP status, `error` its error object as far as it gave one.
+    """
+
+    def __init__(self, status: int, error: dict[str, Any]) -> None:
+        is_final = status in _PASSED_ON_STATUS and status not in _RETRIED_STATUS
+        super().__init__("engine-refused" if is_final else "engine-failed", str(error.get("message", "")))
+        self.status = status
+        self.error = error
+
+
+class Answer:
+    """One answer. Iterate over its bytes (Server-Sent Events as the engine wrote them); leave it with `async with`.
+
+    Iterating raises RemoteError where the answer breaks off. Leaving early cancels: what was delivered is paid.
+    """
+
+    def __init__(self, order: OrderStream, candidate: Candidate, *, stall_timeout_s: float) -> None:
+        self.offer: Final[Signed[Offer]] = candidate.offer
+        self.entry: Final[ModelOffer] = candidate.entry
+        self.provider: Final = candidate.peer_id
+        self._order = order
+        self._stall_timeout_s = stall_timeout_s
+        self._collected: list[bytes] | None = None
+
+    # -- who -----------------------------------------------------------------------------------------------------
+
+    @property
+    def operator(self) -> str:
+        """The operator's name, as the provider states it."""
+        return self.offer.message.operator
+
+    @property
+    def country(self) -> str:
+        """Where inference runs, as the provider states it (ISO 3166-1 alpha-2)."""
+        return self.offer.message.data_terms.country
+
+    @property
+    def channel(self) -> bytes:
+        """The channel's id, 32 bytes."""
+        return self._order.buyer.books.id
+
+    @property
+    def order_number(self) -> int:
+        """The order's number within the channel."""
+        return self._order.buyer.order.message.order_number
+
+    # -- how much ------------------------------------------------------------------------------------------------
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens: as the receipt states them, or our own count while there is none."""
+        receipt = self.receipt
+        return receipt.message.usage if receipt is not None else self._order.buyer.usage
+
+    @property
+    def cost_pico(self) -> int:
+        """Pico-EUR: as the receipt states them, or by our own count while there is none."""
+        receipt = self.receipt
+        return receipt.message.amount_pico if receipt is not None else self._order.buyer.cost_pico()
+
+    @property
+    def receipt(self) -> Signed[Receipt] | None:
+        """The receipt with both signatures, once it is in the ledger."""
+        return self._order.receipt
+
+    async def settled(self, timeout_s: float) -> Signed[Receipt] | None:
+        """Wait for the receipt. None if it did not come in time, or the order ended without one."""
+        done, _ = await asyncio.wait([self._order.ended_future], timeout=timeout_s)
+        return self.receipt if done else None
+
+    # -- the bytes -----------------------------------------------------------------------------------------------
+
+    async def begin(self, timeout_s: float, *, whole: bool = False) -> None:
+        """Wait until it is sure that there is an answer; with `whole`, until it is complete.
+
+        Raises RemoteError, EngineRefused among them: nothing was handed over, and another provider may be asked.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._order.wait()
+        except TimeoutError:
+            raise Unreachable(f"{self.provider} sent nothing for {timeout_s:g} s.") from None
+        head, counter = self._order.buyer.head, self._order.buyer.counter
+        if head is not None and head.status != 200:
+            raise EngineRefused(head.status, _parse_error(b"".join([data async for data in self])))
+        if whole:
+            self._collected = [data async for data in self]
+        if counter.error is not None and (whole or not counter.output_tokens):
+            raise EngineRefused(*_stream_error(counter.error))
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._collected is not None:
+            if self._collected:
+                return self._collected.pop(0)
+            raise StopAsyncIteration
+        try:
+            async with asyncio.timeout(self._stall_timeout_s):
+                data = await self._order.read()
+        except TimeoutError:
+            self.cancel()
+            raise Unreachable(f"{self.provider} sent nothing for {self._stall_timeout_s:g} s.") from None
+        if not data:
+            raise StopAsyncIteration
+        return data
+
+    async def assemble(self) -> dict[str, Any]:
+        """Read to the end and merge into the object that an unstreamed request gets.
+
+        Raises RemoteError: where the answer breaks off or holds an error, and ProtocolViolation for what is no answer.
+        """
+        assembler, splitter = AnswerAssembler(), EventSplitter()
+        async for data in self:
+            for event in splitter.feed(data):
+                assembler.feed(event)
+        error = self._order.buyer.counter.error
+        if error is not None:
+            raise EngineRefused(*_stream_error(error))
+        return assembler.answer()
+
+    def cancel(self) -> None:
+        """Stop the answer. Harmless at its end, and twice."""
+        self._order.cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+
+def _parse_error(body: bytes) -> dict[str, Any]:
+    """The `error` object of an engine's answer. What is none becomes a message without details."""
+    try:
+        error = msgspec.json.decode(body, type=dict[str, Any]).get("error")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        error = None
+    if not isinstance(error, dict) or not isinstance(error.get("message"), str):
+        return {"message": "the provider's engine refused the request and gave no reason."}
+    return {name: error.get(name) for name in ("message", "type", "param", "code")}
+
+
+def _stream_error(error: StreamError) -> tuple[int, dict[str, Any]]:
+    status = error.code if isinstance(error.code, int) and 400 <= error.code <= 599 else 502
+    return status, {"message": error.message, "type": error.type, "param": None, "code": error.code}
+
+
+def is_failure_of(error: RemoteError) -> bool:
+    """True if the error speaks against the provider, and not only against the request or the moment."""
+    return not isinstance(error, Refused) or error.code in _FAILURE_CODES

@@ -1,0 +1,238 @@
+"""Which providers to ask, and in what order: pure, so that the same state gives the same answer.
+
+First what rules a provider out: the model, the endpoint, the program's wishes, the offer's time, a quarantine. Then the
+order: those that failed of late go last; among the rest the cheapest expected cost comes first, then the quickest
+measured first token, then the peer id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from p2pgrid.errors import Refused
+from p2pgrid.proto.keys import parse_public_key
+from p2pgrid.proto.messages import ModelOffer, Offer, Usage
+from p2pgrid.proto.pricing import most_owed, price_of
+from p2pgrid.proto.record import Signed
+from p2pgrid.proto.request import RequestFields
+from p2pgrid.units import format_amount_eur
+
+BYTES_PER_TOKEN: Final = 4
+"""Of a request's body, as a rule of thumb. Prices are compared by it; nothing is billed by it."""
+MOST_BYTES_PER_TOKEN: Final = 32
+"""A body larger than this times the context cannot fit, whatever its language."""
+EXPECTED_OUTPUT_TOKENS: Final = 512
+"""Per choice, where the program sets no limit."""
+FIRST_BACKOFF_MS: Final = 1_000
+LONGEST_BACKOFF_MS: Final = 300_000
+_LATENCY_WEIGHT: Final = 0.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What the program, or the gateway's owner, allows."""
+
+    countries: frozenset[str] = frozenset()
+    """Empty: anywhere."""
+    max_cost_pico: int | None = None
+    provider: str = ""
+    """A peer id: that provider and no other."""
+
+    def within(self, owner: Wishes) -> Wishes:
+        """These wishes, as far as the owner's allow. Raises Refused where nothing is left of the countries."""
+        countries = self.countries or owner.countries
+        if self.countries and owner.countries:
+            countries = self.countries & owner.countries
+            if not countries:
+                raise Refused(
+                    "no-provider",
+                    f"{', '.join(sorted(self.countries))} was asked for; this gateway buys only in "
+                    f"{', '.join(sorted(owner.countries))}.",
+                    hint="Ask for one of these countries.",
+                )
+        budgets = [most for most in (self.max_cost_pico, owner.max_cost_pico) if most is not None]
+        return Wishes(
+            countries=countries,
+            max_cost_pico=min(budgets, default=None),
+            provider=self.provider or owner.provider,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What is remembered of one provider. Immutable: each event makes the next one."""
+
+    first_token_ms: float | None = None
+    """Running average; None before the first answer."""
+    failures: int = 0
+    """In a row."""
+    failed_ms: int = 0
+    quarantine: str = ""
+
+    def answered(self, first_token_ms: float) -> Standing:
+        """It answered, with the first token after this time."""
+        known = self.first_token_ms
+        mean = first_token_ms if known is None else known + _LATENCY_WEIGHT * (first_token_ms - known)
+        return Standing(first_token_ms=mean, quarantine=self.quarantine)
+
+    def failed(self, now_ms: int) -> Standing:
+        """It failed an order, or was away."""
+        return Standing(
+            first_token_ms=self.first_token_ms,
+            failures=self.failures + 1,
+            failed_ms=now_ms,
+            quarantine=self.quarantine,
+        )
+
+    def quarantined(self, reason: str) -> Standing:
+        """It broke the rules."""
+        return Standing(first_token_ms=self.first_token_ms, quarantine=reason)
+
+    def retry_ms(self) -> int:
+        """When it is no longer put last: 1 s after the first failure, doubling up to 5 minutes."""
+        if not self.failures:
+            return 0
+        return self.failed_ms + min(FIRST_BACKOFF_MS << min(self.failures - 1, 20), LONGEST_BACKOFF_MS)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A provider that may serve the request."""
+
+    peer_id: str
+    offer: Signed[Offer]
+    entry: ModelOffer
+    expected_pico: int
+    is_backing_off: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The candidates, best first, and how many offers fell at which test."""
+
+    candidates: tuple[Candidate, ...]
+    models: tuple[str, ...]
+    """Every model on sale, sorted."""
+    rejected: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By test: `model`, `endpoint`, `provider`, `country`, `context`, `budget`, `quarantine`; a word on each offer."""
+
+    def refusal(self, model: str, endpoint: str, wishes: Wishes) -> Refused:
+        """Why there is no candidate: the test that the best offers fell at."""
+        if not self.models:
+            return Refused("no-provider", "no provider is known yet.", hint="The search goes on: try again shortly.")
+        furthest = next((test for test in reversed(_TESTS) if self.rejected.get(test)), "model")
+        words = ", ".join(sorted(set(self.rejected.get(furthest, ()))))
+        wanted = ", ".join(sorted(wishes.countries))
+        match furthest:
+            case "model":
+                return Refused(
+                    "unknown-model", f"the model {model!r} is not on sale.", hint=f"On sale: {', '.join(self.models)}."
+                )
+            case "endpoint":
+                return Refused("unknown-endpoint", f"{endpoint} is not sold for {model!r}.", hint=f"Sold: {words}.")
+            case "provider":
+                return Refused(
+                    "no-provider", f"{wishes.provider} does not sell {model!r} now.", hint="Ask without naming one."
+                )
+            case "country":
+                return Refused(
+                    "no-provider", f"nobody sells {model!r} in {wanted} now.", hint=f"It is sold in: {words}."
+                )
+            case "context":
+                return Refused("context", f"the request does not fit the context of {model!r}: {words}.")
+            case "budget":
+                allowed = format_amount_eur(wishes.max_cost_pico or 0)
+                return Refused(
+                    "over-budget",
+                    f"the answer may cost {words} EUR; {allowed} EUR are allowed.",
+                    hint="Lower max_tokens, or raise the budget.",
+                )
+        return Refused("no-provider", f"no provider of {model!r} can be dealt with: {words}.")
+
+
+_TESTS: Final = ("model", "endpoint", "provider", "country", "context", "budget", "quarantine")
+
+
+def choose(
+    offers: Iterable[Signed[Offer]],
+    *,
+    fields: RequestFields,
+    endpoint: str,
+    body_bytes: int,
+    wishes: Wishes,
+    standings: Mapping[str, Standing],
+    now_ms: int,
+) -> Choice:
+    """Order the providers for a request. `offers` are in force; `standings` goes by peer id."""
+    models: set[str] = set()
+    rejected: dict[str, list[str]] = {}
+    ranked: list[tuple[tuple[bool, int, int, float, str], Candidate]] = []
+    for offer in offers:
+        models.update(entry.model for entry in offer.message.models)
+        peer_id = parse_public_key(offer.message.provider).peer_id
+        standing = standings.get(peer_id, Standing())
+        failed = _first_failed_test(offer, peer_id, fields, endpoint, body_bytes, wishes, standing)
+        if failed is not None:
+            rejected.setdefault(failed[0], []).append(failed[1])
+            continue
+        entry = offer.message.model_offer(fields.model)
+        assert entry is not None
+        backs_off = standing.retry_ms() > now_ms
+        candidate = Candidate(peer_id, offer, entry, expected_cost_pico(entry, fields, body_bytes), backs_off)
+        retry_ms = standing.retry_ms() if backs_off else 0
+        rank = (backs_off, retry_ms, candidate.expected_pico, standing.first_token_ms or 0.0, peer_id)
+        ranked.append((rank, candidate))
+    ranked.sort(key=lambda one: one[0])
+    return Choice(
+        candidates=tuple(candidate for _, candidate in ranked),
+        models=tuple(sorted(models)),
+        rejected={test: tuple(words) for test, words in rejected.items()},
+    )
+
+
+def expected_cost_pico(entry: ModelOffer, fields: RequestFields, body_bytes: int) -> int:
+    """What the request will probably cost: prices are compared by it."""
+    each = fields.max_completion_tokens or fields.max_tokens or EXPECTED_OUTPUT_TOKENS
+    usage = Usage(
+        prompt_tokens=min(body_bytes // BYTES_PER_TOKEN + 1, entry.context_tokens) * fields.prompts,
+        output_tokens=min(each, entry.context_tokens) * fields.choices,
+    )
+    return price_of(entry.tariff, usage)
+
+
+def _first_failed_test(
+    offer: Signed[Offer],
+    peer_id: str,
+    fields: RequestFields,
+    endpoint: str,
+    body_bytes: int,
+    wishes: Wishes,
+    standing: Standing,
+) -> tuple[str, str] | None:
+    """The first test that the offer fails, and a word on it; None if it passes all."""
+    entry = offer.message.model_offer(fields.model)
+    country = offer.message.data_terms.country
+    if entry is None:
+        return "model", fields.model
+    if endpoint not in entry.endpoints:
+        return "endpoint", ", ".join(entry.endpoints)
+    if wishes.provider and wishes.provider != peer_id:
+        return "provider", peer_id
+    if wishes.countries and country not in wishes.countries:
+        return "country", country
+    asked = fields.max_completion_tokens or fields.max_tokens or 1
+    if asked > entry.context_tokens or body_bytes > MOST_BYTES_PER_TOKEN * entry.context_tokens * fields.prompts:
+        return "context", f"{entry.context_tokens} tokens"
+    if wishes.max_cost_pico is not None:
+        most = most_owed(
+            entry,
+            max_prompt_tokens=fields.max_prompt_tokens(entry, body_bytes),
+            max_output_tokens=fields.max_output_tokens(entry),
+        )
+        if most > wishes.max_cost_pico:
+            return "budget", format_amount_eur(most)
+    if standing.quarantine:
+        return "quarantine", standing.quarantine
+    return None

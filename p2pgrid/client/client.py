@@ -1,0 +1,129 @@
+"""The Python client: everything a buyer needs, from a data folder.
+
+    async with Client() as client:
+        answer = await client.chat(model="qwen3-8b", messages=[{"role": "user", "content": "Hello!"}])
+
+Importing this module imports libp2p, which takes one to two seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from p2pgrid.client.answer import Answer
+from p2pgrid.client.choice import Wishes
+from p2pgrid.client.offers import OfferBook
+from p2pgrid.client.openai_api import parse_budget
+from p2pgrid.client.purchaser import Purchaser, unix_ms
+from p2pgrid.client.session import SessionLimits
+from p2pgrid.config import ClientConfig, DataFolder
+from p2pgrid.errors import Refused, UsageError
+from p2pgrid.ledger.sqlite import SqliteLedger
+from p2pgrid.net.bootstrap_peers import load_bootstrap_peers
+from p2pgrid.net.lookup_keys import PROVIDER, country_key
+from p2pgrid.net.network import Network
+
+CHAT: Final = "/v1/chat/completions"
+
+
+class Client:
+    """A buyer: key, ledger, network, offers and sessions. Use it with `async with`.
+
+    `data` is the data folder; key and ledger are made at first use. What is left out comes from its config.toml.
+    """
+
+    def __init__(
+        self,
+        data: DataFolder | Path | str | None = None,
+        *,
+        network: str | None = None,
+        bootstrap: Sequence[str] | None = None,
+        config: ClientConfig | None = None,
+    ) -> None:
+        """Raises UsageError for a config.toml that cannot be used."""
+        if data is None:
+            data = DataFolder.default()
+        self.data: Final = data if isinstance(data, DataFolder) else DataFolder(Path(data))
+        whole = self.data.load_config()
+        self.config: Final = config or whole.client
+        self.network_name: Final = network or whole.network
+        listed = Path(whole.bootstrap_peers).expanduser() if whole.bootstrap_peers else None
+        self.bootstrap: Final = (
+            tuple(bootstrap) if bootstrap is not None else load_bootstrap_peers(self.network_name, listed)
+        )
+        self._wishes = wishes_of(self.config)
+        self.peer_id = ""
+        """Who buys, `12D3KooW...`; known once it is started."""
+        self._stack = AsyncExitStack()
+        self._purchaser: Purchaser | None = None
+
+    async def __aenter__(self) -> Self:
+        """Start. Raises UsageError (the key), LocalError (the ledger is in use, or cannot be written)."""
+        self.data.make()
+        key = self.data.load_or_create_key()
+        self.peer_id = key.public_key.peer_id
+        async with AsyncExitStack() as stack:
+            ledger = await asyncio.to_thread(SqliteLedger.open, self.data.ledger_file)
+            stack.push_async_callback(ledger.aclose)
+            finder = await stack.enter_async_context(Network(key, self.network_name, bootstrap=self.bootstrap))
+            keys = [PROVIDER, *map(country_key, self.config.countries)]
+            book = OfferBook(finder, now_ms=unix_ms, keys=keys, cache=self.data.offers_file)
+            limits = SessionLimits(
+                queue_timeout_s=self.config.slot_timeout_s, first_token_timeout_s=self.config.first_token_timeout_s
+            )
+            purchaser = Purchaser(key, ledger, book, wishes=self._wishes, limits=limits)
+            await stack.enter_async_context(book)
+            self._purchaser = await stack.enter_async_context(purchaser)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._purchaser = None
+        await self._stack.aclose()
+
+    @property
+    def purchaser(self) -> Purchaser:
+        """What buys. UsageError outside of `async with`."""
+        if self._purchaser is None:
+            raise UsageError("the client is not started.", hint="Use it with `async with`.")
+        return self._purchaser
+
+    async def request(self, endpoint: str, body: Mapping[str, Any], wishes: Wishes | None = None) -> Answer:
+        """Buy one answer: an object with provider, offer, cost and receipt, and iteration over the answer's bytes.
+
+        Raises RemoteError (Refused above all) where nobody serves it, LedgerError where nothing can be recorded.
+        """
+        return await self.purchaser.buy(endpoint, body, wishes)
+
+    async def chat(self, *, wishes: Wishes | None = None, **body: Any) -> dict[str, Any]:
+        """Buy one chat, unstreamed: OpenAI's `chat.completion` object. The arguments are the request's fields."""
+        async with await self.purchaser.buy(CHAT, body, wishes, whole=True) as answer:
+            return await answer.assemble()
+
+    async def wait_for_offer(self, model: str, timeout_s: float) -> None:
+        """Return once somebody sells the model. Raises Refused (`no-provider`)."""
+        book = self.purchaser.book
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not any(one.entry.model == model for one in self.purchaser.models()):
+                    await book.wait_for_change()
+        except TimeoutError:
+            raise Refused(
+                "no-provider", f"nobody was found within {timeout_s:g} s who sells {model!r}.", hint=book.last_fault
+            ) from None
+
+
+def wishes_of(config: ClientConfig) -> Wishes:
+    """The owner's wishes, as config.toml states them. Raises UsageError."""
+    try:
+        most = None if config.max_cost_eur is None else parse_budget(config.max_cost_eur)
+    except Refused as refusal:
+        raise UsageError(refusal.message, hint=refusal.hint) from None
+    return Wishes(countries=frozenset(config.countries), max_cost_pico=most)

@@ -1,0 +1,171 @@
+"""The client's half of the exchanges beside orders: an offer asked for, a channel opened, a channel resumed.
+
+Each has a stream of its own (docs/spec/session.md, sections 1, 2 and 5). All raise RemoteError where the provider
+refuses, is away or breaks the rules, InvalidRecord for what it signed wrongly, and LedgerError where nothing can be
+recorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Final
+
+from p2pgrid.errors import InvalidRecord, ProtocolViolation, Refused, Unreachable
+from p2pgrid.ledger.base import Ledger
+from p2pgrid.net.connection import LinkConnection
+from p2pgrid.net.stream import Stream
+from p2pgrid.net.stream_reader import StreamReader
+from p2pgrid.proto.buyer import check_resumed
+from p2pgrid.proto.channel import ChannelBooks, accept_channel
+from p2pgrid.proto.frame import ResetCode
+from p2pgrid.proto.keys import SecretKey
+from p2pgrid.proto.messages import Channel, Offer, Receipt, Usage
+from p2pgrid.proto.record import MAX_RECORD_BYTES, Record, Role, Signed, parse_message, parse_record
+from p2pgrid.proto.wire import ChannelRequest, Kind, Refusal, Resumed, parse_frame
+
+EXCHANGE_TIMEOUT_S: Final = 15.0
+"""How long a provider may be silent within an exchange."""
+
+
+class Exchange:
+    """One stream on which messages are awaited one by one."""
+
+    def __init__(self, link: LinkConnection) -> None:
+        self._reader = StreamReader(max_bytes=4 * MAX_RECORD_BYTES)
+        self._name = link.name
+        self.stream: Final[Stream] = link.open_stream(self._reader)
+
+    def send(self, kind: Kind, payload: bytes = b"") -> None:
+        """Send one message."""
+        self.stream.send(kind, payload)
+
+    async def expect(self, kind: Kind) -> bytes:
+        """The payload of the next message, which must be of that kind. A REFUSAL is raised as Refused."""
+        try:
+            async with asyncio.timeout(EXCHANGE_TIMEOUT_S):
+                received = await self._reader.receive()
+        except TimeoutError:
+            raise Unreachable(f"{self._name} sent no {kind.name} within {EXCHANGE_TIMEOUT_S:g} s.") from None
+        if received is None:
+            raise Unreachable(f"{self._name} ended the exchange; {kind.name} was expected.")
+        if received.kind == Kind.REFUSAL:
+            refusal = parse_frame(received.payload, Refusal)
+            raise Refused(refusal.code, f"the provider refused: {refusal.message}")
+        if received.kind != kind:
+            raise ProtocolViolation(f"{self._name} sent message kind {received.kind}; {kind.name} was expected.")
+        return received.payload
+
+
+@asynccontextmanager
+async def exchange(link: LinkConnection) -> AsyncIterator[Exchange]:
+    """An exchange that is ended when all went well, and cut when not."""
+    one = Exchange(link)
+    try:
+        yield one
+    except BaseException:
+        one.stream.reset(ResetCode.CANCELLED)
+        raise
+    one.stream.end()
+
+
+async def request_offer(link: LinkConnection) -> bytes:
+    """The raw record of the provider's offer, not verified."""
+    async with exchange(link) as talk:
+        talk.send(Kind.OFFER_REQUEST)
+        return await talk.expect(Kind.OFFER)
+
+
+async def open_channel(
+    link: LinkConnection,
+    offer: Signed[Offer],
+    ledger: Ledger,
+    *,
+    key: SecretKey,
+    client_nonce: bytes,
+    now_ms: Callable[[], int],
+) -> Signed[Channel]:
+    """A new channel under the offer, in both ledgers. The nonce is 32 fresh random bytes."""
+    async with exchange(link) as talk:
+        request = ChannelRequest(client_nonce=client_nonce, offer=offer.id, now_ms=now_ms())
+        talk.send(Kind.CHANNEL_REQUEST, request.to_bytes())
+        record = parse_record(await talk.expect(Kind.CHANNEL))
+        channel = accept_channel(record, offer, key=key, client_nonce=client_nonce, now_ms=now_ms())
+        await ledger.append(offer, channel)
+        talk.send(Kind.CHANNEL, channel.record.to_bytes())
+        await talk.expect(Kind.CHANNEL_OPENED)
+    return channel
+
+
+class DisputedProposal(InvalidRecord):
+    """A receipt that the provider proposed on resuming and that cannot be signed. `record` is the evidence."""
+
+    def __init__(self, fault: InvalidRecord, record: Record) -> None:
+        super().__init__(fault.code, fault.message, hint=fault.hint)
+        self.record = record
+
+
+async def resume_channel(
+    link: LinkConnection,
+    books: ChannelBooks,
+    ledger: Ledger,
+    *,
+    key: SecretKey,
+    delivered: Mapping[int, Usage],
+    now_ms: Callable[[], int],
+) -> None:
+    """Settle everything that an earlier link, or an earlier life of this process, left open on the channel.
+
+    No order of the channel may be live. `delivered` holds, by order number, our own count of the answers that this
+    process saw to their end. Proposals are countersigned, or sent again if they were. Orders that have no receipt now
+    never became the provider's business: they are closed without one. Raises DisputedProposal.
+    """
+    still_open = {one.order.message.order_number: one.order for one in ledger.open_orders(books.id)}
+    async with exchange(link) as talk:
+        talk.send(Kind.RESUME, books.signed.record.to_bytes())
+        resumed = parse_frame(await talk.expect(Kind.RESUMED), Resumed)
+        for _ in range(resumed.proposals):
+            record = parse_record(await talk.expect(Kind.RECEIPT))
+            try:
+                signed = _sign_proposal(record, books, ledger, key, delivered, now_ms())
+            except InvalidRecord as fault:
+                refusal = Refusal(code=fault.code, message=fault.message[:512])
+                talk.send(Kind.RECEIPT_REFUSAL, refusal.to_bytes())
+                talk.stream.end()
+                raise DisputedProposal(fault, record) from fault
+            await ledger.append(signed)
+            talk.send(Kind.COUNTERSIGNATURE, signed.record.to_bytes())
+            still_open.pop(signed.message.order_number, None)
+    for number, order in still_open.items():
+        await ledger.note_outcome(order, "never-arrived" if number > resumed.last_order_number else "not-taken")
+        books.close_order(number)
+
+
+def _sign_proposal(
+    record: Record,
+    books: ChannelBooks,
+    ledger: Ledger,
+    key: SecretKey,
+    delivered: Mapping[int, Usage],
+    now_ms: int,
+) -> Signed[Receipt]:
+    message = parse_message(record, Receipt)
+    known = ledger.receipt(books.id, message.receipt_number)
+    if known is not None and known.id == record.id and Role.CLIENT in known.signers:
+        return known
+    placed = ledger.order(books.id, message.order_number)
+    offer = ledger.offer(placed.order.message.offer) if placed is not None else None
+    entry = offer.message.model_offer(message.model) if offer is not None else None
+    if placed is None or entry is None:
+        raise InvalidRecord("wrong-order", f"the receipt is for order {message.order_number}, which was never placed.")
+    return check_resumed(
+        books,
+        record,
+        placed.order,
+        entry,
+        vouched=placed.voucher.message.usage if placed.voucher is not None else Usage(),
+        delivered=delivered.get(message.order_number),
+        key=key,
+        now_ms=now_ms,
+    )

@@ -1,0 +1,326 @@
+"""One order on its stream: the shell around `BuyerOrder`, which holds the rules.
+
+It moves bytes between the link, the ledger and the program: records become durable before anything that depends on
+them is sent, and answer bytes are handed over at once. When the program has gone, it lives on until the receipt
+is signed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from p2pgrid.errors import LedgerError, P2pgridError, ProtocolViolation, Refused, RemoteError, Unreachable
+from p2pgrid.ledger.base import Ledger
+from p2pgrid.ledger.outbox import Outbox
+from p2pgrid.net.stream import Stream, StreamHandler
+from p2pgrid.proto.actions import Actions, Deliver, Dispute, EndStream, KeepEvidence, Persist, Send, Settled, Turn
+from p2pgrid.proto.buyer import BuyerOrder, BuyerState
+from p2pgrid.proto.frame import FIRST_CREDITED_KIND, ResetCode, reset_name
+from p2pgrid.proto.messages import Receipt
+from p2pgrid.proto.record import Message, Signed
+
+log = logging.getLogger(__name__)
+
+MAX_BUFFERED_BYTES: Final = 1024 * 1024
+"""Answer bytes that wait for a slow program before the provider is given no more credit."""
+RECEIPT_TIMEOUT_S: Final = 30.0
+"""How long the receipt may take after the answer's end, or after a cancellation."""
+
+
+class AnswerLost(Unreachable):
+    """The link or the stream of an order went away. The provider was there, and may be again in an instant."""
+
+
+class OrderOwner(Protocol):
+    """What an order tells the session it belongs to."""
+
+    def receipt_signed(self, order: OrderStream) -> None:
+        """A receipt has become the chain's last."""
+
+    def order_turn(self, order: OrderStream, number: int) -> None:
+        """The order of that number may go on: its receipt waited for this one's."""
+
+    def order_ended(self, order: OrderStream) -> None:
+        """Nothing more will happen to it. Called once."""
+
+    def order_disputed(self, order: OrderStream, dispute: Dispute) -> None:
+        """The provider broke the rules on it."""
+
+    def order_cut(self, order: OrderStream, code: int) -> None:
+        """The provider reset its stream while the link lives."""
+
+    def ledger_failed(self, error: LedgerError) -> None:
+        """A record of it could not be made durable."""
+
+
+class OrderStream(StreamHandler):
+    """An order under way. `read` gives the answer's bytes; `ended` is done when the order is over for good."""
+
+    def __init__(
+        self,
+        buyer: BuyerOrder,
+        ledger: Ledger,
+        owner: OrderOwner,
+        now_ms: Callable[[], int],
+        stored: Sequence[Signed[Message]],
+    ) -> None:
+        """`stored` is what the order rests on and the ledger may not have yet: it is written with the order."""
+        self.buyer: Final = buyer
+        self.receipt: Signed[Receipt] | None = None
+        """The receipt with both signatures, once it is durable."""
+        self.error: P2pgridError | None = None
+        """Why the answer broke off, or never came."""
+        self.first_token_s: float | None = None
+        """From the order's departure to the first token's arrival."""
+        self._loop = asyncio.get_running_loop()
+        self.ended_future: Final[asyncio.Future[None]] = self._loop.create_future()
+        self._ledger = ledger
+        self._owner = owner
+        self._now_ms = now_ms
+        self._stored = tuple(stored)
+        self._outbox = Outbox(ledger, self._ledger_failed)
+        self._stream: Stream | None = None
+        self._body: deque[tuple[int, bytes]] = deque()
+        self._unsent_pieces = 0
+        self._buffer: deque[bytes] = deque()
+        self._buffered = self._unconsumed = 0
+        self._is_answered = self._is_abandoned = False
+        self._wakeup: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._began_s = self._loop.time()
+
+    # -- for the program -----------------------------------------------------------------------------------------
+
+    @property
+    def is_whole(self) -> bool:
+        """True once the answer has come to its proper end."""
+        counter = self.buyer.counter
+        return counter.done and counter.error is None
+
+    async def wait(self) -> bool:
+        """Wait for answer bytes. False at the answer's end. Raises what `read` raises."""
+        while not self._buffer:
+            if self.error is not None:
+                raise self.error
+            if self._is_answered:
+                return False
+            self._wakeup = self._loop.create_future()
+            await self._wakeup
+        return True
+
+    async def read(self) -> bytes:
+        """The bytes that have come since the last call, at least one; empty at the answer's end.
+
+        Raises Refused (the provider's refusal), AnswerLost (link or stream lost), ProtocolViolation (a dispute),
+        LedgerError, or RemoteError where the provider failed.
+        """
+        if not await self.wait():
+            return b""
+        data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
+        self._buffer.clear()
+        self._buffered = 0
+        if self._unconsumed and self._stream is not None:
+            self._stream.consume(self._unconsumed)
+            self._unconsumed = 0
+        return data
+
+    def cancel(self) -> None:
+        """The program wants no more. What was delivered is still paid, and the receipt still signed."""
+        if self._is_abandoned:
+            return
+        self._is_abandoned = True
+        self._buffer.clear()
+        if self._unconsumed and self._stream is not None:
+            self._stream.consume(self._unconsumed)
+            self._unconsumed = 0
+        if self._unsent_pieces and self._stream is not None:
+            # The provider takes on nothing before the whole body is there.
+            self._stream.reset(ResetCode.CANCELLED)
+            self._lost(Unreachable("the request was cancelled before it was sent."), "cancelled-unsent")
+            return
+        self._act(self.buyer.cancel())
+        if self.buyer.is_open:
+            self._expect_receipt()
+
+    # -- for the session -----------------------------------------------------------------------------------------
+
+    def start(self, stream: Stream, actions: Actions) -> None:
+        """Send the order: `actions` are what `place_order` returned."""
+        self._stream = stream
+        self._unsent_pieces = sum(isinstance(one, Send) and one.kind >= FIRST_CREDITED_KIND for one in actions)
+        self._act(actions)
+
+    def proceed(self) -> None:
+        """Its turn has come: see `order_turn`."""
+        self._act(self.buyer.proceed(self._now_ms()))
+
+    def give_up(self, error: P2pgridError) -> None:
+        """Wait no longer: the stream is cut, and the order is closed when the channel is resumed."""
+        if self._stream is not None:
+            self._stream.reset(ResetCode.CANCELLED, "given up")
+        self._lost(error)
+
+    # -- StreamHandler -------------------------------------------------------------------------------------------
+
+    def message_received(self, stream: Stream, kind: int, payload: bytes) -> None:
+        if kind >= FIRST_CREDITED_KIND:
+            if self._buffered < MAX_BUFFERED_BYTES or self._is_abandoned:
+                stream.consume(len(payload))
+            else:
+                self._unconsumed += len(payload)
+        self._act(self.buyer.message(kind, payload, self._now_ms()))
+        if self.first_token_s is None and self.buyer.counter.output_tokens:
+            self.first_token_s = self._loop.time() - self._began_s
+        if self.buyer.counter.done and not self._is_answered:
+            self._answered()
+            self._expect_receipt()
+
+    def writable(self, stream: Stream) -> None:
+        self._send_body()
+
+    def ended(self, stream: Stream) -> None:
+        if self.buyer.is_open:
+            stream.reset(ResetCode.CANCELLED)
+            self._lost(RemoteError("the provider ended the answer without a receipt."))
+            self._owner.order_cut(self, ResetCode.INTERNAL)
+
+    def reset(self, stream: Stream, code: int, message: str) -> None:
+        text = f"the provider cut the answer off ({reset_name(code)}): {message or 'it gave no reason'}."
+        self._lost(AnswerLost(text), "not-taken" if code == ResetCode.REFUSED else "")
+        self._owner.order_cut(self, code)
+
+    def link_lost(self, stream: Stream, error: P2pgridError) -> None:
+        self._lost(AnswerLost(error.message, hint=error.hint))
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _act(self, actions: Actions) -> None:
+        records: list[Signed[Message]] = []
+        for action in actions:
+            if isinstance(action, Persist):
+                records += [*self._stored, action.signed]
+                self._stored = ()
+                continue
+            if records:
+                self._outbox.persist(*records)
+                records = []
+            match action:
+                case Deliver(data):
+                    self._deliver(data)
+                case Send(kind, payload) if kind >= FIRST_CREDITED_KIND:
+                    self._outbox.run(lambda kind=kind, payload=payload: self._queue_body(kind, payload))  # type: ignore[misc]
+                case Send(kind, payload):
+                    self._outbox.run(lambda kind=kind, payload=payload: self._send(kind, payload))  # type: ignore[misc]
+                case EndStream():
+                    self._outbox.run(self._end_stream)
+                case Settled(receipt):
+                    self._owner.receipt_signed(self)
+                    self._outbox.run(lambda receipt=receipt: self._settled(receipt))  # type: ignore[misc]
+                case Turn(number):
+                    self._owner.order_turn(self, number)
+                case KeepEvidence(record, reason):
+                    self._ledger.append_evidence(record, reason).add_done_callback(_log_failure)
+                case Dispute():
+                    self._finish(ProtocolViolation(f"the provider broke the rules: {action.message}"))
+                    self._owner.order_disputed(self, action)
+        if records:
+            self._outbox.persist(*records)
+        if self.buyer.state is BuyerState.REFUSED and not self.ended_future.done():
+            self._refused()
+
+    def _deliver(self, data: bytes) -> None:
+        if self._is_abandoned:
+            return
+        self._buffer.append(data)
+        self._buffered += len(data)
+        self._wake()
+
+    def _queue_body(self, kind: int, payload: bytes) -> None:
+        self._body.append((kind, payload))
+        self._send_body()
+
+    def _send_body(self) -> None:
+        stream = self._stream
+        while self._body and stream is not None and stream.writable_bytes >= len(self._body[0][1]):
+            stream.send(*self._body.popleft())
+            self._unsent_pieces -= 1
+
+    def _send(self, kind: int, payload: bytes) -> None:
+        if self._stream is not None:
+            self._stream.send(kind, payload)
+
+    def _end_stream(self) -> None:
+        if self._stream is not None:
+            self._stream.end()
+
+    def _refused(self) -> None:
+        refusal = self.buyer.refusal
+        assert refusal is not None
+        order = self.buyer.order
+        outcome = self._ledger.note_outcome(order, f"refused:{refusal.code}")
+        outcome.add_done_callback(_log_failure)
+        hint = f"Try again in {-(-refusal.retry_after_ms // 1000)} s." if refusal.retry_after_ms else ""
+        self._finish(Refused(refusal.code, f"the provider refused: {refusal.message}", hint=hint))
+
+    def _settled(self, receipt: Signed[Receipt]) -> None:
+        self.receipt = receipt
+        failed = self.buyer.head is None or (self.buyer.head.status == 200 and not self.buyer.counter.done)
+        if failed and not self._is_abandoned:
+            self._finish(RemoteError(f"the provider could not answer: the receipt says {receipt.message.status}."))
+        else:
+            self._finish(None)
+
+    def _lost(self, error: P2pgridError, outcome: str = "") -> None:
+        """The stream is gone. A receipt that is being made durable still settles the order."""
+        self._body.clear()
+        if not self.buyer.is_open:
+            return
+        self.buyer.link_lost()
+        if outcome:
+            self.buyer.books.close_order(self.buyer.order.message.order_number)
+            self._ledger.note_outcome(self.buyer.order, outcome).add_done_callback(_log_failure)
+        self._finish(error)
+
+    def _ledger_failed(self, error: LedgerError) -> None:
+        self.buyer.link_lost()
+        if self._stream is not None:
+            self._stream.reset(ResetCode.INTERNAL, "ledger-unavailable")
+        self._finish(error)
+        self._owner.ledger_failed(error)
+
+    def _answered(self) -> None:
+        self._is_answered = True
+        self._wake()
+
+    def _expect_receipt(self) -> None:
+        if self._timer is None and not self.ended_future.done():
+            error = RemoteError(f"the provider sent no receipt within {RECEIPT_TIMEOUT_S:g} s.")
+            self._timer = self._loop.call_later(RECEIPT_TIMEOUT_S, self._receipt_overdue, error)
+
+    def _receipt_overdue(self, error: P2pgridError) -> None:
+        self.give_up(error)
+        self._owner.order_cut(self, ResetCode.CANCELLED)
+
+    def _finish(self, error: P2pgridError | None) -> None:
+        if self.ended_future.done():
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._is_answered:
+            self.error = error
+        self._answered()
+        self.ended_future.set_result(None)
+        self._owner.order_ended(self)
+
+    def _wake(self) -> None:
+        if self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(None)
+
+
+def _log_failure(future: asyncio.Future[None]) -> None:
+    if not future.cancelled() and (error := future.exception()) is not None:
+        log.error("a note could not be written to the ledger: %s", error)

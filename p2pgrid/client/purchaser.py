@@ -1,0 +1,308 @@
+"""Buying an answer: choose a provider, order, and turn to the next while nothing was handed to the program yet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import Any, Final, Self
+
+import msgspec
+
+from p2pgrid.client.answer import Answer, is_failure_of
+from p2pgrid.client.choice import Candidate, Choice, Standing, Wishes, choose
+from p2pgrid.client.offers import OfferBook
+from p2pgrid.client.order import AnswerLost, OrderStream
+from p2pgrid.client.roads import Dialler, dial_provider, direct_addresses
+from p2pgrid.client.session import ProviderSession, Purchase, SessionLimits
+from p2pgrid.errors import LedgerError, Refused, RemoteError, Unreachable
+from p2pgrid.ledger.base import Ledger
+from p2pgrid.net.connection import LinkConnection
+from p2pgrid.proto.keys import PublicKey, SecretKey, parse_peer_id, parse_public_key
+from p2pgrid.proto.record import Record
+from p2pgrid.proto.request import metered_body, parse_request
+from p2pgrid.proto.wire import MAX_BODY_BYTES
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS: Final = 4
+"""Providers that one request may be ordered from, one after the other."""
+WARM_LINKS: Final = 8
+"""Links that are dialled before they are needed: a dial costs milliseconds that a first token should not wait for."""
+SEARCH_TIMEOUT_S: Final = 4.0
+SEARCH_AGAIN_MS: Final = 30_000
+_HOUSEKEEPING_S: Final = 30.0
+_FINAL_CODES: Final = frozenset({"bad-request", "unsupported", "not-metered", "commitment", "engine-refused"})
+"""What every provider would answer alike."""
+_STALE_CODES: Final = frozenset({"unknown-offer", "offer-expired", "unknown-model", "unknown-endpoint", "withdrawn"})
+
+
+class Purchaser:
+    """Buys answers from whoever is in the book of offers. Use it with `async with`."""
+
+    def __init__(
+        self,
+        key: SecretKey,
+        ledger: Ledger,
+        book: OfferBook,
+        *,
+        wishes: Wishes | None = None,
+        limits: SessionLimits | None = None,
+        dial: Dialler = dial_provider,
+        now_ms: Callable[[], int] | None = None,
+        rng: random.Random | None = None,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        """`wishes` are the owner's: a request can narrow them and never widen them."""
+        self.book: Final = book
+        self.ledger: Final = ledger
+        self._key = key
+        self._wishes = wishes or Wishes()
+        self._limits = limits or SessionLimits()
+        self._dial = dial
+        self._now_ms = now_ms or unix_ms
+        self._rng = rng or random.Random()  # noqa: S311 - spreads dials; nothing secret comes of it
+        self._random_bytes = random_bytes
+        self._sessions: dict[str, ProviderSession] = {}
+        self._standings: dict[str, Standing] = {}
+        self._away: set[str] = set()
+        """Providers whose last failure was not to be there."""
+        self._searched: dict[str, int] = {}
+        self._task: asyncio.Task[None] | None = None
+        book.ask_over_link = self._offer_over_link
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._keep_house(), name="purchaser")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await asyncio.gather(*(session.aclose() for session in self._sessions.values()))
+
+    # -- buying --------------------------------------------------------------------------------------------------
+
+    async def buy(
+        self, endpoint: str, body: Mapping[str, Any], wishes: Wishes | None = None, *, whole: bool = False
+    ) -> Answer:
+        """An answer that has begun; with `whole`, one that is complete and only has to be read.
+
+        Raises Refused (no provider, over budget, the request's own faults), another RemoteError where all providers
+        failed, and LedgerError where nothing can be recorded: then nothing was ordered.
+        """
+        purchase, allowed = self._prepare(endpoint, body, wishes or Wishes())
+        failures: list[RemoteError] = []
+        tried: set[bytes] = set()
+        is_again, last = False, b""
+        while len(tried) < MAX_ATTEMPTS:
+            choice = self._choose(purchase, allowed)
+            left = [one for one in choice.candidates if one.offer.id not in tried]
+            if not left and not tried and await self._search_model(purchase.fields.model, choice):
+                choice = self._choose(purchase, allowed)
+                left = list(choice.candidates)
+            if not left and failures and isinstance(failures[-1], AnswerLost) and not is_again:
+                # Nobody else has it, and a link that was lost may be there again.
+                is_again = True
+                left = [one for one in choice.candidates if one.offer.id == last]
+            if not left:
+                if not tried:
+                    raise choice.refusal(purchase.fields.model, endpoint, allowed)
+                break
+            last = left[0].offer.id
+            tried.add(left[0].offer.id)
+            try:
+                return await self._attempt(left[0], purchase, whole=whole, is_last=len(left) == 1)
+            except RemoteError as error:
+                if isinstance(error, Refused) and error.code in _FINAL_CODES:
+                    raise
+                log.info("%s did not serve: %s", left[0].peer_id, error.message)
+                failures.append(error)
+                await self._learn(left[0].peer_id, error)
+        raise _most_telling(failures)
+
+    def models(self) -> list[Candidate]:
+        """Every model of every offer that the owner's wishes allow, as candidates of no request."""
+        return [
+            Candidate(parse_public_key(offer.message.provider).peer_id, offer, entry, 0, False)
+            for offer in self.book.offers()
+            if not self._wishes.countries or offer.message.data_terms.country in self._wishes.countries
+            for entry in offer.message.models
+        ]
+
+    @property
+    def n_ready(self) -> int:
+        """Providers with a link that is ready for orders."""
+        return sum(session.is_ready for session in self._sessions.values())
+
+    def keep_evidence(self, record: Record, reason: str) -> None:
+        """For the book of offers: keep an unacceptable record in the ledger."""
+        self.ledger.append_evidence(record, reason).add_done_callback(_log_failure)
+
+    # -- one request ---------------------------------------------------------------------------------------------
+
+    def _prepare(self, endpoint: str, body: Mapping[str, Any], wishes: Wishes) -> tuple[Purchase, Wishes]:
+        allowed = wishes.within(self._wishes)
+        fields = parse_request(endpoint, msgspec.json.encode(body))
+        metered = metered_body(dict(body))
+        if len(metered) > MAX_BODY_BYTES:
+            raise Refused("oversize", f"the request has {len(metered)} bytes; at most {MAX_BODY_BYTES} are sent.")
+        purchase = Purchase(endpoint=endpoint, body=metered, fields=fields, max_amount_pico=allowed.max_cost_pico)
+        return purchase, allowed
+
+    def _choose(self, purchase: Purchase, wishes: Wishes) -> Choice:
+        return choose(
+            self.book.offers(),
+            fields=purchase.fields,
+            endpoint=purchase.endpoint,
+            body_bytes=len(purchase.body),
+            wishes=wishes,
+            standings=self._current_standings(),
+            now_ms=self._now_ms(),
+        )
+
+    def _current_standings(self) -> dict[str, Standing]:
+        """What is remembered, and what the sessions know right now."""
+        now_ms = self._now_ms()
+        for peer_id, session in self._sessions.items():
+            standing = self._standings.get(peer_id, Standing())
+            if session.quarantine:
+                self._standings[peer_id] = standing.quarantined(session.quarantine)
+            elif session.is_ready and peer_id in self._away:
+                self._away.discard(peer_id)
+                self._standings[peer_id] = Standing(first_token_ms=standing.first_token_ms)
+            elif session.is_down and standing.retry_ms() <= now_ms:
+                self._away.add(peer_id)
+                self._standings[peer_id] = standing.failed(now_ms)
+        return self._standings
+
+    async def _attempt(self, candidate: Candidate, purchase: Purchase, *, whole: bool, is_last: bool) -> Answer:
+        session = self._session(candidate.peer_id)
+        order = await session.order(candidate.offer, purchase, self._limits.link_timeout_s, patient=is_last)
+        order.ended_future.add_done_callback(lambda _: self._order_ended(candidate.peer_id, order))
+        timeout_s = self._limits.first_token_timeout_s
+        answer = Answer(order, candidate, stall_timeout_s=timeout_s)
+        try:
+            # The provider gives up at the deadline, and says so; a little later this side does.
+            await answer.begin(timeout_s + 5.0, whole=whole)
+        except BaseException:
+            answer.cancel()
+            raise
+        return answer
+
+    async def _learn(self, peer_id: str, error: RemoteError) -> None:
+        """Remember a failure; renew an offer that the provider says is not the one in force."""
+        if isinstance(error, Refused) and error.code in _STALE_CODES:
+            with contextlib.suppress(RemoteError):
+                await self.book.renew(peer_id)
+        if is_failure_of(error):
+            standing = self._standings.get(peer_id, Standing())
+            self._standings[peer_id] = standing.failed(self._now_ms())
+            if isinstance(error, Unreachable):
+                self._away.add(peer_id)
+                self.book.note_dead(peer_id)
+
+    def _order_ended(self, peer_id: str, order: OrderStream) -> None:
+        if order.first_token_s is not None and order.is_whole:
+            standing = self._standings.get(peer_id, Standing())
+            self._standings[peer_id] = standing.answered(order.first_token_s * 1000)
+
+    async def _search_model(self, model: str, choice: Choice) -> bool:
+        """Look for a model that nobody in the book sells; at most once in a while for each name."""
+        now_ms = self._now_ms()
+        if model in choice.models or now_ms < self._searched.get(model, 0) + SEARCH_AGAIN_MS:
+            return False
+        self._searched = {name: at for name, at in self._searched.items() if now_ms < at + SEARCH_AGAIN_MS}
+        self._searched[model] = now_ms
+        with contextlib.suppress(RemoteError, TimeoutError):
+            async with asyncio.timeout(SEARCH_TIMEOUT_S):
+                return await self.book.search_model(model) > 0
+        return False
+
+    # -- sessions ------------------------------------------------------------------------------------------------
+
+    def _session(self, peer_id: str) -> ProviderSession:
+        session = self._sessions.get(peer_id)
+        if session is None:
+            provider = parse_peer_id(peer_id)
+            session = self._sessions[peer_id] = ProviderSession(
+                provider,
+                lambda: self._dial_provider(provider),
+                self.ledger,
+                key=self._key,
+                now_ms=self._now_ms,
+                random_bytes=self._random_bytes,
+                rng=self._rng,
+                limits=self._limits,
+            )
+        return session
+
+    async def _dial_provider(self, provider: PublicKey) -> LinkConnection:
+        """Dial the addresses of the offer as it is now."""
+        offer = self.book.offer_of(provider.peer_id)
+        addresses = direct_addresses(offer.message.addresses) if offer is not None else []
+        if not addresses:
+            raise Unreachable(f"{provider} has no offer in force that says where to reach it.")
+        return await self._dial(addresses, provider, self._key)
+
+    def _offer_over_link(self, peer_id: str) -> Awaitable[bytes] | None:
+        session = self._sessions.get(peer_id)
+        return session.request_offer(self._limits.link_timeout_s) if session is not None and session.is_ready else None
+
+    async def _keep_house(self) -> None:
+        """Dial before it is needed, settle what an earlier run left open, let go of providers that are gone."""
+        while True:
+            try:
+                for peer_id in self._worth_a_link():
+                    self._session(peer_id)
+            except LedgerError as error:
+                log.error("the ledger cannot be read: %s", error)
+            gone = [
+                peer_id
+                for peer_id, session in self._sessions.items()
+                if not session.n_orders and not session.quarantine and self.book.offer_of(peer_id) is None
+            ]
+            for peer_id in gone:
+                await self._sessions.pop(peer_id).aclose()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_HOUSEKEEPING_S):
+                    await self.book.wait_for_change()
+
+    def _worth_a_link(self) -> list[str]:
+        """Providers on sale that owe us an ending, and the cheapest few."""
+        on_sale = {parse_public_key(offer.message.provider).peer_id: offer for offer in self.book.offers()}
+        unsettled = [
+            parse_public_key(channel.message.provider).peer_id
+            for channel in self.ledger.channels()
+            if channel.message.client == self._key.public_key.raw and self.ledger.open_orders(channel.message.channel)
+        ]
+        cheapest = sorted(
+            (min(entry.tariff.output_upm for entry in offer.message.models), peer_id)
+            for peer_id, offer in on_sale.items()
+            if not self._wishes.countries or offer.message.data_terms.country in self._wishes.countries
+        )
+        wanted = [*unsettled, *(peer_id for _, peer_id in cheapest[:WARM_LINKS])]
+        return [peer_id for peer_id in wanted if peer_id in on_sale]
+
+
+def unix_ms() -> int:
+    """The wall clock."""
+    return time.time_ns() // 1_000_000
+
+
+def _most_telling(failures: list[RemoteError]) -> RemoteError:
+    """Of several failures the one to show: a refusal says more than an absence, and the last more than the first."""
+    refusals = [failure for failure in failures if isinstance(failure, Refused)]
+    return (refusals or failures)[-1]
+
+
+def _log_failure(future: asyncio.Future[None]) -> None:
+    if not future.cancelled() and (error := future.exception()) is not None:
+        log.error("evidence could not be written to the ledger: %s", error)

@@ -1,0 +1,406 @@
+"""The session with one provider: a link that is kept, the channel, orders in turn (docs/spec/session.md).
+
+The channel is opened once and remembered in the ledger; on every new link it is resumed before anything is ordered.
+Orders wait, first come first served, until the channel's slow start has a slot for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from p2pgrid.client.exchanges import DisputedProposal, open_channel, request_offer, resume_channel
+from p2pgrid.client.order import OrderOwner, OrderStream
+from p2pgrid.errors import (
+    InvalidRecord,
+    LedgerError,
+    P2pgridError,
+    ProtocolViolation,
+    Refused,
+    RemoteError,
+    Unreachable,
+)
+from p2pgrid.ledger.base import Ledger
+from p2pgrid.net.connection import LinkConnection
+from p2pgrid.net.keeper import Backoff, Dial, KeeperState, LinkKeeper
+from p2pgrid.proto.actions import Dispute
+from p2pgrid.proto.buyer import BuyerState, place_order
+from p2pgrid.proto.channel import ChannelBooks
+from p2pgrid.proto.commitment import COMMITMENT_KEY_BYTES
+from p2pgrid.proto.frame import ResetCode
+from p2pgrid.proto.keys import PublicKey, SecretKey
+from p2pgrid.proto.messages import Channel, Offer, Usage
+from p2pgrid.proto.record import Signed
+from p2pgrid.proto.request import RequestFields
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_LINK_WAIT_S: Final = 3600.0
+_BACKOFF: Final = Backoff(most_s=15.0)
+_CLOCK_HINT: Final = "Set the clocks (NTP): this machine's, and the provider's."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionLimits:
+    """How long and how many. Tests shorten the times."""
+
+    queue: int = 256
+    """Orders that may wait for a slot of one channel."""
+    queue_timeout_s: float = 20.0
+    link_timeout_s: float = 10.0
+    """How long a request waits for a link to the only provider there is."""
+    first_token_timeout_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Purchase:
+    """What is to be ordered, the same for every provider."""
+
+    endpoint: str
+    body: bytes
+    """Made by `metered_body`."""
+    fields: RequestFields
+    max_amount_pico: int | None = None
+
+
+class ProviderSession(OrderOwner):
+    """All dealings with one provider. `aclose` ends them; orders that are open are then closed on the next resume."""
+
+    def __init__(
+        self,
+        provider: PublicKey,
+        dial: Dial,
+        ledger: Ledger,
+        *,
+        key: SecretKey,
+        now_ms: Callable[[], int],
+        random_bytes: Callable[[int], bytes],
+        rng: random.Random,
+        limits: SessionLimits | None = None,
+    ) -> None:
+        self.provider: Final = provider
+        self.quarantine: str = ""
+        """Why the provider is dealt with no more; empty while it is."""
+        self._ledger = ledger
+        self._key = key
+        self._now_ms = now_ms
+        self._random_bytes = random_bytes
+        self._limits = limits or SessionLimits()
+        self._dial = dial
+        self._keeper = LinkKeeper(self._dial_and_tell, rng=rng, backoff=_BACKOFF, name=provider.peer_id)
+        self._books: ChannelBooks | None = None
+        self._orders: set[OrderStream] = set()
+        self._seen_to_end: dict[tuple[bytes, int], Usage] = {}
+        self._stored_offers: set[bytes] = set()
+        self._link: LinkConnection | None = None
+        """The link on which the channels are resumed."""
+        self._error: P2pgridError | None = None
+        self._changed = asyncio.Event()
+        self._opening: asyncio.Task[ChannelBooks] | None = None
+        self._turn = asyncio.Lock()
+        self._queued = 0
+        self._closing: set[asyncio.Task[None]] = set()
+        self._task = asyncio.get_running_loop().create_task(self._keep_settled(), name=f"session {provider}")
+
+    # -- for whoever buys ----------------------------------------------------------------------------------------
+
+    @property
+    def is_ready(self) -> bool:
+        """True while an order can leave at once, or wait for nothing but a slot."""
+        return self._link is not None and not self._link.retired.done()
+
+    @property
+    def is_down(self) -> bool:
+        """True while the last attempt to reach the provider failed and the next is not yet due."""
+        return not self.is_ready and self._keeper.state in (KeeperState.WAITING, KeeperState.BARRED)
+
+    @property
+    def n_orders(self) -> int:
+        """Orders that are not over."""
+        return len(self._orders)
+
+    async def ready(self, timeout_s: float, *, patient: bool = True) -> LinkConnection:
+        """The link, everything settled on it. Raises RemoteError.
+
+        Without patience, Unreachable comes as soon as a dial fails, and not only after the time.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    if self.quarantine:
+                        raise ProtocolViolation(f"{self.provider} is not dealt with any more: {self.quarantine}")
+                    if self._link is not None and self.is_ready:
+                        return self._link
+                    if self.is_down and not patient:
+                        raise TimeoutError
+                    await self._wait_for_change()
+        except TimeoutError:
+            error = self._error or self._keeper.last_error
+            why = error.message if error else "no link could be made in time."
+            raise Unreachable(f"{self.provider} is not there: {why}") from error
+
+    async def order(
+        self, offer: Signed[Offer], purchase: Purchase, timeout_s: float, *, patient: bool = True
+    ) -> OrderStream:
+        """Place an order; the answer is read from what is returned.
+
+        `timeout_s` and `patient` are about the wait for a link: see `ready`. Raises RemoteError and LedgerError.
+        Refused before anything was sent: `busy` when no slot came free in time, and all codes of `place_order`.
+        """
+        if self._queued >= self._limits.queue:
+            raise Refused("busy", f"{self._queued} requests already wait for {self.provider}.")
+        self._queued += 1
+        try:
+            link = await self.ready(timeout_s, patient=patient)
+            async with asyncio.timeout(self._limits.queue_timeout_s), self._turn:
+                return await self._order_in_turn(link, offer, purchase, timeout_s)
+        except TimeoutError:
+            raise Refused(
+                "busy",
+                f"{self.provider} had no free slot within {self._limits.queue_timeout_s:g} s.",
+                hint="The number of orders at once grows with every receipt signed.",
+            ) from None
+        finally:
+            self._queued -= 1
+
+    async def request_offer(self, timeout_s: float) -> bytes:
+        """The raw offer record over the link. Raises RemoteError."""
+        return await request_offer(await self.ready(timeout_s))
+
+    async def aclose(self) -> None:
+        """Give open orders up, close the link."""
+        tasks = [self._task, *([self._opening] if self._opening else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._link = None
+        await self._keeper.aclose()
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+    # -- orders ----------------------------------------------------------------------------------------------------
+
+    async def _order_in_turn(
+        self, link: LinkConnection, offer: Signed[Offer], purchase: Purchase, timeout_s: float
+    ) -> OrderStream:
+        while True:
+            books = await self._usable_books(link, offer)
+            if books.may_order and link is self._link:
+                try:
+                    return self._place(link, books, offer, purchase)
+                except Refused as refusal:
+                    # What open orders might cost is reserved; a receipt frees what they did not.
+                    if refusal.code != "credit-exhausted" or not books.reserved_pico:
+                        raise
+            await self._wait_for_change()
+            link = await self.ready(timeout_s)
+
+    def _place(
+        self, link: LinkConnection, books: ChannelBooks, offer: Signed[Offer], purchase: Purchase
+    ) -> OrderStream:
+        buyer, actions = place_order(
+            books,
+            offer,
+            purchase.fields,
+            purchase.endpoint,
+            purchase.body,
+            key=self._key,
+            commitment_key=self._random_bytes(COMMITMENT_KEY_BYTES),
+            now_ms=self._now_ms(),
+            first_token_timeout_ms=int(self._limits.first_token_timeout_s * 1000),
+            max_amount_pico=purchase.max_amount_pico,
+        )
+        stored = () if offer.id in self._stored_offers else (offer,)
+        order = OrderStream(buyer, self._ledger, self, self._now_ms, stored)
+        try:
+            stream = link.open_stream(order)
+        except RemoteError:
+            books.close_order(buyer.order.message.order_number)
+            raise
+        self._stored_offers.add(offer.id)
+        self._orders.add(order)
+        order.start(stream, actions)
+        return order
+
+    async def _usable_books(self, link: LinkConnection, offer: Signed[Offer]) -> ChannelBooks:
+        books = self._books
+        if books is not None and not books.is_expired(self._now_ms()):
+            return books
+        if self._opening is None or self._opening.done():
+            # A task of its own: a program that leaves now must not leave a channel half open.
+            self._opening = asyncio.create_task(self._open_channel(link, offer))
+        return await asyncio.shield(self._opening)
+
+    async def _open_channel(self, link: LinkConnection, offer: Signed[Offer]) -> ChannelBooks:
+        nonce = self._random_bytes(32)
+        opening = open_channel(link, offer, self._ledger, key=self._key, client_nonce=nonce, now_ms=self._now_ms)
+        try:
+            channel = await self._record_faults(opening)
+        except Unreachable:
+            # Our ledger may hold the channel and theirs not: resuming it brings both together.
+            self._close_link("a channel was left half open")
+            raise
+        self._books = ChannelBooks(channel, self._ledger.head(channel.message.channel))
+        return self._books
+
+    # -- what orders tell --------------------------------------------------------------------------------------------
+
+    def receipt_signed(self, order: OrderStream) -> None:
+        self._tell()
+
+    def order_turn(self, order: OrderStream, number: int) -> None:
+        for other in list(self._orders):
+            if other.buyer.books is order.buyer.books and other.buyer.order.message.order_number == number:
+                other.proceed()
+
+    def order_ended(self, order: OrderStream) -> None:
+        self._orders.discard(order)
+        buyer = order.buyer
+        if buyer.state is BuyerState.LOST and buyer.counter.done:
+            self._seen_to_end[(buyer.books.id, buyer.order.message.order_number)] = buyer.usage
+        self._tell()
+
+    def order_disputed(self, order: OrderStream, dispute: Dispute) -> None:
+        if dispute.code == "clock-skew":
+            self._error = Refused("clock-skew", dispute.message, hint=_CLOCK_HINT)
+            self._close_link(dispute.message)
+        else:
+            self._set_quarantine(f"{dispute.code}: {dispute.message}")
+
+    def order_cut(self, order: OrderStream, code: int) -> None:
+        # Its receipt may be the chain's next: nothing more can be settled before the channel is resumed.
+        if code != ResetCode.REFUSED:
+            self._close_link("an order's stream was cut")
+
+    def ledger_failed(self, error: LedgerError) -> None:
+        """Nothing that the books in memory say beyond the ledger was ever sent: go back to what the ledger has."""
+        log.error("the ledger failed: %s", error)
+        self._error = error
+        self._stored_offers.clear()
+        self._books = None
+        if self._link is not None:
+            self._link.abort()
+        self._tell()
+
+    async def _dial_and_tell(self) -> LinkConnection:
+        try:
+            return await self._dial()
+        finally:
+            self._tell()
+
+    # -- the link ----------------------------------------------------------------------------------------------------
+
+    async def _keep_settled(self) -> None:
+        """Resume the channels on every new link, before it is used."""
+        while not self.quarantine:
+            try:
+                link = await self._keeper.link(_LINK_WAIT_S)
+            except Unreachable:
+                continue
+            except ProtocolViolation as violation:
+                self._set_quarantine(violation.message)
+                return
+            if link.retired.done():
+                await asyncio.sleep(0)  # the keeper has yet to notice
+                continue
+            await self._orders_over()
+            try:
+                await self._record_faults(self._resume(link))
+            except (P2pgridError, TimeoutError) as error:
+                self._error = error if isinstance(error, P2pgridError) else Unreachable("resuming took too long.")
+                log.warning("the channel with %s cannot be resumed: %s", self.provider, self._error)
+                await link.aclose("the channel could not be resumed")
+            else:
+                self._error = None
+                self._link = link
+                self._tell()
+                await asyncio.shield(link.retired)
+                self._link = None
+            self._tell()
+        await self._keeper.aclose()
+
+    async def _orders_over(self) -> None:
+        """Wait for the orders on an earlier link: resuming would interrupt them."""
+        for order in list(self._orders):
+            await asyncio.shield(order.ended_future)
+
+    async def _resume(self, link: LinkConnection) -> None:
+        channels = [c for c in self._ledger.channels() if self._is_ours(c.message)]
+        now_ms = self._now_ms()
+        current = channels[-1] if channels else None
+        self._books = None
+        if current is not None:
+            # A write that changes nothing: once it is durable, so are all that were queued before it.
+            await self._ledger.append(current)
+        for channel in channels:
+            channel_id = channel.message.channel
+            open_orders = self._ledger.open_orders(channel_id)
+            if channel is not current and not open_orders:
+                continue
+            books = ChannelBooks(channel, self._ledger.head(channel_id))
+            for one in open_orders:
+                books.open_order(one.order.message)
+            seen = {number: usage for (of, number), usage in self._seen_to_end.items() if of == channel_id}
+            try:
+                await resume_channel(link, books, self._ledger, key=self._key, delivered=seen, now_ms=self._now_ms)
+            except Refused as refusal:
+                if refusal.code not in ("unknown-channel", "channel-expired"):
+                    raise
+                log.warning("%s does not know the channel %s any more", self.provider, channel_id.hex()[:16])
+                continue
+            for number in seen:
+                del self._seen_to_end[(channel_id, number)]
+            if channel is current and not books.is_expired(now_ms):
+                self._books = books
+
+    def _is_ours(self, channel: Channel) -> bool:
+        return channel.provider == self.provider.raw and channel.client == self._key.public_key.raw
+
+    async def _record_faults(self, exchange: Awaitable[T]) -> T:
+        """Await an exchange. What the provider signed wrongly is kept as evidence, and ends the dealings with it."""
+        try:
+            return await exchange
+        except InvalidRecord as fault:
+            if fault.code == "clock-skew":
+                raise Refused(fault.code, fault.message, hint=_CLOCK_HINT) from fault
+            if isinstance(fault, DisputedProposal):
+                evidence = self._ledger.append_evidence(fault.record, f"{fault.code}: {fault.message}")
+                evidence.add_done_callback(_log_failure)
+            self._set_quarantine(f"{fault.code}: {fault.message}")
+            raise ProtocolViolation(f"{self.provider} broke the rules: {fault.message}") from fault
+        except ProtocolViolation as violation:
+            self._set_quarantine(violation.message)
+            raise
+        except LedgerError as error:
+            self.ledger_failed(error)
+            raise
+
+    def _set_quarantine(self, reason: str) -> None:
+        if not self.quarantine:
+            log.error("%s is dealt with no more: %s", self.provider, reason)
+            self.quarantine = reason
+            self._close_link("a rule was broken")
+            self._tell()
+
+    def _close_link(self, reason: str) -> None:
+        if self._link is not None and not self._link.closed.done():
+            task = asyncio.get_running_loop().create_task(self._link.aclose(reason))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _wait_for_change(self) -> None:
+        await self._changed.wait()
+
+
+def _log_failure(future: asyncio.Future[None]) -> None:
+    if not future.cancelled() and (error := future.exception()) is not None:
+        log.error("evidence could not be written to the ledger: %s", error)

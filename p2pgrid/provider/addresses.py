@@ -1,0 +1,53 @@
+"""Where clients reach the direct road, as the offer says it: `/ip4/<address>/tcp/<port>/tls` and its kin."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Sequence
+
+from p2pgrid.config import parse_host_port
+from p2pgrid.errors import UsageError
+
+
+def offered_addresses(bound: Sequence[tuple[str, int]], announce: Sequence[str]) -> tuple[str, ...]:
+    """What the offer names: what the operator announces, else the addresses listened on.
+
+    An unspecified address (0.0.0.0, ::) stands for the one this machine would use towards the internet; without one,
+    for loopback. Raises UsageError for an announced address that nobody could dial.
+    """
+    if announce:
+        return tuple(dict.fromkeys(_announced(text) for text in announce))
+    return tuple(dict.fromkeys(direct_multiaddr(_outward(host), port) for host, port in bound))
+
+
+def direct_multiaddr(host: str, port: int) -> str:
+    """The multiaddr of the direct road at an IP address or a DNS name."""
+    try:
+        family = f"ip{ipaddress.ip_address(host).version}"
+    except ValueError:
+        family = "dns"
+    return f"/{family}/{host}/tcp/{port}/tls"
+
+
+def _announced(text: str) -> str:
+    host, port = parse_host_port(text)
+    if port == 0 or host in ("0.0.0.0", "::") or "/" in host:  # noqa: S104 - compared, not listened on
+        raise UsageError(f"nobody can dial {text!r}.", hint="Announce a host and port under which others reach you.")
+    return direct_multiaddr(host, port)
+
+
+def _outward(host: str) -> str:
+    """The address itself, or for an unspecified one, this machine's own. Nothing is sent to find it."""
+    address = ipaddress.ip_address(host)
+    if not address.is_unspecified:
+        return host
+    family, target, loopback = (
+        (socket.AF_INET, "192.0.2.1", "127.0.0.1") if address.version == 4 else (socket.AF_INET6, "2001:db8::1", "::1")
+    )
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((target, 9))  # a documentation prefix (RFC 5737, RFC 3849)
+            return str(probe.getsockname()[0])
+        except OSError:
+            return loopback

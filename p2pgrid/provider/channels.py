@@ -1,0 +1,276 @@
+"""The channels that are open with clients, each restored from the ledger, and what is live on them.
+
+Receipts of a channel form one chain, and the client takes them in the chain's order and no other. Three things follow,
+and are kept here: orders are accepted in the order of their numbers; receipts leave in the order of theirs, whichever
+stream they leave on; and where an accepted order's stream is lost, the link goes too, since what came after it on
+other streams would be a gap to the client. A resumed channel starts from one state on both sides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from p2pgrid.errors import LedgerError, Refused
+from p2pgrid.ledger.base import Ledger, OpenOrder
+from p2pgrid.net.connection import LinkConnection
+from p2pgrid.proto.channel import ChannelBooks
+from p2pgrid.proto.keys import PublicKey, SecretKey
+from p2pgrid.proto.messages import Channel, Receipt, Status, Usage
+from p2pgrid.proto.record import Signed
+from p2pgrid.proto.seller import Ending, propose_receipt
+from p2pgrid.provider.limits import ProviderLimits
+
+log = logging.getLogger(__name__)
+
+
+class LiveOrder(Protocol):
+    """An order with a stream, as its channel sees it."""
+
+    @property
+    def connection(self) -> LinkConnection: ...
+
+    @property
+    def order_number(self) -> int: ...
+
+    @property
+    def is_body_complete(self) -> bool: ...
+
+    def accept(self) -> None:
+        """Its turn has come, and its body is there: accept or refuse it. Never raises."""
+
+    def send_waiting(self) -> None:
+        """Its receipt is the next that may leave."""
+
+    def interrupt(self, reason: str) -> None:
+        """Its link is given up: end it as `interrupted`."""
+
+    def fail(self) -> None:
+        """End it as `failed`."""
+
+    def abandon(self, error: LedgerError) -> None:
+        """The books it relied on are not durable: stop, and send nothing more."""
+
+
+class OpenChannel:
+    """One channel: its books, its orders that have a stream, and the proposals that have none."""
+
+    def __init__(self, books: ChannelBooks, stranded: dict[int, Signed[Receipt]]) -> None:
+        self.books = books
+        self.stranded = stranded
+        """Proposals that the client has not signed and that no stream waits for, by receipt number."""
+        self.live: set[LiveOrder] = set()
+        """Orders accepted and not settled."""
+        self.broken: LedgerError | None = None
+        """Set while the books in memory are not those in the ledger."""
+        self._arriving: list[LiveOrder] = []
+        self._unsent: deque[LiveOrder] = deque()
+
+    def check_usable(self) -> None:
+        """Raises Refused (`ledger-unavailable`) while the books cannot be relied on."""
+        if self.broken is not None:
+            raise Refused("ledger-unavailable", "the provider's ledger cannot be written to now.")
+
+    # -- orders, in the order of their numbers ----------------------------------------------------------------------
+
+    def arriving(self, order: LiveOrder) -> None:
+        """An order's first message is here; its body follows."""
+        self._arriving.append(order)
+        self._arriving.sort(key=lambda one: one.order_number)
+
+    def accept_arrived(self) -> None:
+        """Accept what is complete, up to the first order whose body still arrives."""
+        while self._arriving and self._arriving[0].is_body_complete:
+            self._arriving.pop(0).accept()
+
+    def not_arriving(self, order: LiveOrder) -> None:
+        """The order will not be accepted: let those behind it pass."""
+        if order in self._arriving:
+            self._arriving.remove(order)
+            self.accept_arrived()
+
+    # -- receipts, in the order of theirs ---------------------------------------------------------------------------
+
+    def proposed(self, order: LiveOrder) -> None:
+        """The order's receipt was made, as the chain's last."""
+        self._unsent.append(order)
+
+    def may_send_receipt(self, order: LiveOrder) -> bool:
+        """False while an earlier receipt has yet to leave."""
+        return self._unsent[0] is order
+
+    def receipt_sent(self) -> None:
+        """The receipt whose turn it was has left."""
+        self._unsent.popleft()
+        if self._unsent:
+            self._unsent[0].send_waiting()
+
+    def closed(self, order: LiveOrder) -> None:
+        """The order's receipt carries both signatures, or is disputed: its stream has no more to say."""
+        self.live.discard(order)
+
+    def lost(self, order: LiveOrder, proposal: Signed[Receipt] | None) -> None:
+        """The order's stream is gone; `proposal` is its receipt, if the client has still to sign it."""
+        self.live.discard(order)
+        if proposal is not None:
+            self.stranded[proposal.message.receipt_number] = proposal
+        if order in self._unsent:
+            self._unsent.remove(order)
+
+    def interrupt_all_on(self, connection: LinkConnection) -> None:
+        """An order's stream on `connection` is lost: a later receipt on the others would be a gap to the client."""
+        for order in [one for one in self.live if one.connection is connection]:
+            order.interrupt("another order's stream was lost")
+
+    def interrupt_others(self, connection: LinkConnection) -> None:
+        """The client resumes on `connection`: orders on its other links are over."""
+        orders = [*self.live, *self._arriving]
+        for order in [one for one in orders if one.connection is not connection]:
+            order.interrupt("the client resumed the channel on another link")
+        if self._unsent:
+            self._unsent[0].send_waiting()
+
+
+class Channels:
+    """All channels of the provider."""
+
+    def __init__(self, ledger: Ledger, key: SecretKey, limits: ProviderLimits, now_ms: Callable[[], int]) -> None:
+        self._ledger = ledger
+        self._key = key
+        self._limits = limits
+        self._now_ms = now_ms
+        self._channels: dict[bytes, OpenChannel] = {}
+        self._by_client: Counter[bytes] = Counter()
+        self._repairs: set[asyncio.Task[None]] = set()
+
+    async def restore(self) -> int:
+        """Read every channel from the ledger; orders that a crash left open become `interrupted` proposals.
+
+        Returns how many there were. Raises LedgerError. Nothing may be served before it has returned.
+        """
+        interrupted = 0
+        for signed in self._ledger.channels():
+            if signed.message.provider != self._key.public_key.raw:
+                continue  # a client's node with the same ledger buys on these
+            channel, n_open = await restore_channel(self._ledger, signed, self._key, self._now_ms())
+            self._add(channel)
+            interrupted += n_open
+        return interrupted
+
+    def __iter__(self) -> Iterator[OpenChannel]:
+        return iter(self._channels.values())
+
+    def __len__(self) -> int:
+        return len(self._channels)
+
+    @property
+    def live_orders(self) -> list[LiveOrder]:
+        """Every accepted order that has a stream and no countersigned receipt."""
+        return [order for channel in self._channels.values() for order in channel.live]
+
+    @property
+    def is_broken(self) -> bool:
+        """True while the ledger has failed and not yet come back."""
+        return bool(self._repairs)
+
+    def find(self, channel_id: bytes, client: PublicKey) -> OpenChannel:
+        """The client's channel of that id. Raises Refused (`unknown-channel`): also for another client's channel."""
+        channel = self._channels.get(channel_id)
+        if channel is None or channel.books.client != client:
+            raise Refused("unknown-channel", "the client has no such channel here.", hint="Resume it, or open one.")
+        return channel
+
+    def check_room(self, client: PublicKey) -> None:
+        """Raises Refused (`too-many-channels`, `busy`) if the client may open no further channel now."""
+        if len(self._channels) >= self._limits.channels:
+            raise Refused("busy", "this provider takes no more channels now.")
+        if self._by_client[client.raw] < self._limits.channels_per_client:
+            return
+        now_ms = self._now_ms()
+        mine = [c for c in self._channels.values() if c.books.client == client and not c.books.is_expired(now_ms)]
+        if len(mine) >= self._limits.channels_per_client:
+            raise Refused(
+                "too-many-channels", f"the client has {len(mine)} channels here already.", hint="Resume one of them."
+            )
+
+    def open(self, signed: Signed[Channel]) -> OpenChannel:
+        """Take on a channel that both have signed and that is in the ledger; one that is open already stays."""
+        known = self._channels.get(signed.message.channel)
+        return known or self._add(OpenChannel(ChannelBooks(signed, self._ledger.head(signed.message.channel)), {}))
+
+    def ledger_failed(self, channel: OpenChannel, error: LedgerError) -> None:
+        """A record of the channel could not be made durable: end what runs on it, and go back to what the ledger has.
+
+        Until that is possible the channel is refused, and new orders on all others too: their records would fail.
+        """
+        if channel.broken is not None:
+            return
+        log.error("the ledger failed: %s", error)
+        channel.broken = error
+        for order in list(channel.live):
+            order.abandon(error)
+        repair = asyncio.get_running_loop().create_task(self._repair(channel), name="ledger repair")
+        self._repairs.add(repair)
+        repair.add_done_callback(self._repaired)
+
+    async def aclose(self) -> None:
+        """Give up the repairs."""
+        for repair in self._repairs:
+            repair.cancel()
+        await asyncio.gather(*self._repairs, return_exceptions=True)
+
+    def _add(self, channel: OpenChannel) -> OpenChannel:
+        self._channels[channel.books.id] = channel
+        self._by_client[channel.books.client.raw] += 1
+        return channel
+
+    async def _repair(self, channel: OpenChannel) -> None:
+        while channel.broken is not None:
+            await asyncio.sleep(self._limits.ledger_retry_s)
+            try:
+                # First a write that changes nothing: all that was queued before it has then succeeded or failed.
+                await self._ledger.append(channel.books.signed)
+                restored, _ = await restore_channel(self._ledger, channel.books.signed, self._key, self._now_ms())
+            except LedgerError as error:
+                log.error("the ledger still fails: %s", error)
+                continue
+            channel.books, channel.stranded, channel.broken = restored.books, restored.stranded, None
+            log.info("the ledger is back; channel %s goes on", channel.books.id.hex()[:16])
+
+    def _repaired(self, repair: asyncio.Task[None]) -> None:
+        self._repairs.discard(repair)
+        if not repair.cancelled() and (error := repair.exception()) is not None:
+            log.error("a channel could not be repaired and stays closed", exc_info=error)
+
+
+async def restore_channel(
+    ledger: Ledger, signed: Signed[Channel], key: SecretKey, now_ms: int
+) -> tuple[OpenChannel, int]:
+    """A channel as the ledger has it, and how many open orders became `interrupted` proposals, durable by now.
+
+    What is billed is what the last voucher acknowledged. Raises LedgerError.
+    """
+    channel_id = signed.message.channel
+    open_orders, proposals = ledger.open_orders(channel_id), ledger.proposals(channel_id)
+    books = ChannelBooks(signed, ledger.head(channel_id), open_orders=len(open_orders) + len(proposals))
+    made = [_interrupted(ledger, books, one, key, now_ms) for one in open_orders]
+    if made:
+        await ledger.append(*made)
+    stranded = {receipt.message.receipt_number: receipt for receipt in (*proposals, *made)}
+    return OpenChannel(books, stranded), len(made)
+
+
+def _interrupted(ledger: Ledger, books: ChannelBooks, one: OpenOrder, key: SecretKey, now_ms: int) -> Signed[Receipt]:
+    order = one.order.message
+    offer = ledger.offer(order.offer)
+    entry = offer.message.model_offer(order.model) if offer is not None else None
+    if entry is None:
+        raise LedgerError(
+            f"the ledger holds order {order.order_number} of channel {books.id.hex()[:16]} without its offer.",
+            hint="Restore the ledger from a backup.",
+        )
+    usage = one.voucher.message.usage if one.voucher is not None else Usage()
+    return propose_receipt(books, one.order, entry, usage, Ending(status=Status.INTERRUPTED), key=key, now_ms=now_ms)

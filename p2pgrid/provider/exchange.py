@@ -1,0 +1,172 @@
+"""One stream that a client opened: what all exchanges have in common, and the first message that tells them apart."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from p2pgrid.errors import InvalidRecord, LedgerError, P2pgridError, ProtocolViolation, Refused
+from p2pgrid.ledger.base import Ledger
+from p2pgrid.ledger.outbox import Outbox
+from p2pgrid.net.stream import Stream, StreamHandler
+from p2pgrid.proto.frame import FIRST_CREDITED_KIND, ResetCode
+from p2pgrid.proto.keys import SecretKey
+from p2pgrid.proto.wire import Kind, Refusal
+from p2pgrid.provider.admission import RETRY_AFTER_MS, Admission
+from p2pgrid.provider.channels import Channels
+from p2pgrid.provider.limits import ProviderLimits
+from p2pgrid.provider.links import ClientLinks
+from p2pgrid.provider.offers import OfferBook
+from p2pgrid.provider.tally import Tally
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shop:
+    """What the exchanges with clients share."""
+
+    key: SecretKey
+    ledger: Ledger
+    offers: OfferBook
+    channels: Channels
+    admission: Admission
+    links: ClientLinks
+    tally: Tally
+    limits: ProviderLimits
+    now_ms: Callable[[], int]
+
+
+class Exchange(StreamHandler):
+    """A stream's handler with one timer. Subclasses say what a message means (`take`).
+
+    What `take` raises decides how the exchange ends: Refused is said to the client; what no honest client sends
+    (ProtocolViolation, InvalidRecord) resets the stream and counts against the link.
+    """
+
+    def __init__(self, shop: Shop, stream: Stream) -> None:
+        self.shop = shop
+        self.stream = stream
+        self.is_over = False
+        """True once nothing more is taken from the client, or nobody is there."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+
+    # -- for subclasses ---------------------------------------------------------------------------------------------
+
+    def take(self, kind: int, payload: bytes) -> None:
+        """The client sent a message."""
+        raise NotImplementedError
+
+    def lost(self, reason: str) -> None:
+        """The stream is gone. Called once, and only if `finish` was not."""
+
+    def ledger_failed(self, error: LedgerError) -> None:
+        """A record put into `outbox` could not be made durable. The stream is cut next."""
+
+    @property
+    def may_end(self) -> bool:
+        """True if the client has said all that is expected of it."""
+        return False
+
+    def finish(self) -> None:
+        """All is said: end the stream, and cut it if the client does not end it too."""
+        if self.is_over:
+            return
+        self.is_over = True
+        self.stream.end()
+        self.cancel_timer()
+        if self.stream.is_open:
+            self.call_after(self.shop.limits.linger_s, self._linger_over)
+
+    def refuse(self, refusal: Refused) -> None:
+        """Say no, and why."""
+        self.shop.tally.refusals[refusal.code] += 1
+        log.info("%s was refused (%s): %s", self.stream.connection.name, refusal.code, refusal.message)
+        retry_after_ms = RETRY_AFTER_MS.get(refusal.code, 0)
+        frame = Refusal(code=refusal.code[:64], message=str(refusal)[:512], retry_after_ms=retry_after_ms)
+        self.stream.send(Kind.REFUSAL, frame.to_bytes())
+        self.finish()
+
+    def cut(self, reason: str, code: ResetCode = ResetCode.INTERNAL) -> None:
+        """Reset the stream."""
+        if not self.is_over:
+            self.stream.reset(code, reason)
+            self._lose(reason)
+
+    def outbox(self) -> Outbox:
+        """A queue of effects behind durable writes; if one fails, the stream is reset."""
+        return Outbox(self.shop.ledger, self._ledger_failed)
+
+    def call_after(self, delay_s: float, callback: Callable[[], None]) -> None:
+        """Set the exchange's timer, in place of the one before."""
+        self.cancel_timer()
+        self._timer = self._loop.call_later(delay_s, callback)
+
+    def cancel_timer(self) -> None:
+        """Stop the exchange's timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def expect_next(self) -> None:
+        """Give the client a while for its next message."""
+        self.call_after(self.shop.limits.control_timeout_s, self._silent)
+
+    # -- StreamHandler ----------------------------------------------------------------------------------------------
+
+    def message_received(self, stream: Stream, kind: int, payload: bytes) -> None:
+        if self.is_over:
+            if kind >= FIRST_CREDITED_KIND:
+                stream.consume(len(payload))
+            return
+        try:
+            self.take(kind, payload)
+        except Refused as refusal:
+            self.refuse(refusal)
+        except (ProtocolViolation, InvalidRecord) as fault:
+            self.fault(fault)
+
+    def fault(self, fault: P2pgridError) -> None:
+        """The client did what no honest client does."""
+        self.cut(fault.message, ResetCode.REFUSED)
+        self.shop.links.fault(self.stream.connection, fault)
+
+    def writable(self, stream: Stream) -> None:
+        pass
+
+    def ended(self, stream: Stream) -> None:
+        if self.is_over:
+            self.cancel_timer()
+        elif not self.may_end:
+            self.cut("the client ended the stream too early")
+
+    def reset(self, stream: Stream, code: int, message: str) -> None:
+        self._lose(f"the client reset the stream ({message or code})")
+
+    def link_lost(self, stream: Stream, error: P2pgridError) -> None:
+        self._lose(error.message)
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _lose(self, reason: str) -> None:
+        self.cancel_timer()
+        if not self.is_over:
+            self.is_over = True
+            self.lost(reason)
+
+    def _ledger_failed(self, error: LedgerError) -> None:
+        self.shop.tally.ledger_failures += 1
+        log.error("the ledger failed: %s", error)
+        self.ledger_failed(error)
+        self.cut("ledger-unavailable: the provider could not make a record durable")
+
+    def _silent(self) -> None:
+        self._timer = None
+        self.cut("no message came in time", ResetCode.CANCELLED)
+
+    def _linger_over(self) -> None:
+        self._timer = None
+        self.stream.reset(ResetCode.CANCELLED, "the exchange is over")

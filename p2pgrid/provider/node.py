@@ -1,0 +1,349 @@
+"""A provider's node: ledger, engines, roads and the network, started in this order and stopped in the other.
+
+    async with Provider(data, config, network_name="main", bootstrap=peers) as node:
+        await stop.wait()
+
+Importing this module imports libp2p, which takes one to two seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Final, Self
+
+from p2pgrid.config import Config, DataFolder, ModelConfig, parse_host_port
+from p2pgrid.errors import LedgerError, P2pgridError, Refused, UsageError
+from p2pgrid.ledger.base import Ledger
+from p2pgrid.ledger.sqlite import SqliteLedger
+from p2pgrid.net import lookup_keys
+from p2pgrid.net.direct import DirectListener, listen
+from p2pgrid.net.network import Network
+from p2pgrid.net.peer_address import Health
+from p2pgrid.net.stream import Stream, StreamHandler
+from p2pgrid.proto.messages import DataTerms, ModelOffer, Offer
+from p2pgrid.proto.record import Signed
+from p2pgrid.provider.addresses import offered_addresses
+from p2pgrid.provider.admission import Admission
+from p2pgrid.provider.channels import Channels
+from p2pgrid.provider.engines import EnginePlan, EngineSet
+from p2pgrid.provider.exchange import Shop
+from p2pgrid.provider.limits import ProviderLimits
+from p2pgrid.provider.links import ClientLinks
+from p2pgrid.provider.offers import OfferBook, OfferTerms, terms_of
+from p2pgrid.provider.session import serve_streams
+from p2pgrid.provider.tally import Tally
+
+log = logging.getLogger(__name__)
+
+ADVERTISE_TIMEOUT_S: Final = 10.0
+FIRST_PEER_TIMEOUT_S: Final = 0.5
+OFFER_RETRY_S: Final = 30.0
+SETTLE_S: Final = 3.0
+"""How long orders that were ended by a shutdown may take to be countersigned."""
+
+MakeEngines = Callable[[Sequence[ModelConfig], DataFolder], Sequence[EnginePlan]]
+
+
+def unix_ms() -> int:
+    """Now, in Unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class Provider:
+    """One operator's node."""
+
+    def __init__(
+        self,
+        data: DataFolder,
+        config: Config,
+        *,
+        make_engines: MakeEngines,
+        network_name: str,
+        bootstrap: Sequence[str] = (),
+        join_network: bool = True,
+        gpus: Sequence[str] = (),
+        limits: ProviderLimits | None = None,
+        now_ms: Callable[[], int] = unix_ms,
+    ) -> None:
+        """Nothing is started before `async with`. Raises UsageError: no key, no model, a bad price or address."""
+        self._data = data
+        self._config = config.provider
+        if not self._config.models:
+            raise UsageError(
+                "no model is configured, so there is nothing to sell.",
+                hint=f"Add one under [[provider.models]] in {data.config_file}, or give --model.",
+            )
+        self.key: Final = data.load_key()
+        self.network_name: Final = network_name
+        self.limits: Final = limits or ProviderLimits()
+        self.tally: Final = Tally()
+        self.engines: Final = EngineSet(make_engines(self._config.models, data))
+        self._bootstrap = tuple(bootstrap)
+        self._join_network = join_network
+        self._listen = parse_host_port(self._config.listen)
+        self._gpus = tuple(gpus)
+        self._now_ms = now_ms
+        self._stack = AsyncExitStack()
+        self._is_drained = False
+        self._network: Network | None = None
+        self._listener: DirectListener
+        self._offers: OfferBook
+        self._admission: Admission
+        self.channels: Channels
+
+    async def __aenter__(self) -> Self:
+        """Start all. Returns when the node serves and is advertised. Raises P2pgridError with advice."""
+        async with AsyncExitStack() as stack:
+            await self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Withdraw, let running orders finish for `drain-s`, then stop all. Cancelled, it hurries."""
+        await self._stack.aclose()
+
+    # -- what a node says of itself ---------------------------------------------------------------------------------
+
+    @property
+    def peer_id(self) -> str:
+        """The node's name, `12D3KooW...`."""
+        return self.key.public_key.peer_id
+
+    @property
+    def offer(self) -> Signed[Offer] | None:
+        """What is on sale; None while nothing is."""
+        return self._offers.current
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where clients reach the direct road."""
+        return offered_addresses(self._listener.addresses, self._config.announce)
+
+    @property
+    def libp2p_addresses(self) -> tuple[str, ...]:
+        """Full multiaddrs of the libp2p host."""
+        return self._network.addresses if self._network is not None else ()
+
+    @property
+    def network_health(self) -> Health | None:
+        """How the network fares; None if it was not joined."""
+        return self._network.health() if self._network is not None else None
+
+    @property
+    def is_draining(self) -> bool:
+        """True once the node was told to stop."""
+        return self._admission.is_draining
+
+    # -- start, in this order ---------------------------------------------------------------------------------------
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        ledger = await self._open_ledger(stack)
+        await self._check_port()
+        stack.push_async_callback(self.engines.aclose)
+        started = time.monotonic()
+        await self.engines.start(self._config.engine_timeout_s)
+        log.info(
+            "engines: %d of %d models are up (%.1f s)",
+            len(self.engines.entries),
+            len(self.engines.models),
+            _since(started),
+        )
+        await self._open_listener(stack, ledger)
+        await self._publish()
+        if self._join_network:
+            await self._enter_network(stack)
+        stack.push_async_callback(self._drain)
+        for name, work in (("renew offers", self._renew()), ("watch engines", self.engines.watch(self._reoffer))):
+            task = asyncio.create_task(work, name=name)
+            task.add_done_callback(_report_end)
+            stack.push_async_callback(_cancel, task)
+
+    async def _open_ledger(self, stack: AsyncExitStack) -> Ledger:
+        started = time.monotonic()
+        self._data.make()
+        ledger = SqliteLedger.open(self._data.ledger_file)
+        stack.push_async_callback(ledger.aclose)
+        self.channels = Channels(ledger, self.key, self.limits, self._now_ms)
+        stack.push_async_callback(self.channels.aclose)
+        interrupted = await self.channels.restore()
+        config = self._config
+        self._offers = OfferBook(
+            ledger,
+            self.key,
+            OfferTerms(
+                operator=config.operator,
+                data_terms=DataTerms(country=config.country, prompt_retention_days=config.prompt_retention_days),
+                terms=terms_of(config.terms),
+                gpus=self._gpus,
+                validity_ms=config.offer_minutes * 60_000,
+            ),
+            self._now_ms,
+        )
+        log.info(
+            "ledger: %s, %d channels, %d orders that a crash had left open (%.1f s)",
+            self._data.ledger_file,
+            len(self.channels),
+            interrupted,
+            _since(started),
+        )
+        return ledger
+
+    async def _check_port(self) -> None:
+        """Learn now, and not after minutes of loading a model, that the port is taken. Raises LocalError."""
+        host, port = self._listen
+        listener = await listen(host, port, self.key, on_stream=_nobody_yet)
+        await listener.aclose(drain_s=0)
+
+    async def _open_listener(self, stack: AsyncExitStack, ledger: Ledger) -> None:
+        self._admission = Admission(self.engines.models, self.channels, self.limits)
+        shop = Shop(
+            key=self.key,
+            ledger=ledger,
+            offers=self._offers,
+            channels=self.channels,
+            admission=self._admission,
+            links=ClientLinks(self.limits, self.tally),
+            tally=self.tally,
+            limits=self.limits,
+            now_ms=self._now_ms,
+        )
+        host, port = self._listen
+        self._listener = await listen(host, port, self.key, on_stream=serve_streams(shop))
+        stack.push_async_callback(self._close_listener)
+        log.info("direct road: listening at %s", ", ".join(self.addresses))
+
+    async def _enter_network(self, stack: AsyncExitStack) -> None:
+        started, config = time.monotonic(), self._config
+        self._network = Network(
+            self.key,
+            self.network_name,
+            listen=config.libp2p_listen,
+            announce=config.libp2p_announce,
+            bootstrap=self._bootstrap,
+            serve_dht=bool(config.libp2p_listen),
+            offer=self._shown_offer,
+        )
+        await stack.enter_async_context(self._network)
+        log.info("network %r: %s (%.1f s)", self.network_name, ", ".join(self.libp2p_addresses), _since(started))
+        await self._advertise()
+
+    # -- offers -----------------------------------------------------------------------------------------------------
+
+    def _shown_offer(self) -> bytes | None:
+        offer = self._offers.current
+        return offer.record.to_bytes() if offer is not None else None
+
+    async def _publish(self) -> None:
+        """Sign and show an offer of what is up; withdraw if nothing is. Raises LedgerError."""
+        entries = self.engines.entries
+        if not entries or self._admission.is_draining:
+            self._offers.withdraw()
+            return
+        offer = await self._offers.publish(entries, self.addresses)
+        log.info("offer %d: %s", offer.message.sequence, ", ".join(entry.model for entry in entries))
+
+    async def _advertise(self) -> None:
+        network, entries = self._network, self.engines.entries
+        if network is None:
+            return
+        if not entries:
+            await network.withdraw()
+            return
+        started = time.monotonic()
+        # Without an introducing peer there is nobody to tell yet: whoever joins through us will be told.
+        timeout_s = ADVERTISE_TIMEOUT_S if self._bootstrap else FIRST_PEER_TIMEOUT_S
+        holders = await network.advertise(advertised_keys(entries, self._config.country), timeout_s=timeout_s)
+        log.info("advertised: %d peers hold it (%.1f s)", holders, _since(started))
+        if not holders:
+            log.warning("nobody in the network holds our advertisement yet; it is tried on")
+
+    async def _reoffer(self) -> None:
+        """A model went down or came back."""
+        try:
+            await self._publish()
+        except LedgerError as error:
+            log.error("no new offer: %s", error)
+            self._offers.withdraw()
+        try:
+            await self._advertise()
+        except P2pgridError as error:
+            log.error("the network was not told: %s", error)
+
+    async def _renew(self) -> None:
+        """A new offer at half time, for ever."""
+        while True:
+            await asyncio.sleep(max(self._offers.renewal_ms - self._now_ms(), 0) / 1000)
+            try:
+                await self._publish()
+            except LedgerError as error:
+                log.error("the offer could not be renewed; trying again in %g s: %s", OFFER_RETRY_S, error)
+                await asyncio.sleep(OFFER_RETRY_S)
+            if self._offers.current is None:
+                await asyncio.sleep(OFFER_RETRY_S)
+
+    # -- stop -------------------------------------------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        """Take nothing new, let what runs finish for a while, then end it as failed, for which nothing is owed."""
+        self._admission.is_draining = True
+        self._offers.withdraw()
+        if self._network is not None:
+            try:
+                await self._network.withdraw()
+            except P2pgridError as error:
+                log.warning("the network was not told: %s", error)
+        live = len(self.channels.live_orders)
+        if live:
+            log.info("stopping: %d orders run; they have %d s", live, self._config.drain_s)
+        if not await self._wait_settled(self._config.drain_s):
+            for order in self.channels.live_orders:
+                order.fail()
+            await self._wait_settled(SETTLE_S)
+        self._is_drained = True
+
+    async def _close_listener(self) -> None:
+        # After a drain that came to its end, a client may still be saying its last word; after one that was cut short
+        # nobody waits.
+        await self._listener.aclose(drain_s=SETTLE_S if self._is_drained else 0)
+
+    async def _wait_settled(self, timeout_s: float) -> bool:
+        """True once no order is live. Looks ten times a second, which is nobody's hot path."""
+        deadline = time.monotonic() + timeout_s
+        while self.channels.live_orders:
+            if time.monotonic() >= deadline:
+                return False
+            await asyncio.sleep(0.1)
+        return True
+
+
+def advertised_keys(entries: Sequence[ModelOffer], country: str) -> list[str]:
+    """The keys under which a provider of these models in this country is found."""
+    keys = [lookup_keys.PROVIDER, lookup_keys.country_key(country)]
+    for entry in entries:
+        keys += [lookup_keys.model_key(entry.model), lookup_keys.model_key(entry.model, country)]
+    return keys
+
+
+def _nobody_yet(_: Stream) -> StreamHandler:
+    raise Refused("withdrawn", "this provider is starting.")
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
+
+
+def _report_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("%r ended; restart the node", task.get_name(), exc_info=error)
+
+
+def _since(started: float) -> float:
+    return time.monotonic() - started

@@ -1,0 +1,389 @@
+"""One order on its stream: the body in, the engine's answer out, and the machine between them (proto.seller).
+
+The shell moves bytes and holds no rule of the trade. What it adds is time and room: the body must arrive, the engine
+is not read while the window is full or the client takes no bytes, and a client that stays away loses its link.
+There is one task an order, which reads the engine; everything else is a callback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from p2pgrid.errors import EngineError, InvalidRecord, LedgerError, ProtocolViolation, Refused
+from p2pgrid.net.connection import LinkConnection
+from p2pgrid.net.stream import Stream
+from p2pgrid.proto.actions import (
+    AbortEngine,
+    Action,
+    Actions,
+    AskEngine,
+    Dispute,
+    EndStream,
+    KeepEvidence,
+    Persist,
+    Send,
+    Settled,
+)
+from p2pgrid.proto.frame import FIRST_CREDITED_KIND
+from p2pgrid.proto.messages import Order, Receipt
+from p2pgrid.proto.record import Signed, parse_message, parse_record
+from p2pgrid.proto.seller import SellerOrder, SellerState, accept_order, verify_order
+from p2pgrid.proto.wire import Kind, OrderOpening, parse_frame
+from p2pgrid.provider.admission import ServedModel
+from p2pgrid.provider.channels import OpenChannel
+from p2pgrid.provider.control import note_dispute
+from p2pgrid.provider.exchange import Exchange, Shop
+
+log = logging.getLogger(__name__)
+
+
+class OrderExchange(Exchange):
+    """ORDER, BODY* -> REFUSAL, or HEAD, CHUNK*, METER* <-> VOUCHER*, RECEIPT -> COUNTERSIGNATURE, END."""
+
+    def __init__(self, shop: Shop, stream: Stream) -> None:
+        super().__init__(shop, stream)
+        self._outbox = self.outbox()
+        self._channel: OpenChannel | None = None
+        self._order: Signed[Order] | None = None
+        self._opening: OrderOpening | None = None
+        self._body = bytearray()
+        self._reserved_bytes = 0
+        self._machine: SellerOrder | None = None
+        self._pump: asyncio.Task[None] | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self._waiting: deque[tuple[Kind, bytes]] = deque()
+        self._unsent_bytes = 0
+        self._stuck_since_ms: int | None = None
+        self._proposed_ms: int | None = None
+        self._timer_due_ms: int | None = None
+
+    # -- what the channel sees (LiveOrder) --------------------------------------------------------------------------
+
+    @property
+    def connection(self) -> LinkConnection:
+        return self.stream.connection
+
+    @property
+    def order_number(self) -> int:
+        assert self._order is not None
+        return self._order.message.order_number
+
+    @property
+    def is_body_complete(self) -> bool:
+        return self._opening is not None and len(self._body) == self._opening.body_bytes
+
+    @property
+    def state(self) -> SellerState | None:
+        """Where the accepted order stands; None before, and after its books were lost."""
+        return self._machine.state if self._machine is not None else None
+
+    def interrupt(self, reason: str) -> None:
+        self.cut(reason)
+
+    def abandon(self, error: LedgerError) -> None:
+        self._machine = None
+        self.cut("ledger-unavailable: the provider could not make a record durable")
+
+    def send_waiting(self) -> None:
+        self._send_waiting()
+        self._go_on()
+
+    # -- what the link says -----------------------------------------------------------------------------------------
+
+    def take(self, kind: int, payload: bytes) -> None:
+        if self._machine is not None:
+            self._run(self._machine.message(kind, payload, self.shop.now_ms()))
+        elif kind == Kind.ORDER and self._opening is None:
+            self._open(payload)
+        elif kind == Kind.BODY and self._opening is not None and not self.is_body_complete:
+            self._take_body(payload, self._opening)
+        elif kind == Kind.CANCEL and self._opening is not None:
+            raise Refused("cancelled", "the client cancelled the order before it was accepted.")
+        else:
+            raise ProtocolViolation(f"message kind {kind} came where an order and its body were expected.")
+
+    def writable(self, stream: Stream) -> None:
+        if not self.is_over:
+            self.send_waiting()
+
+    @property
+    def may_end(self) -> bool:
+        return self._machine is not None and self._machine.state in (SellerState.SETTLED, SellerState.DISPUTED)
+
+    def refuse(self, refusal: Refused) -> None:
+        super().refuse(refusal)
+        self._forget_body()
+        if self._channel is not None:
+            self._channel.not_arriving(self)
+
+    def lost(self, reason: str) -> None:
+        self._forget_body()
+        channel, machine = self._channel, self._machine
+        if channel is None:
+            return
+        if machine is not None and not self.may_end:
+            log.info("order %s was interrupted: %s", self._name, reason)
+            self._run(machine.link_lost(self.shop.now_ms()))
+            channel.lost(self, machine.receipt)
+            channel.interrupt_all_on(self.connection)
+            self.shop.links.close(self.connection, "an order's stream was lost; resume the channel")
+        else:
+            channel.lost(self, None)
+            channel.not_arriving(self)
+        self._abort_engine()
+
+    def ledger_failed(self, error: LedgerError) -> None:
+        if self._channel is not None:
+            self.shop.channels.ledger_failed(self._channel, error)
+
+    # -- before it is accepted --------------------------------------------------------------------------------------
+
+    def _open(self, payload: bytes) -> None:
+        shop = self.shop
+        named = parse_message(parse_record(parse_frame(payload, OrderOpening).order), Order)
+        channel = shop.channels.find(named.channel, self.stream.peer)
+        self._order, self._opening = verify_order(payload, channel.books)
+        channel.check_usable()
+        shop.admission.check(named.model)
+        shop.admission.reserve_body(self.stream.peer, self._opening.body_bytes)
+        self._reserved_bytes = self._opening.body_bytes
+        self._channel = channel
+        channel.arriving(self)
+        self.call_after(shop.limits.body_timeout_s, self._body_late)
+
+    def _take_body(self, piece: bytes, opening: OrderOpening) -> None:
+        self.stream.consume(len(piece))
+        self._body += piece
+        if len(self._body) > opening.body_bytes:
+            raise ProtocolViolation(f"the body has more than the {opening.body_bytes} bytes that the order announced.")
+        if self.is_body_complete and self._channel is not None:
+            self._channel.accept_arrived()
+
+    def accept(self) -> None:
+        """The channel says that it is this order's turn."""
+        self.cancel_timer()
+        try:
+            self._accept()
+        except Refused as refusal:
+            self.refuse(refusal)
+        except (ProtocolViolation, InvalidRecord) as fault:
+            self.fault(fault)
+
+    def _accept(self) -> None:
+        shop, channel, order, opening = self.shop, self._channel, self._order, self._opening
+        assert channel is not None and order is not None and opening is not None
+        body = bytes(self._body)
+        self._forget_body()
+        channel.check_usable()
+        served = shop.admission.check(order.message.model)
+        offer = shop.offers.find(order.message.offer)
+        machine, actions = accept_order(channel.books, order, opening, body, offer, key=shop.key, now_ms=shop.now_ms())
+        self._machine = machine
+        channel.live.add(self)
+        self._run(actions, functools.partial(self._ask_engine, served, body))
+
+    def _forget_body(self) -> None:
+        self._body = bytearray()
+        self.shop.admission.release_body(self.stream.peer, self._reserved_bytes)
+        self._reserved_bytes = 0
+
+    def _body_late(self) -> None:
+        self._timer = None
+        self.refuse(Refused("timeout", f"the body did not arrive in {self.shop.limits.body_timeout_s:g} s."))
+
+    # -- the machine's actions --------------------------------------------------------------------------------------
+
+    def _run(self, actions: Actions, ask_engine: Callable[[], None] | None = None) -> None:
+        for action in actions:
+            if type(action) is Send:
+                self._send(action.kind, action.payload)
+            elif type(action) is AskEngine:
+                assert ask_engine is not None
+                ask_engine()
+            else:
+                self._act(action)
+        self._go_on()
+
+    def _act(self, action: Action) -> None:
+        match action:
+            case Persist(signed):
+                self._outbox.persist(signed)
+            case AbortEngine():
+                self._abort_engine()
+            case Settled(receipt):
+                self._outbox.run(functools.partial(self._settled, receipt.message))
+            case EndStream():
+                self._outbox.run(self.finish)
+            case KeepEvidence(record, reason):
+                self.shop.ledger.append_evidence(record, reason)
+            case Dispute(code, message):
+                assert self._channel is not None and self._machine is not None and self._machine.receipt is not None
+                self._channel.closed(self)
+                note_dispute(self.shop, self._machine.receipt, code, message)
+            case _:
+                raise AssertionError(f"the seller's machine asked for {action}")
+
+    def _send(self, kind: Kind, payload: bytes) -> None:
+        if kind == Kind.CHUNK and self._may_send_at_once(len(payload)):
+            self.stream.send(kind, payload)
+            return
+        self._unsent_bytes += len(payload)
+        if kind == Kind.RECEIPT:
+            self.shop.tally.proposals += 1
+            if self._channel is not None:
+                self._channel.proposed(self)
+        self._outbox.run(functools.partial(self._durable, kind, payload))
+
+    def _may_send_at_once(self, n_bytes: int) -> bool:
+        """The plain case, a token on its way: nothing is before it."""
+        return not self._waiting and self._outbox.is_idle and self.stream.writable_bytes >= n_bytes
+
+    def _durable(self, kind: Kind, payload: bytes) -> None:
+        """All that the message depends on is durable."""
+        if not self.is_over:
+            self._waiting.append((kind, payload))
+            self.send_waiting()
+
+    def _send_waiting(self) -> None:
+        """Let go what waits, as far as credit and the order of receipts allow."""
+        waiting, stream = self._waiting, self.stream
+        while waiting:
+            kind, payload = waiting[0]
+            if kind >= FIRST_CREDITED_KIND and stream.writable_bytes < len(payload):
+                if self._stuck_since_ms is None:
+                    self._stuck_since_ms = self.shop.now_ms()
+                return
+            if kind == Kind.RECEIPT and self._channel is not None and not self._channel.may_send_receipt(self):
+                return
+            waiting.popleft()
+            self._unsent_bytes -= len(payload)
+            self._stuck_since_ms = None
+            stream.send(kind, payload)
+            if kind == Kind.RECEIPT and self._channel is not None:
+                self._proposed_ms = self.shop.now_ms()
+                self._channel.receipt_sent()
+        self._stuck_since_ms = None
+
+    def _settled(self, receipt: Receipt) -> None:
+        assert self._channel is not None
+        self._channel.closed(self)
+        self.shop.tally.settled(receipt)
+        log.info(
+            "order %s: %s, %d in (%d cached), %d out, %d pico-EUR, %d ms",
+            self._name,
+            receipt.status.value,
+            receipt.usage.prompt_tokens,
+            receipt.usage.cached_tokens,
+            receipt.usage.output_tokens,
+            receipt.amount_pico,
+            receipt.total_ms,
+        )
+
+    @property
+    def _name(self) -> str:
+        assert self._order is not None
+        return f"{self._order.message.channel.hex()[:16]}/{self.order_number}"
+
+    # -- time -------------------------------------------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        """After anything happened: let the engine be read if it may, and look at the clock."""
+        reader = self._reader
+        if reader is not None and not reader.done() and (self.is_over or self._may_read):
+            reader.set_result(None)
+        if self.is_over or self._machine is None:
+            return
+        due_ms = self._due_ms()
+        if due_ms is not None and (self._timer is None or self._timer_due_ms is None or due_ms < self._timer_due_ms):
+            self._timer_due_ms = due_ms
+            self.call_after(max(due_ms - self.shop.now_ms(), 0) / 1000, self.tick)
+
+    def _due_ms(self) -> int | None:
+        """The next moment at which something may have to be done. A timer set for an earlier one just looks again."""
+        limits, machine = self.shop.limits, self._machine
+        assert machine is not None
+        due = [machine.deadline_ms()]
+        if self._stuck_since_ms is not None:
+            due.append(self._stuck_since_ms + int(limits.slow_reader_timeout_s * 1000))
+        if self._proposed_ms is not None and not self.may_end:
+            due.append(self._proposed_ms + int(limits.countersignature_timeout_s * 1000))
+        return min((one for one in due if one is not None), default=None)
+
+    def tick(self) -> None:
+        """Look at the clock: a deadline may have passed."""
+        self._timer, self._timer_due_ms = None, None
+        if self.is_over or self._machine is None:
+            return
+        now_ms, limits = self.shop.now_ms(), self.shop.limits
+        if self._stuck_since_ms is not None and now_ms >= self._stuck_since_ms + limits.slow_reader_timeout_s * 1000:
+            self.cut("the client takes no bytes")
+        elif (
+            self._proposed_ms is not None
+            and not self.may_end
+            and now_ms >= self._proposed_ms + limits.countersignature_timeout_s * 1000
+        ):
+            self.cut("no countersignature came in time")
+        else:
+            self._run(self._machine.tick(now_ms))
+
+    # -- the engine -------------------------------------------------------------------------------------------------
+
+    @property
+    def _may_read(self) -> bool:
+        return (
+            self._machine is not None
+            and self._machine.wants_engine
+            and self._unsent_bytes <= self.shop.limits.unsent_bytes
+        )
+
+    def _ask_engine(self, served: ServedModel, body: bytes) -> None:
+        assert self._order is not None
+        served.running += 1
+        self._pump = self._loop.create_task(self._read_engine(served, body), name=f"answer to {self._name}")
+        self._pump.add_done_callback(functools.partial(self._engine_done, served))
+
+    def _engine_done(self, served: ServedModel, pump: asyncio.Task[None]) -> None:
+        served.running -= 1
+        if not pump.cancelled() and (error := pump.exception()) is not None:
+            log.error("order %s failed", self._name, exc_info=error)
+            self.cut("the provider failed")
+
+    def _abort_engine(self) -> None:
+        if self._pump is not None and self._pump is not asyncio.current_task():
+            self._pump.cancel()
+
+    async def _read_engine(self, served: ServedModel, body: bytes) -> None:
+        """Ask the engine, and feed the machine what it answers until either is done."""
+        order, machine, now_ms = self._order, self._machine, self.shop.now_ms
+        assert order is not None and machine is not None
+        try:
+            answer = await served.engine.request(order.message.endpoint, body, order.id.hex())
+            try:
+                self._run(machine.engine_head(answer.status, answer.content_type))
+                async for data in answer:
+                    self._run(machine.engine_bytes(data, now_ms()))
+                    while not self._may_read:
+                        if not self._is_running:
+                            return
+                        self._reader = self._loop.create_future()
+                        await self._reader
+                self._run(machine.engine_end(now_ms()))
+            finally:
+                await answer.abort()
+        except (EngineError, ProtocolViolation, Refused) as error:
+            log.error("order %s: the engine failed: %s", self._name, error)
+            self.shop.tally.engine_failures += 1
+            self.fail()
+
+    @property
+    def _is_running(self) -> bool:
+        return not self.is_over and self._machine is not None and self._machine.is_running
+
+    def fail(self) -> None:
+        """End it as failed, on which nothing is owed: the engine failed, or the node shuts down."""
+        if self._is_running and self._machine is not None:
+            self._run(self._machine.engine_failed(self.shop.now_ms()))

@@ -1,0 +1,159 @@
+"""The operator's pages over HTTP, for people and monitoring: /offer, /health, /metrics. Nothing here takes orders."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from aiohttp import web
+
+from p2pgrid.errors import LocalError
+from p2pgrid.provider.node import Provider
+
+METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@asynccontextmanager
+async def serve_pages(node: Provider, host: str, port: int) -> AsyncIterator[str]:
+    """Serve the pages of a running node (port 0: any free one); gives their base URL. Raises LocalError."""
+    app = web.Application(client_max_size=1024)
+    pages = {"/offer": _offer, "/health": _health, "/metrics": _metrics}
+    for path, page in pages.items():
+        app.router.add_get(path, _handler(node, page))
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            raise LocalError(
+                f"the pages cannot listen on {host}:{port}: {error.strerror or error}.",
+                hint="Choose another address with --pages, or leave it out.",
+            ) from None
+        bound = runner.addresses[0]
+        yield f"http://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}"
+    finally:
+        await asyncio.shield(runner.cleanup())
+
+
+def health_of(node: Provider) -> dict[str, Any]:
+    """What `/health` shows. `status` is `ok`, `degraded` (something is down) or `draining`."""
+    models = {
+        name: {
+            "is_up": model.is_up,
+            "running": model.running,
+            "concurrency": model.concurrency,
+            "detail": node.engines.health[name].detail if name in node.engines.health else "",
+        }
+        for name, model in node.engines.models.items()
+    }
+    network = node.network_health
+    well = (
+        all(model.is_up for model in node.engines.models.values())
+        and not node.channels.is_broken
+        and node.offer is not None
+        and (network is None or network.running)
+    )
+    offer = node.offer
+    return {
+        "status": "draining" if node.is_draining else "ok" if well else "degraded",
+        "peer_id": node.peer_id,
+        "models": models,
+        "ledger_writable": not node.channels.is_broken,
+        "offer_sequence": offer.message.sequence if offer else None,
+        "offer_valid_until_ms": offer.message.valid_until_ms if offer else None,
+        "channels": len(node.channels),
+        "open_orders": len(node.channels.live_orders),
+        "network": None
+        if network is None
+        else {
+            "running": network.running,
+            "connected_peers": network.connected_peers,
+            "routing_table_size": network.routing_table_size,
+            "advertised_keys": network.advertised_keys,
+        },
+    }
+
+
+def metrics_of(node: Provider) -> str:
+    """What `/metrics` shows, in Prometheus' text format 0.0.4."""
+    tally, models = node.tally, node.engines.models.values()
+    families: list[tuple[str, str, str, list[tuple[str, int]]]] = [
+        (
+            "orders_settled_total",
+            "counter",
+            "Receipts that both have signed, by status.",
+            [(_label("status", status), count) for status, count in sorted(tally.receipts.items())],
+        ),
+        (
+            "refusals_total",
+            "counter",
+            "Requests refused, by code.",
+            [(_label("code", code), count) for code, count in sorted(tally.refusals.items())],
+        ),
+        ("receipts_proposed_total", "counter", "Receipts that the provider signed.", [("", tally.proposals)]),
+        ("disputes_total", "counter", "Receipts that a client refused.", [("", tally.disputes)]),
+        ("client_faults_total", "counter", "Streams on which a client broke the rules.", [("", tally.faults)]),
+        ("ledger_failures_total", "counter", "Records that did not become durable.", [("", tally.ledger_failures)]),
+        ("engine_failures_total", "counter", "Orders that the engine failed.", [("", tally.engine_failures)]),
+        (
+            "tokens_total",
+            "counter",
+            "Tokens on receipts that both have signed.",
+            [
+                (_label("kind", "prompt"), tally.prompt_tokens),
+                (_label("kind", "cached"), tally.cached_tokens),
+                (_label("kind", "output"), tally.output_tokens),
+            ],
+        ),
+        ("earned_pico_eur_total", "counter", "Sum of the receipts that both have signed.", [("", tally.earned_pico)]),
+        ("open_orders", "gauge", "Orders accepted and not settled.", [("", len(node.channels.live_orders))]),
+        (
+            "engine_up",
+            "gauge",
+            "1 while the model is offered.",
+            [(_label("model", model.name), int(model.is_up)) for model in models],
+        ),
+        (
+            "engine_running",
+            "gauge",
+            "Orders the engine works on.",
+            [(_label("model", model.name), model.running) for model in models],
+        ),
+    ]
+    lines = []
+    for name, kind, text, samples in families:
+        lines += [f"# HELP p2pgrid_{name} {text}", f"# TYPE p2pgrid_{name} {kind}"]
+        lines += [f"p2pgrid_{name}{labels} {value}" for labels, value in samples]
+    return "\n".join(lines) + "\n"
+
+
+def _label(name: str, value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'{{{name}="{escaped}"}}'
+
+
+def _offer(node: Provider) -> web.Response:
+    offer = node.offer
+    if offer is None:
+        return web.json_response({"error": "nothing is offered now"}, status=404)
+    return web.Response(body=offer.record.to_json_line(), content_type="application/json")
+
+
+def _health(node: Provider) -> web.Response:
+    health = health_of(node)
+    return web.json_response(health, status=200 if health["status"] == "ok" else 503)
+
+
+def _metrics(node: Provider) -> web.Response:
+    return web.Response(body=metrics_of(node).encode(), headers={"Content-Type": METRICS_TYPE})
+
+
+def _handler(node: Provider, page: Any) -> Any:
+    async def handle(_: web.Request) -> web.Response:
+        response: web.Response = page(node)
+        return response
+
+    return handle

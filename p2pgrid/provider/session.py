@@ -1,0 +1,47 @@
+"""What a client may begin on a link: the first message of a stream decides the exchange (docs/spec/session.md, 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from p2pgrid.errors import ProtocolViolation
+from p2pgrid.net.connection import OnStream
+from p2pgrid.net.stream import Stream, StreamHandler
+from p2pgrid.proto.wire import Kind
+from p2pgrid.provider.control import ChannelExchange, OfferExchange, ResumeExchange
+from p2pgrid.provider.exchange import Exchange, Shop
+from p2pgrid.provider.order import OrderExchange
+
+_EXCHANGES: Final[dict[int, Callable[[Shop, Stream], Exchange]]] = {
+    Kind.OFFER_REQUEST: OfferExchange,
+    Kind.CHANNEL_REQUEST: ChannelExchange,
+    Kind.RESUME: ResumeExchange,
+    Kind.ORDER: OrderExchange,
+}
+
+
+class Opening(Exchange):
+    """A stream before its first message."""
+
+    def __init__(self, shop: Shop, stream: Stream) -> None:
+        super().__init__(shop, stream)
+        self.expect_next()
+
+    def take(self, kind: int, payload: bytes) -> None:
+        exchange = _EXCHANGES.get(kind)
+        if exchange is None:
+            raise ProtocolViolation(f"a stream begins with message kind {kind}, which begins nothing.")
+        self.cancel_timer()
+        self.stream.handler = following = exchange(self.shop, self.stream)
+        following.message_received(self.stream, kind, payload)
+
+
+def serve_streams(shop: Shop) -> OnStream:
+    """What a listener calls for every stream that a client opens, on whatever road."""
+
+    def on_stream(stream: Stream) -> StreamHandler:
+        shop.links.note(stream.connection)
+        return Opening(shop, stream)
+
+    return on_stream

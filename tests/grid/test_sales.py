@@ -1,0 +1,221 @@
+"""Sales between real processes: what is billed when a program leaves, a peer is killed, a wish cannot be met."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import Any
+
+import aiohttp
+import openai
+import pytest
+
+from p2pgrid.demo.grid import CHEAPER, DEARER, Grid
+from tests.grid.conftest import MODEL, FakeEngine, audit_everything, get, p2pgrid, receipts, until
+
+pytestmark = pytest.mark.process
+
+SLOW = {"fake": {"pace_ms": 20, "tokens": 2000}}
+
+
+def program(grid: Grid) -> openai.AsyncOpenAI:
+    assert grid.gateway is not None
+    return openai.AsyncOpenAI(base_url=str(grid.gateway.ready["base_url"]), api_key="any", max_retries=0)
+
+
+async def ask(grid: Grid, **more: Any) -> Any:
+    async with program(grid) as client:
+        return await client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "hello"}], max_tokens=8, **more
+        )
+
+
+async def running(engine: FakeEngine) -> int:
+    return int((await engine.state())["running"])
+
+
+async def newest(grid: Grid, node: Any) -> dict[str, Any]:
+    """The newest receipt of a node, once both have signed it."""
+    rows: list[dict[str, Any]] = await until(
+        lambda: receipts(node.data), lambda rows: bool(rows) and all(row["countersigned"] for row in rows)
+    )
+    return rows[0]
+
+
+async def read_some(grid: Grid, chunks: int, *, then: Any = None) -> int:
+    """Read chunks of a long answer, do `then`, and leave. The tokens that were seen."""
+    tokens = 0
+    async with program(grid) as client:
+        stream = await client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "hello"}],
+            max_tokens=2000,
+            stream=True,
+            extra_body=SLOW,
+        )
+        async for chunk in stream:
+            tokens += 1 if chunk.choices and chunk.choices[0].delta.content else 0
+            if tokens == chunks:
+                if then is not None:
+                    await then()
+                break
+        await stream.close()
+    return tokens
+
+
+async def test_a_program_that_leaves_stops_the_engine_and_pays_for_what_it_got(
+    grid: Grid, fake_engine: FakeEngine
+) -> None:
+    seen = await read_some(grid, 10)
+    await until(lambda: running(fake_engine), 0, deadline_s=1.0)
+    receipt = await newest(grid, grid.operators[CHEAPER])
+    assert receipt["status"] == "cancelled"
+    assert seen <= receipt["output_tokens"] <= seen + 64
+    assert receipt == await newest(grid, grid.gateway)
+    assert (await audit_everything(grid))["clean"]
+
+
+async def test_a_provider_killed_in_mid_answer_is_paid_what_was_acknowledged(grid: Grid) -> None:
+    victim = grid.operators[CHEAPER]
+
+    async def kill() -> None:
+        os.killpg(victim.pid, signal.SIGKILL)
+
+    await read_some(grid, 100, then=kill)
+    await victim.exited()
+    # The grid goes on with the other operator at once.
+    assert (await ask(grid)).choices[0].message.content
+    # The killed one comes back, proposes what was acknowledged, and the gateway signs it when it calls again.
+    keep_address(victim)
+    await victim.start(timeout_s=60)
+    await until(lambda: _has_interrupted(victim), lambda row: row is not None and row["countersigned"])
+    row = await _has_interrupted(victim)
+    assert row is not None
+    assert row["output_tokens"] % 32 == 0  # a tick every half window of 64
+    assert 100 - 64 <= row["output_tokens"] <= 128
+    verdict = await audit_everything(grid)
+    assert verdict["clean"], verdict["findings"]
+
+
+def keep_address(node: Any) -> None:
+    """Let a restarted node listen where it did before, as a node with a port of its own does."""
+    port = node.ready["addresses"][0].split("/tcp/")[1].split("/")[0]
+    config = node.data / "config.toml"
+    config.write_text(config.read_text().replace('listen = "127.0.0.1:0"', f'listen = "127.0.0.1:{port}"', 1))
+
+
+async def _has_interrupted(node: Any) -> dict[str, Any] | None:
+    return next((row for row in await receipts(node.data) if row["status"] == "interrupted"), None)
+
+
+async def test_a_gateway_killed_in_mid_answer_loses_no_record(grid: Grid) -> None:
+    assert grid.gateway is not None
+    gateway = grid.gateway
+
+    async def kill() -> None:
+        os.killpg(gateway.pid, signal.SIGKILL)
+
+    with pytest.raises((openai.APIError, aiohttp.ClientError, Exception)):
+        await read_some(grid, 100, then=kill)
+        raise openai.OpenAIError("left")
+    await gateway.exited()
+    await gateway.start(timeout_s=60)
+    await until(lambda: _offer_count(grid), lambda count: count == 2)
+    assert (await ask(grid)).choices[0].message.content
+    row = await until(
+        lambda: _has_interrupted(grid.operators[CHEAPER]), lambda row: row is not None and row["countersigned"]
+    )
+    assert row["output_tokens"] >= 32
+    verdict = await audit_everything(grid)
+    assert verdict["clean"], verdict["findings"]
+
+
+async def _offer_count(grid: Grid) -> int:
+    return sum(len(model["p2pgrid"]["offers"]) for model in (await get(grid, "/models"))["data"])
+
+
+async def test_many_at_once_are_numbered_without_a_gap(grid: Grid) -> None:
+    await asyncio.gather(*(ask(grid) for _ in range(24)))
+    # The cheaper operator serves eight at once; what it has no room for goes to the other.
+    sold = []
+    for operator in (CHEAPER, DEARER):
+        node = grid.operators[operator]
+        rows = await until(
+            lambda node=node: receipts(node.data), lambda rows: all(row["countersigned"] for row in rows)
+        )
+        assert [row["receipt_number"] for row in rows] == list(range(len(rows), 0, -1))
+        sold.append(len(rows))
+    assert sum(sold) == 24
+    assert sold[0] >= 8
+    assert (await audit_everything(grid))["clean"]
+
+
+async def test_wishes_that_cannot_be_met_say_so(grid: Grid) -> None:
+    async with program(grid) as client:
+        with pytest.raises(openai.NotFoundError, match=MODEL):
+            await client.chat.completions.create(model="gpt-9", messages=[{"role": "user", "content": "x"}])
+        with pytest.raises(openai.APIStatusError, match="FI") as nobody:
+            await client.with_options(default_headers={"X-P2pgrid-Country": "FI"}).chat.completions.create(
+                model=MODEL, messages=[{"role": "user", "content": "x"}]
+            )
+        assert nobody.value.status_code in (404, 503)
+        with pytest.raises(openai.APIStatusError) as dear:
+            await client.with_options(
+                default_headers={"X-P2pgrid-Max-Cost-EUR": "0.000000001"}
+            ).chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "x"}])
+        assert dear.value.status_code == 402
+        answer = await client.with_options(
+            default_headers={"X-P2pgrid-Country": "IT"}
+        ).chat.completions.with_raw_response.create(
+            model=MODEL, messages=[{"role": "user", "content": "x"}], max_tokens=4
+        )
+        assert answer.headers["x-p2pgrid-operator"] == DEARER.name
+
+
+async def test_offers_are_found_and_filtered(grid: Grid) -> None:
+    peers = str(grid.folder / "bootstrap_peers.toml")
+    code, output, errors = await p2pgrid(
+        grid.folder / "visitor", "offers", "--network", "demo", "--bootstrap-peers", peers, "--json"
+    )
+    assert code == 0, errors
+    assert {row["country"] for row in _rows(output)} == {"LT", "IT"}
+    code, output, _ = await p2pgrid(
+        *(grid.folder / "visitor", "offers", "--network", "demo", "--bootstrap-peers", peers),
+        *("--country", "IT", "--model", MODEL, "--json"),
+    )
+    assert [row["operator"] for row in _rows(output)] == [DEARER.name]
+
+
+def _rows(output: str) -> list[dict[str, Any]]:
+    import json
+
+    parsed = json.loads(output)
+    rows: list[dict[str, Any]] = parsed["offers"] if isinstance(parsed, dict) else parsed
+    return rows
+
+
+async def test_ports_keys_and_configurations_that_are_wrong_say_what_to_do(grid: Grid) -> None:
+    assert grid.gateway is not None
+    taken = str(grid.gateway.ready["base_url"]).split("//")[1].split("/")[0]
+    code, _, errors = await p2pgrid(
+        grid.folder / "second",
+        "gateway",
+        "--listen",
+        taken,
+        "--network",
+        "demo",
+        "--bootstrap-peers",
+        str(grid.folder / "bootstrap_peers.toml"),
+    )
+    assert code == 3
+    assert taken.split(":")[1] in errors
+    code, _, errors = await p2pgrid(grid.folder / "nobody", "serve")
+    assert code == 2
+    assert "p2pgrid init" in errors
+    key = grid.gateway.data / "key"
+    key.chmod(0o644)
+    code, _, errors = await p2pgrid(grid.gateway.data, "gateway", "--listen", "127.0.0.1:0")
+    assert code == 2
+    assert "chmod 600" in errors
+    key.chmod(0o600)
