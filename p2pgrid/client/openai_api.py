@@ -47,7 +47,7 @@ _OPENAI_CODES: Final = {"unknown-model": "model_not_found", "context": "context_
 """Codes that programs know by OpenAI's own word."""
 _USAGE_ONLY: Final = re.compile(rb'"choices":\s*\[\s*\]')
 """In the event that ends an answer. Inside a JSON text the quotes would be escaped."""
-_BUDGET: Final = re.compile(r"(\d{1,6})(?:\.(\d{1,12}))?")
+_BUDGET: Final = re.compile(r"([0-9]{1,6})(?:\.([0-9]{1,12}))?")
 _COUNTRY: Final = re.compile(r"[A-Z]{2}")
 
 

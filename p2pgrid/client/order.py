@@ -31,6 +31,10 @@ RECEIPT_TIMEOUT_S: Final = 30.0
 """How long the receipt may take after the answer's end, or after a cancellation."""
 
 
+class AnswerLost(Unreachable):
+    """The link or the stream of an order went away. The provider was there, and may be again in an instant."""
+
+
 class OrderOwner(Protocol):
     """What an order tells the session it belongs to."""
 
@@ -111,7 +115,7 @@ class OrderStream(StreamHandler):
     async def read(self) -> bytes:
         """The bytes that have come since the last call, at least one; empty at the answer's end.
 
-        Raises Refused (the provider's refusal), Unreachable (link or stream lost), ProtocolViolation (a dispute),
+        Raises Refused (the provider's refusal), AnswerLost (link or stream lost), ProtocolViolation (a dispute),
         LedgerError, or RemoteError where the provider failed.
         """
         if not await self.wait():
@@ -186,11 +190,11 @@ class OrderStream(StreamHandler):
 
     def reset(self, stream: Stream, code: int, message: str) -> None:
         text = f"the provider cut the answer off ({reset_name(code)}): {message or 'it gave no reason'}."
-        self._lost(Unreachable(text), "not-taken" if code == ResetCode.REFUSED else "")
+        self._lost(AnswerLost(text), "not-taken" if code == ResetCode.REFUSED else "")
         self._owner.order_cut(self, code)
 
     def link_lost(self, stream: Stream, error: P2pgridError) -> None:
-        self._lost(error)
+        self._lost(AnswerLost(error.message, hint=error.hint))
 
     # -- inside --------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import msgspec
 from p2pgrid.client.answer import Answer, is_failure_of
 from p2pgrid.client.choice import Candidate, Choice, Standing, Wishes, choose
 from p2pgrid.client.offers import OfferBook
-from p2pgrid.client.order import OrderStream
+from p2pgrid.client.order import AnswerLost, OrderStream
 from p2pgrid.client.roads import Dialler, dial_provider, direct_addresses
 from p2pgrid.client.session import ProviderSession, Purchase, SessionLimits
 from p2pgrid.errors import LedgerError, Refused, RemoteError, Unreachable
@@ -34,7 +34,6 @@ MAX_ATTEMPTS: Final = 4
 """Providers that one request may be ordered from, one after the other."""
 WARM_LINKS: Final = 8
 """Links that are dialled before they are needed: a dial costs milliseconds that a first token should not wait for."""
-LINK_TIMEOUT_S: Final = 10.0
 SEARCH_TIMEOUT_S: Final = 4.0
 SEARCH_AGAIN_MS: Final = 30_000
 _HOUSEKEEPING_S: Final = 30.0
@@ -102,16 +101,22 @@ class Purchaser:
         purchase, allowed = self._prepare(endpoint, body, wishes or Wishes())
         failures: list[RemoteError] = []
         tried: set[bytes] = set()
+        is_again, last = False, b""
         while len(tried) < MAX_ATTEMPTS:
             choice = self._choose(purchase, allowed)
             left = [one for one in choice.candidates if one.offer.id not in tried]
             if not left and not tried and await self._search_model(purchase.fields.model, choice):
                 choice = self._choose(purchase, allowed)
                 left = list(choice.candidates)
+            if not left and failures and isinstance(failures[-1], AnswerLost) and not is_again:
+                # Nobody else has it, and a link that was lost may be there again.
+                is_again = True
+                left = [one for one in choice.candidates if one.offer.id == last]
             if not left:
                 if not tried:
                     raise choice.refusal(purchase.fields.model, endpoint, allowed)
                 break
+            last = left[0].offer.id
             tried.add(left[0].offer.id)
             try:
                 return await self._attempt(left[0], purchase, whole=whole, is_last=len(left) == 1)
@@ -180,7 +185,7 @@ class Purchaser:
 
     async def _attempt(self, candidate: Candidate, purchase: Purchase, *, whole: bool, is_last: bool) -> Answer:
         session = self._session(candidate.peer_id)
-        order = await session.order(candidate.offer, purchase, LINK_TIMEOUT_S, patient=is_last)
+        order = await session.order(candidate.offer, purchase, self._limits.link_timeout_s, patient=is_last)
         order.ended_future.add_done_callback(lambda _: self._order_ended(candidate.peer_id, order))
         timeout_s = self._limits.first_token_timeout_s
         answer = Answer(order, candidate, stall_timeout_s=timeout_s)
@@ -249,7 +254,7 @@ class Purchaser:
 
     def _offer_over_link(self, peer_id: str) -> Awaitable[bytes] | None:
         session = self._sessions.get(peer_id)
-        return session.request_offer(LINK_TIMEOUT_S) if session is not None and session.is_ready else None
+        return session.request_offer(self._limits.link_timeout_s) if session is not None and session.is_ready else None
 
     async def _keep_house(self) -> None:
         """Dial before it is needed, settle what an earlier run left open, let go of providers that are gone."""

@@ -53,6 +53,8 @@ class SessionLimits:
     queue: int = 256
     """Orders that may wait for a slot of one channel."""
     queue_timeout_s: float = 20.0
+    link_timeout_s: float = 10.0
+    """How long a request waits for a link to the only provider there is."""
     first_token_timeout_s: float = 120.0
 
 
@@ -155,8 +157,8 @@ class ProviderSession(OrderOwner):
             raise Refused("busy", f"{self._queued} requests already wait for {self.provider}.")
         self._queued += 1
         try:
-            async with asyncio.timeout(timeout_s + self._limits.queue_timeout_s), self._turn:
-                link = await self.ready(timeout_s, patient=patient)
+            link = await self.ready(timeout_s, patient=patient)
+            async with asyncio.timeout(self._limits.queue_timeout_s), self._turn:
                 return await self._order_in_turn(link, offer, purchase, timeout_s)
         except TimeoutError:
             raise Refused(

@@ -348,6 +348,8 @@ class SellerOrder:
         if (message.channel, message.order_number, message.tick, message.usage, message.amount_pico) != wanted:
             raise ProtocolViolation("the client's voucher differs from the meter tick it names.")
         self._move(SellerEvent.VOUCHER)
+        if self.receipt is not None and is_billed_by_voucher(self.receipt.message.status):
+            return ()  # Too late: the receipt goes by an earlier one, and a record of this would contradict it.
         self._unanswered = {i: m for i, m in self._unanswered.items() if m.tick > meter.tick}
         self._acknowledged = message.usage
         self._acknowledged_commitment = meter.response_commitment

@@ -1,0 +1,168 @@
+"""Choosing is pure: tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from p2pgrid.client.choice import Choice, Standing, Wishes, choose, expected_cost_pico
+from p2pgrid.errors import Refused
+from p2pgrid.proto.messages import ENDPOINTS, DataTerms, ModelOffer, Offer, Tariff
+from p2pgrid.proto.record import Signed
+from p2pgrid.proto.request import parse_request
+from tests.factories import NOW_MS, make_offer, secret_key
+
+CHAT = ENDPOINTS[0]
+
+
+def peer(name: str) -> str:
+    return secret_key(name).public_key.peer_id
+
+
+def offer(
+    name: str,
+    *,
+    price: int = 100,
+    country: str = "LT",
+    model: str = "m",
+    context: int = 4096,
+    endpoints: tuple[str, ...] = ENDPOINTS,
+) -> Signed[Offer]:
+    key = secret_key(name)
+    tariff = Tariff(input_upm=price, cached_input_upm=price, output_upm=price)
+    entry = ModelOffer(model=model, tariff=tariff, context_tokens=context, concurrency=1, endpoints=endpoints)
+    return make_offer(key, models=(entry,), data_terms=DataTerms(country=country))
+
+
+def pick(
+    *offers: Signed[Offer],
+    wishes: Wishes | None = None,
+    standings: dict[str, Standing] | None = None,
+    now_ms: int = NOW_MS,
+    body: bytes = b'{"model": "m", "max_tokens": 100}',
+    body_bytes: int | None = None,
+) -> Choice:
+    return choose(
+        offers,
+        fields=parse_request(CHAT, body),
+        endpoint=CHAT,
+        body_bytes=body_bytes or len(body),
+        wishes=wishes or Wishes(),
+        standings={peer(name): standing for name, standing in (standings or {}).items()},
+        now_ms=now_ms,
+    )
+
+
+def names(choice: Choice) -> list[str]:
+    known = {peer(name): name for name in ("a", "b", "c")}
+    return [known[one.peer_id] for one in choice.candidates]
+
+
+LATE = Standing(first_token_ms=900.0)
+QUICK = Standing(first_token_ms=20.0)
+FAILED = Standing(failures=1, failed_ms=NOW_MS - 500)
+LONG_AGO = Standing(failures=1, failed_ms=NOW_MS - 1_500)
+OFTEN = Standing(failures=4, failed_ms=NOW_MS - 1_500)
+
+
+@pytest.mark.parametrize(
+    ("prices", "standings", "expected"),
+    [
+        ({"a": 3, "b": 2, "c": 1}, {}, ["c", "b", "a"]),
+        ({"a": 1, "b": 1}, {"a": LATE, "b": QUICK}, ["b", "a"]),
+        ({"a": 1, "b": 2}, {"a": LATE, "b": QUICK}, ["a", "b"]),
+        ({"a": 1, "b": 1}, {"a": QUICK}, ["b", "a"]),
+        ({"a": 1, "b": 2}, {"a": FAILED}, ["b", "a"]),
+        ({"a": 1, "b": 2}, {"a": LONG_AGO}, ["a", "b"]),
+        ({"a": 1, "b": 2, "c": 3}, {"a": OFTEN, "b": FAILED}, ["c", "b", "a"]),
+        ({"a": 1, "b": 2}, {"a": Standing().quarantined("wrong-count")}, ["b"]),
+    ],
+)
+def test_the_order(prices: dict[str, int], standings: dict[str, Standing], expected: list[str]) -> None:
+    offers = [offer(name, price=price) for name, price in prices.items()]
+    assert names(pick(*offers, standings=standings)) == expected
+    assert names(pick(*reversed(offers), standings=standings)) == expected
+
+
+def test_equal_offers_have_one_order() -> None:
+    offers = [offer("a"), offer("b"), offer("c")]
+    assert names(pick(*offers)) == names(pick(*reversed(offers)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "wishes", "code", "words"),
+    [
+        ({"model": "x"}, Wishes(), "unknown-model", "On sale: x"),
+        ({"endpoints": ENDPOINTS[1:]}, Wishes(), "unknown-endpoint", ENDPOINTS[1]),
+        ({}, Wishes(countries=frozenset({"IT"})), "no-provider", "It is sold in: LT"),
+        ({}, Wishes(provider="12D3KooWx"), "no-provider", "12D3KooWx"),
+        ({"context": 64}, Wishes(), "context", "64 tokens"),
+        ({"price": 10**6}, Wishes(max_cost_pico=10), "over-budget", "are allowed"),
+    ],
+)
+def test_why_nobody_serves(changes: dict[str, Any], wishes: Wishes, code: str, words: str) -> None:
+    choice = pick(offer("a", **changes), wishes=wishes)
+    assert not choice.candidates
+    refusal = choice.refusal("m", CHAT, wishes)
+    assert refusal.code == code and words in str(refusal)
+
+
+def test_the_refusal_names_the_last_test_that_anyone_reached() -> None:
+    wishes = Wishes(countries=frozenset({"LT"}), max_cost_pico=10)
+    choice = pick(offer("a", country="IT"), offer("b", price=10**6), offer("c", model="x"), wishes=wishes)
+    assert choice.refusal("m", CHAT, wishes).code == "over-budget"
+    assert choice.models == ("m", "x")
+
+
+def test_nobody_at_all() -> None:
+    assert pick().refusal("m", CHAT, Wishes()).code == "no-provider"
+
+
+def test_a_body_that_fits_no_context() -> None:
+    assert not pick(offer("a", context=100), body_bytes=100_000).candidates
+    assert pick(offer("a", context=100), body_bytes=3_000, body=b'{"model": "m"}').candidates
+
+
+def test_backoff_doubles_to_five_minutes() -> None:
+    standing = Standing()
+    pauses = []
+    for _ in range(12):
+        standing = standing.failed(0)
+        pauses.append(standing.retry_ms())
+    assert pauses[:4] == [1000, 2000, 4000, 8000] and pauses[-1] == 300_000
+    assert standing.answered(50.0) == Standing(first_token_ms=50.0)
+
+
+def test_latency_is_a_running_mean() -> None:
+    standing = Standing().answered(100.0).answered(200.0)
+    assert standing.first_token_ms == pytest.approx(130.0)
+
+
+@pytest.mark.parametrize(
+    ("own", "owner", "expected"),
+    [
+        (Wishes(), Wishes(), Wishes()),
+        (Wishes(), Wishes(countries=frozenset({"LT"})), Wishes(countries=frozenset({"LT"}))),
+        (
+            Wishes(countries=frozenset({"LT", "IT"})),
+            Wishes(countries=frozenset({"LT"})),
+            Wishes(countries=frozenset({"LT"})),
+        ),
+        (Wishes(max_cost_pico=9), Wishes(max_cost_pico=5), Wishes(max_cost_pico=5)),
+        (Wishes(max_cost_pico=0), Wishes(max_cost_pico=5), Wishes(max_cost_pico=0)),
+    ],
+)
+def test_a_request_narrows_the_owners_wishes(own: Wishes, owner: Wishes, expected: Wishes) -> None:
+    assert own.within(owner) == expected
+
+
+def test_a_request_cannot_widen_them() -> None:
+    with pytest.raises(Refused, match="buys only in LT"):
+        Wishes(countries=frozenset({"IT"})).within(Wishes(countries=frozenset({"LT"})))
+
+
+def test_the_expected_cost_goes_by_bytes_and_max_tokens() -> None:
+    entry = offer("a", price=2).message.models[0]
+    fields = parse_request(CHAT, b'{"model": "m", "max_tokens": 100, "n": 2}')
+    assert expected_cost_pico(entry, fields, 400) == 2 * (101 + 200)

@@ -1,0 +1,349 @@
+"""Buying over real links from the seller's real machine."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from p2pgrid.client.choice import Wishes
+from p2pgrid.client.purchaser import unix_ms
+from p2pgrid.client.session import SessionLimits
+from p2pgrid.errors import LedgerError, ProtocolViolation, Refused, RemoteError, Unreachable
+from p2pgrid.proto.messages import Meter, Receipt, Status, Voucher
+from p2pgrid.proto.record import Role, parse_message, parse_record, sign_message
+from p2pgrid.proto.wire import Kind, Refusal
+from tests.client.seller import BODY, CHAT, FakeNetwork, TestSeller, chat_events, shop, until
+
+DEARER = {"input_upm": 300_000, "output_upm": 900_000}
+
+
+async def test_an_answer_is_bought_and_signed_for() -> None:
+    seller = TestSeller()
+    seller.events = chat_events(3, cached=2)
+    async with shop(seller) as s, await s.purchaser.buy(CHAT, BODY) as answer:
+        assert b"".join([data async for data in answer]) == b"".join(seller.events)
+        receipt = await answer.settled(5)
+        assert receipt is not None and set(receipt.signers) == {Role.PROVIDER, Role.CLIENT}
+        assert receipt.message.status is Status.COMPLETED
+        assert answer.usage.prompt_tokens == 5 and answer.usage.output_tokens == 3
+        assert answer.cost_pico == receipt.message.amount_pico == 5 * 200_000 + 3 * 800_000
+        assert (answer.provider, answer.country, answer.operator) == (seller.peer_id, "LT", "Operator seller")
+        await seller.until(lambda: seller.settled)
+        assert s.ledger.counts()[Receipt.payload_type] == 1
+        assert s.ledger.offer(answer.offer.id) is not None
+
+
+async def test_the_order_is_durable_before_it_leaves() -> None:
+    seller = TestSeller()
+    async with shop(seller) as s:
+        async with await s.purchaser.buy(CHAT, BODY, whole=True):
+            pass
+        s.ledger.hold()
+        buying = asyncio.create_task(s.purchaser.buy(CHAT, BODY))
+        before = seller.seen[Kind.ORDER]
+        await asyncio.sleep(0.05)  # nothing may come in this time
+        assert seller.seen[Kind.ORDER] == before
+        s.ledger.release()
+        (await buying).cancel()
+
+
+async def test_long_answers_are_vouched_for() -> None:
+    seller = TestSeller()
+    seller.events = chat_events(100)
+    async with shop(seller) as s, await s.purchaser.buy(CHAT, BODY | {"max_tokens": 200}, whole=True) as answer:
+        merged = await answer.assemble()
+        assert merged["choices"][0]["message"]["content"].split()[-1] == "w99"
+        await s.settled(1)
+        counts = s.ledger.counts()
+        assert counts[Meter.payload_type] == counts[Voucher.payload_type] >= 100 // 16
+
+
+async def test_a_large_body_goes_in_pieces() -> None:
+    seller = TestSeller(context_tokens=1_000_000)
+    body = BODY | {"messages": [{"role": "user", "content": "x" * 1_500_000}]}
+    async with shop(seller) as s, await s.purchaser.buy(CHAT, body, whole=True):
+        assert len(seller.bodies[0]) > 1_500_000
+
+
+async def test_the_cheapest_is_asked_first_and_the_next_when_it_refuses() -> None:
+    cheap, dear = TestSeller("cheap"), TestSeller("dear", **DEARER)
+    async with shop(dear, cheap) as s:
+        async with await s.purchaser.buy(CHAT, BODY, whole=True) as answer:
+            assert answer.provider == cheap.peer_id
+        await s.settled(1)
+        cheap.refusal = Refusal(code="busy", message="full", retry_after_ms=1000)
+        async with await s.purchaser.buy(CHAT, BODY, whole=True) as answer:
+            assert answer.provider == dear.peer_id
+        channel = next(c.message.channel for c in s.ledger.channels() if c.message.provider == cheap.key.public_key.raw)
+        assert s.ledger.open_orders(channel) == []
+
+
+async def test_what_every_provider_would_refuse_is_asked_once() -> None:
+    cheap, dear = TestSeller("cheap"), TestSeller("dear", **DEARER)
+    cheap.refusal = Refusal(code="bad-request", message="no")
+    async with shop(cheap, dear) as s:
+        with pytest.raises(Refused, match="no") as caught:
+            await s.purchaser.buy(CHAT, BODY)
+        assert caught.value.code == "bad-request" and not dear.bodies
+
+
+async def test_a_link_lost_before_the_first_byte_leads_to_the_next_provider() -> None:
+    cheap, dear = TestSeller("cheap"), TestSeller("dear", **DEARER)
+    cheap.cut_after = 0
+    async with shop(cheap, dear) as s, await s.purchaser.buy(CHAT, BODY) as answer:
+        assert answer.provider == dear.peer_id
+        assert len([data async for data in answer]) >= 1
+        cheap.cut_after = None
+        await s.settled(2)  # the dearer one's, and the interrupted one of the cheaper, after it was resumed
+    assert {r.message.status for r in cheap.settled} == {Status.INTERRUPTED}
+    assert cheap.settled[0].message.amount_pico == 0
+
+
+async def test_a_whole_answer_that_breaks_off_is_bought_elsewhere() -> None:
+    cheap, dear = TestSeller("cheap"), TestSeller("dear", **DEARER)
+    cheap.events, cheap.cut_after = chat_events(60), 50
+    async with shop(cheap, dear) as s, await s.purchaser.buy(CHAT, BODY, whole=True) as answer:
+        assert answer.provider == dear.peer_id
+        await s.settled(2)
+    assert cheap.settled[0].message.status is Status.INTERRUPTED
+    assert 0 < cheap.settled[0].message.usage.output_tokens <= 50
+
+
+async def test_an_answer_that_breaks_off_is_never_silent() -> None:
+    seller = TestSeller()
+    seller.hold_after = 2
+    async with shop(seller) as s, await s.purchaser.buy(CHAT, BODY) as answer:
+        seller.drop_links()
+        with pytest.raises(Unreachable, match="lost"):
+            _ = [data async for data in answer]
+
+
+async def test_a_receipt_kept_back_comes_when_the_link_is_new() -> None:
+    seller = TestSeller()
+    seller.keep_receipts = True
+    async with shop(seller) as s, await s.purchaser.buy(CHAT, BODY, whole=True):
+        await seller.until(lambda: seller.orders[0].receipt)
+        seller.keep_receipts = False
+        seller.drop_links()
+        await s.settled(1)
+        async with await s.purchaser.buy(CHAT, BODY, whole=True) as second:
+            assert second.order_number == 2
+        assert len({row.receipt.channel for row in s.ledger.receipts()}) == 1
+
+
+async def test_a_gateway_that_crashed_goes_on_where_it_was() -> None:
+    seller = TestSeller()
+    seller.events, seller.hold_after = chat_events(60), 50
+    await seller.start()
+    network = FakeNetwork(seller)
+    async with shop(network=network) as s:
+        await s.purchaser.buy(CHAT, BODY)
+        await seller.until(lambda: seller.seen[Kind.VOUCHER] == 6)
+        ledger = s.ledger.crashed()
+    await seller.until(lambda: seller.orders[0].receipt)
+    seller.hold_after = None
+    try:
+        async with shop(network=network, ledger=ledger) as s:
+            assert ledger.open_orders(ledger.channels()[0].message.channel)
+            await s.settled(1)
+            async with await s.purchaser.buy(CHAT, BODY, whole=True) as second:
+                assert second.order_number == 2
+                await s.settled(2)
+    finally:
+        await seller.stop()
+
+
+async def test_an_order_that_never_arrived_is_closed() -> None:
+    seller = TestSeller()
+    seller.refusal = Refusal(code="busy", message="full")
+    seller.tamper = lambda kind, payload: None if kind == Kind.REFUSAL else payload
+    async with shop(seller) as s:
+        buying = asyncio.create_task(s.purchaser.buy(CHAT, BODY))
+        await seller.until(lambda: seller.bodies)
+        seller.refusal = seller.tamper = None
+        channel = s.ledger.channels()[0].message.channel
+        assert len(s.ledger.open_orders(channel)) == 1
+        seller.drop_links()
+        async with await buying as answer:
+            assert answer.order_number == 2
+        assert [one.order.message.order_number for one in s.ledger.open_orders(channel)] in ([], [2])
+
+
+async def test_cancelling_stops_the_engine_and_pays_for_what_came() -> None:
+    seller = TestSeller()
+    seller.events, seller.hold_after = chat_events(30), 5
+    async with shop(seller) as s:
+        async with await s.purchaser.buy(CHAT, BODY) as answer:
+            await anext(answer)
+        await seller.until(lambda: seller.aborted)
+        await s.settled(1)
+        receipt = s.ledger.receipts()[0].receipt
+        assert receipt.status is Status.CANCELLED and receipt.usage.output_tokens <= 4
+
+
+async def test_a_wrong_tick_is_not_signed_and_ends_the_dealings() -> None:
+    cheap, dear = TestSeller("cheap"), TestSeller("dear", **DEARER)
+    cheap.events = chat_events(40)
+
+    def inflate(kind: int, payload: bytes) -> bytes:
+        if kind != Kind.METER:
+            return payload
+        meter = parse_message(parse_record(payload), Meter)
+        more = msgspec.structs.replace(meter.usage, output_tokens=meter.usage.output_tokens + 1)
+        amount = meter.amount_pico + 800_000
+        wrong = msgspec.structs.replace(meter, usage=more, amount_pico=amount)
+        return sign_message(wrong, Role.PROVIDER, cheap.key).record.to_bytes()
+
+    cheap.tamper = inflate
+    async with shop(cheap, dear) as s:
+        async with await s.purchaser.buy(CHAT, BODY) as answer:
+            assert answer.provider == cheap.peer_id
+            with pytest.raises(ProtocolViolation, match="were counted here"):
+                _ = [data async for data in answer]
+        assert cheap.seen[Kind.VOUCHER] == 0
+        counts = s.ledger.counts()
+        assert counts["evidence"] == 1 and counts.get(Voucher.payload_type, 0) == 0
+        async with await s.purchaser.buy(CHAT, BODY, whole=True) as answer:
+            assert answer.provider == dear.peer_id
+        with pytest.raises(Refused, match="counted here"):
+            await s.purchaser.buy(CHAT, BODY, Wishes(provider=cheap.peer_id))
+
+
+async def test_a_wrong_receipt_on_resuming_is_not_signed() -> None:
+    seller = TestSeller()
+    seller.keep_receipts = True
+
+    def dearer(kind: int, payload: bytes) -> bytes:
+        if kind != Kind.RECEIPT:
+            return payload
+        receipt = parse_message(parse_record(payload), Receipt)
+        wrong = msgspec.structs.replace(receipt, amount_pico=receipt.amount_pico + 1, channel_total_pico=10**7)
+        return sign_message(wrong, Role.PROVIDER, seller.key).record.to_bytes()
+
+    seller.tamper = dearer
+    async with shop(seller) as s, await s.purchaser.buy(CHAT, BODY, whole=True):
+        await seller.until(lambda: seller.orders[0].receipt)
+        seller.drop_links()
+        await seller.until(lambda: seller.seen[Kind.RECEIPT_REFUSAL])
+        await until(lambda: s.ledger.counts()["evidence"])
+        assert not s.ledger.receipts() and not seller.settled
+        with pytest.raises(RemoteError):
+            await s.purchaser.buy(CHAT, BODY)
+
+
+async def test_another_peer_behind_the_address_gets_nothing() -> None:
+    seller, other = TestSeller("seller"), TestSeller("other")
+    await other.start()
+    await seller.start()
+    seller.listener, real = other.listener, seller.listener
+    async with shop(network=FakeNetwork(seller), limits=SessionLimits(link_timeout_s=0.5)) as s:
+        with pytest.raises(RemoteError, match="another peer"):
+            await asyncio.wait_for(s.purchaser.buy(CHAT, BODY), 15)
+        assert not other.seen
+    assert real is not None
+    await real.aclose(drain_s=0)
+    await other.stop()
+
+
+async def test_slow_start_is_respected() -> None:
+    seller = TestSeller()
+    async with shop(seller) as s:
+        answers = await asyncio.gather(*(s.purchaser.buy(CHAT, BODY, whole=True) for _ in range(8)))
+        assert sorted(answer.order_number for answer in answers) == list(range(1, 9))
+        await s.settled(8)
+    assert not any(order.receipt is None for order in seller.orders)
+
+
+async def test_a_slot_that_never_comes_free_is_not_waited_for_forever() -> None:
+    seller = TestSeller(max_open_orders=1)
+    seller.hold_after = 2
+    async with shop(seller, limits=SessionLimits(queue_timeout_s=0.2)) as s:
+        first = await s.purchaser.buy(CHAT, BODY)
+        with pytest.raises(Refused) as caught:
+            await asyncio.wait_for(s.purchaser.buy(CHAT, BODY), 15)
+        assert caught.value.code == "busy"
+        first.cancel()
+
+
+@pytest.mark.parametrize("was_stored", [False, True])
+async def test_a_failing_ledger_lets_nothing_leave(was_stored: bool) -> None:
+    seller = TestSeller()
+    async with shop(seller) as s:
+        async with await s.purchaser.buy(CHAT, BODY, whole=True):
+            await s.settled(1)
+        before = seller.seen[Kind.ORDER]
+        s.ledger.fail_append(persisted=was_stored)
+        with pytest.raises(LedgerError):
+            await s.purchaser.buy(CHAT, BODY)
+        assert seller.seen[Kind.ORDER] == before
+        async with await s.purchaser.buy(CHAT, BODY, whole=True):
+            await s.settled(2)
+
+
+async def test_a_clock_ten_minutes_off_is_named() -> None:
+    seller = TestSeller()
+    seller.ahead_ms = 600_000
+    async with shop(seller) as s:
+        with pytest.raises(Refused, match="clock") as caught:
+            await s.purchaser.buy(CHAT, BODY)
+        assert caught.value.code == "clock-skew"
+
+
+async def test_a_renewed_offer_is_fetched_over_the_link() -> None:
+    seller = TestSeller()
+    async with shop(seller) as s:
+        async with await s.purchaser.buy(CHAT, BODY, whole=True):
+            pass
+        fetched = s.network.fetches[seller.peer_id]
+        seller.offer = seller.make_offer(sequence=2)
+        async with await s.purchaser.buy(CHAT, BODY, whole=True) as answer:
+            assert answer.offer.message.sequence == 2
+        assert s.network.fetches[seller.peer_id] == fetched and seller.seen[Kind.OFFER_REQUEST] == 1
+
+
+@pytest.mark.parametrize(
+    ("wishes", "code"),
+    [
+        (Wishes(countries=frozenset({"IT"})), "no-provider"),
+        (Wishes(max_cost_pico=1), "over-budget"),
+        (Wishes(provider="12D3KooWNobody"), "no-provider"),
+    ],
+)
+async def test_wishes_that_nobody_meets(wishes: Wishes, code: str) -> None:
+    seller = TestSeller()
+    async with shop(seller) as s:
+        with pytest.raises(Refused) as caught:
+            await s.purchaser.buy(CHAT, BODY, wishes)
+        assert caught.value.code == code and not seller.bodies
+
+
+async def test_an_unknown_model_is_looked_for_once() -> None:
+    seller = TestSeller()
+    async with shop(seller) as s:
+        for _ in range(2):
+            with pytest.raises(Refused, match="On sale: tiny") as caught:
+                await s.purchaser.buy(CHAT, BODY | {"model": "other"})
+            assert caught.value.code == "unknown-model"
+        assert s.network.searches.count("model/other") == 1
+
+
+async def test_an_engine_that_fails_is_not_the_programs_concern() -> None:
+    cheap, dear = TestSeller("cheap"), TestSeller("dear", **DEARER)
+    cheap.status, cheap.events = 500, [b'{"error": {"message": "broken"}}']
+    async with shop(cheap, dear) as s, await s.purchaser.buy(CHAT, BODY) as answer:
+        assert answer.provider == dear.peer_id
+        await s.settled(1)
+
+
+async def test_expired_offers_are_not_used() -> None:
+    seller = TestSeller()
+    seller.offer = seller.make_offer(valid_until_ms=unix_ms() + 300)
+    async with shop(seller) as s:
+        async with await s.purchaser.buy(CHAT, BODY, whole=True):
+            pass
+        await asyncio.sleep(0.35)  # the offer's own time
+        with pytest.raises(Refused) as caught:
+            await s.purchaser.buy(CHAT, BODY)
+        assert caught.value.code == "no-provider"
