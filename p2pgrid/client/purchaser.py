@@ -36,7 +36,7 @@ MAX_ATTEMPTS: Final = 4
 WARM_LINKS: Final = 8
 """Links that are dialled before they are needed: a dial costs milliseconds that a first token should not wait for."""
 SEARCH_TIMEOUT_S: Final = 4.0
-SEARCH_AGAIN_MS: Final = 30_000
+SEARCH_AGAIN_MS: Final = 5_000
 _HOUSEKEEPING_S: Final = 30.0
 _FINAL_CODES: Final = frozenset({"bad-request", "unsupported", "not-metered", "commitment", "engine-refused"})
 """What every provider would answer alike."""

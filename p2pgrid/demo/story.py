@@ -43,11 +43,19 @@ class Chat(msgspec.Struct, kw_only=True, frozen=True):
     max_tokens: int
 
 
+_REPORT: Final = " ".join(
+    f"On day {day} the plant at the river made {day * 7} megawatt hours, of which {day * 3} went to the data centre."
+    for day in range(1, 13)
+)
+"""Long enough to fill whole blocks of the engine's prefix cache."""
+
 FIRST_CHATS: Final = (
     Chat(prompt="What is a peer-to-peer network? Answer in one sentence.", streamed=True, max_tokens=48),
     Chat(prompt="What is a receipt? Answer in one sentence.", streamed=False, max_tokens=48),
+    Chat(prompt=f"Read this report. {_REPORT} What made the power?", streamed=True, max_tokens=16),
+    Chat(prompt=f"Read this report. {_REPORT} Who used the power?", streamed=True, max_tokens=16),
 )
-"""One after the other."""
+"""One after the other. The last repeats most of the prompt before it, which the engine has cached: it costs less."""
 CONCURRENT_CHATS: Final = (
     Chat(prompt="Write a short story about a lighthouse in Estonia.", streamed=True, max_tokens=160),
     Chat(prompt="Name three rivers in Europe.", streamed=False, max_tokens=40),

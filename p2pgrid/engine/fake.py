@@ -90,7 +90,7 @@ class FakeVllm:
     context_tokens: int = 4096
     pace_ms: float = 0.0
     state: FakeState = field(default_factory=FakeState)
-    _seen_prompts: set[tuple[int, ...]] = field(default_factory=set)
+    _seen_prefixes: set[int] = field(default_factory=set)
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=64 * 2**20)
@@ -162,11 +162,11 @@ class FakeVllm:
         return response
 
     def cached_tokens(self, prompt_ids: list[int]) -> int:
-        """Whole blocks of a prompt that came before, as vLLM's prefix cache counts (never the last token)."""
-        key = tuple(prompt_ids)
-        known = key in self._seen_prompts
-        self._seen_prompts.add(key)
-        return (len(prompt_ids) - 1) // _CACHE_BLOCK * _CACHE_BLOCK if known else 0
+        """Tokens in whole blocks that begin an earlier prompt too: vLLM's prefix cache (never the last token)."""
+        ends = range(_CACHE_BLOCK, len(prompt_ids), _CACHE_BLOCK)
+        known = max((end for end in ends if hash(tuple(prompt_ids[:end])) in self._seen_prefixes), default=0)
+        self._seen_prefixes.update(hash(tuple(prompt_ids[:end])) for end in ends)
+        return known
 
 
 class _Answer:

@@ -139,8 +139,12 @@ class TokenCounter:
 
     @property
     def is_whole(self) -> bool:
-        """True for an answer that came to its end, told its usage, and neither failed nor contradicted itself."""
-        return self.done and self.usage is not None and self.error is None and not self.contradiction
+        """True for an answer that came to its end, told its usage, and neither failed nor contradicted itself.
+
+        A choice that ended in `abort` failed: a stopping vLLM ends so, under HTTP 200, what it admits too late.
+        """
+        sound = self.error is None and not self.contradiction and "abort" not in self._finish_reasons.values()
+        return self.done and self.usage is not None and sound
 
     def feed(self, event: bytes) -> None:
         """Count one event, as `EventSplitter.feed` returns it.

@@ -348,6 +348,8 @@ class SellerOrder:
         if (message.channel, message.order_number, message.tick, message.usage, message.amount_pico) != wanted:
             raise ProtocolViolation("the client's voucher differs from the meter tick it names.")
         self._move(SellerEvent.VOUCHER)
+        if self.receipt is not None and is_billed_by_voucher(self.receipt.message.status):
+            return ()  # Too late: the receipt goes by an earlier one, and a record of this would contradict it.
         self._unanswered = {i: m for i, m in self._unanswered.items() if m.tick > meter.tick}
         self._acknowledged = message.usage
         self._acknowledged_commitment = meter.response_commitment
@@ -363,7 +365,11 @@ class SellerOrder:
         if not self.is_running:
             self._move(SellerEvent.CANCEL)
             return ()
-        return [AbortEngine(), *self._finish(Status.LATE if self._is_late(now_ms) else Status.CANCELLED, now_ms)]
+        status = Status.LATE if self._is_late(now_ms) else Status.CANCELLED
+        if self._delivered.output_tokens - self._acknowledged.output_tokens > self.books.terms.window_tokens:
+            # One event was larger than the window. If the link is lost now, nobody could prove that it arrived.
+            status = Status.INTERRUPTED
+        return [AbortEngine(), *self._finish(status, now_ms)]
 
     def _on_countersignature(self, payload: bytes, now_ms: int) -> Actions:
         receipt = check_countersignature(self.receipt, payload, self.books)

@@ -39,7 +39,8 @@ def test_it_buys_audits_and_leaves_nothing_running(tmp_path: Path, fake_engine: 
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     chats = report["chats"]
-    assert [chat["country"] for chat in chats] == ["LT"] * 5 + ["IT"] * 2
+    assert [chat["country"] for chat in chats] == ["LT"] * 7 + ["IT"] * 2
+    assert any(chat["cached_tokens"] for chat in chats)
     assert {chat["streamed"] for chat in chats} == {True, False}
     for chat in chats:
         prices = {"LT": (100_000, 400_000), "IT": (150_000, 600_000)}[chat["country"]]

@@ -140,6 +140,12 @@ def test_a_stream_cut_short_counts_what_came() -> None:
     assert counter.finish_reason is None and not counter.contradiction and not counter.is_whole
 
 
+def test_an_answer_that_the_engine_aborted_is_not_whole() -> None:
+    stream = event(choices=[choice(ids=[], finish="abort")], prompt_token_ids=[1], usage=usage(1, 0))
+    counter = count(stream + event(choices=[], usage=usage(1, 0)) + DONE)
+    assert counter.done and not counter.contradiction and not counter.is_whole
+
+
 def test_an_error_inside_the_stream() -> None:
     counter = count(event(choices=[choice(ids=[1])]))
     counter.feed(b'data: {"error": {"message": "Internal server error", "type": "E", "param": null, "code": 500}}\n\n')

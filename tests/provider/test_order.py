@@ -74,7 +74,6 @@ async def test_many_orders_at_once_settle_in_the_order_of_their_receipts() -> No
         ("garbage", Status.FAILED),
         ("huge", Status.FAILED),
         ("busy", Status.FAILED),
-        ("endless", Status.FAILED),
         ("empty", Status.EMPTY),
     ],
 )

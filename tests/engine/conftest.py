@@ -1,0 +1,50 @@
+"""One real vLLM with the tiny random model, shared by every test of a run that is marked `vllm`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from p2pgrid.engine.environment import EngineEnvironment, engine_environment
+from p2pgrid.engine.process import ManagedVllm
+from p2pgrid.engine.serve_command import VllmSettings
+from p2pgrid.errors import EngineError
+
+START_TIMEOUT_S = 300.0
+
+
+@pytest.fixture(scope="session")
+def vllm_environment() -> EngineEnvironment:
+    """The engine's environment with the tiny model in it; without one the test is skipped, or fails if told so."""
+    environment = engine_environment()
+    try:
+        environment.require()
+        environment.require_model("tiny")
+    except EngineError as error:
+        if os.environ.get("P2PGRID_REQUIRE_VLLM") == "1":
+            raise
+        pytest.skip(f"{error} (P2PGRID_REQUIRE_VLLM=1 makes this a failure)")
+    return environment
+
+
+def tiny_settings(environment: EngineEnvironment, **more: object) -> VllmSettings:
+    fields: dict[str, object] = {"tool_call_parser": "hermes", "cpu_threads": 1, "max_running": 8, "max_waiting": 4}
+    model = environment.require_model("tiny")
+    return VllmSettings(model=model, served_name="tiny", **(fields | more))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def vllm_url(vllm_environment: EngineEnvironment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of the shared server. Its loop stands still between start and stop; the server does not mind."""
+    log_path = tmp_path_factory.mktemp("vllm") / "engine.log"
+    with asyncio.Runner() as runner:
+        engine = ManagedVllm(tiny_settings(vllm_environment), vllm_environment, log_path=log_path)
+        try:
+            runner.run(engine.ready(START_TIMEOUT_S))
+            assert engine.url is not None
+            yield engine.url
+        finally:
+            runner.run(engine.aclose())
