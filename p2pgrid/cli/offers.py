@@ -122,7 +122,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     for name in ("input", "cached", "output", "context", "at once", "window"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("valid until (UTC)")
-    table.add_column("peer", overflow="fold")
+    table.add_column("peer", no_wrap=True)
     for row in sorted(rows, key=lambda one: (one["model"], float(one["prices"]["output_eur"]), one["provider"])):
         prices = row["prices"]
         table.add_row(
@@ -138,7 +138,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             datetime.fromtimestamp(row["valid_until_ms"] / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
             row["provider"],
         )
-    Console(width=None if Console().is_terminal else 160).print(table)
+    Console(width=None if Console().is_terminal else 180).print(table)
 
 
 def _printable(text: str) -> str:

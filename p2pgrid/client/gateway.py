@@ -27,6 +27,7 @@ from p2pgrid.client.openai_api import (
     model_list,
     parse_wishes,
     status_of,
+    without_token_ids,
 )
 from p2pgrid.client.purchaser import Purchaser
 from p2pgrid.errors import LocalError, P2pgridError, Refused, RemoteError, UsageError
@@ -140,10 +141,12 @@ class Gateway:
         async with await self._purchaser.buy(http.path, body, wishes, whole=not streamed) as answer:
             if streamed:
                 return await self._stream(http, answer, wants_usage=_wants_usage(body))
-            return await self._whole(answer)
+            return await self._whole(answer, wants_ids=body.get("return_token_ids") is True)
 
-    async def _whole(self, answer: Answer) -> web.Response:
+    async def _whole(self, answer: Answer, *, wants_ids: bool) -> web.Response:
         merged = await answer.assemble()
+        if not wants_ids:
+            merged = without_token_ids(merged)
         await answer.settled(RECEIPT_WAIT_S)
         _log_sale(answer)
         return _json(merged, headers={**answer_headers(answer), **cost_headers(answer)})

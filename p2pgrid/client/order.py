@@ -8,11 +8,11 @@ is signed.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from p2pgrid.client.background import log_failed_write
 from p2pgrid.errors import LedgerError, P2pgridError, ProtocolViolation, Refused, RemoteError, Unreachable
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.outbox import Outbox
@@ -22,8 +22,6 @@ from p2pgrid.proto.buyer import BuyerOrder, BuyerState
 from p2pgrid.proto.frame import FIRST_CREDITED_KIND, ResetCode, reset_name
 from p2pgrid.proto.messages import Receipt
 from p2pgrid.proto.record import Message, Signed
-
-log = logging.getLogger(__name__)
 
 MAX_BUFFERED_BYTES: Final = 1024 * 1024
 """Answer bytes that wait for a slow program before the provider is given no more credit."""
@@ -142,7 +140,8 @@ class OrderStream(StreamHandler):
             self._stream.reset(ResetCode.CANCELLED)
             self._lost(Unreachable("the request was cancelled before it was sent."), "cancelled-unsent")
             return
-        self._act(self.buyer.cancel())
+        if not self._is_answered:
+            self._act(self.buyer.cancel())
         if self.buyer.is_open:
             self._expect_receipt()
 
@@ -223,7 +222,7 @@ class OrderStream(StreamHandler):
                 case Turn(number):
                     self._owner.order_turn(self, number)
                 case KeepEvidence(record, reason):
-                    self._ledger.append_evidence(record, reason).add_done_callback(_log_failure)
+                    self._ledger.append_evidence(record, reason).add_done_callback(log_failed_write)
                 case Dispute():
                     self._finish(ProtocolViolation(f"the provider broke the rules: {action.message}"))
                     self._owner.order_disputed(self, action)
@@ -262,7 +261,7 @@ class OrderStream(StreamHandler):
         assert refusal is not None
         order = self.buyer.order
         outcome = self._ledger.note_outcome(order, f"refused:{refusal.code}")
-        outcome.add_done_callback(_log_failure)
+        outcome.add_done_callback(log_failed_write)
         hint = f"Try again in {-(-refusal.retry_after_ms // 1000)} s." if refusal.retry_after_ms else ""
         self._finish(Refused(refusal.code, f"the provider refused: {refusal.message}", hint=hint))
 
@@ -282,7 +281,7 @@ class OrderStream(StreamHandler):
         self.buyer.link_lost()
         if outcome:
             self.buyer.books.close_order(self.buyer.order.message.order_number)
-            self._ledger.note_outcome(self.buyer.order, outcome).add_done_callback(_log_failure)
+            self._ledger.note_outcome(self.buyer.order, outcome).add_done_callback(log_failed_write)
         self._finish(error)
 
     def _ledger_failed(self, error: LedgerError) -> None:
@@ -319,8 +318,3 @@ class OrderStream(StreamHandler):
     def _wake(self) -> None:
         if self._wakeup is not None and not self._wakeup.done():
             self._wakeup.set_result(None)
-
-
-def _log_failure(future: asyncio.Future[None]) -> None:
-    if not future.cancelled() and (error := future.exception()) is not None:
-        log.error("a note could not be written to the ledger: %s", error)

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from p2pgrid.client.background import log_end, log_failed_write
 from p2pgrid.client.exchanges import DisputedProposal, open_channel, request_offer, resume_channel
 from p2pgrid.client.order import OrderOwner, OrderStream
 from p2pgrid.errors import (
@@ -55,6 +56,8 @@ class SessionLimits:
     queue_timeout_s: float = 20.0
     link_timeout_s: float = 10.0
     """How long a request waits for a link to the only provider there is."""
+    drain_s: float = 2.0
+    """How long orders that are cancelled on closing may take to be settled."""
     first_token_timeout_s: float = 120.0
 
 
@@ -107,6 +110,7 @@ class ProviderSession(OrderOwner):
         self._queued = 0
         self._closing: set[asyncio.Task[None]] = set()
         self._task = asyncio.get_running_loop().create_task(self._keep_settled(), name=f"session {provider}")
+        self._task.add_done_callback(log_end)
 
     # -- for whoever buys ----------------------------------------------------------------------------------------
 
@@ -174,7 +178,12 @@ class ProviderSession(OrderOwner):
         return await request_offer(await self.ready(timeout_s))
 
     async def aclose(self) -> None:
-        """Give open orders up, close the link."""
+        """Cancel open orders, give them a moment to be settled, close the link."""
+        open_orders = list(self._orders)
+        for order in open_orders:
+            order.cancel()
+        if open_orders and self._limits.drain_s:
+            await asyncio.wait([order.ended_future for order in open_orders], timeout=self._limits.drain_s)
         tasks = [self._task, *([self._opening] if self._opening else [])]
         for task in tasks:
             task.cancel()
@@ -370,7 +379,7 @@ class ProviderSession(OrderOwner):
                 raise Refused(fault.code, fault.message, hint=_CLOCK_HINT) from fault
             if isinstance(fault, DisputedProposal):
                 evidence = self._ledger.append_evidence(fault.record, f"{fault.code}: {fault.message}")
-                evidence.add_done_callback(_log_failure)
+                evidence.add_done_callback(log_failed_write)
             self._set_quarantine(f"{fault.code}: {fault.message}")
             raise ProtocolViolation(f"{self.provider} broke the rules: {fault.message}") from fault
         except ProtocolViolation as violation:
@@ -399,8 +408,3 @@ class ProviderSession(OrderOwner):
 
     async def _wait_for_change(self) -> None:
         await self._changed.wait()
-
-
-def _log_failure(future: asyncio.Future[None]) -> None:
-    if not future.cancelled() and (error := future.exception()) is not None:
-        log.error("evidence could not be written to the ledger: %s", error)

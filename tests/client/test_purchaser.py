@@ -142,6 +142,7 @@ async def test_a_gateway_that_crashed_goes_on_where_it_was() -> None:
         await s.purchaser.buy(CHAT, BODY)
         await seller.until(lambda: seller.seen[Kind.VOUCHER] == 6)
         ledger = s.ledger.crashed()
+        seller.drop_links()
     await seller.until(lambda: seller.orders[0].receipt)
     seller.hold_after = None
     try:
@@ -347,3 +348,20 @@ async def test_expired_offers_are_not_used() -> None:
         with pytest.raises(Refused) as caught:
             await s.purchaser.buy(CHAT, BODY)
         assert caught.value.code == "no-provider"
+
+
+async def test_closing_settles_what_is_open() -> None:
+    seller = TestSeller()
+    seller.events, seller.hold_after = chat_events(30), 5
+    async with shop(seller) as s:
+        await s.purchaser.buy(CHAT, BODY)
+    assert [row.receipt.status for row in s.ledger.receipts() if row.countersigned] == [Status.CANCELLED]
+
+
+async def test_a_complete_answer_is_not_cancelled() -> None:
+    seller = TestSeller()
+    async with shop(seller) as s:
+        async with await s.purchaser.buy(CHAT, BODY, whole=True):
+            pass
+        await s.settled(1)
+        assert not seller.seen[Kind.CANCEL]
