@@ -57,9 +57,9 @@ def gateway(
     log_to_stderr(verbose=verbose)
     whole = context.data.load_config()
     name, peers = resolve_bootstrap(whole, network, bootstrap, bootstrap_peers)
-    config = _with_flags(whole.client, listen, countries, max_cost_eur, api_key_file)
+    config = with_flags(whole.client, listen, countries, max_cost_eur, api_key_file)
     host, port = parse_host_port(config.listen)
-    api_key = _read_api_key(Path(config.api_key_file).expanduser()) if config.api_key_file else None
+    api_key = read_api_key(Path(config.api_key_file).expanduser()) if config.api_key_file else None
 
     async def main(stop: asyncio.Event) -> None:
         from p2pgrid.client.client import Client
@@ -77,7 +77,7 @@ def gateway(
     run(main)
 
 
-def _with_flags(
+def with_flags(
     config: ClientConfig,
     listen: str | None,
     countries: tuple[str, ...],
@@ -98,7 +98,7 @@ def _with_flags(
         raise UsageError(f"the command line: {error}.", hint="Countries are codes like LT or IT.") from None
 
 
-def _read_api_key(path: Path) -> str:
+def read_api_key(path: Path) -> str:
     """The API key in a file. Raises UsageError: missing, open to others, or too short to be one."""
     try:
         mode = stat.S_IMODE(path.stat().st_mode)

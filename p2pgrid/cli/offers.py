@@ -116,18 +116,20 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from p2pgrid.client.text import printable
+
     table = Table(title="On sale, EUR per million tokens")
     for name in ("model", "operator", "country"):
         table.add_column(name, overflow="fold")
     for name in ("input", "cached", "output", "context", "at once", "window"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("valid until (UTC)")
-    table.add_column("peer", overflow="fold")
+    table.add_column("peer", no_wrap=True)
     for row in sorted(rows, key=lambda one: (one["model"], float(one["prices"]["output_eur"]), one["provider"])):
         prices = row["prices"]
         table.add_row(
-            escape(_printable(row["model"])),
-            escape(_printable(row["operator"])),
+            escape(printable(row["model"])),
+            escape(printable(row["operator"])),
             row["country"],
             prices["input_eur"],
             prices["cached_input_eur"],
@@ -138,9 +140,4 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             datetime.fromtimestamp(row["valid_until_ms"] / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
             row["provider"],
         )
-    Console(width=None if Console().is_terminal else 160).print(table)
-
-
-def _printable(text: str) -> str:
-    """A stranger's text, without what could move the cursor."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    Console(width=None if Console().is_terminal else 180).print(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -17,8 +18,8 @@ from p2pgrid.proto.messages import ModelOffer, Offer, Receipt, Usage
 from p2pgrid.proto.record import Signed
 from p2pgrid.proto.sse import EventSplitter
 
-_PASSED_ON_STATUS: Final = range(400, 500)
-_RETRIED_STATUS: Final = (408, 429)
+_PASSED_ON_STATUS: Final = (400, 413, 422)
+"""What says that the request itself is at fault. Any other speaks of the provider's engine."""
 _FAILURE_CODES: Final = frozenset(
     {"engine-failed", "engine-unavailable", "ledger-unavailable", "clock-skew", "withdrawn", "timeout"}
 )
@@ -32,8 +33,9 @@ class EngineRefused(Refused):
     """
 
     def __init__(self, status: int, error: dict[str, Any]) -> None:
-        is_final = status in _PASSED_ON_STATUS and status not in _RETRIED_STATUS
-        super().__init__("engine-refused" if is_final else "engine-failed", str(error.get("message", "")))
+        # The engine's own words may repeat the prompt: they go to the program, and into no log.
+        code = "engine-refused" if status in _PASSED_ON_STATUS else "engine-failed"
+        super().__init__(code, f"the provider's engine answered with status {status}.")
         self.status = status
         self.error = error
 
@@ -50,7 +52,7 @@ class Answer:
         self.provider: Final = candidate.peer_id
         self._order = order
         self._stall_timeout_s = stall_timeout_s
-        self._collected: list[bytes] | None = None
+        self._collected: deque[bytes] | None = None
 
     # -- who -----------------------------------------------------------------------------------------------------
 
@@ -114,7 +116,7 @@ class Answer:
         if head is not None and head.status != 200:
             raise EngineRefused(head.status, _parse_error(b"".join([data async for data in self])))
         if whole:
-            self._collected = [data async for data in self]
+            self._collected = deque([data async for data in self])
         if counter.error is not None and (whole or not counter.output_tokens):
             raise EngineRefused(*_stream_error(counter.error))
 
@@ -124,7 +126,7 @@ class Answer:
     async def __anext__(self) -> bytes:
         if self._collected is not None:
             if self._collected:
-                return self._collected.pop(0)
+                return self._collected.popleft()
             raise StopAsyncIteration
         try:
             async with asyncio.timeout(self._stall_timeout_s):

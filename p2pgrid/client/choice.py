@@ -19,6 +19,8 @@ from p2pgrid.proto.record import Signed
 from p2pgrid.proto.request import RequestFields
 from p2pgrid.units import format_amount_eur
 
+CURRENCY: Final = "EUR"
+"""Budgets are in it, and prices are compared in it."""
 BYTES_PER_TOKEN: Final = 4
 """Of a request's body, as a rule of thumb. Prices are compared by it; nothing is billed by it."""
 MOST_BYTES_PER_TOKEN: Final = 32
@@ -116,7 +118,8 @@ class Choice:
     models: tuple[str, ...]
     """Every model on sale, sorted."""
     rejected: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """By test: `model`, `endpoint`, `provider`, `country`, `context`, `budget`, `quarantine`; a word on each offer."""
+    """By test: `model`, `currency`, `endpoint`, `provider`, `country`, `context`, `budget`, `quarantine`.
+    A word on each offer."""
 
     def refusal(self, model: str, endpoint: str, wishes: Wishes) -> Refused:
         """Why there is no candidate: the test that the best offers fell at."""
@@ -130,6 +133,8 @@ class Choice:
                 return Refused(
                     "unknown-model", f"the model {model!r} is not on sale.", hint=f"On sale: {', '.join(self.models)}."
                 )
+            case "currency":
+                return Refused("no-provider", f"{model!r} is sold for {words} alone; this client pays in {CURRENCY}.")
             case "endpoint":
                 return Refused("unknown-endpoint", f"{endpoint} is not sold for {model!r}.", hint=f"Sold: {words}.")
             case "provider":
@@ -152,7 +157,7 @@ class Choice:
         return Refused("no-provider", f"no provider of {model!r} can be dealt with: {words}.")
 
 
-_TESTS: Final = ("model", "endpoint", "provider", "country", "context", "budget", "quarantine")
+_TESTS: Final = ("model", "currency", "endpoint", "provider", "country", "context", "budget", "quarantine")
 
 
 def choose(
@@ -216,6 +221,8 @@ def _first_failed_test(
     country = offer.message.data_terms.country
     if entry is None:
         return "model", fields.model
+    if offer.message.currency != CURRENCY:
+        return "currency", offer.message.currency
     if endpoint not in entry.endpoints:
         return "endpoint", ", ".join(entry.endpoints)
     if wishes.provider and wishes.provider != peer_id:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
+from p2pgrid.client.text import printable
 from p2pgrid.errors import InvalidRecord, ProtocolViolation, Refused, Unreachable
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
@@ -52,7 +53,7 @@ class Exchange:
             raise Unreachable(f"{self._name} ended the exchange; {kind.name} was expected.")
         if received.kind == Kind.REFUSAL:
             refusal = parse_frame(received.payload, Refusal)
-            raise Refused(refusal.code, f"the provider refused: {refusal.message}")
+            raise Refused(refusal.code, f"the provider refused: {printable(refusal.message)}")
         if received.kind != kind:
             raise ProtocolViolation(f"{self._name} sent message kind {received.kind}; {kind.name} was expected.")
         return received.payload
@@ -68,6 +69,14 @@ async def exchange(link: LinkConnection) -> AsyncIterator[Exchange]:
         one.stream.reset(ResetCode.CANCELLED)
         raise
     one.stream.end()
+
+
+class DisputedRecord(InvalidRecord):
+    """A record that the provider signed and that cannot be signed here. `record` is the evidence."""
+
+    def __init__(self, fault: InvalidRecord, record: Record) -> None:
+        super().__init__(fault.code, fault.message, hint=fault.hint)
+        self.record = record
 
 
 async def request_offer(link: LinkConnection) -> bytes:
@@ -91,19 +100,14 @@ async def open_channel(
         request = ChannelRequest(client_nonce=client_nonce, offer=offer.id, now_ms=now_ms())
         talk.send(Kind.CHANNEL_REQUEST, request.to_bytes())
         record = parse_record(await talk.expect(Kind.CHANNEL))
-        channel = accept_channel(record, offer, key=key, client_nonce=client_nonce, now_ms=now_ms())
+        try:
+            channel = accept_channel(record, offer, key=key, client_nonce=client_nonce, now_ms=now_ms())
+        except InvalidRecord as fault:
+            raise DisputedRecord(fault, record) from fault
         await ledger.append(offer, channel)
         talk.send(Kind.CHANNEL, channel.record.to_bytes())
         await talk.expect(Kind.CHANNEL_OPENED)
     return channel
-
-
-class DisputedProposal(InvalidRecord):
-    """A receipt that the provider proposed on resuming and that cannot be signed. `record` is the evidence."""
-
-    def __init__(self, fault: InvalidRecord, record: Record) -> None:
-        super().__init__(fault.code, fault.message, hint=fault.hint)
-        self.record = record
 
 
 async def resume_channel(
@@ -119,7 +123,7 @@ async def resume_channel(
 
     No order of the channel may be live. `delivered` holds, by order number, our own count of the answers that this
     process saw to their end. Proposals are countersigned, or sent again if they were. Orders that have no receipt now
-    never became the provider's business: they are closed without one. Raises DisputedProposal.
+    never became the provider's business: they are closed without one. Raises DisputedRecord.
     """
     still_open = {one.order.message.order_number: one.order for one in ledger.open_orders(books.id)}
     async with exchange(link) as talk:
@@ -133,7 +137,7 @@ async def resume_channel(
                 refusal = Refusal(code=fault.code, message=fault.message[:512])
                 talk.send(Kind.RECEIPT_REFUSAL, refusal.to_bytes())
                 talk.stream.end()
-                raise DisputedProposal(fault, record) from fault
+                raise DisputedRecord(fault, record) from fault
             await ledger.append(signed)
             talk.send(Kind.COUNTERSIGNATURE, signed.record.to_bytes())
             still_open.pop(signed.message.order_number, None)

@@ -27,8 +27,10 @@ from p2pgrid.client.openai_api import (
     model_list,
     parse_wishes,
     status_of,
+    without_token_ids,
 )
 from p2pgrid.client.purchaser import Purchaser
+from p2pgrid.client.text import printable
 from p2pgrid.errors import LocalError, P2pgridError, Refused, RemoteError, UsageError
 from p2pgrid.proto.messages import ENDPOINTS
 from p2pgrid.proto.wire import MAX_BODY_BYTES
@@ -80,10 +82,10 @@ class Gateway:
             kept = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
             return _json(http_error_body(error.status, text), error.status, kept)
         except P2pgridError as error:
-            status = status_of(error)
+            status, body = status_of(error), error_body(error)
             headers = {"Retry-After": "1"} if status in (429, 503) else None
-            log.info("%s %s: %d %s", request.method, request.path, status, error.message)
-            return _json(error_body(error), status, headers)
+            log.info("%s %s: %d %s", request.method, request.path, status, body["error"]["code"])
+            return _json(body, status, headers)
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
@@ -140,10 +142,12 @@ class Gateway:
         async with await self._purchaser.buy(http.path, body, wishes, whole=not streamed) as answer:
             if streamed:
                 return await self._stream(http, answer, wants_usage=_wants_usage(body))
-            return await self._whole(answer)
+            return await self._whole(answer, wants_ids=body.get("return_token_ids") is True)
 
-    async def _whole(self, answer: Answer) -> web.Response:
+    async def _whole(self, answer: Answer, *, wants_ids: bool) -> web.Response:
         merged = await answer.assemble()
+        if not wants_ids:
+            merged = without_token_ids(merged)
         await answer.settled(RECEIPT_WAIT_S)
         _log_sale(answer)
         return _json(merged, headers={**answer_headers(answer), **cost_headers(answer)})
@@ -244,8 +248,8 @@ def _log_sale(answer: Answer) -> None:
     usage = answer.usage
     log.info(
         "%s from %s (%s): %d in, %d cached, %d out, %s EUR",
-        answer.entry.model,
-        answer.operator or answer.provider,
+        printable(answer.entry.model),
+        printable(answer.operator) or answer.provider,
         answer.country,
         usage.prompt_tokens,
         usage.cached_tokens,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from p2pgrid.client.background import log_end
 from p2pgrid.client.offer_cache import read_cache, write_cache
 from p2pgrid.errors import InvalidRecord, P2pgridError, Refused, RemoteError
 from p2pgrid.net.lookup_keys import PROVIDER, model_key
@@ -105,11 +106,11 @@ class OfferBook:
         self.last_fault = ""
         """Why an offer was last refused or not had, in a sentence; for whoever finds the book empty."""
         self.ask_over_link = ask_over_link
+        self.on_conflict = on_conflict
         self._finder = finder
         self._now_ms = now_ms
         self._keys = tuple(keys)
         self._cache = cache
-        self._on_conflict = on_conflict
         self._entries: dict[str, _Entry] = {}
         self._barred: set[str] = set()
         self._fetching: dict[str, asyncio.Task[None]] = {}
@@ -121,6 +122,7 @@ class OfferBook:
     async def __aenter__(self) -> OfferBook:
         await self._load()
         self._task = asyncio.create_task(self._keep_searching(), name="offers")
+        self._task.add_done_callback(log_end)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -297,9 +299,9 @@ class OfferBook:
         log.error("%s It is dealt with no more.", reason)
         self._barred.add(peer_id)
         self._tell()
-        if self._on_conflict is not None:
-            self._on_conflict(known.record, reason)
-            self._on_conflict(offer.record, reason)
+        if self.on_conflict is not None:
+            self.on_conflict(known.record, reason)
+            self.on_conflict(offer.record, reason)
         raise InvalidRecord("two-offers", f"{peer_id} has signed two offers under number {offer.message.sequence}.")
 
     def _make_room(self) -> None:

@@ -238,6 +238,14 @@ def _header_text(text: str) -> str:
     return quote(text, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~").strip()
 
 
+def without_token_ids(merged: dict[str, Any]) -> dict[str, Any]:
+    """An unstreamed answer for a program that did not ask for token ids: the grid needed them, to count."""
+    for part in (merged, *merged.get("choices", ())):
+        part.pop("prompt_token_ids", None)
+        part.pop("token_ids", None)
+    return merged
+
+
 # -- the stream --------------------------------------------------------------------------------------------------------
 
 

@@ -8,11 +8,12 @@ is signed.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from p2pgrid.client.background import log_failed_write
+from p2pgrid.client.text import printable
 from p2pgrid.errors import LedgerError, P2pgridError, ProtocolViolation, Refused, RemoteError, Unreachable
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.outbox import Outbox
@@ -22,8 +23,6 @@ from p2pgrid.proto.buyer import BuyerOrder, BuyerState
 from p2pgrid.proto.frame import FIRST_CREDITED_KIND, ResetCode, reset_name
 from p2pgrid.proto.messages import Receipt
 from p2pgrid.proto.record import Message, Signed
-
-log = logging.getLogger(__name__)
 
 MAX_BUFFERED_BYTES: Final = 1024 * 1024
 """Answer bytes that wait for a slow program before the provider is given no more credit."""
@@ -50,8 +49,8 @@ class OrderOwner(Protocol):
     def order_disputed(self, order: OrderStream, dispute: Dispute) -> None:
         """The provider broke the rules on it."""
 
-    def order_cut(self, order: OrderStream, code: int) -> None:
-        """The provider reset its stream while the link lives."""
+    def order_cut(self, order: OrderStream) -> None:
+        """It lost its stream while the link lives, and its receipt may still come."""
 
     def ledger_failed(self, error: LedgerError) -> None:
         """A record of it could not be made durable."""
@@ -142,7 +141,8 @@ class OrderStream(StreamHandler):
             self._stream.reset(ResetCode.CANCELLED)
             self._lost(Unreachable("the request was cancelled before it was sent."), "cancelled-unsent")
             return
-        self._act(self.buyer.cancel())
+        if not self._is_answered:
+            self._act(self.buyer.cancel())
         if self.buyer.is_open:
             self._expect_receipt()
 
@@ -186,12 +186,14 @@ class OrderStream(StreamHandler):
         if self.buyer.is_open:
             stream.reset(ResetCode.CANCELLED)
             self._lost(RemoteError("the provider ended the answer without a receipt."))
-            self._owner.order_cut(self, ResetCode.INTERNAL)
+            self._owner.order_cut(self)
 
     def reset(self, stream: Stream, code: int, message: str) -> None:
-        text = f"the provider cut the answer off ({reset_name(code)}): {message or 'it gave no reason'}."
-        self._lost(AnswerLost(text), "not-taken" if code == ResetCode.REFUSED else "")
-        self._owner.order_cut(self, code)
+        text = f"the provider cut the answer off ({reset_name(code)}): {printable(message) or 'it gave no reason'}."
+        not_taken = code == ResetCode.REFUSED and self.buyer.state is BuyerState.ORDERED
+        self._lost(AnswerLost(text), "not-taken" if not_taken else "")
+        if not not_taken:
+            self._owner.order_cut(self)
 
     def link_lost(self, stream: Stream, error: P2pgridError) -> None:
         self._lost(AnswerLost(error.message, hint=error.hint))
@@ -223,7 +225,7 @@ class OrderStream(StreamHandler):
                 case Turn(number):
                     self._owner.order_turn(self, number)
                 case KeepEvidence(record, reason):
-                    self._ledger.append_evidence(record, reason).add_done_callback(_log_failure)
+                    self._ledger.append_evidence(record, reason).add_done_callback(log_failed_write)
                 case Dispute():
                     self._finish(ProtocolViolation(f"the provider broke the rules: {action.message}"))
                     self._owner.order_disputed(self, action)
@@ -262,9 +264,9 @@ class OrderStream(StreamHandler):
         assert refusal is not None
         order = self.buyer.order
         outcome = self._ledger.note_outcome(order, f"refused:{refusal.code}")
-        outcome.add_done_callback(_log_failure)
+        outcome.add_done_callback(log_failed_write)
         hint = f"Try again in {-(-refusal.retry_after_ms // 1000)} s." if refusal.retry_after_ms else ""
-        self._finish(Refused(refusal.code, f"the provider refused: {refusal.message}", hint=hint))
+        self._finish(Refused(refusal.code, f"the provider refused: {printable(refusal.message)}", hint=hint))
 
     def _settled(self, receipt: Signed[Receipt]) -> None:
         self.receipt = receipt
@@ -282,7 +284,7 @@ class OrderStream(StreamHandler):
         self.buyer.link_lost()
         if outcome:
             self.buyer.books.close_order(self.buyer.order.message.order_number)
-            self._ledger.note_outcome(self.buyer.order, outcome).add_done_callback(_log_failure)
+            self._ledger.note_outcome(self.buyer.order, outcome).add_done_callback(log_failed_write)
         self._finish(error)
 
     def _ledger_failed(self, error: LedgerError) -> None:
@@ -303,7 +305,7 @@ class OrderStream(StreamHandler):
 
     def _receipt_overdue(self, error: P2pgridError) -> None:
         self.give_up(error)
-        self._owner.order_cut(self, ResetCode.CANCELLED)
+        self._owner.order_cut(self)
 
     def _finish(self, error: P2pgridError | None) -> None:
         if self.ended_future.done():
@@ -319,8 +321,3 @@ class OrderStream(StreamHandler):
     def _wake(self) -> None:
         if self._wakeup is not None and not self._wakeup.done():
             self._wakeup.set_result(None)
-
-
-def _log_failure(future: asyncio.Future[None]) -> None:
-    if not future.cancelled() and (error := future.exception()) is not None:
-        log.error("a note could not be written to the ledger: %s", error)

@@ -8,14 +8,15 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
 import msgspec
 
 from p2pgrid.client.answer import Answer, is_failure_of
-from p2pgrid.client.choice import Candidate, Choice, Standing, Wishes, choose
+from p2pgrid.client.background import log_end, log_failed_write
+from p2pgrid.client.choice import CURRENCY, Candidate, Choice, Standing, Wishes, choose
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.order import AnswerLost, OrderStream
 from p2pgrid.client.roads import Dialler, dial_provider, direct_addresses
@@ -35,7 +36,7 @@ MAX_ATTEMPTS: Final = 4
 WARM_LINKS: Final = 8
 """Links that are dialled before they are needed: a dial costs milliseconds that a first token should not wait for."""
 SEARCH_TIMEOUT_S: Final = 4.0
-SEARCH_AGAIN_MS: Final = 30_000
+SEARCH_AGAIN_MS: Final = 5_000
 _HOUSEKEEPING_S: Final = 30.0
 _FINAL_CODES: Final = frozenset({"bad-request", "unsupported", "not-metered", "commitment", "engine-refused"})
 """What every provider would answer alike."""
@@ -75,9 +76,11 @@ class Purchaser:
         self._searched: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
         book.ask_over_link = self._offer_over_link
+        book.on_conflict = self._keep_evidence
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._keep_house(), name="purchaser")
+        self._task.add_done_callback(log_end)
         return self
 
     async def __aexit__(
@@ -100,32 +103,22 @@ class Purchaser:
         """
         purchase, allowed = self._prepare(endpoint, body, wishes or Wishes())
         failures: list[RemoteError] = []
-        tried: set[bytes] = set()
-        is_again, last = False, b""
+        tried: list[bytes] = []
         while len(tried) < MAX_ATTEMPTS:
-            choice = self._choose(purchase, allowed)
-            left = [one for one in choice.candidates if one.offer.id not in tried]
-            if not left and not tried and await self._search_model(purchase.fields.model, choice):
-                choice = self._choose(purchase, allowed)
-                left = list(choice.candidates)
-            if not left and failures and isinstance(failures[-1], AnswerLost) and not is_again:
-                # Nobody else has it, and a link that was lost may be there again.
-                is_again = True
-                left = [one for one in choice.candidates if one.offer.id == last]
-            if not left:
-                if not tried:
-                    raise choice.refusal(purchase.fields.model, endpoint, allowed)
+            following = await self._next(purchase, allowed, tried, failures)
+            if following is None:
                 break
-            last = left[0].offer.id
-            tried.add(left[0].offer.id)
+            candidate, is_last = following
+            tried.append(candidate.offer.id)
             try:
-                return await self._attempt(left[0], purchase, whole=whole, is_last=len(left) == 1)
+                return await self._attempt(candidate, purchase, whole=whole, is_last=is_last)
             except RemoteError as error:
                 if isinstance(error, Refused) and error.code in _FINAL_CODES:
                     raise
-                log.info("%s did not serve: %s", left[0].peer_id, error.message)
+                why = error.code if isinstance(error, Refused) else error.message
+                log.info("%s did not serve: %s", candidate.peer_id, why)
                 failures.append(error)
-                await self._learn(left[0].peer_id, error)
+                await self._learn(candidate.peer_id, error)
         raise _most_telling(failures)
 
     def models(self) -> list[Candidate]:
@@ -133,7 +126,8 @@ class Purchaser:
         return [
             Candidate(parse_public_key(offer.message.provider).peer_id, offer, entry, 0, False)
             for offer in self.book.offers()
-            if not self._wishes.countries or offer.message.data_terms.country in self._wishes.countries
+            if offer.message.currency == CURRENCY
+            and (not self._wishes.countries or offer.message.data_terms.country in self._wishes.countries)
             for entry in offer.message.models
         ]
 
@@ -141,10 +135,6 @@ class Purchaser:
     def n_ready(self) -> int:
         """Providers with a link that is ready for orders."""
         return sum(session.is_ready for session in self._sessions.values())
-
-    def keep_evidence(self, record: Record, reason: str) -> None:
-        """For the book of offers: keep an unacceptable record in the ledger."""
-        self.ledger.append_evidence(record, reason).add_done_callback(_log_failure)
 
     # -- one request ---------------------------------------------------------------------------------------------
 
@@ -182,6 +172,26 @@ class Purchaser:
                 self._away.add(peer_id)
                 self._standings[peer_id] = standing.failed(now_ms)
         return self._standings
+
+    async def _next(
+        self, purchase: Purchase, wishes: Wishes, tried: Sequence[bytes], failures: Sequence[RemoteError]
+    ) -> tuple[Candidate, bool] | None:
+        """The best candidate whose offer was not tried yet, and whether it is the last one.
+
+        Where nobody else is left, one whose link was lost is asked once more: it may be there again in an instant.
+        Raises Refused where there is no candidate from the start.
+        """
+        choice = self._choose(purchase, wishes)
+        if not choice.candidates and not tried:
+            model = purchase.fields.model
+            if await self._search_model(model, choice):
+                choice = self._choose(purchase, wishes)
+            if not choice.candidates:
+                raise choice.refusal(model, purchase.endpoint, wishes)
+        left = [one for one in choice.candidates if one.offer.id not in tried]
+        if not left and isinstance(failures[-1], AnswerLost) and tried.count(tried[-1]) == 1:
+            left = [one for one in choice.candidates if one.offer.id == tried[-1]]
+        return (left[0], len(left) == 1) if left else None
 
     async def _attempt(self, candidate: Candidate, purchase: Purchase, *, whole: bool, is_last: bool) -> Answer:
         session = self._session(candidate.peer_id)
@@ -252,6 +262,9 @@ class Purchaser:
             raise Unreachable(f"{provider} has no offer in force that says where to reach it.")
         return await self._dial(addresses, provider, self._key)
 
+    def _keep_evidence(self, record: Record, reason: str) -> None:
+        self.ledger.append_evidence(record, reason).add_done_callback(log_failed_write)
+
     def _offer_over_link(self, peer_id: str) -> Awaitable[bytes] | None:
         session = self._sessions.get(peer_id)
         return session.request_offer(self._limits.link_timeout_s) if session is not None and session.is_ready else None
@@ -301,8 +314,3 @@ def _most_telling(failures: list[RemoteError]) -> RemoteError:
     """Of several failures the one to show: a refusal says more than an absence, and the last more than the first."""
     refusals = [failure for failure in failures if isinstance(failure, Refused)]
     return (refusals or failures)[-1]
-
-
-def _log_failure(future: asyncio.Future[None]) -> None:
-    if not future.cancelled() and (error := future.exception()) is not None:
-        log.error("evidence could not be written to the ledger: %s", error)

@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from p2pgrid.client.exchanges import DisputedProposal, open_channel, request_offer, resume_channel
+from p2pgrid.client.background import log_end, log_failed_write
+from p2pgrid.client.exchanges import DisputedRecord, open_channel, request_offer, resume_channel
 from p2pgrid.client.order import OrderOwner, OrderStream
 from p2pgrid.errors import (
     InvalidRecord,
@@ -31,7 +32,6 @@ from p2pgrid.proto.actions import Dispute
 from p2pgrid.proto.buyer import BuyerState, place_order
 from p2pgrid.proto.channel import ChannelBooks
 from p2pgrid.proto.commitment import COMMITMENT_KEY_BYTES
-from p2pgrid.proto.frame import ResetCode
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import Channel, Offer, Usage
 from p2pgrid.proto.record import Signed
@@ -55,6 +55,8 @@ class SessionLimits:
     queue_timeout_s: float = 20.0
     link_timeout_s: float = 10.0
     """How long a request waits for a link to the only provider there is."""
+    drain_s: float = 2.0
+    """How long orders that are cancelled on closing may take to be settled."""
     first_token_timeout_s: float = 120.0
 
 
@@ -101,12 +103,15 @@ class ProviderSession(OrderOwner):
         self._link: LinkConnection | None = None
         """The link on which the channels are resumed."""
         self._error: P2pgridError | None = None
+        self._ledger_failures = 0
+        """In a row."""
         self._changed = asyncio.Event()
         self._opening: asyncio.Task[ChannelBooks] | None = None
         self._turn = asyncio.Lock()
         self._queued = 0
         self._closing: set[asyncio.Task[None]] = set()
         self._task = asyncio.get_running_loop().create_task(self._keep_settled(), name=f"session {provider}")
+        self._task.add_done_callback(log_end)
 
     # -- for whoever buys ----------------------------------------------------------------------------------------
 
@@ -126,7 +131,7 @@ class ProviderSession(OrderOwner):
         return len(self._orders)
 
     async def ready(self, timeout_s: float, *, patient: bool = True) -> LinkConnection:
-        """The link, everything settled on it. Raises RemoteError.
+        """The link, everything settled on it. Raises RemoteError, or LedgerError where that is what keeps it back.
 
         Without patience, Unreachable comes as soon as a dial fails, and not only after the time.
         """
@@ -137,11 +142,15 @@ class ProviderSession(OrderOwner):
                         raise ProtocolViolation(f"{self.provider} is not dealt with any more: {self.quarantine}")
                     if self._link is not None and self.is_ready:
                         return self._link
+                    if isinstance(self._error, LedgerError) and self._ledger_failures > 1:
+                        raise self._error
                     if self.is_down and not patient:
                         raise TimeoutError
                     await self._wait_for_change()
         except TimeoutError:
             error = self._error or self._keeper.last_error
+            if isinstance(error, LedgerError):
+                raise error from None
             why = error.message if error else "no link could be made in time."
             raise Unreachable(f"{self.provider} is not there: {why}") from error
 
@@ -157,9 +166,9 @@ class ProviderSession(OrderOwner):
             raise Refused("busy", f"{self._queued} requests already wait for {self.provider}.")
         self._queued += 1
         try:
-            link = await self.ready(timeout_s, patient=patient)
+            await self.ready(timeout_s, patient=patient)
             async with asyncio.timeout(self._limits.queue_timeout_s), self._turn:
-                return await self._order_in_turn(link, offer, purchase, timeout_s)
+                return await self._order_in_turn(offer, purchase, timeout_s)
         except TimeoutError:
             raise Refused(
                 "busy",
@@ -174,7 +183,12 @@ class ProviderSession(OrderOwner):
         return await request_offer(await self.ready(timeout_s))
 
     async def aclose(self) -> None:
-        """Give open orders up, close the link."""
+        """Cancel open orders, give them a moment to be settled, close the link."""
+        open_orders = list(self._orders)
+        for order in open_orders:
+            order.cancel()
+        if open_orders and self._limits.drain_s:
+            await asyncio.wait([order.ended_future for order in open_orders], timeout=self._limits.drain_s)
         tasks = [self._task, *([self._opening] if self._opening else [])]
         for task in tasks:
             task.cancel()
@@ -185,12 +199,13 @@ class ProviderSession(OrderOwner):
 
     # -- orders ----------------------------------------------------------------------------------------------------
 
-    async def _order_in_turn(
-        self, link: LinkConnection, offer: Signed[Offer], purchase: Purchase, timeout_s: float
-    ) -> OrderStream:
+    async def _order_in_turn(self, offer: Signed[Offer], purchase: Purchase, timeout_s: float) -> OrderStream:
         while True:
+            link = await self.ready(timeout_s)
             books = await self._usable_books(link, offer)
-            if books.may_order and link is self._link:
+            if link is not self._link:
+                continue
+            if books.may_order:
                 try:
                     return self._place(link, books, offer, purchase)
                 except Refused as refusal:
@@ -198,7 +213,6 @@ class ProviderSession(OrderOwner):
                     if refusal.code != "credit-exhausted" or not books.reserved_pico:
                         raise
             await self._wait_for_change()
-            link = await self.ready(timeout_s)
 
     def _place(
         self, link: LinkConnection, books: ChannelBooks, offer: Signed[Offer], purchase: Purchase
@@ -272,15 +286,15 @@ class ProviderSession(OrderOwner):
         else:
             self._set_quarantine(f"{dispute.code}: {dispute.message}")
 
-    def order_cut(self, order: OrderStream, code: int) -> None:
+    def order_cut(self, order: OrderStream) -> None:
         # Its receipt may be the chain's next: nothing more can be settled before the channel is resumed.
-        if code != ResetCode.REFUSED:
-            self._close_link("an order's stream was cut")
+        self._close_link("an order's stream was cut")
 
     def ledger_failed(self, error: LedgerError) -> None:
         """Nothing that the books in memory say beyond the ledger was ever sent: go back to what the ledger has."""
         log.error("the ledger failed: %s", error)
         self._error = error
+        self._ledger_failures += 1
         self._stored_offers.clear()
         self._books = None
         if self._link is not None:
@@ -316,7 +330,7 @@ class ProviderSession(OrderOwner):
                 log.warning("the channel with %s cannot be resumed: %s", self.provider, self._error)
                 await link.aclose("the channel could not be resumed")
             else:
-                self._error = None
+                self._error, self._ledger_failures = None, 0
                 self._link = link
                 self._tell()
                 await asyncio.shield(link.retired)
@@ -368,9 +382,9 @@ class ProviderSession(OrderOwner):
         except InvalidRecord as fault:
             if fault.code == "clock-skew":
                 raise Refused(fault.code, fault.message, hint=_CLOCK_HINT) from fault
-            if isinstance(fault, DisputedProposal):
+            if isinstance(fault, DisputedRecord):
                 evidence = self._ledger.append_evidence(fault.record, f"{fault.code}: {fault.message}")
-                evidence.add_done_callback(_log_failure)
+                evidence.add_done_callback(log_failed_write)
             self._set_quarantine(f"{fault.code}: {fault.message}")
             raise ProtocolViolation(f"{self.provider} broke the rules: {fault.message}") from fault
         except ProtocolViolation as violation:
@@ -399,8 +413,3 @@ class ProviderSession(OrderOwner):
 
     async def _wait_for_change(self) -> None:
         await self._changed.wait()
-
-
-def _log_failure(future: asyncio.Future[None]) -> None:
-    if not future.cancelled() and (error := future.exception()) is not None:
-        log.error("evidence could not be written to the ledger: %s", error)

@@ -2,8 +2,9 @@
 
 A public key on the wire is 33 bytes: one algorithm byte (1, the number libp2p gives Ed25519) and the 32 bytes
 of RFC 8032. Only canonical encodings of points of the prime-order subgroup are admitted, and verification is the
-cofactorless one, which compares R byte by byte (libsodium, OpenSSL): so two auditors with different libraries reach
-one verdict. A cofactored verifier would also take signatures whose R has a small-order part.
+cofactorless one, which compares R byte by byte, and refuses an R of small order (libsodium): so two auditors with
+different libraries reach one verdict. A cofactored verifier would also take signatures whose R has a small-order
+part; OpenSSL takes R = identity, with which a signer gives its secret key away.
 """
 
 from __future__ import annotations

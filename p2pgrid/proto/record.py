@@ -267,7 +267,7 @@ def _to_base64(raw: bytes) -> str:
 
 
 def _from_base64(text: str) -> bytes:
-    raw = base64.b64decode(text, validate=True)
+    raw = base64.b64decode(text.encode("ascii"), validate=True)
     if _to_base64(raw) != text:
         raise binascii.Error("base64 is not canonical")
     return raw

@@ -365,7 +365,11 @@ class SellerOrder:
         if not self.is_running:
             self._move(SellerEvent.CANCEL)
             return ()
-        return [AbortEngine(), *self._finish(Status.LATE if self._is_late(now_ms) else Status.CANCELLED, now_ms)]
+        status = Status.LATE if self._is_late(now_ms) else Status.CANCELLED
+        if self._delivered.output_tokens - self._acknowledged.output_tokens > self.books.terms.window_tokens:
+            # One event was larger than the window. If the link is lost now, nobody could prove that it arrived.
+            status = Status.INTERRUPTED
+        return [AbortEngine(), *self._finish(status, now_ms)]
 
     def _on_countersignature(self, payload: bytes, now_ms: int) -> Actions:
         receipt = check_countersignature(self.receipt, payload, self.books)

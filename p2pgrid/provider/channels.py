@@ -1,9 +1,9 @@
 """The channels that are open with clients, each restored from the ledger, and what is live on them.
 
-Receipts of a channel form one chain, and the client takes them in the chain's order and no other. Three things follow,
-and are kept here: orders are accepted in the order of their numbers; receipts leave in the order of theirs, whichever
-stream they leave on; and where an accepted order's stream is lost, the link goes too, since what came after it on
-other streams would be a gap to the client. A resumed channel starts from one state on both sides.
+Receipts of a channel form one chain, and the client signs them in the chain's order. Two things follow, and are kept
+here: receipts leave in the order of their numbers, whichever stream they leave on; and where an accepted order's stream
+is lost, the link goes too, since the client could sign nothing that comes after it. A resumed channel starts from one
+state on both sides.
 """
 
 from __future__ import annotations
@@ -33,15 +33,6 @@ class LiveOrder(Protocol):
     @property
     def connection(self) -> LinkConnection: ...
 
-    @property
-    def order_number(self) -> int: ...
-
-    @property
-    def is_body_complete(self) -> bool: ...
-
-    def accept(self) -> None:
-        """Its turn has come, and its body is there: accept or refuse it. Never raises."""
-
     def send_waiting(self) -> None:
         """Its receipt is the next that may leave."""
 
@@ -64,9 +55,10 @@ class OpenChannel:
         """Proposals that the client has not signed and that no stream waits for, by receipt number."""
         self.live: set[LiveOrder] = set()
         """Orders accepted and not settled."""
+        self.arriving: set[LiveOrder] = set()
+        """Orders whose body is not there yet."""
         self.broken: LedgerError | None = None
         """Set while the books in memory are not those in the ledger."""
-        self._arriving: list[LiveOrder] = []
         self._unsent: deque[LiveOrder] = deque()
 
     def check_usable(self) -> None:
@@ -74,25 +66,7 @@ class OpenChannel:
         if self.broken is not None:
             raise Refused("ledger-unavailable", "the provider's ledger cannot be written to now.")
 
-    # -- orders, in the order of their numbers ----------------------------------------------------------------------
-
-    def arriving(self, order: LiveOrder) -> None:
-        """An order's first message is here; its body follows."""
-        self._arriving.append(order)
-        self._arriving.sort(key=lambda one: one.order_number)
-
-    def accept_arrived(self) -> None:
-        """Accept what is complete, up to the first order whose body still arrives."""
-        while self._arriving and self._arriving[0].is_body_complete:
-            self._arriving.pop(0).accept()
-
-    def not_arriving(self, order: LiveOrder) -> None:
-        """The order will not be accepted: let those behind it pass."""
-        if order in self._arriving:
-            self._arriving.remove(order)
-            self.accept_arrived()
-
-    # -- receipts, in the order of theirs ---------------------------------------------------------------------------
+    # -- receipts, in the order of their numbers --------------------------------------------------------------------
 
     def proposed(self, order: LiveOrder) -> None:
         """The order's receipt was made, as the chain's last."""
@@ -127,7 +101,7 @@ class OpenChannel:
 
     def interrupt_others(self, connection: LinkConnection) -> None:
         """The client resumes on `connection`: orders on its other links are over."""
-        orders = [*self.live, *self._arriving]
+        orders = [*self.live, *self.arriving]
         for order in [one for one in orders if one.connection is not connection]:
             order.interrupt("the client resumed the channel on another link")
         if self._unsent:

@@ -13,7 +13,7 @@ from p2pgrid.net.stream import Stream
 from p2pgrid.proto.channel import check_clock, propose_channel, verify_channel
 from p2pgrid.proto.messages import Channel, Receipt
 from p2pgrid.proto.record import Signed, parse_message, parse_record
-from p2pgrid.proto.seller import check_countersignature
+from p2pgrid.proto.seller import accept_countersignature
 from p2pgrid.proto.wire import ChannelRequest, Kind, Refusal, Resumed, parse_frame
 from p2pgrid.provider.channels import OpenChannel
 from p2pgrid.provider.exchange import Exchange, Shop
@@ -53,6 +53,10 @@ class ChannelExchange(Exchange):
 
     @property
     def may_end(self) -> bool:
+        return self._accepted
+
+    @property
+    def is_taken(self) -> bool:
         return self._accepted
 
     def _propose(self, request: ChannelRequest) -> None:
@@ -127,6 +131,10 @@ class ResumeExchange(Exchange):
     def may_end(self) -> bool:
         return self._channel is not None and not self._waiting
 
+    @property
+    def is_taken(self) -> bool:
+        return self._channel is not None or self._adopting
+
     def ledger_failed(self, error: LedgerError) -> None:
         if self._channel is not None:
             self.shop.channels.ledger_failed(self._channel, error)
@@ -170,14 +178,16 @@ class ResumeExchange(Exchange):
 
     def _countersigned(self, payload: bytes, channel: OpenChannel) -> None:
         channel.check_usable()
-        receipt = check_countersignature(self._waiting[0] if self._waiting else None, payload, channel.books)
-        self._waiting.popleft()
-        # Absent if the client resumed twice at once, and has signed it on the other stream.
-        if channel.stranded.pop(receipt.message.receipt_number, None) is not None:
-            channel.books.open_orders -= 1
-            channel.books.countersigned += 1
+        if not self._waiting:
+            raise ProtocolViolation("more answers came than receipts were proposed.")
+        proposal = self._waiting[0]
+        # Not there if the client resumed twice at once, and has signed it on the other stream.
+        if channel.stranded.get(proposal.message.receipt_number) is proposal:
+            receipt = accept_countersignature(proposal, payload, channel.books)
+            del channel.stranded[proposal.message.receipt_number]
             self._outbox.persist(receipt)
             self._outbox.run(functools.partial(self.shop.tally.settled, receipt.message))
+        self._waiting.popleft()
         self._next_or_finish()
 
     def _refused(self, payload: bytes) -> None:

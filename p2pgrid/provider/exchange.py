@@ -63,6 +63,11 @@ class Exchange(StreamHandler):
     def lost(self, reason: str) -> None:
         """The stream is gone. Called once, and only if `finish` was not."""
 
+    @property
+    def is_taken(self) -> bool:
+        """True once something may be on record, so that the client must not take a reset for a refusal."""
+        return False
+
     def ledger_failed(self, error: LedgerError) -> None:
         """A record put into `outbox` could not be made durable. The stream is cut next."""
 
@@ -131,7 +136,7 @@ class Exchange(StreamHandler):
 
     def fault(self, fault: P2pgridError) -> None:
         """The client did what no honest client does."""
-        self.cut(fault.message, ResetCode.REFUSED)
+        self.cut(fault.message, ResetCode.INTERNAL if self.is_taken else ResetCode.REFUSED)
         self.shop.links.fault(self.stream.connection, fault)
 
     def writable(self, stream: Stream) -> None:

@@ -25,7 +25,9 @@ class ProviderLimits:
     """How long a client may take to end a stream that the provider has ended."""
     countersignature_timeout_s: float = 30.0
     slow_reader_timeout_s: float = 15.0
-    """How long an answer may wait for a client that grants no credit."""
+    """How long an answer may wait for a client that grants no credit, while the engine works on it."""
+    slow_end_timeout_s: float = 120.0
+    """The same once the engine is done: it then holds no slot, and costs a window of memory."""
     unsent_bytes: int = 64 * 1024
     """The engine is not read while more than this waits to be sent on an order."""
     channels: int = 100_000

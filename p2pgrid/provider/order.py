@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
-from p2pgrid.errors import EngineError, InvalidRecord, LedgerError, ProtocolViolation, Refused
+from p2pgrid.errors import EngineError, LedgerError, ProtocolViolation, Refused
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.stream import Stream
 from p2pgrid.proto.actions import (
@@ -57,6 +57,8 @@ class OrderExchange(Exchange):
         self._reader: asyncio.Future[None] | None = None
         self._waiting: deque[tuple[Kind, bytes]] = deque()
         self._unsent_bytes = 0
+        self._is_dropping = False
+        """The client was too slow: only the receipt is still sent."""
         self._stuck_since_ms: int | None = None
         self._proposed_ms: int | None = None
         self._timer_due_ms: int | None = None
@@ -66,15 +68,6 @@ class OrderExchange(Exchange):
     @property
     def connection(self) -> LinkConnection:
         return self.stream.connection
-
-    @property
-    def order_number(self) -> int:
-        assert self._order is not None
-        return self._order.message.order_number
-
-    @property
-    def is_body_complete(self) -> bool:
-        return self._opening is not None and len(self._body) == self._opening.body_bytes
 
     @property
     def state(self) -> SellerState | None:
@@ -99,7 +92,7 @@ class OrderExchange(Exchange):
             self._run(self._machine.message(kind, payload, self.shop.now_ms()))
         elif kind == Kind.ORDER and self._opening is None:
             self._open(payload)
-        elif kind == Kind.BODY and self._opening is not None and not self.is_body_complete:
+        elif kind == Kind.BODY and self._opening is not None:
             self._take_body(payload, self._opening)
         elif kind == Kind.CANCEL and self._opening is not None:
             raise Refused("cancelled", "the client cancelled the order before it was accepted.")
@@ -114,11 +107,13 @@ class OrderExchange(Exchange):
     def may_end(self) -> bool:
         return self._machine is not None and self._machine.state in (SellerState.SETTLED, SellerState.DISPUTED)
 
+    @property
+    def is_taken(self) -> bool:
+        return self._machine is not None
+
     def refuse(self, refusal: Refused) -> None:
         super().refuse(refusal)
         self._forget_body()
-        if self._channel is not None:
-            self._channel.not_arriving(self)
 
     def lost(self, reason: str) -> None:
         self._forget_body()
@@ -133,7 +128,6 @@ class OrderExchange(Exchange):
             self.shop.links.close(self.connection, "an order's stream was lost; resume the channel")
         else:
             channel.lost(self, None)
-            channel.not_arriving(self)
         self._abort_engine()
 
     def ledger_failed(self, error: LedgerError) -> None:
@@ -152,7 +146,7 @@ class OrderExchange(Exchange):
         shop.admission.reserve_body(self.stream.peer, self._opening.body_bytes)
         self._reserved_bytes = self._opening.body_bytes
         self._channel = channel
-        channel.arriving(self)
+        channel.arriving.add(self)
         self.call_after(shop.limits.body_timeout_s, self._body_late)
 
     def _take_body(self, piece: bytes, opening: OrderOpening) -> None:
@@ -160,18 +154,9 @@ class OrderExchange(Exchange):
         self._body += piece
         if len(self._body) > opening.body_bytes:
             raise ProtocolViolation(f"the body has more than the {opening.body_bytes} bytes that the order announced.")
-        if self.is_body_complete and self._channel is not None:
-            self._channel.accept_arrived()
-
-    def accept(self) -> None:
-        """The channel says that it is this order's turn."""
-        self.cancel_timer()
-        try:
+        if len(self._body) == opening.body_bytes:
+            self.cancel_timer()
             self._accept()
-        except Refused as refusal:
-            self.refuse(refusal)
-        except (ProtocolViolation, InvalidRecord) as fault:
-            self.fault(fault)
 
     def _accept(self) -> None:
         shop, channel, order, opening = self.shop, self._channel, self._order, self._opening
@@ -190,6 +175,8 @@ class OrderExchange(Exchange):
         self._body = bytearray()
         self.shop.admission.release_body(self.stream.peer, self._reserved_bytes)
         self._reserved_bytes = 0
+        if self._channel is not None:
+            self._channel.arriving.discard(self)
 
     def _body_late(self) -> None:
         self._timer = None
@@ -244,7 +231,7 @@ class OrderExchange(Exchange):
 
     def _durable(self, kind: Kind, payload: bytes) -> None:
         """All that the message depends on is durable."""
-        if not self.is_over:
+        if not self.is_over and (kind == Kind.RECEIPT or not self._is_dropping):
             self._waiting.append((kind, payload))
             self.send_waiting()
 
@@ -286,7 +273,7 @@ class OrderExchange(Exchange):
     @property
     def _name(self) -> str:
         assert self._order is not None
-        return f"{self._order.message.channel.hex()[:16]}/{self.order_number}"
+        return f"{self._order.message.channel.hex()[:16]}/{self._order.message.order_number}"
 
     # -- time -------------------------------------------------------------------------------------------------------
 
@@ -306,12 +293,18 @@ class OrderExchange(Exchange):
         """The next moment at which something may have to be done. A timer set for an earlier one just looks again."""
         limits, machine = self.shop.limits, self._machine
         assert machine is not None
-        due = [machine.deadline_ms()]
-        if self._stuck_since_ms is not None:
-            due.append(self._stuck_since_ms + int(limits.slow_reader_timeout_s * 1000))
+        due = [machine.deadline_ms(), self._stuck_until_ms]
         if self._proposed_ms is not None and not self.may_end:
             due.append(self._proposed_ms + int(limits.countersignature_timeout_s * 1000))
         return min((one for one in due if one is not None), default=None)
+
+    @property
+    def _stuck_until_ms(self) -> int | None:
+        if self._stuck_since_ms is None or self._machine is None:
+            return None
+        limits = self.shop.limits
+        timeout_s = limits.slow_reader_timeout_s if self._machine.is_running else limits.slow_end_timeout_s
+        return self._stuck_since_ms + int(timeout_s * 1000)
 
     def tick(self) -> None:
         """Look at the clock: a deadline may have passed."""
@@ -319,8 +312,8 @@ class OrderExchange(Exchange):
         if self.is_over or self._machine is None:
             return
         now_ms, limits = self.shop.now_ms(), self.shop.limits
-        if self._stuck_since_ms is not None and now_ms >= self._stuck_since_ms + limits.slow_reader_timeout_s * 1000:
-            self.cut("the client takes no bytes")
+        if self._stuck_until_ms is not None and now_ms >= self._stuck_until_ms:
+            self._give_up_on_slow_reader(self._machine)
         elif (
             self._proposed_ms is not None
             and not self.may_end
@@ -329,6 +322,20 @@ class OrderExchange(Exchange):
             self.cut("no countersignature came in time")
         else:
             self._run(self._machine.tick(now_ms))
+
+    def _give_up_on_slow_reader(self, machine: SellerOrder) -> None:
+        """The client takes no bytes of this answer: end it as interrupted, and its other orders go on.
+
+        What waits is dropped, meter ticks among it: the receipt bills what vouchers acknowledged.
+        """
+        log.info("order %s: the client takes no bytes", self._name)
+        if not machine.is_running:
+            self.cut("the client takes no bytes")
+            return
+        self._is_dropping = True
+        self._waiting.clear()
+        self._unsent_bytes, self._stuck_since_ms = 0, None
+        self._run(machine.link_lost(self.shop.now_ms()))
 
     # -- the engine -------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.proto.actions import AbortEngine, Actions, AskEngine, EndStream, Send, Settled
 from p2pgrid.proto.channel import ChannelBooks, ChannelHead, propose_channel, verify_channel
+from p2pgrid.proto.frame import ResetCode
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import ENDPOINTS, Channel, DataTerms, ModelOffer, Offer, Receipt, Tariff, Terms
 from p2pgrid.proto.record import Role, Signed, parse_record, sign_message
@@ -101,6 +102,8 @@ class TestSeller:
         self.tamper: Tamper | None = None
         self.keep_receipts = False
         """Never send a receipt on an order's stream: it comes when the channel is resumed."""
+        self.forgets_channels = False
+        self.resets_orders = False
         self.ahead_ms = 0
         self.bodies: list[bytes] = []
         self.orders: list[SellerOrder] = []
@@ -219,6 +222,8 @@ class _Talk(StreamHandler):
             seller.stranded[self.books.id] = list(self.proposals)
             if not self.proposals:
                 self.stream.end()
+        elif kind == Kind.ORDER and seller.resets_orders:
+            self.stream.reset(ResetCode.REFUSED, "not now")
         elif kind == Kind.ORDER:
             self.opening = verify_order(payload, self.find_books(payload))
         elif kind == Kind.BODY:
@@ -249,6 +254,8 @@ class _Talk(StreamHandler):
         self.books = self.seller.books.setdefault(channel.message.channel, ChannelBooks(channel, head))
 
     def resume(self, channel: Signed[Channel]) -> None:
+        if self.seller.forgets_channels:
+            raise Refused("unknown-channel", "never seen.")
         self.open(channel)
         self.proposals = list(self.seller.stranded.get(self.books.id, ()))
         resumed = Resumed(

@@ -28,11 +28,12 @@ def offer(
     model: str = "m",
     context: int = 4096,
     endpoints: tuple[str, ...] = ENDPOINTS,
+    currency: str = "EUR",
 ) -> Signed[Offer]:
     key = secret_key(name)
     tariff = Tariff(input_upm=price, cached_input_upm=price, output_upm=price)
     entry = ModelOffer(model=model, tariff=tariff, context_tokens=context, concurrency=1, endpoints=endpoints)
-    return make_offer(key, models=(entry,), data_terms=DataTerms(country=country))
+    return make_offer(key, models=(entry,), data_terms=DataTerms(country=country), currency=currency)
 
 
 def pick(
@@ -94,6 +95,7 @@ def test_equal_offers_have_one_order() -> None:
     ("changes", "wishes", "code", "words"),
     [
         ({"model": "x"}, Wishes(), "unknown-model", "On sale: x"),
+        ({"currency": "USD"}, Wishes(), "no-provider", "pays in EUR"),
         ({"endpoints": ENDPOINTS[1:]}, Wishes(), "unknown-endpoint", ENDPOINTS[1]),
         ({}, Wishes(countries=frozenset({"IT"})), "no-provider", "It is sold in: LT"),
         ({}, Wishes(provider="12D3KooWx"), "no-provider", "12D3KooWx"),

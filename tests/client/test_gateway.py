@@ -67,6 +67,7 @@ async def test_an_unstreamed_chat_with_its_cost() -> None:
         assert raw.headers["x-p2pgrid-operator"] == "Operator seller"
         assert raw.headers["x-p2pgrid-price-eur"] == "0.20/0.80"
         assert raw.headers["x-p2pgrid-cached-tokens"] == "2"
+        assert not (answer.model_extra or {}) and not (answer.choices[0].model_extra or {})
         row = f.shop.ledger.receipts()[0]
         assert raw.headers["x-p2pgrid-receipt"] == row.record_id.hex() and row.countersigned
         assert raw.headers["x-p2pgrid-order"] == f"{row.receipt.channel.hex()}:1"

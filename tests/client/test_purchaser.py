@@ -11,10 +11,10 @@ from p2pgrid.client.choice import Wishes
 from p2pgrid.client.purchaser import unix_ms
 from p2pgrid.client.session import SessionLimits
 from p2pgrid.errors import LedgerError, ProtocolViolation, Refused, RemoteError, Unreachable
-from p2pgrid.proto.messages import Meter, Receipt, Status, Voucher
+from p2pgrid.proto.messages import Channel, Meter, Receipt, Status, Voucher
 from p2pgrid.proto.record import Role, parse_message, parse_record, sign_message
 from p2pgrid.proto.wire import Kind, Refusal
-from tests.client.seller import BODY, CHAT, FakeNetwork, TestSeller, chat_events, shop, until
+from tests.client.seller import BODY, CHAT, WINDOW, FakeNetwork, TestSeller, chat_events, shop, until
 
 DEARER = {"input_upm": 300_000, "output_upm": 900_000}
 
@@ -142,6 +142,7 @@ async def test_a_gateway_that_crashed_goes_on_where_it_was() -> None:
         await s.purchaser.buy(CHAT, BODY)
         await seller.until(lambda: seller.seen[Kind.VOUCHER] == 6)
         ledger = s.ledger.crashed()
+        seller.drop_links()
     await seller.until(lambda: seller.orders[0].receipt)
     seller.hold_after = None
     try:
@@ -347,3 +348,92 @@ async def test_expired_offers_are_not_used() -> None:
         with pytest.raises(Refused) as caught:
             await s.purchaser.buy(CHAT, BODY)
         assert caught.value.code == "no-provider"
+
+
+async def test_closing_settles_what_is_open() -> None:
+    seller = TestSeller()
+    seller.events, seller.hold_after = chat_events(30), 5
+    async with shop(seller) as s:
+        await s.purchaser.buy(CHAT, BODY)
+    assert [row.receipt.status for row in s.ledger.receipts() if row.countersigned] == [Status.CANCELLED]
+
+
+async def test_a_complete_answer_is_not_cancelled() -> None:
+    seller = TestSeller()
+    async with shop(seller) as s:
+        async with await s.purchaser.buy(CHAT, BODY, whole=True):
+            pass
+        await s.settled(1)
+        assert not seller.seen[Kind.CANCEL]
+
+
+async def test_a_ledger_that_stays_broken_is_said_at_once() -> None:
+    seller = TestSeller()
+    async with shop(seller, limits=SessionLimits(link_timeout_s=1.0)) as s:
+        async with await s.purchaser.buy(CHAT, BODY, whole=True):
+            await s.settled(1)
+        for n in range(100):
+            s.ledger.fail_append(n)
+        before = seller.seen[Kind.ORDER]
+        for _ in range(3):
+            with pytest.raises(LedgerError):
+                await s.purchaser.buy(CHAT, BODY)
+        assert seller.seen[Kind.ORDER] == before
+
+
+async def test_a_channel_on_other_terms_is_not_signed() -> None:
+    seller = TestSeller()
+
+    def wider(kind: int, payload: bytes) -> bytes:
+        if kind != Kind.CHANNEL:
+            return payload
+        channel = parse_message(parse_record(payload), Channel)
+        wrong = msgspec.structs.replace(channel, window_tokens=WINDOW * 100)
+        return sign_message(wrong, Role.PROVIDER, seller.key).record.to_bytes()
+
+    seller.tamper = wider
+    async with shop(seller) as s:
+        with pytest.raises(RemoteError, match="terms"):
+            await s.purchaser.buy(CHAT, BODY)
+        assert not s.ledger.channels() and s.ledger.counts()["evidence"] == 1
+
+
+async def test_a_provider_that_forgot_the_channel_gets_a_new_one() -> None:
+    seller = TestSeller()
+    async with shop(seller) as s:
+        async with await s.purchaser.buy(CHAT, BODY, whole=True):
+            await s.settled(1)
+        seller.forgets_channels = True
+        seller.drop_links()
+        async with await s.purchaser.buy(CHAT, BODY, whole=True) as answer:
+            assert answer.order_number == 1
+        assert len(s.ledger.channels()) == 2
+
+
+async def test_an_expired_channel_is_followed_by_another() -> None:
+    seller = TestSeller()
+    clock = unix_ms
+    ahead = 0
+    async with shop(seller, now_ms=lambda: clock() + ahead) as s:
+        async with await s.purchaser.buy(CHAT, BODY, whole=True):
+            await s.settled(1)
+        ahead = seller.ahead_ms = 91 * 86_400_000
+        seller.offer = seller.make_offer(sequence=2, valid_until_ms=unix_ms() + 2 * ahead)
+        await s.purchaser.book.search()
+        async with await s.purchaser.buy(CHAT, BODY, whole=True):
+            await s.settled(2)
+        assert len(s.ledger.channels()) == 2
+
+
+async def test_an_order_that_was_not_taken_is_closed_at_once() -> None:
+    seller = TestSeller()
+    async with shop(seller) as s:
+        async with await s.purchaser.buy(CHAT, BODY, whole=True):
+            await s.settled(1)
+        seller.resets_orders = True
+        with pytest.raises(RemoteError, match="cut the answer off"):
+            await s.purchaser.buy(CHAT, BODY)
+        assert s.ledger.open_orders(s.ledger.channels()[0].message.channel) == []
+        seller.resets_orders = False
+        async with await s.purchaser.buy(CHAT, BODY, whole=True):
+            await s.settled(2)

@@ -67,13 +67,17 @@ SPAWNS += "print(os.getpid(), flush=True); import time; time.sleep(600)"
 
 
 def group_is_gone(pgid: int) -> bool:
+    """True once no member runs. SIGKILL was sent; the kernel may take a moment to carry it out on a busy machine."""
+
     def is_in(process: psutil.Process) -> bool:
         try:
             return os.getpgid(process.pid) == pgid and process.status() != psutil.STATUS_ZOMBIE
         except (ProcessLookupError, psutil.NoSuchProcess):
             return False
 
-    return not any(map(is_in, psutil.process_iter()))
+    members = [process for process in psutil.process_iter() if is_in(process)]
+    _, alive = psutil.wait_procs(members, timeout=10)
+    return not any(map(is_in, alive))
 
 
 def test_a_step_that_takes_too_long_is_ended_with_its_children(tmp_path: Path) -> None:

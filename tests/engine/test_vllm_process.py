@@ -10,8 +10,8 @@ import pytest
 from p2pgrid.engine.base import CHAT_COMPLETIONS
 from p2pgrid.engine.environment import EngineEnvironment
 from p2pgrid.engine.process import ManagedVllm
+from tests.conftest import START_TIMEOUT_S, tiny_settings
 from tests.engine.asking import body
-from tests.engine.conftest import START_TIMEOUT_S, tiny_settings
 from tests.engine.test_process import group, until
 
 pytestmark = [pytest.mark.vllm, pytest.mark.xdist_group("vllm"), pytest.mark.timeout(600)]

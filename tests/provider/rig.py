@@ -21,7 +21,7 @@ from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.direct import dial, listen
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.net.stream_reader import StreamReader
-from p2pgrid.proto.actions import Actions, Deliver, Dispute, EndStream, Send
+from p2pgrid.proto.actions import Actions, Deliver, Dispute, EndStream, Send, Turn
 from p2pgrid.proto.buyer import BuyerOrder, BuyerState, place_order
 from p2pgrid.proto.channel import ChannelBooks, ChannelHead, accept_channel
 from p2pgrid.proto.keys import PublicKey, SecretKey
@@ -170,6 +170,7 @@ class Buyer:
     key: SecretKey = CLIENT
     clock_ahead_ms: int = 0
     provider: PublicKey = PROVIDER.public_key
+    placed: list[Placed] = field(default_factory=list)
     books: ChannelBooks = field(init=False)
     channel: Signed[Channel] = field(init=False)
 
@@ -234,6 +235,7 @@ class Buyer:
             if sign:
                 assert self.books.chain_fault(receipt.message) is None
                 self.books.append(receipt)
+                self.books.settle(receipt.message)
                 signed = receipt.countersigned(Role.CLIENT, self.key)
                 stream.send(Kind.COUNTERSIGNATURE, signed.record.to_bytes())
         if sign:
@@ -257,7 +259,15 @@ class Buyer:
             now_ms=self.now_ms(),
             first_token_timeout_ms=10_000,
         )
-        return Placed(self, machine, list(actions))
+        self.placed.append(Placed(self, machine, list(actions)))
+        return self.placed[-1]
+
+    def forget_orders(self) -> None:
+        """Close in the books what will get no receipt, as a client does when it has resumed."""
+        for one in self.placed:
+            if one.machine.state not in (BuyerState.SETTLED, BuyerState.REFUSED):
+                self.books.close_order(one.machine.order.message.order_number)
+        self.placed.clear()
 
 
 @dataclass(eq=False)
@@ -370,6 +380,10 @@ class Placed(StreamHandler):
                 self.stream.end()
             elif isinstance(action, Dispute):
                 self.dispute = action
+            elif isinstance(action, Turn):
+                for other in self.buyer.placed:
+                    if other.machine.order.message.order_number == action.order_number:
+                        other._run(other.machine.proceed(self.buyer.now_ms()))
 
 
 def new_books(channel: Signed[Channel]) -> ChannelBooks:

@@ -24,9 +24,9 @@ async def test_hostile_streams_do_not_disturb_an_order_of_another_client() -> No
     rng = random.Random(1)
     async with provider() as rig:
         buyer = await Buyer.connect(rig)
-        honest = buyer.order(max_tokens=200, fake={"tokens": 200, "pace_ms": 1}).send()
         genuine = [buyer.order().actions[1].payload, buyer.channel.record.to_bytes(), rig.offer.record.to_bytes()]
-        buyer.books.open_orders -= 1
+        buyer.forget_orders()
+        honest = buyer.order(max_tokens=200, fake={"tokens": 200, "pace_ms": 1}).send()
         while not honest.ended_by_provider:
             link = await dial(*rig.address, PROVIDER.public_key, ATTACKER)
             try:
@@ -65,7 +65,7 @@ def test_any_messages_on_a_stream_end_in_nothing_worse_than_a_reset(messages: li
                 stream.end()
             await until(lambda: buyer.link.n_streams == 0 or buyer.link.closed.done())
             await buyer.reconnect()
-            buyer.books.open_orders = buyer.books.reserved_pico = 0
+            buyer.forget_orders()
             assert (await buyer.order(max_tokens=4).send().to_end()).status is Status.COMPLETED
 
     asyncio.run(run())

@@ -55,7 +55,6 @@ async def test_a_resumed_channel_goes_on() -> None:
         await placed.cut()
         await until_idle(rig)
         await buyer.reconnect()
-        buyer.books.open_orders = 0
         await buyer.resume()
         receipt = await buyer.order(max_tokens=20).send().to_end()
         assert (receipt.receipt_number, receipt.order_number, receipt.status) == (2, 2, Status.COMPLETED)
@@ -123,7 +122,7 @@ async def test_resuming_on_a_new_link_ends_what_runs_on_the_old_one() -> None:
         await until_idle(rig)
 
 
-async def test_a_client_that_takes_no_bytes_is_cut_off() -> None:
+async def test_a_client_that_takes_no_bytes_loses_the_order_and_not_the_link() -> None:
     async with provider(window_tokens=65_536) as rig:
         buyer = await Buyer.connect(rig)
         placed = buyer.order(max_tokens=4000, fake={"tokens": 4000})
@@ -131,10 +130,13 @@ async def test_a_client_that_takes_no_bytes_is_cut_off() -> None:
         placed.send()
         await until(lambda: rig.live and rig.live[0]._stuck_since_ms is not None)
         rig.pass_time(500)
-        await placed.cut()
+        receipt = await placed.to_end()
+        assert receipt.status is Status.INTERRUPTED
+        assert receipt.usage == placed.machine.vouched
         await until_idle(rig)
         assert rig.fake.aborted == 1
         assert len(placed.answer) < 300_000
+        assert not buyer.link.closed.done()
 
 
 async def test_an_order_that_a_crash_left_open_is_interrupted_before_anything_is_served() -> None:

@@ -44,9 +44,8 @@ async def test_nothing_is_sent_after_a_write_that_failed_and_the_channel_comes_b
 
 async def settle(buyer: Buyer) -> tuple[Resumed, list[Signed[Receipt]]]:
     """Resume as a client does that may have countersigned the receipt already."""
-    buyer.books.open_orders = 0
-    buyer.books.reserved_pico = 0
     _, receipts = await buyer.resume(sign=False)
+    buyer.forget_orders()
     if receipts and buyer.books.last_receipt_number < receipts[0].message.receipt_number:
         return await buyer.resume()
     # Ours already: sign the same bytes again.

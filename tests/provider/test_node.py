@@ -97,6 +97,7 @@ async def test_a_node_sells_and_remembers(data: DataFolder) -> None:
 async def test_a_stopping_node_lets_orders_finish_and_takes_no_new_ones(data: DataFolder) -> None:
     async with running(data) as (provider, rig):
         buyer = await buyer_of(provider, rig)
+        await buyer.order(max_tokens=4).send().to_end()
         placed = buyer.order(max_tokens=60, fake={"tokens": 60, "pace_ms": 5}).send()
         await placed.until(lambda: placed.answer)
         stopping = asyncio.create_task(provider.__aexit__(None, None, None))

@@ -75,7 +75,7 @@ async def test_what_no_honest_client_sends_resets_the_stream_and_nothing_else(ch
         await placed.send().cut()
         assert rig.tally.faults == 1
         assert rig.fake.request_ids == []
-        buyer.books.last_order_number, buyer.books.open_orders, buyer.books.reserved_pico = 0, 0, 0
+        buyer.forget_orders()
         assert (await buyer.order(max_tokens=4).send().to_end()).receipt_number == 1
 
 
@@ -98,6 +98,7 @@ async def test_another_clients_channel_is_unknown() -> None:
         stream.send(Kind.RESUME, owner.channel.record.to_bytes())
         with pytest.raises(Exception, match="another key"):
             await reader.receive()
+        owner.forget_orders()
         assert (await owner.order(max_tokens=4).send().to_end()).receipt_number == 1
 
 

@@ -1,0 +1,21 @@
+"""What runs unattended must not fail unseen."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+def log_end(task: asyncio.Task[Any]) -> None:
+    """A done callback for a task that should end by cancellation alone: any error is logged with its traceback."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("%s ended with an error", task.get_name(), exc_info=error)
+
+
+def log_failed_write(future: asyncio.Future[None]) -> None:
+    """A done callback for a ledger's write that nothing waits for."""
+    if not future.cancelled() and (error := future.exception()) is not None:
+        log.error("the ledger did not take a note: %s", error)

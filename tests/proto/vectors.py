@@ -1,0 +1,144 @@
+"""What stands in tests/vectors/*.json: made from fixed keys and times, so that any implementation can compare.
+
+`scripts/make_vectors` writes the files; `test_vectors.py` holds them against this code.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from p2pgrid.proto.commitment import ResponseCommitment, request_commitment
+from p2pgrid.proto.keys import SecretKey
+from p2pgrid.proto.messages import Status, Tariff
+from p2pgrid.proto.pricing import amount_owed, price_of
+from p2pgrid.proto.record import Message, Signed, signature_input
+from tests.proto.simulation import CLIENT, PROVIDER, TARIFF, Grid, answer, receipts, script, usage
+
+FOLDER = Path(__file__).parent.parent / "vectors"
+
+
+def all_vectors() -> dict[str, Any]:
+    """The content of every file, by name."""
+    return {
+        "keys.json": _keys(),
+        "records.json": _records(),
+        "commitments.json": _commitments(),
+        "pricing.json": _pricing(),
+        "session.json": _session(),
+    }
+
+
+def to_text(content: Any) -> str:
+    """A file's text."""
+    return json.dumps(content, indent=1, ensure_ascii=True) + "\n"
+
+
+def _keys() -> list[dict[str, str]]:
+    seeds = [bytes(32), PROVIDER.expose_seed(), CLIENT.expose_seed(), b"\xff" * 32]
+    keys = [(seed, SecretKey(seed).public_key) for seed in seeds]
+    return [{"seed": s.hex(), "public_key": k.raw.hex(), "peer_id": k.peer_id} for s, k in keys]
+
+
+def _sale(counts: list[int], **changes: Any) -> Grid:
+    grid = Grid(window=16)
+    grid.ordered(script(answer(10, counts, **changes)))
+    grid.settle()
+    return grid
+
+
+def _record(signed: Signed[Message]) -> dict[str, Any]:
+    record = signed.record
+    return {
+        "message": type(signed.message).__name__,
+        "fields": _readable(msgspec.to_builtins(signed.message, builtin_types=(bytes,)), signed.message),
+        "payload": record.payload.hex(),
+        "signature_input": signature_input(record.payload_type, record.payload).hex(),
+        "id": signed.id.hex(),
+        "wire": record.to_bytes().hex(),
+        "text": record.to_json_line().decode(),
+    }
+
+
+def _readable(value: Any, struct: Any = None) -> Any:
+    if isinstance(struct, msgspec.Struct):
+        names = struct.__struct_fields__
+        return {n: _readable(v, getattr(struct, n)) for n, v in zip(names, value, strict=True)}
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, list | tuple):
+        return [_readable(v, s) for v, s in zip(value, struct if isinstance(struct, tuple) else value, strict=True)]
+    return value
+
+
+def _records() -> list[dict[str, Any]]:
+    grid = _sale([1] * 8, cached=4)
+    one_of_each: dict[str, Signed[Message]] = {"Offer": grid.offer, "Channel": grid.channel}
+    for signed in [*grid.client_ledger]:
+        one_of_each.setdefault(type(signed.message).__name__, signed)
+    return [_record(signed) for signed in one_of_each.values()]
+
+
+def _commitments() -> list[dict[str, str]]:
+    key = bytes(range(32))
+    response = ResponseCommitment(key)
+    pieces = [b"", b"data: 1\n\n", b"data: [DONE]\n\n"]
+    running = []
+    for piece in pieces:
+        response.update(piece)
+        running.append(
+            {"of": "response", "key": key.hex(), "piece": piece.hex(), "commitment": response.digest().hex()}
+        )
+    bodies = [b"", b'{"model":"m"}']
+    return [
+        *(
+            {"of": "request", "key": key.hex(), "body": b.hex(), "commitment": request_commitment(key, b).hex()}
+            for b in bodies
+        ),
+        *running,
+    ]
+
+
+def _pricing() -> list[dict[str, Any]]:
+    tariffs = [TARIFF, Tariff(input_upm=0, cached_input_upm=0, output_upm=10**12)]
+    cases = [usage(0, 0), usage(1, 1), usage(1000, 256, 512), usage(8_000_000, 1_000_000, 8_000_000)]
+    return [
+        {
+            "tariff": msgspec.to_builtins(t),
+            "usage": msgspec.to_builtins(u),
+            "price_pico": price_of(t, u),
+            "owed_pico": {s.value: amount_owed(t, u, s) for s in Status},
+        }
+        for t in tariffs
+        for u in cases
+    ]
+
+
+def _session() -> dict[str, Any]:
+    """Two orders on one channel: a whole one, and one whose link was lost. As bundles: a record a line."""
+    grid = _sale([1] * 20)
+    lane = grid.ordered(script(answer(10, [1] * 100)))
+    while lane.acknowledged < 16:
+        for name in grid.enabled(lane):
+            grid.step(lane, name)
+        if grid.to_provider:
+            grid.step_provider()
+    grid.lose_link()
+    grid.resume()
+
+    def lines(ledger: list[Signed[Message]]) -> list[str]:
+        common: list[Signed[Message]] = [grid.offer, grid.channel]
+        return [s.record.to_json_line().decode() for s in [*common, *ledger]]
+
+    chain = receipts(grid.client_ledger)
+    return {
+        "receipts": [
+            {"id": r.id.hex(), "status": r.message.status.value, "amount_pico": r.message.amount_pico} for r in chain
+        ],
+        "channel_total_pico": grid.client.total_pico,
+        "provider": lines(grid.provider_ledger),
+        "client": lines(grid.client_ledger),
+    }
