@@ -40,6 +40,9 @@ _CALM_S: Final = 600.0
 """After this long without a crash the backoff starts over."""
 _MAX_CRASHES: Final = 6
 _KILL_MARGIN_S: Final = 10.0
+_GROUP_END_S: Final = 1.0
+"""Longest wait for the killed; where init reaps orphans late, the dead keep their group and this runs out."""
+_GROUP_POLL_S: Final = 0.02
 _LOG_TAIL_BYTES: Final = 64 * 2**10
 
 _STAGES: Final = (
@@ -229,8 +232,11 @@ class ManagedVllm:
         """Leave no process, session or folder of the last start behind."""
         if self._process is not None:
             # The group outlives its leader while any member lives; empty, its number is not given out again so soon.
+            deadline = time.monotonic() + _GROUP_END_S
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+                while time.monotonic() < deadline:  # the dying hold memory, which the next start needs
+                    os.killpg(self._process.pid, signal.SIGKILL)
+                    await asyncio.sleep(_GROUP_POLL_S)
             await self._process.wait()
             if self._process.stdin is not None:
                 self._process.stdin.close()

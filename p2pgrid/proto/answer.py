@@ -78,14 +78,20 @@ class AnswerAssembler:
         head = dict(self._head)
         usage = head.pop("usage", None)
         kind = "chat.completion" if self._is_chat else "text_completion"
-        choices = [_joined(self._choices[index]) for index in sorted(self._choices)]
+        try:
+            choices = [_joined(self._choices[index]) for index in sorted(self._choices)]
+        except RecursionError:
+            raise ProtocolViolation("a chunk in the answer's stream is nested too deep.") from None
         for choice in choices:
             self._complete(choice)
         return {"id": head.pop("id", ""), "object": kind, **head, "choices": choices, "usage": usage}
 
     def to_json(self) -> bytes:
         """`answer` as JSON, on one line."""
-        return msgspec.json.encode(self.answer())
+        try:
+            return msgspec.json.encode(self.answer())
+        except RecursionError:
+            raise ProtocolViolation("a chunk in the answer's stream is nested too deep.") from None
 
     def _merge_choice(self, into: dict[str, Any], choice: dict[str, Any]) -> None:
         for name, value in choice.items():
@@ -108,8 +114,9 @@ class AnswerAssembler:
         if not isinstance(message, dict):
             raise ProtocolViolation("the answer's stream has a delta that is no object.")
         message.setdefault("role", "assistant")
-        message["content"] = message.get("content") or (None if message.get("tool_calls") else "")
-        for call in message.get("tool_calls") or ():
+        calls = message.get("tool_calls")
+        message["content"] = message.get("content") or (None if calls else "")
+        for call in calls if isinstance(calls, list) else ():
             if isinstance(call, dict):
                 call.pop("index", None)  # belongs to the stream alone
 

@@ -161,7 +161,8 @@ async def test_what_will_not_finish_is_ended(environment: EngineEnvironment) -> 
         await engine.request(CHAT_COMPLETIONS, body(model="fake+hang"), "x")
         started = time.monotonic()
         await engine.aclose()
-        assert time.monotonic() - started < 8 and pgid is not None and not group(pgid)
+        assert time.monotonic() - started < 20 and pgid is not None
+        await until(lambda: not group(pgid))
 
 
 NODE = """

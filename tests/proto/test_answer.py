@@ -172,6 +172,18 @@ def test_an_answer_past_the_cap_is_a_violation() -> None:
             assembler.feed(b"data: " + json.dumps(delta(0, {"content": "x"})).encode() + b"\n\n")
 
 
+@pytest.mark.parametrize("depth", [100, 300, 600, 900, 980, 995, 1200])
+@pytest.mark.parametrize("place", ['"x": %s', '"choices": [{"index": 0, "delta": {"a": [%s]}}]'])
+def test_any_depth_is_merged_or_a_violation(depth: int, place: str) -> None:
+    nested = place % ('{"b":' * depth + "1" + "}" * depth)
+    assembler = AnswerAssembler()
+    try:
+        assembler.feed(b"data: {" + nested.encode() + b"}\n\n")
+        assembler.to_json()
+    except ProtocolViolation:
+        pass
+
+
 anything = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=3),
     lambda inner: (
