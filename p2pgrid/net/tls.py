@@ -123,8 +123,12 @@ def verify_certificate(der: bytes | None, now: datetime.datetime) -> PublicKey:
         _verify_self_signed(certificate, tls_key)
         spki = tls_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         before, after = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        # The signature is whole octets at the very end: a count of unused bits would let one certificate have many forms.
+        is_whole = der.endswith(b"\0" + certificate.signature)
     except _UNREADABLE as error:
         raise ProtocolViolation(f"the peer's certificate is not valid: {error!r}") from error
+    if not is_whole:
+        raise ProtocolViolation("the peer's certificate is not valid: its signature is not in whole octets.")
     if not before <= now <= after:
         raise ProtocolViolation(
             f"the peer's certificate is valid from {before:%Y-%m-%d %H:%M} to {after:%Y-%m-%d %H:%M} UTC, "
