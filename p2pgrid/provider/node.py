@@ -73,12 +73,12 @@ class Provider:
         """Nothing is started before `async with`. Raises UsageError: no key, no model, a bad price or address."""
         self._data = data
         self._config = config.provider
+        self.key: Final = data.load_key()
         if not self._config.models:
             raise UsageError(
                 "no model is configured, so there is nothing to sell.",
                 hint=f"Add one under [[provider.models]] in {data.config_file}, or give --model.",
             )
-        self.key: Final = data.load_key()
         self.network_name: Final = network_name
         self.limits: Final = limits or ProviderLimits()
         self.tally: Final = Tally()
