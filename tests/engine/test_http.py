@@ -15,7 +15,8 @@ from p2pgrid.engine.http import EngineLimits, HttpEngine
 from p2pgrid.errors import EngineError, ProtocolViolation, Refused, UsageError
 from tests.engine.asking import ask, body
 
-LIMITS = EngineLimits(silence_timeout_s=0.3, page_timeout_s=2.0, connect_timeout_s=2.0)
+PATIENT = EngineLimits(silence_timeout_s=30, page_timeout_s=30, connect_timeout_s=30)
+IMPATIENT = EngineLimits(silence_timeout_s=0.5, page_timeout_s=30, connect_timeout_s=30)
 
 
 @pytest.fixture
@@ -27,14 +28,14 @@ def fake() -> FakeVllm:
 async def engine(fake: FakeVllm, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[HttpEngine]:
     uds = tmp_path / "e.sock" if request.param == "unix" else None
     async with serve_fake(fake, uds=uds) as url:
-        engine = HttpEngine(url, limits=LIMITS)
+        engine = HttpEngine(url, limits=PATIENT)
         await engine.ready(5)
         yield engine
         await engine.aclose()
 
 
 async def until_idle(fake: FakeVllm) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while fake.state.running:  # noqa: ASYNC110 - the fake tells nobody
             await asyncio.sleep(0.005)
 
@@ -93,11 +94,14 @@ async def test_faults_that_a_counter_refuses(engine: HttpEngine, fault: str) -> 
     ("fault", "sentence"),
     [("dies", "broke off"), ("hang", "fell silent"), ("hang-head", "did not begin to answer")],
 )
-async def test_faults_that_are_the_engines(engine: HttpEngine, fake: FakeVllm, fault: str, sentence: str) -> None:
-    with pytest.raises(EngineError, match=sentence):
-        await ask(engine, body(model=f"fake+{fault}"))
-    await until_idle(fake)
-    assert fake.state.aborted == 1
+async def test_faults_that_are_the_engines(fake: FakeVllm, fault: str, sentence: str) -> None:
+    async with serve_fake(fake) as url:
+        engine = HttpEngine(url, limits=IMPATIENT)
+        with pytest.raises(EngineError, match=sentence):
+            await ask(engine, body(model=f"fake+{fault}"))
+        await until_idle(fake)
+        assert fake.state.aborted == 1
+        await engine.aclose()
 
 
 async def test_abort_stops_the_work(engine: HttpEngine, fake: FakeVllm) -> None:
@@ -122,7 +126,7 @@ async def test_abort_wakes_whoever_reads(engine: HttpEngine, fake: FakeVllm) -> 
     reader = asyncio.create_task(read())
     await seen.wait()
     await answer.abort()
-    await asyncio.wait({reader}, timeout=5)
+    await asyncio.wait({reader}, timeout=30)
     assert reader.done()
     reader.exception()
     await until_idle(fake)
@@ -151,7 +155,7 @@ async def test_an_id_that_is_no_header_is_refused(engine: HttpEngine, request_id
 
 
 async def test_an_engine_that_is_away(tmp_path: Path) -> None:
-    engine = HttpEngine(f"unix:{tmp_path}/none.sock", limits=LIMITS)
+    engine = HttpEngine(f"unix:{tmp_path}/none.sock", limits=PATIENT)
     with pytest.raises(EngineError, match=r"not ready within 0 s.*cannot be reached"):
         await engine.ready(0.3)
     with pytest.raises(EngineError, match="cannot be reached"):

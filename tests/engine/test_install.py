@@ -42,10 +42,12 @@ def set_converter(environment: EngineEnvironment, last: str) -> None:
 
 def test_a_step_tells_its_progress_and_keeps_its_words(tmp_path: Path) -> None:
     events: list[StepEvent] = []
-    code = "print('WARNING: x'); print('10%\\r100%'); import time; time.sleep(1.2); print('last')"
+    code = "print('WARNING: x'); print('10%\\r100%'); import time; time.sleep(2.5); print('last')"
     said = StepRunner(tmp_path / "log", events.append).run("a step", [sys.executable, "-c", code], timeout_s=30)
     assert said.splitlines() == ["WARNING: x", "100%", "last"]
-    assert [event.kind for event in events] == ["start", "tick", "done"] and events[1].detail == "100%"
+    kinds = [event.kind for event in events]
+    assert kinds[0] == "start" and kinds[-1] == "done" and set(kinds[1:-1]) == {"tick"}
+    assert "100%" in {event.detail for event in events}
     assert "=== a step:" in (tmp_path / "log").read_text() and "last" in (tmp_path / "log").read_text()
 
 
@@ -81,14 +83,14 @@ def group_is_gone(pgid: int) -> bool:
 
 
 def test_a_step_that_takes_too_long_is_ended_with_its_children(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="took over 1 s"):
-        StepRunner(tmp_path / "log", lambda _: None).run("a", [sys.executable, "-c", SPAWNS], timeout_s=1)
+    with pytest.raises(EngineError, match="took over 4 s"):
+        StepRunner(tmp_path / "log", lambda _: None).run("a", [sys.executable, "-c", SPAWNS], timeout_s=4)
     assert group_is_gone(int((tmp_path / "log").read_text().splitlines()[-1]))
 
 
 def test_an_interrupt_ends_the_step_with_its_children(tmp_path: Path) -> None:
     def interrupt(event: StepEvent) -> None:
-        if event.kind == "tick":
+        if event.kind == "tick" and event.detail.isdigit():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -62,7 +62,7 @@ def group(pgid: int) -> list[psutil.Process]:
     return found
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 20) -> None:
+async def until(condition: Callable[[], object], timeout_s: float = 60) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 - processes tell nobody
             await asyncio.sleep(0.02)
@@ -73,8 +73,8 @@ async def test_it_starts_answers_and_leaves_nothing(environment: EngineEnvironme
     async with managed(environment, told=told) as engine:
         with pytest.raises(EngineError, match="the engine is new"):
             await engine.request(CHAT_COMPLETIONS, b"{}", "x")
-        await engine.ready(20)
-        await engine.ready(20)
+        await engine.ready(60)
+        await engine.ready(60)
         assert engine.models() == (EngineModel(name="fake", context_tokens=512),)
         assert (await ask(engine, body(model="fake"))).counter.is_whole
         assert (await engine.health()).is_healthy
@@ -91,11 +91,11 @@ async def test_it_starts_answers_and_leaves_nothing(environment: EngineEnvironme
 async def test_a_start_that_fails_says_why(environment: EngineEnvironment) -> None:
     async with managed(environment, "--fail") as engine:
         with pytest.raises(EngineError, match=r"exit 3.*Cause: ValueError: no such model") as caught:
-            await engine.ready(20)
+            await engine.ready(60)
         assert "engine.log" in caught.value.hint and engine.state == "failed" and engine.process_group is None
         assert not (await engine.health()).is_healthy
         with pytest.raises(EngineError, match="no such model"):
-            await engine.ready(20)
+            await engine.ready(60)
 
 
 async def test_a_start_that_takes_too_long_is_ended(environment: EngineEnvironment) -> None:
@@ -122,7 +122,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing(environment: EngineEnvir
 async def test_a_crash_is_noticed_told_and_mended(environment: EngineEnvironment) -> None:
     told: list[str] = []
     async with managed(environment, "--stubborn", told=told) as engine:
-        await engine.ready(20)
+        await engine.ready(60)
         pgid = engine.process_group
         assert pgid is not None
         (vllm,) = (p for p in group(pgid) if "--uds" in p.cmdline() and "warden" not in " ".join(p.cmdline()))
@@ -142,7 +142,7 @@ async def test_a_crash_is_noticed_told_and_mended(environment: EngineEnvironment
 
 async def test_what_runs_may_finish_when_it_stops(environment: EngineEnvironment) -> None:
     async with managed(environment) as engine:
-        await engine.ready(20)
+        await engine.ready(60)
         answer = await engine.request(
             CHAT_COMPLETIONS, body(model="fake", max_tokens=20, fake={"tokens": 20, "pace_ms": 20}), "x"
         )
@@ -156,7 +156,7 @@ async def test_what_runs_may_finish_when_it_stops(environment: EngineEnvironment
 
 async def test_what_will_not_finish_is_ended(environment: EngineEnvironment) -> None:
     async with managed(environment, "--stubborn", drain_timeout_s=1) as engine:
-        await engine.ready(20)
+        await engine.ready(60)
         pgid = engine.process_group
         await engine.request(CHAT_COMPLETIONS, body(model="fake+hang"), "x")
         started = time.monotonic()
@@ -175,7 +175,7 @@ from p2pgrid.engine.serve_command import VllmSettings
 async def main():
     settings = VllmSettings(model=Path("/m"), served_name="fake", extra_arguments=("--stubborn",))
     engine = ManagedVllm(settings, EngineEnvironment(Path(sys.argv[1])), log_path=Path(sys.argv[1]) / "log")
-    await engine.ready(20)
+    await engine.ready(60)
     print(engine.process_group, engine.url, flush=True)
     await asyncio.sleep(600)
 
