@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,7 @@ name = "{model}"
 model-path = "{model_path}"
 context-tokens = 2048
 concurrency = 8
+cpu-threads = {cpu_threads}
 price-input-eur = "{operator.price_input_eur}"
 price-cached-input-eur = "{operator.price_cached_input_eur}"
 price-output-eur = "{operator.price_output_eur}"
@@ -109,7 +111,11 @@ class Grid:
         data = self.folder / operator.folder
         data.mkdir(mode=0o700)
         config = _OPERATOR_CONFIG.format(
-            operator=operator, model=self.model, model_path=self._model_path, network=NETWORK
+            operator=operator,
+            model=self.model,
+            model_path=self._model_path,
+            network=NETWORK,
+            cpu_threads=max(1, (os.cpu_count() or 2) // 2),
         )
         if self._engine_url:
             config += f'engine-url = "{self._engine_url}"\n'

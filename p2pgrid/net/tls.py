@@ -123,7 +123,7 @@ def verify_certificate(der: bytes | None, now: datetime.datetime) -> PublicKey:
         _verify_self_signed(certificate, tls_key)
         spki = tls_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         before, after = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        # The signature is whole octets at the very end: a count of unused bits would let one certificate have many forms.
+        # Whole octets at the very end: a count of unused bits would let one certificate have many forms.
         is_whole = der.endswith(b"\0" + certificate.signature)
     except _UNREADABLE as error:
         raise ProtocolViolation(f"the peer's certificate is not valid: {error!r}") from error

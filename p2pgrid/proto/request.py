@@ -50,6 +50,7 @@ class RequestFields(msgspec.Struct):
     best_of: int | None = None
     prompt: str | list[str | int | list[int]] | None = None
     echo: bool | None = None
+    include_reasoning: bool | None = None
     kv_transfer_params: Raw | UnsetType = UNSET
     vllm_xargs: Raw | UnsetType = UNSET
     priority: Raw | UnsetType = UNSET
@@ -99,6 +100,8 @@ def parse_request(endpoint: str, body: bytes) -> RequestFields:
             raise Refused("unsupported", f"the field {name!r} is not served on the grid; leave it out.")
     if fields.echo:
         raise Refused("unsupported", "echo is not served on the grid: the prompt's ids would count as output.")
+    if fields.include_reasoning is False:
+        raise Refused("unsupported", "include_reasoning: false is not served on the grid: it hides ids from the count.")
     for name in ("max_tokens", "max_completion_tokens", "n", "best_of"):
         value = getattr(fields, name)
         if value is not None and not 1 <= value <= 1_000_000:

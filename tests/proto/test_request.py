@@ -37,6 +37,7 @@ BODIES: list[tuple[Any, str]] = [
     ({"model": "m", "prompt": ["a"] * 129}, "bad-request"),
     ({"model": "m", "prompt": [[1], [2]], "n": 65}, "bad-request"),
     ({"model": "m", "echo": True}, "unsupported"),
+    ({"model": "m", "include_reasoning": False}, "unsupported"),
     ([], "bad-request"),
 ]
 FORBIDDEN = (
