@@ -25,7 +25,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON 
 
 @click.group()
 def engine() -> None:
-    """Install and inspect the inference engine (vLLM)."""
+    """Install vLLM in an environment of its own, and see what is there."""
 
 
 @engine.command()
