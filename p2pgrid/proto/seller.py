@@ -13,20 +13,19 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
-from p2pgrid.errors import InvalidRecord, ProtocolViolation, Refused
+from p2pgrid.errors import ProtocolViolation
 from p2pgrid.proto.actions import (
     AbortEngine,
     Action,
     Actions,
-    AskEngine,
     Dispute,
     EndStream,
     Persist,
     Send,
     Settled,
 )
-from p2pgrid.proto.channel import ChannelBooks, check_clock
-from p2pgrid.proto.commitment import ResponseCommitment, request_commitment
+from p2pgrid.proto.channel import ChannelBooks
+from p2pgrid.proto.commitment import ResponseCommitment
 from p2pgrid.proto.counting import TokenCounter
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import (
@@ -34,7 +33,6 @@ from p2pgrid.proto.messages import (
     MAX_DURATION_MS,
     Meter,
     ModelOffer,
-    Offer,
     Order,
     Receipt,
     Status,
@@ -42,15 +40,13 @@ from p2pgrid.proto.messages import (
     Voucher,
 )
 from p2pgrid.proto.pricing import (
-    amount_owed,
     is_billed_by_voucher,
     is_within_caps,
-    most_owed,
     price_of,
     usage_of,
 )
+from p2pgrid.proto.proposal import Ending, check_countersignature, propose_receipt
 from p2pgrid.proto.record import Role, Signed, parse_record, sign_message, verify_record
-from p2pgrid.proto.request import RequestFields, parse_request, require_metered
 from p2pgrid.proto.sse import EventSplitter
 from p2pgrid.proto.wire import CHUNK_BYTES, MAX_ENGINE_ERROR_BYTES, Head, Kind, OrderOpening, Refusal, parse_frame
 
@@ -419,159 +415,3 @@ class SellerOrder:
         )
         self.receipt = receipt
         return [Persist(receipt), Send(Kind.RECEIPT, receipt.record.to_bytes())]
-
-
-def check_countersignature(proposed: Signed[Receipt] | None, payload: bytes, books: ChannelBooks) -> Signed[Receipt]:
-    """The proposed receipt as the client sent it back, both signatures checked.
-
-    Raises ProtocolViolation when it is another receipt, InvalidRecord when a signature is bad.
-    """
-    record = parse_record(payload)
-    if proposed is None or record.id != proposed.id:
-        raise ProtocolViolation("the client countersigned another receipt than the one proposed.")
-    return verify_record(record, Receipt, {Role.PROVIDER: books.provider, Role.CLIENT: books.client})
-
-
-def accept_countersignature(proposed: Signed[Receipt], payload: bytes, books: ChannelBooks) -> Signed[Receipt]:
-    """A countersignature that came when the channel was resumed: check it, and close the order in the books.
-
-    Call it once for each proposal; the caller then persists what is returned. Raises as `check_countersignature` does.
-    """
-    receipt = check_countersignature(proposed, payload, books)
-    books.settle(receipt.message)
-    return receipt
-
-
-def verify_order(payload: bytes, books: ChannelBooks) -> tuple[Signed[Order], OrderOpening]:
-    """The order in an OrderOpening, signed by the channel's client. It uses up the order's number.
-
-    Call it when the message arrives, before the body: bodies of orders sent at once end in any order. Raises
-    ProtocolViolation, InvalidRecord, and Refused (`order-number`).
-    """
-    opening = parse_frame(payload, OrderOpening)
-    order = verify_record(parse_record(opening.order), Order, {Role.CLIENT: books.client})
-    if order.message.channel != books.id:
-        raise InvalidRecord("wrong-channel", "the order is for another channel.")
-    books.claim_order_number(order.message.order_number)
-    return order, opening
-
-
-def accept_order(
-    books: ChannelBooks,
-    order: Signed[Order],
-    opening: OrderOpening,
-    body: bytes,
-    offer: Signed[Offer] | None,
-    *,
-    key: SecretKey,
-    now_ms: int,
-) -> tuple[SellerOrder, Actions]:
-    """Check an order against the channel, the offer it names and its body, and take it on.
-
-    `order` and `opening` come from `verify_order`, and are used once. `offer` is the offer of that id if the provider
-    signed it, else None. Raises Refused with a code of docs/spec/session.md, section 4; nothing is then recorded or
-    owed.
-    """
-    message = order.message
-    check_clock(message.ordered_ms, now_ms, "the client")
-    if books.is_expired(now_ms):
-        raise Refused("channel-expired", "the channel has expired.", hint="Open a new one.")
-    if not books.may_order:
-        raise Refused(
-            "too-many-open-orders",
-            f"{books.open_orders} orders of this channel await a countersignature.",
-            hint="Countersign the receipts that are open.",
-        )
-    entry = _entry_in_force(offer, message, books, now_ms)
-    fields = _check_body(message, opening, body)
-    if message.first_token_timeout_ms <= 0:
-        raise Refused("order-caps", "the order's deadline for the first token is not after its own time.")
-    most = most_owed(entry, max_prompt_tokens=message.max_prompt_tokens, max_output_tokens=message.max_output_tokens)
-    if message.max_output_tokens < fields.max_output_tokens(entry) or message.max_amount_pico < most:
-        raise Refused("order-caps", "the order's caps do not cover what its body asks for.")
-    if message.max_amount_pico > books.credit_left_pico():
-        raise Refused(
-            "credit-exhausted",
-            f"the order may cost {message.max_amount_pico} pico-EUR; {books.credit_left_pico()} are left.",
-            hint="Settle what is open.",
-        )
-    seller = SellerOrder(books, order, entry, opening, fields.n or 1, key, now_ms)
-    return seller, (AskEngine(), Persist(order))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
-    """How an order ended, for its receipt."""
-
-    status: Status
-    finish_reason: str = ""
-    response_commitment: bytes = bytes(32)
-    """All zero where a crash lost it."""
-    first_token_ms: int = 0
-    total_ms: int = 0
-
-
-def propose_receipt(
-    books: ChannelBooks,
-    order: Signed[Order],
-    entry: ModelOffer,
-    usage: Usage,
-    ending: Ending,
-    *,
-    key: SecretKey,
-    now_ms: int,
-) -> Signed[Receipt]:
-    """Sign the channel's next receipt and make it the chain's last. The order stays open until it is countersigned."""
-    message = order.message
-    amount = amount_owed(entry.tariff, usage, ending.status)
-    receipt = sign_message(
-        Receipt(
-            channel=books.id,
-            receipt_number=books.last_receipt_number + 1,
-            previous=books.last_receipt_id,
-            order_number=message.order_number,
-            order=order.id,
-            offer=message.offer,
-            model=message.model,
-            usage=usage,
-            amount_pico=amount,
-            channel_total_pico=books.total_pico + amount,
-            status=ending.status,
-            finish_reason=ending.finish_reason,
-            request_commitment=message.request_commitment,
-            response_commitment=ending.response_commitment,
-            first_token_ms=ending.first_token_ms,
-            total_ms=ending.total_ms,
-            issued_ms=now_ms,
-        ),
-        Role.PROVIDER,
-        key,
-    )
-    books.append(receipt)
-    books.release(message.order_number)
-    return receipt
-
-
-def _entry_in_force(offer: Signed[Offer] | None, order: Order, books: ChannelBooks, now_ms: int) -> ModelOffer:
-    if offer is None or offer.id != order.offer:
-        raise Refused("unknown-offer", "the order names an offer that is not ours.", hint="Fetch the offer again.")
-    if not offer.message.valid_from_ms <= now_ms <= offer.message.valid_until_ms:
-        raise Refused("offer-expired", "the offer that the order names is not in force.", hint="Fetch it again.")
-    if offer.message.currency != books.terms.currency:
-        raise Refused("wrong-currency", "the offer's currency is not the channel's.", hint="Open a new channel.")
-    entry = offer.message.model_offer(order.model)
-    if entry is None:
-        raise Refused("unknown-model", f"the model {order.model!r} is not in the offer.")
-    if order.endpoint not in entry.endpoints:
-        raise Refused("unknown-endpoint", f"{order.endpoint!r} is not offered for {order.model!r}.")
-    return entry
-
-
-def _check_body(order: Order, opening: OrderOpening, body: bytes) -> RequestFields:
-    if request_commitment(opening.commitment_key, body) != order.request_commitment:
-        raise Refused("commitment", "the body is not the one that the order commits to.")
-    fields = parse_request(order.endpoint, body)
-    require_metered(fields)
-    if fields.model != order.model:
-        raise Refused("bad-request", f"the body asks for {fields.model!r}, the order for {order.model!r}.")
-    return fields

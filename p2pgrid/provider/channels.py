@@ -20,8 +20,8 @@ from p2pgrid.net.connection import LinkConnection
 from p2pgrid.proto.channel import ChannelBooks
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import Channel, Receipt, Status, Usage
+from p2pgrid.proto.proposal import Ending, propose_receipt
 from p2pgrid.proto.record import Signed
-from p2pgrid.proto.seller import Ending, propose_receipt
 from p2pgrid.provider.limits import ProviderLimits
 
 log = logging.getLogger(__name__)

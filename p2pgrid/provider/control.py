@@ -12,8 +12,8 @@ from p2pgrid.errors import InvalidRecord, LedgerError, ProtocolViolation, Refuse
 from p2pgrid.net.stream import Stream
 from p2pgrid.proto.channel import check_clock, propose_channel, verify_channel
 from p2pgrid.proto.messages import Channel, Receipt
+from p2pgrid.proto.proposal import accept_countersignature
 from p2pgrid.proto.record import Signed, parse_message, parse_record
-from p2pgrid.proto.seller import accept_countersignature
 from p2pgrid.proto.wire import ChannelRequest, Kind, Refusal, Resumed, parse_frame
 from p2pgrid.provider.channels import OpenChannel
 from p2pgrid.provider.exchange import Exchange, Shop

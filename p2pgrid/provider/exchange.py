@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -56,9 +57,9 @@ class Exchange(StreamHandler):
 
     # -- for subclasses ---------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def take(self, kind: int, payload: bytes) -> None:
         """The client sent a message."""
-        raise NotImplementedError
 
     def lost(self, reason: str) -> None:
         """The stream is gone. Called once, and only if `finish` was not."""

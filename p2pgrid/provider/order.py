@@ -16,6 +16,7 @@ from collections.abc import Callable
 from p2pgrid.errors import EngineError, LedgerError, ProtocolViolation, Refused
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.stream import Stream
+from p2pgrid.proto.acceptance import accept_order, verify_order
 from p2pgrid.proto.actions import (
     AbortEngine,
     Action,
@@ -31,7 +32,7 @@ from p2pgrid.proto.actions import (
 from p2pgrid.proto.frame import FIRST_CREDITED_KIND
 from p2pgrid.proto.messages import Order, Receipt
 from p2pgrid.proto.record import Signed, parse_message, parse_record
-from p2pgrid.proto.seller import SellerOrder, SellerState, accept_order, verify_order
+from p2pgrid.proto.seller import SellerOrder, SellerState
 from p2pgrid.proto.wire import Kind, OrderOpening, parse_frame
 from p2pgrid.provider.admission import ServedModel
 from p2pgrid.provider.channels import OpenChannel

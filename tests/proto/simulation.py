@@ -14,6 +14,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from p2pgrid.errors import InvalidRecord, ProtocolViolation, Refused
+from p2pgrid.proto.acceptance import accept_order, verify_order
 from p2pgrid.proto.actions import (
     AbortEngine,
     Actions,
@@ -43,14 +44,10 @@ from p2pgrid.proto.messages import (
     Usage,
     Voucher,
 )
+from p2pgrid.proto.proposal import accept_countersignature
 from p2pgrid.proto.record import Message, Role, Signed, sign_message
 from p2pgrid.proto.request import metered_body, parse_request
-from p2pgrid.proto.seller import (
-    SellerOrder,
-    accept_countersignature,
-    accept_order,
-    verify_order,
-)
+from p2pgrid.proto.seller import SellerOrder
 from p2pgrid.proto.sse import EventSplitter
 from p2pgrid.proto.verdict import Bundle, Verdict, audit_records
 from p2pgrid.proto.wire import Kind, OrderOpening, Refusal

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pgrid.errors import InvalidRecord, ProtocolViolation, Refused
+from p2pgrid.proto.acceptance import accept_order, verify_order
 from p2pgrid.proto.buyer import (
     BUYER_TRANSITIONS,
     BuyerEvent,
@@ -21,19 +22,10 @@ from p2pgrid.proto.buyer import (
 )
 from p2pgrid.proto.channel import ChannelBooks, ChannelHead
 from p2pgrid.proto.messages import Meter, Receipt, Status, Usage, Voucher
+from p2pgrid.proto.proposal import Ending, check_countersignature, propose_receipt
 from p2pgrid.proto.record import Record, Role, parse_record, sign_message, verify_record
 from p2pgrid.proto.request import metered_body, parse_request
-from p2pgrid.proto.seller import (
-    SELLER_TRANSITIONS,
-    VOUCHER_TIMEOUT_MS,
-    Ending,
-    SellerEvent,
-    SellerState,
-    accept_order,
-    check_countersignature,
-    propose_receipt,
-    verify_order,
-)
+from p2pgrid.proto.seller import SELLER_TRANSITIONS, VOUCHER_TIMEOUT_MS, SellerEvent, SellerState
 from p2pgrid.proto.wire import MAX_ENGINE_ERROR_BYTES, Kind, OrderOpening, Refusal
 from tests.proto.simulation import (
     CHAT,

@@ -7,12 +7,13 @@ from collections.abc import Callable
 
 import pytest
 
+from p2pgrid.proto.acceptance import accept_order, verify_order
 from p2pgrid.proto.actions import Action, Actions, Persist, Send
 from p2pgrid.proto.buyer import BuyerOrder, place_order
 from p2pgrid.proto.channel import ChannelBooks, ChannelHead
 from p2pgrid.proto.record import Role
 from p2pgrid.proto.request import metered_body, parse_request
-from p2pgrid.proto.seller import SellerOrder, accept_order, verify_order
+from p2pgrid.proto.seller import SellerOrder
 from p2pgrid.proto.verdict import audit_records
 from p2pgrid.proto.wire import Kind
 from tests.proto.chains import Dealings, bundle_of, digest

@@ -1,0 +1,107 @@
+"""Whether a provider takes an order on (docs/spec/session.md): nothing is recorded or owed for one that it refuses."""
+
+from __future__ import annotations
+
+from p2pgrid.errors import InvalidRecord, Refused
+from p2pgrid.proto.actions import (
+    Actions,
+    AskEngine,
+    Persist,
+)
+from p2pgrid.proto.channel import ChannelBooks, check_clock
+from p2pgrid.proto.commitment import request_commitment
+from p2pgrid.proto.keys import SecretKey
+from p2pgrid.proto.messages import (
+    ModelOffer,
+    Offer,
+    Order,
+)
+from p2pgrid.proto.pricing import (
+    most_owed,
+)
+from p2pgrid.proto.record import Role, Signed, parse_record, verify_record
+from p2pgrid.proto.request import RequestFields, parse_request, require_metered
+from p2pgrid.proto.seller import SellerOrder
+from p2pgrid.proto.wire import OrderOpening, parse_frame
+
+
+def verify_order(payload: bytes, books: ChannelBooks) -> tuple[Signed[Order], OrderOpening]:
+    """The order in an OrderOpening, signed by the channel's client. It uses up the order's number.
+
+    Call it when the message arrives, before the body: bodies of orders sent at once end in any order. Raises
+    ProtocolViolation, InvalidRecord, and Refused (`order-number`).
+    """
+    opening = parse_frame(payload, OrderOpening)
+    order = verify_record(parse_record(opening.order), Order, {Role.CLIENT: books.client})
+    if order.message.channel != books.id:
+        raise InvalidRecord("wrong-channel", "the order is for another channel.")
+    books.claim_order_number(order.message.order_number)
+    return order, opening
+
+
+def accept_order(
+    books: ChannelBooks,
+    order: Signed[Order],
+    opening: OrderOpening,
+    body: bytes,
+    offer: Signed[Offer] | None,
+    *,
+    key: SecretKey,
+    now_ms: int,
+) -> tuple[SellerOrder, Actions]:
+    """Check an order against the channel, the offer it names and its body, and take it on.
+
+    `order` and `opening` come from `verify_order`, and are used once. `offer` is the offer of that id if the provider
+    signed it, else None. Raises Refused with a code of docs/spec/session.md, section 4; nothing is then recorded or
+    owed.
+    """
+    message = order.message
+    check_clock(message.ordered_ms, now_ms, "the client")
+    if books.is_expired(now_ms):
+        raise Refused("channel-expired", "the channel has expired.", hint="Open a new one.")
+    if not books.may_order:
+        raise Refused(
+            "too-many-open-orders",
+            f"{books.open_orders} orders of this channel await a countersignature.",
+            hint="Countersign the receipts that are open.",
+        )
+    entry = _entry_in_force(offer, message, books, now_ms)
+    fields = _check_body(message, opening, body)
+    if message.first_token_timeout_ms <= 0:
+        raise Refused("order-caps", "the order's deadline for the first token is not after its own time.")
+    most = most_owed(entry, max_prompt_tokens=message.max_prompt_tokens, max_output_tokens=message.max_output_tokens)
+    if message.max_output_tokens < fields.max_output_tokens(entry) or message.max_amount_pico < most:
+        raise Refused("order-caps", "the order's caps do not cover what its body asks for.")
+    if message.max_amount_pico > books.credit_left_pico():
+        raise Refused(
+            "credit-exhausted",
+            f"the order may cost {message.max_amount_pico} pico-EUR; {books.credit_left_pico()} are left.",
+            hint="Settle what is open.",
+        )
+    seller = SellerOrder(books, order, entry, opening, fields.n or 1, key, now_ms)
+    return seller, (AskEngine(), Persist(order))
+
+
+def _entry_in_force(offer: Signed[Offer] | None, order: Order, books: ChannelBooks, now_ms: int) -> ModelOffer:
+    if offer is None or offer.id != order.offer:
+        raise Refused("unknown-offer", "the order names an offer that is not ours.", hint="Fetch the offer again.")
+    if not offer.message.valid_from_ms <= now_ms <= offer.message.valid_until_ms:
+        raise Refused("offer-expired", "the offer that the order names is not in force.", hint="Fetch it again.")
+    if offer.message.currency != books.terms.currency:
+        raise Refused("wrong-currency", "the offer's currency is not the channel's.", hint="Open a new channel.")
+    entry = offer.message.model_offer(order.model)
+    if entry is None:
+        raise Refused("unknown-model", f"the model {order.model!r} is not in the offer.")
+    if order.endpoint not in entry.endpoints:
+        raise Refused("unknown-endpoint", f"{order.endpoint!r} is not offered for {order.model!r}.")
+    return entry
+
+
+def _check_body(order: Order, opening: OrderOpening, body: bytes) -> RequestFields:
+    if request_commitment(opening.commitment_key, body) != order.request_commitment:
+        raise Refused("commitment", "the body is not the one that the order commits to.")
+    fields = parse_request(order.endpoint, body)
+    require_metered(fields)
+    if fields.model != order.model:
+        raise Refused("bad-request", f"the body asks for {fields.model!r}, the order for {order.model!r}.")
+    return fields
