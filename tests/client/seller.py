@@ -27,13 +27,15 @@ from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.direct import DirectListener, dial, listen
 from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.net.stream import Stream, StreamHandler
+from p2pgrid.proto.acceptance import accept_order, verify_order
 from p2pgrid.proto.actions import AbortEngine, Actions, AskEngine, EndStream, Send, Settled
 from p2pgrid.proto.channel import ChannelBooks, ChannelHead, propose_channel, verify_channel
 from p2pgrid.proto.frame import ResetCode
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import ENDPOINTS, Channel, DataTerms, ModelOffer, Offer, Receipt, Tariff, Terms
+from p2pgrid.proto.proposal import accept_countersignature
 from p2pgrid.proto.record import Role, Signed, parse_record, sign_message
-from p2pgrid.proto.seller import SellerOrder, accept_countersignature, accept_order, verify_order
+from p2pgrid.proto.seller import SellerOrder
 from p2pgrid.proto.wire import ChannelRequest, Kind, OrderOpening, Refusal, Resumed, parse_frame
 from tests.factories import CLIENT, secret_key
 
