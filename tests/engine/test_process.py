@@ -183,6 +183,14 @@ asyncio.run(main())
 """
 
 
+def is_dead(process: psutil.Process) -> bool:
+    """True once it runs no more, reaped or not."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 @pytest.mark.parametrize("victim", ["node", "warden"])
 async def test_it_dies_with_its_parent(environment: EngineEnvironment, victim: str) -> None:
     command = [sys.executable, "-c", NODE, str(environment.home)]
@@ -192,7 +200,7 @@ async def test_it_dies_with_its_parent(environment: EngineEnvironment, victim: s
         pgid, url = (await asyncio.to_thread(node.stdout.readline)).split()
         vllm = next(p for p in group(int(pgid)) if p.pid != int(pgid))
         os.kill(node.pid if victim == "node" else int(pgid), signal.SIGKILL)
-        await until(lambda: not vllm.is_running() or vllm.status() == psutil.STATUS_ZOMBIE)
+        await until(lambda: is_dead(vllm))
         await until(lambda: not group(int(pgid)))
         if victim == "node":
             await until(lambda: not Path(url.removeprefix("unix:")).parent.exists())
