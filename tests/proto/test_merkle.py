@@ -176,5 +176,5 @@ def test_asking_for_what_cannot_be() -> None:
         lambda: prefix_proof(HASH_AT, 0, 4),
         lambda: CompactRange(3, [bytes(32)]),
     ):
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"."):
             wrong()
