@@ -7,11 +7,14 @@ channel, so that numbers, links, prices and totals are right unless a test says 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
+from p2pgrid.proto.card import Card, PeerKey
+from p2pgrid.proto.dispute import Answer, Decision, Dispute, Opening, Subject
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import (
     ENDPOINTS,
@@ -31,6 +34,7 @@ from p2pgrid.proto.messages import (
 )
 from p2pgrid.proto.pricing import amount_owed, price_of
 from p2pgrid.proto.record import Message, Role, Signed, sign_message
+from p2pgrid.proto.statement import Invoice, Payment, Statement, StatementLine
 
 NOW_MS = 1_800_000_000_000
 DAY_MS = 86_400_000
@@ -213,3 +217,134 @@ class Dealings:
         for _ in range(receipts):
             records += self.completed(ticks=ticks)
         return records
+
+
+OPERATOR = secret_key("operator")
+
+
+def make_dispute(receipt: Signed[Receipt], by: Role = Role.CLIENT, **changes: Any) -> Signed[Dispute]:
+    """One side refuses a receipt, and says that nothing is owed."""
+    fields: dict[str, Any] = {
+        "channel": receipt.message.channel,
+        "receipt_number": receipt.message.receipt_number,
+        "receipt": receipt.id,
+        "by": by,
+        "reason": "not-delivered",
+        "statement": "The answer never came.",
+        "owed_pico": 0,
+        "disputed_ms": receipt.message.issued_ms + 1000,
+    }
+    return sign_message(Dispute(**{**fields, **changes}), by, CLIENT if by is Role.CLIENT else PROVIDER)
+
+
+def make_answer(dispute: Signed[Dispute], **changes: Any) -> Signed[Answer]:
+    """The other side accepts a dispute."""
+    by = Role.PROVIDER if dispute.message.by is Role.CLIENT else Role.CLIENT
+    fields: dict[str, Any] = {
+        "channel": dispute.message.channel,
+        "receipt_number": dispute.message.receipt_number,
+        "dispute": dispute.id,
+        "by": by,
+        "decision": Decision.ACCEPTED,
+        "statement": "Agreed.",
+        "owed_pico": dispute.message.owed_pico,
+        "answered_ms": dispute.message.disputed_ms + 1000,
+    }
+    return sign_message(Answer(**{**fields, **changes}), by, CLIENT if by is Role.CLIENT else PROVIDER)
+
+
+def make_card(key: SecretKey = OPERATOR, **changes: Any) -> Signed[Card]:
+    """The card of an operator whose node has the key PROVIDER."""
+    term = {"valid_from_ms": NOW_MS - DAY_MS, "valid_until_ms": NOW_MS + 365 * DAY_MS}
+    fields: dict[str, Any] = {
+        "operator": key.public_key.raw,
+        "sequence": 1,
+        **term,
+        "legal_name": "Vilnius Compute UAB",
+        "vat_id": "LT100001919017",
+        "country": "LT",
+        "parent_country": "LT",
+        "domain": "compute.example",
+        "peers": (PeerKey(key=PROVIDER.public_key.raw, **term),),
+    }
+    return sign_message(Card(**{**fields, **changes}), Role.OPERATOR, key)
+
+
+def make_opening(order: Signed[Order], content: bytes, commitment_key: bytes, **changes: Any) -> Signed[Opening]:
+    """The client shows what it asked."""
+    fields: dict[str, Any] = {
+        "channel": order.message.channel,
+        "order_number": order.message.order_number,
+        "by": Role.CLIENT,
+        "subject": Subject.REQUEST,
+        "commitment_key": commitment_key,
+        "content": content,
+    }
+    opening = Opening(**{**fields, **changes})
+    return sign_message(opening, opening.by, CLIENT if opening.by is Role.CLIENT else PROVIDER)
+
+
+def make_statement(receipts: Sequence[Signed[Receipt]], root: bytes, **changes: Any) -> Signed[Statement]:
+    """Both sides' statement over receipts of one channel, all of them at `TARIFF`."""
+    first, last = receipts[0].message, receipts[-1].message
+    usages = [receipt.message.usage for receipt in receipts]
+    total = sum(receipt.message.amount_pico for receipt in receipts)
+    line = StatementLine(
+        model=first.model,
+        input_upm=TARIFF.input_upm,
+        cached_input_upm=TARIFF.cached_input_upm,
+        output_upm=TARIFF.output_upm,
+        receipts=len(receipts),
+        prompt_tokens=sum(usage.prompt_tokens for usage in usages),
+        cached_tokens=sum(usage.cached_tokens for usage in usages),
+        output_tokens=sum(usage.output_tokens for usage in usages),
+        amount_pico=total,
+    )
+    fields: dict[str, Any] = {
+        "channel": first.channel,
+        "statement_number": 1,
+        "previous": b"",
+        "first_receipt": first.receipt_number,
+        "last_receipt": last.receipt_number,
+        "root": root,
+        "currency": "EUR",
+        "lines": (line,),
+        "total_pico": total,
+        "credits_pico": 0,
+        "payments_pico": 0,
+        "opening_pico": 0,
+        "closing_pico": total,
+        "stated_ms": last.issued_ms + DAY_MS,
+    }
+    statement = sign_message(Statement(**{**fields, **changes}), Role.PROVIDER, PROVIDER)
+    return statement.countersigned(Role.CLIENT, CLIENT)
+
+
+def make_invoice(statement: Signed[Statement], **changes: Any) -> Signed[Invoice]:
+    """The provider's invoice for a statement, without VAT."""
+    net = statement.message.total_pico - statement.message.credits_pico
+    cents = (net + 5 * 10**9) // 10**10
+    fields: dict[str, Any] = {
+        "statement": statement.id,
+        "invoice_number": "2027-0001",
+        "currency": "EUR",
+        "net_cents": cents,
+        "vat_cents": 0,
+        "gross_cents": cents,
+        "document_sha256": digest("invoice"),
+        "issued_ms": statement.message.stated_ms + 1000,
+    }
+    return sign_message(Invoice(**{**fields, **changes}), Role.PROVIDER, PROVIDER)
+
+
+def make_payment(invoice: Signed[Invoice], **changes: Any) -> Signed[Payment]:
+    """The whole of an invoice, paid."""
+    fields: dict[str, Any] = {
+        "statement": invoice.message.statement,
+        "invoice_number": invoice.message.invoice_number,
+        "reference": "P2PGRID-1",
+        "currency": "EUR",
+        "amount_cents": invoice.message.gross_cents,
+        "booked_ms": invoice.message.issued_ms + DAY_MS,
+    }
+    return sign_message(Payment(**{**fields, **changes}), Role.PROVIDER, PROVIDER)

@@ -13,7 +13,7 @@ from p2pgrid.proto.channel_book import Book
 from p2pgrid.proto.evidence import Held
 from p2pgrid.proto.findings import Absence, Draft
 from p2pgrid.proto.judgement import Case, shortened
-from p2pgrid.proto.record import Role
+from p2pgrid.proto.record import PARTIES, Role
 
 Group = tuple[Role | None, frozenset[int]]
 
@@ -52,11 +52,11 @@ def _compare(case: Case, book: Book, held: Held[Any], group: Group, sources: Seq
     if not others:
         return
     shown = frozenset[Role]().union(*(copy.claimed for copy in copies))
-    lacking = [role for role in Role if role in held.signers and role not in shown]
+    lacking = [role for role in PARTIES if role in held.signers and role not in shown]
     if not lacking:
         return
     # A bundle of unknown side: whichever it is, it signed what both signed.
-    own = side in lacking if side is not None else not copies and len(lacking) == len(Role)
+    own = side in lacking if side is not None else not copies and len(lacking) == len(PARTIES)
     label = str(held) if not copies else f"the {' and '.join(lacking)}'s signature on {held}"
     files = ", ".join(sources[bundle] for bundle in sorted(members))
     shows = sources[others[0].place.bundle]

@@ -16,7 +16,8 @@ from p2pgrid.errors import InvalidRecord
 from p2pgrid.proto.codes import Party
 from p2pgrid.proto.findings import Blemish, Docket, Draft, Place, Slot
 from p2pgrid.proto.keys import PublicKey, parse_public_key
-from p2pgrid.proto.messages import MESSAGE_TYPES, Channel, Meter, Offer, Order, Receipt, Voucher
+from p2pgrid.proto.message_types import MESSAGE_TYPES
+from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.record import Message, Record, Role, Signature, parse_message, signature_input_of
 
 M = TypeVar("M", bound=Message)
@@ -243,7 +244,7 @@ class Evidence:
 
 def _read(record: Record) -> tuple[Message | None, InvalidRecord | None]:
     message_type = MESSAGE_TYPES.get(record.payload_type)
-    if message_type is None:
+    if message_type is None or message_type not in REQUIRED_ROLES:
         return None, InvalidRecord("wrong-type", f"the payload type {record.payload_type!r} is unknown.")
     try:
         return parse_message(record, message_type), None

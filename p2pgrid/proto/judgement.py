@@ -13,7 +13,7 @@ from p2pgrid.proto.codes import CODES, Party
 from p2pgrid.proto.evidence import Held
 from p2pgrid.proto.findings import Absence, Docket, Draft, Slot
 from p2pgrid.proto.messages import Meter, Offer, Order, Receipt, Tariff, Voucher
-from p2pgrid.proto.record import Message, Role
+from p2pgrid.proto.record import PARTIES, Message, Role
 from p2pgrid.proto.rules import (
     Fault,
     bills_by_voucher,
@@ -82,7 +82,7 @@ def judge_channel(case: Case, book: Book) -> None:
 
 
 def _judge_countersigning(case: Case, book: Book) -> None:
-    missing = [role for role in Role if not book.channel.claims(role)]
+    missing = [role for role in PARTIES if not book.channel.claims(role)]
     if not missing:
         return
     if book.receipts or book.meters:

@@ -1,4 +1,4 @@
-"""What peers sign (docs/spec/messages.md): Offer, Channel, Order, Meter, Voucher, Receipt.
+"""What peers sign to sell and buy (docs/spec/messages.md): Offer, Channel, Order, Meter, Voucher, Receipt.
 
 On the wire each is a MessagePack array of its fields in the order below. Every field has a range; every message has a
 size cap. Amounts are pico-EUR, prices micro-EUR per million tokens, times Unix milliseconds.
@@ -10,40 +10,36 @@ import hashlib
 from enum import StrEnum
 from typing import Annotated, ClassVar, Final
 
-import msgspec
 from msgspec import Meta
 
 from p2pgrid.errors import InvalidRecord
-from p2pgrid.proto.keys import PUBLIC_KEY_BYTES
+from p2pgrid.proto.fields import (
+    Amount,
+    CountryCode,
+    CurrencyCode,
+    Digest,
+    DurationMs,
+    Id,
+    Key,
+    ModelName,
+    Nested,
+    Number,
+    Price,
+    ShortText,
+    TimeMs,
+    Tokens,
+)
 from p2pgrid.proto.record import Message
-from p2pgrid.units import MAX_AMOUNT_PICO, MAX_PRICE_UPM, MAX_TOKENS, MAX_UNIX_MS
-
-Key = Annotated[bytes, Meta(min_length=PUBLIC_KEY_BYTES, max_length=PUBLIC_KEY_BYTES)]
-Id = Annotated[bytes, Meta(min_length=32, max_length=32)]
-Digest = Annotated[bytes, Meta(max_length=32)]
-"""SHA-256, or empty where the provider does not state it."""
-Number = Annotated[int, Meta(ge=1, le=2**53)]
-Tokens = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
-Amount = Annotated[int, Meta(ge=0, le=MAX_AMOUNT_PICO)]
-Price = Annotated[int, Meta(ge=0, le=MAX_PRICE_UPM)]
-TimeMs = Annotated[int, Meta(ge=0, le=MAX_UNIX_MS)]
-MAX_DURATION_MS: Final = 10**9
-DurationMs = Annotated[int, Meta(ge=0, le=MAX_DURATION_MS)]
-ShortText = Annotated[str, Meta(max_length=128)]
-ModelName = Annotated[str, Meta(min_length=1, max_length=128)]
-# Patterns end in \Z: Python's `$` also matches before a last line feed.
-CurrencyCode = Annotated[str, Meta(pattern=r"\A[A-Z]{3}\Z")]
-CountryCode = Annotated[str, Meta(pattern=r"\A[A-Z]{2}\Z")]
+from p2pgrid.units import MAX_TOKENS
 
 DEFAULT_WINDOW_TOKENS: Final = 256
 FINISH_REASON_CHARS: Final = 32
+MAX_MENTIONS: Final = 16
 COUNTING_RULE: Final = "delivered-ids/1"
 REFUND_RULE: Final = "by-status/1"
+_EPOCH_WEEKDAY: Final = 3
+"""1 January 1970 was a Thursday."""
 ENDPOINTS: Final = ("/v1/chat/completions", "/v1/completions")
-
-
-class Nested(msgspec.Struct, array_like=True, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A part of a message; an array inside the message's array."""
 
 
 class Usage(Nested, frozen=True, kw_only=True):
@@ -73,6 +69,18 @@ class Tariff(Nested, frozen=True, kw_only=True):
     output_upm: Price
 
 
+class TariffPeriod(Nested, frozen=True, kw_only=True):
+    """A tariff that holds at certain hours of certain weekdays, as electricity is often sold."""
+
+    weekdays: Annotated[int, Meta(ge=1, le=127)]
+    """Bits: Monday 1, Tuesday 2, Wednesday 4, Thursday 8, Friday 16, Saturday 32, Sunday 64."""
+    from_minute: Annotated[int, Meta(ge=0, le=1439)]
+    """Minutes since midnight by the offer's clock; the period includes it."""
+    until_minute: Annotated[int, Meta(ge=1, le=1440)]
+    """The period ends before it. Later than `from_minute`: a night is two periods."""
+    tariff: Tariff
+
+
 class ModelOffer(Nested, frozen=True, kw_only=True):
     """One model on sale."""
 
@@ -87,6 +95,15 @@ class ModelOffer(Nested, frozen=True, kw_only=True):
     weights_sha256: Digest = b""
     tokenizer_sha256: Digest = b""
     template_sha256: Digest = b""
+    schedule: Annotated[tuple[TariffPeriod, ...], Meta(max_length=64)] = ()
+    """The first period that holds at an order's time gives its tariff; `tariff` holds at all other times."""
+    most_tokens_per_s: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    """The fastest that one choice of an answer can come on the hardware offered; 0 if that is not stated."""
+
+    @property
+    def tariffs(self) -> tuple[Tariff, ...]:
+        """Every tariff that can hold."""
+        return (self.tariff, *(period.tariff for period in self.schedule))
 
 
 class Terms(Nested, frozen=True, kw_only=True):
@@ -131,6 +148,10 @@ class Offer(Message, frozen=True, kw_only=True):
     models: Annotated[tuple[ModelOffer, ...], Meta(min_length=1, max_length=64)]
     gpus: Annotated[tuple[ShortText, ...], Meta(max_length=64)] = ()
     terms: Terms
+    utc_offset_minutes: Annotated[int, Meta(ge=-840, le=840)] = 0
+    """The clock of the price schedules: minutes ahead of UTC. It is fixed: summer time comes with another offer."""
+    card: Digest = b""
+    """The id of the operator's Card, if it has one."""
 
     def check(self) -> None:
         if self.valid_until_ms <= self.valid_from_ms:
@@ -139,12 +160,24 @@ class Offer(Message, frozen=True, kw_only=True):
         if len(set(names)) != len(names):
             raise InvalidRecord("out-of-range", "the offer names one model twice.")
         for entry in self.models:
-            if entry.tariff.cached_input_upm > entry.tariff.input_upm:
+            if any(tariff.cached_input_upm > tariff.input_upm for tariff in entry.tariffs):
                 raise InvalidRecord("out-of-range", f"{entry.model}: cached input costs more than input.")
+            if any(period.until_minute <= period.from_minute for period in entry.schedule):
+                raise InvalidRecord("out-of-range", f"{entry.model}: a price period ends before it begins.")
 
     def model_offer(self, model: str) -> ModelOffer | None:
         """The entry for a model, or None."""
         return next((m for m in self.models if m.model == model), None)
+
+    def tariff_at(self, entry: ModelOffer, time_ms: int) -> Tariff:
+        """What `entry` costs for an order of that time (`Order.ordered_ms`): the one place where a price is chosen."""
+        minute = time_ms // 60_000 + self.utc_offset_minutes
+        day, minute_of_day = divmod(minute, 1440)
+        weekday = 1 << (day + _EPOCH_WEEKDAY) % 7
+        for period in entry.schedule:
+            if period.weekdays & weekday and period.from_minute <= minute_of_day < period.until_minute:
+                return period.tariff
+        return entry.tariff
 
 
 class Channel(Message, frozen=True, kw_only=True):
@@ -164,6 +197,10 @@ class Channel(Message, frozen=True, kw_only=True):
     opened_ms: TimeMs
     expires_ms: TimeMs
     dispute_days: Annotated[int, Meta(ge=1, le=366)]
+    """How long a receipt may be disputed, and how long a dispute may wait for its answer."""
+    continues: Digest = b""
+    """After a change of keys: the id of the last receipt in the channel that this one goes on from (of the channel
+    itself if it had none); empty for a channel that starts afresh."""
 
     def check(self) -> None:
         if self.expires_ms <= self.opened_ms:
@@ -252,6 +289,7 @@ class Receipt(Message, frozen=True, kw_only=True):
     """The final word on one order. Signed by the provider it is a proposal; signed by both it is a receipt."""
 
     payload_type: ClassVar[str] = "/p2pgrid/receipt/1"
+    max_payload_bytes: ClassVar[int] = 2048
 
     channel: Id
     receipt_number: Number
@@ -274,16 +312,14 @@ class Receipt(Message, frozen=True, kw_only=True):
     """From the order's arrival to the first token's departure; 0 if there was none."""
     total_ms: DurationMs
     issued_ms: TimeMs
+    mentions: Annotated[tuple[Id, ...], Meta(max_length=MAX_MENTIONS)] = ()
+    """Disputes and answers, by their ids, that both sides hold and no receipt before this one mentions."""
 
     def check(self) -> None:
+        if len(set(self.mentions)) != len(self.mentions):
+            raise InvalidRecord("out-of-range", "the receipt mentions one record twice.")
         if self.usage.cached_tokens > self.usage.prompt_tokens:
             raise InvalidRecord("out-of-range", "more cached tokens than the prompt has.")
-
-
-MESSAGE_TYPES: Final[dict[str, type[Message]]] = {
-    m.payload_type: m for m in (Offer, Channel, Order, Meter, Voucher, Receipt)
-}
-"""Every message by its payload type."""
 
 
 def channel_id(provider: bytes, client: bytes, provider_nonce: bytes, client_nonce: bytes) -> bytes:

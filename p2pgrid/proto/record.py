@@ -31,6 +31,12 @@ class Role(StrEnum):
 
     PROVIDER = "provider"
     CLIENT = "client"
+    OPERATOR = "operator"
+    """The key that stands for a company, where it is not a node's: it signs Cards."""
+
+
+PARTIES: Final = (Role.PROVIDER, Role.CLIENT)
+"""The roles of a channel."""
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True, kw_only=True, forbid_unknown_fields=True):

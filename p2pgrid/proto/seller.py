@@ -27,10 +27,10 @@ from p2pgrid.proto.actions import (
 from p2pgrid.proto.channel import ChannelBooks
 from p2pgrid.proto.commitment import ResponseCommitment
 from p2pgrid.proto.counting import TokenCounter
+from p2pgrid.proto.fields import MAX_DURATION_MS
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import (
     FINISH_REASON_CHARS,
-    MAX_DURATION_MS,
     Meter,
     ModelOffer,
     Order,

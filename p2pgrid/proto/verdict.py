@@ -22,7 +22,7 @@ from p2pgrid.proto.findings import Absence, Docket, Draft, Finding, Place
 from p2pgrid.proto.judgement import Case, judge_channel
 from p2pgrid.proto.keys import PublicKey, parse_public_key
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
-from p2pgrid.proto.record import Record, Role
+from p2pgrid.proto.record import PARTIES, Record, Role
 
 
 @dataclass(slots=True)
@@ -274,13 +274,13 @@ class _Owners:
             side = next(iter(sides))
             party = Party.UNCLEAR if None in sides else Party.BOTH if len(sides) > 1 else Party(str(side))
         keys = roles_of(channel.message) if channel is not None else {**own_keys, **draft.signers}
-        wanted = list(Role) if party is Party.BOTH else [Role(party)] if party is not Party.UNCLEAR else []
+        wanted = list(PARTIES) if party is Party.BOTH else [Role(party)] if party is not Party.UNCLEAR else []
         return party, [keys.get(role, b"") for role in wanted]
 
 
 def _common_side(channels: list[Channel]) -> Role | None:
     """The side of the one key that all channels of a bundle share, if there are several and only one is."""
-    sides = [role for role in Role if len({roles_of(c)[role] for c in channels}) == 1]
+    sides = [role for role in PARTIES if len({roles_of(c)[role] for c in channels}) == 1]
     return sides[0] if len(channels) > 1 and len(sides) == 1 else None
 
 

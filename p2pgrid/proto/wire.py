@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from p2pgrid.errors import ProtocolViolation
-from p2pgrid.proto.messages import Id
+from p2pgrid.proto.fields import Id
 
 MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 """Largest request body."""

@@ -13,8 +13,9 @@ from p2pgrid.errors import LedgerError
 from p2pgrid.ledger.base import SlotTaken
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.ledger.sqlite import SqliteLedger
+from p2pgrid.ledger.tables import TABLES
 from p2pgrid.proto.channel import ChannelHead
-from p2pgrid.proto.messages import MESSAGE_TYPES, Usage
+from p2pgrid.proto.messages import Usage
 from p2pgrid.proto.record import Record, Role, Signature, Signed
 from tests.factories import CLIENT, PROVIDER, Dealings, make_offer, resigned, secret_key
 
@@ -48,7 +49,7 @@ async def test_an_empty_ledger_has_nothing(ledger: AnyLedger) -> None:
     assert ledger.receipts() == []
     assert list(ledger.records()) == []
     assert list(ledger.evidence()) == []
-    assert ledger.counts() == {**dict.fromkeys(MESSAGE_TYPES, 0), "evidence": 0}
+    assert ledger.counts() == {**dict.fromkeys(TABLES, 0), "evidence": 0}
     with pytest.raises(KeyError):
         ledger.head(bytes(32))
     assert ledger.order(bytes(32), 1) is None

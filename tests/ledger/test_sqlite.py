@@ -232,7 +232,7 @@ async def test_a_damaged_record_is_found_when_it_is_read(path: Path) -> None:
     await ledger.aclose()
     with closing(sqlite3.connect(path)) as conn, conn:
         for table in ("channels", "orders", "receipts", "offers"):
-            conn.execute(f"UPDATE {table} SET payload = CAST(substr(payload, 1, length(payload) - 1) || x'00' AS BLOB)")
+            conn.execute(f"UPDATE {table} SET payload = CAST(substr(payload, 1, length(payload) - 1) || x'ff' AS BLOB)")
     damaged = SqliteLedger.open(path)
     for read in (
         damaged.channels,

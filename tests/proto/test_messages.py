@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pgrid.errors import InvalidRecord
-from p2pgrid.proto.messages import MESSAGE_TYPES, Channel, DataTerms, Offer, Receipt, Status, Tariff, channel_id
+from p2pgrid.proto.message_types import MESSAGE_TYPES
+from p2pgrid.proto.messages import Channel, DataTerms, Offer, Receipt, Status, Tariff, channel_id
 from p2pgrid.proto.record import Record, Role, parse_message, sign_message
 from tests.proto.simulation import CLIENT, PROVIDER, Grid, answer, make_channel, make_offer, script, usage
 
@@ -129,7 +130,11 @@ _RECEIPT = _receipt()
 
 def test_every_type_is_listed() -> None:
     assert sorted(MESSAGE_TYPES) == [
-        f"/p2pgrid/{n}/1" for n in ("channel", "meter", "offer", "order", "receipt", "voucher")
+        f"/p2pgrid/{n}/1"
+        for n in (
+            *("answer", "card", "channel", "dispute", "invoice", "meter", "offer", "opening", "order"),
+            *("payment", "receipt", "statement", "voucher"),
+        )
     ]
     assert {s.value for s in Status} == {
         "completed",

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from libp2p.peer.envelope import make_unsigned
 
 from p2pgrid.errors import InvalidRecord
-from p2pgrid.proto.messages import MESSAGE_TYPES, Meter, Offer, Receipt, Voucher
+from p2pgrid.proto.message_types import MESSAGE_TYPES
+from p2pgrid.proto.messages import Meter, Offer, Receipt, Voucher
 from p2pgrid.proto.record import (
     MAX_RECORD_BYTES,
     MAX_SIGNATURES,
@@ -362,6 +363,13 @@ def test_caps_of_messages() -> None:
         "Order": 1024,
         "Meter": 1024,
         "Voucher": 1024,
-        "Receipt": 1024,
+        "Receipt": 2048,
+        "Dispute": 1024,
+        "Answer": 1024,
+        "Card": 16 * 1024,
+        "Opening": 97 * 1024,
+        "Statement": 32 * 1024,
+        "Invoice": 1024,
+        "Payment": 1024,
     }
     assert issubclass(Receipt, msgspec.Struct) and isinstance(SIGNED, Signed)

@@ -6,7 +6,10 @@ import re
 
 import pytest
 
-from p2pgrid.proto.messages import MESSAGE_TYPES, ModelOffer, Status, Terms
+from p2pgrid.proto.card import PeerKey, Revocation
+from p2pgrid.proto.message_types import MESSAGE_TYPES
+from p2pgrid.proto.messages import ModelOffer, Status, TariffPeriod, Terms
+from p2pgrid.proto.statement import StatementLine
 from p2pgrid.proto.wire import Kind
 from tests.proto.session_diagrams import SPEC, with_diagrams
 
@@ -37,7 +40,10 @@ def test_every_refusal_code_has_a_row() -> None:
         assert f"`{code}`" in TEXT.partition("## 4.")[2].partition("## 5.")[0], code
 
 
-@pytest.mark.parametrize("message", [*MESSAGE_TYPES.values(), ModelOffer, Terms], ids=lambda m: m.__name__)
+_PARTS = (ModelOffer, Terms, TariffPeriod, PeerKey, Revocation, StatementLine)
+
+
+@pytest.mark.parametrize("message", [*MESSAGE_TYPES.values(), *_PARTS], ids=lambda m: m.__name__)
 def test_every_field_is_described(message: type) -> None:
     for name in message.__struct_fields__:  # type: ignore[attr-defined]
         assert re.search(rf"\b{name}\b", MESSAGES), name

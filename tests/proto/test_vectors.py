@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from p2pgrid.proto.messages import MESSAGE_TYPES
+from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.record import parse_json_line, parse_message, parse_record
 from tests.proto.vectors import FOLDER, all_vectors, to_text
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import Status, Tariff
 from p2pgrid.proto.pricing import amount_owed, price_of
 from p2pgrid.proto.record import Message, Signed, signature_input
+from tests import factories
 from tests.proto.simulation import CLIENT, PROVIDER, TARIFF, Grid, answer, receipts, script, usage
 
 FOLDER = Path(__file__).parent.parent / "vectors"
@@ -79,7 +81,28 @@ def _records() -> list[dict[str, Any]]:
     one_of_each: dict[str, Signed[Message]] = {"Offer": grid.offer, "Channel": grid.channel}
     for signed in [*grid.client_ledger]:
         one_of_each.setdefault(type(signed.message).__name__, signed)
+    for signed in _other_records():
+        one_of_each.setdefault(type(signed.message).__name__, signed)
     return [_record(signed) for signed in one_of_each.values()]
+
+
+def _other_records() -> list[Signed[Message]]:
+    """The messages that no plain sale makes."""
+    dealings = factories.Dealings()
+    order = dealings.order()
+    receipt = dealings.countersign(dealings.proposal(order))
+    dispute = factories.make_dispute(receipt)
+    statement = factories.make_statement([receipt], hashlib.sha256(b"\0" + receipt.id).digest())
+    invoice = factories.make_invoice(statement)
+    return [
+        dispute,
+        factories.make_answer(dispute),
+        factories.make_card(),
+        factories.make_opening(order, b'{"model":"m"}', bytes(range(32))),
+        statement,
+        invoice,
+        factories.make_payment(invoice),
+    ]
 
 
 def _commitments() -> list[dict[str, str]]:
