@@ -18,6 +18,7 @@ from p2pgrid.proto.messages import Status, Tariff
 from p2pgrid.proto.pricing import amount_owed, price_of
 from p2pgrid.proto.record import Message, Signed, signature_input
 from tests import factories
+from tests.proto.log_vectors import log_vectors, merkle_vectors
 from tests.proto.simulation import CLIENT, PROVIDER, TARIFF, Grid, answer, receipts, script, usage
 
 FOLDER = Path(__file__).parent.parent / "vectors"
@@ -31,6 +32,8 @@ def all_vectors() -> dict[str, Any]:
         "commitments.json": _commitments(),
         "pricing.json": _pricing(),
         "session.json": _session(),
+        "merkle.json": merkle_vectors(),
+        "log.json": log_vectors(),
     }
 
 
