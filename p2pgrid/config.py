@@ -159,6 +159,26 @@ class DataFolder:
         return self.path / "offers.json"
 
     @property
+    def log_file(self) -> Path:
+        """The transparency log's SQLite file."""
+        return self.path / "log.sqlite"
+
+    @property
+    def log_checkpoint_file(self) -> Path:
+        """The log's last signed checkpoint, beside it: what a log that was set back is told by."""
+        return self.path / "log.checkpoint"
+
+    @property
+    def witness_file(self) -> Path:
+        """The checkpoints of others' logs that were seen last, as SQLite."""
+        return self.path / "witness.sqlite"
+
+    @property
+    def forks(self) -> Path:
+        """Proofs that a log forked."""
+        return self.path / "forks"
+
+    @property
     def logs(self) -> Path:
         """Log files."""
         return self.path / "logs"

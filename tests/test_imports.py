@@ -17,11 +17,25 @@ MAY_IMPORT = {
     "ledger": {"errors", "units", "proto"},
     "engine": {"errors", "units", "proto"},
     "net": {"errors", "units", "proto"},
-    "provider": {"errors", "units", "proto", "config", "ledger", "engine", "net"},
-    "client": {"errors", "units", "proto", "config", "ledger", "net"},
+    "log": {"errors", "units", "proto", "ledger"},
+    "provider": {"errors", "units", "proto", "config", "ledger", "log", "engine", "net"},
+    "client": {"errors", "units", "proto", "config", "ledger", "log", "net"},
     "audit": {"errors", "units", "proto", "ledger"},
     "demo": {"errors", "units"},
-    "cli": {"errors", "units", "proto", "config", "ledger", "engine", "net", "provider", "client", "audit", "demo"},
+    "cli": {
+        "errors",
+        "units",
+        "proto",
+        "config",
+        "ledger",
+        "log",
+        "engine",
+        "net",
+        "provider",
+        "client",
+        "audit",
+        "demo",
+    },
 }
 """Each room, and the rooms below it. A room may always import itself and the package's version."""
 

@@ -12,11 +12,12 @@ from the future and changes nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from p2pgrid.errors import LedgerError
+from p2pgrid.ledger.logged import Loggable
 from p2pgrid.proto.channel import ChannelHead
 from p2pgrid.proto.messages import Channel, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.record import Message, Record, Signed
@@ -43,6 +44,24 @@ class ReceiptRow:
     receipt: Receipt
     channel: Channel
     countersigned: bool
+
+
+OnDurable = Callable[[Sequence[Signed[Message]]], None]
+"""Called with the records of an `append` once they are durable."""
+
+
+def tell_when_durable(
+    future: asyncio.Future[None], signed: Sequence[Signed[Message]], on_durable: OnDurable | None
+) -> asyncio.Future[None]:
+    """The same future; `on_durable` is called once it is done well, and not where its owner cancelled it."""
+
+    def done(written: asyncio.Future[None]) -> None:
+        if on_durable is not None and not written.cancelled() and written.exception() is None:
+            on_durable(signed)
+
+    if on_durable is not None:
+        future.add_done_callback(done)
+    return future
 
 
 class Ledger(Protocol):
@@ -86,6 +105,15 @@ class Ledger(Protocol):
 
         With `channel`, only that channel's records and the offers that its orders name.
         """
+
+    def watch(self, on_durable: OnDurable) -> None:
+        """From now on, call with the records of each `append` as soon as they are durable, in the order of the calls.
+
+        One watcher; it runs in the loop of whoever appended, and must not block.
+        """
+
+    def loggable(self, own_peer_id: str) -> Iterator[Loggable]:
+        """Every record that the log of this peer should hold, in the order of arrival."""
 
     def counts(self) -> dict[str, int]:
         """Rows by payload type, and `evidence`."""

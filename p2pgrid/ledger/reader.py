@@ -18,6 +18,7 @@ from typing import Any, Final, Self
 
 from p2pgrid.errors import InvalidRecord
 from p2pgrid.ledger.base import OpenOrder, ReceiptRow
+from p2pgrid.ledger.logged import Loggable, of_rows, select_loggable
 from p2pgrid.ledger.schema import check_version, connect_reader, missing_ledger, storage_errors
 from p2pgrid.ledger.tables import BOTH_ROLES, TABLES, damaged, decode_signatures, read_channel, read_offer, read_signed
 from p2pgrid.proto.channel import ChannelHead
@@ -142,6 +143,13 @@ class SqliteReader:
             while rows := cursor.fetchmany(_FETCH_ROWS):
                 for payload_type, payload, signatures, reason in rows:
                     yield Record(payload_type, payload, decode_signatures(signatures)), reason
+
+    def loggable(self, own_peer_id: str) -> Iterator[Loggable]:
+        """Every record that the log of this peer should hold, in the order of arrival."""
+        with storage_errors(self.path), closing(connect_reader(self.path)) as conn:
+            cursor = conn.execute(*select_loggable(own_peer_id))
+            while rows := cursor.fetchmany(_FETCH_ROWS):
+                yield from of_rows(rows)
 
     def counts(self) -> dict[str, int]:
         """Rows by payload type, and `evidence`. It counts them one by one: not for a hot path."""

@@ -15,9 +15,9 @@ from msgspec import Meta
 
 from p2pgrid.errors import InvalidRecord
 from p2pgrid.proto.checkpoint import CHECKPOINT_TYPE, SignedCheckpoint, verify_checkpoint
+from p2pgrid.proto.fields import Id
 from p2pgrid.proto.keys import PublicKey
 from p2pgrid.proto.merkle import HASH_BYTES, MAX_PROOF_HASHES, MAX_SIZE, leaf_hash, verify_inclusion
-from p2pgrid.proto.messages import Id
 from p2pgrid.proto.note import MAX_NOTE_BYTES, Note, from_base64, parse_decimal, parse_note, to_base64
 from p2pgrid.proto.record import Record
 
