@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 
 from p2pgrid.client.answer import Answer
 from p2pgrid.client.choice import Wishes
+from p2pgrid.client.log_watch import LogWatch
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.openai_api import parse_budget
 from p2pgrid.client.purchaser import Purchaser, unix_ms
@@ -24,6 +25,7 @@ from p2pgrid.client.session import SessionLimits
 from p2pgrid.config import ClientConfig, DataFolder
 from p2pgrid.errors import Refused, UsageError
 from p2pgrid.ledger.sqlite import SqliteLedger
+from p2pgrid.log.witness import WitnessStore
 from p2pgrid.net.bootstrap_peers import load_bootstrap_peers
 from p2pgrid.net.lookup_keys import PROVIDER, country_key
 from p2pgrid.net.network import Network
@@ -79,6 +81,10 @@ class Client:
             purchaser = Purchaser(key, ledger, book, wishes=self._wishes, limits=limits)
             await stack.enter_async_context(book)
             self._purchaser = await stack.enter_async_context(purchaser)
+            seen = await asyncio.to_thread(WitnessStore, self.data.witness_file)
+            stack.callback(seen.close)
+            watch = LogWatch(key, seen, lambda: purchaser.sessions, forks=self.data.forks, now_ms=unix_ms)
+            await stack.enter_async_context(watch)
             self._stack = stack.pop_all()
         return self
 

@@ -132,6 +132,11 @@ class Purchaser:
         ]
 
     @property
+    def sessions(self) -> Mapping[str, ProviderSession]:
+        """The dealings with each provider, by peer id."""
+        return self._sessions
+
+    @property
     def n_ready(self) -> int:
         """Providers with a link that is ready for orders."""
         return sum(session.is_ready for session in self._sessions.values())

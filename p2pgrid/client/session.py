@@ -126,6 +126,15 @@ class ProviderSession(OrderOwner):
         return not self.is_ready and self._keeper.state in (KeeperState.WAITING, KeeperState.BARRED)
 
     @property
+    def link(self) -> LinkConnection | None:
+        """The link while it is ready."""
+        return self._link if self.is_ready else None
+
+    def bar(self, reason: str) -> None:
+        """Deal with the provider no more: something proves that it cheats."""
+        self._set_quarantine(reason)
+
+    @property
     def n_orders(self) -> int:
         """Orders that are not over."""
         return len(self._orders)

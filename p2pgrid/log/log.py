@@ -46,6 +46,7 @@ class TransparencyLog:
         now_ms: Callable[[], int],
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
         integrate_s: float = INTEGRATE_S,
+        retry_s: float = RETRY_S,
     ) -> None:
         self.key: Final = key.public_key
         self._open: Final = lambda: LogStore(path, guard, key)
@@ -53,6 +54,7 @@ class TransparencyLog:
         self._now_ms = now_ms
         self._random_bytes = random_bytes
         self._integrate_s = integrate_s
+        self._retry_s = retry_s
         self._pending: list[NewEntry] = []
         self._heard = asyncio.Event()
         self._flush = asyncio.Lock()
@@ -202,8 +204,8 @@ class TransparencyLog:
             try:
                 await self.flush()
             except (LedgerError, InvalidRecord) as error:
-                log.error("the log cannot be written; trying again in %g s: %s", RETRY_S, error)
-                await asyncio.sleep(RETRY_S)
+                log.error("the log cannot be written; trying again in %g s: %s", self._retry_s, error)
+                await asyncio.sleep(self._retry_s)
                 self._heard.set()
 
     def _tell(self) -> None:

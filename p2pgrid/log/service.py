@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from p2pgrid.errors import InvalidRecord, Refused
+from p2pgrid.errors import InvalidRecord, LedgerError, ProtocolViolation, Refused
 from p2pgrid.log.log import TransparencyLog, prove_entry
 from p2pgrid.log.remote import CHECKPOINT_PATH, PROVE_PATH, WITNESS_PATH
 from p2pgrid.log.witness import Witness
 from p2pgrid.proto.keys import PublicKey, parse_peer_id
 from p2pgrid.proto.note import parse_note
 from p2pgrid.proto.tiles import parse_tile_path, width_at
+from p2pgrid.proto.wire import LogCall, LogReply, parse_frame
 from p2pgrid.proto.witness import TEXT_TYPE, WitnessAnswer
 
 ADD_CHECKPOINT_PATH: Final = "add-checkpoint"
@@ -45,6 +46,7 @@ class LogService:
         *,
         is_party: Callable[[bytes, PublicKey], bool],
         deals_with: Callable[[PublicKey], bool],
+        max_waiting: int = MAX_WAITING,
     ) -> None:
         """`is_party`: whether a channel (its id) is with that peer. `deals_with`: whether any channel is."""
         self.log: Final = log
@@ -53,6 +55,7 @@ class LogService:
         self._deals_with = deals_with
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._waiting = 0
+        self._max_waiting = max_waiting
 
     async def get(self, path: str, asker: PublicKey | None = None) -> Resource:
         """What stands at a path below the log's prefix. `asker` is the proven key of whoever asks, if it has one.
@@ -87,6 +90,22 @@ class LogService:
             if len(own) != 1:
                 raise InvalidRecord("signature-missing", "one cosignature of the sender's was expected in the note.")
             await self.log.add_cosignature(note, own[0], witness)
+
+    async def answer_call(self, data: bytes) -> bytes:
+        """Answer a LogCall of a peer whose key proves nothing here (libp2p): the wire form of a LogReply."""
+        try:
+            call = parse_frame(data, LogCall)
+            if call.path == ADD_CHECKPOINT_PATH:
+                answer = await self.add_checkpoint(call.body)
+                return LogReply(status=answer.status, body=answer.body).to_bytes()
+            if call.body:
+                raise Refused("unknown-path", f"what is at {call.path!r} takes no body.")
+            return LogReply(status=200, body=(await self.get(call.path)).body).to_bytes()
+        except (Refused, ProtocolViolation) as error:
+            status = status_of(error) if isinstance(error, Refused) else 400
+            return LogReply(status=status, body=error.message.encode()[:1024]).to_bytes()
+        except LedgerError:
+            return LogReply(status=503, body=b"the log cannot be read now.").to_bytes()
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -136,6 +155,21 @@ class LogService:
         return Resource(proof.to_text().encode(), TEXT_TYPE, NOT_KEPT)
 
 
+def status_of(refusal: Refused) -> int:
+    """The HTTP status that says the same as a refusal of `LogService`."""
+    return _STATUS_OF.get(refusal.code, 400)
+
+
+_STATUS_OF: Final = {
+    "unknown-path": 404,
+    "not-there": 404,
+    "not-logged": 404,
+    "erased": 410,
+    "not-a-party": 403,
+    "busy": 503,
+}
+
+
 class _Turn:
     """A place among the requests that are worked on. Raises Refused (`busy`)."""
 
@@ -144,7 +178,7 @@ class _Turn:
 
     async def __aenter__(self) -> None:
         service = self._service
-        if service._waiting >= MAX_WAITING:
+        if service._waiting >= service._max_waiting:
             raise Refused("busy", "too many requests for the log wait here.")
         service._waiting += 1
         try:

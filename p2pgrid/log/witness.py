@@ -122,6 +122,7 @@ class Witness:
         now_ms: Callable[[], int],
         follows: Callable[[PublicKey], bool] = lambda _: False,
         on_fork: Callable[[ForkProof], None] = lambda _: None,
+        max_strangers: int = MAX_STRANGERS,
     ) -> None:
         """`follows`: logs that are always taken; of others, so many as there is room for. `on_fork` hears of a fork, in
         the loop."""
@@ -131,6 +132,7 @@ class Witness:
         self._now_ms = now_ms
         self._follows = follows
         self._on_fork = on_fork
+        self._max_strangers = max_strangers
 
     async def add_checkpoint(self, body: bytes) -> WitnessAnswer:
         """Answer a request. The cosignature is made after its checkpoint is on record. Raises LedgerError."""
@@ -170,7 +172,7 @@ class Witness:
         return checkpoint.bare().cosigned(cosign(checkpoint, self._key, self._now_ms() // 1000)).note.to_bytes()
 
     def _takes(self, key: PublicKey) -> bool:
-        return self._follows(key) or self.store.last(key) is not None or self.store.count() < MAX_STRANGERS
+        return self._follows(key) or self.store.last(key) is not None or self.store.count() < self._max_strangers
 
 
 def _seen(row: tuple[bytes, int]) -> Seen:

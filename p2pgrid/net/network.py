@@ -11,7 +11,7 @@ Importing this module imports libp2p, which takes one to two seconds: import it 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -40,6 +40,7 @@ class Network:
         bootstrap: Sequence[str] = (),
         serve_dht: bool = False,
         offer: Callable[[], bytes | None] | None = None,
+        log: Callable[[bytes], Awaitable[bytes]] | None = None,
         announce: Sequence[str] = (),
         limits: HostLimits | None = None,
     ) -> None:
@@ -49,6 +50,7 @@ class Network:
         bootstrap: multiaddrs with `/p2p/<peer id>`; one's own is left out, so that a list can be shared.
         serve_dht: answer look-ups for others; only for a peer that others can dial.
         offer: called on the asyncio loop whenever a peer asks for our offer; at most 64 KiB, None for none.
+        log: called on the asyncio loop with every request about our log; its answer, at most 64 KiB.
         announce: what to tell others instead of the addresses listened on.
 
         Raises UsageError for a bad name or multiaddr.
@@ -58,6 +60,7 @@ class Network:
         if serve_dht and not listen:
             raise UsageError("a peer that serves the DHT must listen.", hint="Give an address to listen on.")
         self._offer = offer
+        self._log = log
         self._service = NetworkService(
             NetworkConfig(
                 secret_key=secret_key,
@@ -69,6 +72,7 @@ class Network:
                 limits=limits or HostLimits(),
             ),
             self._ask_offer if offer is not None else None,
+            self._answer_log if log is not None else None,
         )
         self._network_name = network_name
         self._thread = TrioThread(self._service.run, name="the libp2p host")
@@ -134,6 +138,21 @@ class Network:
         except TimeoutError:
             raise Unreachable(f"{peer.peer_id} did not give its offer in {timeout_s:g} s.") from None
 
+    async def ask_log(self, peer: PeerAddress, request: bytes, *, timeout_s: float = 15.0) -> bytes:
+        """The answer of `peer` to a request about its log (`proto.wire.LogCall`): at most 64 KiB, not yet parsed.
+
+        Raises Unreachable, Refused (`no-log`) or ProtocolViolation; UsageError for what is no peer id.
+        """
+        try:
+            parse_peer_id(peer.peer_id)
+        except InvalidRecord as error:
+            raise UsageError(str(error)) from error
+        try:
+            async with asyncio.timeout(timeout_s + _GRACE_S):
+                return await self._thread.call(self._service.ask_log, peer, request, timeout_s)
+        except TimeoutError:
+            raise Unreachable(f"{peer.peer_id} did not answer about its log in {timeout_s:g} s.") from None
+
     def health(self) -> Health:
         """How the network fares right now. Asks nobody."""
         service = self._service
@@ -149,6 +168,15 @@ class Network:
     async def _ask_offer(self) -> bytes | None:
         """On the trio side: ask the asyncio side for the offer as it is now."""
         return await self._thread.call_asyncio(self._current_offer)
+
+    async def _answer_log(self, request: bytes) -> bytes:
+        """On the trio side: have the asyncio side answer."""
+        return await self._thread.call_asyncio(self._log_reply, request)
+
+    async def _log_reply(self, request: bytes) -> bytes:
+        if self._log is None:
+            raise LocalError("there is no log to ask.")
+        return await self._log(request)
 
     async def _current_offer(self) -> bytes | None:
         if self._offer is None:

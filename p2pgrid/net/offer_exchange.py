@@ -84,7 +84,7 @@ async def fetch_offer(host: BasicHost, peer: Contact, timeout_s: float) -> bytes
     finally:
         if not was_connected:
             with shielded_for(1):
-                await _close_if_idle(network, peer)
+                await close_if_idle(network, peer)
 
 
 async def _fetch(host: BasicHost, peer: Contact) -> bytes:
@@ -99,15 +99,16 @@ async def _fetch(host: BasicHost, peer: Contact) -> bytes:
 
 
 async def _read_offer(stream: Any, peer_id: str) -> bytes:
-    length = int.from_bytes(await _read_exactly(stream, 4, peer_id))
+    length = int.from_bytes(await read_exactly(stream, 4, peer_id))
     if length == 0:
         raise Refused("no-offer", f"{peer_id} offers nothing now.", hint="Ask again later, or ask another provider.")
     if length > MAX_OFFER_BYTES:
         raise ProtocolViolation(f"{peer_id} announces an offer of {length} bytes; at most {MAX_OFFER_BYTES} may come.")
-    return await _read_exactly(stream, length, peer_id)
+    return await read_exactly(stream, length, peer_id)
 
 
-async def _read_exactly(stream: Any, size: int, peer_id: str) -> bytes:
+async def read_exactly(stream: Any, size: int, peer_id: str) -> bytes:
+    """So many bytes. Raises ProtocolViolation where the stream ends before."""
     data = bytearray()
     while len(data) < size:
         try:
@@ -117,7 +118,8 @@ async def _read_exactly(stream: Any, size: int, peer_id: str) -> bytes:
     return bytes(data)
 
 
-async def _close_if_idle(network: Any, peer: Contact) -> None:
+async def close_if_idle(network: Any, peer: Contact) -> None:
+    """Close the connections to a peer that carry nothing but libp2p's own streams."""
     for connection in network.get_connections(peer.peer_id):
         # What libp2p does by itself, and streams not yet named, keep no connection open.
         if all(stream.get_protocol() in (None, IDENTIFY, IDENTIFY_PUSH, PING) for stream in connection.get_streams()):

@@ -59,6 +59,18 @@ class Kind(IntEnum):
     """client -> provider: Refusal of a proposed receipt."""
     CANCEL = 40
     """client -> provider, empty: stop the answer."""
+    LOG_REQUEST = 48
+    """client -> provider: a path of the provider's log, UTF-8 (docs/spec/log.md, section 5)."""
+    LOG_RESPONSE = 49
+    """provider -> client: what stands there."""
+    WITNESS_REQUEST = 50
+    """client -> provider: an add-checkpoint request about any log."""
+    WITNESS_RESPONSE = 51
+    """provider -> client: LogReply."""
+    COSIGNATURE = 52
+    """client -> provider: a checkpoint of the provider's log with the client's cosignature."""
+    COSIGNATURE_TAKEN = 53
+    """provider -> client, empty: it is on record."""
     BODY = 128
     """client -> provider: a piece of the request's body."""
     CHUNK = 129
@@ -113,6 +125,20 @@ class Head(Frame, frozen=True, kw_only=True):
 
     status: Annotated[int, Meta(ge=100, le=599)]
     content_type: Annotated[str, Meta(max_length=128)]
+
+
+class LogCall(Frame, frozen=True, kw_only=True):
+    """A request about a log on the libp2p road: a path, or `add-checkpoint` with its body."""
+
+    path: Annotated[str, Meta(max_length=128)]
+    body: Annotated[bytes, Meta(max_length=56 * 1024)] = b""
+
+
+class LogReply(Frame, frozen=True, kw_only=True):
+    """An HTTP status and a body: the resource, a witness's answer, or a word on what is wrong."""
+
+    status: Annotated[int, Meta(ge=100, le=599)]
+    body: Annotated[bytes, Meta(max_length=56 * 1024)]
 
 
 F = TypeVar("F", bound=Frame)

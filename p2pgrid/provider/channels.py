@@ -157,6 +157,15 @@ class Channels:
             raise Refused("unknown-channel", "the client has no such channel here.", hint="Resume it, or open one.")
         return channel
 
+    def is_party(self, channel_id: bytes, client: PublicKey) -> bool:
+        """True for the client's own channel."""
+        channel = self._channels.get(channel_id)
+        return channel is not None and channel.books.client == client
+
+    def has_client(self, client: PublicKey) -> bool:
+        """True if any channel is the client's."""
+        return self._by_client[client.raw] > 0
+
     def check_room(self, client: PublicKey) -> None:
         """Raises Refused (`too-many-channels`, `busy`) if the client may open no further channel now."""
         if len(self._channels) >= self._limits.channels:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from p2pgrid.errors import InvalidRecord, LedgerError, P2pgridError, ProtocolViolation, Refused
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.outbox import Outbox
+from p2pgrid.log.service import LogService
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.proto.frame import FIRST_CREDITED_KIND, ResetCode
 from p2pgrid.proto.keys import SecretKey
@@ -38,6 +39,8 @@ class Shop:
     tally: Tally
     limits: ProviderLimits
     now_ms: Callable[[], int]
+    log: LogService | None = None
+    """The node's log; None for a node without one."""
 
 
 class Exchange(StreamHandler):

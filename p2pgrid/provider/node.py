@@ -17,14 +17,19 @@ from types import TracebackType
 from typing import Final, Self
 
 from p2pgrid.config import Config, DataFolder, ModelConfig, parse_host_port
-from p2pgrid.errors import LedgerError, P2pgridError, Refused, UsageError
+from p2pgrid.errors import LedgerError, LocalError, P2pgridError, Refused, UsageError
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.sqlite import SqliteLedger
+from p2pgrid.log.forks import keep_fork
+from p2pgrid.log.log import TransparencyLog
+from p2pgrid.log.service import LogService
+from p2pgrid.log.witness import Witness, WitnessStore
 from p2pgrid.net import lookup_keys
 from p2pgrid.net.direct import DirectListener, listen
 from p2pgrid.net.network import Network
 from p2pgrid.net.peer_address import Health
 from p2pgrid.net.stream import Stream, StreamHandler
+from p2pgrid.proto.fork import ForkProof
 from p2pgrid.proto.messages import DataTerms, ModelOffer, Offer
 from p2pgrid.proto.record import Signed
 from p2pgrid.provider.addresses import offered_addresses
@@ -37,6 +42,7 @@ from p2pgrid.provider.links import ClientLinks
 from p2pgrid.provider.offers import OfferBook, OfferTerms, terms_of
 from p2pgrid.provider.session import serve_streams
 from p2pgrid.provider.tally import Tally
+from p2pgrid.provider.witnessing import Witnessing, parse_witness
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +92,7 @@ class Provider:
         self._bootstrap = tuple(bootstrap)
         self._join_network = join_network
         self._listen = parse_host_port(self._config.listen)
+        self._witnesses = [parse_witness(text, self.key, lambda: self._network) for text in self._config.witnesses]
         self._gpus = tuple(gpus)
         self._now_ms = now_ms
         self._stack = AsyncExitStack()
@@ -95,6 +102,7 @@ class Provider:
         self._offers: OfferBook
         self._admission: Admission
         self.channels: Channels
+        self.log: LogService
 
     async def __aenter__(self) -> Self:
         """Start all. Returns when the node serves and is advertised. Raises P2pgridError with advice."""
@@ -145,6 +153,7 @@ class Provider:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         ledger = await self._open_ledger(stack)
+        await self._open_log(stack, ledger)
         await self._check_port()
         stack.push_async_callback(self.engines.aclose)
         started = time.monotonic()
@@ -160,7 +169,12 @@ class Provider:
         if self._join_network:
             await self._enter_network(stack)
         stack.push_async_callback(self._drain)
-        for name, work in (("renew offers", self._renew()), ("watch engines", self.engines.watch(self._reoffer))):
+        witnessing = Witnessing(self.log.log, self._witnesses)
+        for name, work in (
+            ("renew offers", self._renew()),
+            ("watch engines", self.engines.watch(self._reoffer)),
+            ("ask witnesses", witnessing.run()),
+        ):
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(_report_end)
             stack.push_async_callback(_cancel, task)
@@ -195,6 +209,32 @@ class Provider:
         )
         return ledger
 
+    async def _open_log(self, stack: AsyncExitStack, ledger: Ledger) -> None:
+        started = time.monotonic()
+        own = TransparencyLog(
+            self._data.log_file, self._data.log_checkpoint_file, self.key, ledger, now_ms=self._now_ms
+        )
+        await stack.enter_async_context(own)
+        store = await asyncio.to_thread(WitnessStore, self._data.witness_file)
+        stack.callback(store.close)
+        trusted = {witness.key for witness in self._witnesses}
+        witness = Witness(
+            store,
+            self.key,
+            now_ms=self._now_ms,
+            follows=lambda key: key in trusted or self.channels.has_client(key),
+            on_fork=self._fork_found,
+        )
+        self.log = LogService(own, witness, is_party=self.channels.is_party, deals_with=self.channels.has_client)
+        size = own.checkpoint.size if own.checkpoint is not None else 0
+        log.info("log: %s, %d entries (%.1f s)", self._data.log_file, size, _since(started))
+
+    def _fork_found(self, proof: ForkProof) -> None:
+        try:
+            log.error("a proof of the fork is in %s", keep_fork(self._data.forks, proof))
+        except LocalError as error:
+            log.error("the proof of the fork could not be kept: %s\n%s", error, proof.to_json().decode())
+
     async def _check_port(self) -> None:
         """Learn now, and not after minutes of loading a model, that the port is taken. Raises LocalError."""
         host, port = self._listen
@@ -213,6 +253,7 @@ class Provider:
             tally=self.tally,
             limits=self.limits,
             now_ms=self._now_ms,
+            log=self.log,
         )
         host, port = self._listen
         self._listener = await listen(host, port, self.key, on_stream=serve_streams(shop))
@@ -229,6 +270,7 @@ class Provider:
             bootstrap=self._bootstrap,
             serve_dht=bool(config.libp2p_listen),
             offer=self._shown_offer,
+            log=self.log.answer_call,
         )
         await stack.enter_async_context(self._network)
         log.info("network %r: %s (%.1f s)", self.network_name, ", ".join(self.libp2p_addresses), _since(started))

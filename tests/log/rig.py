@@ -56,6 +56,7 @@ async def running_log(
         ledger if ledger is not None else MemoryLedger(),
         now_ms=lambda: NOW_MS,
         integrate_s=integrate_s,
+        retry_s=0.01,
     )
     async with log:
         yield log
@@ -70,9 +71,17 @@ def make_witness(
     return Witness(store, key, now_ms=lambda: NOW_MS, on_fork=on_fork)
 
 
-def make_service(log: TransparencyLog, witness: Witness, party: PublicKey = CLIENT.public_key) -> LogService:
+def make_service(
+    log: TransparencyLog, witness: Witness, party: PublicKey = CLIENT.public_key, *, max_waiting: int = 256
+) -> LogService:
     """A service that deals with one party."""
-    return LogService(log, witness, is_party=lambda _, peer: peer == party, deals_with=lambda peer: peer == party)
+    return LogService(
+        log,
+        witness,
+        is_party=lambda _, peer: peer == party,
+        deals_with=lambda peer: peer == party,
+        max_waiting=max_waiting,
+    )
 
 
 class ForkingLog:
