@@ -36,7 +36,9 @@ _NO_LOG: Final = frozenset({"no-log", "not-there", "unknown-path"})
 class Dealings(Protocol):
     """What is needed of the session with a provider."""
 
-    provider: PublicKey
+    @property
+    def provider(self) -> PublicKey:
+        """Who it is."""
 
     @property
     def link(self) -> LinkConnection | None:
