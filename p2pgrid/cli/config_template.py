@@ -16,6 +16,7 @@ from p2pgrid.config import (
     ClientConfig,
     Config,
     ModelConfig,
+    PeriodConfig,
     ProviderConfig,
     Section,
     TermsConfig,
@@ -38,6 +39,7 @@ EXPLAINED: Final[dict[type[Section], dict[str, str]]] = {
         "drain-s": "How long running orders may go on when the node is told to stop.",
         "prompt-retention-days": "How long you keep prompts and answers. It is part of the offer: a promise.",
         "offer-minutes": "How long an offer binds; it is renewed at half time.",
+        "time-zone": 'The clock of the price schedules, an IANA name: "Europe/Vilnius".',
     },
     TermsConfig: {
         "window-tokens": "Most output tokens ahead of the client's last signature: the most that either side can lose.",
@@ -63,6 +65,15 @@ EXPLAINED: Final[dict[type[Section], dict[str, str]]] = {
         "tensor-parallel": "GPUs that compute one answer together.",
         "tool-call-parser": 'vLLM\'s parser for tool calls. Not set; for example: "hermes"',
         "engine-arguments": "More arguments for `vllm serve`.",
+        "most-tokens-per-s": "The fastest one answer can come on this hardware; auditors check it. 0: not stated.",
+    },
+    PeriodConfig: {
+        "days": "Weekdays, mon to sun, or ranges.",
+        "from": "From this time on, by the provider's time-zone.",
+        "until": "Up to this time; 24:00 is the day's end. Earlier than `from`: the next morning.",
+        "price-input-eur": "EUR per million prompt tokens then.",
+        "price-output-eur": "EUR per million output tokens then.",
+        "price-cached-input-eur": 'EUR per million cached prompt tokens then. Not set, the input price; say: "0.01"',
     },
     ClientConfig: {
         "listen": "host:port of the gateway's OpenAI API.",
@@ -81,6 +92,15 @@ _EXAMPLE_MODEL: Final = {
     "price-input-eur": "0.10",
     "price-output-eur": "0.40",
     "model-path": "smollm2",
+}
+
+
+_EXAMPLE_PERIOD: Final = {
+    "days": ("mon-fri",),
+    "from": "22:00",
+    "until": "06:00",
+    "price-input-eur": "0.05",
+    "price-output-eur": "0.20",
 }
 
 
@@ -111,6 +131,9 @@ def render_config(
     else:
         lines += ["[[provider.models]]", *_settings(ModelConfig, model)]
     lines += [
+        "# Other prices at certain hours: one block for each, below its model. The first that holds counts.",
+        "#[[provider.models.schedule]]",
+        *_settings(PeriodConfig, {}, _EXAMPLE_PERIOD),
         "# ---- A client's gateway: p2pgrid gateway",
         "[client]",
         *_settings(ClientConfig, {}),
@@ -127,7 +150,7 @@ def _settings(
     lines = []
     for field in msgspec.structs.fields(section):
         key = field.encode_name
-        if isinstance(field.default, msgspec.Struct) or key == "models":
+        if isinstance(field.default, msgspec.Struct) or key in ("models", "schedule"):
             continue  # a table of its own
         lines.append(f"# {EXPLAINED[section][key]}")
         if key in chosen:

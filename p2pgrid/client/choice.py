@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from p2pgrid.errors import Refused
+from p2pgrid.errors import InvalidRecord, Refused
 from p2pgrid.proto.keys import parse_public_key
-from p2pgrid.proto.messages import ModelOffer, Offer, Usage
-from p2pgrid.proto.pricing import most_owed, price_of
+from p2pgrid.proto.messages import ModelOffer, Offer, Tariff, Usage
+from p2pgrid.proto.pricing import price_of
 from p2pgrid.proto.record import Signed
 from p2pgrid.proto.request import RequestFields
-from p2pgrid.units import format_amount_eur
+from p2pgrid.units import MAX_AMOUNT_PICO, MAX_TOKENS, format_amount_eur
 
 CURRENCY: Final = "EUR"
 """Budgets are in it, and prices are compared in it."""
@@ -106,6 +106,8 @@ class Candidate:
     peer_id: str
     offer: Signed[Offer]
     entry: ModelOffer
+    tariff: Tariff
+    """What it costs now."""
     expected_pico: int
     is_backing_off: bool
 
@@ -178,14 +180,16 @@ def choose(
         models.update(entry.model for entry in offer.message.models)
         peer_id = parse_public_key(offer.message.provider).peer_id
         standing = standings.get(peer_id, Standing())
-        failed = _first_failed_test(offer, peer_id, fields, endpoint, body_bytes, wishes, standing)
+        failed = _first_failed_test(offer, peer_id, fields, endpoint, body_bytes, wishes, standing, now_ms)
         if failed is not None:
             rejected.setdefault(failed[0], []).append(failed[1])
             continue
         entry = offer.message.model_offer(fields.model)
         assert entry is not None
         backs_off = standing.retry_ms() > now_ms
-        candidate = Candidate(peer_id, offer, entry, expected_cost_pico(entry, fields, body_bytes), backs_off)
+        tariff = offer.message.tariff_at(entry, now_ms)
+        expected_pico = expected_cost_pico(entry, tariff, fields, body_bytes)
+        candidate = Candidate(peer_id, offer, entry, tariff, expected_pico, backs_off)
         retry_ms = standing.retry_ms() if backs_off else 0
         rank = (backs_off, retry_ms, candidate.expected_pico, standing.first_token_ms or 0.0, peer_id)
         ranked.append((rank, candidate))
@@ -197,14 +201,28 @@ def choose(
     )
 
 
-def expected_cost_pico(entry: ModelOffer, fields: RequestFields, body_bytes: int) -> int:
+def candidate_of(offer: Signed[Offer], entry: ModelOffer, now_ms: int) -> Candidate:
+    """An offer's model as a candidate of no request."""
+    peer_id = parse_public_key(offer.message.provider).peer_id
+    return Candidate(peer_id, offer, entry, offer.message.tariff_at(entry, now_ms), 0, False)
+
+
+def expected_cost_pico(entry: ModelOffer, tariff: Tariff, fields: RequestFields, body_bytes: int) -> int:
     """What the request will probably cost: prices are compared by it."""
     each = fields.max_completion_tokens or fields.max_tokens or EXPECTED_OUTPUT_TOKENS
     usage = Usage(
         prompt_tokens=min(body_bytes // BYTES_PER_TOKEN + 1, entry.context_tokens) * fields.prompts,
         output_tokens=min(each, entry.context_tokens) * fields.choices,
     )
-    return price_of(entry.tariff, usage)
+    return _price(tariff, usage)
+
+
+def _price(tariff: Tariff, usage: Usage) -> int:
+    """The price in pico-EUR; more than any amount where a stranger's prices make it so."""
+    try:
+        return price_of(tariff, usage)
+    except InvalidRecord:
+        return MAX_AMOUNT_PICO
 
 
 def _first_failed_test(
@@ -215,6 +233,7 @@ def _first_failed_test(
     body_bytes: int,
     wishes: Wishes,
     standing: Standing,
+    now_ms: int,
 ) -> tuple[str, str] | None:
     """The first test that the offer fails, and a word on it; None if it passes all."""
     entry = offer.message.model_offer(fields.model)
@@ -233,11 +252,11 @@ def _first_failed_test(
     if asked > entry.context_tokens or body_bytes > MOST_BYTES_PER_TOKEN * entry.context_tokens * fields.prompts:
         return "context", f"{entry.context_tokens} tokens"
     if wishes.max_cost_pico is not None:
-        most = most_owed(
-            entry,
-            max_prompt_tokens=fields.max_prompt_tokens(entry, body_bytes),
-            max_output_tokens=fields.max_output_tokens(entry),
+        caps = Usage(
+            prompt_tokens=min(fields.max_prompt_tokens(entry, body_bytes), MAX_TOKENS),
+            output_tokens=min(fields.max_output_tokens(entry), MAX_TOKENS),
         )
+        most = _price(offer.message.tariff_at(entry, now_ms), caps)
         if most > wishes.max_cost_pico:
             return "budget", format_amount_eur(most)
     if standing.quarantine:

@@ -16,7 +16,7 @@ import msgspec
 
 from p2pgrid.client.answer import Answer, is_failure_of
 from p2pgrid.client.background import log_end, log_failed_write
-from p2pgrid.client.choice import CURRENCY, Candidate, Choice, Standing, Wishes, choose
+from p2pgrid.client.choice import CURRENCY, Candidate, Choice, Standing, Wishes, candidate_of, choose
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.order import AnswerLost, OrderStream
 from p2pgrid.client.roads import Dialler, dial_provider, direct_addresses
@@ -123,8 +123,9 @@ class Purchaser:
 
     def models(self) -> list[Candidate]:
         """Every model of every offer that the owner's wishes allow, as candidates of no request."""
+        now_ms = self._now_ms()
         return [
-            Candidate(parse_public_key(offer.message.provider).peer_id, offer, entry, 0, False)
+            candidate_of(offer, entry, now_ms)
             for offer in self.book.offers()
             if offer.message.currency == CURRENCY
             and (not self._wishes.countries or offer.message.data_terms.country in self._wishes.countries)
@@ -296,8 +297,9 @@ class Purchaser:
             for channel in self.ledger.channels()
             if channel.message.client == self._key.public_key.raw and self.ledger.open_orders(channel.message.channel)
         ]
+        now_ms = self._now_ms()
         cheapest = sorted(
-            (min(entry.tariff.output_upm for entry in offer.message.models), peer_id)
+            (min(offer.message.tariff_at(entry, now_ms).output_upm for entry in offer.message.models), peer_id)
             for peer_id, offer in on_sale.items()
             if not self._wishes.countries or offer.message.data_terms.country in self._wishes.countries
         )

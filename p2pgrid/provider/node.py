@@ -35,6 +35,7 @@ from p2pgrid.provider.exchange import Shop
 from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.links import ClientLinks
 from p2pgrid.provider.offers import OfferBook, OfferTerms, terms_of
+from p2pgrid.provider.schedule import time_zone
 from p2pgrid.provider.session import serve_streams
 from p2pgrid.provider.tally import Tally
 
@@ -87,6 +88,7 @@ class Provider:
         self._join_network = join_network
         self._listen = parse_host_port(self._config.listen)
         self._gpus = tuple(gpus)
+        self._zone = time_zone(self._config.time_zone)
         self._now_ms = now_ms
         self._stack = AsyncExitStack()
         self._is_drained = False
@@ -183,6 +185,7 @@ class Provider:
                 terms=terms_of(config.terms),
                 gpus=self._gpus,
                 validity_ms=config.offer_minutes * 60_000,
+                zone=self._zone,
             ),
             self._now_ms,
         )
