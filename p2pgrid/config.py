@@ -100,7 +100,7 @@ class ProviderConfig(Section, frozen=True, kw_only=True):
     libp2p_announce: tuple[str, ...] = ()
     """Multiaddrs under which others reach libp2p; left out, the addresses listened on."""
     pages: str = ""
-    """host:port of the operator's pages (/offer, /health, /metrics); empty: none."""
+    """host:port of the operator's pages (/offer, /card, /health, /metrics); empty: none."""
     engine_timeout_s: Annotated[int, Meta(ge=1)] = 1800
     """How long an engine may take to be ready."""
     drain_s: Annotated[int, Meta(ge=0, le=3600)] = 30

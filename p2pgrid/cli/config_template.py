@@ -34,7 +34,7 @@ EXPLAINED: Final[dict[type[Section], dict[str, str]]] = {
         "libp2p-listen": "Where libp2p listens, for discovery. Empty: take no part in the DHT.",
         "announce": 'host:port under which others reach `listen`, if it is another address: ["203.0.113.7:4801"]',
         "libp2p-announce": 'The same for libp2p: ["/ip4/203.0.113.7/tcp/4802"]',
-        "pages": 'host:port of your own pages (/offer, /health, /metrics), such as "127.0.0.1:4880". Empty: none.',
+        "pages": 'host:port of your own pages (/offer, /card, /health, /metrics), such as "127.0.0.1:4880". Empty: none.',
         "engine-timeout-s": "How long an engine may take to be ready.",
         "drain-s": "How long running orders may go on when the node is told to stop.",
         "prompt-retention-days": "How long you keep prompts and answers. It is part of the offer: a promise.",

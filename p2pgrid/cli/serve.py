@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option("--announce", multiple=True, metavar="HOST:PORT", help="Where others reach it, if elsewhere.")
 @click.option("--libp2p-listen", multiple=True, metavar="MULTIADDR", help="[default: /ip4/0.0.0.0/tcp/4802]")
 @click.option("--libp2p-announce", multiple=True, metavar="MULTIADDR", help="Where others reach it, if elsewhere.")
-@click.option("--pages", metavar="HOST:PORT", help="Serve /offer, /health and /metrics there. [default: off]")
+@click.option("--pages", metavar="HOST:PORT", help="Serve /offer, /card, /health and /metrics there. [default: off]")
 @network_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object when ready.")
 @click.option("--verbose", is_flag=True, help="Log more.")

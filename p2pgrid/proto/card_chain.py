@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from typing import Final
 
-from p2pgrid.errors import InvalidRecord
+from p2pgrid.errors import InvalidRecord, ProtocolViolation
 from p2pgrid.proto.card import Card, PeerKey
 from p2pgrid.proto.keys import parse_public_key
-from p2pgrid.proto.record import Record, Role, Signed, verify_self_signed
+from p2pgrid.proto.record import Record, Role, Signed, parse_record, verify_self_signed
+from p2pgrid.proto.wire import MAX_CARDS_BYTES, Cards, parse_frame
+
+MAX_CARDS: Final = 64
+"""In one message."""
+_CARD_OVERHEAD_BYTES: Final = 8
 
 CardChain = tuple[Signed[Card], ...]
 """Cards of one operator, verified, each following the one before it. Not empty unless nothing is known."""
@@ -122,3 +128,26 @@ def key_term(cards: Sequence[Signed[Card]], key: bytes) -> PeerKey | None:
 def named_keys(cards: Sequence[Signed[Card]]) -> frozenset[bytes]:
     """Every peer key that any of the cards names."""
     return frozenset(peer.key for card in cards for peer in card.message.peers)
+
+
+def pack_cards(cards: Sequence[Signed[Card]]) -> bytes:
+    """The wire form of a chain: a Cards message with the last cards, as many as it holds."""
+    packed: list[bytes] = []
+    room = MAX_CARDS_BYTES
+    for card in reversed(cards[-MAX_CARDS:]):
+        record = card.record.to_bytes()
+        room -= len(record) + _CARD_OVERHEAD_BYTES
+        if room < 0:
+            break
+        packed.append(record)
+    return Cards(cards=tuple(reversed(packed))).to_bytes()
+
+
+def unpack_cards(data: bytes) -> CardChain:
+    """A peer's chain, verified. Raises ProtocolViolation for what is no Cards message, InvalidRecord as `verify_chain`.
+
+    Each card is the operator's word alone: whether it speaks of the peer, only the peer's own offer says.
+    """
+    if len(data) > MAX_CARDS_BYTES:
+        raise ProtocolViolation(f"{len(data)} bytes of cards came; at most {MAX_CARDS_BYTES} were expected.")
+    return verify_chain(map(parse_record, parse_frame(data, Cards).cards))

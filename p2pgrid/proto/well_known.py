@@ -15,13 +15,12 @@ from msgspec import Meta
 
 from p2pgrid.errors import InvalidRecord
 from p2pgrid.proto.card import Card
-from p2pgrid.proto.card_chain import CardChain, KeyState, key_state, verify_chain
+from p2pgrid.proto.card_chain import MAX_CARDS, CardChain, KeyState, key_state, verify_chain
 from p2pgrid.proto.keys import parse_peer_id, parse_public_key
 from p2pgrid.proto.record import Signed, parse_json_line
 
 PATH: Final = "/.well-known/p2pgrid.json"
 MAX_BYTES: Final = 256 * 1024
-MAX_CARDS: Final = 64
 
 _PeerId = Annotated[str, Meta(max_length=64)]
 

@@ -12,6 +12,7 @@ from p2pgrid.errors import InvalidRecord, LedgerError, P2pgridError, ProtocolVio
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.outbox import Outbox
 from p2pgrid.net.stream import Stream, StreamHandler
+from p2pgrid.proto.card_chain import CardChain
 from p2pgrid.proto.frame import FIRST_CREDITED_KIND, ResetCode
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.wire import Kind, Refusal
@@ -38,6 +39,8 @@ class Shop:
     tally: Tally
     limits: ProviderLimits
     now_ms: Callable[[], int]
+    cards: Callable[[], CardChain] = tuple
+    """The operator's cards as they are now; none if it has no card."""
 
 
 class Exchange(StreamHandler):

@@ -35,6 +35,8 @@ class OfferTerms:
     validity_ms: int
     zone: tzinfo = UTC
     """The clock of the price schedules."""
+    card_id: Callable[[], bytes] = bytes
+    """The id of the operator's card as it is now; empty if it has none that names this node."""
 
 
 class OfferBook:
@@ -90,6 +92,7 @@ class OfferBook:
             gpus=terms.gpus,
             terms=terms.terms,
             utc_offset_minutes=utc_offset_minutes(terms.zone, now_ms),
+            card=terms.card_id(),
         )
         try:
             offer = sign_message(message, Role.PROVIDER, self._key)

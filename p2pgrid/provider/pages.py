@@ -1,4 +1,7 @@
-"""The operator's pages over HTTP, for people and monitoring: /offer, /health, /metrics. Nothing here takes orders."""
+"""The operator's pages over HTTP, for people and monitoring: /offer, /card, /health, /metrics. Nothing takes orders.
+
+/.well-known/p2pgrid.json is there for the operator's web server to pass on.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from typing import Any, Final
 from aiohttp import web
 
 from p2pgrid.errors import LocalError
-from p2pgrid.provider.node import Provider
+from p2pgrid.proto import well_known
+from p2pgrid.provider.node import Provider, unix_ms
 
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -19,7 +23,7 @@ METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 async def serve_pages(node: Provider, host: str, port: int) -> AsyncIterator[str]:
     """Serve the pages of a running node (port 0: any free one); gives their base URL. Raises LocalError."""
     app = web.Application(client_max_size=1024)
-    pages = {"/offer": _offer, "/health": _health, "/metrics": _metrics}
+    pages = {"/offer": _offer, "/card": _card, well_known.PATH: _well_known, "/health": _health, "/metrics": _metrics}
     for path, page in pages.items():
         app.router.add_get(path, _handler(node, page))
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
@@ -140,6 +144,20 @@ def _offer(node: Provider) -> web.Response:
     if offer is None:
         return web.json_response({"error": "nothing is offered now"}, status=404)
     return web.Response(body=offer.record.to_json_line(), content_type="application/json")
+
+
+def _card(node: Provider) -> web.Response:
+    lines = [card.record.to_json_line() for card in node.cards.chain()]
+    if not lines:
+        return web.json_response({"error": "there is no card"}, status=404)
+    return web.Response(body=b"\n".join(lines) + b"\n", content_type="application/jsonl")
+
+
+def _well_known(node: Provider) -> web.Response:
+    chain = node.cards.chain()
+    if not chain:
+        return web.json_response({"error": "there is no card"}, status=404)
+    return web.json_response(well_known.well_known_of(chain, unix_ms()))
 
 
 def _health(node: Provider) -> web.Response:
