@@ -120,6 +120,10 @@ class ClientConfig(Section, frozen=True, kw_only=True):
     listen: str = "127.0.0.1:8480"
     countries: tuple[CountryCode, ...] = ()
     """Buy only there; empty: anywhere."""
+    parent_countries: tuple[CountryCode, ...] = ()
+    """Buy only from operators whose card names the seat of their ultimate parent there; empty: from any."""
+    verify_domains: bool = False
+    """Buy only from operators whose card names a domain, and whose domain names the provider."""
     max_cost_eur: str | None = None
     """Most that one request may cost."""
     first_token_timeout_s: Annotated[int, Meta(ge=1, le=3600)] = 120

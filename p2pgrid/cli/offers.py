@@ -15,8 +15,12 @@ from p2pgrid.cli.network import network_options, resolve_bootstrap
 from p2pgrid.errors import UsageError
 
 if TYPE_CHECKING:
+    from p2pgrid.client.operator import Operator
     from p2pgrid.proto.messages import Offer
     from p2pgrid.proto.record import Signed
+
+CARD_TIMEOUT_S = 10.0
+"""How long operators and their domains may take to answer."""
 
 
 @click.command()
@@ -89,7 +93,10 @@ async def _find(
 ) -> tuple[list[dict[str, Any]], str]:
     """Rows for people and programs, and what last went wrong."""
     import secrets
+    from functools import partial
 
+    from p2pgrid.client.cards import CardBook
+    from p2pgrid.client.domains import DomainChecker
     from p2pgrid.client.offers import OfferBook
     from p2pgrid.client.purchaser import unix_ms
     from p2pgrid.errors import RemoteError
@@ -99,6 +106,8 @@ async def _find(
     # A key for this once: who only looks need not be known again.
     async with Network(SecretKey(secrets.token_bytes(32)), network, bootstrap=bootstrap) as finder:
         book = OfferBook(finder, now_ms=unix_ms, keys=[key])
+        cards = CardBook(finder, now_ms=unix_ms, domains=DomainChecker(unix_ms))
+        book.on_offers = partial(cards.refresh, timeout_s=CARD_TIMEOUT_S)
         deadline = asyncio.get_running_loop().time() + timeout_s
         while not book.offers() and (left_s := deadline - asyncio.get_running_loop().time()) > 0:
             try:
@@ -107,14 +116,16 @@ async def _find(
                 break
             if not book.offers():
                 await asyncio.sleep(min(0.5, left_s))
-        return [row for offer in book.offers() for row in _rows(offer, unix_ms())], book.last_fault
+        rows = [row for offer in book.offers() for row in _rows(offer, unix_ms(), cards.operator_of(offer))]
+        await cards.aclose()
+        return rows, book.last_fault
 
 
-def _rows(offer: Signed[Offer], now_ms: int) -> list[dict[str, Any]]:
+def _rows(offer: Signed[Offer], now_ms: int, operator: Operator | None = None) -> list[dict[str, Any]]:
     from p2pgrid.client.choice import candidate_of
     from p2pgrid.client.openai_api import offer_object
 
-    return [offer_object(candidate_of(offer, entry, now_ms), now_ms) for entry in offer.message.models]
+    return [offer_object(candidate_of(offer, entry, now_ms, operator), now_ms) for entry in offer.message.models]
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
@@ -125,7 +136,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from p2pgrid.client.text import printable
 
     table = Table(title="On sale now, EUR per million tokens")
-    for name in ("model", "operator", "country"):
+    for name in ("model", "operator", "country", "parent", "domain"):
         table.add_column(name, overflow="fold")
     for name in ("input", "cached", "output", "context", "at once", "window"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -136,8 +147,10 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         prices = row["prices"]
         table.add_row(
             escape(printable(row["model"])),
-            escape(printable(row["operator"])),
+            escape(printable(_operator_text(row))),
             row["country"],
+            (row["card"] or {}).get("parent_country") or "",
+            escape(printable(_domain_text(row))),
             prices["input_eur"],
             prices["cached_input_eur"],
             prices["output_eur"],
@@ -149,6 +162,23 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             row["provider"],
         )
     Console(width=None if Console().is_terminal else 200).print(table)
+
+
+def _operator_text(row: dict[str, Any]) -> str:
+    """The legal name on the card; where there is none, the name that the offer gives."""
+    card = row["card"]
+    if card is None:
+        return f"{row['operator']} (no card)"
+    if card["legal_name"] is None or (card["domain_checked"] is None and card["fault"]):
+        return f"{row['operator']} (card does not hold: {card['fault']})"
+    return f"{card['legal_name']}, {card['country']}"
+
+
+def _domain_text(row: dict[str, Any]) -> str:
+    card = row["card"] or {}
+    if not card.get("domain"):
+        return ""
+    return f"{card['domain']} ({'checked' if card['domain_checked'] else 'NOT proven'})"
 
 
 def _time_text(time_ms: int) -> str:

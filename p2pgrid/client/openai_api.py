@@ -11,6 +11,7 @@ import msgspec
 
 from p2pgrid.client.answer import Answer, EngineRefused
 from p2pgrid.client.choice import Candidate, Wishes
+from p2pgrid.client.operator import operator_object
 from p2pgrid.errors import LedgerError, LocalError, P2pgridError, ProtocolViolation, Refused, Unreachable
 from p2pgrid.proto.messages import ModelOffer, Offer, Tariff
 from p2pgrid.proto.schedule import next_price_change
@@ -20,6 +21,7 @@ from p2pgrid.units import PICO_PER_EUR, format_amount_eur, format_price_eur
 HEADER_PREFIX: Final = "X-P2pgrid-"
 COUNTRY_HEADER: Final = "X-P2pgrid-Country"
 MAX_COST_HEADER: Final = "X-P2pgrid-Max-Cost-EUR"
+PARENT_COUNTRY_HEADER: Final = "X-P2pgrid-Parent-Country"
 PROVIDER_HEADER: Final = "X-P2pgrid-Provider"
 
 _STATUS_BY_CODE: Final[dict[str, int]] = {
@@ -118,16 +120,21 @@ def _code(error: P2pgridError) -> str:
 
 def parse_wishes(headers: Mapping[str, str]) -> Wishes:
     """The wishes in a request's headers. Raises Refused (`bad-request`)."""
-    countries = [word.strip() for word in headers.get(COUNTRY_HEADER, "").upper().split(",") if word.strip()]
-    for country in countries:
-        if _COUNTRY.fullmatch(country) is None:
-            raise Refused("bad-request", f"{COUNTRY_HEADER} names {country!r}; codes like LT or IT were expected.")
     budget = headers.get(MAX_COST_HEADER)
     return Wishes(
-        countries=frozenset(countries),
+        countries=_countries(headers, COUNTRY_HEADER),
+        parent_countries=_countries(headers, PARENT_COUNTRY_HEADER),
         max_cost_pico=None if budget is None else parse_budget(budget),
         provider=headers.get(PROVIDER_HEADER, "").strip(),
     )
+
+
+def _countries(headers: Mapping[str, str], name: str) -> frozenset[str]:
+    countries = [word.strip() for word in headers.get(name, "").upper().split(",") if word.strip()]
+    for country in countries:
+        if _COUNTRY.fullmatch(country) is None:
+            raise Refused("bad-request", f"{name} names {country!r}; codes like LT or IT were expected.")
+    return frozenset(countries)
 
 
 def parse_budget(text: str) -> int:
@@ -213,6 +220,7 @@ def offer_object(candidate: Candidate, now_ms: int) -> dict[str, Any]:
         "provider": candidate.peer_id,
         "operator": message.operator,
         "country": message.data_terms.country,
+        "card": operator_object(candidate.operator) if candidate.operator else None,
         "prompt_retention_days": message.data_terms.prompt_retention_days,
         "currency": message.currency,
         "prices": _tariff(candidate.tariff),
