@@ -209,6 +209,7 @@ def ready_of(node: Provider, data: DataFolder, pages: str | None) -> dict[str, A
             "sequence": message.sequence,
             "valid_until_ms": message.valid_until_ms,
         },
+        "card": message.card.hex() or None,
         "pages": pages,
     }
 
@@ -239,6 +240,8 @@ def _ready_text(ready: dict[str, Any]) -> str:
         f"  ledger    {ready['ledger']}",
         f"  offer     {ready['offer']['sequence']}, binding until {until:%Y-%m-%d %H:%M} UTC, renewed by itself",
     ]
+    card = ready["card"][:16] if ready["card"] else "none that names this node: p2pgrid card init"
+    lines.append(f"  card      {card}")
     if ready["pages"]:
         lines.append(f"  pages     {ready['pages']}/health")
     return "\n".join(lines)
