@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from p2pgrid.units import format_amount_eur
 if TYPE_CHECKING:
     from p2pgrid.ledger.base import ReceiptRow
     from p2pgrid.ledger.reader import SqliteReader
+    from p2pgrid.proto.record import Record
 
 
 @click.group()
@@ -51,12 +53,15 @@ def list_receipts(context: CliContext, limit: int, channel: str | None, as_json:
 def export(context: CliContext, file: Path, channel: str | None, as_json: bool) -> None:
     """Write every signed record to FILE, one JSON object a line, for `p2pgrid audit`.
 
-    The file holds no prompt and no answer. It is written whole or not at all.
+    The operators' cards go with them, as far as they are kept here. The file holds no prompt and no answer. It is
+    written whole or not at all.
     """
+    from itertools import chain
+
     from p2pgrid.ledger.bundle import write_bundle
 
-    ledger = _open(context)
-    count = write_bundle(file, ledger.records(channel=_channel_id(channel)))
+    ledger, chosen = _open(context), _channel_id(channel)
+    count = write_bundle(file, chain(_cards(context, ledger, chosen), ledger.records(channel=chosen)))
     if as_json:
         click.echo(json.dumps({"file": str(file), "records": count}))
     else:
@@ -67,6 +72,23 @@ def _open(context: CliContext) -> SqliteReader:
     from p2pgrid.ledger.sqlite import SqliteLedger
 
     return SqliteLedger.open_readonly(context.data.ledger_file)
+
+
+def _cards(context: CliContext, ledger: SqliteReader, channel: bytes | None) -> Iterator[Record]:
+    """Our own cards, and those that providers have shown us; with a channel, those that name one of its keys. Each
+    once."""
+    from p2pgrid.ledger.card_file import read_all_cards
+
+    parties = None
+    if channel is not None:
+        terms = [one.message for one in ledger.channels() if one.message.channel == channel]
+        parties = [key for one in terms for key in (one.provider, one.client)]
+    data, seen = context.data, set[bytes]()
+    for cards in read_all_cards([data.card_file, *sorted(data.cards_folder.glob("*.jsonl"))], parties):
+        for card in cards:
+            if card.id not in seen:
+                seen.add(card.id)
+                yield card.record
 
 
 def _channel_id(text: str | None) -> bytes | None:

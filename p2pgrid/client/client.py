@@ -16,7 +16,9 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from p2pgrid.client.answer import Answer
+from p2pgrid.client.cards import CardBook
 from p2pgrid.client.choice import Wishes
+from p2pgrid.client.domains import DomainChecker
 from p2pgrid.client.log_watch import LogWatch
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.openai_api import parse_budget
@@ -78,7 +80,14 @@ class Client:
             limits = SessionLimits(
                 queue_timeout_s=self.config.slot_timeout_s, first_token_timeout_s=self.config.first_token_timeout_s
             )
-            purchaser = Purchaser(key, ledger, book, wishes=self._wishes, limits=limits)
+            cards = CardBook(
+                finder,
+                now_ms=unix_ms,
+                domains=DomainChecker(unix_ms) if self.config.verify_domains else None,
+                folder=self.data.cards_folder,
+            )
+            stack.push_async_callback(cards.aclose)
+            purchaser = Purchaser(key, ledger, book, wishes=self._wishes, limits=limits, cards=cards)
             await stack.enter_async_context(book)
             self._purchaser = await stack.enter_async_context(purchaser)
             seen = await asyncio.to_thread(WitnessStore, self.data.witness_file)
@@ -132,4 +141,9 @@ def wishes_of(config: ClientConfig) -> Wishes:
         most = None if config.max_cost_eur is None else parse_budget(config.max_cost_eur)
     except Refused as refusal:
         raise UsageError(refusal.message, hint=refusal.hint) from None
-    return Wishes(countries=frozenset(config.countries), max_cost_pico=most)
+    return Wishes(
+        countries=frozenset(config.countries),
+        parent_countries=frozenset(config.parent_countries),
+        verify_domains=config.verify_domains,
+        max_cost_pico=most,
+    )

@@ -86,6 +86,13 @@ async def request_offer(link: LinkConnection) -> bytes:
         return await talk.expect(Kind.OFFER)
 
 
+async def request_cards(link: LinkConnection) -> bytes:
+    """The provider's raw cards, as it shows them now."""
+    async with exchange(link) as talk:
+        talk.send(Kind.CARD_REQUEST)
+        return await talk.expect(Kind.CARDS)
+
+
 async def open_channel(
     link: LinkConnection,
     offer: Signed[Offer],

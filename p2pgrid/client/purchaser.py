@@ -16,8 +16,19 @@ import msgspec
 
 from p2pgrid.client.answer import Answer, is_failure_of
 from p2pgrid.client.background import log_end, log_failed_write
-from p2pgrid.client.choice import CURRENCY, Candidate, Choice, Standing, Wishes, choose
+from p2pgrid.client.cards import CardBook
+from p2pgrid.client.choice import (
+    CURRENCY,
+    Candidate,
+    Choice,
+    Standing,
+    Wishes,
+    candidate_of,
+    choose,
+    unwanted_operator,
+)
 from p2pgrid.client.offers import OfferBook
+from p2pgrid.client.operator import Operator
 from p2pgrid.client.order import AnswerLost, OrderStream
 from p2pgrid.client.roads import Dialler, dial_provider, direct_addresses
 from p2pgrid.client.session import ProviderSession, Purchase, SessionLimits
@@ -25,7 +36,8 @@ from p2pgrid.errors import LedgerError, Refused, RemoteError, Unreachable
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.proto.keys import PublicKey, SecretKey, parse_peer_id, parse_public_key
-from p2pgrid.proto.record import Record
+from p2pgrid.proto.messages import Offer
+from p2pgrid.proto.record import Record, Signed
 from p2pgrid.proto.request import metered_body, parse_request
 from p2pgrid.proto.wire import MAX_BODY_BYTES
 
@@ -56,6 +68,7 @@ class Purchaser:
         limits: SessionLimits | None = None,
         dial: Dialler = dial_provider,
         now_ms: Callable[[], int] | None = None,
+        cards: CardBook | None = None,
         rng: random.Random | None = None,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
@@ -71,12 +84,17 @@ class Purchaser:
         self._random_bytes = random_bytes
         self._sessions: dict[str, ProviderSession] = {}
         self._standings: dict[str, Standing] = {}
+        self._cards = cards
         self._away: set[str] = set()
         """Providers whose last failure was not to be there."""
         self._searched: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
         book.ask_over_link = self._offer_over_link
         book.on_conflict = self._keep_evidence
+        if cards is not None:
+            cards.ask_over_link = self._cards_over_link
+            cards.on_change = book.tell
+            book.on_offers = cards.refresh
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._keep_house(), name="purchaser")
@@ -123,13 +141,20 @@ class Purchaser:
 
     def models(self) -> list[Candidate]:
         """Every model of every offer that the owner's wishes allow, as candidates of no request."""
+        now_ms = self._now_ms()
         return [
-            Candidate(parse_public_key(offer.message.provider).peer_id, offer, entry, 0, False)
+            candidate_of(offer, entry, now_ms, self.operator_of(offer))
             for offer in self.book.offers()
-            if offer.message.currency == CURRENCY
-            and (not self._wishes.countries or offer.message.data_terms.country in self._wishes.countries)
+            if offer.message.currency == CURRENCY and self._is_wanted(offer)
             for entry in offer.message.models
         ]
+
+    def operator_of(self, offer: Signed[Offer]) -> Operator | None:
+        """Who stands behind an offer, by its card, as far as that is known."""
+        return self._cards.operator_of(offer) if self._cards is not None else None
+
+    def _is_wanted(self, offer: Signed[Offer]) -> bool:
+        return unwanted_operator(offer, self.operator_of(offer), self._wishes) is None
 
     @property
     def sessions(self) -> Mapping[str, ProviderSession]:
@@ -161,7 +186,18 @@ class Purchaser:
             wishes=wishes,
             standings=self._current_standings(),
             now_ms=self._now_ms(),
+            operators=self._operators(),
         )
+
+    def _operators(self) -> dict[str, Operator]:
+        """Who stands behind the offers, by the provider's peer id, as far as that is known."""
+        if self._cards is None:
+            return {}
+        known = {}
+        for offer in self.book.offers():
+            if (operator := self._cards.operator_of(offer)) is not None:
+                known[parse_public_key(offer.message.provider).peer_id] = operator
+        return known
 
     def _current_standings(self) -> dict[str, Standing]:
         """What is remembered, and what the sessions know right now."""
@@ -274,6 +310,10 @@ class Purchaser:
         session = self._sessions.get(peer_id)
         return session.request_offer(self._limits.link_timeout_s) if session is not None and session.is_ready else None
 
+    def _cards_over_link(self, peer_id: str) -> Awaitable[bytes] | None:
+        session = self._sessions.get(peer_id)
+        return session.request_cards(self._limits.link_timeout_s) if session is not None and session.is_ready else None
+
     async def _keep_house(self) -> None:
         """Dial before it is needed, settle what an earlier run left open, let go of providers that are gone."""
         while True:
@@ -301,10 +341,11 @@ class Purchaser:
             for channel in self.ledger.channels()
             if channel.message.client == self._key.public_key.raw and self.ledger.open_orders(channel.message.channel)
         ]
+        now_ms = self._now_ms()
         cheapest = sorted(
-            (min(entry.tariff.output_upm for entry in offer.message.models), peer_id)
+            (min(offer.message.tariff_at(entry, now_ms).output_upm for entry in offer.message.models), peer_id)
             for peer_id, offer in on_sale.items()
-            if not self._wishes.countries or offer.message.data_terms.country in self._wishes.countries
+            if self._is_wanted(offer)
         )
         wanted = [*unsettled, *(peer_id for _, peer_id in cheapest[:WARM_LINKS])]
         return [peer_id for peer_id in wanted if peer_id in on_sale]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from p2pgrid.client.background import log_end, log_failed_write
-from p2pgrid.client.exchanges import DisputedRecord, open_channel, request_offer, resume_channel
+from p2pgrid.client.exchanges import DisputedRecord, open_channel, request_cards, request_offer, resume_channel
 from p2pgrid.client.order import OrderOwner, OrderStream
 from p2pgrid.errors import (
     InvalidRecord,
@@ -190,6 +190,10 @@ class ProviderSession(OrderOwner):
     async def request_offer(self, timeout_s: float) -> bytes:
         """The raw offer record over the link. Raises RemoteError."""
         return await request_offer(await self.ready(timeout_s))
+
+    async def request_cards(self, timeout_s: float) -> bytes:
+        """The raw cards over the link. Raises RemoteError."""
+        return await request_cards(await self.ready(timeout_s))
 
     async def aclose(self) -> None:
         """Cancel open orders, give them a moment to be settled, close the link."""

@@ -20,6 +20,10 @@ MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 """Largest request body."""
 MAX_ENGINE_ERROR_BYTES: Final = 64 * 1024
 """Most of an engine's error body (HTTP status other than 200) that is passed on."""
+MAX_CARD_BYTES: Final = 20 * 1024
+"""Of a Card's record in wire form."""
+MAX_CARDS_BYTES: Final = 60 * 1024
+"""Of a Cards message."""
 CHUNK_BYTES: Final = 32 * 1024
 """Bulk bytes are cut to frames of at most this size."""
 
@@ -41,6 +45,10 @@ class Kind(IntEnum):
     """client -> provider: a Channel with both signatures."""
     RESUMED = 22
     """provider -> client: Resumed, followed by the proposals it names."""
+    CARD_REQUEST = 24
+    """client -> provider, empty: who stands behind this key?"""
+    CARDS = 25
+    """provider -> client: Cards."""
     ORDER = 32
     """client -> provider: OrderOpening; the body follows as BODY, then the client's end of the stream's bulk."""
     REFUSAL = 33
@@ -101,6 +109,13 @@ class Resumed(Frame, frozen=True, kw_only=True):
     last_receipt_number: Annotated[int, Meta(ge=0)]
     proposals: Annotated[int, Meta(ge=0, le=4096)]
     """How many RECEIPT messages follow, in order of their numbers."""
+
+
+class Cards(Frame, frozen=True, kw_only=True):
+    """The last of an operator's cards, oldest first; none if it has no card."""
+
+    cards: Annotated[tuple[Annotated[bytes, Meta(max_length=MAX_CARD_BYTES)], ...], Meta(max_length=64)]
+    """Card records in wire form."""
 
 
 class OrderOpening(Frame, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from typing import Final
 
 from p2pgrid.errors import InvalidRecord, LedgerError, ProtocolViolation, Refused
 from p2pgrid.net.stream import Stream
+from p2pgrid.proto.card_chain import pack_cards
 from p2pgrid.proto.channel import check_clock, propose_channel, verify_channel
 from p2pgrid.proto.messages import Channel, Receipt
 from p2pgrid.proto.proposal import accept_countersignature
@@ -34,6 +35,16 @@ class OfferExchange(Exchange):
         if offer is None:
             raise Refused("withdrawn", "this provider offers nothing now.")
         self.stream.send(Kind.OFFER, offer.record.to_bytes())
+        self.finish()
+
+
+class CardExchange(Exchange):
+    """CARD_REQUEST -> CARDS."""
+
+    def take(self, kind: int, payload: bytes) -> None:
+        if payload:
+            raise ProtocolViolation(f"a CARD_REQUEST carries no bytes, this one {len(payload)}.")
+        self.stream.send(Kind.CARDS, pack_cards(self.shop.cards()))
         self.finish()
 
 

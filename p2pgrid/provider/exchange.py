@@ -13,6 +13,7 @@ from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.outbox import Outbox
 from p2pgrid.log.service import LogService
 from p2pgrid.net.stream import Stream, StreamHandler
+from p2pgrid.proto.card_chain import CardChain
 from p2pgrid.proto.frame import FIRST_CREDITED_KIND, ResetCode
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.wire import Kind, Refusal
@@ -41,6 +42,8 @@ class Shop:
     now_ms: Callable[[], int]
     log: LogService | None = None
     """The node's log; None for a node without one."""
+    cards: Callable[[], CardChain] = tuple
+    """The operator's cards as they are now; none if it has no card."""
 
 
 class Exchange(StreamHandler):

@@ -29,17 +29,20 @@ from p2pgrid.net.direct import DirectListener, listen
 from p2pgrid.net.network import Network
 from p2pgrid.net.peer_address import Health
 from p2pgrid.net.stream import Stream, StreamHandler
+from p2pgrid.proto.card_chain import pack_cards
 from p2pgrid.proto.fork import ForkProof
 from p2pgrid.proto.messages import DataTerms, ModelOffer, Offer
 from p2pgrid.proto.record import Signed
 from p2pgrid.provider.addresses import offered_addresses
 from p2pgrid.provider.admission import Admission
+from p2pgrid.provider.cards import OwnCards
 from p2pgrid.provider.channels import Channels
 from p2pgrid.provider.engines import EnginePlan, EngineSet
 from p2pgrid.provider.exchange import Shop
 from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.links import ClientLinks
 from p2pgrid.provider.offers import OfferBook, OfferTerms, terms_of
+from p2pgrid.provider.schedule import time_zone
 from p2pgrid.provider.session import serve_streams
 from p2pgrid.provider.tally import Tally
 from p2pgrid.provider.witnessing import Witnessing, parse_witness
@@ -49,6 +52,8 @@ log = logging.getLogger(__name__)
 ADVERTISE_TIMEOUT_S: Final = 10.0
 FIRST_PEER_TIMEOUT_S: Final = 0.5
 OFFER_RETRY_S: Final = 30.0
+CARD_INTERVAL_S: Final = 2.0
+"""How often the card's file is looked at."""
 SETTLE_S: Final = 3.0
 """How long orders that were ended by a shutdown may take to be countersigned."""
 
@@ -94,6 +99,8 @@ class Provider:
         self._listen = parse_host_port(self._config.listen)
         self._witnesses = [parse_witness(text, self.key, lambda: self._network) for text in self._config.witnesses]
         self._gpus = tuple(gpus)
+        self._zone = time_zone(self._config.time_zone)
+        self.cards: Final = OwnCards(data.card_file, self.key.public_key, now_ms)
         self._now_ms = now_ms
         self._stack = AsyncExitStack()
         self._is_drained = False
@@ -197,6 +204,8 @@ class Provider:
                 terms=terms_of(config.terms),
                 gpus=self._gpus,
                 validity_ms=config.offer_minutes * 60_000,
+                zone=self._zone,
+                card_id=self.cards.offered_id,
             ),
             self._now_ms,
         )
@@ -254,6 +263,7 @@ class Provider:
             limits=self.limits,
             now_ms=self._now_ms,
             log=self.log,
+            cards=self.cards.chain,
         )
         host, port = self._listen
         self._listener = await listen(host, port, self.key, on_stream=serve_streams(shop))
@@ -271,6 +281,7 @@ class Provider:
             serve_dht=bool(config.libp2p_listen),
             offer=self._shown_offer,
             log=self.log.answer_call,
+            cards=self._shown_cards,
         )
         await stack.enter_async_context(self._network)
         log.info("network %r: %s (%.1f s)", self.network_name, ", ".join(self.libp2p_addresses), _since(started))
@@ -281,6 +292,10 @@ class Provider:
     def _shown_offer(self) -> bytes | None:
         offer = self._offers.current
         return offer.record.to_bytes() if offer is not None else None
+
+    def _shown_cards(self) -> bytes | None:
+        chain = self.cards.chain()
+        return pack_cards(chain) if chain else None
 
     async def _publish(self) -> None:
         """Sign and show an offer of what is up; withdraw if nothing is. Raises LedgerError."""
@@ -319,9 +334,13 @@ class Provider:
             log.error("the network was not told: %s", error)
 
     async def _renew(self) -> None:
-        """A new offer at half time, for ever."""
+        """A new offer at half time, and when the operator's card is another, for ever."""
         while True:
-            await asyncio.sleep(max(self._offers.renewal_ms - self._now_ms(), 0) / 1000)
+            left_s = max(self._offers.renewal_ms - self._now_ms(), 0) / 1000
+            await asyncio.sleep(min(left_s, CARD_INTERVAL_S))
+            offer = self._offers.current
+            if left_s > CARD_INTERVAL_S and (offer is None or offer.message.card == self.cards.offered_id()):
+                continue
             try:
                 await self._publish()
             except LedgerError as error:

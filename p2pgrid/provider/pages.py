@@ -1,6 +1,6 @@
-"""The operator's pages over HTTP: /offer, /health and /metrics for people and monitoring, /log/ for everybody's checks.
+"""The operator's pages over HTTP: /offer, /card, /health, /metrics for people, /log/ for everybody's checks.
 
-Nothing here takes orders.
+Nothing here takes orders. /.well-known/p2pgrid.json is there for the operator's web server to pass on.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from aiohttp import web
 
 from p2pgrid.errors import LedgerError, LocalError, Refused
 from p2pgrid.log.service import MAX_PATH_CHARS, NOT_KEPT, status_of
+from p2pgrid.proto import well_known
 from p2pgrid.proto.witness import MAX_ADD_CHECKPOINT_BYTES
-from p2pgrid.provider.node import Provider
+from p2pgrid.provider.node import Provider, unix_ms
 
 BODY_TIMEOUT_S: Final = 10.0
 _UNCACHED: Final = {"Cache-Control": NOT_KEPT}
@@ -26,7 +27,7 @@ METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 async def serve_pages(node: Provider, host: str, port: int) -> AsyncIterator[str]:
     """Serve the pages of a running node (port 0: any free one); gives their base URL. Raises LocalError."""
     app = web.Application(client_max_size=MAX_ADD_CHECKPOINT_BYTES)
-    pages = {"/offer": _offer, "/health": _health, "/metrics": _metrics}
+    pages = {"/offer": _offer, "/card": _card, well_known.PATH: _well_known, "/health": _health, "/metrics": _metrics}
     for path, page in pages.items():
         app.router.add_get(path, _handler(node, page))
     app.router.add_get("/log/{path:.+}", _log_handler(node))
@@ -154,6 +155,20 @@ def _offer(node: Provider) -> web.Response:
     if offer is None:
         return web.json_response({"error": "nothing is offered now"}, status=404)
     return web.Response(body=offer.record.to_json_line(), content_type="application/json")
+
+
+def _card(node: Provider) -> web.Response:
+    lines = [card.record.to_json_line() for card in node.cards.chain()]
+    if not lines:
+        return web.json_response({"error": "there is no card"}, status=404)
+    return web.Response(body=b"\n".join(lines) + b"\n", content_type="application/jsonl")
+
+
+def _well_known(node: Provider) -> web.Response:
+    chain = node.cards.chain()
+    if not chain:
+        return web.json_response({"error": "there is no card"}, status=404)
+    return web.json_response(well_known.well_known_of(chain, unix_ms()))
 
 
 def _health(node: Provider) -> web.Response:

@@ -167,4 +167,4 @@ def test_a_request_cannot_widen_them() -> None:
 def test_the_expected_cost_goes_by_bytes_and_max_tokens() -> None:
     entry = offer("a", price=2).message.models[0]
     fields = parse_request(CHAT, b'{"model": "m", "max_tokens": 100, "n": 2}')
-    assert expected_cost_pico(entry, fields, 400) == 2 * (101 + 200)
+    assert expected_cost_pico(entry, entry.tariff, fields, 400) == 2 * (101 + 200)
