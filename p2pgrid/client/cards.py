@@ -138,6 +138,17 @@ class CardBook:
             await asyncio.shield(self._task(peer, offer))
         return self.operator_of(offer)
 
+    def is_known(self, offer: Signed[Offer]) -> bool:
+        """True if the card that the offer names is here, or it names none."""
+        chain = self.chain_of(parse_public_key(offer.message.provider).peer_id)
+        return not offer.message.card or any(card.id == offer.message.card for card in chain)
+
+    async def take(self, offer: Signed[Offer], raw: bytes) -> None:
+        """Take in the cards that the provider has just shown. Never raises for what stands in them."""
+        peer_id = parse_public_key(offer.message.provider).peer_id
+        entry = self._entry(peer_id)
+        entry.fault = await self._take(peer_id, offer, entry, raw)
+
     async def keep(self, peer_id: str) -> None:
         """Keep the operator's cards on disk, since the provider is bought from: an auditor will ask for them.
 
@@ -170,10 +181,7 @@ class CardBook:
         return bool(domain) and self._domains is not None and self._domains.known(domain, peer_id) is None
 
     async def _learn(self, peer: PeerAddress, offer: Signed[Offer]) -> None:
-        entry = self._entries.get(peer.peer_id)
-        if entry is None:
-            self._make_room()
-            entry = self._entries[peer.peer_id] = _Entry()
+        entry = self._entry(peer.peer_id)
         if not any(card.id == offer.message.card for card in entry.chain):
             entry.asked_ms, entry.asked_for = self._now_ms(), offer.message.card
             async with self._slots:
@@ -192,13 +200,21 @@ class CardBook:
         """Ask the provider for its cards; why they are none for this offer, or nothing."""
         try:
             over_link = self.ask_over_link(peer.peer_id) if self.ask_over_link is not None else None
-            chain = unpack_cards(await (over_link or self._finder.fetch_cards(peer, timeout_s=FETCH_TIMEOUT_S)))
+            raw = await (over_link or self._finder.fetch_cards(peer, timeout_s=FETCH_TIMEOUT_S))
+        except RemoteError as error:
+            return error.message
+        return await self._take(peer.peer_id, offer, entry, raw)
+
+    async def _take(self, peer_id: str, offer: Signed[Offer], entry: _Entry, raw: bytes) -> str:
+        """The same, of cards that are here."""
+        try:
+            chain = unpack_cards(raw)
         except (RemoteError, InvalidRecord) as error:
             return error.message
         if not any(card.id == offer.message.card for card in chain):
             return "the provider does not show the card that its offer names."
         # Only now does the provider itself say that it is this operator's.
-        entry.chain = await asyncio.to_thread(self._kept, peer.peer_id) if not entry.chain else entry.chain
+        entry.chain = await asyncio.to_thread(self._kept, peer_id) if not entry.chain else entry.chain
         try:
             entry.chain = join_chains(entry.chain, chain)
         except InvalidRecord as error:
@@ -223,9 +239,13 @@ class CardBook:
             return read_cards(self._folder / f"{peer_id}.jsonl")
         return ()
 
-    def _make_room(self) -> None:
-        while len(self._entries) >= MAX_OPERATORS:
-            del self._entries[next(iter(self._entries))]
+    def _entry(self, peer_id: str) -> _Entry:
+        entry = self._entries.get(peer_id)
+        if entry is None:
+            while len(self._entries) >= MAX_OPERATORS:
+                del self._entries[next(iter(self._entries))]
+            entry = self._entries[peer_id] = _Entry()
+        return entry
 
 
 def _write_if_new(path: Path, chain: CardChain) -> None:

@@ -32,6 +32,7 @@ from p2pgrid.client.operator import Operator
 from p2pgrid.client.order import AnswerLost, OrderStream
 from p2pgrid.client.roads import Dialler, dial_provider, direct_addresses
 from p2pgrid.client.session import ProviderSession, Purchase, SessionLimits
+from p2pgrid.client.succession import Succession
 from p2pgrid.errors import LedgerError, Refused, RemoteError, Unreachable
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
@@ -292,8 +293,15 @@ class Purchaser:
                 random_bytes=self._random_bytes,
                 rng=self._rng,
                 limits=self._limits,
+                succession=Succession(provider, self._key.public_key, self._cards, self.ledger)
+                if self._cards
+                else None,
+                offer=lambda: self.book.offer_of(peer_id),
             )
         return session
+
+    def _succession(self, provider: PublicKey) -> Succession | None:
+        return Succession(provider, self._key.public_key, self._cards, self.ledger) if self._cards else None
 
     async def _dial_provider(self, provider: PublicKey) -> LinkConnection:
         """Dial the addresses of the offer as it is now."""

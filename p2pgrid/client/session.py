@@ -7,6 +7,7 @@ Orders wait, first come first served, until the channel's slow start has a slot 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 from collections.abc import Awaitable, Callable
@@ -16,6 +17,7 @@ from typing import Final, TypeVar
 from p2pgrid.client.background import log_end, log_failed_write
 from p2pgrid.client.exchanges import DisputedRecord, open_channel, request_cards, request_offer, resume_channel
 from p2pgrid.client.order import OrderOwner, OrderStream
+from p2pgrid.client.succession import Succession
 from p2pgrid.errors import (
     InvalidRecord,
     LedgerError,
@@ -85,7 +87,11 @@ class ProviderSession(OrderOwner):
         random_bytes: Callable[[int], bytes],
         rng: random.Random,
         limits: SessionLimits | None = None,
+        succession: Succession | None = None,
+        offer: Callable[[], Signed[Offer] | None] | None = None,
     ) -> None:
+        """With `succession`, channels under the provider's former keys are settled too. `offer`: what it sells now."""
+
         self.provider: Final = provider
         self.quarantine: str = ""
         """Why the provider is dealt with no more; empty while it is."""
@@ -94,6 +100,8 @@ class ProviderSession(OrderOwner):
         self._now_ms = now_ms
         self._random_bytes = random_bytes
         self._limits = limits or SessionLimits()
+        self._succession = succession
+        self._offer = offer
         self._dial = dial
         self._keeper = LinkKeeper(self._dial_and_tell, rng=rng, backoff=_BACKOFF, name=provider.peer_id)
         self._books: ChannelBooks | None = None
@@ -264,16 +272,33 @@ class ProviderSession(OrderOwner):
         return await asyncio.shield(self._opening)
 
     async def _open_channel(self, link: LinkConnection, offer: Signed[Offer]) -> ChannelBooks:
-        nonce = self._random_bytes(32)
-        opening = open_channel(link, offer, self._ledger, key=self._key, client_nonce=nonce, now_ms=self._now_ms)
+        continues = b""
+        if self._succession is not None:
+            await self._record_faults(self._succession.learn(link, offer))
+            continues = self._succession.head_to_continue()
         try:
-            channel = await self._record_faults(opening)
+            channel = await self._open_or_start_afresh(link, offer, continues)
         except Unreachable:
             # Our ledger may hold the channel and theirs not: resuming it brings both together.
             self._close_link("a channel was left half open")
             raise
         self._books = ChannelBooks(channel, self._ledger.head(channel.message.channel))
         return self._books
+
+    async def _open_or_start_afresh(
+        self, link: LinkConnection, offer: Signed[Offer], continues: bytes
+    ) -> Signed[Channel]:
+        opening = functools.partial(
+            open_channel, link, offer, self._ledger, key=self._key, client_nonce=self._random_bytes(32)
+        )
+        if continues:
+            try:
+                return await self._record_faults(opening(now_ms=self._now_ms, continues=continues))
+            except Refused as refusal:
+                if refusal.code != "unknown-channel":
+                    raise
+                log.warning("%s does not go on from %s: %s", self.provider, continues.hex()[:16], refusal.message)
+        return await self._record_faults(opening(now_ms=self._now_ms))
 
     # -- what orders tell --------------------------------------------------------------------------------------------
 
@@ -360,10 +385,11 @@ class ProviderSession(OrderOwner):
         channels = [c for c in self._ledger.channels() if self._is_ours(c.message)]
         now_ms = self._now_ms()
         current = channels[-1] if channels else None
+        channels = [*await self._former_channels(link), *channels]
         self._books = None
-        if current is not None:
+        if channels:
             # A write that changes nothing: once it is durable, so are all that were queued before it.
-            await self._ledger.append(current)
+            await self._ledger.append(channels[-1])
         for channel in channels:
             channel_id = channel.message.channel
             open_orders = self._ledger.open_orders(channel_id)
@@ -384,6 +410,14 @@ class ProviderSession(OrderOwner):
                 del self._seen_to_end[(channel_id, number)]
             if channel is current and not books.is_expired(now_ms):
                 self._books = books
+
+    async def _former_channels(self, link: LinkConnection) -> list[Signed[Channel]]:
+        """Channels under the provider's former keys: what they left open is settled on this link."""
+        offer = self._offer() if self._offer is not None else None
+        if self._succession is None or offer is None or not offer.message.card:
+            return []
+        await self._succession.learn(link, offer)
+        return self._succession.former_channels()
 
     def _is_ours(self, channel: Channel) -> bool:
         return channel.provider == self.provider.raw and channel.client == self._key.public_key.raw

@@ -151,9 +151,19 @@ class ChannelBooks:
 
 
 def propose_channel(
-    offer: Signed[Offer], *, client: PublicKey, client_nonce: bytes, provider_nonce: bytes, key: SecretKey, now_ms: int
+    offer: Signed[Offer],
+    *,
+    client: PublicKey,
+    client_nonce: bytes,
+    provider_nonce: bytes,
+    key: SecretKey,
+    now_ms: int,
+    continues: bytes = b"",
 ) -> Signed[Channel]:
-    """The provider's half: a channel on the offer's terms, signed by the provider."""
+    """The provider's half: a channel on the offer's terms, signed by the provider.
+
+    `continues` is the head of the client's channel under a former key, which the caller has found in its own ledger.
+    """
     terms: Terms = offer.message.terms
     provider = offer.message.provider
     message = Channel(
@@ -169,16 +179,24 @@ def propose_channel(
         opened_ms=now_ms,
         expires_ms=now_ms + terms.channel_days * _DAY_MS,
         dispute_days=terms.dispute_days,
+        continues=continues,
     )
     return sign_message(message, Role.PROVIDER, key)
 
 
 def accept_channel(
-    record: Record, offer: Signed[Offer], *, key: SecretKey, client_nonce: bytes, now_ms: int
+    record: Record,
+    offer: Signed[Offer],
+    *,
+    key: SecretKey,
+    client_nonce: bytes,
+    now_ms: int,
+    continues: bytes = b"",
 ) -> Signed[Channel]:
     """The client's half: check that the proposed channel is the one asked for, and countersign.
 
-    The credit limit is the provider's to set for each client; all other terms are the offer's. Raises InvalidRecord,
+    The credit limit is the provider's to set for each client; all other terms are the offer's. `continues` is the head
+    that was asked for: what both hold is what both sign. Raises InvalidRecord,
     or Refused (`clock-skew`) when the clocks are too far apart.
     """
     provider = parse_public_key(offer.message.provider)
@@ -186,6 +204,8 @@ def accept_channel(
     channel, terms = signed.message, offer.message.terms
     if (channel.provider, channel.client, channel.client_nonce) != (provider.raw, key.public_key.raw, client_nonce):
         raise InvalidRecord("wrong-channel", "the provider signed a channel that was not asked for.")
+    if channel.continues != continues:
+        raise InvalidRecord("wrong-channel", "the provider's channel goes on from another head than was asked for.")
     as_offered = (
         channel.currency == offer.message.currency
         and channel.expires_ms - channel.opened_ms == terms.channel_days * _DAY_MS

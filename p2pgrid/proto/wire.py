@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from p2pgrid.errors import ProtocolViolation
-from p2pgrid.proto.fields import Id
+from p2pgrid.proto.fields import Digest, Id
 
 MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 """Largest request body."""
@@ -99,6 +99,8 @@ class ChannelRequest(Frame, frozen=True, kw_only=True):
     client_nonce: Id
     offer: Id
     now_ms: Annotated[int, Meta(ge=0)]
+    continues: Digest = b""
+    """After a change of the provider's key: the head of the channel under its former key; see `Channel.continues`."""
 
 
 class Resumed(Frame, frozen=True, kw_only=True):

@@ -85,6 +85,7 @@ class Provider:
         self._data = data
         self._config = config.provider
         self.key: Final = data.load_key()
+        self._former_keys = data.load_retired_keys()
         if not self._config.models:
             raise UsageError(
                 "no model is configured, so there is nothing to sell.",
@@ -191,7 +192,7 @@ class Provider:
         self._data.make()
         ledger = SqliteLedger.open(self._data.ledger_file)
         stack.push_async_callback(ledger.aclose)
-        self.channels = Channels(ledger, self.key, self.limits, self._now_ms)
+        self.channels = Channels(ledger, self.key, self.limits, self._now_ms, self._former_keys)
         stack.push_async_callback(self.channels.aclose)
         interrupted = await self.channels.restore()
         config = self._config

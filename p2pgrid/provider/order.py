@@ -140,7 +140,7 @@ class OrderExchange(Exchange):
     def _open(self, payload: bytes) -> None:
         shop = self.shop
         named = parse_message(parse_record(parse_frame(payload, OrderOpening).order), Order)
-        channel = shop.channels.find(named.channel, self.stream.peer)
+        channel = shop.channels.find_current(named.channel, self.stream.peer)
         self._order, self._opening = verify_order(payload, channel.books)
         channel.check_usable()
         shop.admission.check(named.model)
