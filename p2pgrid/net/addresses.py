@@ -18,6 +18,8 @@ from p2pgrid.proto.keys import parse_peer_id
 
 MAX_ADDRESSES_PER_PEER: Final = 8
 MAX_ADDRESS_BYTES: Final = 160
+_MAX_TEXT_CHARS: Final = 512
+"""A DNS name has at most 253, a peer id 52."""
 _MAX_ADDRESSES_EXAMINED: Final = 32
 _HOSTS: Final = ("ip4", "ip6", "dns", "dns4", "dns6")
 _EXAMPLE: Final = "/ip4/192.0.2.7/tcp/4001"
@@ -120,6 +122,8 @@ def _own_hosts(family: str) -> list[str]:
 
 
 def _parse(text: str, hint: str) -> Multiaddr:
+    if len(text) > _MAX_TEXT_CHARS:
+        raise UsageError(f"{text[:80]!r}... has {len(text)} characters: too long for an address.", hint=hint)
     try:
         return Multiaddr(text)
     except Exception as error:

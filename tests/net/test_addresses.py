@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -106,3 +108,11 @@ def test_without_peer_id_leaves_others_alone() -> None:
     address = Multiaddr("/ip4/192.0.2.1/tcp/1")
     assert without_peer_id(address) == address
     assert without_peer_id(Multiaddr(f"/ip4/192.0.2.1/tcp/1/p2p/{PEER}")) == address
+
+
+@pytest.mark.parametrize("parse", [parse_listen_address, parse_announce_address, parse_peer_multiaddr])
+@pytest.mark.parametrize("part", ["/ip4/1.2.3.4", "/tcp/1", "/p2p-circuit", "x"])
+def test_a_text_too_long_for_an_address_is_refused_unread(parse: Callable[[str], object], part: str) -> None:
+    with pytest.raises(UsageError, match="too long") as caught:
+        parse(part * 100_000)
+    assert len(caught.value.message) < 200
