@@ -39,6 +39,11 @@ def load_bootstrap_peers(network_name: str, path: Path | None = None) -> tuple[s
     this form, and for a network that it does not name. The multiaddrs are checked in full by `Network`.
     """
     source, text = _read(path)
+    return parse_bootstrap_peers(text, source, network_name)
+
+
+def parse_bootstrap_peers(text: bytes, source: str, network_name: str) -> tuple[str, ...]:
+    """As `load_bootstrap_peers`, from a file's bytes; `source` names it in messages."""
     if len(text) > MAX_FILE_BYTES or text.count(b".") > _MAX_DOTS:
         raise UsageError(
             f"{source} is too large to be a list of bootstrap peers: {len(text)} bytes, {text.count(b'.')} dots.",
