@@ -62,7 +62,7 @@ class _Choice(msgspec.Struct, gc=False):
 
 class _Chunk(msgspec.Struct, gc=False):
     id: Annotated[str, msgspec.Meta(max_length=256)] = ""
-    choices: list[_Choice] = []
+    choices: Annotated[list[_Choice], msgspec.Meta(max_length=MAX_CHOICES)] = []
     prompt_token_ids: _Ids | None = None
     usage: Usage | None = None
     error: StreamError | None = None
