@@ -7,7 +7,8 @@ holds the last receipt with both signatures holds them all: none can be left out
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.codes import Party
@@ -15,8 +16,7 @@ from p2pgrid.proto.messages import Channel, Receipt
 from p2pgrid.proto.rules import Fault
 
 
-@dataclass(frozen=True, slots=True)
-class ChainHead:
+class ChainHead(msgspec.Struct, frozen=True, gc=False):
     """Where a chain stands: what the next receipt must build on."""
 
     receipt_number: int
