@@ -37,7 +37,7 @@ class Sums:
 
     def add(self, other: Sums) -> None:
         """Add another's."""
-        for name in Sums.__slots__:  # type: ignore[attr-defined]
+        for name in Sums.__slots__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def count(self, receipt: Receipt, *, countersigned: bool) -> None:

@@ -12,7 +12,7 @@ import hashlib
 from binascii import Error as Base64Error
 from binascii import a2b_base64
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 from zlib import crc32
@@ -120,6 +120,11 @@ def _uint(data: bytes, at: int) -> tuple[int, int]:
     return int.from_bytes(data[at + 1 : at + 1 + size], "big"), at + 1 + size
 
 
+def roles_of_mask(mask: int) -> tuple[Role, ...]:
+    """The roles that `PlainRecord` has as a bit mask."""
+    return tuple(role for role, bit in _MASKS.items() if mask & bit)
+
+
 # -- one line -----------------------------------------------------------------------------------------------------
 
 
@@ -200,7 +205,7 @@ class ChannelPart:
     sums: Sums = field(default_factory=Sums)
     """Of plain orders."""
     bundles: set[int] = field(default_factory=set)
-    """Those that hold plain orders."""
+    """Those that hold usable records."""
     offers: set[bytes] = field(default_factory=set)
     """Named by plain receipts."""
     served: bool = False
@@ -235,12 +240,19 @@ class PlainBlock:
         offers: Mapping[bytes, Offer],
         whole: Collection[bytes] = frozenset(),
         odd: Collection[OrderKey] = frozenset(),
+        *,
+        verify: bool = True,
     ) -> None:
-        """`whole`: channels whose orders are all to be judged in full, and are not looked at here. `odd`: such orders."""
+        """`whole`: channels whose orders are all to be judged in full, and are not looked at here. `odd`: such orders.
+
+        `verify`: False where every signature was verified before.
+        """
         self._channels: Final = channels
         self._offers: Final = offers
         self._whole: Final = whole
         self._odd: Final = odd
+        self._is_verifying: Final = verify
+        self._suspects: Final[list[tuple[bytes, ...]]] = []
         self._lines: Final[dict[bytes, tuple[PlainRecord, _OrderLines, int]]] = {}
         self._orders: Final[dict[bytes, dict[int, _OrderLines]]] = defaultdict(lambda: defaultdict(_OrderLines))
         self._by_id: Final[dict[bytes, PlainRecord]] = {}
@@ -256,8 +268,7 @@ class PlainBlock:
         if known is None:
             known = self._read(line)
             if known is None:
-                channel, number = route_of(line) or (b"", 0)
-                self._orders[channel][number].spoilt = True
+                self._spoil(line)
                 return
             self._lines[line] = known
         record, order, claimed = known
@@ -267,6 +278,31 @@ class PlainBlock:
                 order.repeated.append(place)
                 break
         record.copies.append((place, claimed))
+
+    def records_of(self, channel: bytes, number: int) -> list[PlainRecord]:
+        """The records of an order."""
+        return self._orders[channel][number].records
+
+    def wanted(self) -> tuple[set[OrderKey], set[bytes], set[bytes]]:
+        """What the full judgement of odd orders needs beside them, to be asked after `judge`.
+
+        Orders of this block; signatures, and ids of meters, that would be of use and are not in this block.
+        """
+        orders: set[OrderKey] = set()
+        signatures: set[bytes] = set()
+        meters: set[bytes] = set()
+        for suspect in self._suspects:
+            of = [self._by_id[self._verified[s][0]].message for s in suspect if s in self._verified]
+            orders |= {(message.channel, message.order_number) for message in of}
+            signatures |= set() if of else set(suspect)
+        for record in self._by_id.values():
+            if type(record.message) is Voucher:
+                meter = self._by_id.get(record.message.meter)
+                if meter is None:
+                    meters.add(record.message.meter)
+                elif meter.message.order_number != record.message.order_number:
+                    orders.add((meter.message.channel, meter.message.order_number))
+        return orders, signatures, meters
 
     def judge(self) -> dict[bytes, ChannelPart]:
         """What there is to say of each channel."""
@@ -287,6 +323,15 @@ class PlainBlock:
         return parts
 
     # -- a line ---------------------------------------------------------------------------------------------------
+
+    def _spoil(self, line: bytes) -> None:
+        channel, number = route_of(line) or (b"", 0)
+        self._orders[channel][number].spoilt = True
+        if channel not in self._whole:
+            try:
+                self._suspects.append(tuple(s.signature for s in parse_json_line(line).signatures))
+            except InvalidRecord:
+                return
 
     def _read(self, line: bytes) -> tuple[PlainRecord, _OrderLines, int] | None:
         """The record of a line that is plain by itself."""
@@ -322,7 +367,7 @@ class PlainBlock:
         return self._file(message, signed, record.signatures)
 
     def _file(
-        self, message: PlainMessage, signed: bytes, signatures: Iterable[_LineSignature | Signature]
+        self, message: PlainMessage, signed: bytes, signatures: Sequence[_LineSignature] | Sequence[Signature]
     ) -> tuple[PlainRecord, _OrderLines, int] | None:
         channel = self._channels.get(message.channel)
         order = self._orders[message.channel][message.order_number]
@@ -346,12 +391,14 @@ class PlainBlock:
         if good & required == required:
             record.usable = True
             record.claimed |= claimed
+        if good != claimed:
+            self._suspects.append(tuple(s.signature for s in signatures))
         if good != claimed or (channel is not None and good & required != required):
             order.spoilt = True
         return record, order, claimed
 
     def _verify(self, key: bytes, signature: bytes, signed: bytes, record_id: bytes) -> bool:
-        if self._verified.get(signature) == (record_id, key):
+        if not self._is_verifying or self._verified.get(signature) == (record_id, key):
             return True
         point = self._points.get(key)
         if point is None:
@@ -493,6 +540,8 @@ def _note_usable(part: ChannelPart, lines: _OrderLines, *, plain: bool) -> None:
         message = record.message
         if not record.usable:
             continue
+        if not plain:
+            part.bundles.update(place.bundle for place, _ in record.copies)
         if type(message) is Order:
             part.times.append((message.order_number, message.ordered_ms))
         elif type(message) is Receipt:

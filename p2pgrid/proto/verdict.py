@@ -17,6 +17,7 @@ from p2pgrid.errors import InvalidRecord
 from p2pgrid.proto.channel_book import Book, open_book, report_rivals, roles_of
 from p2pgrid.proto.codes import CODES, Party, Weight
 from p2pgrid.proto.comparison import compare_sides
+from p2pgrid.proto.dispute import Answer, Dispute, Opening
 from p2pgrid.proto.elided import Elided, ElidedOrphans, Sums, note_activity, note_repeats
 from p2pgrid.proto.evidence import Evidence, Held, by_slot
 from p2pgrid.proto.findings import Absence, Docket, Draft, Finding, Place
@@ -99,7 +100,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 def audit_records(bundles: Iterable[Bundle], elided: Elided | None = None) -> Verdict:
     """Check everything that the bundles hold, each by itself and one against the other.
 
-    `elided` speaks for records that were found plain and are left out of `bundles`: the verdict is that of all. Raises nothing for whatever the records say; what a bundle's own iterator raises passes through.
+    `elided` speaks for records that were found plain and are left out of `bundles`: the verdict is that of all.
+    Raises nothing for whatever the records say; what a bundle's own iterator raises passes through.
     """
     elided = elided or Elided()
     docket = Docket()
@@ -153,6 +155,12 @@ class Frame:
     sides: tuple[Role | None, ...]
     whole: frozenset[bytes]
     """Channels with records that no plain channel has: all their orders are to be judged in full."""
+    wanted_orders: frozenset[tuple[bytes, int]]
+    """Orders that a record beside them is about."""
+    wanted_receipts: frozenset[tuple[bytes, int]]
+    """Channel and number of receipts that a record beside them is about."""
+    suspects: tuple[tuple[bytes, ...], ...]
+    """The signatures of each line that was altered."""
 
 
 def frame_of(bundles: Iterable[Bundle]) -> Frame:
@@ -166,9 +174,28 @@ def frame_of(bundles: Iterable[Bundle]) -> Frame:
         _read(evidence, index, bundle)
     _admit_all(evidence)
     channels = _choose_channels(evidence, Docket())
-    beside = (held.message for held in evidence.all() if not isinstance(held.message, Offer | Channel))
-    whole = frozenset(getattr(message, "channel", b"") for message in beside)
-    return Frame(channels, evidence.of(Offer), tuple(_Owners(sources, stated, channels).sides), whole)
+    orders: set[tuple[bytes, int]] = set()
+    receipts: set[tuple[bytes, int]] = set()
+    whole: set[bytes] = set()
+    for held in evidence.all():
+        message = held.message
+        if isinstance(message, Offer | Channel):
+            continue
+        if isinstance(message, Dispute | Answer):
+            receipts.add((message.channel, message.receipt_number))
+        elif isinstance(message, Opening):
+            orders.add((message.channel, message.order_number))
+        else:
+            whole.add(getattr(message, "channel", b""))
+    return Frame(
+        channels,
+        evidence.of(Offer),
+        tuple(_Owners(sources, stated, channels).sides),
+        frozenset(whole),
+        frozenset(orders),
+        frozenset(receipts),
+        evidence.suspects(),
+    )
 
 
 def _read(evidence: Evidence, index: int, bundle: Bundle) -> tuple[int, int]:
