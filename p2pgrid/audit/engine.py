@@ -22,7 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, TypeVar
 
-from p2pgrid.audit.index import CHUNK_BYTES, Index, IndexedChunk, ScannedChunk, plan_chunks, read_loose, scan_chunk
+from p2pgrid.audit.index import Index, IndexedChunk, ScannedChunk, plan_chunks, read_loose, scan_chunk
 from p2pgrid.audit.parts import (
     Catalog,
     ChannelSummary,
@@ -49,15 +49,27 @@ from p2pgrid.proto.plain import ORDERS_A_BLOCK, Link, OrderKey, PlainChannel, pa
 from p2pgrid.proto.record import Record, Role
 from p2pgrid.proto.verdict import Bundle, Frame, Verdict, audit_records, frame_of
 
-PART_BYTES: Final = 16 * 1024 * 1024
-"""About so many bytes of lines are checked together."""
 _MOST_PARTS: Final = 4096
-MOST_JUDGED_ORDERS: Final = 20_000
-"""Orders that are not plain beyond so many are counted, and not judged."""
 
 R = TypeVar("R")
 Report = Callable[[str, int, int], None]
 """Called with the step, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How the work is cut up. The verdict is the same for all, the last apart."""
+
+    chunk_bytes: int = 8 * 1024 * 1024
+    """Bundles are read in pieces of about this size."""
+    part_bytes: int = 16 * 1024 * 1024
+    """Orders are checked in parts with about so many bytes of lines."""
+    orders_a_block: int = ORDERS_A_BLOCK
+    """Orders with neighbouring numbers that are in one part."""
+    links_a_group: int = 4096
+    """Receipts with neighbouring numbers that are linked together."""
+    most_judged_orders: int = 20_000
+    """Orders that are not plain beyond so many are counted, and not judged one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +123,12 @@ class Engine:
         workers: Workers,
         folder: Path,
         report: Report,
-        *,
-        chunk_bytes: int = CHUNK_BYTES,
-        part_bytes: int = PART_BYTES,
-        most_judged_orders: int = MOST_JUDGED_ORDERS,
+        sizes: Sizes,
     ) -> None:
         self._sources: Final = sources
         self._workers: Final = workers
         self._report: Final = report
-        self._chunk_bytes: Final = chunk_bytes
-        self._part_bytes: Final = part_bytes
-        self._most_judged_orders: Final = most_judged_orders
+        self._sizes: Final = sizes
         self._index_path: Final = folder / "index"
         self._links_path: Final = folder / "links"
         self._catalog_path: Final = folder / "catalog"
@@ -153,19 +160,23 @@ class Engine:
         chunks = [
             chunk
             for bundle, source in enumerate(self._sources)
-            for chunk in plan_chunks(bundle, source.path, self._chunk_bytes)
+            for chunk in plan_chunks(bundle, source.path, self._sizes.chunk_bytes)
         ]
         size = sum(chunk.end - chunk.start for chunk in chunks)
-        partitions = max(1, min(_MOST_PARTS, size // self._part_bytes + 1))
+        partitions = max(1, min(_MOST_PARTS, size // self._sizes.part_bytes + 1))
         done: list[tuple[int, ScannedChunk]] = []
-        jobs = (partial(scan_chunk, chunk, partitions) for chunk in chunks)
+        jobs = (partial(scan_chunk, chunk, partitions, self._sizes.orders_a_block) for chunk in chunks)
         with self._index_path.open("wb") as file:
             for scanned in self._steps("reading", jobs, len(chunks)):
                 done.append((file.tell(), scanned))
                 file.write(scanned.entries)
                 scanned.entries = b""
         done.sort(key=lambda pair: (pair[1].chunk.bundle, pair[1].chunk.start))
-        scan = _Scan(Index(self._index_path, partitions), [0] * len(self._sources), [[] for _ in self._sources])
+        scan = _Scan(
+            Index(self._index_path, partitions, self._sizes.orders_a_block),
+            [0] * len(self._sources),
+            [[] for _ in self._sources],
+        )
         before, gave_up = [0] * len(self._sources), set()
         for position, scanned in done:
             bundle = scanned.chunk.bundle
@@ -211,7 +222,7 @@ class Engine:
             channels[channel_id] = held.record_id, PlainChannel(held.message, group_of, len(groups))
         offers = {offer_id: held.message for offer_id, held in frame.offers.items()}
         names = tuple(source.name for source in self._sources)
-        catalog = Catalog(scan.index, names, frame.sides, channels, offers, frame.whole)
+        catalog = Catalog(scan.index, names, frame.sides, channels, offers, frame.whole, self._sizes.links_a_group)
         self._catalog_path.write_bytes(pickle.dumps(catalog))
         return catalog
 
@@ -268,9 +279,9 @@ class Engine:
         for channel_id, numbers in checked.first_open.items():
             checked.wanted[channel_id].update(sorted(numbers)[:MOST_LABELS])
         for channel_id, times in checked.times.items():
-            checked.wanted[channel_id] |= _out_of_time(times)
+            checked.wanted[channel_id] |= _out_of_time(times, self._sizes.orders_a_block)
         loaded: dict[bytes, set[int]] = {}
-        left = self._most_judged_orders
+        left = self._sizes.most_judged_orders
         for channel_id in sorted({*checked.odd, *checked.wanted, *open_pairs, *checked.channels}):
             odd, wanted = checked.odd[channel_id], checked.wanted[channel_id]
             judged = odd & wanted | set(sorted(odd)[:left])
@@ -318,7 +329,9 @@ class Engine:
         by_partition: dict[int, set[OrderKey]] = defaultdict(set)
         for channel_id, numbers in loaded.items():
             for number in numbers:
-                by_partition[partition_of((channel_id, number), count)].add((channel_id, number))
+                by_partition[partition_of((channel_id, number), count, catalog.index.orders_a_block)].add(
+                    (channel_id, number)
+                )
         if catalog.whole:
             by_partition.update({p: by_partition[p] for p in range(count)})
         jobs = (
@@ -338,27 +351,10 @@ class Engine:
             self._report(step, done, count)
 
 
-def run_engine(
-    sources: Sequence[Source],
-    processes: int,
-    report: Report,
-    *,
-    chunk_bytes: int = CHUNK_BYTES,
-    part_bytes: int = PART_BYTES,
-    most_judged_orders: int = MOST_JUDGED_ORDERS,
-) -> Verdict:
+def run_engine(sources: Sequence[Source], processes: int, report: Report, sizes: Sizes | None = None) -> Verdict:
     """Audit bundles of any size. Raises LocalError if a file cannot be read on, or a worker dies."""
     with Workers(processes) as workers, TemporaryDirectory(prefix="p2pgrid-audit-") as folder:
-        engine = Engine(
-            sources,
-            workers,
-            Path(folder),
-            report,
-            chunk_bytes=chunk_bytes,
-            part_bytes=part_bytes,
-            most_judged_orders=most_judged_orders,
-        )
-        return engine.verdict()
+        return Engine(sources, workers, Path(folder), report, sizes or Sizes()).verdict()
 
 
 def _add_part(checked: _Checked, part: CheckedPart, catalog: Catalog) -> None:
@@ -442,14 +438,14 @@ def _link_groups(
     return open_pairs
 
 
-def _out_of_time(times: dict[int, tuple[int, int, int]]) -> set[int]:
+def _out_of_time(times: dict[int, tuple[int, int, int]], orders_a_block: int) -> set[int]:
     """Orders that may come before one with a lower number, and that one."""
     latest_ms = holder = 0
     orders: set[int] = set()
     for block in sorted(times):
         earliest, latest, of = times[block]
         if earliest < latest_ms - CLOCK_TOLERANCE_MS:
-            orders |= {holder, *range(block * ORDERS_A_BLOCK, (block + 1) * ORDERS_A_BLOCK)}
+            orders |= {holder, *range(block * orders_a_block, (block + 1) * orders_a_block)}
         if latest > latest_ms:
             latest_ms, holder = latest, of
     return orders

@@ -22,8 +22,6 @@ from p2pgrid.proto.findings import Place
 from p2pgrid.proto.plain import partition_of, route_of
 from p2pgrid.proto.record import Record
 
-CHUNK_BYTES: Final = 8 * 1024 * 1024
-"""A bundle is read in pieces of about this size."""
 _GAP_BYTES: Final = 16 * 1024
 """Lines that stand no further apart are read in one go."""
 _RUN_BYTES: Final = 4 * 1024 * 1024
@@ -83,10 +81,11 @@ class Index:
 
     path: Path
     partitions: int
+    orders_a_block: int
     chunks: list[IndexedChunk] = field(default_factory=list)
 
 
-def plan_chunks(bundle: int, path: Path, chunk_bytes: int = CHUNK_BYTES) -> list[Chunk]:
+def plan_chunks(bundle: int, path: Path, chunk_bytes: int) -> list[Chunk]:
     """Cut a bundle at the ends of lines. Raises LocalError if it cannot be read on."""
     chunks = []
     try:
@@ -103,7 +102,7 @@ def plan_chunks(bundle: int, path: Path, chunk_bytes: int = CHUNK_BYTES) -> list
     return chunks
 
 
-def scan_chunk(chunk: Chunk, partitions: int) -> ScannedChunk:
+def scan_chunk(chunk: Chunk, partitions: int, orders_a_block: int) -> ScannedChunk:
     """See what each line of a piece is about."""
     sections: dict[int, bytearray] = {}
     loose: list[tuple[int, int, int]] = []
@@ -132,7 +131,9 @@ def scan_chunk(chunk: Chunk, partitions: int) -> ScannedChunk:
                     section = known.get(key)
                     if section is None:
                         channels.add(key[0])
-                        section = known[key] = sections.setdefault(partition_of(key, partitions), bytearray())
+                        section = known[key] = sections.setdefault(
+                            partition_of(key, partitions, orders_a_block), bytearray()
+                        )
                     section += pack(offset, length, number)
         offset += length
     starts, count = array("I", [0]), 0

@@ -29,7 +29,6 @@ from p2pgrid.proto.findings import Absence, Docket, Place
 from p2pgrid.proto.judgement import MOST_LABELS, Case
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.plain import (
-    ORDERS_A_BLOCK,
     ChannelPart,
     Link,
     OrderKey,
@@ -43,13 +42,11 @@ from p2pgrid.proto.record import Role, parse_json_line
 P = ParamSpec("P")
 R = TypeVar("R")
 
-LINKS_A_GROUP: Final = 4096
-"""Receipts with neighbouring numbers are linked together."""
 FIRST_ABSENCES: Final = 1000
 """So many absences of a kind are kept one by one, for the lines that may explain them; of the rest only the number."""
 
 GroupKey = tuple[bytes, int]
-"""A channel's id, and which `LINKS_A_GROUP` of its receipts."""
+"""A channel's id, and which group of neighbouring receipts."""
 
 
 @dataclass(slots=True)
@@ -63,6 +60,7 @@ class Catalog:
     """By channel id: the channel's record id, and the channel."""
     offers: dict[bytes, Offer]
     whole: frozenset[bytes]
+    links_a_group: int
 
 
 @lru_cache(maxsize=1)
@@ -90,7 +88,7 @@ class ChannelSummary:
     first_open: list[int]
     without_offer: dict[bytes, int]
     times: dict[int, tuple[int, int, int]]
-    """For each `plain.ORDERS_A_BLOCK` of orders: the earliest time, the latest, and the order that has it."""
+    """For each block of orders with neighbouring numbers: the earliest time, the latest, and the order that has it."""
     orphans: ElidedOrphans
     repeats: dict[int, tuple[int, Place]]
 
@@ -147,16 +145,16 @@ def check_part(catalog_path: Path, partition: int, odd: Collection[OrderKey]) ->
             kept[:] = [a + b for a, b in zip(kept, row, strict=True)]
         if channel_id in catalog.channels:
             for link in part.links:
-                links[channel_id, link.receipt_number // LINKS_A_GROUP].append(link)
-    summaries = {channel_id: _summary(part) for channel_id, part in parts.items()}
+                links[channel_id, link.receipt_number // catalog.links_a_group].append(link)
+    summaries = {channel_id: _summary(part, catalog.index.orders_a_block) for channel_id, part in parts.items()}
     encoded = {key: msgspec.msgpack.encode(group) for key, group in links.items()}
     return CheckedPart(partition, summaries, encoded, activity, set(block.strays), orders, signatures, meters, lines)
 
 
-def _summary(part: ChannelPart) -> ChannelSummary:
+def _summary(part: ChannelPart, orders_a_block: int) -> ChannelSummary:
     times: dict[int, tuple[int, int, int]] = {}
     for number, ordered_ms in part.times:
-        block = number // ORDERS_A_BLOCK
+        block = number // orders_a_block
         earliest, latest, holder = times.get(block, (ordered_ms, ordered_ms, number))
         if ordered_ms > latest:
             latest, holder = ordered_ms, number

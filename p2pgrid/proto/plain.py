@@ -69,9 +69,9 @@ _HEAD_CHARS: Final = 120
 # -- where a line belongs -----------------------------------------------------------------------------------------
 
 
-def partition_of(key: OrderKey, partitions: int) -> int:
+def partition_of(key: OrderKey, partitions: int, orders_a_block: int = ORDERS_A_BLOCK) -> int:
     """Which of `partitions` parts a block of orders is checked in."""
-    return crc32(key[0], key[1] // ORDERS_A_BLOCK) % partitions
+    return crc32(key[0], key[1] // orders_a_block) % partitions
 
 
 def route_of(line: bytes) -> OrderKey | None:
