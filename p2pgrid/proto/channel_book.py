@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from p2pgrid.proto.codes import Party
+from p2pgrid.proto.elided import ElidedOrders
 from p2pgrid.proto.evidence import Held, M, by_slot
 from p2pgrid.proto.findings import Docket, Draft
 from p2pgrid.proto.messages import Channel, Meter, Order, Receipt, Voucher
@@ -30,6 +31,8 @@ class Book:
     """Ids of records that share a slot with another: they have their finding, and nothing else is made of them."""
     bundles: tuple[int, ...] = ()
     """Every bundle that holds a record of the channel."""
+    elided: ElidedOrders = field(default_factory=ElidedOrders)
+    """What was judged before, and is not here."""
 
     @property
     def id(self) -> bytes:
@@ -58,9 +61,10 @@ def open_book(
     vouchers: list[Held[Voucher]],
     receipts: list[Held[Receipt]],
     docket: Docket,
+    elided: ElidedOrders | None = None,
 ) -> Book:
     """Sort a channel's admitted records; report `two-records-one-slot`."""
-    book = Book(channel)
+    book = Book(channel, elided=elided or ElidedOrders())
     named = {h.message.previous for h in receipts}
     for receipt in _one_a_slot(receipts, named, book, docket):
         book.receipts[receipt.message.receipt_number] = receipt
@@ -73,7 +77,8 @@ def open_book(
         book.meters[meter.message.order_number][meter.message.tick] = meter
     for voucher in _one_a_slot(vouchers, (), book, docket):
         book.vouchers[voucher.message.order_number][voucher.message.tick] = voucher
-    book.bundles = tuple(sorted({p.bundle for h in (*book.held(), *meters, *receipts, *vouchers) for p in h.places}))
+    bundles = {p.bundle for h in (*book.held(), *meters, *receipts, *vouchers) for p in h.places}
+    book.bundles = tuple(sorted(bundles | book.elided.bundles))
     return book
 
 

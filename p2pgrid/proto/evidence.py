@@ -185,6 +185,10 @@ class Evidence:
             where = f"{sources[intact[0].place.bundle]}:{intact[0].place.line}"
             draft.sentence += f" It is {held}, which {where} holds intact with the signature of {signed}."
 
+    def suspects(self) -> tuple[tuple[bytes, ...], ...]:
+        """The signatures of every altered copy."""
+        return tuple(signatures for _, _, signatures in self._suspects)
+
     def _fault_of_signature(self, signature: Signature, record_id: bytes, signed: bytes) -> tuple[str, str] | None:
         if self._verified.get(signature.signature) == (record_id, signature.key):
             return None

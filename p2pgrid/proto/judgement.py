@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ from p2pgrid.proto.rules import (
     faults_of_voucher,
 )
 
-_MOST_LABELS: Final = 3
+MOST_LABELS: Final = 3
 
 
 @dataclass(slots=True)
@@ -76,7 +76,8 @@ def judge_channel(case: Case, book: Book) -> None:
         if not billed and book.meters.get(number):
             still_open.extend(book.meters[number][tick] for tick in sorted(book.meters[number])[:1])
     if still_open:
-        numbers = shortened([f"order {h.message.order_number}" for h in still_open])
+        more = book.elided.open_orders - _counted(book, still_open)
+        numbers = shortened([f"order {h.message.order_number}" for h in still_open], more)
         case.note(book, "order-open", still_open, f"Served and without a receipt: {numbers}.")
     _judge_chain(case, book)
 
@@ -85,10 +86,10 @@ def _judge_countersigning(case: Case, book: Book) -> None:
     missing = [role for role in PARTIES if not book.channel.claims(role)]
     if not missing:
         return
-    if book.receipts or book.meters:
+    if book.receipts or book.meters or book.elided.served:
         sentence = f"The provider served in a channel that the {missing[0]} has not signed."
         case.report(book, book.channel, Fault("channel-not-countersigned", sentence))
-    elif book.orders:
+    elif book.orders or book.elided.sums.orders:
         sentence = f"The client ordered in a channel that the {missing[0]} has not signed."
         case.report(book, book.channel, Fault("channel-not-countersigned", sentence, Party.CLIENT))
     else:
@@ -120,7 +121,9 @@ def _judge_chain(case: Case, book: Book) -> None:
     head = chain_start(channel, book.channel.record_id)
     for number in sorted(book.receipts):
         held = book.receipts[number]
-        for fault in faults_of_link(head, held.message, credit_limit_pico=channel.credit_limit_pico):
+        is_judged = book.elided.open_links is not None and number not in book.elided.open_links
+        faults = [] if is_judged else faults_of_link(head, held.message, credit_limit_pico=channel.credit_limit_pico)
+        for fault in faults:
             if fault.code == "receipt-gap":
                 _note_gap(case, book, held, head.receipt_number + 1, number)
             else:
@@ -157,16 +160,23 @@ def _note_gap(case: Case, book: Book, held: Held[Receipt], first: int, after: in
 def _note_proposals(case: Case, book: Book) -> None:
     numbers = sorted(book.receipts)
     final = [n for n in numbers if book.receipts[n].claims(Role.CLIENT)]
-    highest = final[-1] if final else 0
+    highest = max(final[-1] if final else 0, book.elided.highest_final)
     proposals = [n for n in numbers if not book.receipts[n].claims(Role.CLIENT)]
     waiting = [book.receipts[n] for n in proposals if n > highest]
     overtaken = [book.receipts[n] for n in proposals if n < highest]
     if waiting:
-        labels = shortened([str(h) for h in waiting])
+        more = book.elided.waiting - _counted(book, waiting)
+        labels = shortened([str(h) for h in waiting], more)
         case.note(book, "awaiting-countersignature", waiting, f"The client has not countersigned {labels}.")
     if overtaken:
-        sentence = f"The client countersigned receipt {highest} and not {shortened([str(h) for h in overtaken])}."
+        labels = shortened([str(h) for h in overtaken], book.elided.overtaken - _counted(book, overtaken))
+        sentence = f"The client countersigned receipt {highest} and not {labels}."
         case.note(book, "proposal-overtaken", overtaken, sentence)
+
+
+def _counted(book: Book, records: Iterable[Held[Any]]) -> int:
+    """How many of them are among what the book leaves out."""
+    return sum(h.message.order_number in book.elided.counted for h in records)
 
 
 @dataclass(slots=True)
@@ -374,7 +384,7 @@ class _OrderCase:
                 self.case.docket.add(draft)
 
 
-def shortened(labels: list[str]) -> str:
-    """`receipt 1, receipt 2, receipt 3 and 9 more`."""
-    shown = ", ".join(labels[:_MOST_LABELS])
-    return shown if len(labels) <= _MOST_LABELS else f"{shown} and {len(labels) - _MOST_LABELS} more"
+def shortened(labels: Sequence[str], more: int = 0) -> str:
+    """`receipt 1, receipt 2, receipt 3 and 9 more`. `more`: how many there are beside."""
+    shown, left = ", ".join(labels[:MOST_LABELS]), len(labels[MOST_LABELS:]) + more
+    return f"{shown} and {left} more" if left else shown

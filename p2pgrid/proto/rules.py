@@ -19,7 +19,6 @@ from p2pgrid.proto.pricing import amount_owed, owes_nothing, price_of
 
 _BY_VOUCHER: Final = frozenset({Status.INTERRUPTED, Status.UNACKNOWLEDGED})
 _NOTHING: Final = Usage()
-_SHARED_BY_METER_AND_VOUCHER: Final = ("channel", "order_number", "tick", "usage", "amount_pico")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +121,13 @@ def faults_of_voucher(
     if voucher.meter != meter_id:
         # Somebody signed two stories about one tick, and the meter that would tell who is not here.
         return [Fault("wrong-voucher", f"The {what} names another meter than that tick's.", Party.UNCLEAR)]
-    if any(getattr(voucher, name) != getattr(meter, name) for name in _SHARED_BY_METER_AND_VOUCHER):
+    if not (
+        voucher.usage == meter.usage
+        and voucher.amount_pico == meter.amount_pico
+        and voucher.tick == meter.tick
+        and voucher.order_number == meter.order_number
+        and voucher.channel == meter.channel
+    ):
         return [Fault("wrong-voucher", f"The {what} differs from the meter that it names.")]
     return []
 
@@ -167,6 +172,14 @@ def faults_of_receipt(
 
 
 def _receipt_against_order(receipt: Receipt, order: Order, order_id: bytes) -> str:
+    if (  # said twice because it is asked of every receipt, and almost always so
+        receipt.order == order_id
+        and receipt.order_number == order.order_number
+        and receipt.offer == order.offer
+        and receipt.model == order.model
+        and receipt.request_commitment == order.request_commitment
+    ):
+        return ""
     pairs = (
         ("order", receipt.order, order_id),
         ("order number", receipt.order_number, order.order_number),

@@ -20,6 +20,7 @@ from p2pgrid.proto.record import Message, Signed, signature_input
 from tests import factories
 from tests.proto.log_vectors import log_vectors, merkle_vectors
 from tests.proto.simulation import CLIENT, PROVIDER, TARIFF, Grid, answer, receipts, script, usage
+from tests.proto.speccheck import speccheck_vectors
 
 FOLDER = Path(__file__).parent.parent / "vectors"
 
@@ -32,6 +33,7 @@ def all_vectors() -> dict[str, Any]:
         "commitments.json": _commitments(),
         "pricing.json": _pricing(),
         "session.json": _session(),
+        "speccheck.json": speccheck_vectors(),
         "merkle.json": merkle_vectors(),
         "log.json": log_vectors(),
     }
