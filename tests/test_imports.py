@@ -17,11 +17,16 @@ MAY_IMPORT = {
     "ledger": {"errors", "units", "proto"},
     "engine": {"errors", "units", "proto"},
     "net": {"errors", "units", "proto"},
-    "provider": {"errors", "units", "proto", "config", "ledger", "engine", "net"},
-    "client": {"errors", "units", "proto", "config", "ledger", "net"},
+    "commands": {"errors"},
+    "desk": {"errors", "units", "proto", "ledger"},
+    "provider": {"errors", "units", "proto", "config", "ledger", "engine", "net", "commands", "desk"},
+    "client": {"errors", "units", "proto", "config", "ledger", "net", "commands", "desk"},
     "audit": {"errors", "units", "proto", "ledger"},
     "demo": {"errors", "units"},
-    "cli": {"errors", "units", "proto", "config", "ledger", "engine", "net", "provider", "client", "audit", "demo"},
+    "cli": {
+        *("errors", "units", "proto", "config", "ledger", "engine", "net"),
+        *("commands", "desk", "provider", "client", "audit", "demo"),
+    },
 }
 """Each room, and the rooms below it. A room may always import itself and the package's version."""
 
