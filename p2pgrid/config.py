@@ -159,6 +159,11 @@ class DataFolder:
         return self.path / "offers.json"
 
     @property
+    def quarantine_file(self) -> Path:
+        """Providers that are not bought from."""
+        return self.path / "quarantine.json"
+
+    @property
     def logs(self) -> Path:
         """Log files."""
         return self.path / "logs"

@@ -20,6 +20,7 @@ from p2pgrid.client.choice import Wishes
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.openai_api import parse_budget
 from p2pgrid.client.purchaser import Purchaser, unix_ms
+from p2pgrid.client.quarantine import Quarantine
 from p2pgrid.client.session import SessionLimits
 from p2pgrid.config import ClientConfig, DataFolder
 from p2pgrid.errors import Refused, UsageError
@@ -76,7 +77,8 @@ class Client:
             limits = SessionLimits(
                 queue_timeout_s=self.config.slot_timeout_s, first_token_timeout_s=self.config.first_token_timeout_s
             )
-            purchaser = Purchaser(key, ledger, book, wishes=self._wishes, limits=limits)
+            quarantine = Quarantine(self.data.quarantine_file)
+            purchaser = Purchaser(key, ledger, book, wishes=self._wishes, limits=limits, quarantine=quarantine)
             await stack.enter_async_context(book)
             self._purchaser = await stack.enter_async_context(purchaser)
             self._stack = stack.pop_all()

@@ -15,12 +15,14 @@ from typing import Any, Final, Self
 import msgspec
 
 from p2pgrid.client.answer import Answer, is_failure_of
-from p2pgrid.client.background import log_end, log_failed_write
+from p2pgrid.client.background import log_end
 from p2pgrid.client.choice import CURRENCY, Candidate, Choice, Standing, Wishes, choose
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.order import AnswerLost, OrderStream
+from p2pgrid.client.quarantine import Held, Quarantine
 from p2pgrid.client.roads import Dialler, dial_provider, direct_addresses
 from p2pgrid.client.session import ProviderSession, Purchase, SessionLimits
+from p2pgrid.desk.evidence import EvidenceKeeper
 from p2pgrid.errors import LedgerError, Refused, RemoteError, Unreachable
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
@@ -58,8 +60,12 @@ class Purchaser:
         now_ms: Callable[[], int] | None = None,
         rng: random.Random | None = None,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+        quarantine: Quarantine | None = None,
     ) -> None:
-        """`wishes` are the owner's: a request can narrow them and never widen them."""
+        """`wishes` are the owner's: a request can narrow them and never widen them.
+
+        `quarantine` is what earlier runs remember; left out, it is forgotten with this one.
+        """
         self.book: Final = book
         self.ledger: Final = ledger
         self._key = key
@@ -69,6 +75,8 @@ class Purchaser:
         self._now_ms = now_ms or unix_ms
         self._rng = rng or random.Random()  # noqa: S311 - spreads dials; nothing secret comes of it
         self._random_bytes = random_bytes
+        self.quarantine: Final = Quarantine() if quarantine is None else quarantine
+        self._evidence = EvidenceKeeper(ledger, self._now_ms)
         self._sessions: dict[str, ProviderSession] = {}
         self._standings: dict[str, Standing] = {}
         self._away: set[str] = set()
@@ -76,7 +84,7 @@ class Purchaser:
         self._searched: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
         book.ask_over_link = self._offer_over_link
-        book.on_conflict = self._keep_evidence
+        book.on_conflict = self._two_offers
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._keep_house(), name="purchaser")
@@ -136,6 +144,17 @@ class Purchaser:
         """Providers with a link that is ready for orders."""
         return sum(session.is_ready for session in self._sessions.values())
 
+    async def allow(self, peer_id: str) -> Held | None:
+        """Lift a provider's quarantine; what it was held for, or None if it was not. Raises LocalError."""
+        held = self.quarantine.lift(peer_id)
+        self.book.unbar(peer_id)
+        self._standings.pop(peer_id, None)
+        session = self._sessions.get(peer_id)
+        if session is not None and session.quarantine:
+            del self._sessions[peer_id]
+            await session.aclose()
+        return held
+
     # -- one request ---------------------------------------------------------------------------------------------
 
     def _prepare(self, endpoint: str, body: Mapping[str, Any], wishes: Wishes) -> tuple[Purchase, Wishes]:
@@ -161,6 +180,8 @@ class Purchaser:
     def _current_standings(self) -> dict[str, Standing]:
         """What is remembered, and what the sessions know right now."""
         now_ms = self._now_ms()
+        for peer_id, held in self.quarantine.peers.items():
+            self._standings[peer_id] = self._standings.get(peer_id, Standing()).quarantined(held.reason)
         for peer_id, session in self._sessions.items():
             standing = self._standings.get(peer_id, Standing())
             if session.quarantine:
@@ -251,6 +272,8 @@ class Purchaser:
                 random_bytes=self._random_bytes,
                 rng=self._rng,
                 limits=self._limits,
+                evidence=self._evidence,
+                on_quarantine=lambda reason: self.quarantine.add(peer_id, reason, self._now_ms()),
             )
         return session
 
@@ -262,8 +285,11 @@ class Purchaser:
             raise Unreachable(f"{provider} has no offer in force that says where to reach it.")
         return await self._dial(addresses, provider, self._key)
 
-    def _keep_evidence(self, record: Record, reason: str) -> None:
-        self.ledger.append_evidence(record, reason).add_done_callback(log_failed_write)
+    def _two_offers(self, peer_id: str, offers: Sequence[Record], reason: str) -> None:
+        provider = parse_peer_id(peer_id)
+        for record in offers:
+            self._evidence.keep(provider, record, reason)
+        self.quarantine.add(peer_id, reason, self._now_ms())
 
     def _offer_over_link(self, peer_id: str) -> Awaitable[bytes] | None:
         session = self._sessions.get(peer_id)
@@ -302,7 +328,7 @@ class Purchaser:
             if not self._wishes.countries or offer.message.data_terms.country in self._wishes.countries
         )
         wanted = [*unsettled, *(peer_id for _, peer_id in cheapest[:WARM_LINKS])]
-        return [peer_id for peer_id in wanted if peer_id in on_sale]
+        return [peer_id for peer_id in wanted if peer_id in on_sale and peer_id not in self.quarantine]
 
 
 def unix_ms() -> int:

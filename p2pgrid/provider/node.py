@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from p2pgrid.config import Config, DataFolder, ModelConfig, parse_host_port
+from p2pgrid.desk.evidence import EvidenceKeeper
 from p2pgrid.errors import LedgerError, P2pgridError, Refused, UsageError
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.sqlite import SqliteLedger
@@ -211,6 +212,7 @@ class Provider:
             admission=self._admission,
             links=ClientLinks(self.limits, self.tally),
             tally=self.tally,
+            evidence=EvidenceKeeper(ledger, self._now_ms),
             limits=self.limits,
             now_ms=self._now_ms,
         )

@@ -210,7 +210,7 @@ class OrderExchange(Exchange):
             case EndStream():
                 self._outbox.run(self.finish)
             case KeepEvidence(record, reason):
-                self.shop.ledger.append_evidence(record, reason)
+                self.shop.evidence.keep(self.stream.peer, record, reason)
             case Dispute(code, message):
                 assert self._channel is not None and self._machine is not None and self._machine.receipt is not None
                 self._channel.closed(self)

@@ -102,7 +102,7 @@ async def test_a_stalled_reader_delays_nobody(tmp_path: Path) -> None:
             async with asyncio.timeout(10):
                 await asyncio.gather(*(one.ask() for _ in range(AT_ONCE)))
             await until(lambda: len(signed_receipts(one.bought)) == before + AT_ONCE)
-            assert one.rig.live == [order]
+            await until(lambda: one.rig.live == [order])
             # The reader wakes up, and gets what it asked for.
             content = b"".join([data async for data in stalled])
             assert content.endswith(b"data: [DONE]\n\n")
