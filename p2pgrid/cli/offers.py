@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.network import network_options, resolve_bootstrap
@@ -18,15 +20,15 @@ if TYPE_CHECKING:
     from p2pgrid.proto.record import Signed
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--model", metavar="NAME", help="Only this model.")
 @click.option("--country", metavar="CC", help="Only where inference runs in this country, like LT.")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=1), default=10.0, show_default=True, help="Seconds.")
 @network_options
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
-@click.pass_obj
+@click.pass_context
 def offers(
-    context: CliContext,
+    ctx: click.Context,
     model: str | None,
     country: str | None,
     timeout_s: float,
@@ -38,13 +40,18 @@ def offers(
     """Show what is on sale.
 
     Providers are found over the network, each is asked for its own offer, and every signature is checked. Nothing is
-    bought, and no key or ledger is made.
+    bought, and no key or ledger is made. A provider that broke the rules is marked, and the gateway buys nothing there.
     """
     import logging
+
+    if ctx.invoked_subcommand is not None:
+        return
+    context: CliContext = ctx.obj
 
     logging.basicConfig(level=logging.CRITICAL)
     name, peers = resolve_bootstrap(context.data.load_config(), network, bootstrap, bootstrap_peers)
     rows, fault = asyncio.run(_find(_search_key(model, country), name, peers, timeout_s))
+    _mark_quarantined(rows, context)
     shown = [
         row
         for row in rows
@@ -60,6 +67,55 @@ def offers(
         click.echo(f"Nobody was found who sells {wanted} on the network {name!r}. Searched through: {through}.")
         if fault:
             click.echo(f"Last fault: {fault}")
+
+
+@offers.command()
+@click.argument("peer", metavar="PEER")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_obj
+def allow(context: CliContext, peer: str, as_json: bool) -> None:
+    """Lift the quarantine of provider PEER: buy from it again.
+
+    A provider is put under quarantine when it breaks the rules; the evidence stays in the ledger. A gateway that runs
+    is told.
+    """
+    from p2pgrid.cli.asking import ask_or_do
+    from p2pgrid.client.quarantine import Quarantine
+    from p2pgrid.desk.asks import Allowed, AllowPeer
+
+    peer_id = parse_peer(peer)
+
+    async def here() -> Allowed:
+        held = Quarantine(context.data.quarantine_file).lift(peer_id)
+        return Allowed(peer=peer_id, was_held=held is not None, **(msgspec.structs.asdict(held) if held else {}))
+
+    done = asyncio.run(ask_or_do(context.data, AllowPeer(peer=peer_id), Allowed, here, roles=("client",)))
+    if as_json:
+        click.echo(msgspec.json.encode(done))
+    elif done.was_held:
+        since = datetime.fromtimestamp(done.since_ms / 1000, UTC)
+        click.echo(f"{peer_id} is bought from again. It was held since {since:%Y-%m-%d %H:%M} UTC: {done.reason}")
+    else:
+        click.echo(f"{peer_id} was under no quarantine; nothing changed.")
+
+
+def parse_peer(text: str) -> str:
+    """A peer id, checked. Raises UsageError."""
+    from p2pgrid.errors import InvalidRecord
+    from p2pgrid.proto.keys import parse_peer_id
+
+    try:
+        return parse_peer_id(text).peer_id
+    except InvalidRecord:
+        raise UsageError(f"{text!r} is no peer id.", hint="It looks like 12D3KooW...; see `p2pgrid offers`.") from None
+
+
+def _mark_quarantined(rows: list[dict[str, Any]], context: CliContext) -> None:
+    from p2pgrid.client.quarantine import Quarantine
+
+    quarantine = Quarantine(context.data.quarantine_file)
+    for row in rows:
+        row["quarantine"] = quarantine.reason(row["provider"])
 
 
 def _search_key(model: str | None, country: str | None) -> str:
@@ -110,8 +166,6 @@ def _rows(offer: Signed[Offer]) -> list[dict[str, Any]]:
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    from datetime import UTC, datetime
-
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -125,6 +179,9 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("valid until (UTC)")
     table.add_column("peer", no_wrap=True)
+    is_marked = any(row["quarantine"] for row in rows)
+    if is_marked:
+        table.add_column("quarantine", overflow="fold")
     for row in sorted(rows, key=lambda one: (one["model"], float(one["prices"]["output_eur"]), one["provider"])):
         prices = row["prices"]
         table.add_row(
@@ -139,5 +196,8 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             str(row["window_tokens"]),
             datetime.fromtimestamp(row["valid_until_ms"] / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
             row["provider"],
+            *([escape(row["quarantine"])] if is_marked else []),
         )
     Console(width=None if Console().is_terminal else 180).print(table)
+    if is_marked:
+        click.echo("Nothing is bought from a provider under quarantine; `p2pgrid offers allow PEER` lifts it.")

@@ -9,19 +9,25 @@ Importing this module imports libp2p, which takes one to two seconds.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from p2pgrid import __version__
 from p2pgrid.client.answer import Answer
 from p2pgrid.client.choice import Wishes
+from p2pgrid.client.desk import CLIENT_ASKS, ClientDesk
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.openai_api import parse_budget
 from p2pgrid.client.purchaser import Purchaser, unix_ms
 from p2pgrid.client.quarantine import Quarantine
 from p2pgrid.client.session import SessionLimits
+from p2pgrid.commands.address import socket_path
+from p2pgrid.commands.server import serve_commands
+from p2pgrid.commands.wire import About
 from p2pgrid.config import ClientConfig, DataFolder
 from p2pgrid.errors import Refused, UsageError
 from p2pgrid.ledger.sqlite import SqliteLedger
@@ -81,6 +87,11 @@ class Client:
             purchaser = Purchaser(key, ledger, book, wishes=self._wishes, limits=limits, quarantine=quarantine)
             await stack.enter_async_context(book)
             self._purchaser = await stack.enter_async_context(purchaser)
+            about = About(version=__version__, peer_id=self.peer_id, role="client", pid=os.getpid())
+            commands = serve_commands(
+                socket_path(self.data.path), about, CLIENT_ASKS, ClientDesk(self._purchaser).perform
+            )
+            await stack.enter_async_context(commands)
             self._stack = stack.pop_all()
         return self
 
