@@ -15,6 +15,19 @@ T = TypeVar("T")
 ASK_TIMEOUT_S = 120.0
 
 
+def parse_peer(text: str) -> str:
+    """A peer id, checked. Raises UsageError."""
+    from p2pgrid.errors import InvalidRecord, UsageError
+    from p2pgrid.proto.keys import parse_peer_id
+
+    try:
+        return parse_peer_id(text).peer_id
+    except InvalidRecord:
+        raise UsageError(
+            f"{text!r} is no peer id.", hint="It looks like 12D3KooW...; `p2pgrid receipts list --json` shows yours."
+        ) from None
+
+
 async def ask_or_do(
     data: DataFolder,
     ask: msgspec.Struct,

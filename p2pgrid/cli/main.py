@@ -22,7 +22,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "gateway": ("p2pgrid.cli.gateway:gateway", "Buy: run the client's OpenAI endpoint."),
     "bootstrap": ("p2pgrid.cli.bootstrap:bootstrap", "Introduce: run a peer that others join through."),
     "offers": ("p2pgrid.cli.offers:offers", "Show what is on sale."),
-    "receipts": ("p2pgrid.cli.receipts:receipts", "List receipts; export them for an audit."),
+    "receipts": ("p2pgrid.cli.receipts:receipts", "List receipts, export them for an audit, and agree on them."),
     "audit": ("p2pgrid.cli.audit:audit", "Verify exported receipts, and say who is at fault."),
     "demo": ("p2pgrid.cli.demo:demo", "Run a whole grid on this machine, and audit it."),
 }

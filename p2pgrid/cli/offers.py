@@ -79,7 +79,7 @@ def allow(context: CliContext, peer: str, as_json: bool) -> None:
     A provider is put under quarantine when it breaks the rules; the evidence stays in the ledger. A gateway that runs
     is told.
     """
-    from p2pgrid.cli.asking import ask_or_do
+    from p2pgrid.cli.asking import ask_or_do, parse_peer
     from p2pgrid.client.quarantine import Quarantine
     from p2pgrid.desk.asks import Allowed, AllowPeer
 
@@ -97,17 +97,6 @@ def allow(context: CliContext, peer: str, as_json: bool) -> None:
         click.echo(f"{peer_id} is bought from again. It was held since {since:%Y-%m-%d %H:%M} UTC: {done.reason}")
     else:
         click.echo(f"{peer_id} was under no quarantine; nothing changed.")
-
-
-def parse_peer(text: str) -> str:
-    """A peer id, checked. Raises UsageError."""
-    from p2pgrid.errors import InvalidRecord
-    from p2pgrid.proto.keys import parse_peer_id
-
-    try:
-        return parse_peer_id(text).peer_id
-    except InvalidRecord:
-        raise UsageError(f"{text!r} is no peer id.", hint="It looks like 12D3KooW...; see `p2pgrid offers`.") from None
 
 
 def _mark_quarantined(rows: list[dict[str, Any]], context: CliContext) -> None:

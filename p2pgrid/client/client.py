@@ -51,8 +51,13 @@ class Client:
         network: str | None = None,
         bootstrap: Sequence[str] | None = None,
         config: ClientConfig | None = None,
+        keeps_links: bool = True,
     ) -> None:
-        """Raises UsageError for a config.toml that cannot be used."""
+        """Raises UsageError for a config.toml that cannot be used.
+
+        Without `keeps_links` no provider is dialled before it is needed.
+        """
+        self._keeps_links = keeps_links
         if data is None:
             data = DataFolder.default()
         self.data: Final = data if isinstance(data, DataFolder) else DataFolder(Path(data))
@@ -84,12 +89,20 @@ class Client:
                 queue_timeout_s=self.config.slot_timeout_s, first_token_timeout_s=self.config.first_token_timeout_s
             )
             quarantine = Quarantine(self.data.quarantine_file)
-            purchaser = Purchaser(key, ledger, book, wishes=self._wishes, limits=limits, quarantine=quarantine)
+            purchaser = Purchaser(
+                key,
+                ledger,
+                book,
+                wishes=self._wishes,
+                limits=limits,
+                quarantine=quarantine,
+                keeps_links=self._keeps_links,
+            )
             await stack.enter_async_context(book)
             self._purchaser = await stack.enter_async_context(purchaser)
             about = About(version=__version__, peer_id=self.peer_id, role="client", pid=os.getpid())
             commands = serve_commands(
-                socket_path(self.data.path), about, CLIENT_ASKS, ClientDesk(self._purchaser).perform
+                socket_path(self.data.path), about, CLIENT_ASKS, ClientDesk(self._purchaser, key.public_key).perform
             )
             await stack.enter_async_context(commands)
             self._stack = stack.pop_all()

@@ -23,6 +23,7 @@ from p2pgrid.client.quarantine import Held, Quarantine
 from p2pgrid.client.roads import Dialler, dial_provider, direct_addresses
 from p2pgrid.client.session import ProviderSession, Purchase, SessionLimits
 from p2pgrid.desk.evidence import EvidenceKeeper
+from p2pgrid.desk.standing import last_offer
 from p2pgrid.errors import LedgerError, Refused, RemoteError, Unreachable
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
@@ -39,6 +40,7 @@ WARM_LINKS: Final = 8
 """Links that are dialled before they are needed: a dial costs milliseconds that a first token should not wait for."""
 SEARCH_TIMEOUT_S: Final = 4.0
 SEARCH_AGAIN_MS: Final = 5_000
+RECONCILE_TIMEOUT_S: Final = 60.0
 _HOUSEKEEPING_S: Final = 30.0
 _FINAL_CODES: Final = frozenset({"bad-request", "unsupported", "not-metered", "commitment", "engine-refused"})
 """What every provider would answer alike."""
@@ -61,11 +63,14 @@ class Purchaser:
         rng: random.Random | None = None,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
         quarantine: Quarantine | None = None,
+        keeps_links: bool = True,
     ) -> None:
         """`wishes` are the owner's: a request can narrow them and never widen them.
 
-        `quarantine` is what earlier runs remember; left out, it is forgotten with this one.
+        `quarantine` is what earlier runs remember; left out, it is forgotten with this one. Without `keeps_links`
+        nobody is dialled before it is asked for.
         """
+        self._keeps_links = keeps_links
         self.book: Final = book
         self.ledger: Final = ledger
         self._key = key
@@ -87,6 +92,8 @@ class Purchaser:
         book.on_conflict = self._two_offers
 
     async def __aenter__(self) -> Self:
+        if not self._keeps_links:
+            return self
         self._task = asyncio.create_task(self._keep_house(), name="purchaser")
         self._task.add_done_callback(log_end)
         return self
@@ -154,6 +161,30 @@ class Purchaser:
             del self._sessions[peer_id]
             await session.aclose()
         return held
+
+    async def reconcile(self, provider: PublicKey, timeout_s: float = RECONCILE_TIMEOUT_S) -> Held | None:
+        """Bring both sides' books together now; what the provider was held for, if that is lifted by it.
+
+        Raises RemoteError where the provider is away or does not agree, and LedgerError.
+        """
+        peer_id = provider.peer_id
+        if self._dial_addresses(provider) == []:
+            with contextlib.suppress(RemoteError, TimeoutError):
+                async with asyncio.timeout(SEARCH_TIMEOUT_S):
+                    await self.book.search()
+        was_known = peer_id in self._sessions and not self._sessions[peer_id].quarantine
+        if not was_known and peer_id in self._sessions:
+            await self._sessions.pop(peer_id).aclose()
+        try:
+            await self._session(peer_id).reconcile(timeout_s)
+        finally:
+            if not was_known and self._is_closed_after_use(peer_id):
+                await self._sessions.pop(peer_id).aclose()
+        return await self.allow(peer_id)
+
+    def _is_closed_after_use(self, peer_id: str) -> bool:
+        session = self._sessions.get(peer_id)
+        return session is not None and not session.n_orders and self.book.offer_of(peer_id) is None
 
     # -- one request ---------------------------------------------------------------------------------------------
 
@@ -279,11 +310,15 @@ class Purchaser:
 
     async def _dial_provider(self, provider: PublicKey) -> LinkConnection:
         """Dial the addresses of the offer as it is now."""
-        offer = self.book.offer_of(provider.peer_id)
-        addresses = direct_addresses(offer.message.addresses) if offer is not None else []
+        addresses = self._dial_addresses(provider)
         if not addresses:
-            raise Unreachable(f"{provider} has no offer in force that says where to reach it.")
+            raise Unreachable(f"{provider} has no offer that says where to reach it.")
         return await self._dial(addresses, provider, self._key)
+
+    def _dial_addresses(self, provider: PublicKey) -> list[tuple[str, int]]:
+        """Where the provider's offer says that it is; where it was last bought from, if it offers nothing now."""
+        offer = self.book.offer_of(provider.peer_id) or last_offer(self.ledger, self._key.public_key, provider)
+        return direct_addresses(offer.message.addresses) if offer is not None else []
 
     def _two_offers(self, peer_id: str, offers: Sequence[Record], reason: str) -> None:
         provider = parse_peer_id(peer_id)

@@ -188,6 +188,23 @@ class ProviderSession(OrderOwner):
         """The raw offer record over the link. Raises RemoteError."""
         return await request_offer(await self.ready(timeout_s))
 
+    async def reconcile(self, timeout_s: float) -> None:
+        """Settle everything with the provider now, once the orders that run have ended.
+
+        New orders wait meanwhile. Raises RemoteError, LedgerError, and Refused (`busy`) where orders run for longer.
+        """
+        try:
+            async with asyncio.timeout(timeout_s), self._turn:
+                link = await self.ready(timeout_s)
+                await self._orders_over()
+                await self._record_faults(self._resume(link))
+        except TimeoutError:
+            raise Refused(
+                "busy",
+                f"{len(self._orders)} orders of {self.provider} are still running after {timeout_s:g} s.",
+                hint="Try again when they have ended.",
+            ) from None
+
     async def aclose(self) -> None:
         """Cancel open orders, give them a moment to be settled, close the link."""
         open_orders = list(self._orders)
