@@ -224,6 +224,11 @@ class DataFolder:
         return self.path / "forks"
 
     @property
+    def quarantine_file(self) -> Path:
+        """Providers that are not bought from."""
+        return self.path / "quarantine.json"
+
+    @property
     def logs(self) -> Path:
         """Log files."""
         return self.path / "logs"

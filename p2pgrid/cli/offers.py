@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.network import network_options, resolve_bootstrap
@@ -23,16 +24,16 @@ CARD_TIMEOUT_S = 10.0
 """How long operators and their domains may take to answer."""
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--model", metavar="NAME", help="Only this model.")
 @click.option("--country", metavar="CC", help="Only where inference runs in this country, like LT.")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=1), default=10.0, show_default=True, help="Seconds.")
 @click.option("--own", is_flag=True, help="What this node has signed, from its ledger, and when each offer was shown.")
 @network_options
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
-@click.pass_obj
+@click.pass_context
 def offers(
-    context: CliContext,
+    ctx: click.Context,
     model: str | None,
     country: str | None,
     timeout_s: float,
@@ -45,9 +46,13 @@ def offers(
     """Show what is on sale.
 
     Providers are found over the network, each is asked for its own offer, and every signature is checked. Nothing is
-    bought, and no key or ledger is made.
+    bought, and no key or ledger is made. A provider that broke the rules is marked, and the gateway buys nothing there.
     """
     import logging
+
+    if ctx.invoked_subcommand is not None:
+        return
+    context: CliContext = ctx.obj
 
     if own:
         signed = _own_offers(context, model)
@@ -59,6 +64,7 @@ def offers(
     logging.basicConfig(level=logging.CRITICAL)
     name, peers = resolve_bootstrap(context.data.load_config(), network, bootstrap, bootstrap_peers)
     rows, fault = asyncio.run(_find(_search_key(model, country), name, peers, timeout_s))
+    _mark_quarantined(rows, context)
     shown = [
         row
         for row in rows
@@ -74,6 +80,44 @@ def offers(
         click.echo(f"Nobody was found who sells {wanted} on the network {name!r}. Searched through: {through}.")
         if fault:
             click.echo(f"Last fault: {fault}")
+
+
+@offers.command()
+@click.argument("peer", metavar="PEER")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_obj
+def allow(context: CliContext, peer: str, as_json: bool) -> None:
+    """Lift the quarantine of provider PEER: buy from it again.
+
+    A provider is put under quarantine when it breaks the rules; the evidence stays in the ledger. A gateway that runs
+    is told.
+    """
+    from p2pgrid.cli.asking import ask_or_do, parse_peer
+    from p2pgrid.client.quarantine import Quarantine
+    from p2pgrid.desk.asks import Allowed, AllowPeer
+
+    peer_id = parse_peer(peer)
+
+    async def here() -> Allowed:
+        held = Quarantine(context.data.quarantine_file).lift(peer_id)
+        return Allowed(peer=peer_id, was_held=held is not None, **(msgspec.structs.asdict(held) if held else {}))
+
+    done = asyncio.run(ask_or_do(context.data, AllowPeer(peer=peer_id), Allowed, here, roles=("client",)))
+    if as_json:
+        click.echo(msgspec.json.encode(done))
+    elif done.was_held:
+        since = datetime.fromtimestamp(done.since_ms / 1000, UTC)
+        click.echo(f"{peer_id} is bought from again. It was held since {since:%Y-%m-%d %H:%M} UTC: {done.reason}")
+    else:
+        click.echo(f"{peer_id} was under no quarantine; nothing changed.")
+
+
+def _mark_quarantined(rows: list[dict[str, Any]], context: CliContext) -> None:
+    from p2pgrid.client.quarantine import Quarantine
+
+    quarantine = Quarantine(context.data.quarantine_file)
+    for row in rows:
+        row["quarantine"] = quarantine.reason(row["provider"])
 
 
 def _search_key(model: str | None, country: str | None) -> str:
@@ -143,6 +187,9 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     table.add_column("price changes (UTC)")
     table.add_column("valid until (UTC)")
     table.add_column("peer", no_wrap=True)
+    is_marked = any(row["quarantine"] for row in rows)
+    if is_marked:
+        table.add_column("quarantine", overflow="fold")
     for row in sorted(rows, key=lambda one: (one["model"], float(one["prices"]["output_eur"]), one["provider"])):
         prices = row["prices"]
         table.add_row(
@@ -160,8 +207,11 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             _change_text(row),
             _time_text(row["valid_until_ms"]),
             row["provider"],
+            *([escape(row["quarantine"])] if is_marked else []),
         )
     Console(width=None if Console().is_terminal else 200).print(table)
+    if is_marked:
+        click.echo("Nothing is bought from a provider under quarantine; `p2pgrid offers allow PEER` lifts it.")
 
 
 def _operator_text(row: dict[str, Any]) -> str:

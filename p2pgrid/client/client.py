@@ -9,21 +9,28 @@ Importing this module imports libp2p, which takes one to two seconds.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from p2pgrid import __version__
 from p2pgrid.client.answer import Answer
 from p2pgrid.client.cards import CardBook
 from p2pgrid.client.choice import Wishes
+from p2pgrid.client.desk import CLIENT_ASKS, ClientDesk
 from p2pgrid.client.domains import DomainChecker
 from p2pgrid.client.log_watch import LogWatch
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.openai_api import parse_budget
 from p2pgrid.client.purchaser import Purchaser, unix_ms
+from p2pgrid.client.quarantine import Quarantine
 from p2pgrid.client.session import SessionLimits
+from p2pgrid.commands.address import socket_path
+from p2pgrid.commands.server import serve_commands
+from p2pgrid.commands.wire import About
 from p2pgrid.config import ClientConfig, DataFolder
 from p2pgrid.errors import Refused, UsageError
 from p2pgrid.ledger.sqlite import SqliteLedger
@@ -48,8 +55,13 @@ class Client:
         network: str | None = None,
         bootstrap: Sequence[str] | None = None,
         config: ClientConfig | None = None,
+        keeps_links: bool = True,
     ) -> None:
-        """Raises UsageError for a config.toml that cannot be used."""
+        """Raises UsageError for a config.toml that cannot be used.
+
+        Without `keeps_links` no provider is dialled before it is needed.
+        """
+        self._keeps_links = keeps_links
         if data is None:
             data = DataFolder.default()
         self.data: Final = data if isinstance(data, DataFolder) else DataFolder(Path(data))
@@ -87,13 +99,28 @@ class Client:
                 folder=self.data.cards_folder,
             )
             stack.push_async_callback(cards.aclose)
-            purchaser = Purchaser(key, ledger, book, wishes=self._wishes, limits=limits, cards=cards)
+            purchaser = Purchaser(
+                key,
+                ledger,
+                book,
+                wishes=self._wishes,
+                limits=limits,
+                cards=cards,
+                quarantine=Quarantine(self.data.quarantine_file),
+                keeps_links=self._keeps_links,
+            )
             await stack.enter_async_context(book)
             self._purchaser = await stack.enter_async_context(purchaser)
             seen = await asyncio.to_thread(WitnessStore, self.data.witness_file)
             stack.callback(seen.close)
-            watch = LogWatch(key, seen, lambda: purchaser.sessions, forks=self.data.forks, now_ms=unix_ms)
-            await stack.enter_async_context(watch)
+            if self._keeps_links:
+                watch = LogWatch(key, seen, lambda: purchaser.sessions, forks=self.data.forks, now_ms=unix_ms)
+                await stack.enter_async_context(watch)
+            about = About(version=__version__, peer_id=self.peer_id, role="client", pid=os.getpid())
+            commands = serve_commands(
+                socket_path(self.data.path), about, CLIENT_ASKS, ClientDesk(self._purchaser, key.public_key).perform
+            )
+            await stack.enter_async_context(commands)
             self._stack = stack.pop_all()
         return self
 

@@ -37,8 +37,8 @@ _FORGET_DEAD_MS: Final = 60_000
 
 OnOffers = Callable[[list[tuple[PeerAddress, Signed[Offer]]]], Awaitable[None]]
 """Called after a search with every offer in the book, and whose it is."""
-OnConflict = Callable[[Record, str], None]
-"""Called with each of two offers under one number, and a sentence: evidence against the provider."""
+OnConflict = Callable[[str, Sequence[Record], str], None]
+"""Called with a peer id, its two offers under one number, and a sentence: evidence against the provider."""
 
 
 class Finder(Protocol):
@@ -192,6 +192,13 @@ class OfferBook:
         self._tell()
         return offer
 
+    def unbar(self, peer_id: str) -> None:
+        """Take offers of a provider again that signed two under one number. A person has decided so."""
+        if peer_id in self._barred:
+            self._barred.discard(peer_id)
+            self._entries.pop(peer_id, None)
+            self._tell()
+
     def note_dead(self, peer_id: str) -> None:
         """The provider did not answer. After three times in a row it is forgotten until it is found again."""
         entry = self._entries.get(peer_id)
@@ -325,8 +332,7 @@ class OfferBook:
         self._barred.add(peer_id)
         self._tell()
         if self.on_conflict is not None:
-            self.on_conflict(known.record, reason)
-            self.on_conflict(offer.record, reason)
+            self.on_conflict(peer_id, (known.record, offer.record), reason)
         raise InvalidRecord("two-offers", f"{peer_id} has signed two offers under number {offer.message.sequence}.")
 
     def _make_room(self) -> None:

@@ -14,10 +14,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from p2pgrid.client.background import log_end, log_failed_write
+from p2pgrid.client.background import log_end
 from p2pgrid.client.exchanges import DisputedRecord, open_channel, request_cards, request_offer, resume_channel
 from p2pgrid.client.order import OrderOwner, OrderStream
 from p2pgrid.client.succession import Succession
+from p2pgrid.desk.evidence import EvidenceKeeper
 from p2pgrid.errors import (
     InvalidRecord,
     LedgerError,
@@ -36,7 +37,7 @@ from p2pgrid.proto.channel import ChannelBooks
 from p2pgrid.proto.commitment import COMMITMENT_KEY_BYTES
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import Channel, Offer, Usage
-from p2pgrid.proto.record import Signed
+from p2pgrid.proto.record import Record, Signed
 from p2pgrid.proto.request import RequestFields
 
 log = logging.getLogger(__name__)
@@ -89,13 +90,19 @@ class ProviderSession(OrderOwner):
         limits: SessionLimits | None = None,
         succession: Succession | None = None,
         offer: Callable[[], Signed[Offer] | None] | None = None,
+        evidence: EvidenceKeeper | None = None,
+        on_quarantine: Callable[[str], None] | None = None,
     ) -> None:
-        """With `succession`, channels under the provider's former keys are settled too. `offer`: what it sells now."""
+        """With `succession`, channels under the provider's former keys are settled too. `offer`: what it sells now.
 
+        `on_quarantine` is called with the reason when the provider broke a rule on a link that it proved its own.
+        """
         self.provider: Final = provider
         self.quarantine: str = ""
         """Why the provider is dealt with no more; empty while it is."""
         self._ledger = ledger
+        self._evidence = evidence or EvidenceKeeper(ledger, now_ms)
+        self._on_quarantine = on_quarantine
         self._key = key
         self._now_ms = now_ms
         self._random_bytes = random_bytes
@@ -202,6 +209,23 @@ class ProviderSession(OrderOwner):
     async def request_cards(self, timeout_s: float) -> bytes:
         """The raw cards over the link. Raises RemoteError."""
         return await request_cards(await self.ready(timeout_s))
+
+    async def reconcile(self, timeout_s: float) -> None:
+        """Settle everything with the provider now, once the orders that run have ended.
+
+        New orders wait meanwhile. Raises RemoteError, LedgerError, and Refused (`busy`) where orders run for longer.
+        """
+        try:
+            async with asyncio.timeout(timeout_s), self._turn:
+                link = await self.ready(timeout_s)
+                await self._orders_over()
+                await self._record_faults(self._resume(link))
+        except TimeoutError:
+            raise Refused(
+                "busy",
+                f"{len(self._orders)} orders of {self.provider} are still running after {timeout_s:g} s.",
+                hint="Try again when they have ended.",
+            ) from None
 
     async def aclose(self) -> None:
         """Cancel open orders, give them a moment to be settled, close the link."""
@@ -310,6 +334,9 @@ class ProviderSession(OrderOwner):
             if other.buyer.books is order.buyer.books and other.buyer.order.message.order_number == number:
                 other.proceed()
 
+    def keep_evidence(self, record: Record, reason: str) -> None:
+        self._evidence.keep(self.provider, record, reason)
+
     def order_ended(self, order: OrderStream) -> None:
         self._orders.discard(order)
         buyer = order.buyer
@@ -355,7 +382,8 @@ class ProviderSession(OrderOwner):
             except Unreachable:
                 continue
             except ProtocolViolation as violation:
-                self._set_quarantine(violation.message)
+                # Whoever answered there proved no key: nothing of it is held against the provider for long.
+                self._set_quarantine(violation.message, is_proven=False)
                 return
             if link.retired.done():
                 await asyncio.sleep(0)  # the keeper has yet to notice
@@ -430,8 +458,7 @@ class ProviderSession(OrderOwner):
             if fault.code == "clock-skew":
                 raise Refused(fault.code, fault.message, hint=_CLOCK_HINT) from fault
             if isinstance(fault, DisputedRecord):
-                evidence = self._ledger.append_evidence(fault.record, f"{fault.code}: {fault.message}")
-                evidence.add_done_callback(log_failed_write)
+                self.keep_evidence(fault.record, f"{fault.code}: {fault.message}")
             self._set_quarantine(f"{fault.code}: {fault.message}")
             raise ProtocolViolation(f"{self.provider} broke the rules: {fault.message}") from fault
         except ProtocolViolation as violation:
@@ -441,10 +468,12 @@ class ProviderSession(OrderOwner):
             self.ledger_failed(error)
             raise
 
-    def _set_quarantine(self, reason: str) -> None:
+    def _set_quarantine(self, reason: str, *, is_proven: bool = True) -> None:
         if not self.quarantine:
             log.error("%s is dealt with no more: %s", self.provider, reason)
             self.quarantine = reason
+            if is_proven and self._on_quarantine is not None:
+                self._on_quarantine(reason)
             self._close_link("a rule was broken")
             self._tell()
 

@@ -100,6 +100,12 @@ class Ledger(Protocol):
     def receipts(self, *, channel: bytes | None = None, limit: int | None = None) -> list[ReceiptRow]:
         """Receipts, newest first."""
 
+    def find_receipts(self, prefix: str, *, limit: int = 2) -> list[ReceiptRow]:
+        """Receipts whose id, as 64 lower-case hex digits, begins so; by id."""
+
+    def order_records(self, channel: bytes, order_number: int) -> list[Record]:
+        """The order, its meters, vouchers and receipt, in the order of arrival."""
+
     def records(self, *, channel: bytes | None = None) -> Iterator[Record]:
         """Every record that an audit needs, in the order of arrival: offers and channels first to last, then the rest.
 

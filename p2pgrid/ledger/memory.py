@@ -29,7 +29,7 @@ from p2pgrid.ledger.tables import (
 from p2pgrid.ledger.writer import resolve
 from p2pgrid.proto.channel import ChannelHead
 from p2pgrid.proto.keys import parse_public_key
-from p2pgrid.proto.messages import Channel, Offer, Order, Receipt, Voucher
+from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.record import M, Message, Record, Signed
 
 _Slot = tuple[str, tuple[str, ...], tuple[int | str, ...]]
@@ -195,6 +195,23 @@ class MemoryLedger:
         newest_first = self._books.of(Receipt, channel)[::-1]
         if channel is not None:
             newest_first.sort(key=lambda entry: -entry[0].receipt_number)
+        return self._receipt_rows(newest_first[:limit])
+
+    def find_receipts(self, prefix: str, *, limit: int = 2) -> list[ReceiptRow]:
+        """Receipts whose id, as 64 lower-case hex digits, begins so; by id."""
+        found = [entry for entry in self._books.of(Receipt) if entry[1].record.id.hex().startswith(prefix)]
+        return self._receipt_rows(sorted(found, key=lambda entry: entry[1].record.id)[:limit])
+
+    def order_records(self, channel: bytes, order_number: int) -> list[Record]:
+        """The order, its meters, vouchers and receipt, in the order of arrival."""
+        return [
+            row.record
+            for row in self._books.rows.values()
+            if isinstance(row.message, Order | Meter | Voucher | Receipt)
+            and (row.message.channel, row.message.order_number) == (channel, order_number)
+        ]
+
+    def _receipt_rows(self, entries: Sequence[tuple[Receipt, _Row]]) -> list[ReceiptRow]:
         return [
             ReceiptRow(
                 record_id=row.record.id,
@@ -202,7 +219,7 @@ class MemoryLedger:
                 channel=self._channel(message.channel),
                 countersigned=signed_by(row.record) == BOTH_ROLES,
             )
-            for message, row in newest_first[:limit]
+            for message, row in entries
         ]
 
     def records(self, *, channel: bytes | None = None) -> Iterator[Record]:

@@ -172,7 +172,7 @@ def _indices_of(choices: Any) -> list[int]:
     """The index of each choice in a chunk, 0 where it has none. Raises ProtocolViolation for what are no choices."""
     if not isinstance(choices, list | tuple) or len(choices) > MAX_CHOICES:
         raise ProtocolViolation(f"a chunk in the answer's stream has no list of at most {MAX_CHOICES} choices.")
-    indices = [choice.get("index", 0) if isinstance(choice, dict) else None for choice in choices]
+    indices: list[Any] = [choice.get("index", 0) if isinstance(choice, dict) else None for choice in choices]
     if not all(type(index) is int and 0 <= index < MAX_CHOICES for index in indices):
         raise ProtocolViolation(f"a choice in the answer's stream has no index below {MAX_CHOICES}.")
     return indices

@@ -50,11 +50,11 @@ class EventSplitter:
 
     def feed(self, data: bytes) -> list[bytes]:
         """The events that `data` completes, in order, each with the blank line that ends it."""
-        if not self._buffer and data.endswith(_BLANK_LF) and len(data) <= self._max_event_bytes:
-            # What an engine in step sends: whole events and nothing over. One event needs no copy at all.
-            if data.find(_BLANK_LF) == len(data) - 2 and _BLANK_CRLF not in data:
-                self._spend(len(data))
-                return [data]
+        is_whole = not self._buffer and data.endswith(_BLANK_LF) and len(data) <= self._max_event_bytes
+        if is_whole and data.find(_BLANK_LF) == len(data) - 2 and _BLANK_CRLF not in data:
+            # What an engine in step sends: one whole event and nothing over. It needs no copy at all.
+            self._spend(len(data))
+            return [data]
         self._buffer += data
         events, start = [], 0
         for end in _event_ends(self._buffer, self._scanned):
@@ -80,7 +80,7 @@ class EventSplitter:
         self._allowance += size - MIN_MEAN_EVENT_BYTES
         if self._allowance < 0:
             raise ProtocolViolation(
-                f"the answer's stream has over {FREE_EVENTS} events, and more than one in {MIN_MEAN_EVENT_BYTES} bytes.",
+                f"the answer's stream has over {FREE_EVENTS} events of less than {MIN_MEAN_EVENT_BYTES} bytes each.",
                 hint="The sender keeps this side busy with nothing: drop it.",
             )
 

@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from p2pgrid.desk.evidence import EvidenceKeeper
 from p2pgrid.errors import InvalidRecord, LedgerError, P2pgridError, ProtocolViolation, Refused
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.outbox import Outbox
@@ -38,6 +39,7 @@ class Shop:
     admission: Admission
     links: ClientLinks
     tally: Tally
+    evidence: EvidenceKeeper
     limits: ProviderLimits
     now_ms: Callable[[], int]
     log: LogService | None = None

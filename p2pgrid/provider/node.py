@@ -10,13 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Final, Self
 
+from p2pgrid import __version__
+from p2pgrid.commands.address import socket_path
+from p2pgrid.commands.server import serve_commands
+from p2pgrid.commands.wire import About
 from p2pgrid.config import Config, DataFolder, ModelConfig, parse_host_port
+from p2pgrid.desk.evidence import EvidenceKeeper
 from p2pgrid.errors import LedgerError, LocalError, P2pgridError, Refused, UsageError
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.sqlite import SqliteLedger
@@ -37,6 +43,7 @@ from p2pgrid.provider.addresses import offered_addresses
 from p2pgrid.provider.admission import Admission
 from p2pgrid.provider.cards import OwnCards
 from p2pgrid.provider.channels import Channels
+from p2pgrid.provider.desk import PROVIDER_ASKS, ProviderDesk
 from p2pgrid.provider.engines import EnginePlan, EngineSet
 from p2pgrid.provider.exchange import Shop
 from p2pgrid.provider.limits import ProviderLimits
@@ -94,6 +101,7 @@ class Provider:
         self.network_name: Final = network_name
         self.limits: Final = limits or ProviderLimits()
         self.tally: Final = Tally()
+        self._links = ClientLinks(self.limits, self.tally)
         self.engines: Final = EngineSet(make_engines(self._config.models, data))
         self._bootstrap = tuple(bootstrap)
         self._join_network = join_network
@@ -217,6 +225,7 @@ class Provider:
             interrupted,
             _since(started),
         )
+        await self._take_commands(stack, ledger)
         return ledger
 
     async def _open_log(self, stack: AsyncExitStack, ledger: Ledger) -> None:
@@ -245,6 +254,14 @@ class Provider:
         except LocalError as error:
             log.error("the proof of the fork could not be kept: %s\n%s", error, proof.to_json().decode())
 
+    async def _take_commands(self, stack: AsyncExitStack, ledger: Ledger) -> None:
+        """From now on, long before an engine is up: a command would find the ledger locked."""
+        about = About(version=__version__, peer_id=self.peer_id, role="provider", pid=os.getpid())
+        desk = ProviderDesk(ledger, self.key.public_key, self._links.is_connected)
+        await stack.enter_async_context(
+            serve_commands(socket_path(self._data.path), about, PROVIDER_ASKS, desk.perform)
+        )
+
     async def _check_port(self) -> None:
         """Learn now, and not after minutes of loading a model, that the port is taken. Raises LocalError."""
         host, port = self._listen
@@ -259,8 +276,9 @@ class Provider:
             offers=self._offers,
             channels=self.channels,
             admission=self._admission,
-            links=ClientLinks(self.limits, self.tally),
+            links=self._links,
             tally=self.tally,
+            evidence=EvidenceKeeper(ledger, self._now_ms),
             limits=self.limits,
             now_ms=self._now_ms,
             log=self.log,

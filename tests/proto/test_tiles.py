@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pgrid.errors import InvalidRecord
@@ -96,6 +96,7 @@ class Stored:
 STORED = Stored(1300)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 1300), st.integers(0, 1299), st.integers(0, 1300))
 def test_proofs_out_of_tiles(size: int, index: int, old: int) -> None:
     index, old = index % size, old % (size + 1)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self, cast
 
 from p2pgrid.config import ModelConfig
+from p2pgrid.desk.evidence import EvidenceKeeper
 from p2pgrid.engine.fake import FakeState, FakeVllm, serve_fake
 from p2pgrid.engine.http import HttpEngine
 from p2pgrid.errors import P2pgridError
@@ -140,6 +141,7 @@ async def provider(
             admission=Admission(engines.models, channels, limits),
             links=ClientLinks(limits, tally),
             tally=tally,
+            evidence=EvidenceKeeper(ledger, now_ms),
             limits=limits,
             now_ms=now_ms,
             log=log,
