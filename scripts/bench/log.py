@@ -3,7 +3,7 @@
     python scripts/bench/log.py [--folder DIR] [--leaves N] [--batch B] [--json]
 
 Entries are entered in batches as a node enters them: one transaction, synced, with its checkpoint signed and the copy
-beside it replaced. "at the end" is the rate over the last tenth of the log, to be held against the first tenth: the
+beside it replaced. "at the end" is the rate over the last tenth of the log, against the first tenth: the
 cost of an entry does not grow with the tree. "core alone" is the tree without a disk. A proof is read from disk, made and
 verified.
 """
