@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from p2pgrid.cli.audit import audit
 from p2pgrid.cli.card import card
 from p2pgrid.cli.context import CliContext
+from p2pgrid.cli.offers import offers
 from p2pgrid.cli.receipts import receipts
 from p2pgrid.client.cards import CardBook
 from p2pgrid.client.gateway import Gateway, serve
@@ -26,10 +27,13 @@ from p2pgrid.engine.fake import FakeVllm, serve_fake
 from p2pgrid.errors import RemoteError, Unreachable
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.net.peer_address import PeerAddress
-from p2pgrid.proto.card_chain import key_state
+from p2pgrid.proto.card_chain import key_state, verify_card
 from p2pgrid.proto.messages import Status
+from p2pgrid.proto.record import parse_json_line
+from p2pgrid.proto.well_known import PATH, parse_well_known
 from p2pgrid.provider.engine_plan import plan_engines
 from p2pgrid.provider.node import Provider
+from p2pgrid.provider.pages import serve_pages
 from tests.provider.rig import CHAT, until
 
 BODY: dict[str, Any] = {"model": "fake", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 40}
@@ -235,6 +239,45 @@ async def test_no_order_is_taken_on_the_old_channel(operator: DataFolder, buyer:
                 node.channels.check_head(head, client)
         with pytest.raises(RemoteError, match="has that head"):
             node.channels.check_head(channel.books.last_receipt_id, node.key.public_key)
+
+
+async def test_the_pages_show_card_and_well_known_file(operator: DataFolder) -> None:
+    async with (
+        selling(operator) as node,
+        serve_pages(node, "127.0.0.1", 0) as url,
+        aiohttp.ClientSession() as session,
+    ):
+        async with session.get(f"{url}/card") as response:
+            lines = (await response.text()).splitlines()
+        assert [verify_card(parse_json_line(line.encode())).id for line in lines] == [node.cards.chain()[0].id]
+        async with session.get(f"{url}{PATH}") as response:
+            known, chain = parse_well_known(await response.read())
+        assert known.peers == (node.peer_id,) and len(chain) == 1
+    operator.card_file.unlink()
+    async with (
+        selling(operator) as node,
+        serve_pages(node, "127.0.0.1", 0) as url,
+        aiohttp.ClientSession() as session,
+    ):
+        for path in ("/card", PATH):
+            async with session.get(url + path) as response:
+                assert response.status == 404
+
+
+async def test_what_a_node_has_offered(operator: DataFolder) -> None:
+    async with selling(operator) as node:
+        first = node.offer
+    command(card, operator, "rotate")
+    async with selling(operator) as node:
+        second = node.offer
+    assert first is not None and second is not None
+    rows = command(offers, operator, "--own")
+    assert [row["offer"] for row in rows] == [second.id.hex(), first.id.hex()], "under the former key too"
+    assert rows[0]["models"][0]["prices"]["output_eur"] == "0.80"
+    assert rows[1]["shown_from_ms"] <= rows[1]["shown_until_ms"] <= rows[1]["valid_until_ms"]
+    assert command(offers, operator, "--own", "--model", "another")[0]["models"] == []
+    text = CliRunner().invoke(offers, ["--own"], obj=CliContext(data=operator)).output
+    assert "honoured until" in text and "0.80" in text
 
 
 async def test_a_new_card_is_shown_without_a_restart(operator: DataFolder) -> None:

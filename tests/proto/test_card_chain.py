@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pgrid.errors import InvalidRecord
+from p2pgrid.errors import InvalidRecord, ProtocolViolation
 from p2pgrid.proto.card import Card, PeerKey, Revocation, is_domain
 from p2pgrid.proto.card_chain import (
     CardChain,
@@ -18,11 +19,14 @@ from p2pgrid.proto.card_chain import (
     join_chains,
     key_state,
     named_keys,
+    pack_cards,
+    unpack_cards,
     verify_card,
     verify_chain,
 )
 from p2pgrid.proto.record import Record, Role, Signature, Signed, signature_input
 from p2pgrid.proto.well_known import parse_well_known, well_known_of
+from p2pgrid.proto.wire import MAX_CARDS_BYTES
 from tests.factories import CLIENT, DAY_MS, NOW_MS, OPERATOR, PROVIDER, digest, make_card, resigned, secret_key
 
 NODE = PROVIDER.public_key.raw
@@ -175,6 +179,23 @@ def test_parts_of_one_chain_join_where_they_touch(a: int, b: int, c: int, d: int
 
 
 WHOLE = chain_of(*({} for _ in range(6)))
+
+
+def test_a_message_holds_the_last_cards_and_no_more_than_fit() -> None:
+    assert ids(unpack_cards(pack_cards(WHOLE))) == ids(WHOLE)
+    assert unpack_cards(pack_cards(())) == ()
+    many = tuple(term(secret_key(f"peer {n}").public_key.raw) for n in range(64))
+    long = chain_of(*({"peers": many} for _ in range(20)))
+    packed = pack_cards(long)
+    assert 40_000 < len(packed) <= MAX_CARDS_BYTES
+    kept = unpack_cards(packed)
+    assert ids(kept) == ids(long)[-len(kept) :] and len(kept) > 5
+
+
+@given(st.binary(max_size=300))
+def test_no_other_error_comes_of_a_peers_bytes(data: bytes) -> None:
+    with contextlib.suppress(InvalidRecord, ProtocolViolation):
+        assert unpack_cards(data) == ()
 
 
 def test_a_fork_is_named() -> None:
