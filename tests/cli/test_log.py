@@ -87,7 +87,7 @@ async def test_proofs_of_ones_own_log(tmp_path: Path) -> None:
         (("prove", receipt.hex(), "--out", str(tmp_path / "no" / "file")), "cannot be written"),
         (("verify", str(tmp_path / "nothing")), "cannot be read"),
     ):
-        assert words in str(run(folder, *arguments).exception), arguments
+        assert words in str((await run_beside(folder, *arguments)).exception), arguments
 
 
 async def test_showing_ones_own_log(tmp_path: Path) -> None:
