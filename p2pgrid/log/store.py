@@ -34,6 +34,9 @@ KEPT_CHECKPOINTS: Final = 1024
 """A witness has until so many newer ones are signed to send its cosignature."""
 KEPT_COSIGNED: Final = 16
 MAX_COSIGNATURES: Final = 16
+_CACHE_KIB: Final = 32 * 1024
+"""Record ids are random, so their index is written all over: keep it in memory, and fold the WAL in seldom."""
+_WAL_PAGES: Final = 8192
 
 _SCHEMA: Final = """
     CREATE TABLE entries (
@@ -188,6 +191,8 @@ class LogStore(LogReader):
         if self._conn is None:
             self._conn = connect_writer(self.path)
             self._conn.execute("PRAGMA secure_delete=ON")
+            self._conn.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+            self._conn.execute(f"PRAGMA wal_autocheckpoint={_WAL_PAGES}")
         return self._conn
 
     def _check_not_set_back(self) -> None:

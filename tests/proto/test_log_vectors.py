@@ -14,6 +14,7 @@ from p2pgrid.proto.witness import AddCheckpoint, judge, open_request
 from tests.factories import CLIENT, PROVIDER
 from tests.proto.vectors import FOLDER
 
+SPEC = (FOLDER.parent.parent / "docs/spec/log.md").read_text()
 VECTORS = json.loads((FOLDER / "log.json").read_text())
 
 
@@ -27,6 +28,11 @@ def test_checkpoints_and_proofs() -> None:
     assert proof.inclusion == parse_inclusion_proof(bytes.fromhex(VECTORS["inclusion_proof"]))
     assert [parse_json_line(line.encode()) for line in VECTORS["attachments"]] == list(proof.attachments())
     assert parse_note_key(VECTORS["vkey"]).key == PROVIDER.public_key
+
+
+def test_the_specifications_example_is_this_one() -> None:
+    assert VECTORS["cosigned_checkpoint"] in SPEC
+    assert VECTORS["tlog_proof"].split("\n\n")[0] in SPEC
 
 
 def test_the_witness() -> None:
