@@ -18,7 +18,6 @@ from typing import Final
 
 from p2pgrid.errors import InvalidRecord, LocalError
 from p2pgrid.ledger.bundle import MAX_LINE_BYTES, MAX_SKIPPED_BYTES, parse_line, too_long
-from p2pgrid.proto.findings import Place
 from p2pgrid.proto.plain import partition_of, route_of
 from p2pgrid.proto.record import Record
 
@@ -144,8 +143,8 @@ def scan_chunk(chunk: Chunk, partitions: int, orders_a_block: int) -> ScannedChu
     return ScannedChunk(chunk, entries, starts, last, shown, loose, channels, gave_up)
 
 
-def lines_of(index: Index, partition: int) -> Iterator[tuple[Place, bytes]]:
-    """Every line of a partition with its line feed, bundle by bundle and in the order of lines."""
+def lines_of(index: Index, partition: int) -> Iterator[tuple[int, int, bytes]]:
+    """Every line of a partition: bundle, number, and the line with its line feed; in the order of both."""
     with index.path.open("rb", buffering=0) as entries:
         for chunk in index.chunks:
             first, after = chunk.starts[partition], chunk.starts[partition + 1]
@@ -162,7 +161,7 @@ def read_loose(path: Path, offset: int, length: int) -> Record | InvalidRecord:
     return parse_line(_read_span(path, offset, offset + length))
 
 
-def _read_entries(chunk: IndexedChunk, entries: list[tuple[int, int, int]]) -> Iterator[tuple[Place, bytes]]:
+def _read_entries(chunk: IndexedChunk, entries: list[tuple[int, int, int]]) -> Iterator[tuple[int, int, bytes]]:
     bundle, before = chunk.bundle, chunk.first_line - 1
     at, count = 0, len(entries)
     try:
@@ -177,7 +176,8 @@ def _read_entries(chunk: IndexedChunk, entries: list[tuple[int, int, int]]) -> I
                 if len(data) != end - start:
                     raise _shrunk(chunk.path)
                 for offset, length, number in entries[at:after]:
-                    yield Place(bundle, before + number), data[offset - start : offset - start + length]
+                    offset -= start
+                    yield bundle, before + number, data[offset : offset + length]
                 at = after
     except OSError as error:
         raise _unreadable(chunk.path, error) from None

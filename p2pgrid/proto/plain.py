@@ -8,28 +8,29 @@ judgement: this module decides only what need not be looked at twice, and by the
 
 from __future__ import annotations
 
-import hashlib
 from binascii import Error as Base64Error
 from binascii import a2b_base64
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Annotated, Any, Final
 from zlib import crc32
 
 import msgspec
-import nacl.bindings
-import nacl.exceptions
+from nacl.bindings import crypto_sign_open
+from nacl.exceptions import BadSignatureError
 
 from p2pgrid.errors import InvalidRecord
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.elided import Activity, ElidedOrphans, Sums, note_activity, note_repeats
 from p2pgrid.proto.evidence import REQUIRED_ROLES
 from p2pgrid.proto.findings import Place
-from p2pgrid.proto.keys import SIGNATURE_BYTES, parse_public_key
+from p2pgrid.proto.keys import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, parse_public_key
 from p2pgrid.proto.messages import Channel, Meter, ModelOffer, Offer, Order, Receipt, Tariff, Voucher
 from p2pgrid.proto.record import (
     MAX_SIGNATURES,
+    PARTIES,
     Message,
     Role,
     Signature,
@@ -52,16 +53,19 @@ _PROVIDER: Final = 1
 _CLIENT: Final = 2
 _STRANGE: Final = 4
 """In a role that a channel does not have."""
-_MASKS: Final = {Role.PROVIDER: _PROVIDER, Role.CLIENT: _CLIENT}
+_MASKS: Final = {Role.PROVIDER: _PROVIDER, Role.CLIENT: _CLIENT, **dict.fromkeys(set(Role) - set(PARTIES), _STRANGE)}
 _REQUIRED: Final = {t: sum(_MASKS[r] for r in REQUIRED_ROLES[t]) for t in PLAIN_TYPES.values()}
 
 
-_START_BYTES: Final = 22
+_FORM_BYTES: Final = 22
 """So many bytes of a line tell the four types apart."""
-_STARTS: Final = {
-    start[:_START_BYTES]: start for start in (f'{{"type":"{name}","payload":"'.encode() for name in PLAIN_TYPES)
+_FORMS: Final = {
+    start[:_FORM_BYTES]: (start, 3 if name == Receipt.payload_type else 1, name == Receipt.payload_type)
+    for name, start in ((name, f'{{"type":"{name}","payload":"'.encode()) for name in PLAIN_TYPES)
 }
-_RECEIPT_START: Final = f'{{"type":"{Receipt.payload_type}","payload":"'.encode()
+"""How a line begins, how long its payload's array header is, and whether it is a receipt."""
+_UINT_BYTES: Final = {**dict.fromkeys(range(0x80), 1), 0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9}
+"""How long a MessagePack unsigned integer is, by its first byte."""
 _HEAD_CHARS: Final = 120
 """Base64 of array header, channel, receipt number, previous and order number at their longest."""
 
@@ -80,19 +84,19 @@ def route_of(line: bytes) -> OrderKey | None:
     Nothing is believed. JSON can name a thing twice, and then what comes first is not what counts: whoever reads the
     line whole compares, and tells of a stray (`PlainBlock.strays`).
     """
-    start = _STARTS.get(line[:_START_BYTES])
-    if start is not None and line.startswith(start):
+    form = _FORMS.get(line[:_FORM_BYTES])
+    if form is not None and line.startswith(form[0]):
+        start, at, is_receipt = form
         try:
             head = a2b_base64(line[len(start) : len(start) + _HEAD_CHARS])
-            at = 3 if head[0] == 0xDC else 1
             if head[at] == 0xC4 and head[at + 1] == 32:
                 channel = head[at + 2 : at + 34]
-                number, at = _uint(head, at + 34)
-                if start == _RECEIPT_START:  # receipt number, previous, then the order's number
-                    number, _ = _uint(head, at + 34)
-                if number >= 0:
-                    return channel, number
-        except (Base64Error, IndexError):
+                at += 34
+                if is_receipt:  # its own number and the id of the one before it come first
+                    at += _UINT_BYTES[head[at]] + 34
+                size = _UINT_BYTES[head[at]]
+                return channel, int.from_bytes(head[at + 1 : at + size], "big") if size > 1 else head[at]
+        except (Base64Error, IndexError, KeyError):
             pass
     return _slow_route(line)
 
@@ -109,20 +113,9 @@ def _slow_route(line: bytes) -> OrderKey | None:
     return message.channel, message.order_number
 
 
-def _uint(data: bytes, at: int) -> tuple[int, int]:
-    """A MessagePack unsigned integer and where it ends; -1 if there is none."""
-    first = data[at]
-    if first < 0x80:
-        return first, at + 1
-    size = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}.get(first)
-    if size is None or at + 1 + size > len(data):
-        return -1, at + 1
-    return int.from_bytes(data[at + 1 : at + 1 + size], "big"), at + 1 + size
-
-
 def roles_of_mask(mask: int) -> tuple[Role, ...]:
     """The roles that `PlainRecord` has as a bit mask."""
-    return tuple(role for role, bit in _MASKS.items() if mask & bit)
+    return tuple(role for role in PARTIES if mask & _MASKS[role])
 
 
 # -- one line -----------------------------------------------------------------------------------------------------
@@ -148,10 +141,11 @@ class PlainRecord:
     def __init__(self, message: PlainMessage, record_id: bytes) -> None:
         self.message = message
         self.record_id = record_id
-        self.copies: list[tuple[Place, int]] = []
-        """Where, and the roles that the line shows a signature for (a bit mask)."""
+        self.copies: list[tuple[int, int, int, bool]] = []
+        """Bundle, line, the roles that the line shows a signature for (a bit mask), and whether it is usable: has the
+        signature that gives the record its force."""
         self.usable = False
-        """Some copy has the signature that gives the record its force."""
+        """Some copy is."""
         self.claimed = 0
         """The roles of all usable copies. Of a plain record every one is proven."""
 
@@ -161,6 +155,8 @@ class PlainChannel:
     """What the check of an order has to know of its channel."""
 
     message: Channel
+    provider: bytes
+    client: bytes
     group_of: Mapping[int, int]
     """For each bundle in which a line names the channel: the side it counts with (`comparison.groups_of`)."""
     groups: int
@@ -168,8 +164,8 @@ class PlainChannel:
     def shows_all(self, record: PlainRecord) -> bool:
         """True if every side's bundles hold the record with all its signatures."""
         shown = [0] * self.groups
-        for place, claimed in record.copies:
-            shown[self.group_of[place[0]]] |= claimed
+        for bundle, _, claimed, _ in record.copies:
+            shown[self.group_of[bundle]] |= claimed
         return shown.count(record.claimed) == self.groups
 
 
@@ -182,6 +178,10 @@ class _OrderLines:
     """Some line is not plain by itself."""
     repeated: list[Place] = field(default_factory=list)
     """Lines that say again what their bundle said already."""
+
+
+_Known = tuple[PlainRecord, _OrderLines, int, bool]
+"""Of a line that was read: its record and order, the roles that it shows, and whether it is usable."""
 
 
 class Link(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -253,31 +253,31 @@ class PlainBlock:
         self._odd: Final = odd
         self._is_verifying: Final = verify
         self._suspects: Final[list[tuple[bytes, ...]]] = []
-        self._lines: Final[dict[bytes, tuple[PlainRecord, _OrderLines, int]]] = {}
+        self._lines: Final[dict[bytes, _Known]] = {}
         self._orders: Final[dict[bytes, dict[int, _OrderLines]]] = defaultdict(lambda: defaultdict(_OrderLines))
         self._by_id: Final[dict[bytes, PlainRecord]] = {}
-        self._verified: Final[dict[bytes, tuple[bytes, bytes]]] = {}
+        self._proven: Final[dict[bytes, tuple[bytes, bytes]]] = {}
         self._entries: Final[dict[tuple[bytes, str], ModelOffer]] = {}
         self.strays: Final[set[OrderKey]] = set()
         """Orders that some line is about which was sorted to another: they are to be named in `odd`."""
         self._points: Final[dict[bytes, bytes]] = {}
 
-    def take(self, place: Place, line: bytes) -> None:
-        """Take one line, without the line feed. It must have a route (`route_of`)."""
-        known = self._lines.get(line)
-        if known is None:
-            known = self._read(line)
+    def take(self, lines: Iterable[tuple[int, int, bytes]]) -> None:
+        """Take lines: bundle, number, and the line without its line feed. Each must have a route (`route_of`)."""
+        known_lines, read = self._lines, self._read
+        for bundle, number, line in lines:
+            known = known_lines.get(line)
             if known is None:
-                self._spoil(line)
-                return
-            self._lines[line] = known
-        record, order, claimed = known
-        bundle = place[0]
-        for (other, _), _ in record.copies:
-            if other == bundle:
-                order.repeated.append(place)
-                break
-        record.copies.append((place, claimed))
+                known = read(line)
+                if known is None:
+                    self._spoil(line)
+                    continue
+                known_lines[line] = known
+            record, order, claimed, usable = known
+            copies = record.copies
+            if copies and any(copy[0] == bundle for copy in copies):
+                order.repeated.append(Place(bundle, number))
+            copies.append((bundle, number, claimed, usable))
 
     def records_of(self, channel: bytes, number: int) -> list[PlainRecord]:
         """The records of an order."""
@@ -292,7 +292,7 @@ class PlainBlock:
         signatures: set[bytes] = set()
         meters: set[bytes] = set()
         for suspect in self._suspects:
-            of = [self._by_id[self._verified[s][0]].message for s in suspect if s in self._verified]
+            of = [self._by_id[self._proven[s][0]].message for s in suspect if s in self._proven]
             orders |= {(message.channel, message.order_number) for message in of}
             signatures |= set() if of else set(suspect)
         for record in self._by_id.values():
@@ -333,7 +333,7 @@ class PlainBlock:
             except InvalidRecord:
                 return
 
-    def _read(self, line: bytes) -> tuple[PlainRecord, _OrderLines, int] | None:
+    def _read(self, line: bytes) -> _Known | None:
         """The record of a line that is plain by itself."""
         if self._whole and (route_of(line) or (b"",))[0] in self._whole:
             return None
@@ -352,7 +352,7 @@ class PlainBlock:
         signed = signature_head(shown.type, len(payload)) + payload
         return self._file(message, signed, shown.signatures)
 
-    def _read_unusual(self, line: bytes) -> tuple[PlainRecord, _OrderLines, int] | None:
+    def _read_unusual(self, line: bytes) -> _Known | None:
         """The same for JSON written in another way."""
         try:
             record = parse_json_line(line)
@@ -368,37 +368,43 @@ class PlainBlock:
 
     def _file(
         self, message: PlainMessage, signed: bytes, signatures: Sequence[_LineSignature] | Sequence[Signature]
-    ) -> tuple[PlainRecord, _OrderLines, int] | None:
-        channel = self._channels.get(message.channel)
-        order = self._orders[message.channel][message.order_number]
-        record_id = hashlib.sha256(signed).digest()
+    ) -> _Known | None:
+        channel_id = message.channel
+        channel = self._channels.get(channel_id)
+        record_id = sha256(signed).digest()
         claimed = good = 0
         for signature in signatures:
             role, key = signature.role, signature.key
-            mask = _MASKS.get(role, _STRANGE)
+            mask = _MASKS[role]
             if claimed & mask:
                 return None
             claimed |= mask
-            if mask == _STRANGE:
-                continue
-            if channel is None or key == (channel.message.provider if mask == _PROVIDER else channel.message.client):
-                good |= mask if self._verify(key, signature.signature, signed, record_id) else 0
+            if mask == _PROVIDER:
+                is_theirs = channel is None or key == channel.provider
+            else:
+                is_theirs = mask == _CLIENT and (channel is None or key == channel.client)
+            if is_theirs and self._verify(key, signature.signature, signed, record_id):
+                good |= mask
+        if good != claimed:
+            if any(len(s.key) != PUBLIC_KEY_BYTES or len(s.signature) != SIGNATURE_BYTES for s in signatures):
+                return None
+            self._suspects.append(tuple(s.signature for s in signatures))
+        order = self._orders[channel_id][message.order_number]
         record = self._by_id.get(record_id)
         if record is None:
             record = self._by_id[record_id] = PlainRecord(message, record_id)
             order.records.append(record)
         required = _REQUIRED[type(message)]
-        if good & required == required:
+        is_usable = good & required == required
+        if is_usable:
             record.usable = True
             record.claimed |= claimed
-        if good != claimed:
-            self._suspects.append(tuple(s.signature for s in signatures))
-        if good != claimed or (channel is not None and good & required != required):
+        if good != claimed or (not is_usable and channel is not None):
             order.spoilt = True
-        return record, order, claimed
+        return record, order, claimed, is_usable
 
     def _verify(self, key: bytes, signature: bytes, signed: bytes, record_id: bytes) -> bool:
-        if not self._is_verifying or self._verified.get(signature) == (record_id, key):
+        if not self._is_verifying or (signature in self._proven and self._proven[signature] == (record_id, key)):
             return True
         point = self._points.get(key)
         if point is None:
@@ -409,10 +415,10 @@ class PlainBlock:
         if len(signature) != SIGNATURE_BYTES:
             return False
         try:
-            nacl.bindings.crypto_sign_open(signature + signed, point)
-        except nacl.exceptions.BadSignatureError:
+            crypto_sign_open(signature + signed, point)
+        except BadSignatureError:
             return False
-        self._verified[signature] = (record_id, key)
+        self._proven[signature] = record_id, key
         return True
 
     # -- an order -------------------------------------------------------------------------------------------------
@@ -429,9 +435,9 @@ class PlainBlock:
             part.partial.append(number)
         bundles = part.bundles
         for record in lines.records:
-            for place, _ in record.copies:
-                if place[0] not in bundles:
-                    bundles.add(place[0])
+            for copy in record.copies:
+                if copy[0] not in bundles:
+                    bundles.add(copy[0])
         if lines.repeated:
             note_repeats(part.repeats, lines.repeated)
         if receipt is not None:
@@ -541,7 +547,7 @@ def _note_usable(part: ChannelPart, lines: _OrderLines, *, plain: bool) -> None:
         if not record.usable:
             continue
         if not plain:
-            part.bundles.update(place.bundle for place, _ in record.copies)
+            part.bundles.update(bundle for bundle, _, _, usable in record.copies if usable)
         if type(message) is Order:
             part.times.append((message.order_number, message.ordered_ms))
         elif type(message) is Receipt:
@@ -564,7 +570,7 @@ def _count_orphans(part: ChannelPart, lines: _OrderLines) -> None:
     orphans = part.orphans
     for record in lines.records:
         orphans.records += 1
-        places = [place for place, _ in record.copies]
+        places = [Place(bundle, line) for bundle, line, _, _ in record.copies]
         orphans.bundles.update(place.bundle for place in places)
         orphans.first = min(places if orphans.first is None else [orphans.first, *places])
     note_repeats(part.repeats, lines.repeated)
