@@ -68,7 +68,7 @@ async def test_what_a_killed_client_left_open_is_closed() -> None:
 
 
 async def test_running_orders_are_waited_for() -> None:
-    async with provider() as rig, buying(rig) as (purchaser, ledger):
+    async with provider() as rig, buying(rig) as (purchaser, _):
         answer = await purchaser.buy(CHAT, SLOW)
         asked = asyncio.create_task(reconcile(purchaser))
         async with answer:
@@ -82,9 +82,8 @@ async def test_running_orders_are_waited_for() -> None:
 
 async def test_a_provider_that_is_away() -> None:
     async with provider() as rig:
-        async with buying(rig) as (purchaser, ledger):
-            async with await purchaser.buy(CHAT, BODY, whole=True):
-                await until(lambda: signed_receipts(ledger))
+        async with buying(rig) as (purchaser, ledger), await purchaser.buy(CHAT, BODY, whole=True):
+            await until(lambda: signed_receipts(ledger))
         address = rig.address
     async with buying(_At(address, rig), ledger, keeps_links=False) as (purchaser, _):  # type: ignore[arg-type]
         with pytest.raises(Unreachable, match="is not there"):
