@@ -203,8 +203,10 @@ class Purchaser:
             with contextlib.suppress(RemoteError, TimeoutError):
                 async with asyncio.timeout(SEARCH_TIMEOUT_S):
                     await self.book.search()
-        was_known = peer_id in self._sessions and not self._sessions[peer_id].quarantine
-        if not was_known and peer_id in self._sessions:
+        session = self._sessions.get(peer_id)
+        was_known = session is not None
+        if session is not None and (session.quarantine or session.is_down):
+            # Dialled afresh: one that is down may wait for a while before it tries again.
             await self._sessions.pop(peer_id).aclose()
         try:
             await self._session(peer_id).reconcile(timeout_s)

@@ -215,10 +215,11 @@ class ProviderSession(OrderOwner):
 
         New orders wait meanwhile. Raises RemoteError, LedgerError, and Refused (`busy`) where orders run for longer.
         """
+        await self.ready(self._limits.link_timeout_s, patient=False)
         try:
             async with asyncio.timeout(timeout_s), self._turn:
-                link = await self.ready(timeout_s)
                 await self._orders_over()
+                link = await self.ready(self._limits.link_timeout_s)
                 await self._record_faults(self._resume(link))
         except TimeoutError:
             raise Refused(

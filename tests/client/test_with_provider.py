@@ -40,7 +40,7 @@ class _NoNetwork:
 
 @contextlib.asynccontextmanager
 async def buying(
-    rig: Rig, ledger: Ledger | None = None, *, queue_timeout_s: float = 2.0
+    rig: Rig, ledger: Ledger | None = None, *, queue_timeout_s: float = 2.0, keeps_links: bool = True
 ) -> AsyncIterator[tuple[Purchaser, Ledger]]:
     """A purchaser that knows one provider."""
 
@@ -51,7 +51,7 @@ async def buying(
     book = OfferBook(_NoNetwork(), now_ms=unix_ms)
     book.add(rig.offer.record.to_bytes(), PeerAddress(PROVIDER.public_key.peer_id, ()))
     limits = SessionLimits(link_timeout_s=2.0, queue_timeout_s=queue_timeout_s)
-    async with Purchaser(CLIENT, kept, book, dial=dial_rig, limits=limits) as purchaser:
+    async with Purchaser(CLIENT, kept, book, dial=dial_rig, limits=limits, keeps_links=keeps_links) as purchaser:
         yield purchaser, kept
 
 

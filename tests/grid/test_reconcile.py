@@ -45,8 +45,9 @@ async def both_agree(grid: Grid, *, of: NodeProcess) -> list[dict[str, Any]]:
     return sold
 
 
-@pytest.mark.parametrize("chunks", [1, 40, 100])
-@pytest.mark.parametrize("who", ["provider", "gateway", "both"])
+@pytest.mark.parametrize(
+    ("who", "chunks"), [("provider", 1), ("provider", 100), ("gateway", 1), ("gateway", 100), ("both", 40)]
+)
 async def test_whoever_is_killed_both_come_to_agree(grid: Grid, who: str, chunks: int) -> None:
     provider, gateway = grid.operators[CHEAPER], grid.gateway
     assert gateway is not None
