@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 CHECK_INTERVAL_S: Final = 60.0
 TICK_S: Final = 2.0
+CHECK_TIMEOUT_S: Final = 30.0
 COMPARED_PEERS: Final = 8
 """Other providers that are asked, each time, what they were shown of a log."""
 _NO_LOG: Final = frozenset({"no-log", "not-there", "unknown-path"})
@@ -116,7 +117,11 @@ class LogWatch:
                         session.bar(f"log-fork: {proof.describe()}")
                 if session.link is not None and self._due.get(peer_id, 0.0) <= loop.time():
                     self._due[peer_id] = loop.time() + self._interval_s
-                    await self.check(peer_id)
+                    try:
+                        async with asyncio.timeout(CHECK_TIMEOUT_S):
+                            await self.check(peer_id)
+                    except TimeoutError:
+                        log.warning("the log of %s could not be checked within %g s", peer_id, CHECK_TIMEOUT_S)
             gone = self._due.keys() - self._sessions().keys()
             for peer_id in gone:
                 del self._due[peer_id]

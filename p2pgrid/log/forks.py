@@ -6,12 +6,17 @@ import hashlib
 import logging
 import os
 from pathlib import Path
+from typing import Final
 
 from p2pgrid.errors import InvalidRecord, LocalError, ProtocolViolation
 from p2pgrid.proto.fork import MAX_FORK_PROOF_BYTES, ForkProof, verify_fork
 from p2pgrid.proto.keys import PublicKey
 
 log = logging.getLogger(__name__)
+
+
+MAX_KEPT_PROOFS: Final = 4
+"""Against one log."""
 
 
 class LogForked(ProtocolViolation):
@@ -23,10 +28,17 @@ class LogForked(ProtocolViolation):
 
 
 def keep_fork(folder: Path, proof: ForkProof) -> Path:
-    """Write a proof into the folder, durably; the file's path. Raises LocalError."""
+    """Write a proof into the folder, durably; the file's path. Raises LocalError.
+
+    A few proofs against one log are enough: beyond them the path is that of an earlier one. Keys cost nothing, and
+    whoever forks its own log must not fill our disk.
+    """
     data = proof.to_json()
     name = f"{proof.larger.log_key.peer_id}-{proof.smaller.size}-{proof.larger.size}"
     path = folder / f"{name}-{hashlib.sha256(data).hexdigest()[:8]}.fork-proof"
+    kept = sorted(folder.glob(f"{proof.larger.log_key.peer_id}-*.fork-proof"))
+    if len(kept) >= MAX_KEPT_PROOFS and path not in kept:
+        return kept[0]
     part = path.with_suffix(".part")
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from p2pgrid.errors import InvalidRecord, LedgerError, Refused
+from p2pgrid.errors import LedgerError, Refused
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.logged import Loggable, loggable
 from p2pgrid.log.reader import LogEntry, LogReader
@@ -81,6 +81,7 @@ class TransparencyLog:
         if missing:
             log.info("log: %d records entered that the ledger held already", len(missing))
         self._task = asyncio.create_task(self._integrate(), name="transparency log")
+        self._task.add_done_callback(_report_end)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -203,7 +204,7 @@ class TransparencyLog:
             self._heard.clear()
             try:
                 await self.flush()
-            except (LedgerError, InvalidRecord) as error:
+            except LedgerError as error:
                 log.error("the log cannot be written; trying again in %g s: %s", self._retry_s, error)
                 await asyncio.sleep(self._retry_s)
                 self._heard.set()
@@ -211,6 +212,11 @@ class TransparencyLog:
     def _tell(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _report_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("the log takes nothing more; restart the node", exc_info=error)
 
 
 def prove_entry(reader: LogReader, entry: LogEntry | None, record_id: bytes) -> LogProof:

@@ -74,7 +74,7 @@ async def test_sales_end_in_a_cosigned_log(tmp_path: Path) -> None:
             ]
 
         await until(cosigned)
-        assert watch.cosigned == {PEER: 3}
+        await until(lambda: watch.cosigned == {PEER: 3})
         seen = watch.witness.store.last(PROVIDER.public_key)
         assert seen is not None and seen.checkpoint.size == 3
         (receipt, _) = sold.receipts()

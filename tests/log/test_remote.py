@@ -191,4 +191,11 @@ def test_kept_proofs(tmp_path: Path, witness: Witness, found: list[ForkProof]) -
     assert kept_forks(tmp_path / "forks", CLIENT.public_key) == []
     path.write_bytes(b"garbage")
     assert kept_forks(tmp_path / "forks", KEY) == []
+    # Whoever forks again and again fills nobody's disk.
+    for number in range(10):
+        log.branches[1].append(new_entries(0, number + 1, "again"), NOW_MS)
+        with pytest.raises(LogForked):
+            asyncio.run(RemoteLog(KEY, log.get).check(witness))
+        assert keep_fork(tmp_path / "forks", found[-1]).exists()
+    assert len(found) == 11 and len(list((tmp_path / "forks").iterdir())) == 4
     log.close()
