@@ -83,11 +83,11 @@ def _json_values(size: int) -> Heavy:
     yield "open objects", filled(size, b'{"a":')
     half = size // 2
     yield "nested arrays", b'{"a":' + b"[" * (half - 4) + b"]" * (half - 4) + b"}"
-    for key in (b"choices", b"x", b"data", b"signatures", b"prompt", b"prompt_token_ids", b"messages", b"usage", b"error"):
+    for key in (b"choices", b"x", b"data", b"signatures", b"prompt"):
         for name, unit in (("ones", b"1,"), ("objects", b"{},"), ("arrays", b"[],"), ("texts", b'"",')):
             yield f"{key.decode()}: many {name}", filled(size, unit, b'{"model":"m","' + key + b'":[', unit[:-1] + b"]}")
     inner = b'{"id":"a","choices":[{"index":0,'
-    for key in (b"token_ids", b"logprobs", b"x"):
+    for key in (b"token_ids", b"x"):
         for name, unit in (("ones", b"1,"), ("objects", b"{},"), ("arrays", b"[],"), ("small objects", b'{"":0},')):
             yield f"a choice's {key.decode()}: {name}", filled(size, unit, inner + b'"%b":[' % key, unit[:-1] + b"]}]}")
     calls = inner + b'"delta":{"tool_calls":['
@@ -128,6 +128,14 @@ def _sse(size: int) -> Heavy:
         yield f"{unit!r} again and again, then an end", filled(size, unit, after=b"\n\n")
     for name, value in _json_values(size - 10):
         yield name, b"data: " + value + b"\n\n"
+    yield from _events(size)
+    yield "usage that is searched for", filled(size, b'data: "choices": ' + b" " * 50 + b"\n\n")
+    yield "data of many lines", filled(size, b"data: 1,\n", b"data: [\n", b"data: 1]\n\n")
+    yield "one line of data among many", filled(size, b"a\n", b"data: {}\n", b"\n")
+
+
+def _events(size: int) -> Heavy:
+    """Many small events."""
     chunks = {
         "tokens": b'{"choices":[{"index":0,"token_ids":[1]}]}',
         "tokens with usage": b'{"choices":[{"index":0,"token_ids":[1]}],"usage":{"completion_tokens":1}}',
@@ -143,8 +151,6 @@ def _sse(size: int) -> Heavy:
         size, lambda i: b'data: {"choices":[{"index":%d,"finish_reason":"stop","prompt_token_ids":[1]}]}\n\n' % (i % 1024)
     )
     yield "events of many choices", spread
-    yield "usage that is searched for", filled(size, b'data: "choices": ' + b" " * 50 + b"\n\n")
-    yield "data of many lines", filled(size, b"data: 1,\n", b"data: [\n", b"data: 1]\n\n")
 
 
 def _frames(size: int) -> Heavy:
@@ -190,11 +196,12 @@ def _messages(size: int) -> Heavy:
     for kind in (34, 35, 36, 37, 38, 39, 40, 129):
         yield f"empty messages {kind}", filled(size, bytes([kind, 0, 0, 0]))
         yield f"messages {kind} of one byte", filled(size, bytes([kind, 0, 0, 1, 0x91]))
-        for name, payload in _msgpack(60_000):
-            yield f"messages {kind}: {name}", filled(size, bytes([kind]) + len(payload).to_bytes(3) + payload)
-    for name, stream in _sse(size - 1000):
+        payload = b"\xdd" + (50_000).to_bytes(4) + b"\x90" * 50_000
+        yield f"messages {kind} of arrays", filled(size, bytes([kind]) + len(payload).to_bytes(3) + payload)
+    for name, stream in _events(size - 1000):
         cut = [stream[i : i + 32_768] for i in range(0, len(stream), 32_768)]
         yield f"chunks: {name}", b"".join(bytes([129]) + len(c).to_bytes(3) + c for c in cut)
+        yield f"chunks of one byte: {name}", b"".join(b"\x81\0\0\1" + stream[i : i + 1] for i in range(size // 5))
     for target in ("buyer", "seller"):
         for index, sample in enumerate(TARGETS[target].samples()):
             yield f"{target}'s sample {index} again and again", filled(size, sample)

@@ -101,6 +101,8 @@ class Target:
     """`msgpack`, `json`, `sse`, `frames`, `messages`, `lines`, `toml`, `text` or `raw`: which heavy inputs fit."""
     max_bytes: int = MB
     """The most that the parser looks at; of more it says so at once."""
+    is_machine: bool = False
+    """True for what is fed message by message: its cost is judged by whether it grows with the bytes alone."""
 
     def accepts(self, data: bytes) -> bool:
         """Run the parser; True if it took the bytes. What is not in `allowed` passes through."""
@@ -298,7 +300,8 @@ def _count(data: bytes) -> None:
     for start in range(0, len(data), 32_768):
         for event in splitter.feed(data[start : start + 32_768]):
             counter.feed(event)
-            _ = (counter.prompt_tokens, counter.cached_tokens, counter.finish_reason, counter.is_whole)
+            _ = (counter.prompt_tokens, counter.cached_tokens, counter.finish_reason)
+    _ = (counter.is_whole, counter.finish_reasons)
 
 
 def _count_event(data: bytes) -> None:
@@ -348,6 +351,8 @@ def _buyer(data: bytes) -> None:
     lane = grid.ordered(simulation.script([]))
     for kind, payload in _messages_of(data):
         lane.buyer.message(kind, payload, NOW_MS)
+        if not lane.buyer.is_open:
+            return
 
 
 def _seller(data: bytes) -> None:
@@ -605,19 +610,19 @@ def _targets() -> Iterator[Target]:
     yield Target("channel", _channel, record, _wire_records, "msgpack", frame.MAX_PAYLOAD_BYTES)
     yield Target("offer", _offer, record, lambda: (factories.make_offer().record.to_bytes(),), "msgpack")
     remote = (RemoteError,)
-    yield Target("link-listener", lambda d: _drive(_listener(), d), remote, _client_bytes, "frames")
-    yield Target("link-dialler", lambda d: _drive(_dialler(), d), remote, _server_bytes, "frames")
-    yield Target("link-from-client", _open_listener, remote, partial(_link_frames, 7), "frames")
-    yield Target("link-from-provider", _open_dialler, remote, partial(_link_frames, 2), "frames")
-    yield Target("link-dribbled", _dribbled, remote, partial(_link_frames, 7), "frames", 20_000)
+    yield Target("link-listener", lambda d: _drive(_listener(), d), remote, _client_bytes, "frames", is_machine=True)
+    yield Target("link-dialler", lambda d: _drive(_dialler(), d), remote, _server_bytes, "frames", is_machine=True)
+    yield Target("link-from-client", _open_listener, remote, partial(_link_frames, 7), "frames", is_machine=True)
+    yield Target("link-from-provider", _open_dialler, remote, partial(_link_frames, 2), "frames", is_machine=True)
+    yield Target("link-dribbled", _dribbled, remote, partial(_link_frames, 7), "frames", 20_000, is_machine=True)
     yield Target("answer-counted", _count, violation, _streams, "sse")
     yield Target("answer-event", _count_event, violation, lambda: tuple(answer(10, [1, 2])), "sse")
     yield Target("answer-merged", _assemble, violation, _streams, "sse")
     yield Target("answer-edited", _edit, violation, _streams, "sse")
     yield Target("engine-error", _parse_error, (), lambda: (b'{"error":{"message":"no","code":400}}',), "json")
-    yield Target("buyer", _buyer, (), _to_client, "messages")
-    yield Target("seller", _seller, (InvalidRecord, ProtocolViolation), _to_provider, "messages")
-    yield Target("engine", _engine, (), _streams, "sse")
+    yield Target("buyer", _buyer, (), _to_client, "messages", is_machine=True)
+    yield Target("seller", _seller, (InvalidRecord, ProtocolViolation), _to_provider, "messages", is_machine=True)
+    yield Target("engine", _engine, (), _streams, "sse", is_machine=True)
     yield Target("request", _request, (Refused,), _bodies, "json")
     yield Target("gateway-body", _gateway, (Refused,), _bodies, "json")
     yield Target("gateway-wishes", _wishes, (Refused,), lambda: (b"LT,DE\n0.05",), "text")
