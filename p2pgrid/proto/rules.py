@@ -7,6 +7,7 @@ A live peer refuses to sign or to go on when the list is not empty; the audit ma
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,11 +15,13 @@ from p2pgrid.errors import InvalidRecord
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.codes import Party
 from p2pgrid.proto.keys import parse_public_key
-from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Status, Tariff, Usage, Voucher
+from p2pgrid.proto.messages import Channel, Meter, ModelOffer, Offer, Order, Receipt, Status, Tariff, Usage, Voucher
 from p2pgrid.proto.pricing import amount_owed, owes_nothing, price_of
+from p2pgrid.proto.request import MAX_CHOICES
 
 _BY_VOUCHER: Final = frozenset({Status.INTERRUPTED, Status.UNACKNOWLEDGED})
 _NOTHING: Final = Usage()
+_BURST_MS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,8 @@ class Fault:
     sentence: str
     party: Party | None = None
     """Who is at fault, where it is not the code's usual party."""
+    proven: bool = True
+    """False where a record that nobody shows could explain it: then it convinces nobody, whatever its code."""
 
 
 def bills_by_voucher(status: Status) -> bool:
@@ -169,6 +174,41 @@ def faults_of_receipt(
         sentence = f"By its time {what} comes before the order that it bills."
         faults.append(Fault("time-backwards", sentence, Party.PROVIDER))
     return faults
+
+
+def faults_of_commitment(receipt: Receipt, meters: Iterable[Meter]) -> list[Fault]:
+    """Does the receipt commit to the answer that was metered? `meters` are the order's. Gives `wrong-commitment`.
+
+    A receipt that goes by a voucher states the commitment of the meter with its counts; other endings deliver bytes
+    after the last token, and commit to more than any meter. All zero says that a crash lost it.
+    """
+    if not bills_by_voucher(receipt.status) or not any(receipt.response_commitment):
+        return []
+    metered = {meter.response_commitment for meter in meters if meter.usage == receipt.usage}
+    if not metered or receipt.response_commitment in metered:
+        return []
+    sentence = f"Receipt {receipt.receipt_number} commits to other bytes than the meter with the same counts does."
+    return [Fault("wrong-commitment", sentence)]
+
+
+def faults_of_speed(receipt: Receipt, entry: ModelOffer, choices: int = MAX_CHOICES) -> list[Fault]:
+    """Could the hardware offered give the answer in that time? `too-fast`.
+
+    `choices`: how many answers the request asked for, where it is known. Choices come side by side, and the longest
+    has at least the mean of their tokens. What waited for the first token's departure may follow at once: a second is
+    granted for it, and a tenth on the rate.
+    """
+    if receipt.status is not Status.COMPLETED or not entry.most_tokens_per_s or not receipt.first_token_ms:
+        return []
+    took_ms = max(receipt.total_ms - receipt.first_token_ms, 0) + _BURST_MS
+    each = -(-receipt.usage.output_tokens // max(choices, 1)) - 1
+    if each * 10_000 <= 11 * entry.most_tokens_per_s * took_ms:
+        return []
+    sentence = (
+        f"Receipt {receipt.receipt_number} counts {receipt.usage.output_tokens} tokens in {took_ms - _BURST_MS} ms "
+        f"after the first; the offer says that an answer comes at {entry.most_tokens_per_s} tokens/s at most."
+    )
+    return [Fault("too-fast", sentence)]
 
 
 def _receipt_against_order(receipt: Receipt, order: Order, order_id: bytes) -> str:
