@@ -66,8 +66,10 @@ _FORMS: Final = {
 """How a line begins, how long its payload's array header is, and whether it is a receipt."""
 _UINT_BYTES: Final = {**dict.fromkeys(range(0x80), 1), 0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9}
 """How long a MessagePack unsigned integer is, by its first byte."""
-_HEAD_CHARS: Final = 120
-"""Base64 of array header, channel, receipt number, previous and order number at their longest."""
+_HEAD_CHARS: Final = 60
+"""Base64 of array header, channel and order number at their longest."""
+_RECEIPT_HEAD_CHARS: Final = 120
+"""The same with receipt number and previous between."""
 
 
 # -- where a line belongs -----------------------------------------------------------------------------------------
@@ -88,7 +90,7 @@ def route_of(line: bytes) -> OrderKey | None:
     if form is not None and line.startswith(form[0]):
         start, at, is_receipt = form
         try:
-            head = a2b_base64(line[len(start) : len(start) + _HEAD_CHARS])
+            head = a2b_base64(line[len(start) : len(start) + (_RECEIPT_HEAD_CHARS if is_receipt else _HEAD_CHARS)])
             if head[at] == 0xC4 and head[at + 1] == 32:
                 channel = head[at + 2 : at + 34]
                 at += 34
@@ -169,15 +171,17 @@ class PlainChannel:
         return shown.count(record.claimed) == self.groups
 
 
-@dataclass(slots=True)
 class _OrderLines:
     """All that a block holds of one order."""
 
-    records: list[PlainRecord] = field(default_factory=list)
-    spoilt: bool = False
-    """Some line is not plain by itself."""
-    repeated: list[Place] = field(default_factory=list)
-    """Lines that say again what their bundle said already."""
+    __slots__ = ("records", "repeated", "spoilt")
+
+    def __init__(self) -> None:
+        self.records: list[PlainRecord] = []
+        self.spoilt = False
+        """Some line is not plain by itself."""
+        self.repeated: list[Place] | tuple[()] = ()
+        """Lines that say again what their bundle said already."""
 
 
 _Known = tuple[PlainRecord, _OrderLines, int, bool]
@@ -241,16 +245,19 @@ class PlainBlock:
         whole: Collection[bytes] = frozenset(),
         odd: Collection[OrderKey] = frozenset(),
         *,
+        several: bool = True,
         verify: bool = True,
     ) -> None:
         """`whole`: channels whose orders are all to be judged in full, and are not looked at here. `odd`: such orders.
 
-        `verify`: False where every signature was verified before.
+        `several`: there are several bundles, which often hold the same lines. `verify`: False where every signature
+        was verified before.
         """
         self._channels: Final = channels
         self._offers: Final = offers
         self._whole: Final = whole
         self._odd: Final = odd
+        self._several: Final = several
         self._is_verifying: Final = verify
         self._suspects: Final[list[tuple[bytes, ...]]] = []
         self._lines: Final[dict[bytes, _Known]] = {}
@@ -264,19 +271,23 @@ class PlainBlock:
 
     def take(self, lines: Iterable[tuple[int, int, bytes]]) -> None:
         """Take lines: bundle, number, and the line without its line feed. Each must have a route (`route_of`)."""
-        known_lines, read = self._lines, self._read
+        known_lines, read, several = self._lines, self._read, self._several
         for bundle, number, line in lines:
-            known = known_lines.get(line)
+            known = known_lines.get(line) if several else None
             if known is None:
                 known = read(line)
                 if known is None:
                     self._spoil(line)
                     continue
-                known_lines[line] = known
+                if several:
+                    known_lines[line] = known
             record, order, claimed, usable = known
             copies = record.copies
-            if copies and any(copy[0] == bundle for copy in copies):
-                order.repeated.append(Place(bundle, number))
+            if copies:
+                for copy in copies:
+                    if copy[0] == bundle:
+                        order.repeated = [*order.repeated, Place(bundle, number)]
+                        break
             copies.append((bundle, number, claimed, usable))
 
     def records_of(self, channel: bytes, number: int) -> list[PlainRecord]:
@@ -314,7 +325,7 @@ class PlainBlock:
                 order = orders[number]
                 if order.spoilt or (channel_id, number) in self._odd:
                     part.odd.append(number)
-                    _note_usable(part, order, plain=False)
+                    _note_usable(part, order)
                 elif channel is None:
                     _count_orphans(part, order)
                 else:
@@ -341,16 +352,16 @@ class PlainBlock:
             shown = _decode_line(line)
             if _encode_line(shown) != line:
                 return self._read_unusual(line)
-            message_type = PLAIN_TYPES[shown.type]
             payload = shown.payload
-            message: PlainMessage = _DECODERS[message_type](payload)
-            if _encode_payload(message) != payload or len(payload) > message_type.max_payload_bytes:
+            message_type, decode, most_bytes = _READERS[shown.type]
+            message: PlainMessage = decode(payload)
+            if _encode_payload(message) != payload or len(payload) > most_bytes:
                 return None
-            message.check()
+            if message_type in _CHECKED:
+                message.check()
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, InvalidRecord, KeyError):
             return None
-        signed = signature_head(shown.type, len(payload)) + payload
-        return self._file(message, signed, shown.signatures)
+        return self._file(message, signature_head(shown.type, len(payload)) + payload, shown.signatures)
 
     def _read_unusual(self, line: bytes) -> _Known | None:
         """The same for JSON written in another way."""
@@ -424,30 +435,35 @@ class PlainBlock:
     # -- an order -------------------------------------------------------------------------------------------------
 
     def _judge_order(self, part: ChannelPart, channel: PlainChannel, number: int, lines: _OrderLines) -> None:
-        receipt = self._plain_receipt(part, channel, lines.records)
-        _note_usable(part, lines, plain=receipt is not _ODD)
+        records = lines.records
+        receipt = self._plain_receipt(part, channel, records)
         if receipt is _ODD:
             part.odd.append(number)
+            _note_usable(part, lines)
             return
-        sums = part.sums
-        sums.orders += 1
-        if channel.groups > 1 and not all(map(channel.shows_all, lines.records)):
-            part.partial.append(number)
-        bundles = part.bundles
-        for record in lines.records:
+        bundles, is_whole = part.bundles, True
+        for record in records:
+            if channel.groups > 1 and is_whole:
+                is_whole = channel.shows_all(record)
             for copy in record.copies:
                 if copy[0] not in bundles:
                     bundles.add(copy[0])
+            if type(record.message) is Order:
+                part.times.append((number, record.message.ordered_ms))
+        if not is_whole:
+            part.partial.append(number)
         if lines.repeated:
             note_repeats(part.repeats, lines.repeated)
+        part.sums.orders += 1
         if receipt is not None:
-            message = receipt.message
-            assert isinstance(message, Receipt)
-            sums.count(message, countersigned=bool(receipt.claimed & _CLIENT))
+            message: Receipt = receipt.message  # type: ignore[assignment]
+            countersigned = receipt.claimed & _CLIENT != 0
+            part.links.append(_link_of(receipt, message, plain=True))
+            part.sums.count(message, countersigned=countersigned)
             part.offers.add(message.offer)
             part.served = True
             note_activity(part.activity, message, channel.message.currency)
-        elif any(type(record.message) is Meter for record in lines.records):
+        elif any(type(record.message) is Meter for record in records):
             part.served = True
             part.open.append(number)
 
@@ -540,30 +556,31 @@ def _plain_ticks(
     return last
 
 
-def _note_usable(part: ChannelPart, lines: _OrderLines, *, plain: bool) -> None:
-    """What chain and clock have to know, also of an order that is judged in full."""
+def _note_usable(part: ChannelPart, lines: _OrderLines) -> None:
+    """What chain and clock have to know of an order that is judged in full."""
     for record in lines.records:
         message = record.message
         if not record.usable:
             continue
-        if not plain:
-            part.bundles.update(bundle for bundle, _, _, usable in record.copies if usable)
+        part.bundles.update(bundle for bundle, _, _, usable in record.copies if usable)
         if type(message) is Order:
             part.times.append((message.order_number, message.ordered_ms))
         elif type(message) is Receipt:
-            part.links.append(
-                Link(
-                    message.receipt_number,
-                    message.order_number,
-                    record.record_id,
-                    message.previous,
-                    message.amount_pico,
-                    message.channel_total_pico,
-                    message.issued_ms,
-                    bool(record.claimed & _CLIENT),
-                    plain,
-                )
-            )
+            part.links.append(_link_of(record, message, plain=False))
+
+
+def _link_of(record: PlainRecord, receipt: Receipt, *, plain: bool) -> Link:
+    return Link(
+        receipt.receipt_number,
+        receipt.order_number,
+        record.record_id,
+        receipt.previous,
+        receipt.amount_pico,
+        receipt.channel_total_pico,
+        receipt.issued_ms,
+        record.claimed & _CLIENT != 0,
+        plain,
+    )
 
 
 def _count_orphans(part: ChannelPart, lines: _OrderLines) -> None:
@@ -590,6 +607,8 @@ _ODD: Final = PlainRecord.__new__(PlainRecord)
 _encode_line: Final = msgspec.json.Encoder().encode
 _decode_line: Final = msgspec.json.Decoder(_Line).decode
 _encode_payload: Final = msgspec.msgpack.Encoder().encode
-_DECODERS: Final[dict[type[Message], Callable[[bytes], Any]]] = {
-    message_type: msgspec.msgpack.Decoder(message_type).decode for message_type in PLAIN_TYPES.values()
+_READERS: Final[dict[str, tuple[type[PlainMessage], Callable[[bytes], Any], int]]] = {
+    name: (kind, msgspec.msgpack.Decoder(kind).decode, kind.max_payload_bytes) for name, kind in PLAIN_TYPES.items()
 }
+_CHECKED: Final = tuple(kind for kind in PLAIN_TYPES.values() if kind.check is not Message.check)
+"""Types with rules between their fields."""
