@@ -288,8 +288,8 @@ def _put_in_book(book: Book, block: PlainBlock, channel: PlainChannel, number: i
         message = record.message
         signers = {role: keys[role] for role in roles_of_mask(record.claimed)}
         held: Held[Any] = Held(record.record_id, message, signers=signers)
-        for bundle, line, claimed, _ in sorted(record.copies):
-            roles = roles_of_mask(claimed)
+        for bundle, line, shown in record.copies:
+            roles = roles_of_mask(shown.claimed)
             held.copies.append(Copy(Place(bundle, line), {role: keys[role] for role in roles}, frozenset(roles), None))
         if isinstance(message, Receipt):
             book.receipts[message.receipt_number] = held

@@ -46,6 +46,7 @@ PlainMessage = Order | Meter | Voucher | Receipt
 
 PLAIN_TYPES: Final[dict[str, type[PlainMessage]]] = {t.payload_type: t for t in (Order, Meter, Voucher, Receipt)}
 """The messages of an order, by payload type. A receipt counts to the order that it bills."""
+_CHECKS_AT_ONCE: Final = 2048
 ORDERS_A_BLOCK: Final = 512
 """Orders with neighbouring numbers are checked together: their lines usually stand near one another."""
 
@@ -143,9 +144,8 @@ class PlainRecord:
     def __init__(self, message: PlainMessage, record_id: bytes) -> None:
         self.message = message
         self.record_id = record_id
-        self.copies: list[tuple[int, int, int, bool]] = []
-        """Bundle, line, the roles that the line shows a signature for (a bit mask), and whether it is usable: has the
-        signature that gives the record its force."""
+        self.copies: list[tuple[int, int, _Shown]] = []
+        """Bundle, line, and what the line shows."""
         self.usable = False
         """Some copy is."""
         self.claimed = 0
@@ -166,8 +166,8 @@ class PlainChannel:
     def shows_all(self, record: PlainRecord) -> bool:
         """True if every side's bundles hold the record with all its signatures."""
         shown = [0] * self.groups
-        for bundle, _, claimed, _ in record.copies:
-            shown[self.group_of[bundle]] |= claimed
+        for bundle, _, line in record.copies:
+            shown[self.group_of[bundle]] |= line.claimed
         return shown.count(record.claimed) == self.groups
 
 
@@ -184,8 +184,23 @@ class _OrderLines:
         """Lines that say again what their bundle said already."""
 
 
-_Known = tuple[PlainRecord, _OrderLines, int, bool]
-"""Of a line that was read: its record and order, the roles that it shows, and whether it is usable."""
+class _Shown:
+    """What a line shows."""
+
+    __slots__ = ("claimed", "good", "order", "record", "signatures", "usable")
+
+    def __init__(
+        self, record: PlainRecord, order: _OrderLines, claimed: int, signatures: Sequence[_LineSignature | Signature]
+    ) -> None:
+        self.record = record
+        self.order = order
+        self.claimed = claimed
+        """The roles that it has a signature for (a bit mask)."""
+        self.good = 0
+        """Those whose signature is the channel's party's, and fits."""
+        self.usable = False
+        """The signature that gives the record its force is good."""
+        self.signatures: Sequence[_LineSignature | Signature] = signatures
 
 
 class Link(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -260,7 +275,9 @@ class PlainBlock:
         self._several: Final = several
         self._is_verifying: Final = verify
         self._suspects: Final[list[tuple[bytes, ...]]] = []
-        self._lines: Final[dict[bytes, _Known]] = {}
+        self._lines: Final[dict[bytes, _Shown]] = {}
+        self._read_lines: Final[list[_Shown]] = []
+        self._checks: Final[list[tuple[bytes, bytes, _Shown, int, bytes, bytes]]] = []
         self._orders: Final[dict[bytes, dict[int, _OrderLines]]] = defaultdict(lambda: defaultdict(_OrderLines))
         self._by_id: Final[dict[bytes, PlainRecord]] = {}
         self._proven: Final[dict[bytes, tuple[bytes, bytes]]] = {}
@@ -281,14 +298,16 @@ class PlainBlock:
                     continue
                 if several:
                     known_lines[line] = known
-            record, order, claimed, usable = known
-            copies = record.copies
+                if len(self._checks) >= _CHECKS_AT_ONCE:
+                    self._verify()
+            copies = known.record.copies
             if copies:
                 for copy in copies:
                     if copy[0] == bundle:
-                        order.repeated = [*order.repeated, Place(bundle, number)]
+                        known.order.repeated = [*known.order.repeated, Place(bundle, number)]
                         break
-            copies.append((bundle, number, claimed, usable))
+            copies.append((bundle, number, known))
+        self._verify()
 
     def records_of(self, channel: bytes, number: int) -> list[PlainRecord]:
         """The records of an order."""
@@ -344,7 +363,7 @@ class PlainBlock:
             except InvalidRecord:
                 return
 
-    def _read(self, line: bytes) -> _Known | None:
+    def _read(self, line: bytes) -> _Shown | None:
         """The record of a line that is plain by itself."""
         if self._whole and (route_of(line) or (b"",))[0] in self._whole:
             return None
@@ -363,7 +382,7 @@ class PlainBlock:
             return None
         return self._file(message, signature_head(shown.type, len(payload)) + payload, shown.signatures)
 
-    def _read_unusual(self, line: bytes) -> _Known | None:
+    def _read_unusual(self, line: bytes) -> _Shown | None:
         """The same for JSON written in another way."""
         try:
             record = parse_json_line(line)
@@ -379,58 +398,71 @@ class PlainBlock:
 
     def _file(
         self, message: PlainMessage, signed: bytes, signatures: Sequence[_LineSignature] | Sequence[Signature]
-    ) -> _Known | None:
-        channel_id = message.channel
-        channel = self._channels.get(channel_id)
+    ) -> _Shown | None:
+        channel = self._channels.get(message.channel)
         record_id = sha256(signed).digest()
-        claimed = good = 0
+        order = self._orders[message.channel][message.order_number]
+        claimed, checks = 0, []
         for signature in signatures:
-            role, key = signature.role, signature.key
-            mask = _MASKS[role]
+            mask = _MASKS[signature.role]
             if claimed & mask:
                 return None
             claimed |= mask
+            key = signature.key
             if mask == _PROVIDER:
                 is_theirs = channel is None or key == channel.provider
             else:
                 is_theirs = mask == _CLIENT and (channel is None or key == channel.client)
-            if is_theirs and self._verify(key, signature.signature, signed, record_id):
-                good |= mask
-        if good != claimed:
-            if any(len(s.key) != PUBLIC_KEY_BYTES or len(s.signature) != SIGNATURE_BYTES for s in signatures):
+            if len(key) != PUBLIC_KEY_BYTES or len(signature.signature) != SIGNATURE_BYTES:
                 return None
-            self._suspects.append(tuple(s.signature for s in signatures))
-        order = self._orders[channel_id][message.order_number]
+            if is_theirs:
+                checks.append((mask, key, signature.signature))
         record = self._by_id.get(record_id)
         if record is None:
             record = self._by_id[record_id] = PlainRecord(message, record_id)
             order.records.append(record)
-        required = _REQUIRED[type(message)]
-        is_usable = good & required == required
-        if is_usable:
-            record.usable = True
-            record.claimed |= claimed
-        if good != claimed or (not is_usable and channel is not None):
-            order.spoilt = True
-        return record, order, claimed, is_usable
+        shown = _Shown(record, order, claimed, signatures)
+        self._read_lines.append(shown)
+        for mask, key, raw in checks:
+            if not self._is_verifying or (raw in self._proven and self._proven[raw] == (record_id, key)):
+                shown.good |= mask
+            else:
+                point = self._points.get(key) or self._admit(key)
+                if point:
+                    self._checks.append((raw + signed, point, shown, mask, raw, key))
+        return shown
 
-    def _verify(self, key: bytes, signature: bytes, signed: bytes, record_id: bytes) -> bool:
-        if not self._is_verifying or (signature in self._proven and self._proven[signature] == (record_id, key)):
-            return True
-        point = self._points.get(key)
-        if point is None:
-            try:
-                point = self._points[key] = parse_public_key(key).raw[1:]
-            except InvalidRecord:
-                return False
-        if len(signature) != SIGNATURE_BYTES:
-            return False
+    def _admit(self, key: bytes) -> bytes:
+        """The point that a key is, empty if it is not admissible."""
         try:
-            crypto_sign_open(signature + signed, point)
-        except BadSignatureError:
-            return False
-        self._proven[signature] = record_id, key
-        return True
+            point = self._points[key] = parse_public_key(key).raw[1:]
+        except InvalidRecord:
+            return b""
+        return point
+
+    def _verify(self) -> None:
+        """Verify what was read. Many at a time: among other work each one takes longer, for caches hold less of it."""
+        for message, point, shown, mask, signature, key in self._checks:
+            try:
+                crypto_sign_open(message, point)
+            except BadSignatureError:
+                continue
+            shown.good |= mask
+            self._proven[signature] = shown.record.record_id, key
+        self._checks.clear()
+        for shown in self._read_lines:
+            record, order, good = shown.record, shown.order, shown.good
+            required = _REQUIRED[type(record.message)]
+            if good & required == required:
+                shown.usable = record.usable = True
+                record.claimed |= shown.claimed
+            elif record.message.channel in self._channels:
+                order.spoilt = True
+            if good != shown.claimed:
+                order.spoilt = True
+                self._suspects.append(tuple(s.signature for s in shown.signatures))
+            shown.signatures = ()
+        self._read_lines.clear()
 
     # -- an order -------------------------------------------------------------------------------------------------
 
@@ -562,7 +594,7 @@ def _note_usable(part: ChannelPart, lines: _OrderLines) -> None:
         message = record.message
         if not record.usable:
             continue
-        part.bundles.update(bundle for bundle, _, _, usable in record.copies if usable)
+        part.bundles.update(bundle for bundle, _, shown in record.copies if shown.usable)
         if type(message) is Order:
             part.times.append((message.order_number, message.ordered_ms))
         elif type(message) is Receipt:
@@ -587,7 +619,7 @@ def _count_orphans(part: ChannelPart, lines: _OrderLines) -> None:
     orphans = part.orphans
     for record in lines.records:
         orphans.records += 1
-        places = [Place(bundle, line) for bundle, line, _, _ in record.copies]
+        places = [Place(bundle, line) for bundle, line, _ in record.copies]
         orphans.bundles.update(place.bundle for place in places)
         orphans.first = min(places if orphans.first is None else [orphans.first, *places])
     note_repeats(part.repeats, lines.repeated)

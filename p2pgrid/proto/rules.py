@@ -199,14 +199,17 @@ def _what(message: Meter | Voucher | Receipt) -> str:
 def _counts_against_order(message: Meter | Receipt, order: Order) -> list[Fault]:
     usage = message.usage
     if usage.output_tokens > order.max_output_tokens:
-        sentence = f"In {_what(message)} the answer has {usage.output_tokens} tokens; the order allows {order.max_output_tokens}."
+        answer, most = usage.output_tokens, order.max_output_tokens
+        sentence = f"In {_what(message)} the answer has {answer} tokens; the order allows {most}."
         return [Fault("over-caps", sentence)]
     # 0 is "not counted yet", and bills nothing.
     if order.prompt_tokens and usage.prompt_tokens and usage.prompt_tokens != order.prompt_tokens:
-        sentence = f"In {_what(message)} the prompt has {usage.prompt_tokens} tokens; the client counted {order.prompt_tokens}."
+        prompt, counted = usage.prompt_tokens, order.prompt_tokens
+        sentence = f"In {_what(message)} the prompt has {prompt} tokens; the client counted {counted}."
         return [Fault("prompt-count", sentence)]
     if usage.prompt_tokens > order.max_prompt_tokens:
-        sentence = f"In {_what(message)} the prompt has {usage.prompt_tokens} tokens; the order allows {order.max_prompt_tokens}."
+        prompt, most = usage.prompt_tokens, order.max_prompt_tokens
+        sentence = f"In {_what(message)} the prompt has {prompt} tokens; the order allows {most}."
         return [Fault("over-caps", sentence)]
     return []
 
