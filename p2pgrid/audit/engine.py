@@ -219,7 +219,10 @@ class Engine:
             bundles = sorted(scan.channels.get(channel_id, set()) | {place.bundle for place in held.places})
             groups = groups_of(bundles, frame.sides)
             group_of = {bundle: index for index, (_, members) in enumerate(groups) for bundle in members}
-            channels[channel_id] = held.record_id, PlainChannel(held.message, group_of, len(groups))
+            channels[channel_id] = (
+                held.record_id,
+                PlainChannel(held.message, held.message.provider, held.message.client, group_of, len(groups)),
+            )
         offers = {offer_id: held.message for offer_id, held in frame.offers.items()}
         names = tuple(source.name for source in self._sources)
         catalog = Catalog(scan.index, names, frame.sides, channels, offers, frame.whole, self._sizes.links_a_group)

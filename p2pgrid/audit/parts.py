@@ -105,7 +105,6 @@ class CheckedPart:
     wanted_orders: set[OrderKey]
     wanted_signatures: set[bytes]
     wanted_meters: set[bytes]
-    lines: int
 
 
 def _without_gc(work: Callable[P, R]) -> Callable[P, R]:
@@ -130,11 +129,8 @@ def check_part(catalog_path: Path, partition: int, odd: Collection[OrderKey]) ->
     """Check the orders of a partition: which are plain, and what they come to."""
     catalog = read_catalog(catalog_path)
     channels = {key: channel for key, (_, channel) in catalog.channels.items()}
-    block = PlainBlock(channels, catalog.offers, catalog.whole, odd)
-    lines = 0
-    for place, line in lines_of(catalog.index, partition):
-        block.take(place, line[:-1] if line.endswith(b"\n") else line)
-        lines += 1
+    block = PlainBlock(channels, catalog.offers, catalog.whole, odd, several=len(catalog.sources) > 1)
+    block.take(lines_of(catalog.index, partition))
     parts = block.judge()
     orders, signatures, meters = block.wanted()
     activity: Activity = {}
@@ -148,7 +144,7 @@ def check_part(catalog_path: Path, partition: int, odd: Collection[OrderKey]) ->
                 links[channel_id, link.receipt_number // catalog.links_a_group].append(link)
     summaries = {channel_id: _summary(part, catalog.index.orders_a_block) for channel_id, part in parts.items()}
     encoded = {key: msgspec.msgpack.encode(group) for key, group in links.items()}
-    return CheckedPart(partition, summaries, encoded, activity, set(block.strays), orders, signatures, meters, lines)
+    return CheckedPart(partition, summaries, encoded, activity, set(block.strays), orders, signatures, meters)
 
 
 def _summary(part: ChannelPart, orders_a_block: int) -> ChannelSummary:
@@ -257,8 +253,7 @@ def compare_part(
     catalog = read_catalog(catalog_path)
     channels = {key: channel for key, (_, channel) in catalog.channels.items() if key in partial}
     block = PlainBlock(channels, catalog.offers, verify=False)
-    for place, line in lines_of(catalog.index, partition):
-        block.take(place, line[:-1] if line.endswith(b"\n") else line)
+    block.take(lines_of(catalog.index, partition))
     found = ComparedPart()
     for channel_id, numbers in partial.items():
         record_id, channel = catalog.channels[channel_id]
@@ -293,9 +288,9 @@ def _put_in_book(book: Book, block: PlainBlock, channel: PlainChannel, number: i
         message = record.message
         signers = {role: keys[role] for role in roles_of_mask(record.claimed)}
         held: Held[Any] = Held(record.record_id, message, signers=signers)
-        for place, claimed in sorted(record.copies):
-            roles = roles_of_mask(claimed)
-            held.copies.append(Copy(place, {role: keys[role] for role in roles}, frozenset(roles), None))
+        for bundle, line, shown in record.copies:
+            roles = roles_of_mask(shown.claimed)
+            held.copies.append(Copy(Place(bundle, line), {role: keys[role] for role in roles}, frozenset(roles), None))
         if isinstance(message, Receipt):
             book.receipts[message.receipt_number] = held
         elif isinstance(message, Order):
@@ -314,13 +309,13 @@ def find_in_part(
 ) -> set[OrderKey]:
     """The orders of lines that show one of the signatures, or are one of the records."""
     found = set()
-    for _, line in lines_of(read_catalog(catalog_path).index, partition):
+    for _, _, line in lines_of(read_catalog(catalog_path).index, partition):
         try:
             record = parse_json_line(line)
         except InvalidRecord:
             continue
         if any(s.signature in signatures for s in record.signatures) or (record_ids and record.id in record_ids):
-            key = route_of(line.rstrip(b"\n"))
+            key = route_of(line)
             if key is not None:
                 found.add(key)
     return found
@@ -331,10 +326,10 @@ def load_part(
 ) -> list[tuple[Place, bytes]]:
     """The lines about `orders`, and all that are about the channels in `whole`."""
     loaded = []
-    for place, line in lines_of(read_catalog(catalog_path).index, partition):
+    for bundle, number, line in lines_of(read_catalog(catalog_path).index, partition, ends=True):
         key = route_of(line[:-1] if line.endswith(b"\n") else line)
         if key in orders or (key is not None and key[0] in whole):
-            loaded.append((place, line))
+            loaded.append((Place(bundle, number), line))
     return loaded
 
 

@@ -8,7 +8,7 @@ module says of the others. Without anything left out every value here is empty.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -114,7 +114,7 @@ class Elided:
     """Orders that are not plain, and too many to be judged."""
 
 
-def note_repeats(repeats: dict[int, tuple[int, Place]], places: list[Place]) -> None:
+def note_repeats(repeats: dict[int, tuple[int, Place]], places: Iterable[Place]) -> None:
     """Count lines that say again what stands in their bundle."""
     for place in places:
         count, first = repeats.get(place.bundle, (0, place))
