@@ -26,6 +26,7 @@ _GAP_BYTES: Final = 16 * 1024
 _RUN_BYTES: Final = 4 * 1024 * 1024
 _ENTRY: Final = Struct("<QII")
 """Offset in the file, length with the line feed, number within the chunk."""
+_LINE_FEED: Final = 10
 _NOT_READ_ON: Final = MAX_LINE_BYTES + 2
 """The length that stands for a line so long that the reader gives up there."""
 
@@ -114,7 +115,7 @@ def scan_chunk(chunk: Chunk, partitions: int, orders_a_block: int) -> ScannedChu
     del data
     last = len(lines) - 1
     for number, line in enumerate(lines, start=1):
-        length = len(line) + (number <= last)
+        length = len(line) + 1 if number <= last else len(line)
         if line and not line.isspace():
             shown += 1
             if length > MAX_LINE_BYTES:
@@ -143,15 +144,15 @@ def scan_chunk(chunk: Chunk, partitions: int, orders_a_block: int) -> ScannedChu
     return ScannedChunk(chunk, entries, starts, last, shown, loose, channels, gave_up)
 
 
-def lines_of(index: Index, partition: int) -> Iterator[tuple[int, int, bytes]]:
-    """Every line of a partition: bundle, number, and the line with its line feed; in the order of both."""
+def lines_of(index: Index, partition: int, *, ends: bool = False) -> Iterator[tuple[int, int, bytes]]:
+    """Every line of a partition: bundle, number, and the line; in the order of both. `ends`: with its line feed."""
     with index.path.open("rb", buffering=0) as entries:
         for chunk in index.chunks:
             first, after = chunk.starts[partition], chunk.starts[partition + 1]
             if first == after:
                 continue
             section = _read_at(entries, (after - first) * _ENTRY.size, chunk.position + first * _ENTRY.size)
-            yield from _read_entries(chunk, list(_ENTRY.iter_unpack(section)))
+            yield from _read_entries(chunk, list(_ENTRY.iter_unpack(section)), ends=ends)
 
 
 def read_loose(path: Path, offset: int, length: int) -> Record | InvalidRecord:
@@ -161,7 +162,9 @@ def read_loose(path: Path, offset: int, length: int) -> Record | InvalidRecord:
     return parse_line(_read_span(path, offset, offset + length))
 
 
-def _read_entries(chunk: IndexedChunk, entries: list[tuple[int, int, int]]) -> Iterator[tuple[int, int, bytes]]:
+def _read_entries(
+    chunk: IndexedChunk, entries: list[tuple[int, int, int]], *, ends: bool
+) -> Iterator[tuple[int, int, bytes]]:
     bundle, before = chunk.bundle, chunk.first_line - 1
     at, count = 0, len(entries)
     try:
@@ -176,8 +179,10 @@ def _read_entries(chunk: IndexedChunk, entries: list[tuple[int, int, int]]) -> I
                 if len(data) != end - start:
                     raise _shrunk(chunk.path)
                 for offset, length, number in entries[at:after]:
-                    offset -= start
-                    yield bundle, before + number, data[offset : offset + length]
+                    last = offset - start + length
+                    if not ends and data[last - 1] == _LINE_FEED:
+                        last -= 1
+                    yield bundle, before + number, data[offset - start : last]
                 at = after
     except OSError as error:
         raise _unreadable(chunk.path, error) from None

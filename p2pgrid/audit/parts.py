@@ -10,7 +10,7 @@ import gc
 import pickle
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, wraps
 from pathlib import Path
@@ -129,8 +129,8 @@ def check_part(catalog_path: Path, partition: int, odd: Collection[OrderKey]) ->
     """Check the orders of a partition: which are plain, and what they come to."""
     catalog = read_catalog(catalog_path)
     channels = {key: channel for key, (_, channel) in catalog.channels.items()}
-    block = PlainBlock(channels, catalog.offers, catalog.whole, odd)
-    block.take(_without_ends(lines_of(catalog.index, partition)))
+    block = PlainBlock(channels, catalog.offers, catalog.whole, odd, several=len(catalog.sources) > 1)
+    block.take(lines_of(catalog.index, partition))
     parts = block.judge()
     orders, signatures, meters = block.wanted()
     activity: Activity = {}
@@ -170,11 +170,6 @@ def _summary(part: ChannelPart, orders_a_block: int) -> ChannelSummary:
         part.orphans,
         part.repeats,
     )
-
-
-def _without_ends(lines: Iterable[tuple[int, int, bytes]]) -> Iterator[tuple[int, int, bytes]]:
-    for bundle, number, line in lines:
-        yield bundle, number, line[:-1] if line[-1] == _LINE_FEED else line
 
 
 # -- chains -------------------------------------------------------------------------------------------------------
@@ -258,7 +253,7 @@ def compare_part(
     catalog = read_catalog(catalog_path)
     channels = {key: channel for key, (_, channel) in catalog.channels.items() if key in partial}
     block = PlainBlock(channels, catalog.offers, verify=False)
-    block.take(_without_ends(lines_of(catalog.index, partition)))
+    block.take(lines_of(catalog.index, partition))
     found = ComparedPart()
     for channel_id, numbers in partial.items():
         record_id, channel = catalog.channels[channel_id]
@@ -293,8 +288,8 @@ def _put_in_book(book: Book, block: PlainBlock, channel: PlainChannel, number: i
         message = record.message
         signers = {role: keys[role] for role in roles_of_mask(record.claimed)}
         held: Held[Any] = Held(record.record_id, message, signers=signers)
-        for bundle, line, claimed, _ in sorted(record.copies):
-            roles = roles_of_mask(claimed)
+        for bundle, line, shown in record.copies:
+            roles = roles_of_mask(shown.claimed)
             held.copies.append(Copy(Place(bundle, line), {role: keys[role] for role in roles}, frozenset(roles), None))
         if isinstance(message, Receipt):
             book.receipts[message.receipt_number] = held
@@ -320,7 +315,7 @@ def find_in_part(
         except InvalidRecord:
             continue
         if any(s.signature in signatures for s in record.signatures) or (record_ids and record.id in record_ids):
-            key = route_of(line.rstrip(b"\n"))
+            key = route_of(line)
             if key is not None:
                 found.add(key)
     return found
@@ -331,12 +326,11 @@ def load_part(
 ) -> list[tuple[Place, bytes]]:
     """The lines about `orders`, and all that are about the channels in `whole`."""
     loaded = []
-    for bundle, number, line in lines_of(read_catalog(catalog_path).index, partition):
+    for bundle, number, line in lines_of(read_catalog(catalog_path).index, partition, ends=True):
         key = route_of(line[:-1] if line.endswith(b"\n") else line)
         if key in orders or (key is not None and key[0] in whole):
             loaded.append((Place(bundle, number), line))
     return loaded
 
 
-_LINE_FEED: Final = 10
 _link_decoder: Final = msgspec.msgpack.Decoder(list[Link])

@@ -8,7 +8,7 @@ module says of the others. Without anything left out every value here is empty.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -34,11 +34,15 @@ class Sums:
     output_tokens: int = 0
     amount_pico: int = 0
     countersigned_pico: int = 0
+    latest_ms: int = 0
+    """The latest time of a receipt."""
 
     def add(self, other: Sums) -> None:
         """Add another's."""
+        latest_ms = max(self.latest_ms, other.latest_ms)
         for name in Sums.__slots__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.latest_ms = latest_ms
 
     def count(self, receipt: Receipt, *, countersigned: bool) -> None:
         """Add a receipt; its order is counted apart."""
@@ -48,6 +52,8 @@ class Sums:
         self.cached_tokens += usage.cached_tokens
         self.output_tokens += usage.output_tokens
         self.amount_pico += amount
+        if receipt.issued_ms > self.latest_ms:
+            self.latest_ms = receipt.issued_ms
         if countersigned:
             self.countersigned += 1
             self.countersigned_pico += amount
@@ -108,7 +114,7 @@ class Elided:
     """Orders that are not plain, and too many to be judged."""
 
 
-def note_repeats(repeats: dict[int, tuple[int, Place]], places: list[Place]) -> None:
+def note_repeats(repeats: dict[int, tuple[int, Place]], places: Iterable[Place]) -> None:
     """Count lines that say again what stands in their bundle."""
     for place in places:
         count, first = repeats.get(place.bundle, (0, place))

@@ -110,6 +110,8 @@ class Absence:
     """Absences that share it become one finding."""
     phrase: Callable[[Sequence[str], int], str] | None = None
     """Makes the merged finding's sentence of the labels, and of how many more there are."""
+    other_type: str = ""
+    """Another payload type that the record may be of, where that is not known."""
 
 
 @dataclass(slots=True)
@@ -164,6 +166,7 @@ class Docket:
             lambda pool, absence: pool.by_id.get(absence.record_id, []) if absence.record_id else [],
             lambda pool, absence: pool.by_slot.get((absence.payload_type, absence.slot), []),
             lambda pool, absence: pool.by_type.get(absence.payload_type, []),
+            lambda pool, absence: pool.by_type.get(absence.other_type, []),
             lambda pool, absence: pool.by_type.get("", []),
         )
         for candidates_of in candidates:

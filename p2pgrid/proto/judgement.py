@@ -6,21 +6,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from p2pgrid.proto.card import Card
 from p2pgrid.proto.chain import chain_start, extend, faults_of_link
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.channel_book import Book
 from p2pgrid.proto.codes import CODES, Party
+from p2pgrid.proto.dispute import Opening
 from p2pgrid.proto.evidence import Held
 from p2pgrid.proto.findings import Absence, Docket, Draft, Slot
-from p2pgrid.proto.messages import Meter, Offer, Order, Receipt, Tariff, Voucher
+from p2pgrid.proto.key_rules import KeyTerm
+from p2pgrid.proto.messages import Meter, ModelOffer, Offer, Order, Receipt, Tariff, Voucher
 from p2pgrid.proto.record import PARTIES, Message, Role
+from p2pgrid.proto.request import MAX_CHOICES
 from p2pgrid.proto.rules import (
     Fault,
     bills_by_voucher,
     faults_of_channel,
+    faults_of_commitment,
     faults_of_meter,
     faults_of_order,
     faults_of_receipt,
+    faults_of_speed,
     faults_of_voucher,
 )
 
@@ -35,8 +41,21 @@ class Case:
     offers: Mapping[bytes, Held[Offer]]
     sides: tuple[Role | None, ...]
     """Whose export each bundle is, None where it is not known."""
+    now_ms: int = 0
+    """When the audit is made: what terms have run out by then."""
+    cards: Mapping[bytes, Held[Card]] = field(default_factory=dict)
+    chains: Mapping[bytes, Sequence[Card]] = field(default_factory=dict)
+    """For each card, by its id, those of its chain."""
+    mentionable: Mapping[bytes, Held[Any]] = field(default_factory=dict)
+    """Every dispute and answer by its id."""
+    heads: Mapping[bytes, Book] = field(default_factory=dict)
+    """The book of each record that another channel goes on from."""
     missing_offers: set[bytes] = field(default_factory=set)
     """Already reported: an offer that is not there is one finding, however many orders name it."""
+    key_terms: dict[bytes, KeyTerm | None] = field(default_factory=dict)
+    """By offer: looked up once."""
+    opened: list[tuple[Held[Opening], str]] = field(default_factory=list)
+    """Openings that fit, and what of."""
 
     def report(self, book: Book, held: Held[Any], fault: Fault) -> None:
         """Make a finding of a broken rule."""
@@ -54,7 +73,7 @@ def draft_of(book: Book, held: Held[Any], fault: Fault) -> Draft:
     A fault of form that a rule finds stands under a signature that fits, and so it is proven.
     """
     usual = CODES[fault.code]
-    convinces = (usual.convinces or usual.party is Party.HOLDER) and fault.party is not Party.UNCLEAR
+    convinces = (usual.convinces or usual.party is Party.HOLDER) and fault.party is not Party.UNCLEAR and fault.proven
     return Draft(fault.code, fault.sentence, held.places, fault.party, held.record_id, book.id, convinces=convinces)
 
 
@@ -161,7 +180,10 @@ def _note_proposals(case: Case, book: Book) -> None:
     numbers = sorted(book.receipts)
     final = [n for n in numbers if book.receipts[n].claims(Role.CLIENT)]
     highest = max(final[-1] if final else 0, book.elided.highest_final)
-    proposals = [n for n in numbers if not book.receipts[n].claims(Role.CLIENT)]
+    # What the client disputes it has not forgotten to sign.
+    disputed = {h.message.receipt for h in book.disputes.values() if h.message.by is Role.CLIENT}
+    unsigned = [n for n in numbers if not book.receipts[n].claims(Role.CLIENT)]
+    proposals = [n for n in unsigned if book.receipts[n].record_id not in disputed]
     waiting = [book.receipts[n] for n in proposals if n > highest]
     overtaken = [book.receipts[n] for n in proposals if n < highest]
     if waiting:
@@ -209,16 +231,17 @@ class _OrderCase:
         entry = offer.message.model_offer(order.message.model)
         if entry is not None:
             # The receipt first: what it repeats of a meter's fault is one fault, and the receipt is the bill.
-            self._judge_receipt(order, entry.tariff)
-            self._judge_meters(order, entry.tariff)
-            self._judge_vouchers(entry.tariff)
+            tariff = offer.message.tariff_at(entry, order.message.ordered_ms)
+            self._judge_receipt(order, entry, tariff)
+            self._judge_meters(order, tariff)
+            self._judge_vouchers(tariff)
 
     def _order(self) -> Held[Order] | None:
         orders = self.book.orders.get(self.number, {})
         named = [orders[r.message.order] for r in self.receipts if r.message.order in orders]
         return named[0] if named else orders[min(orders)] if orders else None
 
-    def _judge_receipt(self, order: Held[Order], tariff: Tariff) -> None:
+    def _judge_receipt(self, order: Held[Order], entry: ModelOffer, tariff: Tariff) -> None:
         if not self.receipts:
             return
         held = self.receipts[0]
@@ -234,6 +257,9 @@ class _OrderCase:
             voucher=self._voucher_for(held),
             countersigned=held.claims(Role.CLIENT),
         )
+        if not faults:
+            faults = faults_of_commitment(held.message, (meter.message for meter in meters.values()))
+            faults += faults_of_speed(held.message, entry, self.book.choices.get(self.number, MAX_CHOICES))
         for fault in faults:
             if fault.code == "beyond-window":
                 self._absent(Voucher, "a voucher", held, fault)

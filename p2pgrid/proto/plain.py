@@ -46,6 +46,7 @@ PlainMessage = Order | Meter | Voucher | Receipt
 
 PLAIN_TYPES: Final[dict[str, type[PlainMessage]]] = {t.payload_type: t for t in (Order, Meter, Voucher, Receipt)}
 """The messages of an order, by payload type. A receipt counts to the order that it bills."""
+_CHECKS_AT_ONCE: Final = 2048
 ORDERS_A_BLOCK: Final = 512
 """Orders with neighbouring numbers are checked together: their lines usually stand near one another."""
 
@@ -66,8 +67,10 @@ _FORMS: Final = {
 """How a line begins, how long its payload's array header is, and whether it is a receipt."""
 _UINT_BYTES: Final = {**dict.fromkeys(range(0x80), 1), 0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9}
 """How long a MessagePack unsigned integer is, by its first byte."""
-_HEAD_CHARS: Final = 120
-"""Base64 of array header, channel, receipt number, previous and order number at their longest."""
+_HEAD_CHARS: Final = 60
+"""Base64 of array header, channel and order number at their longest."""
+_RECEIPT_HEAD_CHARS: Final = 120
+"""The same with receipt number and previous between."""
 
 
 # -- where a line belongs -----------------------------------------------------------------------------------------
@@ -88,7 +91,7 @@ def route_of(line: bytes) -> OrderKey | None:
     if form is not None and line.startswith(form[0]):
         start, at, is_receipt = form
         try:
-            head = a2b_base64(line[len(start) : len(start) + _HEAD_CHARS])
+            head = a2b_base64(line[len(start) : len(start) + (_RECEIPT_HEAD_CHARS if is_receipt else _HEAD_CHARS)])
             if head[at] == 0xC4 and head[at + 1] == 32:
                 channel = head[at + 2 : at + 34]
                 at += 34
@@ -141,9 +144,8 @@ class PlainRecord:
     def __init__(self, message: PlainMessage, record_id: bytes) -> None:
         self.message = message
         self.record_id = record_id
-        self.copies: list[tuple[int, int, int, bool]] = []
-        """Bundle, line, the roles that the line shows a signature for (a bit mask), and whether it is usable: has the
-        signature that gives the record its force."""
+        self.copies: list[tuple[int, int, _Shown]] = []
+        """Bundle, line, and what the line shows."""
         self.usable = False
         """Some copy is."""
         self.claimed = 0
@@ -164,24 +166,41 @@ class PlainChannel:
     def shows_all(self, record: PlainRecord) -> bool:
         """True if every side's bundles hold the record with all its signatures."""
         shown = [0] * self.groups
-        for bundle, _, claimed, _ in record.copies:
-            shown[self.group_of[bundle]] |= claimed
+        for bundle, _, line in record.copies:
+            shown[self.group_of[bundle]] |= line.claimed
         return shown.count(record.claimed) == self.groups
 
 
-@dataclass(slots=True)
 class _OrderLines:
     """All that a block holds of one order."""
 
-    records: list[PlainRecord] = field(default_factory=list)
-    spoilt: bool = False
-    """Some line is not plain by itself."""
-    repeated: list[Place] = field(default_factory=list)
-    """Lines that say again what their bundle said already."""
+    __slots__ = ("records", "repeated", "spoilt")
+
+    def __init__(self) -> None:
+        self.records: list[PlainRecord] = []
+        self.spoilt = False
+        """Some line is not plain by itself."""
+        self.repeated: list[Place] | tuple[()] = ()
+        """Lines that say again what their bundle said already."""
 
 
-_Known = tuple[PlainRecord, _OrderLines, int, bool]
-"""Of a line that was read: its record and order, the roles that it shows, and whether it is usable."""
+class _Shown:
+    """What a line shows."""
+
+    __slots__ = ("claimed", "good", "order", "record", "signatures", "usable")
+
+    def __init__(
+        self, record: PlainRecord, order: _OrderLines, claimed: int, signatures: Sequence[_LineSignature | Signature]
+    ) -> None:
+        self.record = record
+        self.order = order
+        self.claimed = claimed
+        """The roles that it has a signature for (a bit mask)."""
+        self.good = 0
+        """Those whose signature is the channel's party's, and fits."""
+        self.usable = False
+        """The signature that gives the record its force is good."""
+        self.signatures: Sequence[_LineSignature | Signature] = signatures
 
 
 class Link(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -241,19 +260,24 @@ class PlainBlock:
         whole: Collection[bytes] = frozenset(),
         odd: Collection[OrderKey] = frozenset(),
         *,
+        several: bool = True,
         verify: bool = True,
     ) -> None:
         """`whole`: channels whose orders are all to be judged in full, and are not looked at here. `odd`: such orders.
 
-        `verify`: False where every signature was verified before.
+        `several`: there are several bundles, which often hold the same lines. `verify`: False where every signature
+        was verified before.
         """
         self._channels: Final = channels
         self._offers: Final = offers
         self._whole: Final = whole
         self._odd: Final = odd
+        self._several: Final = several
         self._is_verifying: Final = verify
         self._suspects: Final[list[tuple[bytes, ...]]] = []
-        self._lines: Final[dict[bytes, _Known]] = {}
+        self._lines: Final[dict[bytes, _Shown]] = {}
+        self._read_lines: Final[list[_Shown]] = []
+        self._checks: Final[list[tuple[bytes, bytes, _Shown, int, bytes, bytes]]] = []
         self._orders: Final[dict[bytes, dict[int, _OrderLines]]] = defaultdict(lambda: defaultdict(_OrderLines))
         self._by_id: Final[dict[bytes, PlainRecord]] = {}
         self._proven: Final[dict[bytes, tuple[bytes, bytes]]] = {}
@@ -264,20 +288,26 @@ class PlainBlock:
 
     def take(self, lines: Iterable[tuple[int, int, bytes]]) -> None:
         """Take lines: bundle, number, and the line without its line feed. Each must have a route (`route_of`)."""
-        known_lines, read = self._lines, self._read
+        known_lines, read, several = self._lines, self._read, self._several
         for bundle, number, line in lines:
-            known = known_lines.get(line)
+            known = known_lines.get(line) if several else None
             if known is None:
                 known = read(line)
                 if known is None:
                     self._spoil(line)
                     continue
-                known_lines[line] = known
-            record, order, claimed, usable = known
-            copies = record.copies
-            if copies and any(copy[0] == bundle for copy in copies):
-                order.repeated.append(Place(bundle, number))
-            copies.append((bundle, number, claimed, usable))
+                if several:
+                    known_lines[line] = known
+                if len(self._checks) >= _CHECKS_AT_ONCE:
+                    self._verify()
+            copies = known.record.copies
+            if copies:
+                for copy in copies:
+                    if copy[0] == bundle:
+                        known.order.repeated = [*known.order.repeated, Place(bundle, number)]
+                        break
+            copies.append((bundle, number, known))
+        self._verify()
 
     def records_of(self, channel: bytes, number: int) -> list[PlainRecord]:
         """The records of an order."""
@@ -314,7 +344,7 @@ class PlainBlock:
                 order = orders[number]
                 if order.spoilt or (channel_id, number) in self._odd:
                     part.odd.append(number)
-                    _note_usable(part, order, plain=False)
+                    _note_usable(part, order)
                 elif channel is None:
                     _count_orphans(part, order)
                 else:
@@ -333,7 +363,7 @@ class PlainBlock:
             except InvalidRecord:
                 return
 
-    def _read(self, line: bytes) -> _Known | None:
+    def _read(self, line: bytes) -> _Shown | None:
         """The record of a line that is plain by itself."""
         if self._whole and (route_of(line) or (b"",))[0] in self._whole:
             return None
@@ -341,18 +371,18 @@ class PlainBlock:
             shown = _decode_line(line)
             if _encode_line(shown) != line:
                 return self._read_unusual(line)
-            message_type = PLAIN_TYPES[shown.type]
             payload = shown.payload
-            message: PlainMessage = _DECODERS[message_type](payload)
-            if _encode_payload(message) != payload or len(payload) > message_type.max_payload_bytes:
+            message_type, decode, most_bytes = _READERS[shown.type]
+            message: PlainMessage = decode(payload)
+            if _encode_payload(message) != payload or len(payload) > most_bytes:
                 return None
-            message.check()
+            if message_type in _CHECKED:
+                message.check()
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, InvalidRecord, KeyError):
             return None
-        signed = signature_head(shown.type, len(payload)) + payload
-        return self._file(message, signed, shown.signatures)
+        return self._file(message, signature_head(shown.type, len(payload)) + payload, shown.signatures)
 
-    def _read_unusual(self, line: bytes) -> _Known | None:
+    def _read_unusual(self, line: bytes) -> _Shown | None:
         """The same for JSON written in another way."""
         try:
             record = parse_json_line(line)
@@ -368,86 +398,104 @@ class PlainBlock:
 
     def _file(
         self, message: PlainMessage, signed: bytes, signatures: Sequence[_LineSignature] | Sequence[Signature]
-    ) -> _Known | None:
-        channel_id = message.channel
-        channel = self._channels.get(channel_id)
+    ) -> _Shown | None:
+        channel = self._channels.get(message.channel)
         record_id = sha256(signed).digest()
-        claimed = good = 0
+        order = self._orders[message.channel][message.order_number]
+        claimed, checks = 0, []
         for signature in signatures:
-            role, key = signature.role, signature.key
-            mask = _MASKS[role]
+            mask = _MASKS[signature.role]
             if claimed & mask:
                 return None
             claimed |= mask
+            key = signature.key
             if mask == _PROVIDER:
                 is_theirs = channel is None or key == channel.provider
             else:
                 is_theirs = mask == _CLIENT and (channel is None or key == channel.client)
-            if is_theirs and self._verify(key, signature.signature, signed, record_id):
-                good |= mask
-        if good != claimed:
-            if any(len(s.key) != PUBLIC_KEY_BYTES or len(s.signature) != SIGNATURE_BYTES for s in signatures):
+            if len(key) != PUBLIC_KEY_BYTES or len(signature.signature) != SIGNATURE_BYTES:
                 return None
-            self._suspects.append(tuple(s.signature for s in signatures))
-        order = self._orders[channel_id][message.order_number]
+            if is_theirs:
+                checks.append((mask, key, signature.signature))
         record = self._by_id.get(record_id)
         if record is None:
             record = self._by_id[record_id] = PlainRecord(message, record_id)
             order.records.append(record)
-        required = _REQUIRED[type(message)]
-        is_usable = good & required == required
-        if is_usable:
-            record.usable = True
-            record.claimed |= claimed
-        if good != claimed or (not is_usable and channel is not None):
-            order.spoilt = True
-        return record, order, claimed, is_usable
+        shown = _Shown(record, order, claimed, signatures)
+        self._read_lines.append(shown)
+        for mask, key, raw in checks:
+            if not self._is_verifying or (raw in self._proven and self._proven[raw] == (record_id, key)):
+                shown.good |= mask
+            else:
+                point = self._points.get(key) or self._admit(key)
+                if point:
+                    self._checks.append((raw + signed, point, shown, mask, raw, key))
+        return shown
 
-    def _verify(self, key: bytes, signature: bytes, signed: bytes, record_id: bytes) -> bool:
-        if not self._is_verifying or (signature in self._proven and self._proven[signature] == (record_id, key)):
-            return True
-        point = self._points.get(key)
-        if point is None:
-            try:
-                point = self._points[key] = parse_public_key(key).raw[1:]
-            except InvalidRecord:
-                return False
-        if len(signature) != SIGNATURE_BYTES:
-            return False
+    def _admit(self, key: bytes) -> bytes:
+        """The point that a key is, empty if it is not admissible."""
         try:
-            crypto_sign_open(signature + signed, point)
-        except BadSignatureError:
-            return False
-        self._proven[signature] = record_id, key
-        return True
+            point = self._points[key] = parse_public_key(key).raw[1:]
+        except InvalidRecord:
+            return b""
+        return point
+
+    def _verify(self) -> None:
+        """Verify what was read. Many at a time: among other work each one takes longer, for caches hold less of it."""
+        for message, point, shown, mask, signature, key in self._checks:
+            try:
+                crypto_sign_open(message, point)
+            except BadSignatureError:
+                continue
+            shown.good |= mask
+            self._proven[signature] = shown.record.record_id, key
+        self._checks.clear()
+        for shown in self._read_lines:
+            record, order, good = shown.record, shown.order, shown.good
+            required = _REQUIRED[type(record.message)]
+            if good & required == required:
+                shown.usable = record.usable = True
+                record.claimed |= shown.claimed
+            elif record.message.channel in self._channels:
+                order.spoilt = True
+            if good != shown.claimed:
+                order.spoilt = True
+                self._suspects.append(tuple(s.signature for s in shown.signatures))
+            shown.signatures = ()
+        self._read_lines.clear()
 
     # -- an order -------------------------------------------------------------------------------------------------
 
     def _judge_order(self, part: ChannelPart, channel: PlainChannel, number: int, lines: _OrderLines) -> None:
-        receipt = self._plain_receipt(part, channel, lines.records)
-        _note_usable(part, lines, plain=receipt is not _ODD)
+        records = lines.records
+        receipt = self._plain_receipt(part, channel, records)
         if receipt is _ODD:
             part.odd.append(number)
+            _note_usable(part, lines)
             return
-        sums = part.sums
-        sums.orders += 1
-        if channel.groups > 1 and not all(map(channel.shows_all, lines.records)):
-            part.partial.append(number)
-        bundles = part.bundles
-        for record in lines.records:
+        bundles, is_whole = part.bundles, True
+        for record in records:
+            if channel.groups > 1 and is_whole:
+                is_whole = channel.shows_all(record)
             for copy in record.copies:
                 if copy[0] not in bundles:
                     bundles.add(copy[0])
+            if type(record.message) is Order:
+                part.times.append((number, record.message.ordered_ms))
+        if not is_whole:
+            part.partial.append(number)
         if lines.repeated:
             note_repeats(part.repeats, lines.repeated)
+        part.sums.orders += 1
         if receipt is not None:
-            message = receipt.message
-            assert isinstance(message, Receipt)
-            sums.count(message, countersigned=bool(receipt.claimed & _CLIENT))
+            message: Receipt = receipt.message  # type: ignore[assignment]
+            countersigned = receipt.claimed & _CLIENT != 0
+            part.links.append(_link_of(receipt, message, plain=True))
+            part.sums.count(message, countersigned=countersigned)
             part.offers.add(message.offer)
             part.served = True
             note_activity(part.activity, message, channel.message.currency)
-        elif any(type(record.message) is Meter for record in lines.records):
+        elif any(type(record.message) is Meter for record in records):
             part.served = True
             part.open.append(number)
 
@@ -540,37 +588,38 @@ def _plain_ticks(
     return last
 
 
-def _note_usable(part: ChannelPart, lines: _OrderLines, *, plain: bool) -> None:
-    """What chain and clock have to know, also of an order that is judged in full."""
+def _note_usable(part: ChannelPart, lines: _OrderLines) -> None:
+    """What chain and clock have to know of an order that is judged in full."""
     for record in lines.records:
         message = record.message
         if not record.usable:
             continue
-        if not plain:
-            part.bundles.update(bundle for bundle, _, _, usable in record.copies if usable)
+        part.bundles.update(bundle for bundle, _, shown in record.copies if shown.usable)
         if type(message) is Order:
             part.times.append((message.order_number, message.ordered_ms))
         elif type(message) is Receipt:
-            part.links.append(
-                Link(
-                    message.receipt_number,
-                    message.order_number,
-                    record.record_id,
-                    message.previous,
-                    message.amount_pico,
-                    message.channel_total_pico,
-                    message.issued_ms,
-                    bool(record.claimed & _CLIENT),
-                    plain,
-                )
-            )
+            part.links.append(_link_of(record, message, plain=False))
+
+
+def _link_of(record: PlainRecord, receipt: Receipt, *, plain: bool) -> Link:
+    return Link(
+        receipt.receipt_number,
+        receipt.order_number,
+        record.record_id,
+        receipt.previous,
+        receipt.amount_pico,
+        receipt.channel_total_pico,
+        receipt.issued_ms,
+        record.claimed & _CLIENT != 0,
+        plain,
+    )
 
 
 def _count_orphans(part: ChannelPart, lines: _OrderLines) -> None:
     orphans = part.orphans
     for record in lines.records:
         orphans.records += 1
-        places = [Place(bundle, line) for bundle, line, _, _ in record.copies]
+        places = [Place(bundle, line) for bundle, line, _ in record.copies]
         orphans.bundles.update(place.bundle for place in places)
         orphans.first = min(places if orphans.first is None else [orphans.first, *places])
     note_repeats(part.repeats, lines.repeated)
@@ -590,6 +639,8 @@ _ODD: Final = PlainRecord.__new__(PlainRecord)
 _encode_line: Final = msgspec.json.Encoder().encode
 _decode_line: Final = msgspec.json.Decoder(_Line).decode
 _encode_payload: Final = msgspec.msgpack.Encoder().encode
-_DECODERS: Final[dict[type[Message], Callable[[bytes], Any]]] = {
-    message_type: msgspec.msgpack.Decoder(message_type).decode for message_type in PLAIN_TYPES.values()
+_READERS: Final[dict[str, tuple[type[PlainMessage], Callable[[bytes], Any], int]]] = {
+    name: (kind, msgspec.msgpack.Decoder(kind).decode, kind.max_payload_bytes) for name, kind in PLAIN_TYPES.items()
 }
+_CHECKED: Final = tuple(kind for kind in PLAIN_TYPES.values() if kind.check is not Message.check)
+"""Types with rules between their fields."""

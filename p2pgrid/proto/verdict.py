@@ -14,17 +14,24 @@ from typing import Any
 import msgspec
 
 from p2pgrid.errors import InvalidRecord
+from p2pgrid.proto.card import Card
 from p2pgrid.proto.channel_book import Book, open_book, report_rivals, roles_of
 from p2pgrid.proto.codes import CODES, Party, Weight
 from p2pgrid.proto.comparison import compare_sides
 from p2pgrid.proto.dispute import Answer, Dispute, Opening
+from p2pgrid.proto.dispute_case import judge_disputes
 from p2pgrid.proto.elided import Elided, ElidedOrphans, Sums, note_activity, note_repeats
 from p2pgrid.proto.evidence import Evidence, Held, by_slot
 from p2pgrid.proto.findings import Absence, Docket, Draft, Finding, Place
 from p2pgrid.proto.judgement import Case, judge_channel
+from p2pgrid.proto.key_case import judge_cards, judge_continuation, judge_keys
+from p2pgrid.proto.key_rules import chains_of
 from p2pgrid.proto.keys import PublicKey, parse_public_key
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
+from p2pgrid.proto.opening_case import Opened, judge_openings
 from p2pgrid.proto.record import PARTIES, Record, Role
+from p2pgrid.proto.settlement_case import judge_settlement, miss_statement
+from p2pgrid.proto.statement import Invoice, Payment, Statement
 
 
 @dataclass(slots=True)
@@ -67,6 +74,12 @@ class ChannelSummary(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int
     amount_pico: int
     countersigned_pico: int
+    credited_pico: int
+    """What accepted disputes take off."""
+    disputed_pico: int
+    """What other disputes contest: unanswered, or rejected."""
+    owed_pico: int
+    """The receipts' amounts less what is credited; payments are not taken off."""
 
 
 class Activity(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,12 +108,17 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[Finding, ...]
     activity: tuple[Activity, ...] = ()
     """By hour, currency and model."""
+    opened: tuple[Opened, ...] = ()
+    """Commitments that a party opened, and that are over what it shows."""
+    at_ms: int = 0
+    """The time that terms were held against."""
 
 
-def audit_records(bundles: Iterable[Bundle], elided: Elided | None = None) -> Verdict:
+def audit_records(bundles: Iterable[Bundle], elided: Elided | None = None, *, now_ms: int | None = None) -> Verdict:
     """Check everything that the bundles hold, each by itself and one against the other.
 
-    `elided` speaks for records that were found plain and are left out of `bundles`: the verdict is that of all.
+    `now_ms`: when the audit is made; None for the latest time that a receipt or a later record shows. `elided` speaks
+    for records that were found plain and are left out of `bundles`: the verdict is that of all.
     Raises nothing for whatever the records say; what a bundle's own iterator raises passes through.
     """
     elided = elided or Elided()
@@ -121,10 +139,26 @@ def audit_records(bundles: Iterable[Bundle], elided: Elided | None = None) -> Ve
     _note_repeats(evidence, docket, sources, elided)
     evidence.name_originals(sources)
     _judge_offers(evidence, docket)
-    case = Case(docket, evidence.of(Offer), tuple(owners.sides))
+    case = Case(
+        docket,
+        evidence.of(Offer),
+        tuple(owners.sides),
+        _latest_ms(books) if now_ms is None else now_ms,
+        evidence.of(Card),
+        chains_of({record_id: held.message for record_id, held in evidence.of(Card).items()}),
+        {**evidence.of(Dispute), **evidence.of(Answer)},
+        _heads(books),
+    )
+    judge_cards(case)
     for book in books:
+        judge_openings(case, book)
         judge_channel(case, book)
+        judge_keys(case, book)
+        judge_continuation(case, book)
+        judge_disputes(case, book)
+        judge_settlement(case, book)
         compare_sides(case, book, sources)
+    _miss_statements(case, evidence)
     drafts = [(draft, owners.finding(draft)) for draft in docket.settle()]
     drafts.sort(key=lambda pair: (pair[0].places, pair[0].code, pair[0].record_id, pair[0].sentence))
     by_weight: dict[Weight, list[Finding]] = defaultdict(list)
@@ -143,6 +177,8 @@ def audit_records(bundles: Iterable[Bundle], elided: Elided | None = None) -> Ve
         findings=tuple(by_weight[Weight.FAULT]),
         notes=tuple(by_weight[Weight.NOTE]),
         activity=_activity(books, elided),
+        opened=_opened(case, sources),
+        at_ms=case.now_ms,
     )
 
 
@@ -212,6 +248,48 @@ def _admit_all(evidence: Evidence) -> None:
         evidence.admit(offer, {Role.PROVIDER: offer.message.provider})
     for channel in list(evidence.of(Channel).values()):
         evidence.admit(channel, roles_of(channel.message))
+    for card in list(evidence.of(Card).values()):
+        evidence.admit(card, {Role.OPERATOR: card.message.operator})
+
+
+def _latest_ms(books: Iterable[Book]) -> int:
+    """The latest time that a receipt, or what comes after receipts, shows."""
+    times = [time for book in books for time in (book.elided.sums.latest_ms, book.latest_ms)]
+    return max(times, default=0)
+
+
+def _heads(books: Iterable[Book]) -> dict[bytes, Book]:
+    """For what channels go on from: the book that it is in."""
+    wanted = {book.channel.message.continues for book in books} - {b""}
+    return {
+        held.record_id: book for book in (books if wanted else ()) for held in book.chained if held.record_id in wanted
+    }
+
+
+def _miss_statements(case: Case, evidence: Evidence) -> None:
+    orphans: dict[bytes, list[Held[Any]]] = defaultdict(list)
+    billing: list[Held[Any]] = [*evidence.of(Invoice).values(), *evidence.of(Payment).values()]
+    for held in billing:
+        if held.message.statement not in evidence.of(Statement):
+            orphans[held.message.statement].append(held)
+    for statement_id in sorted(orphans):
+        miss_statement(case, statement_id, sorted(orphans[statement_id], key=lambda h: h.record_id))
+
+
+def _opened(case: Case, sources: Sequence[str]) -> tuple[Opened, ...]:
+    found = [
+        Opened(
+            channel=held.message.channel.hex(),
+            order_number=held.message.order_number,
+            subject=held.message.subject,
+            by=Party(held.message.by.value),
+            of=of,
+            content_bytes=len(held.message.content),
+            where=", ".join(f"{sources[p.bundle]}:{p.line}" for p in held.places),
+        )
+        for held, of in case.opened
+    ]
+    return tuple(sorted(found, key=lambda o: (o.channel, o.order_number, o.subject, o.by, o.where)))
 
 
 def _choose_channels(evidence: Evidence, docket: Docket) -> dict[bytes, Held[Channel]]:
@@ -234,6 +312,10 @@ def _open_books(evidence: Evidence, channels: dict[bytes, Held[Channel]], docket
         evidence.of(Meter),
         evidence.of(Voucher),
         evidence.of(Receipt),
+        evidence.of(Dispute),
+        evidence.of(Answer),
+        evidence.of(Opening),
+        evidence.of(Statement),
     )
     for held in [held for records in in_channels for held in records.values()]:
         channel = channels.get(held.message.channel)
@@ -241,13 +323,21 @@ def _open_books(evidence: Evidence, channels: dict[bytes, Held[Channel]], docket
             orphans[held.message.channel].append(held)
         elif evidence.admit(held, roles_of(channel.message)):
             sorted_out[held.message.channel][type(held.message)].append(held)
+    billing: list[Held[Any]] = [*evidence.of(Invoice).values(), *evidence.of(Payment).values()]
+    for held in billing:
+        statement = evidence.of(Statement).get(held.message.statement)
+        if statement is None or statement.message.channel not in channels:
+            continue
+        channel_id = statement.message.channel
+        if evidence.admit(held, roles_of(channels[channel_id].message)):
+            sorted_out[channel_id][type(held.message)].append(held)
     for channel_id in sorted({*orphans, *elided.orphans}):
         _miss_channel(channel_id, orphans[channel_id], elided.orphans.get(channel_id, ElidedOrphans()), docket)
     books = []
     for channel_id in sorted(channels, key=lambda c: (channels[c].message.opened_ms, c)):
         of_type = sorted_out[channel_id]
         parts = of_type[Order], of_type[Meter], of_type[Voucher], of_type[Receipt]
-        books.append(open_book(channels[channel_id], *parts, docket, elided.channels.get(channel_id)))
+        books.append(open_book(channels[channel_id], *parts, docket, elided.channels.get(channel_id), of_type))
     return books
 
 
@@ -297,6 +387,7 @@ def _summary(book: Book, operator: str) -> ChannelSummary:
     for held in book.receipts.values():
         if held.message.order_number not in counted:
             sums.count(held.message, countersigned=Role.CLIENT in held.signers)
+    credited_pico = sum(credit.amount_pico for credit in book.credits.values())
     return ChannelSummary(
         channel=channel.channel.hex(),
         provider=_peer_id(channel.provider),
@@ -311,6 +402,9 @@ def _summary(book: Book, operator: str) -> ChannelSummary:
         output_tokens=sums.output_tokens,
         amount_pico=sums.amount_pico,
         countersigned_pico=sums.countersigned_pico,
+        credited_pico=credited_pico,
+        disputed_pico=book.disputed_pico,
+        owed_pico=sums.amount_pico - credited_pico,
     )
 
 
