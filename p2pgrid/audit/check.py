@@ -6,10 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from p2pgrid.audit.engine import Report, Source, run_engine
+from p2pgrid.audit.workers import usable_cores
 from p2pgrid.errors import UsageError
 from p2pgrid.ledger.bundle import read_bundle
 from p2pgrid.proto.record import Role
 from p2pgrid.proto.verdict import Bundle, Verdict, audit_records
+
+SMALL_BYTES: Final = 4 * 1024 * 1024
+"""Bundles of less, all together, are audited at once and in this process."""
 
 _SIDE_WORDS: Final = {
     "provider": Role.PROVIDER,
@@ -19,19 +24,28 @@ _SIDE_WORDS: Final = {
 }
 
 
-def audit_files(paths: Sequence[Path]) -> Verdict:
+def audit_files(paths: Sequence[Path], *, processes: int | None = None, report: Report | None = None) -> Verdict:
     """Audit exported bundles, each by itself and one against the other. No network, no secret key.
 
     A file whose name says `provider` or `operator`, `client` or `gateway` (`provider.jsonl`, `operator-lt.jsonl`) is
-    taken for that side's export, which answers for what is wrong with the file. Raises UsageError for a file that is no
-    bundle.
+    taken for that side's export, which answers for what is wrong with the file. Large files are read by `processes`
+    worker processes (as many as there are cores if None), in memory that does not grow with them; `report` is told how
+    far they are. Raises UsageError for a file that is no bundle, LocalError if a disk or a worker fails.
     """
+    sources = sources_of(paths)
+    for source in sources:
+        read_bundle(source.path).close()  # it is a bundle, or this says why not
+    if sum(source.path.stat().st_size for source in sources) < SMALL_BYTES:
+        return audit_records(Bundle(source.name, read_bundle(source.path), source.side) for source in sources)
+    return run_engine(sources, processes or usable_cores(), report or _tell_nobody)
+
+
+def sources_of(paths: Sequence[Path]) -> list[Source]:
+    """The files with their names and sides. Raises UsageError for a file named twice."""
     if len({path.resolve() for path in paths}) != len(paths):
         raise UsageError("a file is named twice.", hint="Name each bundle once.")
     names = _short_names(paths)
-    return audit_records(
-        Bundle(name, read_bundle(path), side_of(path)) for name, path in zip(names, paths, strict=True)
-    )
+    return [Source(path, name, side_of(path)) for name, path in zip(names, paths, strict=True)]
 
 
 def side_of(path: Path) -> Role | None:
@@ -44,3 +58,7 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
     """File names without folders where they differ."""
     names = [path.name for path in paths]
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
+
+
+def _tell_nobody(step: str, done: int, total: int) -> None:
+    """Nobody wants to know how far the audit is."""

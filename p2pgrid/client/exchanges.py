@@ -86,6 +86,13 @@ async def request_offer(link: LinkConnection) -> bytes:
         return await talk.expect(Kind.OFFER)
 
 
+async def request_cards(link: LinkConnection) -> bytes:
+    """The provider's raw cards, as it shows them now."""
+    async with exchange(link) as talk:
+        talk.send(Kind.CARD_REQUEST)
+        return await talk.expect(Kind.CARDS)
+
+
 async def open_channel(
     link: LinkConnection,
     offer: Signed[Offer],
@@ -94,14 +101,17 @@ async def open_channel(
     key: SecretKey,
     client_nonce: bytes,
     now_ms: Callable[[], int],
+    continues: bytes = b"",
 ) -> Signed[Channel]:
     """A new channel under the offer, in both ledgers. The nonce is 32 fresh random bytes."""
     async with exchange(link) as talk:
-        request = ChannelRequest(client_nonce=client_nonce, offer=offer.id, now_ms=now_ms())
+        request = ChannelRequest(client_nonce=client_nonce, offer=offer.id, now_ms=now_ms(), continues=continues)
         talk.send(Kind.CHANNEL_REQUEST, request.to_bytes())
         record = parse_record(await talk.expect(Kind.CHANNEL))
         try:
-            channel = accept_channel(record, offer, key=key, client_nonce=client_nonce, now_ms=now_ms())
+            channel = accept_channel(
+                record, offer, key=key, client_nonce=client_nonce, now_ms=now_ms(), continues=continues
+            )
         except InvalidRecord as fault:
             raise DisputedRecord(fault, record) from fault
         await ledger.append(offer, channel)

@@ -22,7 +22,7 @@ from p2pgrid.proto.actions import Actions, Deliver, Dispute, EndStream, KeepEvid
 from p2pgrid.proto.buyer import BuyerOrder, BuyerState
 from p2pgrid.proto.frame import FIRST_CREDITED_KIND, ResetCode, reset_name
 from p2pgrid.proto.messages import Receipt
-from p2pgrid.proto.record import Message, Signed
+from p2pgrid.proto.record import Message, Record, Signed
 
 MAX_BUFFERED_BYTES: Final = 1024 * 1024
 """Answer bytes that wait for a slow program before the provider is given no more credit."""
@@ -48,6 +48,9 @@ class OrderOwner(Protocol):
 
     def order_disputed(self, order: OrderStream, dispute: Dispute) -> None:
         """The provider broke the rules on it."""
+
+    def keep_evidence(self, record: Record, reason: str) -> None:
+        """The provider signed what is not acceptable."""
 
     def order_cut(self, order: OrderStream) -> None:
         """It lost its stream while the link lives, and its receipt may still come."""
@@ -225,7 +228,7 @@ class OrderStream(StreamHandler):
                 case Turn(number):
                     self._owner.order_turn(self, number)
                 case KeepEvidence(record, reason):
-                    self._ledger.append_evidence(record, reason).add_done_callback(log_failed_write)
+                    self._owner.keep_evidence(record, reason)
                 case Dispute():
                     self._finish(ProtocolViolation(f"the provider broke the rules: {action.message}"))
                     self._owner.order_disputed(self, action)

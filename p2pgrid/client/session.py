@@ -7,15 +7,18 @@ Orders wait, first come first served, until the channel's slow start has a slot 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from p2pgrid.client.background import log_end, log_failed_write
-from p2pgrid.client.exchanges import DisputedRecord, open_channel, request_offer, resume_channel
+from p2pgrid.client.background import log_end
+from p2pgrid.client.exchanges import DisputedRecord, open_channel, request_cards, request_offer, resume_channel
 from p2pgrid.client.order import OrderOwner, OrderStream
+from p2pgrid.client.succession import Succession
+from p2pgrid.desk.evidence import EvidenceKeeper
 from p2pgrid.errors import (
     InvalidRecord,
     LedgerError,
@@ -34,7 +37,7 @@ from p2pgrid.proto.channel import ChannelBooks
 from p2pgrid.proto.commitment import COMMITMENT_KEY_BYTES
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import Channel, Offer, Usage
-from p2pgrid.proto.record import Signed
+from p2pgrid.proto.record import Record, Signed
 from p2pgrid.proto.request import RequestFields
 
 log = logging.getLogger(__name__)
@@ -85,15 +88,27 @@ class ProviderSession(OrderOwner):
         random_bytes: Callable[[int], bytes],
         rng: random.Random,
         limits: SessionLimits | None = None,
+        succession: Succession | None = None,
+        offer: Callable[[], Signed[Offer] | None] | None = None,
+        evidence: EvidenceKeeper | None = None,
+        on_quarantine: Callable[[str], None] | None = None,
     ) -> None:
+        """With `succession`, channels under the provider's former keys are settled too. `offer`: what it sells now.
+
+        `on_quarantine` is called with the reason when the provider broke a rule on a link that it proved its own.
+        """
         self.provider: Final = provider
         self.quarantine: str = ""
         """Why the provider is dealt with no more; empty while it is."""
         self._ledger = ledger
+        self._evidence = evidence or EvidenceKeeper(ledger, now_ms)
+        self._on_quarantine = on_quarantine
         self._key = key
         self._now_ms = now_ms
         self._random_bytes = random_bytes
         self._limits = limits or SessionLimits()
+        self._succession = succession
+        self._offer = offer
         self._dial = dial
         self._keeper = LinkKeeper(self._dial_and_tell, rng=rng, backoff=_BACKOFF, name=provider.peer_id)
         self._books: ChannelBooks | None = None
@@ -124,6 +139,15 @@ class ProviderSession(OrderOwner):
     def is_down(self) -> bool:
         """True while the last attempt to reach the provider failed and the next is not yet due."""
         return not self.is_ready and self._keeper.state in (KeeperState.WAITING, KeeperState.BARRED)
+
+    @property
+    def link(self) -> LinkConnection | None:
+        """The link while it is ready."""
+        return self._link if self.is_ready else None
+
+    def bar(self, reason: str) -> None:
+        """Deal with the provider no more: something proves that it cheats."""
+        self._set_quarantine(reason)
 
     @property
     def n_orders(self) -> int:
@@ -181,6 +205,28 @@ class ProviderSession(OrderOwner):
     async def request_offer(self, timeout_s: float) -> bytes:
         """The raw offer record over the link. Raises RemoteError."""
         return await request_offer(await self.ready(timeout_s))
+
+    async def request_cards(self, timeout_s: float) -> bytes:
+        """The raw cards over the link. Raises RemoteError."""
+        return await request_cards(await self.ready(timeout_s))
+
+    async def reconcile(self, timeout_s: float) -> None:
+        """Settle everything with the provider now, once the orders that run have ended.
+
+        New orders wait meanwhile. Raises RemoteError, LedgerError, and Refused (`busy`) where orders run for longer.
+        """
+        await self.ready(self._limits.link_timeout_s, patient=False)
+        try:
+            async with asyncio.timeout(timeout_s), self._turn:
+                await self._orders_over()
+                link = await self.ready(self._limits.link_timeout_s)
+                await self._record_faults(self._resume(link))
+        except TimeoutError:
+            raise Refused(
+                "busy",
+                f"{len(self._orders)} orders of {self.provider} are still running after {timeout_s:g} s.",
+                hint="Try again when they have ended.",
+            ) from None
 
     async def aclose(self) -> None:
         """Cancel open orders, give them a moment to be settled, close the link."""
@@ -251,16 +297,33 @@ class ProviderSession(OrderOwner):
         return await asyncio.shield(self._opening)
 
     async def _open_channel(self, link: LinkConnection, offer: Signed[Offer]) -> ChannelBooks:
-        nonce = self._random_bytes(32)
-        opening = open_channel(link, offer, self._ledger, key=self._key, client_nonce=nonce, now_ms=self._now_ms)
+        continues = b""
+        if self._succession is not None:
+            await self._record_faults(self._succession.learn(link, offer))
+            continues = self._succession.head_to_continue()
         try:
-            channel = await self._record_faults(opening)
+            channel = await self._open_or_start_afresh(link, offer, continues)
         except Unreachable:
             # Our ledger may hold the channel and theirs not: resuming it brings both together.
             self._close_link("a channel was left half open")
             raise
         self._books = ChannelBooks(channel, self._ledger.head(channel.message.channel))
         return self._books
+
+    async def _open_or_start_afresh(
+        self, link: LinkConnection, offer: Signed[Offer], continues: bytes
+    ) -> Signed[Channel]:
+        opening = functools.partial(
+            open_channel, link, offer, self._ledger, key=self._key, client_nonce=self._random_bytes(32)
+        )
+        if continues:
+            try:
+                return await self._record_faults(opening(now_ms=self._now_ms, continues=continues))
+            except Refused as refusal:
+                if refusal.code != "unknown-channel":
+                    raise
+                log.warning("%s does not go on from %s: %s", self.provider, continues.hex()[:16], refusal.message)
+        return await self._record_faults(opening(now_ms=self._now_ms))
 
     # -- what orders tell --------------------------------------------------------------------------------------------
 
@@ -271,6 +334,9 @@ class ProviderSession(OrderOwner):
         for other in list(self._orders):
             if other.buyer.books is order.buyer.books and other.buyer.order.message.order_number == number:
                 other.proceed()
+
+    def keep_evidence(self, record: Record, reason: str) -> None:
+        self._evidence.keep(self.provider, record, reason)
 
     def order_ended(self, order: OrderStream) -> None:
         self._orders.discard(order)
@@ -317,7 +383,8 @@ class ProviderSession(OrderOwner):
             except Unreachable:
                 continue
             except ProtocolViolation as violation:
-                self._set_quarantine(violation.message)
+                # Whoever answered there proved no key: nothing of it is held against the provider for long.
+                self._set_quarantine(violation.message, is_proven=False)
                 return
             if link.retired.done():
                 await asyncio.sleep(0)  # the keeper has yet to notice
@@ -347,10 +414,11 @@ class ProviderSession(OrderOwner):
         channels = [c for c in self._ledger.channels() if self._is_ours(c.message)]
         now_ms = self._now_ms()
         current = channels[-1] if channels else None
+        channels = [*await self._former_channels(link), *channels]
         self._books = None
-        if current is not None:
+        if channels:
             # A write that changes nothing: once it is durable, so are all that were queued before it.
-            await self._ledger.append(current)
+            await self._ledger.append(channels[-1])
         for channel in channels:
             channel_id = channel.message.channel
             open_orders = self._ledger.open_orders(channel_id)
@@ -372,6 +440,14 @@ class ProviderSession(OrderOwner):
             if channel is current and not books.is_expired(now_ms):
                 self._books = books
 
+    async def _former_channels(self, link: LinkConnection) -> list[Signed[Channel]]:
+        """Channels under the provider's former keys: what they left open is settled on this link."""
+        offer = self._offer() if self._offer is not None else None
+        if self._succession is None or offer is None or not offer.message.card:
+            return []
+        await self._succession.learn(link, offer)
+        return self._succession.former_channels()
+
     def _is_ours(self, channel: Channel) -> bool:
         return channel.provider == self.provider.raw and channel.client == self._key.public_key.raw
 
@@ -383,8 +459,7 @@ class ProviderSession(OrderOwner):
             if fault.code == "clock-skew":
                 raise Refused(fault.code, fault.message, hint=_CLOCK_HINT) from fault
             if isinstance(fault, DisputedRecord):
-                evidence = self._ledger.append_evidence(fault.record, f"{fault.code}: {fault.message}")
-                evidence.add_done_callback(log_failed_write)
+                self.keep_evidence(fault.record, f"{fault.code}: {fault.message}")
             self._set_quarantine(f"{fault.code}: {fault.message}")
             raise ProtocolViolation(f"{self.provider} broke the rules: {fault.message}") from fault
         except ProtocolViolation as violation:
@@ -394,10 +469,12 @@ class ProviderSession(OrderOwner):
             self.ledger_failed(error)
             raise
 
-    def _set_quarantine(self, reason: str) -> None:
+    def _set_quarantine(self, reason: str, *, is_proven: bool = True) -> None:
         if not self.quarantine:
             log.error("%s is dealt with no more: %s", self.provider, reason)
             self.quarantine = reason
+            if is_proven and self._on_quarantine is not None:
+                self._on_quarantine(reason)
             self._close_link("a rule was broken")
             self._tell()
 

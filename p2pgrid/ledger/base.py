@@ -12,22 +12,28 @@ from the future and changes nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from p2pgrid.errors import LedgerError
-from p2pgrid.proto.card import Card
-from p2pgrid.proto.channel_records import ChannelRecords, DisputeRow, OpenOrder
-from p2pgrid.proto.messages import Channel, Order, Receipt
+from p2pgrid.ledger.logged import Loggable
+from p2pgrid.proto.channel import ChannelHead
+from p2pgrid.proto.messages import Channel, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.record import Message, Record, Signed
-
-
-__all__ = ["DisputeRow", "Ledger", "OpenOrder", "ReceiptRow", "SlotTaken"]
 
 
 class SlotTaken(LedgerError):
     """Another record holds the slot already. The new one was not stored; keep it as evidence if a peer signed it."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenOrder:
+    """An order on record without a receipt or a local outcome."""
+
+    order: Signed[Order]
+    voucher: Signed[Voucher] | None
+    """The last voucher for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +46,26 @@ class ReceiptRow:
     countersigned: bool
 
 
-class Ledger(ChannelRecords, Protocol):
-    """What both sides of a channel write to. One writer; any number of readers.
+OnDurable = Callable[[Sequence[Signed[Message]]], None]
+"""Called with the records of an `append` once they are durable."""
 
-    Its reads for the session core are those of `ChannelRecords`.
-    """
+
+def tell_when_durable(
+    future: asyncio.Future[None], signed: Sequence[Signed[Message]], on_durable: OnDurable | None
+) -> asyncio.Future[None]:
+    """The same future; `on_durable` is called once it is done well, and not where its owner cancelled it."""
+
+    def done(written: asyncio.Future[None]) -> None:
+        if on_durable is not None and not written.cancelled() and written.exception() is None:
+            on_durable(signed)
+
+    if on_durable is not None:
+        future.add_done_callback(done)
+    return future
+
+
+class Ledger(Protocol):
+    """What both sides of a channel write to. One writer; any number of readers."""
 
     def append(self, *signed: Signed[Message]) -> asyncio.Future[None]:
         """Store checked records, all or none. The future raises LedgerError (disk full, closed) or SlotTaken."""
@@ -55,29 +76,50 @@ class Ledger(ChannelRecords, Protocol):
     def note_outcome(self, order: Signed[Order], outcome: str) -> asyncio.Future[None]:
         """Close an order that will get no receipt, with a word of ours (`refused:busy`, `never-arrived`)."""
 
-    def keep_request_key(self, order: Signed[Order], key: bytes) -> asyncio.Future[None]:
-        """Keep an order's 32-byte commitment key. The first one stays; it is no part of any export."""
-
-    def erase_request_key(self, channel: bytes, order_number: int) -> asyncio.Future[None]:
-        """Erase an order's commitment key: what its commitments are over can then be shown to nobody any more.
-
-        Done when no copy is left in the ledger's files. An order without a key is no error.
-        """
-
     def channels(self) -> list[Signed[Channel]]:
         """Every channel with both signatures on record, oldest first."""
 
-    def cards(self) -> list[Signed[Card]]:
-        """Every operator's Card on record, in the order of arrival."""
+    def head(self, channel: bytes) -> ChannelHead:
+        """Where the channel (32-byte id) stands. Raises KeyError for a channel that is not on record."""
+
+    def open_orders(self, channel: bytes) -> list[OpenOrder]:
+        """Orders without a receipt and without an outcome, by number."""
+
+    def proposals(self, channel: bytes) -> list[Signed[Receipt]]:
+        """Receipts that the provider signed and the client has not, by number."""
+
+    def order(self, channel: bytes, order_number: int) -> OpenOrder | None:
+        """One order with its last voucher, whatever became of it."""
+
+    def receipt(self, channel: bytes, receipt_number: int) -> Signed[Receipt] | None:
+        """One receipt with the signatures it has (`signers` tells which), or None."""
+
+    def offer(self, offer_id: bytes) -> Signed[Offer] | None:
+        """One offer by its record id, or None."""
 
     def receipts(self, *, channel: bytes | None = None, limit: int | None = None) -> list[ReceiptRow]:
         """Receipts, newest first."""
 
-    def records(self, *, channel: bytes | None = None) -> Iterator[Record]:
-        """Every record that an audit needs, in the order of arrival: cards, offers and channels, then the rest.
+    def find_receipts(self, prefix: str, *, limit: int = 2) -> list[ReceiptRow]:
+        """Receipts whose id, as 64 lower-case hex digits, begins so; by id."""
 
-        With `channel`, only that channel's records, the offers that its orders name, and the cards that those name.
+    def order_records(self, channel: bytes, order_number: int) -> list[Record]:
+        """The order, its meters, vouchers and receipt, in the order of arrival."""
+
+    def records(self, *, channel: bytes | None = None) -> Iterator[Record]:
+        """Every record that an audit needs, in the order of arrival: offers and channels first to last, then the rest.
+
+        With `channel`, only that channel's records and the offers that its orders name.
         """
+
+    def watch(self, on_durable: OnDurable) -> None:
+        """From now on, call with the records of each `append` as soon as they are durable, in the order of the calls.
+
+        One watcher; it runs in the loop of whoever appended, and must not block.
+        """
+
+    def loggable(self, own_peer_id: str) -> Iterator[Loggable]:
+        """Every record that the log of this peer should hold, in the order of arrival."""
 
     def counts(self) -> dict[str, int]:
         """Rows by payload type, and `evidence`."""

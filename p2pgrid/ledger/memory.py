@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from p2pgrid.errors import LedgerError
-from p2pgrid.ledger.base import OpenOrder, ReceiptRow, SlotTaken
+from p2pgrid.ledger.base import OnDurable, OpenOrder, ReceiptRow, SlotTaken, tell_when_durable
+from p2pgrid.ledger.logged import LOGGED_TYPES, Loggable
 from p2pgrid.ledger.tables import (
     BOTH_ROLES,
     TABLES,
@@ -27,7 +28,8 @@ from p2pgrid.ledger.tables import (
 )
 from p2pgrid.ledger.writer import resolve
 from p2pgrid.proto.channel import ChannelHead
-from p2pgrid.proto.messages import Channel, Offer, Order, Receipt, Voucher
+from p2pgrid.proto.keys import parse_public_key
+from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.record import M, Message, Record, Signed
 
 _Slot = tuple[str, tuple[str, ...], tuple[int | str, ...]]
@@ -80,6 +82,7 @@ class MemoryLedger:
         self._held: list[tuple[list[_Change], asyncio.Future[None]]] = []
         self._holding = False
         self._closed = False
+        self._on_durable: OnDurable | None = None
 
     # Faults
 
@@ -112,7 +115,7 @@ class MemoryLedger:
 
     def append(self, *signed: Signed[Message]) -> asyncio.Future[None]:
         """Store checked records, all or none. The future raises LedgerError or SlotTaken."""
-        return self._put([_store(table_of(one), one) for one in signed])
+        return tell_when_durable(self._put([_store(table_of(one), one) for one in signed]), signed, self._on_durable)
 
     def append_evidence(self, record: Record, reason: str) -> asyncio.Future[None]:
         """Keep an unacceptable record that a peer signed; the same bytes once, with the first reason."""
@@ -192,6 +195,23 @@ class MemoryLedger:
         newest_first = self._books.of(Receipt, channel)[::-1]
         if channel is not None:
             newest_first.sort(key=lambda entry: -entry[0].receipt_number)
+        return self._receipt_rows(newest_first[:limit])
+
+    def find_receipts(self, prefix: str, *, limit: int = 2) -> list[ReceiptRow]:
+        """Receipts whose id, as 64 lower-case hex digits, begins so; by id."""
+        found = [entry for entry in self._books.of(Receipt) if entry[1].record.id.hex().startswith(prefix)]
+        return self._receipt_rows(sorted(found, key=lambda entry: entry[1].record.id)[:limit])
+
+    def order_records(self, channel: bytes, order_number: int) -> list[Record]:
+        """The order, its meters, vouchers and receipt, in the order of arrival."""
+        return [
+            row.record
+            for row in self._books.rows.values()
+            if isinstance(row.message, Order | Meter | Voucher | Receipt)
+            and (row.message.channel, row.message.order_number) == (channel, order_number)
+        ]
+
+    def _receipt_rows(self, entries: Sequence[tuple[Receipt, _Row]]) -> list[ReceiptRow]:
         return [
             ReceiptRow(
                 record_id=row.record.id,
@@ -199,7 +219,7 @@ class MemoryLedger:
                 channel=self._channel(message.channel),
                 countersigned=signed_by(row.record) == BOTH_ROLES,
             )
-            for message, row in newest_first[:limit]
+            for message, row in entries
         ]
 
     def records(self, *, channel: bytes | None = None) -> Iterator[Record]:
@@ -219,6 +239,22 @@ class MemoryLedger:
     def evidence(self) -> Iterator[tuple[Record, str]]:
         """Unacceptable records that peers signed, each with the reason, in the order of arrival."""
         return iter(list(self._books.evidence))
+
+    def watch(self, on_durable: OnDurable) -> None:
+        """From now on, call with the records of each `append` once they are durable, in the order of the calls."""
+        self._on_durable = on_durable
+
+    def loggable(self, own_peer_id: str) -> Iterator[Loggable]:
+        """Every record that the log of this peer should hold, in the order of arrival."""
+        for record_id, row in list(self._books.rows.items()):
+            if row.record.payload_type not in LOGGED_TYPES:
+                continue
+            message = row.message
+            if isinstance(message, Offer) and parse_public_key(message.provider).peer_id != own_peer_id:
+                continue
+            if isinstance(message, Receipt) and signed_by(row.record) != BOTH_ROLES:
+                continue
+            yield Loggable(record_id, getattr(message, "channel", b""))
 
     def counts(self) -> dict[str, int]:
         """Rows by payload type, and `evidence`."""

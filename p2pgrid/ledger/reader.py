@@ -18,10 +18,11 @@ from typing import Any, Final, Self
 
 from p2pgrid.errors import InvalidRecord
 from p2pgrid.ledger.base import OpenOrder, ReceiptRow
+from p2pgrid.ledger.logged import Loggable, of_rows, select_loggable
 from p2pgrid.ledger.schema import check_version, connect_reader, missing_ledger, storage_errors
 from p2pgrid.ledger.tables import BOTH_ROLES, TABLES, damaged, decode_signatures, read_channel, read_offer, read_signed
 from p2pgrid.proto.channel import ChannelHead
-from p2pgrid.proto.messages import Channel, Offer, Order, Receipt, Voucher
+from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.record import M, Message, Record, Signed, parse_message
 
 _FETCH_ROWS: Final = 256
@@ -102,9 +103,23 @@ class SqliteReader:
         """Receipts, newest first."""
         parameters = {"channel": channel.hex() if channel else None, "limit": -1 if limit is None else limit}
         where, order = ("", "r.seq") if channel is None else ("WHERE r.channel = :channel", "r.receipt_number")
+        return self._receipt_rows(f"{where} ORDER BY {order} DESC LIMIT :limit", parameters)
+
+    def find_receipts(self, prefix: str, *, limit: int = 2) -> list[ReceiptRow]:
+        """Receipts whose id, as 64 lower-case hex digits, begins so; by id."""
+        # `g` follows every hex digit.
+        parameters = {"from": prefix, "until": prefix + "g", "limit": limit}
+        return self._receipt_rows("WHERE r.id >= :from AND r.id < :until ORDER BY r.id LIMIT :limit", parameters)
+
+    def order_records(self, channel: bytes, order_number: int) -> list[Record]:
+        """The order, its meters, vouchers and receipt, in the order of arrival."""
+        rows = self._rows(_ORDER_RECORDS, {"channel": channel.hex(), "order_number": order_number})
+        return [Record(payload_type, payload, decode_signatures(blob)) for payload_type, payload, blob, _ in rows]
+
+    def _receipt_rows(self, rest: str, parameters: dict[str, Any]) -> list[ReceiptRow]:
         rows = self._rows(
             "SELECT r.id, r.payload, r.signatures, r.signed_by, c.channel, c.payload, c.signatures FROM receipts AS r "
-            f"JOIN channels AS c USING (channel) {where} ORDER BY {order} DESC LIMIT :limit",
+            f"JOIN channels AS c USING (channel) {rest}",
             parameters,
         )
         channels: dict[str, Channel] = {}
@@ -142,6 +157,13 @@ class SqliteReader:
             while rows := cursor.fetchmany(_FETCH_ROWS):
                 for payload_type, payload, signatures, reason in rows:
                     yield Record(payload_type, payload, decode_signatures(signatures)), reason
+
+    def loggable(self, own_peer_id: str) -> Iterator[Loggable]:
+        """Every record that the log of this peer should hold, in the order of arrival."""
+        with storage_errors(self.path), closing(connect_reader(self.path)) as conn:
+            cursor = conn.execute(*select_loggable(own_peer_id))
+            while rows := cursor.fetchmany(_FETCH_ROWS):
+                yield from of_rows(rows)
 
     def counts(self) -> dict[str, int]:
         """Rows by payload type, and `evidence`. It counts them one by one: not for a hot path."""
@@ -256,6 +278,11 @@ _FRAME_OF: Final = f"""
     ORDER BY seq
 """
 _DEALINGS_OF: Final = _union(_DEALING_TYPES, "seq", "WHERE channel = :channel")
+_ORDER_RECORDS: Final = _union(
+    [Order.payload_type, Meter.payload_type, Voucher.payload_type, Receipt.payload_type],
+    "payload, signatures, seq",
+    "WHERE channel = :channel AND order_number = :order_number",
+)
 _BY_SEQ: Final = {
     t: f"SELECT '{t}', payload, signatures, seq FROM {TABLES[t].name} WHERE seq = ?" for t in _DEALING_TYPES
 }

@@ -146,6 +146,7 @@ def _create(database: Database) -> None:
         for slot in table.slots:
             made.create_index(slot, unique=True)
     database["offers"].create_index(["id"], unique=True)
+    database["receipts"].create_index(["id"], unique=True)
     # Few rows at a time: what the client has still to countersign.
     database.execute(
         "CREATE INDEX receipts_proposed ON receipts (channel, receipt_number) WHERE signed_by = 'provider'"

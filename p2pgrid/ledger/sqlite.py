@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from p2pgrid.errors import LedgerError
+from p2pgrid.ledger.base import OnDurable, tell_when_durable
 from p2pgrid.ledger.lock import WriterLock
 from p2pgrid.ledger.reader import SqliteReader
 from p2pgrid.ledger.schema import create_or_check, missing_ledger, storage_errors
@@ -66,6 +67,7 @@ class SqliteLedger(SqliteReader):
             raise
         self._seq = itertools.count((last or 0) + 1)
         self._closed = False
+        self._on_durable: OnDurable | None = None
 
     def append(self, *signed: Signed[Message]) -> asyncio.Future[None]:
         """Store checked records, all or none. The future raises LedgerError (disk full, closed) or SlotTaken.
@@ -73,7 +75,8 @@ class SqliteLedger(SqliteReader):
         Raises TypeError for a message type that the ledger does not keep. Cancelling the future does not take the
         records back.
         """
-        return self._put([StoreRecord(table_of(one), next(self._seq), one) for one in signed])
+        future = self._put([StoreRecord(table_of(one), next(self._seq), one) for one in signed])
+        return tell_when_durable(future, signed, self._on_durable)
 
     def append_evidence(self, record: Record, reason: str) -> asyncio.Future[None]:
         """Keep an unacceptable record that a peer signed, with a reason in one sentence. Never part of a channel.
@@ -88,6 +91,10 @@ class SqliteLedger(SqliteReader):
         Stores the order too if it is not on record. A later note replaces an earlier one.
         """
         return self._put([StoreRecord(ORDERS, next(self._seq), order), StoreOutcome(order, outcome)])
+
+    def watch(self, on_durable: OnDurable) -> None:
+        """From now on, call with the records of each `append` once they are durable, in the order of the calls."""
+        self._on_durable = on_durable
 
     async def aclose(self) -> None:
         """Finish what is queued, and close. Later appends raise LedgerError."""

@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar, cast
 
 from p2pgrid.errors import InvalidRecord
+from p2pgrid.proto.card import Card
 from p2pgrid.proto.codes import Party
+from p2pgrid.proto.dispute import Answer, Dispute, Opening
 from p2pgrid.proto.findings import Blemish, Docket, Draft, Place, Slot
 from p2pgrid.proto.keys import PublicKey, parse_public_key
 from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.record import Message, Record, Role, Signature, parse_message, signature_input_of
+from p2pgrid.proto.statement import Invoice, Payment, Statement
 
 M = TypeVar("M", bound=Message)
 
@@ -29,8 +32,15 @@ REQUIRED_ROLES: Final[dict[type[Message], frozenset[Role]]] = {
     Meter: frozenset({Role.PROVIDER}),
     Voucher: frozenset({Role.CLIENT}),
     Receipt: frozenset({Role.PROVIDER}),
+    Card: frozenset({Role.OPERATOR}),
+    Dispute: frozenset(),  # of these three it is the party that the record names: `required_roles`
+    Answer: frozenset(),
+    Opening: frozenset(),
+    Statement: frozenset({Role.PROVIDER}),
+    Invoice: frozenset({Role.PROVIDER}),
+    Payment: frozenset({Role.PROVIDER}),
 }
-"""Whose signature gives a record its force. A receipt's second signature makes it final, not valid."""
+"""Whose signature gives a record its force. A receipt's or statement's second signature makes it final, not valid."""
 
 _SLOTS: Final[dict[type[Message], Callable[[Any], Slot]]] = {
     Offer: lambda m: (m.provider, m.sequence),
@@ -39,6 +49,13 @@ _SLOTS: Final[dict[type[Message], Callable[[Any], Slot]]] = {
     Meter: lambda m: (m.channel, m.order_number, m.tick),
     Voucher: lambda m: (m.channel, m.order_number, m.tick),
     Receipt: lambda m: (m.channel, m.receipt_number),
+    Card: lambda m: (m.operator, m.sequence),
+    Dispute: lambda m: (m.channel, m.receipt_number, m.receipt, m.by.encode()),
+    Answer: lambda m: (m.channel, m.receipt_number, m.dispute),
+    Opening: lambda m: (m.channel, m.order_number, m.by.encode(), m.subject.encode()),
+    Statement: lambda m: (m.channel, m.statement_number),
+    Invoice: lambda m: (m.statement, m.invoice_number.encode()),
+    Payment: lambda m: (m.statement, m.invoice_number.encode(), m.reference.encode(), m.booked_ms, m.amount_cents),
 }
 _LABELS: Final[dict[type[Message], Callable[[Any], str]]] = {
     Offer: lambda m: f"offer {m.sequence}",
@@ -47,6 +64,13 @@ _LABELS: Final[dict[type[Message], Callable[[Any], str]]] = {
     Meter: lambda m: f"meter {m.tick} of order {m.order_number}",
     Voucher: lambda m: f"voucher {m.tick} of order {m.order_number}",
     Receipt: lambda m: f"receipt {m.receipt_number}",
+    Card: lambda m: f"card {m.sequence}",
+    Dispute: lambda m: f"the {m.by}'s dispute of receipt {m.receipt_number}",
+    Answer: lambda m: f"the {m.by}'s answer about receipt {m.receipt_number}",
+    Opening: lambda m: f"the {m.by}'s opening of the {m.subject} of order {m.order_number}",
+    Statement: lambda m: f"statement {m.statement_number}",
+    Invoice: lambda m: f"invoice {m.invoice_number}",
+    Payment: lambda m: f"the payment {m.reference!r} of invoice {m.invoice_number}",
 }
 
 
@@ -100,6 +124,12 @@ def label_of(message: Message) -> str:
     return _LABELS[type(message)](message)
 
 
+def required_roles(message: Message) -> frozenset[Role]:
+    """Whose signature gives this record its force."""
+    by: Role | None = getattr(message, "by", None)
+    return REQUIRED_ROLES[type(message)] if by is None else frozenset({by})
+
+
 class Evidence:
     """Every record of every bundle whose signatures fit the keys beside them, and what was found on the way."""
 
@@ -141,7 +171,7 @@ class Evidence:
 
     def admit(self, held: Held[M], expected: Mapping[Role, bytes]) -> bool:
         """Hold the signers against the parties' keys; True if the record has the signature that gives it force."""
-        required = REQUIRED_ROLES[type(held.message)]
+        required = required_roles(held.message)
         channel = _channel(held.message)
         kept = []
         for copy in held.copies:
@@ -184,6 +214,10 @@ class Evidence:
             signed = " and ".join(sorted(intact[0].signers))
             where = f"{sources[intact[0].place.bundle]}:{intact[0].place.line}"
             draft.sentence += f" It is {held}, which {where} holds intact with the signature of {signed}."
+
+    def suspects(self) -> tuple[tuple[bytes, ...], ...]:
+        """The signatures of every altered copy."""
+        return tuple(signatures for _, _, signatures in self._suspects)
 
     def _fault_of_signature(self, signature: Signature, record_id: bytes, signed: bytes) -> tuple[str, str] | None:
         if self._verified.get(signature.signature) == (record_id, signature.key):

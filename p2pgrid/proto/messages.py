@@ -167,7 +167,10 @@ class Offer(Message, frozen=True, kw_only=True):
 
     def model_offer(self, model: str) -> ModelOffer | None:
         """The entry for a model, or None."""
-        return next((m for m in self.models if m.model == model), None)
+        for entry in self.models:
+            if entry.model == model:
+                return entry
+        return None
 
     def tariff_at(self, entry: ModelOffer, time_ms: int) -> Tariff:
         """What `entry` costs for an order of that time (`Order.ordered_ms`): the one place where a price is chosen."""

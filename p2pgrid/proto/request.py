@@ -16,6 +16,8 @@ from p2pgrid.proto.messages import ENDPOINTS, ModelOffer
 
 PROMPT_OVERHEAD_TOKENS: Final = 1024
 """What a chat template may add to a prompt. No token is shorter than a byte, so a body bounds its prompt's tokens."""
+MAX_CHOICES: Final = 128
+"""Most answers that one request may ask for."""
 _FORBIDDEN: Final = (
     "kv_transfer_params",
     "vllm_xargs",
@@ -106,8 +108,10 @@ def parse_request(endpoint: str, body: bytes) -> RequestFields:
         value = getattr(fields, name)
         if value is not None and not 1 <= value <= 1_000_000:
             raise Refused("bad-request", f"{name} is {value}; at least 1 was expected.")
-    if fields.choices > 128:
-        raise Refused("bad-request", f"{fields.choices} answers were asked for at once; at most 128 are served.")
+    if fields.choices > MAX_CHOICES:
+        raise Refused(
+            "bad-request", f"{fields.choices} answers were asked for at once; at most {MAX_CHOICES} are served."
+        )
     return fields
 
 

@@ -14,18 +14,18 @@ import msgspec
 from msgspec import Meta
 
 from p2pgrid.errors import ProtocolViolation
-from p2pgrid.proto.fields import Id, Number
+from p2pgrid.proto.fields import Digest, Id
 
 MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 """Largest request body."""
 MAX_ENGINE_ERROR_BYTES: Final = 64 * 1024
 """Most of an engine's error body (HTTP status other than 200) that is passed on."""
+MAX_CARD_BYTES: Final = 20 * 1024
+"""Of a Card's record in wire form."""
+MAX_CARDS_BYTES: Final = 60 * 1024
+"""Of a Cards message."""
 CHUNK_BYTES: Final = 32 * 1024
 """Bulk bytes are cut to frames of at most this size."""
-MAX_OPEN_HELD: Final = 1024
-"""Orders without a settled receipt that one side can name: as many as a channel may ever have open."""
-MAX_UNMENTIONED: Final = 512
-"""Disputes and Answers that one side can name at once; those beyond follow in another exchange."""
 
 
 class Kind(IntEnum):
@@ -42,17 +42,13 @@ class Kind(IntEnum):
     CHANNEL_OPENED = 20
     """provider -> client, empty: the channel is in the provider's ledger."""
     RESUME = 21
-    """client -> provider: Resume."""
+    """client -> provider: a Channel with both signatures."""
     RESUMED = 22
-    """provider -> client: Holding. RECORD and TURN follow, from both sides by turns."""
-    RECORD = 23
-    """A signed record that the other side lacks."""
-    TURN = 24
-    """Turn: what this side shows for now has been said, and is durable on this side."""
-    PROPOSALS = 25
-    """provider -> client: Proposals, followed by so many RECEIPT messages."""
-    DISPUTES = 26
-    """DisputesHeld: the client opens with it, the provider answers with it. RECORD and TURN follow."""
+    """provider -> client: Resumed, followed by the proposals it names."""
+    CARD_REQUEST = 24
+    """client -> provider, empty: who stands behind this key?"""
+    CARDS = 25
+    """provider -> client: Cards."""
     ORDER = 32
     """client -> provider: OrderOpening; the body follows as BODY, then the client's end of the stream's bulk."""
     REFUSAL = 33
@@ -67,10 +63,22 @@ class Kind(IntEnum):
     """provider -> client: a Receipt that the provider signed."""
     COUNTERSIGNATURE = 38
     """client -> provider: the same Receipt with both signatures."""
-    DISPUTE = 39
-    """client -> provider: a signed Dispute of the receipt proposed, in place of its countersignature."""
+    RECEIPT_REFUSAL = 39
+    """client -> provider: Refusal of a proposed receipt."""
     CANCEL = 40
     """client -> provider, empty: stop the answer."""
+    LOG_REQUEST = 48
+    """client -> provider: a path of the provider's log, UTF-8 (docs/spec/log.md, section 5)."""
+    LOG_RESPONSE = 49
+    """provider -> client: what stands there."""
+    WITNESS_REQUEST = 50
+    """client -> provider: an add-checkpoint request about any log."""
+    WITNESS_RESPONSE = 51
+    """provider -> client: LogReply."""
+    COSIGNATURE = 52
+    """client -> provider: a checkpoint of the provider's log with the client's cosignature."""
+    COSIGNATURE_TAKEN = 53
+    """provider -> client, empty: it is on record."""
     BODY = 128
     """client -> provider: a piece of the request's body."""
     CHUNK = 129
@@ -91,59 +99,25 @@ class ChannelRequest(Frame, frozen=True, kw_only=True):
     client_nonce: Id
     offer: Id
     now_ms: Annotated[int, Meta(ge=0)]
+    continues: Digest = b""
+    """After a change of the provider's key: the head of the channel under its former key; see `Channel.continues`."""
 
 
-class OpenHeld(Frame, frozen=True, kw_only=True):
-    """An order without a settled receipt, as one side holds it."""
-
-    order_number: Number
-    meters: Annotated[int, Meta(ge=0)]
-    """Highest tick of a Meter on record; 0 if there is none."""
-    vouchers: Annotated[int, Meta(ge=0)]
-    """Highest tick of a Voucher on record; 0 if there is none."""
-
-
-class Holding(Frame, frozen=True, kw_only=True):
-    """What one side holds of a channel."""
+class Resumed(Frame, frozen=True, kw_only=True):
+    """What the provider holds of a channel."""
 
     last_order_number: Annotated[int, Meta(ge=0)]
-    """Highest order number on record: no order may have it or a lower one any more."""
-    receipt_number: Annotated[int, Meta(ge=0)]
-    """Highest receipt number that is settled: it carries both signatures, or the client disputes it."""
-    receipt: Id
-    """That receipt's id; the Channel's record id if there is none."""
-    open_orders: Annotated[tuple[OpenHeld, ...], Meta(max_length=MAX_OPEN_HELD)] = ()
-    """Orders without a settled receipt, by number."""
-    unmentioned: Annotated[tuple[Id, ...], Meta(max_length=MAX_UNMENTIONED)] = ()
-    """Disputes and Answers that no receipt mentions, by id."""
+    """Orders above this never arrived."""
+    last_receipt_number: Annotated[int, Meta(ge=0)]
+    proposals: Annotated[int, Meta(ge=0, le=4096)]
+    """How many RECEIPT messages follow, in order of their numbers."""
 
 
-class Resume(Frame, frozen=True, kw_only=True):
-    """The client takes a channel up again."""
+class Cards(Frame, frozen=True, kw_only=True):
+    """The last of an operator's cards, oldest first; none if it has no card."""
 
-    channel: Annotated[bytes, Meta(max_length=4096)]
-    """The Channel record with both signatures, in wire form."""
-    holding: Holding
-
-
-class Turn(Frame, frozen=True, kw_only=True):
-    """One side has shown what it shows for now."""
-
-    more: bool
-    """True if it has more to show in its next turn."""
-
-
-class Proposals(Frame, frozen=True, kw_only=True):
-    """How many receipts await the client's signature."""
-
-    count: Annotated[int, Meta(ge=0, le=MAX_OPEN_HELD)]
-
-
-class DisputesHeld(Frame, frozen=True, kw_only=True):
-    """Disputes and Answers of one channel that one side holds and no receipt mentions, by id."""
-
-    channel: Id
-    unmentioned: Annotated[tuple[Id, ...], Meta(max_length=MAX_UNMENTIONED)] = ()
+    cards: Annotated[tuple[Annotated[bytes, Meta(max_length=MAX_CARD_BYTES)], ...], Meta(max_length=64)]
+    """Card records in wire form."""
 
 
 class OrderOpening(Frame, frozen=True, kw_only=True):
@@ -168,6 +142,20 @@ class Head(Frame, frozen=True, kw_only=True):
 
     status: Annotated[int, Meta(ge=100, le=599)]
     content_type: Annotated[str, Meta(max_length=128)]
+
+
+class LogCall(Frame, frozen=True, kw_only=True):
+    """A request about a log on the libp2p road: a path, or `add-checkpoint` with its body."""
+
+    path: Annotated[str, Meta(max_length=128)]
+    body: Annotated[bytes, Meta(max_length=56 * 1024)] = b""
+
+
+class LogReply(Frame, frozen=True, kw_only=True):
+    """An HTTP status and a body: the resource, a witness's answer, or a word on what is wrong."""
+
+    status: Annotated[int, Meta(ge=100, le=599)]
+    body: Annotated[bytes, Meta(max_length=56 * 1024)]
 
 
 F = TypeVar("F", bound=Frame)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from p2pgrid.errors import LedgerError, Refused
@@ -111,9 +111,18 @@ class OpenChannel:
 class Channels:
     """All channels of the provider."""
 
-    def __init__(self, ledger: Ledger, key: SecretKey, limits: ProviderLimits, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        key: SecretKey,
+        limits: ProviderLimits,
+        now_ms: Callable[[], int],
+        former_keys: Sequence[SecretKey] = (),
+    ) -> None:
+        """Channels under `former_keys` are resumed, with those keys' signatures, and take no new order."""
         self._ledger = ledger
         self._key = key
+        self._keys = {one.public_key.raw: one for one in (*former_keys, key)}
         self._limits = limits
         self._now_ms = now_ms
         self._channels: dict[bytes, OpenChannel] = {}
@@ -127,9 +136,10 @@ class Channels:
         """
         interrupted = 0
         for signed in self._ledger.channels():
-            if signed.message.provider != self._key.public_key.raw:
+            key = self._keys.get(signed.message.provider)
+            if key is None:
                 continue  # a client's node with the same ledger buys on these
-            channel, n_open = await restore_channel(self._ledger, signed, self._key, self._now_ms())
+            channel, n_open = await restore_channel(self._ledger, signed, key, self._now_ms())
             self._add(channel)
             interrupted += n_open
         return interrupted
@@ -157,6 +167,43 @@ class Channels:
             raise Refused("unknown-channel", "the client has no such channel here.", hint="Resume it, or open one.")
         return channel
 
+    def is_party(self, channel_id: bytes, client: PublicKey) -> bool:
+        """True for the client's own channel."""
+        channel = self._channels.get(channel_id)
+        return channel is not None and channel.books.client == client
+
+    def has_client(self, client: PublicKey) -> bool:
+        """True if any channel is the client's."""
+        return self._by_client[client.raw] > 0
+
+    def find_current(self, channel_id: bytes, client: PublicKey) -> OpenChannel:
+        """As `find`, for a new order. Raises Refused (`channel-expired`) where the channel is under a former key."""
+        channel = self.find(channel_id, client)
+        if channel.books.provider != self._key.public_key:
+            raise Refused(
+                "channel-expired",
+                "the channel is under a key that this provider uses no more.",
+                hint="Open a channel that continues it.",
+            )
+        return channel
+
+    def own_key(self, provider: bytes) -> PublicKey:
+        """The key of ours that a channel names, this one or a former one; this one where it names a stranger's."""
+        return self._keys.get(provider, self._key).public_key
+
+    def check_head(self, head: bytes, client: PublicKey) -> None:
+        """Raises Refused (`unknown-channel`) unless `head` ends a settled channel of the client's under a former key,
+        and no other channel goes on from it."""
+        mine = [channel for channel in self._channels.values() if channel.books.client == client]
+        former = [channel for channel in mine if channel.books.provider != self._key.public_key]
+        ends = [channel for channel in former if channel.books.last_receipt_id == head and not channel.stranded]
+        if not ends or any(channel.books.terms.continues == head for channel in mine):
+            raise Refused(
+                "unknown-channel",
+                "no channel of the client's that ended here has that head.",
+                hint="Resume the channel under the former key first, or open one that continues nothing.",
+            )
+
     def check_room(self, client: PublicKey) -> None:
         """Raises Refused (`too-many-channels`, `busy`) if the client may open no further channel now."""
         if len(self._channels) >= self._limits.channels:
@@ -164,7 +211,12 @@ class Channels:
         if self._by_client[client.raw] < self._limits.channels_per_client:
             return
         now_ms = self._now_ms()
-        mine = [c for c in self._channels.values() if c.books.client == client and not c.books.is_expired(now_ms)]
+        own = self._key.public_key
+        mine = [
+            channel
+            for channel in self._channels.values()
+            if channel.books.client == client and channel.books.provider == own and not channel.books.is_expired(now_ms)
+        ]
         if len(mine) >= self._limits.channels_per_client:
             raise Refused(
                 "too-many-channels", f"the client has {len(mine)} channels here already.", hint="Resume one of them."
@@ -207,7 +259,8 @@ class Channels:
             try:
                 # First a write that changes nothing: all that was queued before it has then succeeded or failed.
                 await self._ledger.append(channel.books.signed)
-                restored, _ = await restore_channel(self._ledger, channel.books.signed, self._key, self._now_ms())
+                key = self._keys[channel.books.provider.raw]
+                restored, _ = await restore_channel(self._ledger, channel.books.signed, key, self._now_ms())
             except LedgerError as error:
                 log.error("the ledger still fails: %s", error)
                 continue

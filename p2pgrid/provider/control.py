@@ -10,6 +10,7 @@ from typing import Final
 
 from p2pgrid.errors import InvalidRecord, LedgerError, ProtocolViolation, Refused
 from p2pgrid.net.stream import Stream
+from p2pgrid.proto.card_chain import pack_cards
 from p2pgrid.proto.channel import check_clock, propose_channel, verify_channel
 from p2pgrid.proto.messages import Channel, Receipt
 from p2pgrid.proto.proposal import accept_countersignature
@@ -34,6 +35,16 @@ class OfferExchange(Exchange):
         if offer is None:
             raise Refused("withdrawn", "this provider offers nothing now.")
         self.stream.send(Kind.OFFER, offer.record.to_bytes())
+        self.finish()
+
+
+class CardExchange(Exchange):
+    """CARD_REQUEST -> CARDS."""
+
+    def take(self, kind: int, payload: bytes) -> None:
+        if payload:
+            raise ProtocolViolation(f"a CARD_REQUEST carries no bytes, this one {len(payload)}.")
+        self.stream.send(Kind.CARDS, pack_cards(self.shop.cards()))
         self.finish()
 
 
@@ -71,6 +82,8 @@ class ChannelExchange(Exchange):
                 "unknown-offer", "the channel names no offer of ours in force.", hint="Fetch the offer again."
             )
         shop.channels.check_room(client)
+        if request.continues:
+            shop.channels.check_head(request.continues, client)
         self._proposed = propose_channel(
             offer,
             client=client,
@@ -78,6 +91,7 @@ class ChannelExchange(Exchange):
             provider_nonce=secrets.token_bytes(32),
             key=shop.key,
             now_ms=now_ms,
+            continues=request.continues,
         )
         self.stream.send(Kind.CHANNEL, self._proposed.record.to_bytes())
         self.expect_next()
@@ -141,10 +155,11 @@ class ResumeExchange(Exchange):
 
     def _resume(self, payload: bytes) -> None:
         record = parse_record(payload)
+        named, channels = parse_message(record, Channel), self.shop.channels
         try:
-            channel = self.shop.channels.find(parse_message(record, Channel).channel, self.stream.peer)
+            channel = channels.find(named.channel, self.stream.peer)
         except Refused:
-            self._adopt(verify_channel(record, provider=self.shop.key.public_key, client=self.stream.peer))
+            self._adopt(verify_channel(record, provider=channels.own_key(named.provider), client=self.stream.peer))
             return
         if record.id != channel.books.signed.id:
             raise InvalidRecord("wrong-channel", "the client resumes a channel on other terms than were signed.")

@@ -19,6 +19,7 @@ import msgspec
 from p2pgrid.client.choice import Wishes
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.purchaser import Purchaser, unix_ms
+from p2pgrid.client.quarantine import Quarantine
 from p2pgrid.client.session import SessionLimits
 from p2pgrid.errors import P2pgridError, Refused, Unreachable
 from p2pgrid.ledger.base import Ledger
@@ -162,6 +163,7 @@ class TestSeller:
     async def stop(self) -> None:
         if self.listener is not None:
             await self.listener.aclose(drain_s=0)
+            self.listener = None
 
     def drop_links(self) -> None:
         """Cut every link, as a broken network does."""
@@ -417,6 +419,7 @@ async def shop(
     limits: SessionLimits | None = None,
     now_ms: Callable[[], int] = unix_ms,
     network: FakeNetwork | None = None,
+    quarantine: Quarantine | None = None,
 ) -> AsyncIterator[Shop]:
     """A purchaser with a book of the sellers' offers. Sellers that are not started yet are."""
     network = network or FakeNetwork(*sellers)
@@ -427,7 +430,16 @@ async def shop(
     book = OfferBook(network, now_ms=now_ms)
     with contextlib.suppress(Unreachable):
         await book.search()
-    purchaser = Purchaser(CLIENT, kept, book, wishes=wishes, limits=limits, dial=network.dial, now_ms=now_ms)
+    purchaser = Purchaser(
+        CLIENT,
+        kept,
+        book,
+        wishes=wishes,
+        limits=limits,
+        dial=network.dial,
+        now_ms=now_ms,
+        quarantine=quarantine,
+    )
     try:
         async with purchaser:
             assert isinstance(kept, MemoryLedger)

@@ -90,16 +90,18 @@ def test_the_newest_counts() -> None:
 
 
 def test_two_offers_under_one_number_are_evidence() -> None:
-    evidence: list[tuple[Record, str]] = []
-    offers, _, _ = book(on_conflict=lambda record, reason: evidence.append((record, reason)))
+    evidence: list[Record] = []
+    offers, _, _ = book(on_conflict=lambda peer_id, records, reason: evidence.extend(records))
     one, other = make_offer(), make_offer(operator="Another")
     offers.add(raw(one), PEER)
     with pytest.raises(InvalidRecord, match="two offers"):
         offers.add(raw(other), PEER)
-    assert [record.id for record, _ in evidence] == [one.id, other.id]
+    assert [record.id for record in evidence] == [one.id, other.id]
     assert offers.offers() == [] and offers.offer_of(PEER.peer_id) is None
     with pytest.raises(InvalidRecord, match="two offers"):
         offers.add(raw(make_offer(sequence=3)), PEER)
+    offers.unbar(PEER.peer_id)
+    assert offers.add(raw(make_offer(sequence=3)), PEER)
 
 
 def test_an_offer_past_its_time_is_gone() -> None:

@@ -210,6 +210,16 @@ async def test_a_wrong_tick_is_not_signed_and_ends_the_dealings() -> None:
             assert answer.provider == dear.peer_id
         with pytest.raises(Refused, match="counted here"):
             await s.purchaser.buy(CHAT, BODY, Wishes(provider=cheap.peer_id))
+    # The next run remembers, until a person allows the provider again.
+    cheap.tamper = None
+    async with shop(cheap, dear, quarantine=s.purchaser.quarantine) as again:
+        async with await again.purchaser.buy(CHAT, BODY, whole=True) as answer:
+            assert answer.provider == dear.peer_id
+        held = await again.purchaser.allow(cheap.peer_id)
+        assert held is not None and held.reason.startswith("wrong-count")
+        async with await again.purchaser.buy(CHAT, BODY, whole=True) as answer:
+            assert answer.provider == cheap.peer_id
+        assert await again.purchaser.allow(cheap.peer_id) is None
 
 
 async def test_a_wrong_receipt_on_resuming_is_not_signed() -> None:

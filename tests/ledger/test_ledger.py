@@ -300,6 +300,31 @@ async def test_receipts_for_people_newest_first(ledger: AnyLedger) -> None:
     assert ledger.receipts(limit=0) == []
 
 
+async def test_receipts_by_the_beginning_of_their_id(ledger: AnyLedger) -> None:
+    d = Dealings()
+    await store(ledger, *d.chain(20))
+    ids = sorted(receipt.id.hex() for receipt in d.receipts)
+    assert [row.record_id.hex() for row in ledger.find_receipts("", limit=100)] == ids
+    for one in ids:
+        (row,) = ledger.find_receipts(one)
+        assert row.record_id.hex() == one and row.countersigned
+        assert [r.record_id.hex() for r in ledger.find_receipts(one[0], limit=100)] == [
+            other for other in ids if other[0] == one[0]
+        ]
+    assert ledger.find_receipts("x") == [] == ledger.find_receipts(ids[0] + "0")
+
+
+async def test_the_records_of_one_order(ledger: AnyLedger) -> None:
+    d = Dealings()
+    records = d.chain(3, ticks=2)
+    await store(ledger, *records)
+    number = d.receipts[1].message.order_number
+    wanted = [s.record for s in records if getattr(s.message, "order_number", 0) == number]
+    assert len(wanted) >= 4
+    assert ledger.order_records(d.id, number) == wanted
+    assert ledger.order_records(d.id, 99) == []
+
+
 async def test_evidence_is_kept_once_and_apart(ledger: AnyLedger) -> None:
     d = Dealings()
     forged = Record(d.offer.record.payload_type, d.offer.record.payload + b"\0", d.offer.record.signatures)

@@ -64,12 +64,22 @@ def test_a_channel_is_opened() -> None:
     assert signed.message.expires_ms - signed.message.opened_ms == 90 * 86_400_000
 
 
+def test_a_channel_goes_on_from_the_head_that_both_hold() -> None:
+    head = bytes([9] * 32)
+    assert accept(proposed(continues=head).record, continues=head).message.continues == head
+    for other in (b"", bytes(32)):
+        with pytest.raises(InvalidRecord) as error:
+            accept(proposed(continues=other).record, continues=head)
+        assert error.value.code == "wrong-channel"
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"client": STRANGER.public_key.raw},
         {"client_nonce": bytes(32)},
         {"currency": "USD"},
+        {"continues": bytes([9] * 32)},
         {"window_tokens": 512},
         {"max_open_orders": 1},
         {"dispute_days": 1},

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self, cast
 
 from p2pgrid.config import ModelConfig
+from p2pgrid.desk.evidence import EvidenceKeeper
 from p2pgrid.engine.fake import FakeState, FakeVllm, serve_fake
 from p2pgrid.engine.http import HttpEngine
 from p2pgrid.errors import P2pgridError
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.memory import MemoryLedger
+from p2pgrid.log.service import LogService
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.direct import dial, listen
 from p2pgrid.net.stream import Stream, StreamHandler
@@ -104,6 +106,7 @@ async def provider(
     limits: ProviderLimits = QUICK,
     clock_ahead_ms: int = 0,
     models: tuple[str, ...] = (MODEL,),
+    log: LogService | None = None,
 ) -> AsyncIterator[Rig]:
     """A provider on a free port of 127.0.0.1 with a fake engine; one `ModelConfig` a name."""
     ledger = ledger if ledger is not None else MemoryLedger()
@@ -138,8 +141,10 @@ async def provider(
             admission=Admission(engines.models, channels, limits),
             links=ClientLinks(limits, tally),
             tally=tally,
+            evidence=EvidenceKeeper(ledger, now_ms),
             limits=limits,
             now_ms=now_ms,
+            log=log,
         )
         listener = await listen("127.0.0.1", 0, PROVIDER, on_stream=serve_streams(shop))
         try:

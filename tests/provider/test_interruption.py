@@ -139,6 +139,24 @@ async def test_a_client_that_takes_no_bytes_loses_the_order_and_not_the_link() -
         assert not buyer.link.closed.done()
 
 
+async def test_bytes_that_nobody_takes_keep_no_later_receipt_waiting() -> None:
+    """The engine is done, and the last of its bytes wait for credit: the chain goes on without that order."""
+    async with provider(window_tokens=65_536) as rig:
+        buyer = await Buyer.connect(rig)
+        await buyer.order(max_tokens=4).send().to_end()
+        stalled = buyer.order(max_tokens=4000, fake={"tokens": 880})
+        stalled.takes_bytes = False
+        stalled.send()
+        await until(lambda: rig.fake.completed == 2 and rig.live and rig.live[0]._stuck_since_ms is not None)
+        for number in range(2, 12):
+            assert (await buyer.order(max_tokens=4).send().to_end()).receipt_number == number
+        stalled.stream.consume(len(stalled.answer))
+        stalled.takes_bytes = True
+        receipt = await stalled.to_end()
+        assert (receipt.receipt_number, receipt.status) == (12, Status.COMPLETED)
+        assert receipt.usage.output_tokens == 880
+
+
 async def test_an_order_that_a_crash_left_open_is_interrupted_before_anything_is_served() -> None:
     ledger = MemoryLedger()
     async with provider(ledger) as rig:

@@ -1,0 +1,51 @@
+"""What a client does when its owner asks: in the running gateway through the command socket, or in a command."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from p2pgrid.client.purchaser import Purchaser
+from p2pgrid.desk.asks import Allowed, AllowPeer, Reconcile
+from p2pgrid.desk.standing import Reconciled, changes_since, require_channels, standing_of
+from p2pgrid.errors import UsageError
+from p2pgrid.proto.keys import PublicKey, parse_peer_id
+from p2pgrid.proto.record import Role
+
+CLIENT_ASKS: Final = AllowPeer | Reconcile
+
+
+class ClientDesk:
+    """The owner's desk of a client."""
+
+    def __init__(self, purchaser: Purchaser, ours: PublicKey) -> None:
+        self._purchaser = purchaser
+        self._ours = ours
+
+    async def perform(self, ask: Any) -> Any:
+        """Do what was asked. Raises P2pgridError."""
+        match ask:
+            case AllowPeer(peer=peer):
+                return await self._allow(peer)
+            case Reconcile(peer=peer):
+                return await self._reconcile(parse_peer_id(peer))
+        raise UsageError(f"a gateway cannot do {type(ask).__name__}.")
+
+    async def _allow(self, peer: str) -> Allowed:
+        held = await self._purchaser.allow(peer)
+        if held is None:
+            return Allowed(peer=peer, was_held=False)
+        return Allowed(peer=peer, was_held=True, reason=held.reason, since_ms=held.since_ms)
+
+    async def _reconcile(self, provider: PublicKey) -> Reconciled:
+        ledger = self._purchaser.ledger
+        channels = [c.message.channel for c in require_channels(ledger, self._ours, provider, Role.CLIENT)]
+        before = {channel: standing_of(ledger, channel) for channel in channels}
+        lifted = await self._purchaser.reconcile(provider)
+        changes = tuple(changes_since(ledger, channel, before[channel]) for channel in channels)
+        return Reconciled(
+            peer=provider.peer_id,
+            role=Role.CLIENT.value,
+            changed=any(one.is_changed for one in changes) or lifted is not None,
+            channels=changes,
+            quarantine_lifted=lifted.reason if lifted is not None else "",
+        )
