@@ -17,11 +17,19 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from p2pgrid.errors import InvalidRecord
-from p2pgrid.ledger.base import OpenOrder, ReceiptRow
+from p2pgrid.ledger.base import DisputeRow, OpenOrder, ReceiptRow
 from p2pgrid.ledger.logged import Loggable, of_rows, select_loggable
-from p2pgrid.ledger.schema import check_version, connect_reader, missing_ledger, storage_errors
+from p2pgrid.ledger.schema import (
+    SCHEMA_VERSION,
+    check_version,
+    connect_reader,
+    missing_ledger,
+    outdated_ledger,
+    storage_errors,
+)
 from p2pgrid.ledger.tables import BOTH_ROLES, TABLES, damaged, decode_signatures, read_channel, read_offer, read_signed
 from p2pgrid.proto.channel import ChannelHead
+from p2pgrid.proto.dispute import Answer, Dispute
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.record import M, Message, Record, Signed, parse_message
 
@@ -41,8 +49,11 @@ class SqliteReader:
         with storage_errors(path):
             self._reader = connect_reader(path)
             try:
-                if not check_version(path, self._reader):
+                version = check_version(path, self._reader)
+                if not version:
                     raise missing_ledger(path)
+                if version < SCHEMA_VERSION:
+                    raise outdated_ledger(path, version)
             except BaseException:
                 self._reader.close()
                 raise
@@ -130,6 +141,44 @@ class SqliteReader:
             receipt = _message(Receipt, (payload, signatures))
             listed.append(ReceiptRow(bytes.fromhex(record_id), receipt, channels[channel_id], signed_by == BOTH_ROLES))
         return listed
+
+    def disputes(self, *, channel: bytes | None = None) -> list[DisputeRow]:
+        """Disputes with their answers, in the order of arrival."""
+        where, values = ("WHERE d.channel = ?", (channel.hex(),)) if channel is not None else ("", ())
+        rows = self._rows(
+            "SELECT d.channel, d.payload, d.signatures, a.payload, a.signatures FROM disputes AS d "
+            f"LEFT JOIN answers AS a ON a.channel = d.channel AND a.dispute = d.id {where} ORDER BY d.seq",
+            *values,
+        )
+        found = []
+        for channel_id, *columns in rows:
+            parties = self._channel(bytes.fromhex(channel_id))
+            dispute = read_signed(_record(Dispute, columns[:2]), Dispute, parties)
+            answer = read_signed(_record(Answer, columns[2:]), Answer, parties) if columns[2] is not None else None
+            found.append(DisputeRow(dispute, answer))
+        return found
+
+    def mentioned(self, channel: bytes, after: int) -> set[bytes]:
+        """Ids that receipts of the channel above number `after` mention."""
+        rows = self._rows(
+            "SELECT payload, signatures FROM receipts WHERE channel = ? AND receipt_number > ?", channel.hex(), after
+        )
+        return {mention for row in rows for mention in _message(Receipt, row).mentions}
+
+    def request_key(self, channel: bytes, order_number: int) -> bytes | None:
+        """The commitment key of an order's request, or None: never kept, or erased."""
+        sql = "SELECT key FROM request_keys WHERE channel = ? AND order_number = ?"
+        rows = self._rows(sql, channel.hex(), order_number)
+        return bytes(rows[0][0]) if rows else None
+
+    def request_keys_before(self, time_ms: int) -> list[tuple[bytes, int]]:
+        """Channel and number of the orders of before that time whose commitment key is kept."""
+        rows = self._rows(
+            "SELECT k.channel, k.order_number FROM request_keys AS k JOIN orders AS o USING (channel, order_number) "
+            "WHERE o.ordered_ms < ? ORDER BY o.seq",
+            time_ms,
+        )
+        return [(bytes.fromhex(channel), number) for channel, number in rows]
 
     def records(self, *, channel: bytes | None = None) -> Iterator[Record]:
         """Every record that an audit needs, in the order of arrival: offers and channels first to last, then the rest.
