@@ -171,13 +171,13 @@ def _sign_proposal(
     placed = ledger.order(books.id, message.order_number)
     offer = ledger.offer(placed.order.message.offer) if placed is not None else None
     entry = offer.message.model_offer(message.model) if offer is not None else None
-    if placed is None or entry is None:
+    if placed is None or offer is None or entry is None:
         raise InvalidRecord("wrong-order", f"the receipt is for order {message.order_number}, which was never placed.")
     return check_resumed(
         books,
         record,
         placed.order,
-        entry,
+        offer.message.tariff_at(entry, placed.order.message.ordered_ms),
         vouched=placed.voucher.message.usage if placed.voucher is not None else Usage(),
         delivered=delivered.get(message.order_number),
         key=key,

@@ -15,7 +15,7 @@ from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.dispute import Answer, Decision, Dispute
 from p2pgrid.proto.dispute_rules import faults_of_answer, faults_of_dispute, is_in_term
 from p2pgrid.proto.keys import PublicKey, SecretKey, parse_public_key
-from p2pgrid.proto.messages import Channel, ModelOffer, Order, Receipt, Voucher
+from p2pgrid.proto.messages import Channel, Order, Receipt, Tariff, Voucher
 from p2pgrid.proto.record import PARTIES, Record, Role, Signed, parse_message, sign_message, verify_record
 from p2pgrid.proto.rules import Fault
 
@@ -118,7 +118,7 @@ def verify_answer(record: Record, dispute: Signed[Dispute], channel: Channel, *,
 
 
 def automatic_rejection(
-    dispute: Dispute, receipt: Receipt, order: Signed[Order], entry: ModelOffer, voucher: Voucher | None
+    dispute: Dispute, receipt: Receipt, order: Signed[Order], tariff: Tariff, voucher: Voucher | None
 ) -> str:
     """Why the records alone refute a client's dispute, in a sentence; empty where a person has to decide.
 
@@ -126,7 +126,7 @@ def automatic_rejection(
     """
     if dispute.by is not Role.CLIENT or dispute.reason not in DECIDABLE:
         return ""
-    if receipt_fault(receipt, order, entry) is not None:
+    if receipt_fault(receipt, order, tariff) is not None:
         return ""
     if voucher is not None and voucher.usage.covers(receipt.usage):
         return "The client's voucher covers the counts, and tariff and refund rule give the amount."
@@ -137,9 +137,7 @@ def automatic_rejection(
 
 def _is_in_term(dispute: Dispute, receipt: Signed[Receipt], channel: Channel) -> bool:
     countersigned = set(PARTIES) <= set(receipt.signers)
-    return is_in_term(
-        dispute, receipt=receipt.message, countersigned=countersigned, dispute_days=channel.dispute_days
-    )
+    return is_in_term(dispute, receipt=receipt.message, countersigned=countersigned, dispute_days=channel.dispute_days)
 
 
 def _key_of(channel: Channel, role: Role) -> PublicKey:

@@ -32,10 +32,10 @@ from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import (
     FINISH_REASON_CHARS,
     Meter,
-    ModelOffer,
     Order,
     Receipt,
     Status,
+    Tariff,
     Usage,
     Voucher,
 )
@@ -118,7 +118,7 @@ class SellerOrder:
         self,
         books: ChannelBooks,
         order: Signed[Order],
-        entry: ModelOffer,
+        tariff: Tariff,
         opening: OrderOpening,
         n: int,
         key: SecretKey,
@@ -128,7 +128,7 @@ class SellerOrder:
         self.order: Final = order
         self.books: Final = books
         self.receipt: Signed[Receipt] | None = None
-        self._entry = entry
+        self._tariff = tariff
         self._key = key
         self._arrived_ms = now_ms
         self._first_token_ms = 0
@@ -323,7 +323,7 @@ class SellerOrder:
                 order_number=self.order.message.order_number,
                 tick=self._ticks,
                 usage=self._delivered,
-                amount_pico=price_of(self._entry.tariff, self._delivered),
+                amount_pico=price_of(self._tariff, self._delivered),
                 response_commitment=self._commitment.digest(),
                 metered_ms=now_ms,
             ),
@@ -401,7 +401,7 @@ class SellerOrder:
         receipt = propose_receipt(
             self.books,
             self.order,
-            self._entry,
+            self._tariff,
             self._acknowledged if by_voucher else self._delivered,
             Ending(
                 status=status,

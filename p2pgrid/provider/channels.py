@@ -294,10 +294,11 @@ def _interrupted(ledger: Ledger, books: ChannelBooks, one: OpenOrder, key: Secre
     order = one.order.message
     offer = ledger.offer(order.offer)
     entry = offer.message.model_offer(order.model) if offer is not None else None
-    if entry is None:
+    if offer is None or entry is None:
         raise LedgerError(
             f"the ledger holds order {order.order_number} of channel {books.id.hex()[:16]} without its offer.",
             hint="Restore the ledger from a backup.",
         )
     usage = one.voucher.message.usage if one.voucher is not None else Usage()
-    return propose_receipt(books, one.order, entry, usage, Ending(status=Status.INTERRUPTED), key=key, now_ms=now_ms)
+    tariff = offer.message.tariff_at(entry, order.ordered_ms)
+    return propose_receipt(books, one.order, tariff, usage, Ending(status=Status.INTERRUPTED), key=key, now_ms=now_ms)

@@ -362,7 +362,7 @@ class Grid:
                     self.client,
                     proposal.record,
                     buyer.order,
-                    buyer.entry,
+                    buyer.tariff,
                     vouched=buyer.vouched,
                     delivered=buyer.usage,
                     key=CLIENT,

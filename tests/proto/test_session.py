@@ -433,7 +433,7 @@ def test_check_resumed(status: Status, billed: Usage, vouched: Usage, delivered:
     lane = grid.ordered(script([]))
     grid.client.chain_fault = lambda receipt: None  # type: ignore[method-assign]  # judged in test_channel
     proposal = propose_receipt(
-        grid.provider, lane.buyer.order, lane.buyer.entry, billed, Ending(status=status), key=PROVIDER, now_ms=NOW_MS
+        grid.provider, lane.buyer.order, lane.buyer.tariff, billed, Ending(status=status), key=PROVIDER, now_ms=NOW_MS
     )
 
     def check() -> None:
@@ -441,7 +441,7 @@ def test_check_resumed(status: Status, billed: Usage, vouched: Usage, delivered:
             grid.client,
             proposal.record,
             lane.buyer.order,
-            lane.buyer.entry,
+            lane.buyer.tariff,
             vouched=vouched,
             delivered=delivered,
             key=CLIENT,
