@@ -18,8 +18,9 @@ from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.stream import Stream
 from p2pgrid.net.stream_reader import StreamReader
+from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.buyer import check_resumed
-from p2pgrid.proto.channel import ChannelBooks, accept_channel
+from p2pgrid.proto.channel import accept_channel
 from p2pgrid.proto.frame import ResetCode
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import Channel, Offer, Receipt, Usage

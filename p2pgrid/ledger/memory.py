@@ -154,6 +154,7 @@ class MemoryLedger:
             last_receipt_id=last_row.record.id,
             total_pico=last.channel_total_pico if last else 0,
             countersigned=sum(signed_by(row.record) == BOTH_ROLES for _, row in receipts),
+            countersigned_pico=sum(m.amount_pico for m, row in receipts if signed_by(row.record) == BOTH_ROLES),
         )
 
     def open_orders(self, channel: bytes) -> list[OpenOrder]:

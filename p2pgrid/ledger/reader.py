@@ -68,13 +68,14 @@ class SqliteReader:
         rows = self._rows(_HEAD, {"channel": channel.hex()})
         if not rows:
             raise KeyError(channel.hex())
-        channel_record, last_order, last_receipt, receipt_id, total, countersigned = rows[0]
+        channel_record, last_order, last_receipt, receipt_id, total, countersigned, signed_pico = rows[0]
         return ChannelHead(
             last_order_number=last_order or 0,
             last_receipt_number=last_receipt or 0,
             last_receipt_id=bytes.fromhex(receipt_id or channel_record),
             total_pico=total or 0,
             countersigned=countersigned,
+            countersigned_pico=signed_pico,
         )
 
     def open_orders(self, channel: bytes) -> list[OpenOrder]:
@@ -312,7 +313,9 @@ _HEAD: Final = """
     SELECT c.id, (SELECT max(order_number) FROM orders WHERE channel = :channel),
            r.receipt_number, r.id, r.channel_total_pico,
            (SELECT count(*) FROM receipts WHERE channel = :channel)
-           - (SELECT count(*) FROM receipts WHERE channel = :channel AND signed_by = 'provider')
+           - (SELECT count(*) FROM receipts WHERE channel = :channel AND signed_by = 'provider'),
+           coalesce(r.channel_total_pico, 0) - coalesce(
+               (SELECT sum(amount_pico) FROM receipts WHERE channel = :channel AND signed_by = 'provider'), 0)
     FROM channels AS c LEFT JOIN receipts AS r ON r.seq =
         (SELECT seq FROM receipts WHERE channel = :channel ORDER BY receipt_number DESC LIMIT 1)
     WHERE c.channel = :channel

@@ -25,7 +25,17 @@ from p2pgrid.proto.channel import verify_channel
 from p2pgrid.proto.dispute import Answer, Dispute
 from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
-from p2pgrid.proto.record import M, Message, Record, Role, Signature, Signed, verify_record, verify_self_signed
+from p2pgrid.proto.record import (
+    M,
+    Message,
+    Record,
+    Role,
+    Signature,
+    Signed,
+    parse_message,
+    verify_record,
+    verify_self_signed,
+)
 
 Value = int | str | bytes | None
 Decoded = int | str

@@ -8,7 +8,8 @@ from p2pgrid.proto.actions import (
     AskEngine,
     Persist,
 )
-from p2pgrid.proto.channel import ChannelBooks, check_clock
+from p2pgrid.proto.books import ChannelBooks, risk_pico
+from p2pgrid.proto.channel import check_clock
 from p2pgrid.proto.commitment import request_commitment
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import (
@@ -60,12 +61,6 @@ def accept_order(
     check_clock(message.ordered_ms, now_ms, "the client")
     if books.is_expired(now_ms):
         raise Refused("channel-expired", "the channel has expired.", hint="Open a new one.")
-    if not books.may_order:
-        raise Refused(
-            "too-many-open-orders",
-            f"{books.open_orders} orders of this channel await a countersignature.",
-            hint="Countersign the receipts that are open.",
-        )
     entry, tariff = _price_in_force(offer, message, books, now_ms)
     fields = _check_body(message, opening, body)
     if message.first_token_timeout_ms <= 0:
@@ -73,6 +68,7 @@ def accept_order(
     most = most_owed(tariff, max_prompt_tokens=message.max_prompt_tokens, max_output_tokens=message.max_output_tokens)
     if message.max_output_tokens < fields.max_output_tokens(entry) or message.max_amount_pico < most:
         raise Refused("order-caps", "the order's caps do not cover what its body asks for.")
+    books.check_may_open(risk_pico(message, tariff, books.terms.window_tokens))
     if message.max_amount_pico > books.credit_left_pico():
         raise Refused(
             "credit-exhausted",

@@ -24,7 +24,8 @@ from p2pgrid.proto.actions import (
     Settled,
     Turn,
 )
-from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS, ChannelBooks
+from p2pgrid.proto.books import ChannelBooks, risk_pico
+from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.commitment import ResponseCommitment, request_commitment
 from p2pgrid.proto.counting import TokenCounter
 from p2pgrid.proto.keys import SecretKey
@@ -145,7 +146,7 @@ class BuyerOrder:
         self._cancelled = False
         self._error_bytes = 0
         self._early: bytes | None = None
-        books.open_order(order.message)
+        books.open_order(order.message, tariff)
 
     @property
     def usage(self) -> Usage:
@@ -389,23 +390,21 @@ def place_order(
             f"the answer may cost {most} pico-EUR; {books.credit_left_pico()} of the channel's credit are left.",
             hint="Settle what is open, or lower max_tokens.",
         )
-    order = sign_message(
-        Order(
-            channel=books.id,
-            order_number=books.last_order_number + 1,
-            offer=offer.id,
-            model=fields.model,
-            endpoint=endpoint,
-            request_commitment=request_commitment(commitment_key, body),
-            max_prompt_tokens=max_prompt,
-            max_output_tokens=max_output,
-            max_amount_pico=most,
-            ordered_ms=now_ms,
-            first_token_deadline_ms=now_ms + first_token_timeout_ms,
-        ),
-        Role.CLIENT,
-        key,
+    message = Order(
+        channel=books.id,
+        order_number=books.last_order_number + 1,
+        offer=offer.id,
+        model=fields.model,
+        endpoint=endpoint,
+        request_commitment=request_commitment(commitment_key, body),
+        max_prompt_tokens=max_prompt,
+        max_output_tokens=max_output,
+        max_amount_pico=most,
+        ordered_ms=now_ms,
+        first_token_deadline_ms=now_ms + first_token_timeout_ms,
     )
+    books.check_may_open(risk_pico(message, tariff, books.terms.window_tokens))
+    order = sign_message(message, Role.CLIENT, key)
     opening = OrderOpening(order=order.record.to_bytes(), commitment_key=commitment_key, body_bytes=len(body))
     buyer = BuyerOrder(books, order, tariff, commitment_key, fields.n or 1, key)
     pieces = [Send(Kind.BODY, body[i : i + CHUNK_BYTES]) for i in range(0, len(body), CHUNK_BYTES)]
@@ -426,12 +425,6 @@ def _entry_on_offer(books: ChannelBooks, offer: Signed[Offer], model: str, endpo
         raise Refused("offer-expired", "the offer is not in force any more.", hint="Fetch it again.")
     if books.is_expired(now_ms):
         raise Refused("channel-expired", "the channel has expired.", hint="Open a new one.")
-    if not books.may_order:
-        raise Refused(
-            "too-many-open-orders",
-            f"{books.open_orders} orders are open on the channel, as many as the provider grants now.",
-            hint="Wait for one to end.",
-        )
     return entry
 
 

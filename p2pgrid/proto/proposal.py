@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from p2pgrid.errors import ProtocolViolation
-from p2pgrid.proto.channel import ChannelBooks
+from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import (
     Order,

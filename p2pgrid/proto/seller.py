@@ -24,7 +24,7 @@ from p2pgrid.proto.actions import (
     Send,
     Settled,
 )
-from p2pgrid.proto.channel import ChannelBooks
+from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.commitment import ResponseCommitment
 from p2pgrid.proto.counting import TokenCounter
 from p2pgrid.proto.fields import MAX_DURATION_MS
@@ -147,7 +147,7 @@ class SellerOrder:
         self._unanswered: dict[bytes, Meter] = {}
         self._ticks = 0
         self._held_since_ms = 0
-        books.open_order(order.message)
+        books.open_order(order.message, tariff)
 
     # -- what the shell asks ------------------------------------------------------------------------------------
 

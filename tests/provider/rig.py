@@ -24,8 +24,9 @@ from p2pgrid.net.direct import dial, listen
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.net.stream_reader import StreamReader
 from p2pgrid.proto.actions import Actions, Deliver, Dispute, EndStream, Send, Turn
+from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.buyer import BuyerOrder, BuyerState, place_order
-from p2pgrid.proto.channel import ChannelBooks, ChannelHead, accept_channel
+from p2pgrid.proto.channel import ChannelHead, accept_channel
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import Channel, DataTerms, Offer, Receipt, Terms
 from p2pgrid.proto.record import Role, Signed, parse_record, verify_record
