@@ -66,7 +66,7 @@ class ChannelBooks:
         return order_number in self._risks
 
     def at_risk_pico(self, more_pico: int = 0) -> int:
-        """What must be covered if an order of the risk `more_pico` is opened: all that is at risk, the dearest apart."""
+        """What must be covered with one more order of that risk: all that is at risk, the dearest apart."""
         risks = [*self._risks.values(), *self._at_stake.values(), more_pico]
         return sum(risks) - max(risks)
 

@@ -107,7 +107,7 @@ def make_channel(offer: Signed[Offer]) -> Signed[Channel]:
 
 
 def make_books(channel: Signed[Channel], *, countersigned: int = 0) -> ChannelBooks:
-    """The books of a channel that has no receipts yet (`countersigned` receipts of 1 EUR cover the risk of open orders)."""
+    """The books of a channel that has no receipts yet (`countersigned` receipts of 1 EUR cover open orders)."""
     return ChannelBooks(channel, ChannelHead(0, 0, channel.id, 0, countersigned, countersigned * 10**12))
 
 

@@ -167,6 +167,10 @@ async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None
         await asyncio.sleep(0.005)
 
 
+TRUST_PICO = 10**12
+"""Enough for all that these tests have open at once."""
+
+
 @dataclass
 class Buyer:
     """A client: one link, one channel, no ledger. It keeps its books through a lost link."""
@@ -187,7 +191,14 @@ class Buyer:
         buyer = cls(rig, link, key, provider=provider)
         buyer.channel = await buyer.open_channel()
         buyer.books = new_books(buyer.channel)
+        if rig.shop is not None:
+            buyer.cover(rig.shop.channels, TRUST_PICO)
         return buyer
+
+    def cover(self, channels: Channels, countersigned_pico: int) -> None:
+        """Both books say that the client has countersigned so much: it covers what is at risk on open orders."""
+        books = channels.find(self.books.id, self.key.public_key).books
+        books.countersigned_pico = self.books.countersigned_pico = countersigned_pico
 
     async def reconnect(self, rig: Rig | None = None) -> None:
         """A new link, to the same provider or to what it was restarted as."""
