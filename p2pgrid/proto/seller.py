@@ -265,6 +265,10 @@ class SellerOrder:
             raise ProtocolViolation(f"{event.name} came while the order was {self.state.name}.")
         self.state = following
 
+    @property
+    def _is_beyond_window(self) -> bool:
+        return self._delivered.output_tokens - self._acknowledged.output_tokens > self.books.terms.window_tokens
+
     def _take_in(self, data: bytes) -> Status | None:
         """Count the engine's events and put them in line. Returns how the order must end, or None to go on."""
         for event in self._splitter.feed(data):
@@ -362,7 +366,7 @@ class SellerOrder:
             self._move(SellerEvent.CANCEL)
             return ()
         status = Status.LATE if self._is_late(now_ms) else Status.CANCELLED
-        if self._delivered.output_tokens - self._acknowledged.output_tokens > self.books.terms.window_tokens:
+        if self._is_beyond_window:
             # One event was larger than the window. If the link is lost now, nobody could prove that it arrived.
             status = Status.INTERRUPTED
         return [AbortEngine(), *self._finish(status, now_ms)]
@@ -386,6 +390,12 @@ class SellerOrder:
             return self._finish(Status.REFUSED if self._error_status < 500 else Status.FAILED, now_ms)
         if self._counter.error or not self._counter.done:
             return self._finish(Status.FAILED, now_ms)
+        if self._is_beyond_window:
+            # One event was larger than the window. A receipt for it that is judged only after a lost link would look
+            # like one that bills what never came: it must be acknowledged first.
+            self._held_since_ms = now_ms
+            self._move(SellerEvent.WINDOW_FULL)
+            return ()
         empty = self._delivered.output_tokens == 0
         return self._finish(Status.EMPTY if empty else Status.COMPLETED, now_ms)
 

@@ -298,6 +298,26 @@ def at_risk(lane: Lane) -> int:
     return risk_pico(lane.buyer.order.message, lane.buyer.tariff, 16)
 
 
+def test_an_event_larger_than_the_window_is_acknowledged_before_it_is_billed() -> None:
+    grid = Grid(window=16)
+    lane = grid.ordered(script(answer(10, [40])))
+    while lane.seller is None or lane.seller.state is not SellerState.HELD:
+        grid.step(lane, next(iter(grid.enabled(lane))))
+    assert lane.seller.receipt is None
+    grid.lose_link()
+    grid.resume()
+    assert not lane.disputes
+    assert_equal_books(grid)
+
+
+def test_an_event_larger_than_the_window_is_billed_once_it_is_acknowledged() -> None:
+    grid = Grid(window=16)
+    lane = grid.ordered(script(answer(10, [40])))
+    grid.settle()
+    (receipt,) = receipts(grid.client_ledger)
+    assert lane.settled and (receipt.message.status, receipt.message.usage) == (Status.COMPLETED, usage(10, 40))
+
+
 def test_bodies_may_arrive_in_any_order() -> None:
     grid = Grid(countersigned=8)
     first, second = grid.place(script(answer(5, [1]))), grid.place(script(answer(5, [1])))
