@@ -168,6 +168,9 @@ def _frame_samples(frame_type: type[wire.Frame]) -> tuple[bytes, ...]:
         wire.OrderOpening: wire.OrderOpening(order=_wire_records()[2], commitment_key=bytes(32), body_bytes=200),
         wire.Refusal: wire.Refusal(code="busy", message="Labas, pasauli", retry_after_ms=1000),
         wire.Head: wire.Head(status=200, content_type="text/event-stream"),
+        wire.Cards: wire.Cards(cards=(_wire_records()[0], _wire_records()[1])),
+        wire.LogCall: wire.LogCall(path="checkpoint", body=b"old 0"),
+        wire.LogReply: wire.LogReply(status=200, body=b"no such log"),
     }
     return (samples[frame_type].to_bytes(),) if frame_type in samples else ()
 
