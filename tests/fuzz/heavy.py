@@ -1,4 +1,4 @@
-"""Inputs made to cost their reader much: deep, many, long, repeated, or larger inside than outside. By form and size."""
+"""Inputs made to cost their reader much: deep, many, long, repeated, larger inside than outside. By form and size."""
 
 from __future__ import annotations
 
