@@ -73,6 +73,18 @@ _LABELS: Final[dict[type[Message], Callable[[Any], str]]] = {
     Payment: lambda m: f"the payment {m.reference!r} of invoice {m.invoice_number}",
 }
 
+_TIMES: Final = (
+    "issued_ms",
+    "ordered_ms",
+    "metered_ms",
+    "disputed_ms",
+    "answered_ms",
+    "stated_ms",
+    "booked_ms",
+    "opened_ms",
+    "valid_from_ms",
+)
+
 
 @dataclass(slots=True)
 class Copy:
@@ -122,6 +134,12 @@ def slot_of(message: Message) -> Slot:
 def label_of(message: Message) -> str:
     """The message for people: `receipt 3`."""
     return _LABELS[type(message)](message)
+
+
+def time_of(message: Message) -> int:
+    """When the message was made, as it says itself, Unix milliseconds; 0 if it does not say."""
+    times = (getattr(message, name, 0) for name in _TIMES)
+    return next((time_ms for time_ms in times if time_ms), 0)
 
 
 def required_roles(message: Message) -> frozenset[Role]:

@@ -1,8 +1,8 @@
 """Proofs: one finding with the records that it takes, to convince somebody who trusts none of those involved
 (docs/audit.md, "Proof files").
 
-Whoever presents a proof may leave out records, and may sign what they like with their own keys. So what speaks against a
-party is judged by nothing but what the party is *bound* to: records that it signed; records that these name by their
+Whoever presents a proof may leave out records, and may sign what they like with their own keys. So what speaks against
+a party is judged by nothing but what the party is *bound* to: records that it signed; records that these name by their
 ids, and so on; and the cards of the operators that these name. Everything else in a proof is passed over. A channel
 record with other terms, an order with a lower limit, made afterwards by the accuser alone, proves nothing.
 """
@@ -43,6 +43,9 @@ _NAMED: Final[dict[type[Message], Callable[[Any], tuple[bytes, ...]]]] = {
     Payment: lambda m: (m.statement,),
 }
 """The fields that hold ids of other records. No commitment is among them: its bytes are the other party's choice."""
+
+MOST_AUDITED: Final = 100_000
+"""Some ten seconds."""
 
 REFUTABLE: Final[dict[str, str]] = {
     "key-expired": "A later card of the same operator, which gives the key a longer term, would refute it.",
@@ -110,7 +113,7 @@ def exhibit_of(record: Record) -> Exhibit:
             message = parse_message(record, message_type)
         except InvalidRecord:
             message = None
-    named = _NAMED[type(message)](message) if type(message) in _NAMED else ()
+    named = _NAMED[type(message)](message) if message is not None and type(message) in _NAMED else ()
     return Exhibit(record, record.id, message, frozenset(signers), frozenset(named) - {b""})
 
 
@@ -130,16 +133,24 @@ def follows(claim: Claim, exhibits: Sequence[Exhibit]) -> Finding | None:
     return None
 
 
-def smallest(claim: Claim, exhibits: Sequence[Exhibit]) -> list[Exhibit] | None:
-    """Records from which the claim follows, and no longer does without any one of them; None if it does not follow."""
+def smallest(claim: Claim, exhibits: Sequence[Exhibit], *, most_audited: int = MOST_AUDITED) -> list[Exhibit] | None:
+    """Records from which the claim follows, and no longer does without any one of them; None if it does not follow.
+
+    No more is tried once `most_audited` records were audited, each as often as it was: what is left then may hold some
+    that could be spared.
+    """
     kept = list(exhibits)
     if follows(claim, kept) is None:
         return None
     step = max(1, len(kept) // 2)
+    audited = len(kept)
     while True:
         before, at = len(kept), 0
         while at < len(kept):
             without = kept[:at] + kept[at + step :]
+            audited += len(without)
+            if audited > most_audited:
+                return kept
             if follows(claim, without) is not None:
                 kept = without
             else:
