@@ -131,8 +131,9 @@ def _lacking(records: ChannelRecords, channel: bytes, theirs: Held, own: Role) -
         placed = _placed(records, receipt.message)
         last = [receipt.record] if dispute is None else [receipt.record, dispute.record]
         yield from _order_units(records, placed, ticks.get(receipt.message.order_number), last)
-    proposed = [_placed(records, one.message) for one in open_proposals(records, channel)]
-    for placed in (*proposed, *records.open_orders(channel)):
+    proposals = (one.message for one in open_proposals(records, channel))
+    unseen = [_placed(records, one) for one in proposals if one.receipt_number > theirs.last_receipt_number]
+    for placed in (*unseen, *records.open_orders(channel)):
         number = placed.order.message.order_number
         # What the client ordered and nobody vouched for costs nothing: the provider need not hear of it.
         is_news = _tick(placed) > ticks.get(number, 0) or (number not in ticks and own is Role.PROVIDER)

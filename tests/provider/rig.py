@@ -35,6 +35,7 @@ from p2pgrid.proto.wire import (
     ChannelRequest,
     Held,
     Kind,
+    OpenTick,
     Proposals,
     Records,
     Refusal,
@@ -288,7 +289,11 @@ class Buyer:
             last_order_number=self.books.last_order_number,
             last_receipt_number=self.books.last_receipt_number,
             last_receipt=self.books.last_receipt_id,
-            open_orders=(),
+            open_orders=tuple(
+                OpenTick(order_number=number, tick=one.machine._ticks)
+                for one in self.placed
+                if self.books.is_open(number := one.machine.order.message.order_number)
+            ),
         )
         return Resume(channel=self.channel.record.to_bytes(), held=held).to_bytes()
 
