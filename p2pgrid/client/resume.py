@@ -26,7 +26,7 @@ from p2pgrid.proto.reconcile import (
     held_of,
     lacking,
 )
-from p2pgrid.proto.record import Message, Record, Role, Signed, parse_record
+from p2pgrid.proto.record import Message, Record, Role, Signed, parse_message, parse_record
 from p2pgrid.proto.restore import restore_books
 from p2pgrid.proto.wire import (
     MAX_BATCH_RECORDS,
@@ -49,7 +49,10 @@ async def recover_channels(link: LinkConnection, ledger: Ledger, *, provider: Pu
         talk.send(Kind.CHANNELS_REQUEST)
         frame = parse_frame(await talk.expect(Kind.CHANNELS), Channels)
     known = {one.message.channel for one in ledger.channels()}
-    found = [verify_channel(parse_record(one), provider=provider, client=client) for one in frame.channels]
+    records = [parse_record(one) for one in frame.channels]
+    # Those under its former keys are found by its cards.
+    own = [one for one in records if parse_message(one, Channel).provider == provider.raw]
+    found = [verify_channel(one, provider=provider, client=client) for one in own]
     lost = [one for one in found if one.message.channel not in known]
     if lost:
         await _append(ledger, *lost)

@@ -125,13 +125,15 @@ class ChannelBooks:
         self.countersigned_pico += receipt.amount_pico
         self.close_order(receipt.order_number)
 
-    def note_disputed(self, receipt: Receipt, risk: int | None = None) -> None:
-        """The client disputes the chain's receipt: its order is closed.
+    def note_disputed(self, receipt: Receipt, owed_pico: int, risk: int | None = None) -> None:
+        """The client disputes the chain's receipt, and says that so much is owed: its order is closed.
 
-        Its risk stays counted until the provider accepts the dispute: whoever disputes everything gets no further than
-        whoever signs nothing. `risk` is given where the order is not open in these books.
+        What it contests stays at risk, up to the order's own risk, until the provider accepts the dispute: whoever
+        disputes everything gets no further than whoever signs nothing. `risk` is given where the order is not open in
+        these books.
         """
-        self._at_stake[receipt.receipt_number] = self._risks.get(receipt.order_number, 0) if risk is None else risk
+        risk = self._risks.get(receipt.order_number, 0) if risk is None else risk
+        self._at_stake[receipt.receipt_number] = min(risk, max(receipt.amount_pico - owed_pico, 0))
         self.close_order(receipt.order_number)
 
     def note_accepted(self, receipt_number: int) -> None:

@@ -485,7 +485,7 @@ def conclude(
     dispute = sign_dispute(
         receipt, books.terms, reason=fault[0], statement=fault[1], owed_pico=owed_pico, key=key, now_ms=now_ms
     )
-    books.note_disputed(message)
+    books.note_disputed(message, dispute.message.owed_pico)
     books.note_held(dispute.id, dispute.message)
     return receipt, dispute
 

@@ -105,6 +105,6 @@ def accept_dispute(proposed: Signed[Receipt], payload: bytes, books: ChannelBook
     dispute = verify_dispute(parse_record(payload), proposed, books.terms, now_ms=now_ms)
     if dispute.message.by is not Role.CLIENT:
         raise ProtocolViolation("the client sent a dispute that is not its own.")
-    books.note_disputed(proposed.message)
+    books.note_disputed(proposed.message, dispute.message.owed_pico)
     books.note_held(dispute.id, dispute.message)
     return dispute

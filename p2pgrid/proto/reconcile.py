@@ -3,7 +3,7 @@
 Pure, over what a ledger holds; both sides call the same functions. Each says what it holds (`held_of`), sends the
 signed records that the other lacks (`lacking`), and takes what comes only if it is signed by those who have to
 (`check_restored`). Then the provider gives orders without a receipt one (`interrupt_open_orders`), and the client
-answers every proposal (`answer_proposal`). No number is used again: a side whose ledger lost its tail gets it back first.
+answers every proposal (`answer_proposal`). No number is used again: a side whose ledger lost its tail gets it back.
 """
 
 from __future__ import annotations
@@ -87,11 +87,16 @@ def held_of(records: ChannelRecords, channel: bytes, *, last_order_number: int =
     )
 
 
-def check_same_chain(records: ChannelRecords, channel: Signed[Channel], theirs: Held) -> None:
-    """Raises Refused (`forked-chain`) if the other side's last receipt is another than ours of that number."""
+def check_same_chain(
+    records: ChannelRecords, channel: Signed[Channel], theirs: Held, *, is_caught_up: bool = False
+) -> None:
+    """Raises Refused (`forked-chain`) if the other side's last receipt is another than ours of that number.
+
+    Also if we have none, where `is_caught_up` says that all the other side holds was sent.
+    """
     number = theirs.last_receipt_number
     own = channel if number == 0 else records.receipt(channel.message.channel, number)
-    if own is not None and own.id != theirs.last_receipt:
+    if (own is None and is_caught_up) or (own is not None and own.id != theirs.last_receipt):
         raise Refused(
             "forked-chain",
             f"the two sides hold different receipts {number} of channel {channel.message.channel.hex()[:16]}.",

@@ -85,7 +85,8 @@ def restore_books(records: ChannelRecords, channel: Signed[Channel], own: Role) 
             books.open_order(order.message, tariff)
             books.release(order.message.order_number)
         elif not _is_accepted(dispute):
-            books.note_disputed(proposal.message, risk_pico(order.message, tariff, channel.message.window_tokens))
+            risk = risk_pico(order.message, tariff, channel.message.window_tokens)
+            books.note_disputed(proposal.message, dispute.dispute.message.owed_pico, risk)
     if disputes:
         _note_mentionable(records, books, disputes, own)
     return books

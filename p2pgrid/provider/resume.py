@@ -180,6 +180,8 @@ class ResumeExchange(Exchange):
         shop, ledger = self.shop, self.shop.ledger
         is_all = self._is_all
         if is_all:
+            assert self._resume is not None
+            check_same_chain(ledger, channel.books.signed, self._resume.held, is_caught_up=True)
             shop.channels.refresh(channel)
             proposals = open_proposals(ledger, channel.books.id)
             made = interrupt_open_orders(ledger, channel.books, key=shop.channels.key_of(channel), now_ms=shop.now_ms())
