@@ -147,7 +147,7 @@ async def test_bytes_that_nobody_takes_keep_no_later_receipt_waiting() -> None:
         stalled = buyer.order(max_tokens=4000, fake={"tokens": 880})
         stalled.takes_bytes = False
         stalled.send()
-        await until(lambda: rig.fake.completed == 2 and rig.live and rig.live[0]._stuck_since_ms is not None)
+        await until(lambda: rig.live and rig.live[0]._is_engine_done and rig.live[0]._stuck_since_ms is not None)
         for number in range(2, 12):
             assert (await buyer.order(max_tokens=4).send().to_end()).receipt_number == number
         stalled.stream.consume(len(stalled.answer))
