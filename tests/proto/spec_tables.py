@@ -20,10 +20,43 @@ from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.messages import DataTerms, ModelOffer, Tariff, TariffPeriod, Terms, Usage
 from p2pgrid.proto.record import Message
 from p2pgrid.proto.statement import StatementLine
+from p2pgrid.proto.wire import (
+    Cards,
+    ChannelRequest,
+    Channels,
+    Head,
+    Held,
+    LogCall,
+    LogReply,
+    OpenTick,
+    OrderOpening,
+    Proposals,
+    Records,
+    Refusal,
+    Resume,
+    Resumed,
+)
 
 FOLDER = Path(__file__).parent.parent.parent / "docs/spec"
 
 PARTS = (Usage, Tariff, TariffPeriod, ModelOffer, DataTerms, Terms, PeerKey, Revocation, StatementLine)
+FRAMES = (
+    ChannelRequest,
+    Held,
+    OpenTick,
+    Resume,
+    Resumed,
+    Records,
+    Proposals,
+    Channels,
+    Cards,
+    OrderOpening,
+    Refusal,
+    Head,
+    LogCall,
+    LogReply,
+)
+"""Unsigned payloads of the link."""
 NAMED_TYPES: dict[str, Any] = {
     "key": fields.Key,
     "id": fields.Id,
@@ -64,7 +97,7 @@ def with_codes(text: str) -> str:
 def with_fields(text: str) -> str:
     """The page with the tables of types and fields made afresh, between their markers."""
     text = _replaced(text, "types", _types(text))
-    for message in (*MESSAGE_TYPES.values(), *PARTS, InclusionProof):
+    for message in (*MESSAGE_TYPES.values(), *PARTS, InclusionProof, *FRAMES):
         text = _replaced(text, f"fields {message.__name__}", _fields(message, text))
     return text
 
@@ -75,7 +108,7 @@ def _types(text: str) -> list[str]:
         f"| **{name}** | {_shape(_inspected(hint))} | {known.get(f'**{name}**', '')} |"
         for name, hint in NAMED_TYPES.items()
     ]
-    return ["| type | form | |", "|---|---|---|", *rows]
+    return ["| type | form | meaning |", "|---|---|---|", *rows]
 
 
 def _fields(message: Any, text: str) -> list[str]:
@@ -116,6 +149,10 @@ def _shape(info: Any, hint: Any = None) -> str:
     if isinstance(info, inspect.Metadata):
         return _shape(info.type, hint)
     match info:
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.IntType(le=None, lt=None):
+            return f"integer, {_power(info.ge)} to 2^64-1"
         case inspect.IntType():
             return f"integer, {_power(info.ge)} to {_power(info.le if info.le is not None else info.lt - 1)}"
         case inspect.BytesType():
