@@ -18,6 +18,7 @@ from p2pgrid.proto.messages import ENDPOINTS, ModelOffer, Status, Tariff, Tariff
 from p2pgrid.proto.pricing import amount_owed, price_of
 from p2pgrid.proto.record import Message, Signed, signature_input
 from tests import factories
+from tests.proto.audit_vectors import audit_vectors
 from tests.proto.log_vectors import log_vectors, merkle_vectors
 from tests.proto.simulation import CLIENT, PROVIDER, TARIFF, Grid, answer, receipts, script, usage
 from tests.proto.speccheck import speccheck_vectors
@@ -36,6 +37,7 @@ def all_vectors() -> dict[str, Any]:
         "speccheck.json": speccheck_vectors(),
         "merkle.json": merkle_vectors(),
         "log.json": log_vectors(),
+        "audit.json": audit_vectors(),
     }
 
 
