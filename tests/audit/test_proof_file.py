@@ -39,9 +39,17 @@ def written(bundles: list[LinesBundle], folder: Path) -> list[Path]:
     return paths
 
 
-@cache
+_lines: dict[str, tuple[bytes, ...]] = {}
+
+
 def proof_lines(case: AuditCase) -> tuple[bytes, ...]:
     """The one proof file that the engine's findings of a case give."""
+    if case.name not in _lines:
+        _lines[case.name] = _proof_lines(case)
+    return _lines[case.name]
+
+
+def _proof_lines(case: AuditCase) -> tuple[bytes, ...]:
     with TemporaryDirectory() as name:
         folder, bundles, kept = Path(name), case.build(), list[Record]()
         sources = [Source(p, b.source, b.side) for p, b in zip(written(bundles, folder), bundles, strict=True)]
