@@ -7,7 +7,7 @@ from typing import Any, Final
 from p2pgrid.client.purchaser import Purchaser
 from p2pgrid.desk.asks import Allowed, AllowPeer, Reconcile
 from p2pgrid.desk.standing import NOTHING, Reconciled, changes_since, channels_with, require_channels, standing_of
-from p2pgrid.errors import UsageError
+from p2pgrid.errors import Unreachable, UsageError
 from p2pgrid.proto.keys import PublicKey, parse_peer_id
 from p2pgrid.proto.record import Role
 
@@ -44,7 +44,11 @@ class ClientDesk:
             one.message.channel: standing_of(ledger, one.message.channel)
             for one in channels_with(ledger, self._ours, provider)
         }
-        done, lifted = await self._purchaser.reconcile(provider)
+        try:
+            done, lifted = await self._purchaser.reconcile(provider)
+        except Unreachable:
+            require_channels(ledger, self._ours, provider, Role.CLIENT)  # more telling for a stranger
+            raise
         by_channel = {one.channel: one for one in done}
         # Not those of before alone: a ledger that was lost has them back now.
         channels = [c.message.channel for c in require_channels(ledger, self._ours, provider, Role.CLIENT)]
