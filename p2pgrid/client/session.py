@@ -223,9 +223,14 @@ class ProviderSession(OrderOwner):
         await self.ready(self._limits.link_timeout_s, patient=False)
         try:
             async with asyncio.timeout(timeout_s), self._turn:
-                await self._orders_over()
-                link = await self.ready(self._limits.link_timeout_s)
-                return await self._record_faults(self._resume(link, every=True))
+                while True:
+                    await self._orders_over()
+                    link = await self.ready(self._limits.link_timeout_s)
+                    try:
+                        return await self._record_faults(self._resume(link, every=True))
+                    except Unreachable:
+                        if not link.closed.done():
+                            raise
         except TimeoutError:
             raise Refused(
                 "busy",
