@@ -21,7 +21,7 @@ from tests import factories
 from tests.proto.audit_vectors import audit_vectors
 from tests.proto.log_vectors import log_vectors, merkle_vectors
 from tests.proto.simulation import CLIENT, PROVIDER, TARIFF, Grid, answer, receipts, script, usage
-from tests.proto.speccheck import speccheck_vectors
+from tests.proto.speccheck import signature_vectors, speccheck_vectors
 
 FOLDER = Path(__file__).parent.parent / "vectors"
 
@@ -35,6 +35,7 @@ def all_vectors() -> dict[str, Any]:
         "pricing.json": _pricing(),
         "session.json": _session(),
         "speccheck.json": speccheck_vectors(),
+        "signatures.json": signature_vectors(),
         "merkle.json": merkle_vectors(),
         "log.json": log_vectors(),
         "audit.json": audit_vectors(),

@@ -65,6 +65,16 @@ def test_speccheck() -> None:
             reader.verify(b"\x01" + key, message, signature)
 
 
+def test_signatures() -> None:
+    for vector in vectors("signatures"):
+        key, message, signature = (bytes.fromhex(vector[n]) for n in ("public_key", "message", "signature"))
+        if vector["signature_fits"]:
+            reader.verify(key, message, signature)
+            continue
+        with pytest.raises(Refused, match="bad-signature"):
+            reader.verify(key, message, signature)
+
+
 def test_commitments() -> None:
     delivered = b""
     for vector in vectors("commitments"):
