@@ -44,6 +44,7 @@ from p2pgrid.provider.admission import Admission
 from p2pgrid.provider.cards import OwnCards
 from p2pgrid.provider.channels import Channels
 from p2pgrid.provider.desk import PROVIDER_ASKS, ProviderDesk
+from p2pgrid.provider.dispute_book import DisputeBook
 from p2pgrid.provider.engines import EnginePlan, EngineSet
 from p2pgrid.provider.exchange import Shop
 from p2pgrid.provider.limits import ProviderLimits
@@ -118,6 +119,7 @@ class Provider:
         self._offers: OfferBook
         self._admission: Admission
         self.channels: Channels
+        self.disputes: DisputeBook
         self.log: LogService
 
     async def __aenter__(self) -> Self:
@@ -204,6 +206,7 @@ class Provider:
         self.channels = Channels(ledger, self.key, self.limits, self._now_ms, self._former_keys)
         stack.push_async_callback(self.channels.aclose)
         suspended = await self.channels.restore()
+        self.disputes = DisputeBook(ledger, self.channels, self._now_ms)
         config = self._config
         self._offers = OfferBook(
             ledger,
@@ -279,6 +282,7 @@ class Provider:
             links=self._links,
             tally=self.tally,
             evidence=EvidenceKeeper(ledger, self._now_ms),
+            disputes=self.disputes,
             limits=self.limits,
             now_ms=self._now_ms,
             log=self.log,
