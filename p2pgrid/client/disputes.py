@@ -73,6 +73,10 @@ class Disputes:
         self._wanted: set[bytes] = set()
         self._wake = asyncio.Event()
 
+    def covers(self, channel: bytes) -> bool:
+        """True for a channel with this provider, under any of its keys."""
+        return any(one.message.channel == channel for one in self._channels())
+
     def said(self, signed: Said) -> None:
         """Our own dispute or answer is on record: the provider hears of it as soon as there is a link."""
         self._want(signed.message.channel)

@@ -77,7 +77,8 @@ def held_by_both(
     """
     known = {one.id for one in theirs.held} | {one.id for one in sent}
     apart = {one.receipt_number for one in theirs.held if one.id in {record.id for record in conflicting}}
-    _, rows = _rows(records, theirs.channel, theirs.after)
+    # Each side listed or sent at most `MAX_COMPARED` of the range.
+    rows = records.dispute_ids(theirs.channel, after=theirs.after, limit=2 * MAX_COMPARED)
     return [i for number, i in rows if number <= until and i in known and number not in apart]
 
 
