@@ -278,6 +278,8 @@ class _Talk(StreamHandler):
                 seller.keep(dispute)
             if not self.proposals:
                 self.stream.end()
+        elif kind in (Kind.DISPUTES, Kind.DISPUTES_WATCH):
+            raise Refused("unsupported", "this provider exchanges no disputes.")
         elif kind == Kind.ORDER and seller.resets_orders:
             self.stream.reset(ResetCode.REFUSED, "not now")
         elif kind == Kind.ORDER:

@@ -47,6 +47,7 @@ from p2pgrid.proto.wire import (
 )
 from p2pgrid.provider.admission import Admission
 from p2pgrid.provider.channels import Channels
+from p2pgrid.provider.dispute_book import DisputeBook
 from p2pgrid.provider.engines import EnginePlan, EngineSet
 from p2pgrid.provider.exchange import Shop
 from p2pgrid.provider.limits import ProviderLimits
@@ -156,6 +157,7 @@ async def provider(
             links=ClientLinks(limits, tally),
             tally=tally,
             evidence=EvidenceKeeper(ledger, now_ms),
+            disputes=DisputeBook(ledger, channels, now_ms),
             limits=limits,
             now_ms=now_ms,
             log=log,
