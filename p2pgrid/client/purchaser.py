@@ -42,6 +42,7 @@ from p2pgrid.net.connection import LinkConnection
 from p2pgrid.proto.dispute_exchange import Said
 from p2pgrid.proto.keys import PublicKey, SecretKey, parse_peer_id, parse_public_key
 from p2pgrid.proto.messages import Offer
+from p2pgrid.proto.reconcile import Reconciliation
 from p2pgrid.proto.record import Record, Signed
 from p2pgrid.proto.request import metered_body, parse_request
 from p2pgrid.proto.wire import MAX_BODY_BYTES
@@ -195,8 +196,10 @@ class Purchaser:
             await session.aclose()
         return held
 
-    async def reconcile(self, provider: PublicKey, timeout_s: float = RECONCILE_TIMEOUT_S) -> Held | None:
-        """Bring both sides' books together now; what the provider was held for, if that is lifted by it.
+    async def reconcile(
+        self, provider: PublicKey, timeout_s: float = RECONCILE_TIMEOUT_S
+    ) -> tuple[list[Reconciliation], Held | None]:
+        """Bring both sides' books together now: what changed, and what the provider was held for, if that is lifted.
 
         Raises RemoteError where the provider is away or does not agree, and LedgerError.
         """
@@ -211,11 +214,11 @@ class Purchaser:
             # Dialled afresh: one that is down may wait for a while before it tries again.
             await self._sessions.pop(peer_id).aclose()
         try:
-            await self._session(peer_id).reconcile(timeout_s)
+            changes = await self._session(peer_id).reconcile(timeout_s)
         finally:
             if not was_known and self._is_closed_after_use(peer_id):
                 await self._sessions.pop(peer_id).aclose()
-        return await self.allow(peer_id)
+        return changes, await self.allow(peer_id)
 
     async def deliver_dispute(self, signed: Said) -> bool:
         """Exchange the disputes of a channel now, something of ours among them; False if the provider is not there.

@@ -232,11 +232,17 @@ class ProviderSession(OrderOwner):
         await self.ready(self._limits.link_timeout_s, patient=False)
         try:
             async with asyncio.timeout(timeout_s), self._turn:
-                await self._orders_over()
-                link = await self.ready(self._limits.link_timeout_s)
-                changes = await self._record_faults(self._resume(link, every=True))
-                await self.disputes.exchange_all(link)
-                return changes
+                while True:
+                    await self._orders_over()
+                    link = await self.ready(self._limits.link_timeout_s)
+                    try:
+                        changes = await self._record_faults(self._resume(link, every=True))
+                        await self.disputes.exchange_all(link)
+                    except Unreachable:
+                        if not link.closed.done():
+                            raise
+                    else:
+                        return changes
         except TimeoutError:
             raise Refused(
                 "busy",

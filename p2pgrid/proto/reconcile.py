@@ -105,11 +105,11 @@ def check_same_chain(
 
 
 def lacking(records: ChannelRecords, channel: bytes, theirs: Held, own: Role) -> Batch:
-    """What this side holds and the other lacks, by what it says it holds: whole orders, receipts in their order."""
+    """What this side holds and the other lacks, by what it says it holds: order after order, receipts by number."""
     taken: dict[bytes, Record] = {}
     size = 0
-    for group in _lacking(records, channel, theirs, own):
-        new = {record.id: record for record in group if record.id not in taken}
+    for unit in _lacking(records, channel, theirs, own):
+        new = {record.id: record for record in unit if record.id not in taken}
         if taken and (size > MAX_BATCH_BYTES or len(taken) + len(new) > MAX_BATCH_RECORDS):
             return Batch(tuple(taken.values()), is_all=False)
         taken.update(new)
@@ -118,7 +118,9 @@ def lacking(records: ChannelRecords, channel: bytes, theirs: Held, own: Role) ->
 
 
 def _lacking(records: ChannelRecords, channel: bytes, theirs: Held, own: Role) -> Iterator[list[Record]]:
+    """In units that are taken whole: an order is never shown without something that the provider signed on it."""
     disputes = disputed_by_client(records, channel)
+    ticks = {one.order_number: one.tick for one in theirs.open_orders}
     for number in range(theirs.last_receipt_number + 1, records.head(channel).last_receipt_number + 1):
         receipt = records.receipt(channel, number)
         if receipt is None:
@@ -126,38 +128,61 @@ def _lacking(records: ChannelRecords, channel: bytes, theirs: Held, own: Role) -
         dispute = disputes.get(number)
         if Role.CLIENT not in receipt.signers and dispute is None:
             break  # What follows are proposals: the client has yet to see them.
-        placed = records.order(channel, order_of(records, receipt.message).message.order_number)
-        assert placed is not None
-        group = [*_order_group(records, placed), receipt.record]
-        yield group if dispute is None else [*group, dispute.record]
-    ticks = {one.order_number: one.tick for one in theirs.open_orders}
-    for placed in records.open_orders(channel):
-        number, tick = placed.order.message.order_number, _tick(placed)
+        placed = _placed(records, receipt.message)
+        last = [receipt.record] if dispute is None else [receipt.record, dispute.record]
+        yield from _order_units(records, placed, ticks.get(receipt.message.order_number), last)
+    proposals = (one.message for one in open_proposals(records, channel))
+    unseen = [_placed(records, one) for one in proposals if one.receipt_number > theirs.last_receipt_number]
+    for placed in (*unseen, *records.open_orders(channel)):
+        number = placed.order.message.order_number
         # What the client ordered and nobody vouched for costs nothing: the provider need not hear of it.
-        is_news = tick > ticks.get(number, 0) or (number not in ticks and own is Role.PROVIDER)
+        is_news = _tick(placed) > ticks.get(number, 0) or (number not in ticks and own is Role.PROVIDER)
         if is_news:
-            yield _order_group(records, placed)
+            yield from _order_units(records, placed, ticks.get(number), [])
 
 
-def _order_group(records: ChannelRecords, placed: PlacedOrder) -> list[Record]:
-    """The order with what it rests on, and its last meter tick and voucher."""
-    offer = records.offer(placed.order.message.offer)
-    meter = _meter_of(records, placed)
-    group = [one.record for one in (offer, placed.order, meter) if one is not None]
-    return group if placed.voucher is None else [*group, placed.voucher.record]
+def _order_units(
+    records: ChannelRecords, placed: PlacedOrder, their_tick: int | None, last: list[Record]
+) -> Iterator[list[Record]]:
+    """The order and its offer where they lack it (`their_tick` is None), each vouched tick above theirs, `last`."""
+    unit: list[Record] = []
+    if their_tick is None:
+        offer = records.offer(placed.order.message.offer)
+        unit = [one.record for one in (offer, placed.order) if one is not None]
+    for meter, voucher in _ticks(records, placed, above=their_tick or 0):
+        yield [*unit, meter, voucher]
+        unit = []
+    if unit or last:
+        yield [*unit, *last]
 
 
-def _meter_of(records: ChannelRecords, placed: PlacedOrder) -> Signed[Meter] | None:
+def _placed(records: ChannelRecords, receipt: Receipt) -> PlacedOrder:
+    placed = records.order(receipt.channel, order_of(records, receipt).message.order_number)
+    assert placed is not None, "order_of has found it"
+    return placed
+
+
+def _ticks(records: ChannelRecords, placed: PlacedOrder, *, above: int) -> Iterator[tuple[Record, Record]]:
+    """Each voucher of the order for a tick above that, after the meter tick it names; by tick."""
+    if _tick(placed) <= above:
+        return
+    order = placed.order.message
+    of_order = list(records.order_records(order.channel, order.order_number))
+    meters = {one.id: one for one in of_order if one.payload_type == Meter.payload_type}
+    vouchers = [(parse_message(one, Voucher), one) for one in of_order if one.payload_type == Voucher.payload_type]
+    for voucher, record in sorted(vouchers, key=lambda pair: pair[0].tick):
+        if voucher.tick > above:
+            yield meters[voucher.meter], record
+
+
+def _meter_of(records: ChannelRecords, placed: PlacedOrder) -> Meter | None:
     """The meter tick that the order's last voucher names."""
     if placed.voucher is None:
         return None
     order, voucher = placed.order.message, placed.voucher.message
-    for record in records.order_records(order.channel, order.order_number):
-        if record.payload_type == Meter.payload_type and record.id == voucher.meter:
-            signature = record.signature_of(Role.PROVIDER)
-            assert signature is not None, "the ledger keeps checked records"
-            return verify_record(record, Meter, {Role.PROVIDER: parse_public_key(signature.key)})
-    return None
+    of_order = records.order_records(order.channel, order.order_number)
+    found = (one for one in of_order if one.payload_type == Meter.payload_type and one.id == voucher.meter)
+    return next((parse_message(one, Meter) for one in found), None)
 
 
 def _tick(placed: PlacedOrder) -> int:
@@ -309,7 +334,7 @@ def interrupt_open_orders(
     for one in records.open_orders(books.id):
         usage = one.voucher.message.usage if one.voucher is not None else Usage()
         meter = _meter_of(records, one)
-        commitment = meter.message.response_commitment if meter is not None else bytes(32)
+        commitment = meter.response_commitment if meter is not None else bytes(32)
         ending = Ending(status=Status.INTERRUPTED, response_commitment=commitment)
         tariff = tariff_of(records, one.order.message)
         made.append(propose_receipt(books, one.order, tariff, usage, ending, key=key, now_ms=now_ms))

@@ -135,6 +135,7 @@ class TestSeller:
         self.most_open = 0
         self.books: dict[bytes, ChannelBooks] = {}
         self.ledger = MemoryLedger()
+        self.written: list[Signed[Any]] = []
         self.listener: DirectListener | None = None
         self.changed = asyncio.Event()
         entry = ModelOffer(
@@ -183,6 +184,19 @@ class TestSeller:
         if self.listener is not None:
             await self.listener.aclose(drain_s=0)
             self.listener = None
+
+    def lose_end_of_ledger(self, kept: int) -> None:
+        """As after a disk that forgot: the first records remain, and nothing in memory."""
+        written, self.written = self.written[:kept], []
+        self.ledger, self.books = MemoryLedger(), {}
+        for one in written:
+            self.keep(one)
+        self.drop_links()
+
+    def keep(self, *signed: Signed[Any]) -> None:
+        """Write to the ledger."""
+        self.written += signed
+        self.ledger.append(*signed)
 
     def drop_links(self) -> None:
         """Cut every link, as a broken network does."""
@@ -235,7 +249,8 @@ class _Talk(StreamHandler):
             self.send(Kind.OFFER, seller.offer.record.to_bytes())
             self.stream.end()
         elif kind == Kind.CHANNELS_REQUEST:
-            self.send(Kind.CHANNELS, Channels(channels=()).to_bytes())
+            found = tuple(one.record.to_bytes() for one in seller.ledger.channels())
+            self.send(Kind.CHANNELS, Channels(channels=found).to_bytes())
             self.stream.end()
         elif kind == Kind.CHANNEL_REQUEST:
             self.propose(parse_frame(payload, ChannelRequest))
@@ -256,11 +271,11 @@ class _Talk(StreamHandler):
             if kind == Kind.COUNTERSIGNATURE:
                 signed = accept_countersignature(proposal, payload, self.books)
                 seller.settled.append(signed)
-                seller.ledger.append(signed)
+                seller.keep(signed)
             else:
                 dispute = accept_dispute(proposal, payload, self.books, seller.now_ms())
                 seller.disputed.append(dispute)
-                seller.ledger.append(dispute)
+                seller.keep(dispute)
             if not self.proposals:
                 self.stream.end()
         elif kind in (Kind.DISPUTES, Kind.DISPUTES_WATCH):
@@ -293,7 +308,7 @@ class _Talk(StreamHandler):
         self.send(Kind.CHANNEL, self.channel.record.to_bytes())
 
     def open(self, channel: Signed[Channel]) -> None:
-        self.seller.ledger.append(channel)
+        self.seller.keep(channel)
         self.books = restore_books(self.seller.ledger, channel, Role.PROVIDER)
         known = self.seller.books.get(self.books.id)
         if known is not None:
@@ -316,11 +331,11 @@ class _Talk(StreamHandler):
         if len(self.records) < self.n_records:
             return
         assert self.channel is not None
-        ledger.append(*check_restored(self.records, ledger, self.channel, Role.PROVIDER))
+        seller.keep(*check_restored(self.records, ledger, self.channel, Role.PROVIDER))
         self.open(self.channel)
         proposals = open_proposals(ledger, self.books.id)
         made = interrupt_open_orders(ledger, self.books, key=seller.key, now_ms=seller.now_ms())
-        ledger.append(*made)
+        seller.keep(*made)
         self.proposals = [*proposals, *made]
         self.send(Kind.PROPOSALS, Proposals(proposals=len(self.proposals), is_all=True).to_bytes())
         for proposal in self.proposals:
@@ -341,7 +356,7 @@ class _Talk(StreamHandler):
             self.stream.end()
             return
         offer = seller.offer if order.message.offer == seller.offer.id else None
-        seller.ledger.append(seller.offer)
+        seller.keep(seller.offer)
         self.order, actions = accept_order(
             self.books, order, opening, self.body, offer, key=seller.key, now_ms=seller.now_ms()
         )
@@ -374,7 +389,7 @@ class _Talk(StreamHandler):
                     if kind != Kind.RECEIPT or not (self.seller.keep_receipts or self.is_closed):
                         self.send(kind, payload)
                 case Persist(signed):
-                    self.seller.ledger.append(signed)
+                    self.seller.keep(signed)
                 case AskEngine():
                     self.pump = asyncio.create_task(self.answer())
                 case AbortEngine():

@@ -287,6 +287,45 @@ async def test_a_receipt_that_bills_too_much_is_disputed_and_the_chain_goes_on(i
             assert found == {("wrong-amount", Party.PROVIDER)}
 
 
+async def test_a_client_that_lost_its_ledger_gets_it_back() -> None:
+    seller = TestSeller()
+    await seller.start()
+    network = FakeNetwork(seller)
+    try:
+        async with shop(network=network) as s:
+            for number in range(1, 4):
+                async with await s.purchaser.buy(CHAT, BODY, whole=True):
+                    await s.settled(number)
+            before = list(s.ledger.records())
+        async with shop(network=network) as s:
+            async with await s.purchaser.buy(CHAT, BODY, whole=True) as answer:
+                assert answer.order_number == 4
+            await s.settled(4)
+            assert {one.id for one in before} <= {one.id for one in s.ledger.records()}
+            assert len(s.ledger.channels()) == 1
+    finally:
+        await seller.stop()
+
+
+async def test_a_provider_that_lost_its_ledger_s_end_uses_no_number_twice() -> None:
+    seller = TestSeller()
+    async with shop(seller) as s:
+        for number in range(1, 4):
+            async with await s.purchaser.buy(CHAT, BODY, whole=True):
+                await s.settled(number)
+        await seller.until(lambda: len(seller.settled) == 3)
+        seller.lose_end_of_ledger(kept=2)
+        assert not seller.ledger.receipts()
+        (change,), lifted = await s.purchaser.reconcile(seller.key.public_key)
+        assert lifted is None and change.sent + len(change.restored) in (0, 3 * 2 + 1)
+        async with await s.purchaser.buy(CHAT, BODY, whole=True) as answer:
+            assert answer.order_number == 4
+        await s.settled(4)
+        sold = [row.receipt for row in seller.ledger.receipts()]
+        assert [one.receipt_number for one in sold] == [4, 3, 2, 1]
+        assert sold == [row.receipt for row in s.ledger.receipts()]
+
+
 async def test_who_bills_too_much_again_and_again_is_dealt_with_no_more() -> None:
     seller = TestSeller()
     seller.charges = DEAR

@@ -27,6 +27,8 @@ from p2pgrid.proto.actions import Actions, Breach, Deliver, EndStream, Send, Tur
 from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.buyer import BuyerOrder, BuyerState, place_order
 from p2pgrid.proto.channel import ChannelHead, accept_channel
+from p2pgrid.proto.dispute import Dispute
+from p2pgrid.proto.disputing import sign_dispute
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import Channel, DataTerms, Offer, Receipt, Terms
 from p2pgrid.proto.record import Role, Signed, parse_record, verify_record
@@ -35,6 +37,7 @@ from p2pgrid.proto.wire import (
     ChannelRequest,
     Held,
     Kind,
+    OpenTick,
     Proposals,
     Records,
     Refusal,
@@ -284,13 +287,29 @@ class Buyer:
                 self.cover(self.rig.shop.channels, TRUST_PICO)
         return resumed, receipts
 
+    def dispute(self, receipt: Signed[Receipt]) -> Signed[Dispute]:
+        """This client's dispute of a receipt: nothing is owed."""
+        return sign_dispute(
+            receipt,
+            self.channel.message,
+            reason="not-delivered",
+            statement="Nothing came.",
+            owed_pico=0,
+            key=self.key,
+            now_ms=self.now_ms(),
+        )
+
     def resume_frame(self) -> bytes:
         """What a client says that holds its receipts."""
         held = Held(
             last_order_number=self.books.last_order_number,
             last_receipt_number=self.books.last_receipt_number,
             last_receipt=self.books.last_receipt_id,
-            open_orders=(),
+            open_orders=tuple(
+                OpenTick(order_number=number, tick=one.machine._ticks)
+                for one in self.placed
+                if self.books.is_open(number := one.machine.order.message.order_number)
+            ),
         )
         return Resume(channel=self.channel.record.to_bytes(), held=held).to_bytes()
 

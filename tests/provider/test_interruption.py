@@ -7,7 +7,7 @@ from p2pgrid.proto.buyer import check_resumed
 from p2pgrid.proto.messages import Status
 from p2pgrid.proto.record import Role
 from p2pgrid.proto.wire import Kind, Records
-from tests.provider.rig import Buyer, Placed, Rig, provider, receive, until
+from tests.provider.rig import Buyer, Placed, Rig, limits, provider, receive, until
 
 SLOW = {"tokens": 200, "pace_ms": 3}
 
@@ -141,13 +141,13 @@ async def test_a_client_that_takes_no_bytes_loses_the_order_and_not_the_link() -
 
 async def test_bytes_that_nobody_takes_keep_no_later_receipt_waiting() -> None:
     """The engine is done, and the last of its bytes wait for credit: the chain goes on without that order."""
-    async with provider(window_tokens=65_536) as rig:
+    async with provider(window_tokens=65_536, limits=limits(slow_reader_timeout_s=30.0)) as rig:
         buyer = await Buyer.connect(rig)
         await buyer.order(max_tokens=4).send().to_end()
         stalled = buyer.order(max_tokens=4000, fake={"tokens": 880})
         stalled.takes_bytes = False
         stalled.send()
-        await until(lambda: rig.fake.completed == 2 and rig.live and rig.live[0]._stuck_since_ms is not None)
+        await until(lambda: rig.live and rig.fake.completed == 2 and rig.live[0]._stuck_since_ms is not None)
         for number in range(2, 12):
             assert (await buyer.order(max_tokens=4).send().to_end()).receipt_number == number
         stalled.stream.consume(len(stalled.answer))
