@@ -177,7 +177,7 @@ async def test_many_take_several_exchanges() -> None:
         await bought.append(*disputes)
         await sold.append(*theirs)
         session(purchaser).disputes.said(disputes[0])
-        await until(lambda: held(bought) == held(sold) == sorted((one.id, b"") for one in (*disputes, *theirs)))
+        await until(lambda: held(bought) == held(sold) == sorted((one.id, b"") for one in (*disputes, *theirs)), 60)
         mentioned: list[bytes] = []
         for _ in range(4):
             await buy(purchaser, bought, sold)

@@ -174,7 +174,7 @@ async def provider(
             await engines.aclose()
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
+async def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
     """Return as soon as `condition()` is true; fail after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not condition():
