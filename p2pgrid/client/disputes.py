@@ -87,14 +87,16 @@ class Disputes:
             exchanged: Exchanged = await self._guard(self._exchange(link, channel))
             return exchanged
 
-    async def exchange_all(self, link: LinkConnection) -> None:
-        """The same for every channel in which something may still be said; one that the provider refuses is passed
-        over."""
+    async def exchange_all(self, link: LinkConnection) -> dict[bytes, Exchanged]:
+        """The same for every channel in which something may still be said, by its id; one that the provider refuses is
+        passed over."""
+        done = {}
         for channel in self._live_channels():
             try:
-                await self.exchange(link, channel)
+                done[channel.message.channel] = await self.exchange(link, channel)
             except Refused as refusal:
                 _log_not_exchanged(channel, refusal)
+        return done
 
     async def keep(self, link: LinkConnection) -> None:
         """Exchange all, then whenever either side has news, until cancelled or until the provider breaks a rule."""
