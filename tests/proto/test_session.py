@@ -574,7 +574,7 @@ RECEIPT_LIES: list[tuple[str, Callable[[Any], Any], str]] = [
     ("late, yet billed", change(first_token_ms=60_001), "refund-rule"),
     ("interrupted, beyond the vouchers", change(status=Status.INTERRUPTED), "wrong-count"),
     ("dated tomorrow", change(issued_ms=NOW_MS + 86_400_000), "clock-skew"),
-    ("dated yesterday", change(issued_ms=NOW_MS - 86_400_000), "clock-skew"),
+    ("dated yesterday", change(issued_ms=NOW_MS - 86_400_000), "time-backwards"),
     ("over the caps", more("output_tokens", 5000), "over-caps"),
     (
         "without a price",
