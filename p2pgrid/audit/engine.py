@@ -63,9 +63,9 @@ Keep = Callable[[Record], None]
 class Sizes:
     """How the work is cut up. The verdict is the same for all, the last apart."""
 
-    chunk_bytes: int = 8 * 1024 * 1024
+    chunk_bytes: int = 4 * 1024 * 1024
     """Bundles are read in pieces of about this size."""
-    part_bytes: int = 16 * 1024 * 1024
+    part_bytes: int = 4 * 1024 * 1024
     """Orders are checked in parts with about so many bytes of lines."""
     orders_a_block: int = ORDERS_A_BLOCK
     """Orders with neighbouring numbers that are in one part."""

@@ -88,7 +88,7 @@ def print_verdict(verdict: Verdict, console: Console) -> None:
         if len(verdict.channels) > MOST_CHANNELS:
             console.print(f"and {len(verdict.channels) - MOST_CHANNELS} more; --json and --html list them all")
     for party, peer_id, name in _parties(verdict)[: 2 * MOST_CHANNELS]:
-        console.print(_plain(f"{party} {peer_id} {name}"), style="dim", soft_wrap=True)
+        console.print(_plain(f"{party} {peer_id} {name}".rstrip()), style="dim", soft_wrap=True)
     _print_findings("Findings", verdict.findings, console)
     _print_findings("Notes (no fault)", verdict.notes, console)
 
