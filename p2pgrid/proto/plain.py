@@ -347,6 +347,13 @@ class PlainBlock:
                     orders.add((meter.message.channel, meter.message.order_number))
         return orders, signatures, meters
 
+    def forget(self) -> None:
+        """Let go of every record, so that memory is free at once: records and what shows them hold one another."""
+        for record in self._by_id.values():
+            record.copies.clear()
+        self._by_id.clear()
+        self._orders.clear()
+
     def judge(self) -> dict[bytes, ChannelPart]:
         """What there is to say of each channel."""
         parts = {}
