@@ -87,6 +87,25 @@ ADVICE: Final[dict[str, Advice]] = {
     "time-backwards": Advice(
         "A clock was set back, or records were made afterwards.", "Ask the signer; see what else falls into that time."
     ),
+    "wrong-origin": Advice("It says nothing about the log that it was to speak of.", _AGAIN),
+    "bad-proof": Advice(
+        "It does not show that the record is in the log.", "Ask for a new one: `p2pgrid log prove ID`."
+    ),
+    "log-forked": Advice("Its owner shows different histories to different peers.", _STOP),
+    "after-checkpoint": Advice(
+        "The record's time was made up: it is older than it says.",
+        "Hold it against both sides' other records of that day.",
+    ),
+    "not-logged": Advice(
+        "Nobody but the two sides can see that it was there then.", "Ask for proofs: `p2pgrid log prove ID`."
+    ),
+    "too-few-witnesses": Advice(
+        "Too few peers have seen this history to vouch that there is no other.",
+        "Ask other peers what they have seen of it.",
+    ),
+    "checkpoint-stale": Advice(
+        "What was logged since nobody has seen.", "Export again with a fresh checkpoint: `p2pgrid log check PEER`."
+    ),
     "wrong-dispute": Advice(
         "It is about something that the receipt does not say.", "Pass it over; ask for a right one."
     ),

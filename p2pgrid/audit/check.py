@@ -14,6 +14,7 @@ from p2pgrid.audit.proof_file import is_proof_file
 from p2pgrid.audit.workers import usable_cores
 from p2pgrid.errors import LocalError, UsageError
 from p2pgrid.ledger.bundle import read_bundle
+from p2pgrid.proto.log_case import NO_DEMANDS, LogDemands
 from p2pgrid.proto.record import Role
 from p2pgrid.proto.verdict import Bundle, Verdict, audit_records
 
@@ -36,14 +37,16 @@ def audit_files(
     report: Report | None = None,
     now_ms: int | None = None,
     keep: Keep | None = None,
+    log_demands: LogDemands = NO_DEMANDS,
 ) -> Verdict:
     """Audit exported bundles, each by itself and one against the other. No network, no secret key.
 
     A file whose name says `provider` or `operator`, `client` or `gateway` (`provider.jsonl`, `operator-lt.jsonl`) is
     taken for that side's export, which answers for what is wrong with the file; `-` is standard input. Large files are
     read by `processes` worker processes (as many as there are cores if None), in memory that does not grow with them;
-    `report` is told how far they are. `now_ms`: as for `audit_records`. `keep` is given every record that a finding can
-    be about, for proofs. Raises UsageError for a file that is no bundle, LocalError if a disk or a worker fails.
+    `report` is told how far they are. `now_ms` and `log_demands`: as for `audit_records`. `keep` is given every record
+    that a finding can be about, for proofs. Raises UsageError for a file that is no bundle, LocalError if a disk or a
+    worker fails.
     """
     with TemporaryDirectory(prefix="p2pgrid-input-") as folder:
         sources = [_spooled(source, Path(folder)) for source in sources_of(paths)]
@@ -53,9 +56,12 @@ def audit_files(
             read_bundle(source.path).close()  # it is a bundle, or this says why not
         if sum(source.path.stat().st_size for source in sources) >= SMALL_BYTES:
             cores = processes or usable_cores()
-            return run_engine(sources, cores, report or _tell_nobody, now_ms=now_ms, keep=keep)
+            report = report or _tell_nobody
+            return run_engine(sources, cores, report, now_ms=now_ms, keep=keep, log_demands=log_demands)
         bundles: Iterable[Bundle] = (Bundle(source.name, read_bundle(source.path), source.side) for source in sources)
-        return audit_records(bundles if keep is None else keeping(bundles, keep), now_ms=now_ms)
+        return audit_records(
+            bundles if keep is None else keeping(bundles, keep), now_ms=now_ms, log_demands=log_demands
+        )
 
 
 def sources_of(paths: Sequence[Path]) -> list[Source]:

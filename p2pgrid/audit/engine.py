@@ -45,6 +45,7 @@ from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.comparison import groups_of
 from p2pgrid.proto.elided import MOST_ACTIVITY_ROWS, Elided, ElidedOrders, ElidedOrphans
 from p2pgrid.proto.judgement import MOST_LABELS
+from p2pgrid.proto.log_case import NO_DEMANDS, LogDemands
 from p2pgrid.proto.plain import ORDERS_A_BLOCK, Link, OrderKey, PlainChannel, partition_of
 from p2pgrid.proto.record import Record, Role
 from p2pgrid.proto.verdict import Bundle, Frame, Verdict, audit_records, frame_of
@@ -128,12 +129,14 @@ class Engine:
         sizes: Sizes,
         now_ms: int | None = None,
         keep: Keep | None = None,
+        log_demands: LogDemands = NO_DEMANDS,
     ) -> None:
         self._sources: Final = sources
         self._workers: Final = workers
         self._report: Final = report
         self._sizes: Final = sizes
         self._now_ms: Final = now_ms
+        self._log_demands: Final = log_demands
         self._keep: Final = keep
         self._index_path: Final = folder / "index"
         self._links_path: Final = folder / "links"
@@ -142,7 +145,7 @@ class Engine:
     def verdict(self) -> Verdict:
         """Read, check, judge. Raises LocalError if a file cannot be read on, or a worker dies."""
         scan = self._scan()
-        frame = frame_of(self._bundles(scan, {}))
+        frame = frame_of(self._bundles(scan, {}), self._log_demands)
         catalog = self._catalog(scan, frame)
         checked = self._check(catalog, frozenset(frame.wanted_orders))
         if checked.strays:
@@ -159,7 +162,7 @@ class Engine:
         bundles = self._bundles(scan, lines, checked.elided.sizes)
         if self._keep is not None:
             bundles = keeping(bundles, self._keep)
-        verdict = audit_records(bundles, checked.elided, now_ms=self._now_ms)
+        verdict = audit_records(bundles, checked.elided, now_ms=self._now_ms, log_demands=self._log_demands)
         self._report("judging", 1, 1)
         return verdict
 
@@ -383,13 +386,15 @@ def run_engine(
     *,
     now_ms: int | None = None,
     keep: Keep | None = None,
+    log_demands: LogDemands = NO_DEMANDS,
 ) -> Verdict:
     """Audit bundles of any size. Raises LocalError if a file cannot be read on, or a worker dies.
 
-    `now_ms`: as for `audit_records`. `keep` is given every record that is judged in full.
+    `now_ms`: as for `audit_records`. `keep` is given every record that is judged in full. With
+    `log_demands.proofs` all are, and memory grows with the bundles.
     """
     with Workers(processes) as workers, TemporaryDirectory(prefix="p2pgrid-audit-") as folder:
-        return Engine(sources, workers, Path(folder), report, sizes or Sizes(), now_ms, keep).verdict()
+        return Engine(sources, workers, Path(folder), report, sizes or Sizes(), now_ms, keep, log_demands).verdict()
 
 
 def keeping(bundles: Iterable[Bundle], keep: Keep) -> Iterator[Bundle]:

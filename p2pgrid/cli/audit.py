@@ -49,6 +49,13 @@ def _moment(_ctx: click.Context, _param: click.Parameter, text: str | None) -> i
     callback=_moment,
     help="Judge terms as of then. [default: the latest record]",
 )
+@click.option("--logged", is_flag=True, help="Demand a proof of inclusion in the provider's log for every receipt.")
+@click.option(
+    "--witnesses",
+    type=click.IntRange(0, 64),
+    default=0,
+    help="Demand that so many peers have cosigned the provider's latest checkpoint, lately. [default: 0]",
+)
 @click.option("--processes", type=click.IntRange(1, 256), help="Workers for large files. [default: one a core]")
 def audit(
     files: tuple[Path, ...],
@@ -57,6 +64,8 @@ def audit(
     proofs: Path | None,
     proof: Path | None,
     at_ms: int | None,
+    logged: bool,
+    witnesses: int,
     processes: int | None,
 ) -> None:
     """Verify exported receipts, and say who is at fault.
@@ -74,18 +83,20 @@ def audit(
     from p2pgrid.errors import UsageError
 
     if proof is not None:
-        if files or page or proofs or at_ms is not None:
+        if files or page or proofs or at_ms is not None or logged or witnesses:
             raise UsageError("--proof verifies one file alone.", hint="Run `p2pgrid audit --proof FILE`.")
         _verify_proof(proof, as_json)
         return
     if not files:
         raise UsageError("no bundle is named.", hint="`p2pgrid audit FILE...`; `p2pgrid receipts export` writes one.")
     from p2pgrid.audit.check import audit_files
+    from p2pgrid.proto.log_case import LogDemands
 
+    demands = LogDemands(proofs=logged, witnesses=witnesses)
     records: list[Record] = []
     with _progress() as report:
         keep = records.append if proofs is not None else None
-        verdict = audit_files(files, processes=processes, report=report, now_ms=at_ms, keep=keep)
+        verdict = audit_files(files, processes=processes, report=report, now_ms=at_ms, keep=keep, log_demands=demands)
         written, without = _write_proofs(proofs, verdict, records, report) if proofs is not None else ([], [])
     if page is not None:
         from p2pgrid.audit.page import write_page

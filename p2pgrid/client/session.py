@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from p2pgrid.client.background import log_end
-from p2pgrid.client.exchanges import DisputedRecord, open_channel, request_cards, request_offer, resume_channel
+from p2pgrid.client.disputes import Disputes
+from p2pgrid.client.exchanges import DisputedRecord, open_channel, request_cards, request_offer
 from p2pgrid.client.order import OrderOwner, OrderStream
+from p2pgrid.client.resume import recover_channels, resume_channel
 from p2pgrid.client.succession import Succession
 from p2pgrid.desk.evidence import EvidenceKeeper
 from p2pgrid.errors import (
@@ -31,15 +33,16 @@ from p2pgrid.errors import (
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.keeper import Backoff, Dial, KeeperState, LinkKeeper
-from p2pgrid.proto.actions import Dispute
+from p2pgrid.proto.actions import Breach
 from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.buyer import BuyerState, place_order
 from p2pgrid.proto.commitment import COMMITMENT_KEY_BYTES
+from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import Channel, Offer, Usage
+from p2pgrid.proto.reconcile import Reconciliation
 from p2pgrid.proto.record import Record, Signed
 from p2pgrid.proto.request import RequestFields
-from p2pgrid.proto.restore import restore_books
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +65,8 @@ class SessionLimits:
     drain_s: float = 2.0
     """How long orders that are cancelled on closing may take to be settled."""
     first_token_timeout_s: float = 120.0
+    most_disputed: int = 3
+    """Receipts that we dispute and the provider stands by, before it is dealt with no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +131,14 @@ class ProviderSession(OrderOwner):
         self._turn = asyncio.Lock()
         self._queued = 0
         self._closing: set[asyncio.Task[None]] = set()
+        self.disputes: Final = Disputes(
+            ledger,
+            self._all_channels,
+            self._books_of,
+            now_ms=now_ms,
+            keep_evidence=self.keep_evidence,
+            guard=self._record_faults,
+        )
         self._task = asyncio.get_running_loop().create_task(self._keep_settled(), name=f"session {provider}")
         self._task.add_done_callback(log_end)
 
@@ -211,17 +224,25 @@ class ProviderSession(OrderOwner):
         """The raw cards over the link. Raises RemoteError."""
         return await request_cards(await self.ready(timeout_s))
 
-    async def reconcile(self, timeout_s: float) -> None:
-        """Settle everything with the provider now, once the orders that run have ended.
+    async def reconcile(self, timeout_s: float) -> list[Reconciliation]:
+        """Settle everything with the provider now, once the orders that run have ended. What changed, by channel.
 
         New orders wait meanwhile. Raises RemoteError, LedgerError, and Refused (`busy`) where orders run for longer.
         """
         await self.ready(self._limits.link_timeout_s, patient=False)
         try:
             async with asyncio.timeout(timeout_s), self._turn:
-                await self._orders_over()
-                link = await self.ready(self._limits.link_timeout_s)
-                await self._record_faults(self._resume(link))
+                while True:
+                    await self._orders_over()
+                    link = await self.ready(self._limits.link_timeout_s)
+                    try:
+                        changes = await self._record_faults(self._resume(link, every=True))
+                        await self.disputes.exchange_all(link)
+                    except Unreachable:
+                        if not link.closed.done():
+                            raise
+                    else:
+                        return changes
         except TimeoutError:
             raise Refused(
                 "busy",
@@ -264,6 +285,7 @@ class ProviderSession(OrderOwner):
     def _place(
         self, link: LinkConnection, books: ChannelBooks, offer: Signed[Offer], purchase: Purchase
     ) -> OrderStream:
+        commitment_key = self._random_bytes(COMMITMENT_KEY_BYTES)
         buyer, actions = place_order(
             books,
             offer,
@@ -271,7 +293,7 @@ class ProviderSession(OrderOwner):
             purchase.endpoint,
             purchase.body,
             key=self._key,
-            commitment_key=self._random_bytes(COMMITMENT_KEY_BYTES),
+            commitment_key=commitment_key,
             now_ms=self._now_ms(),
             first_token_timeout_ms=int(self._limits.first_token_timeout_s * 1000),
             max_amount_pico=purchase.max_amount_pico,
@@ -285,6 +307,7 @@ class ProviderSession(OrderOwner):
             raise
         self._stored_offers.add(offer.id)
         self._orders.add(order)
+        self._ledger.keep_request_key(buyer.order, commitment_key)
         order.start(stream, actions)
         return order
 
@@ -346,12 +369,16 @@ class ProviderSession(OrderOwner):
             self._seen_to_end[(buyer.books.id, buyer.order.message.order_number)] = buyer.usage
         self._tell()
 
-    def order_disputed(self, order: OrderStream, dispute: Dispute) -> None:
-        if dispute.code == "clock-skew":
-            self._error = Refused("clock-skew", dispute.message, hint=_CLOCK_HINT)
-            self._close_link(dispute.message)
+    def order_disputed(self, order: OrderStream, dispute: Signed[Dispute]) -> None:
+        self._note_disputed(dispute, order.buyer.books)
+        self._tell()
+
+    def order_breached(self, order: OrderStream, breach: Breach) -> None:
+        if breach.code == "clock-skew":
+            self._error = Refused("clock-skew", breach.message, hint=_CLOCK_HINT)
+            self._close_link(breach.message)
         else:
-            self._set_quarantine(f"{dispute.code}: {dispute.message}")
+            self._set_quarantine(f"{breach.code}: {breach.message}")
 
     def order_cut(self, order: OrderStream) -> None:
         # Its receipt may be the chain's next: nothing more can be settled before the channel is resumed.
@@ -401,18 +428,32 @@ class ProviderSession(OrderOwner):
                 self._error, self._ledger_failures = None, 0
                 self._link = link
                 self._tell()
-                await asyncio.shield(link.retired)
+                await self._exchange_disputes_until_retired(link)
                 self._link = None
             self._tell()
         await self._keeper.aclose()
+
+    async def _exchange_disputes_until_retired(self, link: LinkConnection) -> None:
+        keeping = asyncio.create_task(self.disputes.keep(link), name=f"disputes {self.provider}")
+        keeping.add_done_callback(log_end)
+        try:
+            await asyncio.shield(link.retired)
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
 
     async def _orders_over(self) -> None:
         """Wait for the orders on an earlier link: resuming would interrupt them."""
         for order in list(self._orders):
             await asyncio.shield(order.ended_future)
 
-    async def _resume(self, link: LinkConnection) -> None:
+    async def _resume(self, link: LinkConnection, *, every: bool = False) -> list[Reconciliation]:
+        """Resume the current channel, and earlier ones that have something open; or `every` one."""
         channels = [c for c in self._ledger.channels() if self._is_ours(c.message)]
+        ours = self._key.public_key
+        if not channels and await recover_channels(link, self._ledger, provider=self.provider, client=ours):
+            channels = [c for c in self._ledger.channels() if self._is_ours(c.message)]
+            log.warning("%d channels with %s are back in the ledger", len(channels), self.provider)
         now_ms = self._now_ms()
         current = channels[-1] if channels else None
         channels = [*await self._former_channels(link), *channels]
@@ -420,15 +461,16 @@ class ProviderSession(OrderOwner):
         if channels:
             # A write that changes nothing: once it is durable, so are all that were queued before it.
             await self._ledger.append(channels[-1])
+        changes = []
         for channel in channels:
             channel_id = channel.message.channel
-            open_orders = self._ledger.open_orders(channel_id)
-            if channel is not current and not open_orders:
+            if not every and channel is not current and self._is_settled(channel_id):
                 continue
-            books = restore_books(self._ledger, channel)
             seen = {number: usage for (of, number), usage in self._seen_to_end.items() if of == channel_id}
             try:
-                await resume_channel(link, books, self._ledger, key=self._key, delivered=seen, now_ms=self._now_ms)
+                books, change = await resume_channel(
+                    link, channel, self._ledger, key=self._key, delivered=seen, now_ms=self._now_ms
+                )
             except Refused as refusal:
                 if refusal.code not in ("unknown-channel", "channel-expired"):
                     raise
@@ -438,6 +480,22 @@ class ProviderSession(OrderOwner):
                 del self._seen_to_end[(channel_id, number)]
             if channel is current and not books.is_expired(now_ms):
                 self._books = books
+            changes.append(change)
+            for dispute in change.disputed:
+                self._note_disputed(dispute, books)
+        return changes
+
+    def _is_settled(self, channel: bytes) -> bool:
+        """True if nothing is known that may be left open on an earlier channel."""
+        return not self._ledger.open_orders(channel) and self._ledger.head(channel).last_receipt_number > 0
+
+    def _note_disputed(self, dispute: Signed[Dispute], books: ChannelBooks) -> None:
+        message = dispute.message
+        log.warning("receipt %d of %s is disputed: %s", message.receipt_number, self.provider, message.statement)
+        if books.disputed >= self._limits.most_disputed:
+            self._set_quarantine(
+                f"{message.reason}: {books.disputed} of its receipts are disputed, the last because {message.statement}"
+            )
 
     async def _former_channels(self, link: LinkConnection) -> list[Signed[Channel]]:
         """Channels under the provider's former keys: what they left open is settled on this link."""
@@ -446,6 +504,14 @@ class ProviderSession(OrderOwner):
             return []
         await self._succession.learn(link, offer)
         return self._succession.former_channels()
+
+    def _all_channels(self) -> list[Signed[Channel]]:
+        """With the provider under any of its keys that is known, oldest first."""
+        former = self._succession.former_channels() if self._succession is not None else []
+        return [*former, *(c for c in self._ledger.channels() if self._is_ours(c.message))]
+
+    def _books_of(self, channel: bytes) -> ChannelBooks | None:
+        return self._books if self._books is not None and self._books.id == channel else None
 
     def _is_ours(self, channel: Channel) -> bool:
         return channel.provider == self.provider.raw and channel.client == self._key.public_key.raw

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar, cast
 
 from p2pgrid.errors import InvalidRecord
+from p2pgrid.proto.attachments import ATTACHMENT_TYPES, Attachments
 from p2pgrid.proto.card import Card
 from p2pgrid.proto.codes import Party
 from p2pgrid.proto.dispute import Answer, Dispute, Opening
@@ -153,6 +154,7 @@ class Evidence:
 
     def __init__(self, docket: Docket) -> None:
         self._docket: Final = docket
+        self.attachments: Final = Attachments(docket)
         self._held: Final[dict[type[Message], dict[bytes, Held[Any]]]] = defaultdict(dict)
         self._verified: Final[dict[bytes, tuple[bytes, bytes]]] = {}
         self._suspects: Final[list[tuple[Draft, Blemish | None, tuple[bytes, ...]]]] = []
@@ -165,6 +167,9 @@ class Evidence:
             draft = Draft(entry.code, f"The line cannot be read: {entry.message}", (place,))
             self._docket.add(draft)
             self._docket.add_blemish(Blemish(draft))
+            return
+        if entry.payload_type in ATTACHMENT_TYPES:
+            self.attachments.take(place, entry)
             return
         signed = signature_input_of(entry)
         record_id = hashlib.sha256(signed).digest()

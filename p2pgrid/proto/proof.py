@@ -18,10 +18,12 @@ import msgspec
 
 from p2pgrid.errors import InvalidRecord
 from p2pgrid.proto.card import Card
+from p2pgrid.proto.checkpoint import CHECKPOINT_TYPE, verify_checkpoint
 from p2pgrid.proto.codes import CODES, Party, Weight
 from p2pgrid.proto.dispute import Answer, Dispute
 from p2pgrid.proto.evidence import slot_of
 from p2pgrid.proto.findings import Finding
+from p2pgrid.proto.inclusion import INCLUSION_PROOF_TYPE
 from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.messages import Channel, Offer, Order, Receipt, Voucher
@@ -99,6 +101,11 @@ def exhibit_of(record: Record) -> Exhibit:
     """Look at a record by itself. Raises nothing."""
     signed = signature_input_of(record)
     signers = set()
+    if record.payload_type == CHECKPOINT_TYPE:
+        try:
+            signers.add(verify_checkpoint(record.payload).log_key.peer_id)
+        except InvalidRecord:
+            pass  # then it binds nobody
     for signature in record.signatures:
         try:
             key = parse_public_key(signature.key)
@@ -173,6 +180,8 @@ def bound_to(exhibits: Iterable[Exhibit], peer_id: str) -> list[Exhibit]:
                 cards[signer].append(index)
     waiting = [index for index, exhibit in enumerate(exhibits) if peer_id in exhibit.signers]
     bound = set(waiting)
+    # A proof of inclusion is nobody's word: hashes that lead to a root which the peer signed hold, whoever shows them.
+    bound |= {i for i, exhibit in enumerate(exhibits) if exhibit.record.payload_type == INCLUSION_PROOF_TYPE}
     while waiting:
         exhibit = exhibits[waiting.pop()]
         new = [index for name in exhibit.names for index in by_id.get(name, ())]

@@ -27,6 +27,7 @@ from p2pgrid.proto.judgement import Case, judge_channel
 from p2pgrid.proto.key_case import judge_cards, judge_continuation, judge_keys, key_term_of
 from p2pgrid.proto.key_rules import KeyTerm, chains_of
 from p2pgrid.proto.keys import PublicKey, parse_public_key
+from p2pgrid.proto.log_case import NO_DEMANDS, LogDemands, judge_logs
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.opening_case import Opened, judge_openings
 from p2pgrid.proto.record import PARTIES, Record, Role
@@ -114,11 +115,18 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """The time that terms were held against."""
 
 
-def audit_records(bundles: Iterable[Bundle], elided: Elided | None = None, *, now_ms: int | None = None) -> Verdict:
+def audit_records(
+    bundles: Iterable[Bundle],
+    elided: Elided | None = None,
+    *,
+    now_ms: int | None = None,
+    log_demands: LogDemands = NO_DEMANDS,
+) -> Verdict:
     """Check everything that the bundles hold, each by itself and one against the other.
 
-    `now_ms`: when the audit is made; None for the latest time that a receipt or a later record shows. `elided` speaks
-    for records that were found plain and are left out of `bundles`: the verdict is that of all.
+    `now_ms`: when the audit is made; None for the latest time that a receipt or a later record shows.
+    `log_demands`: what must be shown of providers' logs. `elided` speaks for records that were found plain and are left
+    out of `bundles`: the verdict is that of all.
     Raises nothing for whatever the records say; what a bundle's own iterator raises passes through.
     """
     elided = elided or Elided()
@@ -159,6 +167,7 @@ def audit_records(bundles: Iterable[Bundle], elided: Elided | None = None, *, no
         judge_settlement(case, book)
         compare_sides(case, book, sources)
     _miss_statements(case, evidence)
+    judge_logs(case, evidence.attachments, books, evidence.of(Offer), log_demands)
     times_ms = {held.record_id: time_of(held.message) for held in evidence.all()}
     drafts = [(draft, owners.finding(draft, times_ms)) for draft in docket.settle()]
     drafts.sort(key=lambda pair: (pair[0].places, pair[0].code, pair[0].record_id, pair[0].sentence))
@@ -206,7 +215,7 @@ class Frame:
     """The signatures of each line that was altered."""
 
 
-def frame_of(bundles: Iterable[Bundle]) -> Frame:
+def frame_of(bundles: Iterable[Bundle], log_demands: LogDemands = NO_DEMANDS) -> Frame:
     """The frame of an audit, from the lines that are about no order. Nothing is reported."""
     evidence = Evidence(Docket())
     sources: list[str] = []
@@ -233,6 +242,9 @@ def frame_of(bundles: Iterable[Bundle]) -> Frame:
             orders.add((message.channel, message.order_number))
         else:
             whole.add(getattr(message, "channel", b""))
+    ids |= {held.proof.record_id for held in evidence.attachments.proofs.values()}
+    if log_demands.proofs:
+        whole.update(channels)  # what no proof speaks of is to be named
     return Frame(
         channels,
         evidence.of(Offer),

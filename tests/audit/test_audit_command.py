@@ -62,6 +62,13 @@ def test_a_flipped_byte_is_exit_code_1_with_the_party_named(bundles: tuple[Path,
     assert "It is receipt 1, which provider.jsonl:" in result.stdout
 
 
+def test_what_is_demanded_of_logs(bundles: tuple[Path, Path]) -> None:
+    result = CliRunner().invoke(audit, ["--json", "--logged", "--witnesses", "1", *map(str, bundles)])
+    assert result.exit_code == 1
+    codes = [finding["code"] for finding in json.loads(result.stdout)["findings"]]
+    assert sorted(codes) == ["not-logged", "too-few-witnesses"]
+
+
 def test_json_is_one_object(bundles: tuple[Path, Path]) -> None:
     flip_a_byte(bundles[0])
     result = CliRunner().invoke(audit, ["--json", *map(str, bundles)])

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -29,7 +30,7 @@ SMALL = Sizes(chunk_bytes=3000, part_bytes=8000, orders_a_block=2, links_a_group
 
 
 def both_verdicts(
-    bundles: Sequence[LinesBundle], sizes: Sizes = SMALL, end: bytes = b"\n", now_ms: int | None = None
+    bundles: Sequence[LinesBundle], sizes: Sizes = SMALL, end: bytes = b"\n", **options: Any
 ) -> tuple[Verdict, Verdict]:
     """The verdict of all records at once, and the engine's."""
     with TemporaryDirectory() as folder:
@@ -38,13 +39,13 @@ def both_verdicts(
             path = Path(folder) / f"{index}.jsonl"
             path.write_bytes(b"\n".join(bundle.lines) + end)
             sources.append(Source(path, bundle.source, bundle.side))
-        whole = audit_records([Bundle(s.name, read_bundle(s.path), s.side) for s in sources], now_ms=now_ms)
-        return whole, run_engine(sources, 1, lambda *_: None, sizes, now_ms=now_ms)
+        whole = audit_records([Bundle(s.name, read_bundle(s.path), s.side) for s in sources], **options)
+        return whole, run_engine(sources, 1, lambda *_: None, sizes, **options)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.code}-{case.name}")
 def test_every_case(case: AuditCase) -> None:
-    whole, cut = both_verdicts(case.build(), now_ms=case.options.get("now_ms"))
+    whole, cut = both_verdicts(case.build(), **case.options)
     assert cut == whole
 
 
