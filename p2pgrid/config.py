@@ -203,15 +203,18 @@ class DataFolder:
         """Offers heard of: a cache that may be deleted."""
         return self.path / "offers.json"
 
-    @property
-    def log_file(self) -> Path:
-        """The transparency log's SQLite file."""
-        return self.path / "log.sqlite"
+    def log_file(self, peer_id: str) -> Path:
+        """The SQLite file of the transparency log that this key signs: each of a node's keys has a log of its own."""
+        return self.path / f"log.{peer_id}.sqlite"
+
+    def log_checkpoint_file(self, peer_id: str) -> Path:
+        """The log's last signed checkpoint, beside it: what a log that was set back is told by."""
+        return self.path / f"log.{peer_id}.checkpoint"
 
     @property
-    def log_checkpoint_file(self) -> Path:
-        """The log's last signed checkpoint, beside it: what a log that was set back is told by."""
-        return self.path / "log.checkpoint"
+    def log_files(self) -> list[Path]:
+        """The logs of this node's keys, those that were replaced too."""
+        return sorted(self.path.glob("log.12D3KooW*.sqlite"))
 
     @property
     def witness_file(self) -> Path:

@@ -176,7 +176,7 @@ def show(context: CliContext, as_json: bool) -> None:
     """Show this node's own log: its size, root, and who has cosigned it."""
     from p2pgrid.log.reader import LogReader
 
-    reader = LogReader.open_readonly(context.data.log_file)
+    reader = LogReader.open_readonly(context.data.log_file(context.data.load_key().public_key.peer_id))
     checkpoint, erased = reader.checkpoint(), reader.n_erased
     cosigned = reader.cosigned_checkpoint()
     reader.close()
@@ -233,18 +233,19 @@ def _own_proof(data: DataFolder, record: str) -> LogProof | None:
     from p2pgrid.log.log import prove_entry
     from p2pgrid.log.reader import LogReader
 
-    if not data.log_file.exists():
-        return None
-    reader = LogReader.open_readonly(data.log_file)
-    try:
-        entries = reader.find_prefix(record)
-        if len(entries) > 1:
-            raise UsageError(f"more than one record begins with {record!r}.", hint="Give more digits.")
-        return prove_entry(reader, entries[0], entries[0].record_id) if entries else None
-    except Refused as refusal:
-        raise UsageError(refusal.message, hint=refusal.hint) from None
-    finally:
-        reader.close()
+    for path in data.log_files:
+        reader = LogReader.open_readonly(path)
+        try:
+            entries = reader.find_prefix(record)
+            if len(entries) > 1:
+                raise UsageError(f"more than one record begins with {record!r}.", hint="Give more digits.")
+            if entries:
+                return prove_entry(reader, entries[0], entries[0].record_id)
+        except Refused as refusal:
+            raise UsageError(refusal.message, hint=refusal.hint) from None
+        finally:
+            reader.close()
+    return None
 
 
 async def _asked_proof(data: DataFolder, record: str, timeout_s: float) -> LogProof:

@@ -18,8 +18,9 @@ from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.stream import Stream
 from p2pgrid.net.stream_reader import StreamReader
+from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.buyer import check_resumed
-from p2pgrid.proto.channel import ChannelBooks, accept_channel
+from p2pgrid.proto.channel import accept_channel
 from p2pgrid.proto.frame import ResetCode
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import Channel, Offer, Receipt, Usage
@@ -171,13 +172,13 @@ def _sign_proposal(
     placed = ledger.order(books.id, message.order_number)
     offer = ledger.offer(placed.order.message.offer) if placed is not None else None
     entry = offer.message.model_offer(message.model) if offer is not None else None
-    if placed is None or entry is None:
+    if placed is None or offer is None or entry is None:
         raise InvalidRecord("wrong-order", f"the receipt is for order {message.order_number}, which was never placed.")
     return check_resumed(
         books,
         record,
         placed.order,
-        entry,
+        offer.message.tariff_at(entry, placed.order.message.ordered_ms),
         vouched=placed.voucher.message.usage if placed.voucher is not None else Usage(),
         delivered=delivered.get(message.order_number),
         key=key,

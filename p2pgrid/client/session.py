@@ -1,7 +1,7 @@
 """The session with one provider: a link that is kept, the channel, orders in turn (docs/spec/session.md).
 
 The channel is opened once and remembered in the ledger; on every new link it is resumed before anything is ordered.
-Orders wait, first come first served, until the channel's slow start has a slot for them.
+Orders wait, first come first served, until the channel's books have room for them (proto.books).
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.keeper import Backoff, Dial, KeeperState, LinkKeeper
 from p2pgrid.proto.actions import Dispute
+from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.buyer import BuyerState, place_order
-from p2pgrid.proto.channel import ChannelBooks
 from p2pgrid.proto.commitment import COMMITMENT_KEY_BYTES
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import Channel, Offer, Usage
 from p2pgrid.proto.record import Record, Signed
 from p2pgrid.proto.request import RequestFields
+from p2pgrid.proto.restore import restore_books
 
 log = logging.getLogger(__name__)
 
@@ -197,7 +198,7 @@ class ProviderSession(OrderOwner):
             raise Refused(
                 "busy",
                 f"{self.provider} had no free slot within {self._limits.queue_timeout_s:g} s.",
-                hint="The number of orders at once grows with every receipt signed.",
+                hint="What may be open at once grows with every receipt signed.",
             ) from None
         finally:
             self._queued -= 1
@@ -251,13 +252,13 @@ class ProviderSession(OrderOwner):
             books = await self._usable_books(link, offer)
             if link is not self._link:
                 continue
-            if books.may_order:
-                try:
-                    return self._place(link, books, offer, purchase)
-                except Refused as refusal:
-                    # What open orders might cost is reserved; a receipt frees what they did not.
-                    if refusal.code != "credit-exhausted" or not books.reserved_pico:
-                        raise
+            try:
+                return self._place(link, books, offer, purchase)
+            except Refused as refusal:
+                # A receipt makes room: for what is at risk, and for what its order did not cost of what was reserved.
+                may_pass = {"too-many-open-orders": books.open_orders, "credit-exhausted": books.reserved_pico}
+                if not may_pass.get(refusal.code):
+                    raise
             await self._wait_for_change()
 
     def _place(
@@ -424,9 +425,7 @@ class ProviderSession(OrderOwner):
             open_orders = self._ledger.open_orders(channel_id)
             if channel is not current and not open_orders:
                 continue
-            books = ChannelBooks(channel, self._ledger.head(channel_id))
-            for one in open_orders:
-                books.open_order(one.order.message)
+            books = restore_books(self._ledger, channel)
             seen = {number: usage for (of, number), usage in self._seen_to_end.items() if of == channel_id}
             try:
                 await resume_channel(link, books, self._ledger, key=self._key, delivered=seen, now_ms=self._now_ms)

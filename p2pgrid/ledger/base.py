@@ -19,6 +19,7 @@ from typing import Protocol
 from p2pgrid.errors import LedgerError
 from p2pgrid.ledger.logged import Loggable
 from p2pgrid.proto.channel import ChannelHead
+from p2pgrid.proto.dispute import Answer, Dispute
 from p2pgrid.proto.messages import Channel, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.record import Message, Record, Signed
 
@@ -44,6 +45,14 @@ class ReceiptRow:
     receipt: Receipt
     channel: Channel
     countersigned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DisputeRow:
+    """A dispute, and its answer once there is one."""
+
+    dispute: Signed[Dispute]
+    answer: Signed[Answer] | None
 
 
 OnDurable = Callable[[Sequence[Signed[Message]]], None]
@@ -105,6 +114,24 @@ class Ledger(Protocol):
 
     def order_records(self, channel: bytes, order_number: int) -> list[Record]:
         """The order, its meters, vouchers and receipt, in the order of arrival."""
+
+    def disputes(self, *, channel: bytes | None = None) -> list[DisputeRow]:
+        """Disputes with their answers, in the order of arrival."""
+
+    def mentioned(self, channel: bytes, after: int) -> set[bytes]:
+        """Ids that receipts of the channel above number `after` mention."""
+
+    def keep_request_key(self, order: Signed[Order], key: bytes) -> asyncio.Future[None]:
+        """Keep an order's commitment key (32 bytes), so that what was asked and answered can be shown later."""
+
+    def request_key(self, channel: bytes, order_number: int) -> bytes | None:
+        """The commitment key of an order's request, or None: never kept, or erased."""
+
+    def request_keys_before(self, time_ms: int) -> list[tuple[bytes, int]]:
+        """Channel and number of the orders of before that time whose commitment key is kept."""
+
+    def erase_request_keys(self, orders: Sequence[tuple[bytes, int]]) -> asyncio.Future[None]:
+        """Destroy the commitment keys of orders, by channel and number. What is not kept is passed over."""
 
     def records(self, *, channel: bytes | None = None) -> Iterator[Record]:
         """Every record that an audit needs, in the order of arrival: offers and channels first to last, then the rest.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from p2pgrid.errors import LedgerError
-from p2pgrid.ledger.base import OnDurable, OpenOrder, ReceiptRow, SlotTaken, tell_when_durable
+from p2pgrid.ledger.base import DisputeRow, OnDurable, OpenOrder, ReceiptRow, SlotTaken, tell_when_durable
 from p2pgrid.ledger.logged import LOGGED_TYPES, Loggable
 from p2pgrid.ledger.tables import (
     BOTH_ROLES,
@@ -28,6 +28,7 @@ from p2pgrid.ledger.tables import (
 )
 from p2pgrid.ledger.writer import resolve
 from p2pgrid.proto.channel import ChannelHead
+from p2pgrid.proto.dispute import Answer, Dispute
 from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.record import M, Message, Record, Signed
@@ -52,10 +53,11 @@ class _Books:
     """By record id, in the order of arrival."""
     slots: dict[_Slot, bytes] = field(default_factory=dict)
     evidence: list[tuple[Record, str]] = field(default_factory=list)
+    request_keys: dict[tuple[bytes, int], bytes] = field(default_factory=dict)
 
     def copy(self) -> _Books:
         rows = {key: _Row(r.table, r.message, r.record, r.outcome) for key, r in self.rows.items()}
-        return _Books(rows, dict(self.slots), list(self.evidence))
+        return _Books(rows, dict(self.slots), list(self.evidence), dict(self.request_keys))
 
     def of(self, message_type: type[M], channel: bytes | None = None) -> list[tuple[M, _Row]]:
         found: list[tuple[M, _Row]] = []
@@ -152,6 +154,7 @@ class MemoryLedger:
             last_receipt_id=last_row.record.id,
             total_pico=last.channel_total_pico if last else 0,
             countersigned=sum(signed_by(row.record) == BOTH_ROLES for _, row in receipts),
+            countersigned_pico=sum(m.amount_pico for m, row in receipts if signed_by(row.record) == BOTH_ROLES),
         )
 
     def open_orders(self, channel: bytes) -> list[OpenOrder]:
@@ -221,6 +224,49 @@ class MemoryLedger:
             )
             for message, row in entries
         ]
+
+    def disputes(self, *, channel: bytes | None = None) -> list[DisputeRow]:
+        """Disputes with their answers, in the order of arrival."""
+        answers = {
+            message.dispute: self._signed(row.record, Answer, message.channel)
+            for message, row in self._books.of(Answer, channel)
+        }
+        return [
+            DisputeRow(self._signed(row.record, Dispute, message.channel), answers.get(row.record.id))
+            for message, row in self._books.of(Dispute, channel)
+        ]
+
+    def mentioned(self, channel: bytes, after: int) -> set[bytes]:
+        """Ids that receipts of the channel above number `after` mention."""
+        receipts = [message for message, _ in self._books.of(Receipt, channel) if message.receipt_number > after]
+        return {mention for receipt in receipts for mention in receipt.mentions}
+
+    def keep_request_key(self, order: Signed[Order], key: bytes) -> asyncio.Future[None]:
+        """Keep an order's commitment key (32 bytes), so that what was asked and answered can be shown later."""
+        place = (order.message.channel, order.message.order_number)
+
+        def keep(books: _Books) -> None:
+            books.request_keys.setdefault(place, key)
+
+        return self._put([keep])
+
+    def request_key(self, channel: bytes, order_number: int) -> bytes | None:
+        """The commitment key of an order's request, or None: never kept, or erased."""
+        return self._books.request_keys.get((channel, order_number))
+
+    def request_keys_before(self, time_ms: int) -> list[tuple[bytes, int]]:
+        """Channel and number of the orders of before that time whose commitment key is kept."""
+        early = [(m.channel, m.order_number) for m, _ in self._books.of(Order) if m.ordered_ms < time_ms]
+        return [place for place in early if place in self._books.request_keys]
+
+    def erase_request_keys(self, orders: Sequence[tuple[bytes, int]]) -> asyncio.Future[None]:
+        """Destroy the commitment keys of orders, by channel and number. What is not kept is passed over."""
+
+        def erase(books: _Books) -> None:
+            for place in orders:
+                books.request_keys.pop(place, None)
+
+        return self._put([erase])
 
     def records(self, *, channel: bytes | None = None) -> Iterator[Record]:
         """Every record that an audit needs, in the order of arrival: offers and channels first, then the rest."""

@@ -17,11 +17,19 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from p2pgrid.errors import InvalidRecord
-from p2pgrid.ledger.base import OpenOrder, ReceiptRow
+from p2pgrid.ledger.base import DisputeRow, OpenOrder, ReceiptRow
 from p2pgrid.ledger.logged import Loggable, of_rows, select_loggable
-from p2pgrid.ledger.schema import check_version, connect_reader, missing_ledger, storage_errors
+from p2pgrid.ledger.schema import (
+    SCHEMA_VERSION,
+    check_version,
+    connect_reader,
+    missing_ledger,
+    outdated_ledger,
+    storage_errors,
+)
 from p2pgrid.ledger.tables import BOTH_ROLES, TABLES, damaged, decode_signatures, read_channel, read_offer, read_signed
 from p2pgrid.proto.channel import ChannelHead
+from p2pgrid.proto.dispute import Answer, Dispute
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.record import M, Message, Record, Signed, parse_message
 
@@ -41,8 +49,11 @@ class SqliteReader:
         with storage_errors(path):
             self._reader = connect_reader(path)
             try:
-                if not check_version(path, self._reader):
+                version = check_version(path, self._reader)
+                if not version:
                     raise missing_ledger(path)
+                if version < SCHEMA_VERSION:
+                    raise outdated_ledger(path, version)
             except BaseException:
                 self._reader.close()
                 raise
@@ -57,13 +68,14 @@ class SqliteReader:
         rows = self._rows(_HEAD, {"channel": channel.hex()})
         if not rows:
             raise KeyError(channel.hex())
-        channel_record, last_order, last_receipt, receipt_id, total, countersigned = rows[0]
+        channel_record, last_order, last_receipt, receipt_id, total, countersigned, signed_pico = rows[0]
         return ChannelHead(
             last_order_number=last_order or 0,
             last_receipt_number=last_receipt or 0,
             last_receipt_id=bytes.fromhex(receipt_id or channel_record),
             total_pico=total or 0,
             countersigned=countersigned,
+            countersigned_pico=signed_pico,
         )
 
     def open_orders(self, channel: bytes) -> list[OpenOrder]:
@@ -130,6 +142,44 @@ class SqliteReader:
             receipt = _message(Receipt, (payload, signatures))
             listed.append(ReceiptRow(bytes.fromhex(record_id), receipt, channels[channel_id], signed_by == BOTH_ROLES))
         return listed
+
+    def disputes(self, *, channel: bytes | None = None) -> list[DisputeRow]:
+        """Disputes with their answers, in the order of arrival."""
+        where, values = ("WHERE d.channel = ?", (channel.hex(),)) if channel is not None else ("", ())
+        rows = self._rows(
+            "SELECT d.channel, d.payload, d.signatures, a.payload, a.signatures FROM disputes AS d "
+            f"LEFT JOIN answers AS a ON a.channel = d.channel AND a.dispute = d.id {where} ORDER BY d.seq",
+            *values,
+        )
+        found = []
+        for channel_id, *columns in rows:
+            parties = self._channel(bytes.fromhex(channel_id))
+            dispute = read_signed(_record(Dispute, columns[:2]), Dispute, parties)
+            answer = read_signed(_record(Answer, columns[2:]), Answer, parties) if columns[2] is not None else None
+            found.append(DisputeRow(dispute, answer))
+        return found
+
+    def mentioned(self, channel: bytes, after: int) -> set[bytes]:
+        """Ids that receipts of the channel above number `after` mention."""
+        rows = self._rows(
+            "SELECT payload, signatures FROM receipts WHERE channel = ? AND receipt_number > ?", channel.hex(), after
+        )
+        return {mention for row in rows for mention in _message(Receipt, row).mentions}
+
+    def request_key(self, channel: bytes, order_number: int) -> bytes | None:
+        """The commitment key of an order's request, or None: never kept, or erased."""
+        sql = "SELECT key FROM request_keys WHERE channel = ? AND order_number = ?"
+        rows = self._rows(sql, channel.hex(), order_number)
+        return bytes(rows[0][0]) if rows else None
+
+    def request_keys_before(self, time_ms: int) -> list[tuple[bytes, int]]:
+        """Channel and number of the orders of before that time whose commitment key is kept."""
+        rows = self._rows(
+            "SELECT k.channel, k.order_number FROM request_keys AS k JOIN orders AS o USING (channel, order_number) "
+            "WHERE o.ordered_ms < ? ORDER BY o.seq",
+            time_ms,
+        )
+        return [(bytes.fromhex(channel), number) for channel, number in rows]
 
     def records(self, *, channel: bytes | None = None) -> Iterator[Record]:
         """Every record that an audit needs, in the order of arrival: offers and channels first to last, then the rest.
@@ -263,7 +313,9 @@ _HEAD: Final = """
     SELECT c.id, (SELECT max(order_number) FROM orders WHERE channel = :channel),
            r.receipt_number, r.id, r.channel_total_pico,
            (SELECT count(*) FROM receipts WHERE channel = :channel)
-           - (SELECT count(*) FROM receipts WHERE channel = :channel AND signed_by = 'provider')
+           - (SELECT count(*) FROM receipts WHERE channel = :channel AND signed_by = 'provider'),
+           coalesce(r.channel_total_pico, 0) - coalesce(
+               (SELECT sum(amount_pico) FROM receipts WHERE channel = :channel AND signed_by = 'provider'), 0)
     FROM channels AS c LEFT JOIN receipts AS r ON r.seq =
         (SELECT seq FROM receipts WHERE channel = :channel ORDER BY receipt_number DESC LIMIT 1)
     WHERE c.channel = :channel

@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +21,16 @@ from p2pgrid.ledger.lock import WriterLock
 from p2pgrid.ledger.reader import SqliteReader
 from p2pgrid.ledger.schema import create_or_check, missing_ledger, storage_errors
 from p2pgrid.ledger.tables import ORDERS, TABLES, table_of
-from p2pgrid.ledger.writer import Call, Operation, StoreEvidence, StoreOutcome, StoreRecord, Writer
+from p2pgrid.ledger.writer import (
+    Call,
+    EraseRequestKeys,
+    Operation,
+    StoreEvidence,
+    StoreOutcome,
+    StoreRecord,
+    StoreRequestKey,
+    Writer,
+)
 from p2pgrid.proto.messages import Order
 from p2pgrid.proto.record import Message, Record, Signed
 
@@ -91,6 +101,18 @@ class SqliteLedger(SqliteReader):
         Stores the order too if it is not on record. A later note replaces an earlier one.
         """
         return self._put([StoreRecord(ORDERS, next(self._seq), order), StoreOutcome(order, outcome)])
+
+    def keep_request_key(self, order: Signed[Order], key: bytes) -> asyncio.Future[None]:
+        """Keep an order's commitment key (32 bytes), so that what was asked and answered can be shown later."""
+        return self._put([StoreRequestKey(order.message.channel, order.message.order_number, key)])
+
+    def erase_request_keys(self, orders: Sequence[tuple[bytes, int]]) -> asyncio.Future[None]:
+        """Destroy the commitment keys of orders, by channel and number. What is not kept is passed over.
+
+        The pages are overwritten in the file, and the WAL is emptied into it as soon as no reader holds it. Copies
+        that others made of the file, and blocks that a disk has put aside, are beyond this.
+        """
+        return self._put([EraseRequestKeys(orders)])
 
     def watch(self, on_durable: OnDurable) -> None:
         """From now on, call with the records of each `append` once they are durable, in the order of the calls."""

@@ -108,6 +108,9 @@ class Writer:
             for call in batch:
                 outcomes.append(self._apply(conn, call))
             conn.execute("COMMIT")
+            if any(isinstance(one, EraseRequestKeys) for call in batch for one in call.operations):
+                # Busy is no failure: the WAL is begun anew when its readers have gone.
+                conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except (sqlite3.Error, LedgerError) as error:
             self._roll_back()
             refused = [*outcomes, *[None] * (len(batch) - len(outcomes))]
@@ -228,6 +231,30 @@ class StoreEvidence:
 
     def __call__(self, conn: sqlite3.Connection) -> None:
         conn.execute("INSERT INTO evidence VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", self._row)
+
+
+class StoreRequestKey:
+    """Keep an order's commitment key. The first one stays."""
+
+    __slots__ = ("_row",)
+
+    def __init__(self, channel: bytes, order_number: int, key: bytes) -> None:
+        self._row = (channel.hex(), order_number, key)
+
+    def __call__(self, conn: sqlite3.Connection) -> None:
+        conn.execute("INSERT INTO request_keys VALUES (?, ?, ?) ON CONFLICT DO NOTHING", self._row)
+
+
+class EraseRequestKeys:
+    """Destroy commitment keys. The writer empties the WAL after the commit: older pages stand there."""
+
+    __slots__ = ("_orders",)
+
+    def __init__(self, orders: Sequence[tuple[bytes, int]]) -> None:
+        self._orders = [(channel.hex(), order_number) for channel, order_number in orders]
+
+    def __call__(self, conn: sqlite3.Connection) -> None:
+        conn.executemany("DELETE FROM request_keys WHERE channel = ? AND order_number = ?", self._orders)
 
 
 def _integrity_failure(error: sqlite3.IntegrityError) -> LedgerError:

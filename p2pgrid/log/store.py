@@ -242,7 +242,7 @@ class LogStore(LogReader):
 
 
 _HINT: Final = (
-    "Restore the newest backup of log.sqlite. If it is lost for good, this key can log no more without forking: "
+    "Restore the newest backup of the log. If it is lost for good, this key can log no more without forking: "
     "rotate to a new key."
 )
 

@@ -84,9 +84,6 @@ class TrioThread:
 
         Cancelling this cancels `fn`. Raises LocalError if the program crashes meanwhile, or has been stopped.
         """
-        await self._ready.wait()
-        if self._stopping.is_set():
-            raise LocalError(f"{self._name} has been stopped.")
         outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         scope = trio.CancelScope()
 
@@ -102,13 +99,20 @@ class TrioThread:
 
         self._under_way.add(outcome)
         try:
-            if not self._in_trio(lambda: self._calls.start_soon(run) if self._calls is not None else None):
-                raise LocalError(f"{self._name} is not running now.", hint="It restarts by itself; try again.")
+            await self._until_ready()
+            while not self._in_trio(lambda: self._calls.start_soon(run) if self._calls is not None else None):
+                self._ready.clear()  # it has ended, and the news of it is still on its way here
+                await self._until_ready()
             return await outcome
         finally:
             self._under_way.discard(outcome)
             if not outcome.done() or outcome.cancelled():
                 self._in_trio(scope.cancel)
+
+    async def _until_ready(self) -> None:
+        await self._ready.wait()
+        if self._stopping.is_set():
+            raise LocalError(f"{self._name} has been stopped.")
 
     async def call_asyncio(self, fn: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """From the trio side: run `fn` on the asyncio loop; its result or exception. Cancelling this cancels `fn`."""
@@ -146,6 +150,7 @@ class TrioThread:
                 crash: BaseException = LocalError(f"{self._name} ended by itself.")
             except BaseException as error:  # noqa: BLE001 (the thread's boundary: reported below, or raised by start())
                 crash = _only(error)
+            self._token = self._calls = None  # from here on a call waits for the next run
             if self._stopping.is_set():
                 return
             was_ready = self._in_asyncio(self._down, crash) and self._ever_ready
@@ -160,12 +165,12 @@ class TrioThread:
 
     async def _supervised(self) -> None:
         async with trio.open_nursery() as nursery:
-            self._token = trio.lowlevel.current_trio_token()
             self._stop_trio = trio.Event()
-            if self._stopping.is_set():
-                return
             async with trio.open_nursery() as calls:
                 self._calls = calls
+                self._token = trio.lowlevel.current_trio_token()  # last: whoever sees it finds the rest in place
+                if self._stopping.is_set():
+                    return
                 nursery.start_soon(self._main_task, nursery)
                 await self._stop_trio.wait()
                 nursery.cancel_scope.cancel()

@@ -24,7 +24,8 @@ from p2pgrid.proto.actions import (
     Settled,
     Turn,
 )
-from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS, ChannelBooks
+from p2pgrid.proto.books import ChannelBooks, risk_pico
+from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.commitment import ResponseCommitment, request_commitment
 from p2pgrid.proto.counting import TokenCounter
 from p2pgrid.proto.keys import SecretKey
@@ -36,6 +37,7 @@ from p2pgrid.proto.messages import (
     Order,
     Receipt,
     Status,
+    Tariff,
     Usage,
     Voucher,
 )
@@ -123,7 +125,7 @@ class BuyerOrder:
         self,
         books: ChannelBooks,
         order: Signed[Order],
-        entry: ModelOffer,
+        tariff: Tariff,
         commitment_key: bytes,
         n: int,
         key: SecretKey,
@@ -131,7 +133,7 @@ class BuyerOrder:
         self.state = BuyerState.ORDERED
         self.order: Final = order
         self.books: Final = books
-        self.entry: Final = entry
+        self.tariff: Final = tariff
         self.head: Head | None = None
         self.refusal: Refusal | None = None
         self.receipt: Signed[Receipt] | None = None
@@ -144,7 +146,7 @@ class BuyerOrder:
         self._cancelled = False
         self._error_bytes = 0
         self._early: bytes | None = None
-        books.open_order(order.message)
+        books.open_order(order.message, tariff)
 
     @property
     def usage(self) -> Usage:
@@ -163,7 +165,7 @@ class BuyerOrder:
 
     def cost_pico(self) -> int:
         """What the delivered tokens cost, by our own count."""
-        return price_of(self.entry.tariff, self.usage)
+        return price_of(self.tariff, self.usage)
 
     # -- what comes from the provider -----------------------------------------------------------------------------
 
@@ -281,7 +283,7 @@ class BuyerOrder:
             return "over-caps", f"{_counts(counted)} were delivered, which passes the order's caps."
         if meter.usage != counted:
             return "wrong-count", f"the meter says {_counts(meter.usage)}; {_counts(counted)} were counted here."
-        if meter.amount_pico != price_of(self.entry.tariff, counted):
+        if meter.amount_pico != price_of(self.tariff, counted):
             return "wrong-amount", f"the meter says {meter.amount_pico} pico-EUR; the tariff gives {self.cost_pico()}."
         if meter.response_commitment != self._commitment.digest():
             return "wrong-commitment", "the meter commits to other bytes than were delivered."
@@ -291,7 +293,7 @@ class BuyerOrder:
         record = parse_record(payload)
         receipt = verify_record(record, Receipt, {Role.PROVIDER: self.books.provider})
         fault = (
-            receipt_fault(receipt.message, self.order, self.entry)
+            receipt_fault(receipt.message, self.order, self.tariff)
             or self._ending_fault(receipt.message)
             or _clock_fault(receipt.message.issued_ms, now_ms)
         )
@@ -324,7 +326,7 @@ class BuyerOrder:
         """Hold the receipt against what this side saw of the answer."""
         counted = self.usage
         if is_billed_by_voucher(receipt.status):
-            return _beyond_voucher(receipt, self._vouched, self.entry)
+            return _beyond_voucher(receipt, self._vouched, self.tariff)
         if receipt.usage != counted:
             return "wrong-count", f"the receipt says {_counts(receipt.usage)}; {_counts(counted)} were counted here."
         if receipt.response_commitment != self._commitment.digest():
@@ -374,7 +376,8 @@ def place_order(
             f"the answers may come to {max_output} tokens; an order has at most {MAX_TOKENS} either way.",
             hint="Ask for fewer answers or set max_tokens.",
         )
-    most = most_owed(entry, max_prompt_tokens=max_prompt, max_output_tokens=max_output)
+    tariff = offer.message.tariff_at(entry, now_ms)
+    most = most_owed(tariff, max_prompt_tokens=max_prompt, max_output_tokens=max_output)
     if max_amount_pico is not None and most > max_amount_pico:
         raise Refused(
             "over-budget",
@@ -387,25 +390,23 @@ def place_order(
             f"the answer may cost {most} pico-EUR; {books.credit_left_pico()} of the channel's credit are left.",
             hint="Settle what is open, or lower max_tokens.",
         )
-    order = sign_message(
-        Order(
-            channel=books.id,
-            order_number=books.last_order_number + 1,
-            offer=offer.id,
-            model=fields.model,
-            endpoint=endpoint,
-            request_commitment=request_commitment(commitment_key, body),
-            max_prompt_tokens=max_prompt,
-            max_output_tokens=max_output,
-            max_amount_pico=most,
-            ordered_ms=now_ms,
-            first_token_deadline_ms=now_ms + first_token_timeout_ms,
-        ),
-        Role.CLIENT,
-        key,
+    message = Order(
+        channel=books.id,
+        order_number=books.last_order_number + 1,
+        offer=offer.id,
+        model=fields.model,
+        endpoint=endpoint,
+        request_commitment=request_commitment(commitment_key, body),
+        max_prompt_tokens=max_prompt,
+        max_output_tokens=max_output,
+        max_amount_pico=most,
+        ordered_ms=now_ms,
+        first_token_deadline_ms=now_ms + first_token_timeout_ms,
     )
+    books.check_may_open(risk_pico(message, tariff, books.terms.window_tokens))
+    order = sign_message(message, Role.CLIENT, key)
     opening = OrderOpening(order=order.record.to_bytes(), commitment_key=commitment_key, body_bytes=len(body))
-    buyer = BuyerOrder(books, order, entry, commitment_key, fields.n or 1, key)
+    buyer = BuyerOrder(books, order, tariff, commitment_key, fields.n or 1, key)
     pieces = [Send(Kind.BODY, body[i : i + CHUNK_BYTES]) for i in range(0, len(body), CHUNK_BYTES)]
     return buyer, [Persist(order), Send(Kind.ORDER, opening.to_bytes()), *pieces]
 
@@ -424,16 +425,10 @@ def _entry_on_offer(books: ChannelBooks, offer: Signed[Offer], model: str, endpo
         raise Refused("offer-expired", "the offer is not in force any more.", hint="Fetch it again.")
     if books.is_expired(now_ms):
         raise Refused("channel-expired", "the channel has expired.", hint="Open a new one.")
-    if not books.may_order:
-        raise Refused(
-            "too-many-open-orders",
-            f"{books.open_orders} orders are open on the channel, as many as the provider grants now.",
-            hint="Wait for one to end.",
-        )
     return entry
 
 
-def receipt_fault(receipt: Receipt, order: Signed[Order], entry: ModelOffer) -> tuple[str, str] | None:
+def receipt_fault(receipt: Receipt, order: Signed[Order], tariff: Tariff) -> tuple[str, str] | None:
     """What can be said of a receipt from its order and tariff alone: a finding code and a sentence, or None."""
     message = order.message
     named = (receipt.order_number, receipt.order, receipt.offer, receipt.model, receipt.request_commitment)
@@ -441,7 +436,7 @@ def receipt_fault(receipt: Receipt, order: Signed[Order], entry: ModelOffer) -> 
         return "wrong-order", "the receipt is not for the order that was placed."
     if not is_within_caps(receipt.usage, message):
         return "over-caps", f"the receipt's {_counts(receipt.usage)} pass the order's caps."
-    owed = amount_owed(entry.tariff, receipt.usage, receipt.status)
+    owed = amount_owed(tariff, receipt.usage, receipt.status)
     if receipt.amount_pico != owed:
         code = "refund-rule" if owes_nothing(receipt.status) else "wrong-amount"
         return code, f"the receipt bills {receipt.amount_pico} pico-EUR; tariff and refund rule give {owed}."
@@ -465,7 +460,7 @@ def check_resumed(
     books: ChannelBooks,
     proposal: Record,
     order: Signed[Order],
-    entry: ModelOffer,
+    tariff: Tariff,
     *,
     vouched: Usage,
     delivered: Usage | None,
@@ -482,11 +477,11 @@ def check_resumed(
     receipt = verify_record(proposal, Receipt, {Role.PROVIDER: books.provider})
     message = receipt.message
     fault = (
-        books.chain_fault(message) or receipt_fault(message, order, entry) or _clock_fault(message.issued_ms, now_ms)
+        books.chain_fault(message) or receipt_fault(message, order, tariff) or _clock_fault(message.issued_ms, now_ms)
     )
     if fault is None and not owes_nothing(message.status):
         if is_billed_by_voucher(message.status):
-            fault = _beyond_voucher(message, vouched, entry)
+            fault = _beyond_voucher(message, vouched, tariff)
         else:
             fault = _beyond_window(message.usage, vouched, delivered or vouched, books.terms.window_tokens)
     if fault is not None:
@@ -507,9 +502,9 @@ def _beyond_window(usage: Usage, vouched: Usage, known: Usage, window_tokens: in
     return None
 
 
-def _beyond_voucher(receipt: Receipt, vouched: Usage, entry: ModelOffer) -> tuple[str, str] | None:
+def _beyond_voucher(receipt: Receipt, vouched: Usage, tariff: Tariff) -> tuple[str, str] | None:
     # Fewer cached tokens make the same counts dearer, so the amount is compared too.
-    if vouched.covers(receipt.usage) and receipt.amount_pico <= price_of(entry.tariff, vouched):
+    if vouched.covers(receipt.usage) and receipt.amount_pico <= price_of(tariff, vouched):
         return None
     return "wrong-count", f"the receipt bills {_counts(receipt.usage)}; {_counts(vouched)} are vouched."
 

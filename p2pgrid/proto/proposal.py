@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from p2pgrid.errors import ProtocolViolation
-from p2pgrid.proto.channel import ChannelBooks
+from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import (
-    ModelOffer,
     Order,
     Receipt,
     Status,
+    Tariff,
     Usage,
 )
 from p2pgrid.proto.pricing import (
@@ -35,7 +35,7 @@ class Ending:
 def propose_receipt(
     books: ChannelBooks,
     order: Signed[Order],
-    entry: ModelOffer,
+    tariff: Tariff,
     usage: Usage,
     ending: Ending,
     *,
@@ -44,7 +44,7 @@ def propose_receipt(
 ) -> Signed[Receipt]:
     """Sign the channel's next receipt and make it the chain's last. The order stays open until it is countersigned."""
     message = order.message
-    amount = amount_owed(entry.tariff, usage, ending.status)
+    amount = amount_owed(tariff, usage, ending.status)
     receipt = sign_message(
         Receipt(
             channel=books.id,

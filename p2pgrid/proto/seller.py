@@ -24,7 +24,7 @@ from p2pgrid.proto.actions import (
     Send,
     Settled,
 )
-from p2pgrid.proto.channel import ChannelBooks
+from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.commitment import ResponseCommitment
 from p2pgrid.proto.counting import TokenCounter
 from p2pgrid.proto.fields import MAX_DURATION_MS
@@ -32,10 +32,10 @@ from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import (
     FINISH_REASON_CHARS,
     Meter,
-    ModelOffer,
     Order,
     Receipt,
     Status,
+    Tariff,
     Usage,
     Voucher,
 )
@@ -118,7 +118,7 @@ class SellerOrder:
         self,
         books: ChannelBooks,
         order: Signed[Order],
-        entry: ModelOffer,
+        tariff: Tariff,
         opening: OrderOpening,
         n: int,
         key: SecretKey,
@@ -128,7 +128,7 @@ class SellerOrder:
         self.order: Final = order
         self.books: Final = books
         self.receipt: Signed[Receipt] | None = None
-        self._entry = entry
+        self._tariff = tariff
         self._key = key
         self._arrived_ms = now_ms
         self._first_token_ms = 0
@@ -147,7 +147,7 @@ class SellerOrder:
         self._unanswered: dict[bytes, Meter] = {}
         self._ticks = 0
         self._held_since_ms = 0
-        books.open_order(order.message)
+        books.open_order(order.message, tariff)
 
     # -- what the shell asks ------------------------------------------------------------------------------------
 
@@ -265,6 +265,10 @@ class SellerOrder:
             raise ProtocolViolation(f"{event.name} came while the order was {self.state.name}.")
         self.state = following
 
+    @property
+    def _is_beyond_window(self) -> bool:
+        return self._delivered.output_tokens - self._acknowledged.output_tokens > self.books.terms.window_tokens
+
     def _take_in(self, data: bytes) -> Status | None:
         """Count the engine's events and put them in line. Returns how the order must end, or None to go on."""
         for event in self._splitter.feed(data):
@@ -323,7 +327,7 @@ class SellerOrder:
                 order_number=self.order.message.order_number,
                 tick=self._ticks,
                 usage=self._delivered,
-                amount_pico=price_of(self._entry.tariff, self._delivered),
+                amount_pico=price_of(self._tariff, self._delivered),
                 response_commitment=self._commitment.digest(),
                 metered_ms=now_ms,
             ),
@@ -362,7 +366,7 @@ class SellerOrder:
             self._move(SellerEvent.CANCEL)
             return ()
         status = Status.LATE if self._is_late(now_ms) else Status.CANCELLED
-        if self._delivered.output_tokens - self._acknowledged.output_tokens > self.books.terms.window_tokens:
+        if self._is_beyond_window:
             # One event was larger than the window. If the link is lost now, nobody could prove that it arrived.
             status = Status.INTERRUPTED
         return [AbortEngine(), *self._finish(status, now_ms)]
@@ -386,6 +390,12 @@ class SellerOrder:
             return self._finish(Status.REFUSED if self._error_status < 500 else Status.FAILED, now_ms)
         if self._counter.error or not self._counter.done:
             return self._finish(Status.FAILED, now_ms)
+        if self._is_beyond_window:
+            # One event was larger than the window. A receipt for it that is judged only after a lost link would look
+            # like one that bills what never came: it must be acknowledged first.
+            self._held_since_ms = now_ms
+            self._move(SellerEvent.WINDOW_FULL)
+            return ()
         empty = self._delivered.output_tokens == 0
         return self._finish(Status.EMPTY if empty else Status.COMPLETED, now_ms)
 
@@ -401,7 +411,7 @@ class SellerOrder:
         receipt = propose_receipt(
             self.books,
             self.order,
-            self._entry,
+            self._tariff,
             self._acknowledged if by_voucher else self._delivered,
             Ending(
                 status=status,

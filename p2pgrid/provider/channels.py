@@ -17,11 +17,12 @@ from typing import Protocol
 from p2pgrid.errors import LedgerError, Refused
 from p2pgrid.ledger.base import Ledger, OpenOrder
 from p2pgrid.net.connection import LinkConnection
-from p2pgrid.proto.channel import ChannelBooks
+from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import Channel, Receipt, Status, Usage
 from p2pgrid.proto.proposal import Ending, propose_receipt
 from p2pgrid.proto.record import Signed
+from p2pgrid.proto.restore import restore_books, tariff_of
 from p2pgrid.provider.limits import ProviderLimits
 
 log = logging.getLogger(__name__)
@@ -282,7 +283,7 @@ async def restore_channel(
     """
     channel_id = signed.message.channel
     open_orders, proposals = ledger.open_orders(channel_id), ledger.proposals(channel_id)
-    books = ChannelBooks(signed, ledger.head(channel_id), open_orders=len(open_orders) + len(proposals))
+    books = restore_books(ledger, signed)
     made = [_interrupted(ledger, books, one, key, now_ms) for one in open_orders]
     if made:
         await ledger.append(*made)
@@ -291,13 +292,6 @@ async def restore_channel(
 
 
 def _interrupted(ledger: Ledger, books: ChannelBooks, one: OpenOrder, key: SecretKey, now_ms: int) -> Signed[Receipt]:
-    order = one.order.message
-    offer = ledger.offer(order.offer)
-    entry = offer.message.model_offer(order.model) if offer is not None else None
-    if entry is None:
-        raise LedgerError(
-            f"the ledger holds order {order.order_number} of channel {books.id.hex()[:16]} without its offer.",
-            hint="Restore the ledger from a backup.",
-        )
     usage = one.voucher.message.usage if one.voucher is not None else Usage()
-    return propose_receipt(books, one.order, entry, usage, Ending(status=Status.INTERRUPTED), key=key, now_ms=now_ms)
+    tariff = tariff_of(ledger, one.order.message)
+    return propose_receipt(books, one.order, tariff, usage, Ending(status=Status.INTERRUPTED), key=key, now_ms=now_ms)

@@ -230,9 +230,8 @@ class Provider:
 
     async def _open_log(self, stack: AsyncExitStack, ledger: Ledger) -> None:
         started = time.monotonic()
-        own = TransparencyLog(
-            self._data.log_file, self._data.log_checkpoint_file, self.key, ledger, now_ms=self._now_ms
-        )
+        path, guard = self._data.log_file(self.peer_id), self._data.log_checkpoint_file(self.peer_id)
+        own = TransparencyLog(path, guard, self.key, ledger, now_ms=self._now_ms)
         await stack.enter_async_context(own)
         store = await asyncio.to_thread(WitnessStore, self._data.witness_file)
         stack.callback(store.close)
@@ -246,7 +245,7 @@ class Provider:
         )
         self.log = LogService(own, witness, is_party=self.channels.is_party, deals_with=self.channels.has_client)
         size = own.checkpoint.size if own.checkpoint is not None else 0
-        log.info("log: %s, %d entries (%.1f s)", self._data.log_file, size, _since(started))
+        log.info("log: %s, %d entries (%.1f s)", path, size, _since(started))
 
     def _fork_found(self, proof: ForkProof) -> None:
         try:

@@ -56,6 +56,11 @@ async def own_log(folder: Path) -> Dealings:
         )
         await log.erase(dealings.receipts[1].id)
     await ledger.aclose()
+    data = DataFolder(folder)
+    (folder / "log.sqlite").rename(data.log_file(PEER))
+    (folder / "log.checkpoint").rename(data.log_checkpoint_file(PEER))
+    data.key_file.write_text(PROVIDER.expose_seed().hex())
+    data.key_file.chmod(0o600)
     return dealings
 
 
@@ -97,6 +102,7 @@ async def test_showing_ones_own_log(tmp_path: Path) -> None:
     assert "1 salt(s)" in text
     shown = json.loads(run(tmp_path / "node", "show", "--json").stdout)
     assert (shown["size"], shown["erased"], shown["last_cosigned_size"]) == (3, 1, 3)
+    DataFolder(tmp_path).load_or_create_key()
     assert "there is no log" in str(run(tmp_path, "show").exception)
 
 

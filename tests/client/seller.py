@@ -30,7 +30,8 @@ from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.proto.acceptance import accept_order, verify_order
 from p2pgrid.proto.actions import AbortEngine, Actions, AskEngine, EndStream, Send, Settled
-from p2pgrid.proto.channel import ChannelBooks, ChannelHead, propose_channel, verify_channel
+from p2pgrid.proto.books import ChannelBooks
+from p2pgrid.proto.channel import ChannelHead, propose_channel, verify_channel
 from p2pgrid.proto.frame import ResetCode
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import ENDPOINTS, Channel, DataTerms, ModelOffer, Offer, Receipt, Tariff, Terms

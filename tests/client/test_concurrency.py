@@ -45,11 +45,11 @@ class Market:
 
     async def earn_trust(self) -> int:
         """Sign so much that the channel's bound lets all orders be open at once; the number of receipts."""
-        for _ in range(8):
+        for _ in range(16):
             await self.ask(max_tokens=2000, fake={"tokens": 2000})
         await asyncio.gather(*(self.ask() for _ in range(AT_ONCE)))
-        await until(lambda: len(signed_receipts(self.sold)) == 8 + AT_ONCE)
-        return 8 + AT_ONCE
+        await until(lambda: len(signed_receipts(self.sold)) == 16 + AT_ONCE)
+        return 16 + AT_ONCE
 
     async def agree(self, receipts: int) -> None:
         """Both ledgers come to hold the same chain, without a gap, and the audit finds nothing."""

@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import msgspec
-import pytest
 
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.proto.messages import Tariff, TariffPeriod
@@ -19,7 +18,6 @@ CHEAP = Tariff(input_upm=7, cached_input_upm=7, output_upm=11)
 ALWAYS = TariffPeriod(weekdays=127, from_minute=0, until_minute=1440, tariff=CHEAP)
 
 
-@pytest.mark.xfail(strict=False, reason="the session machines price by the entry's tariff and not by the schedule")
 async def test_the_period_in_force_is_billed_and_reserved() -> None:
     sold = MemoryLedger()
     async with provider(sold) as rig:

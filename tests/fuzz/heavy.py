@@ -1,4 +1,4 @@
-"""Inputs made to cost their reader much: deep, many, long, repeated, or larger inside than outside. By form and size."""
+"""Inputs made to cost their reader much: deep, many, long, repeated, larger inside than outside. By form and size."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from p2pgrid.proto.frame import Kind, encode_frame, encode_credit, encode_ping, encode_reason
+from p2pgrid.proto.frame import Kind, encode_credit, encode_frame, encode_ping, encode_reason
 from tests.fuzz.targets import TARGETS, Target
 
 Heavy = Iterator[tuple[str, bytes]]
@@ -18,7 +18,9 @@ def filled(size: int, unit: bytes, before: bytes = b"", after: bytes = b"") -> b
     return before + unit * max(0, (size - len(before) - len(after)) // len(unit)) + after
 
 
-def counted(size: int, make: Callable[[int], bytes], before: bytes = b"", after: bytes = b"", join: bytes = b"") -> bytes:
+def counted(
+    size: int, make: Callable[[int], bytes], before: bytes = b"", after: bytes = b"", join: bytes = b""
+) -> bytes:
     """Different units, as many as fit."""
     units, left, number = [], size - len(before) - len(after), 0
     while left > 0:
@@ -43,7 +45,20 @@ def _raw(size: int) -> Heavy:
 
 def _text(size: int) -> Heavy:
     yield from _raw(size)
-    for unit in (b"/ip4/1.2.3.4", b"/tcp/1", b"/p2p/1", b"/", b"/dns/a", b"/unix/a", b"1", b"z", b".", b",", b"LT,", b"9"):
+    for unit in (
+        b"/ip4/1.2.3.4",
+        b"/tcp/1",
+        b"/p2p/1",
+        b"/",
+        b"/dns/a",
+        b"/unix/a",
+        b"1",
+        b"z",
+        b".",
+        b",",
+        b"LT,",
+        b"9",
+    ):
         yield f"{unit.decode()} again and again", filled(size, unit)
     yield "two wishes", filled(size, b"LT,", after=b"\n" + b"9" * (size // 2))
     yield "one wish", b"\n" + b"9" * (size - 1)
@@ -61,7 +76,13 @@ def _msgpack(size: int) -> Heavy:
     yield from _raw(size)
     yield "nested arrays", b"\x91" * size
     yield "nested maps", filled(size, b"\x81\xa0")
-    for name, unit in (("nils", b"\xc0"), ("arrays", b"\x90"), ("maps", b"\x80"), ("texts", b"\xa0"), ("bytes", b"\xc4\0")):
+    for name, unit in (
+        ("nils", b"\xc0"),
+        ("arrays", b"\x90"),
+        ("maps", b"\x80"),
+        ("texts", b"\xa0"),
+        ("bytes", b"\xc4\0"),
+    ):
         n = (size - 5) // len(unit)
         yield f"an array of {name}", b"\xdd" + n.to_bytes(4) + unit * n
         yield f"a record with {name}", b"\x93\xa1a\xc4\0\xdd" + (n - 5).to_bytes(4) + unit * (n - 5)
@@ -85,7 +106,10 @@ def _json_values(size: int) -> Heavy:
     yield "nested arrays", b'{"a":' + b"[" * (half - 4) + b"]" * (half - 4) + b"}"
     for key in (b"choices", b"x", b"data", b"signatures", b"prompt"):
         for name, unit in (("ones", b"1,"), ("objects", b"{},"), ("arrays", b"[],"), ("texts", b'"",')):
-            yield f"{key.decode()}: many {name}", filled(size, unit, b'{"model":"m","' + key + b'":[', unit[:-1] + b"]}")
+            yield (
+                f"{key.decode()}: many {name}",
+                filled(size, unit, b'{"model":"m","' + key + b'":[', unit[:-1] + b"]}"),
+            )
     inner = b'{"id":"a","choices":[{"index":0,'
     for key in (b"token_ids", b"x"):
         for name, unit in (("ones", b"1,"), ("objects", b"{},"), ("arrays", b"[],"), ("small objects", b'{"":0},')):
@@ -148,7 +172,8 @@ def _events(size: int) -> Heavy:
         yield f"many events: {name}", filled(size, b"data: " + chunk + b"\n\n")
         yield f"many long events: {name}", filled(size, b"data: " + chunk + b" " * 80 + b"\n\n")
     spread = counted(
-        size, lambda i: b'data: {"choices":[{"index":%d,"finish_reason":"stop","prompt_token_ids":[1]}]}\n\n' % (i % 1024)
+        size,
+        lambda i: b'data: {"choices":[{"index":%d,"finish_reason":"stop","prompt_token_ids":[1]}]}\n\n' % (i % 1024),
     )
     yield "events of many choices", spread
 

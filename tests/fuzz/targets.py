@@ -54,7 +54,7 @@ from p2pgrid.net.addresses import (
 )
 from p2pgrid.net.bootstrap_peers import parse_bootstrap_peers
 from p2pgrid.net.kad_query import Contact, parse_answer
-from p2pgrid.net.offer_exchange import _read_offer
+from p2pgrid.net.offer_exchange import OFFER, _read
 from p2pgrid.proto import frame, wire
 from p2pgrid.proto.acceptance import verify_order
 from p2pgrid.proto.answer import AnswerAssembler
@@ -168,6 +168,9 @@ def _frame_samples(frame_type: type[wire.Frame]) -> tuple[bytes, ...]:
         wire.OrderOpening: wire.OrderOpening(order=_wire_records()[2], commitment_key=bytes(32), body_bytes=200),
         wire.Refusal: wire.Refusal(code="busy", message="Labas, pasauli", retry_after_ms=1000),
         wire.Head: wire.Head(status=200, content_type="text/event-stream"),
+        wire.Cards: wire.Cards(cards=(_wire_records()[0], _wire_records()[1])),
+        wire.LogCall: wire.LogCall(path="checkpoint", body=b"old 0"),
+        wire.LogReply: wire.LogReply(status=200, body=b"no such log"),
     }
     return (samples[frame_type].to_bytes(),) if frame_type in samples else ()
 
@@ -519,7 +522,7 @@ def _finished(work: Coroutine[Any, Any, Any]) -> Any:
 
 
 def _fetched_offer(data: bytes) -> None:
-    _offer(_finished(_read_offer(_Pieces(data), PEER_ID)))
+    _offer(_finished(_read(_Pieces(data), OFFER, PEER_ID)))
 
 
 def _sent_offers() -> tuple[bytes, ...]:
@@ -604,7 +607,9 @@ def _targets() -> Iterator[Target]:
     for frame_type in wire.Frame.__subclasses__():
         parse = partial(wire.parse_frame, frame_type=frame_type)
         samples = partial(_frame_samples, frame_type)
-        yield Target(f"frame-{frame_type.__name__.lower()}", parse, violation, samples, "msgpack", frame.MAX_PAYLOAD_BYTES)
+        yield Target(
+            f"frame-{frame_type.__name__.lower()}", parse, violation, samples, "msgpack", frame.MAX_PAYLOAD_BYTES
+        )
     order = (InvalidRecord, ProtocolViolation, Refused)
     yield Target("order", _order, order, _order_openings, "msgpack", frame.MAX_PAYLOAD_BYTES)
     yield Target("channel", _channel, record, _wire_records, "msgpack", frame.MAX_PAYLOAD_BYTES)
@@ -645,7 +650,9 @@ def _targets() -> Iterator[Target]:
     yield Target("audit-files", _audited, (UsageError,), _bundles, "lines")
     yield Target("audit-records", _audited_records, (), _bundles, "lines")
     yield Target("offer-cache", _cache_file, (), _caches, "json")
-    yield Target("engine-models", partial(parse_models, url="u"), (EngineError,), lambda: (b'{"data":[{"id":"m"}]}',), "json")
+    yield Target(
+        "engine-models", partial(parse_models, url="u"), (EngineError,), lambda: (b'{"data":[{"id":"m"}]}',), "json"
+    )
     metrics = b'vllm:num_requests_running{model="m"} 1.0\nvllm:kv_cache_usage_perc{a="b"} 0.5\n'
     yield Target("engine-metrics", parse_health, (), lambda: (metrics,), "text")
 

@@ -119,11 +119,12 @@ async def test_head_says_where_the_channel_stands(ledger: AnyLedger) -> None:
     assert ledger.head(d.id) == ChannelHead(0, 0, d.channel.id, 0, 0)
     await store(ledger, *d.completed(), *d.completed())
     last = d.receipts[-1]
-    assert ledger.head(d.id) == ChannelHead(2, 2, last.id, last.message.channel_total_pico, 2)
+    total = last.message.channel_total_pico
+    assert ledger.head(d.id) == ChannelHead(2, 2, last.id, total, 2, total)
     open_order = d.order()
     proposal = d.proposal(d.order())
     await store(ledger, open_order, proposal)
-    assert ledger.head(d.id) == ChannelHead(3, 3, proposal.id, proposal.message.channel_total_pico, 2)
+    assert ledger.head(d.id) == ChannelHead(3, 3, proposal.id, proposal.message.channel_total_pico, 2, total)
 
 
 async def test_a_countersignature_joins_the_proposal_on_record(ledger: AnyLedger) -> None:

@@ -28,8 +28,9 @@ from p2pgrid.proto.actions import (
     Settled,
     Turn,
 )
+from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.buyer import BuyerOrder, check_resumed, place_order
-from p2pgrid.proto.channel import ChannelBooks, ChannelHead, accept_channel, propose_channel
+from p2pgrid.proto.channel import ChannelHead, accept_channel, propose_channel
 from p2pgrid.proto.counting import TokenCounter
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import (
@@ -106,8 +107,8 @@ def make_channel(offer: Signed[Offer]) -> Signed[Channel]:
 
 
 def make_books(channel: Signed[Channel], *, countersigned: int = 0) -> ChannelBooks:
-    """The books of a channel that has no receipts yet (`countersigned` skips the slow start)."""
-    return ChannelBooks(channel, ChannelHead(0, 0, channel.id, 0, countersigned))
+    """The books of a channel that has no receipts yet (`countersigned` receipts of 1 EUR cover open orders)."""
+    return ChannelBooks(channel, ChannelHead(0, 0, channel.id, 0, countersigned, countersigned * 10**12))
 
 
 def sse(chunk: dict[str, Any] | str) -> bytes:
@@ -362,7 +363,7 @@ class Grid:
                     self.client,
                     proposal.record,
                     buyer.order,
-                    buyer.entry,
+                    buyer.tariff,
                     vouched=buyer.vouched,
                     delivered=buyer.usage,
                     key=CLIENT,

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from p2pgrid.errors import InvalidRecord, ProtocolViolation, Refused
 from p2pgrid.proto.acceptance import accept_order, verify_order
+from p2pgrid.proto.books import ChannelBooks, risk_pico
 from p2pgrid.proto.buyer import (
     BUYER_TRANSITIONS,
     BuyerEvent,
@@ -20,7 +21,6 @@ from p2pgrid.proto.buyer import (
     check_resumed,
     place_order,
 )
-from p2pgrid.proto.channel import ChannelBooks, ChannelHead
 from p2pgrid.proto.messages import Meter, Receipt, Status, Usage, Voucher
 from p2pgrid.proto.proposal import Ending, check_countersignature, propose_receipt
 from p2pgrid.proto.record import Record, Role, parse_record, sign_message, verify_record
@@ -247,8 +247,8 @@ def test_a_client_that_never_signs_gets_one_window_and_no_second_order() -> None
     receipt = lane.seller.receipt.message
     assert (receipt.status, receipt.usage, receipt.amount_pico) == (Status.UNACKNOWLEDGED, usage(0, 0), 0)
     assert grid.now_ms == NOW_MS + VOUCHER_TIMEOUT_MS
-    assert not grid.provider.may_order
-    grid.client.open_orders = 0  # The client says otherwise.
+    assert not grid.provider.may_open(1)
+    grid.client.countersigned_pico = 10**12  # The client says otherwise.
     second = grid.ordered(script(answer(10, [1])))
     assert second.refused is not None and second.refused.code == "too-many-open-orders"
 
@@ -276,17 +276,46 @@ def test_a_late_voucher_is_taken_while_the_receipt_is_proposed() -> None:
 # -- several orders -----------------------------------------------------------------------------------------------
 
 
-def test_slow_start_grants_one_more_order_with_each_receipt() -> None:
+def test_what_is_countersigned_covers_more_orders_at_once() -> None:
     grid = Grid(max_open_orders=3)
-    for allowed in (1, 2, 3, 3):
-        lanes = [grid.ordered(script(answer(5, [1, 1]))) for _ in range(allowed)]
-        with pytest.raises(Refused) as refused:
+    for wanted in (1, 2, 3):
+        lanes = [grid.ordered(script(answer(5, [1, 1])))]
+        while len(lanes) < wanted and grid.client.may_open(at_risk(lanes[0])):
+            lanes.append(grid.ordered(script(answer(5, [1, 1]))))
+        covered = grid.client.countersigned_pico
+        assert sum(at_risk(lane) for lane in lanes[1:]) <= covered
+        with pytest.raises(Refused) as refusal:
             grid.place(script([]))
-        assert refused.value.code == "too-many-open-orders"
+        assert refusal.value.code == "too-many-open-orders"
         grid.settle()
         assert all(lane.settled for lane in lanes)
-        grid.client.countersigned = grid.provider.countersigned = allowed
+        if wanted == 2:
+            grid.client.countersigned_pico = grid.provider.countersigned_pico = 10**12
+    assert len(lanes) == 3
+
+
+def at_risk(lane: Lane) -> int:
+    return risk_pico(lane.buyer.order.message, lane.buyer.tariff, 16)
+
+
+def test_an_event_larger_than_the_window_is_acknowledged_before_it_is_billed() -> None:
+    grid = Grid(window=16)
+    lane = grid.ordered(script(answer(10, [40])))
+    while lane.seller is None or lane.seller.state is not SellerState.HELD:
+        grid.step(lane, next(iter(grid.enabled(lane))))
+    assert lane.seller.receipt is None
+    grid.lose_link()
+    grid.resume()
+    assert not lane.disputes
     assert_equal_books(grid)
+
+
+def test_an_event_larger_than_the_window_is_billed_once_it_is_acknowledged() -> None:
+    grid = Grid(window=16)
+    lane = grid.ordered(script(answer(10, [40])))
+    grid.settle()
+    (receipt,) = receipts(grid.client_ledger)
+    assert lane.settled and (receipt.message.status, receipt.message.usage) == (Status.COMPLETED, usage(10, 40))
 
 
 def test_bodies_may_arrive_in_any_order() -> None:
@@ -401,7 +430,7 @@ def test_an_order_that_never_arrived_is_closed_by_resume() -> None:
     assert grid.client.open_orders == 1 and lane.seller is None
     grid.resume()
     assert (grid.client.open_orders, grid.client.reserved_pico) == (0, 0)
-    assert grid.client.may_order
+    assert grid.client.may_open(10**12)
 
 
 RESUMED: list[tuple[str, Status, Usage, Usage, Usage | None, str]] = [
@@ -433,7 +462,7 @@ def test_check_resumed(status: Status, billed: Usage, vouched: Usage, delivered:
     lane = grid.ordered(script([]))
     grid.client.chain_fault = lambda receipt: None  # type: ignore[method-assign]  # judged in test_channel
     proposal = propose_receipt(
-        grid.provider, lane.buyer.order, lane.buyer.entry, billed, Ending(status=status), key=PROVIDER, now_ms=NOW_MS
+        grid.provider, lane.buyer.order, lane.buyer.tariff, billed, Ending(status=status), key=PROVIDER, now_ms=NOW_MS
     )
 
     def check() -> None:
@@ -441,7 +470,7 @@ def test_check_resumed(status: Status, billed: Usage, vouched: Usage, delivered:
             grid.client,
             proposal.record,
             lane.buyer.order,
-            lane.buyer.entry,
+            lane.buyer.tariff,
             vouched=vouched,
             delivered=delivered,
             key=CLIENT,
@@ -735,6 +764,12 @@ def test_a_client_that_is_done_may_not_cancel() -> None:
 # -- taking orders ------------------------------------------------------------------------------------------------
 
 
+def full_books() -> ChannelBooks:
+    grid = Grid()
+    grid.place(script([]))
+    return grid.client
+
+
 def placed(offer: Any = None, books: ChannelBooks | None = None, **changes: Any) -> Any:
     offer = offer or make_offer()
     body = metered_body({"model": MODEL, "messages": [], "max_tokens": 10})
@@ -765,7 +800,7 @@ def placed(offer: Any = None, books: ChannelBooks | None = None, **changes: Any)
         ({"max_amount_pico": 1}, "over-budget"),
         ({"fields": parse_request(CHAT, b'{"model": "x"}')}, "unknown-model"),
         (
-            {"books": ChannelBooks(make_channel(make_offer()), ChannelHead(1, 0, bytes(32), 0, 0), open_orders=1)},
+            {"books": full_books()},
             "too-many-open-orders",
         ),
         ({"books": make_books(make_channel(make_offer(credit_pico=1)))}, "credit-exhausted"),
@@ -852,8 +887,12 @@ def random_history(seed: int, *, after: Callable[[Grid, Random], None]) -> Grid:
     random = Random(seed)
     grid = Grid(window=16, max_open_orders=3)
     for _ in range(random.randint(1, 6)):
-        while grid.client.may_order and random.random() < 0.7:
-            grid.place(random_engine(random), max_tokens=random.choice((4000, 4000, 30)))
+        while random.random() < 0.7:
+            try:
+                grid.place(random_engine(random), max_tokens=random.choice((4000, 4000, 30)))
+            except Refused as refused:
+                assert refused.code == "too-many-open-orders"
+                break
         for _ in range(random.randint(0, 60)):
             after(grid, random)
             live = [(x, name) for x in grid.lanes.values() for name in grid.enabled(x)]
@@ -913,7 +952,7 @@ def test_a_client_that_never_signs_costs_one_window_in_all(seed: int) -> None:
     grid.settle(random)
     assert lane.sent.output_tokens <= 16
     assert grid.provider.total_pico == 0
-    assert not grid.provider.may_order
+    assert not grid.provider.may_open(1)
 
 
 @settings(max_examples=150, deadline=None)

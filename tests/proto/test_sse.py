@@ -87,7 +87,7 @@ def test_small_events_are_taken_while_they_are_few() -> None:
 @pytest.mark.parametrize("size", [1, 1000, 10**6])
 def test_events_that_are_small_and_many_are_a_violation_at_one_place(event: bytes, size: int) -> None:
     stream, splitter, events = event * 3000, EventSplitter(), 0
-    with pytest.raises(ProtocolViolation, match="more than one in 64 bytes"):
+    with pytest.raises(ProtocolViolation, match="events of less than 64 bytes"):
         for start in range(0, len(stream), size):
             events += len(splitter.feed(stream[start : start + size]))
     most = FREE_EVENTS * MIN_MEAN_EVENT_BYTES // (MIN_MEAN_EVENT_BYTES - len(event))

@@ -24,8 +24,9 @@ from p2pgrid.net.direct import dial, listen
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.net.stream_reader import StreamReader
 from p2pgrid.proto.actions import Actions, Deliver, Dispute, EndStream, Send, Turn
+from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.buyer import BuyerOrder, BuyerState, place_order
-from p2pgrid.proto.channel import ChannelBooks, ChannelHead, accept_channel
+from p2pgrid.proto.channel import ChannelHead, accept_channel
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import Channel, DataTerms, Offer, Receipt, Terms
 from p2pgrid.proto.record import Role, Signed, parse_record, verify_record
@@ -166,6 +167,10 @@ async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None
         await asyncio.sleep(0.005)
 
 
+TRUST_PICO = 10**12
+"""Enough for all that these tests have open at once."""
+
+
 @dataclass
 class Buyer:
     """A client: one link, one channel, no ledger. It keeps its books through a lost link."""
@@ -186,7 +191,14 @@ class Buyer:
         buyer = cls(rig, link, key, provider=provider)
         buyer.channel = await buyer.open_channel()
         buyer.books = new_books(buyer.channel)
+        if rig.shop is not None:
+            buyer.cover(rig.shop.channels, TRUST_PICO)
         return buyer
+
+    def cover(self, channels: Channels, countersigned_pico: int) -> None:
+        """Both books say that the client has countersigned so much: it covers what is at risk on open orders."""
+        books = channels.find(self.books.id, self.key.public_key).books
+        books.countersigned_pico = self.books.countersigned_pico = countersigned_pico
 
     async def reconnect(self, rig: Rig | None = None) -> None:
         """A new link, to the same provider or to what it was restarted as."""

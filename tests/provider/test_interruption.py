@@ -39,7 +39,7 @@ async def test_a_lost_link_interrupts_and_the_receipt_waits_for_the_client() -> 
             before,
             receipt.record,
             placed.machine.order,
-            placed.machine.entry,
+            placed.machine.tariff,
             vouched=placed.machine.vouched,
             delivered=placed.machine.usage,
             key=buyer.key,

@@ -230,7 +230,7 @@ async def test_a_witness_that_is_away_is_asked_again(tmp_path: Path) -> None:
 async def test_a_node_whose_log_was_set_back_does_not_start(data: DataFolder) -> None:
     async with running(data) as (provider, _):
         await logged(provider, 1)
-    data.log_file.unlink()
+    data.log_file(provider.peer_id).unlink()
     with pytest.raises(LedgerError, match="set back"):
         async with running(data):
             pass

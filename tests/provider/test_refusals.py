@@ -152,6 +152,7 @@ async def test_busy_says_when_to_come_back() -> None:
 async def test_a_client_that_never_signs_has_one_order_to_take() -> None:
     async with provider() as rig:
         buyer = await Buyer.connect(rig)
+        rig.shop.channels.find(buyer.books.id, buyer.key.public_key).books.countersigned_pico = 0
         await buyer.order(max_tokens=8).muted(Kind.COUNTERSIGNATURE).send().until_kind(Kind.RECEIPT)
         refusal = await buyer.order(max_tokens=4).send().refused()
         assert (refusal.code, refusal.retry_after_ms) == ("too-many-open-orders", 1000)
