@@ -1,4 +1,4 @@
-"""The client's half of the exchanges beside orders: an offer asked for, a channel opened, a channel resumed.
+"""The client's half of the exchanges beside orders: an offer asked for, a channel opened.
 
 Each has a stream of its own (docs/spec/session.md, sections 1, 2 and 5). All raise RemoteError where the provider
 refuses, is away or breaks the rules, InvalidRecord for what it signed wrongly, and LedgerError where nothing can be
@@ -8,7 +8,7 @@ recorded.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -18,14 +18,12 @@ from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.stream import Stream
 from p2pgrid.net.stream_reader import StreamReader
-from p2pgrid.proto.books import ChannelBooks
-from p2pgrid.proto.buyer import check_resumed
 from p2pgrid.proto.channel import accept_channel
 from p2pgrid.proto.frame import ResetCode
 from p2pgrid.proto.keys import SecretKey
-from p2pgrid.proto.messages import Channel, Offer, Receipt, Usage
-from p2pgrid.proto.record import MAX_RECORD_BYTES, Record, Role, Signed, parse_message, parse_record
-from p2pgrid.proto.wire import ChannelRequest, Kind, Refusal, Resumed, parse_frame
+from p2pgrid.proto.messages import Channel, Offer
+from p2pgrid.proto.record import MAX_RECORD_BYTES, Record, Signed, parse_record
+from p2pgrid.proto.wire import ChannelRequest, Kind, Refusal, parse_frame
 
 EXCHANGE_TIMEOUT_S: Final = 15.0
 """How long a provider may be silent within an exchange."""
@@ -34,8 +32,8 @@ EXCHANGE_TIMEOUT_S: Final = 15.0
 class Exchange:
     """One stream on which messages are awaited one by one."""
 
-    def __init__(self, link: LinkConnection) -> None:
-        self._reader = StreamReader(max_bytes=4 * MAX_RECORD_BYTES)
+    def __init__(self, link: LinkConnection, max_messages: int, max_bytes: int) -> None:
+        self._reader = StreamReader(max_messages=max_messages, max_bytes=max_bytes)
         self._name = link.name
         self.stream: Final[Stream] = link.open_stream(self._reader)
 
@@ -61,9 +59,11 @@ class Exchange:
 
 
 @asynccontextmanager
-async def exchange(link: LinkConnection) -> AsyncIterator[Exchange]:
-    """An exchange that is ended when all went well, and cut when not."""
-    one = Exchange(link)
+async def exchange(
+    link: LinkConnection, *, max_messages: int = 16, max_bytes: int = 4 * MAX_RECORD_BYTES
+) -> AsyncIterator[Exchange]:
+    """An exchange that is ended when all went well, and cut when not. At most so much waits to be read."""
+    one = Exchange(link, max_messages, max_bytes)
     try:
         yield one
     except BaseException:
@@ -119,68 +119,3 @@ async def open_channel(
         talk.send(Kind.CHANNEL, channel.record.to_bytes())
         await talk.expect(Kind.CHANNEL_OPENED)
     return channel
-
-
-async def resume_channel(
-    link: LinkConnection,
-    books: ChannelBooks,
-    ledger: Ledger,
-    *,
-    key: SecretKey,
-    delivered: Mapping[int, Usage],
-    now_ms: Callable[[], int],
-) -> None:
-    """Settle everything that an earlier link, or an earlier life of this process, left open on the channel.
-
-    No order of the channel may be live. `delivered` holds, by order number, our own count of the answers that this
-    process saw to their end. Proposals are countersigned, or sent again if they were. Orders that have no receipt now
-    never became the provider's business: they are closed without one. Raises DisputedRecord.
-    """
-    still_open = {one.order.message.order_number: one.order for one in ledger.open_orders(books.id)}
-    async with exchange(link) as talk:
-        talk.send(Kind.RESUME, books.signed.record.to_bytes())
-        resumed = parse_frame(await talk.expect(Kind.RESUMED), Resumed)
-        for _ in range(resumed.proposals):
-            record = parse_record(await talk.expect(Kind.RECEIPT))
-            try:
-                signed = _sign_proposal(record, books, ledger, key, delivered, now_ms())
-            except InvalidRecord as fault:
-                refusal = Refusal(code=fault.code, message=fault.message[:512])
-                talk.send(Kind.RECEIPT_REFUSAL, refusal.to_bytes())
-                talk.stream.end()
-                raise DisputedRecord(fault, record) from fault
-            await ledger.append(signed)
-            talk.send(Kind.COUNTERSIGNATURE, signed.record.to_bytes())
-            still_open.pop(signed.message.order_number, None)
-    for number, order in still_open.items():
-        await ledger.note_outcome(order, "never-arrived" if number > resumed.last_order_number else "not-taken")
-        books.close_order(number)
-
-
-def _sign_proposal(
-    record: Record,
-    books: ChannelBooks,
-    ledger: Ledger,
-    key: SecretKey,
-    delivered: Mapping[int, Usage],
-    now_ms: int,
-) -> Signed[Receipt]:
-    message = parse_message(record, Receipt)
-    known = ledger.receipt(books.id, message.receipt_number)
-    if known is not None and known.id == record.id and Role.CLIENT in known.signers:
-        return known
-    placed = ledger.order(books.id, message.order_number)
-    offer = ledger.offer(placed.order.message.offer) if placed is not None else None
-    entry = offer.message.model_offer(message.model) if offer is not None else None
-    if placed is None or offer is None or entry is None:
-        raise InvalidRecord("wrong-order", f"the receipt is for order {message.order_number}, which was never placed.")
-    return check_resumed(
-        books,
-        record,
-        placed.order,
-        offer.message.tariff_at(entry, placed.order.message.ordered_ms),
-        vouched=placed.voucher.message.usage if placed.voucher is not None else Usage(),
-        delivered=delivered.get(message.order_number),
-        key=key,
-        now_ms=now_ms,
-    )

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from p2pgrid.client.background import log_end
-from p2pgrid.client.exchanges import DisputedRecord, open_channel, request_cards, request_offer, resume_channel
+from p2pgrid.client.exchanges import DisputedRecord, open_channel, request_cards, request_offer
 from p2pgrid.client.order import OrderOwner, OrderStream
+from p2pgrid.client.resume import recover_channels, resume_channel
 from p2pgrid.client.succession import Succession
 from p2pgrid.desk.evidence import EvidenceKeeper
 from p2pgrid.errors import (
@@ -31,15 +32,16 @@ from p2pgrid.errors import (
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.keeper import Backoff, Dial, KeeperState, LinkKeeper
-from p2pgrid.proto.actions import Dispute
+from p2pgrid.proto.actions import Breach
 from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.buyer import BuyerState, place_order
 from p2pgrid.proto.commitment import COMMITMENT_KEY_BYTES
+from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import Channel, Offer, Usage
+from p2pgrid.proto.reconcile import Reconciliation
 from p2pgrid.proto.record import Record, Signed
 from p2pgrid.proto.request import RequestFields
-from p2pgrid.proto.restore import restore_books
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +64,8 @@ class SessionLimits:
     drain_s: float = 2.0
     """How long orders that are cancelled on closing may take to be settled."""
     first_token_timeout_s: float = 120.0
+    most_disputed: int = 3
+    """Receipts that we dispute and the provider stands by, before it is dealt with no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,17 +215,22 @@ class ProviderSession(OrderOwner):
         """The raw cards over the link. Raises RemoteError."""
         return await request_cards(await self.ready(timeout_s))
 
-    async def reconcile(self, timeout_s: float) -> None:
-        """Settle everything with the provider now, once the orders that run have ended.
+    async def reconcile(self, timeout_s: float) -> list[Reconciliation]:
+        """Settle everything with the provider now, once the orders that run have ended. What changed, by channel.
 
         New orders wait meanwhile. Raises RemoteError, LedgerError, and Refused (`busy`) where orders run for longer.
         """
         await self.ready(self._limits.link_timeout_s, patient=False)
         try:
             async with asyncio.timeout(timeout_s), self._turn:
-                await self._orders_over()
-                link = await self.ready(self._limits.link_timeout_s)
-                await self._record_faults(self._resume(link))
+                while True:
+                    await self._orders_over()
+                    link = await self.ready(self._limits.link_timeout_s)
+                    try:
+                        return await self._record_faults(self._resume(link, every=True))
+                    except Unreachable:
+                        if not link.closed.done():
+                            raise
         except TimeoutError:
             raise Refused(
                 "busy",
@@ -346,12 +355,16 @@ class ProviderSession(OrderOwner):
             self._seen_to_end[(buyer.books.id, buyer.order.message.order_number)] = buyer.usage
         self._tell()
 
-    def order_disputed(self, order: OrderStream, dispute: Dispute) -> None:
-        if dispute.code == "clock-skew":
-            self._error = Refused("clock-skew", dispute.message, hint=_CLOCK_HINT)
-            self._close_link(dispute.message)
+    def order_disputed(self, order: OrderStream, dispute: Signed[Dispute]) -> None:
+        self._note_disputed(dispute, order.buyer.books)
+        self._tell()
+
+    def order_breached(self, order: OrderStream, breach: Breach) -> None:
+        if breach.code == "clock-skew":
+            self._error = Refused("clock-skew", breach.message, hint=_CLOCK_HINT)
+            self._close_link(breach.message)
         else:
-            self._set_quarantine(f"{dispute.code}: {dispute.message}")
+            self._set_quarantine(f"{breach.code}: {breach.message}")
 
     def order_cut(self, order: OrderStream) -> None:
         # Its receipt may be the chain's next: nothing more can be settled before the channel is resumed.
@@ -411,8 +424,13 @@ class ProviderSession(OrderOwner):
         for order in list(self._orders):
             await asyncio.shield(order.ended_future)
 
-    async def _resume(self, link: LinkConnection) -> None:
+    async def _resume(self, link: LinkConnection, *, every: bool = False) -> list[Reconciliation]:
+        """Resume the current channel, and earlier ones that have something open; or `every` one."""
         channels = [c for c in self._ledger.channels() if self._is_ours(c.message)]
+        ours = self._key.public_key
+        if not channels and await recover_channels(link, self._ledger, provider=self.provider, client=ours):
+            channels = [c for c in self._ledger.channels() if self._is_ours(c.message)]
+            log.warning("%d channels with %s are back in the ledger", len(channels), self.provider)
         now_ms = self._now_ms()
         current = channels[-1] if channels else None
         channels = [*await self._former_channels(link), *channels]
@@ -420,15 +438,16 @@ class ProviderSession(OrderOwner):
         if channels:
             # A write that changes nothing: once it is durable, so are all that were queued before it.
             await self._ledger.append(channels[-1])
+        changes = []
         for channel in channels:
             channel_id = channel.message.channel
-            open_orders = self._ledger.open_orders(channel_id)
-            if channel is not current and not open_orders:
+            if not every and channel is not current and self._is_settled(channel_id):
                 continue
-            books = restore_books(self._ledger, channel)
             seen = {number: usage for (of, number), usage in self._seen_to_end.items() if of == channel_id}
             try:
-                await resume_channel(link, books, self._ledger, key=self._key, delivered=seen, now_ms=self._now_ms)
+                books, change = await resume_channel(
+                    link, channel, self._ledger, key=self._key, delivered=seen, now_ms=self._now_ms
+                )
             except Refused as refusal:
                 if refusal.code not in ("unknown-channel", "channel-expired"):
                     raise
@@ -438,6 +457,22 @@ class ProviderSession(OrderOwner):
                 del self._seen_to_end[(channel_id, number)]
             if channel is current and not books.is_expired(now_ms):
                 self._books = books
+            changes.append(change)
+            for dispute in change.disputed:
+                self._note_disputed(dispute, books)
+        return changes
+
+    def _is_settled(self, channel: bytes) -> bool:
+        """True if nothing is known that may be left open on an earlier channel."""
+        return not self._ledger.open_orders(channel) and self._ledger.head(channel).last_receipt_number > 0
+
+    def _note_disputed(self, dispute: Signed[Dispute], books: ChannelBooks) -> None:
+        message = dispute.message
+        log.warning("receipt %d of %s is disputed: %s", message.receipt_number, self.provider, message.statement)
+        if books.disputed >= self._limits.most_disputed:
+            self._set_quarantine(
+                f"{message.reason}: {books.disputed} of its receipts are disputed, the last because {message.statement}"
+            )
 
     async def _former_channels(self, link: LinkConnection) -> list[Signed[Channel]]:
         """Channels under the provider's former keys: what they left open is settled on this link."""

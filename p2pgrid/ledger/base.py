@@ -115,14 +115,24 @@ class Ledger(Protocol):
     def order_records(self, channel: bytes, order_number: int) -> list[Record]:
         """The order, its meters, vouchers and receipt, in the order of arrival."""
 
-    def disputes(self, *, channel: bytes | None = None) -> list[DisputeRow]:
-        """Disputes with their answers, in the order of arrival."""
+    def disputes(self, *, channel: bytes | None = None, unanswered: bool = False) -> list[DisputeRow]:
+        """Disputes with their answers, in the order of arrival; or those alone that have none."""
+
+    def dispute(self, record_id: bytes) -> DisputeRow | None:
+        """The dispute with that id, or that to which the answer of that id is; None if neither is on record."""
+
+    def dispute_ids(self, channel: bytes, *, after: int = 0, limit: int | None = None) -> list[tuple[int, bytes]]:
+        """Number of the receipt and id of each dispute and answer about receipts above number `after`, in the order of
+        the numbers."""
 
     def mentioned(self, channel: bytes, after: int) -> set[bytes]:
         """Ids that receipts of the channel above number `after` mention."""
 
-    def keep_request_key(self, order: Signed[Order], key: bytes) -> asyncio.Future[None]:
-        """Keep an order's commitment key (32 bytes), so that what was asked and answered can be shown later."""
+    def keep_request_key(self, order: Signed[Order], key: bytes) -> None:
+        """Keep an order's commitment key (32 bytes), so that what was asked and answered can be shown later.
+
+        It is written with the next `append`, that of the order, and is lost where that fails.
+        """
 
     def request_key(self, channel: bytes, order_number: int) -> bytes | None:
         """The commitment key of an order's request, or None: never kept, or erased."""

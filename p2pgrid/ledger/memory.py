@@ -84,6 +84,7 @@ class MemoryLedger:
         self._held: list[tuple[list[_Change], asyncio.Future[None]]] = []
         self._holding = False
         self._closed = False
+        self._with_next: list[_Change] = []
         self._on_durable: OnDurable | None = None
 
     # Faults
@@ -117,7 +118,9 @@ class MemoryLedger:
 
     def append(self, *signed: Signed[Message]) -> asyncio.Future[None]:
         """Store checked records, all or none. The future raises LedgerError or SlotTaken."""
-        return tell_when_durable(self._put([_store(table_of(one), one) for one in signed]), signed, self._on_durable)
+        changes = [*self._with_next, *(_store(table_of(one), one) for one in signed)]
+        self._with_next.clear()
+        return tell_when_durable(self._put(changes), signed, self._on_durable)
 
     def append_evidence(self, record: Record, reason: str) -> asyncio.Future[None]:
         """Keep an unacceptable record that a peer signed; the same bytes once, with the first reason."""
@@ -225,8 +228,8 @@ class MemoryLedger:
             for message, row in entries
         ]
 
-    def disputes(self, *, channel: bytes | None = None) -> list[DisputeRow]:
-        """Disputes with their answers, in the order of arrival."""
+    def disputes(self, *, channel: bytes | None = None, unanswered: bool = False) -> list[DisputeRow]:
+        """Disputes with their answers, in the order of arrival; or those alone that have none."""
         answers = {
             message.dispute: self._signed(row.record, Answer, message.channel)
             for message, row in self._books.of(Answer, channel)
@@ -234,21 +237,40 @@ class MemoryLedger:
         return [
             DisputeRow(self._signed(row.record, Dispute, message.channel), answers.get(row.record.id))
             for message, row in self._books.of(Dispute, channel)
+            if not unanswered or row.record.id not in answers
         ]
+
+    def dispute(self, record_id: bytes) -> DisputeRow | None:
+        """The dispute with that id, or that to which the answer of that id is; None if neither is on record."""
+        for one in self.disputes():
+            if record_id in (one.dispute.id, one.answer.id if one.answer is not None else None):
+                return one
+        return None
+
+    def dispute_ids(self, channel: bytes, *, after: int = 0, limit: int | None = None) -> list[tuple[int, bytes]]:
+        """Number of the receipt and id of each dispute and answer about receipts above number `after`, by number."""
+        found = [
+            (row.message.receipt_number, record_id)
+            for record_id, row in self._books.rows.items()
+            if isinstance(row.message, Dispute | Answer)
+            and row.message.channel == channel
+            and row.message.receipt_number > after
+        ]
+        return sorted(found, key=lambda one: one[0])[:limit]
 
     def mentioned(self, channel: bytes, after: int) -> set[bytes]:
         """Ids that receipts of the channel above number `after` mention."""
         receipts = [message for message, _ in self._books.of(Receipt, channel) if message.receipt_number > after]
         return {mention for receipt in receipts for mention in receipt.mentions}
 
-    def keep_request_key(self, order: Signed[Order], key: bytes) -> asyncio.Future[None]:
-        """Keep an order's commitment key (32 bytes), so that what was asked and answered can be shown later."""
+    def keep_request_key(self, order: Signed[Order], key: bytes) -> None:
+        """Keep an order's commitment key (32 bytes), with the next `append`."""
         place = (order.message.channel, order.message.order_number)
 
         def keep(books: _Books) -> None:
             books.request_keys.setdefault(place, key)
 
-        return self._put([keep])
+        self._with_next.append(keep)
 
     def request_key(self, channel: bytes, order_number: int) -> bytes | None:
         """The commitment key of an order's request, or None: never kept, or erased."""

@@ -143,12 +143,33 @@ class SqliteReader:
             listed.append(ReceiptRow(bytes.fromhex(record_id), receipt, channels[channel_id], signed_by == BOTH_ROLES))
         return listed
 
-    def disputes(self, *, channel: bytes | None = None) -> list[DisputeRow]:
-        """Disputes with their answers, in the order of arrival."""
-        where, values = ("WHERE d.channel = ?", (channel.hex(),)) if channel is not None else ("", ())
+    def disputes(self, *, channel: bytes | None = None, unanswered: bool = False) -> list[DisputeRow]:
+        """Disputes with their answers, in the order of arrival; or those alone that have none."""
+        where = " AND ".join(
+            ["TRUE", *(["d.channel = ?"] if channel is not None else []), *(["a.seq IS NULL"] if unanswered else [])]
+        )
+        return self._dispute_rows(where, *([channel.hex()] if channel is not None else []))
+
+    def dispute(self, record_id: bytes) -> DisputeRow | None:
+        """The dispute with that id, or that to which the answer of that id is; None if neither is on record."""
+        own = record_id.hex()
+        where = "d.id IN (SELECT ? UNION SELECT dispute FROM answers WHERE id = ?)"
+        return next(iter(self._dispute_rows(where, own, own)), None)
+
+    def dispute_ids(self, channel: bytes, *, after: int = 0, limit: int | None = None) -> list[tuple[int, bytes]]:
+        """Number of the receipt and id of each dispute and answer about receipts above number `after`, by number."""
+        parameters = {"channel": channel.hex(), "after": after, "limit": -1 if limit is None else limit}
+        arms = [
+            f"SELECT receipt_number, id, seq FROM {name} WHERE channel = :channel AND receipt_number > :after"
+            for name in ("disputes", "answers")
+        ]
+        rows = self._rows(f"{' UNION ALL '.join(arms)} ORDER BY receipt_number, seq LIMIT :limit", parameters)
+        return [(number, bytes.fromhex(record_id)) for number, record_id, _ in rows]
+
+    def _dispute_rows(self, where: str, *values: str) -> list[DisputeRow]:
         rows = self._rows(
             "SELECT d.channel, d.payload, d.signatures, a.payload, a.signatures FROM disputes AS d "
-            f"LEFT JOIN answers AS a ON a.channel = d.channel AND a.dispute = d.id {where} ORDER BY d.seq",
+            f"LEFT JOIN answers AS a ON a.channel = d.channel AND a.dispute = d.id WHERE {where} ORDER BY d.seq",
             *values,
         )
         found = []
@@ -162,9 +183,11 @@ class SqliteReader:
     def mentioned(self, channel: bytes, after: int) -> set[bytes]:
         """Ids that receipts of the channel above number `after` mention."""
         rows = self._rows(
-            "SELECT payload, signatures FROM receipts WHERE channel = ? AND receipt_number > ?", channel.hex(), after
+            "SELECT mentions FROM receipts WHERE channel = ? AND receipt_number > ? AND mentions <> ''",
+            channel.hex(),
+            after,
         )
-        return {mention for row in rows for mention in _message(Receipt, row).mentions}
+        return {bytes.fromhex(mention) for (mentions,) in rows for mention in mentions.split()}
 
     def request_key(self, channel: bytes, order_number: int) -> bytes | None:
         """The commitment key of an order's request, or None: never kept, or erased."""

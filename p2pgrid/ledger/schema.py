@@ -91,6 +91,8 @@ def create_or_check(path: Path) -> None:
                 _create_views(database)
             if version == 1:
                 _create(database, (DISPUTES, ANSWERS))
+                # No receipt mentioned anything before there were disputes.
+                conn.execute("ALTER TABLE receipts ADD COLUMN mentions TEXT NOT NULL DEFAULT ''")
             _create_since_2(database)
             conn.execute(f"PRAGMA application_id={APPLICATION_ID}")
             conn.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
@@ -165,7 +167,10 @@ def _create(database: Database, tables: Iterable[Table]) -> None:
 
 def _create_since_2(database: Database) -> None:
     """What came with version 2, beside its tables of records."""
-    database["receipts"].create_index(["id"], unique=True)
+    for name in ("receipts", DISPUTES.name, ANSWERS.name):
+        database[name].create_index(["id"], unique=True, if_not_exists=True)
+    database[ANSWERS.name].create_index(["channel", "receipt_number"])
+    database.execute("CREATE INDEX receipts_mentioning ON receipts (channel, receipt_number) WHERE mentions <> ''")
     database["request_keys"].create(
         {"channel": str, "order_number": int, "key": bytes},
         pk=("channel", "order_number"),

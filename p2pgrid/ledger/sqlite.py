@@ -77,6 +77,7 @@ class SqliteLedger(SqliteReader):
             raise
         self._seq = itertools.count((last or 0) + 1)
         self._closed = False
+        self._with_next: list[Operation] = []
         self._on_durable: OnDurable | None = None
 
     def append(self, *signed: Signed[Message]) -> asyncio.Future[None]:
@@ -85,7 +86,12 @@ class SqliteLedger(SqliteReader):
         Raises TypeError for a message type that the ledger does not keep. Cancelling the future does not take the
         records back.
         """
-        future = self._put([StoreRecord(table_of(one), next(self._seq), one) for one in signed])
+        operations: list[Operation] = [
+            *self._with_next,
+            *(StoreRecord(table_of(one), next(self._seq), one) for one in signed),
+        ]
+        self._with_next.clear()
+        future = self._put(operations)
         return tell_when_durable(future, signed, self._on_durable)
 
     def append_evidence(self, record: Record, reason: str) -> asyncio.Future[None]:
@@ -102,15 +108,19 @@ class SqliteLedger(SqliteReader):
         """
         return self._put([StoreRecord(ORDERS, next(self._seq), order), StoreOutcome(order, outcome)])
 
-    def keep_request_key(self, order: Signed[Order], key: bytes) -> asyncio.Future[None]:
-        """Keep an order's commitment key (32 bytes), so that what was asked and answered can be shown later."""
-        return self._put([StoreRequestKey(order.message.channel, order.message.order_number, key)])
+    def keep_request_key(self, order: Signed[Order], key: bytes) -> None:
+        """Keep an order's commitment key (32 bytes), so that what was asked and answered can be shown later.
+
+        It is written with the next `append`, that of the order, and is lost where that fails.
+        """
+        self._with_next.append(StoreRequestKey(order.message.channel, order.message.order_number, key))
 
     def erase_request_keys(self, orders: Sequence[tuple[bytes, int]]) -> asyncio.Future[None]:
         """Destroy the commitment keys of orders, by channel and number. What is not kept is passed over.
 
-        The pages are overwritten in the file, and the WAL is emptied into it as soon as no reader holds it. Copies
-        that others made of the file, and blocks that a disk has put aside, are beyond this.
+        The pages are overwritten in the file, and the WAL, which holds older ones, is emptied into it: before the
+        future is done, or where somebody reads the file just then, after the next write and when the ledger is closed.
+        Copies that others made of the file, and blocks that a disk has put aside, are beyond this.
         """
         return self._put([EraseRequestKeys(orders)])
 

@@ -208,6 +208,7 @@ RECEIPTS: Final = Table(
         "first_token_ms": int,
         "total_ms": int,
         "issued_ms": int,
+        "mentions": str,
     },
     values=lambda m: (
         m.channel.hex(),
@@ -222,6 +223,7 @@ RECEIPTS: Final = Table(
         m.first_token_ms,
         m.total_ms,
         m.issued_ms,
+        " ".join(one.hex() for one in m.mentions),
     ),
     # One receipt a number, and one receipt an order: an order is billed once.
     slots=(("channel", "receipt_number"), ("channel", "order_number")),

@@ -60,6 +60,8 @@ class Writer:
         self._path = path
         self._lock = lock
         self._conn: sqlite3.Connection | None = connect_writer(path)
+        self._has_erased = False
+        """True while the WAL may hold what was erased."""
         self._queue: SimpleQueue[Call | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"ledger {path.name}", daemon=True)
         self._thread.start()
@@ -108,14 +110,22 @@ class Writer:
             for call in batch:
                 outcomes.append(self._apply(conn, call))
             conn.execute("COMMIT")
-            if any(isinstance(one, EraseRequestKeys) for call in batch for one in call.operations):
-                # Busy is no failure: the WAL is begun anew when its readers have gone.
-                conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except (sqlite3.Error, LedgerError) as error:
             self._roll_back()
             refused = [*outcomes, *[None] * (len(batch) - len(outcomes))]
             return [own or self._shared_failure(error) for own in refused]
+        self._has_erased |= any(isinstance(one, EraseRequestKeys) for call in batch for one in call.operations)
+        if self._has_erased:
+            self._empty_wal(conn)
         return outcomes
+
+    def _empty_wal(self, conn: sqlite3.Connection) -> None:
+        """What was erased still stands in the WAL until that is folded into the file and cut."""
+        try:
+            (is_busy, _, _) = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error:
+            return  # what was committed stays so; it is tried again after the next commit, and on closing
+        self._has_erased = bool(is_busy)
 
     def _apply(self, conn: sqlite3.Connection, call: Call) -> LedgerError | None:
         """Apply one call, all or none. Raises sqlite3.Error when the whole transaction is lost."""

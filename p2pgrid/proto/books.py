@@ -13,9 +13,11 @@ from __future__ import annotations
 from typing import Final
 
 from p2pgrid.errors import InvalidRecord, Refused
-from p2pgrid.proto.channel import ChannelHead
+from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS, ChannelHead
+from p2pgrid.proto.dispute import Answer, Dispute
+from p2pgrid.proto.dispute_rules import faults_of_mention
 from p2pgrid.proto.keys import parse_public_key
-from p2pgrid.proto.messages import Channel, Order, Receipt, Tariff, Usage
+from p2pgrid.proto.messages import MAX_MENTIONS, Channel, Order, Receipt, Tariff, Usage
 from p2pgrid.proto.pricing import price_of
 from p2pgrid.proto.record import Signed
 from p2pgrid.units import AmountPico
@@ -50,6 +52,7 @@ class ChannelBooks:
         self._at_stake: dict[int, int] = {}
         self._reserved: dict[int, int] = {}
         self._waiting: dict[int, int] = {}
+        self._mentionable: dict[bytes, Dispute | Answer] = {}
 
     @property
     def reserved_pico(self) -> int:
@@ -122,18 +125,46 @@ class ChannelBooks:
         self.countersigned_pico += receipt.amount_pico
         self.close_order(receipt.order_number)
 
-    def note_disputed(self, receipt: Receipt, risk: int | None = None) -> None:
-        """The client disputes the chain's receipt: its order is closed.
+    def note_disputed(self, receipt: Receipt, owed_pico: int, risk: int | None = None) -> None:
+        """The client disputes the chain's receipt, and says that so much is owed: its order is closed.
 
-        Its risk stays counted until the provider accepts the dispute: whoever disputes everything gets no further than
-        whoever signs nothing. `risk` is given where the order is not open in these books.
+        What it contests stays at risk, up to the order's own risk, until the provider accepts the dispute: whoever
+        disputes everything gets no further than whoever signs nothing. `risk` is given where the order is not open in
+        these books.
         """
-        self._at_stake[receipt.receipt_number] = self._risks.get(receipt.order_number, 0) if risk is None else risk
+        risk = self._risks.get(receipt.order_number, 0) if risk is None else risk
+        self._at_stake[receipt.receipt_number] = min(risk, max(receipt.amount_pico - owed_pico, 0))
         self.close_order(receipt.order_number)
 
     def note_accepted(self, receipt_number: int) -> None:
         """The dispute of the receipt was accepted: nothing is at risk on it any more."""
         self._at_stake.pop(receipt_number, None)
+
+    @property
+    def disputed(self) -> int:
+        """Receipts that the client disputes in place of signing them, the provider not having accepted that."""
+        return len(self._at_stake)
+
+    def note_held(self, record_id: bytes, message: Dispute | Answer) -> None:
+        """A dispute or an answer that no receipt mentions yet. For the provider: one that the client holds too."""
+        self._mentionable[record_id] = message
+
+    def mentions(self, now_ms: int) -> tuple[bytes, ...]:
+        """What the next receipt is to mention (provider)."""
+        below, until_ms = self.last_receipt_number + 1, now_ms + CLOCK_TOLERANCE_MS
+        fit = [i for i, m in self._mentionable.items() if m.receipt_number < below and _said_ms(m) <= until_ms]
+        return tuple(fit[:MAX_MENTIONS])
+
+    def mention_fault(self, receipt: Receipt) -> tuple[str, str] | None:
+        """The finding code and a sentence if the receipt mentions what it may not, or None (client)."""
+        for record_id in receipt.mentions:
+            message = self._mentionable.get(record_id)
+            if message is None:
+                what = f"{record_id.hex()[:16]}, which is not known here or was mentioned before"
+                return "wrong-mention", f"receipt {receipt.receipt_number} mentions {what}."
+            for fault in faults_of_mention(receipt, message, mentioned_before=0):
+                return fault.code, fault.sentence
+        return None
 
     def wait_for_turn(self, receipt: Receipt) -> None:
         """The receipt of an order came before one that stands before it in the chain (client)."""
@@ -156,6 +187,8 @@ class ChannelBooks:
         self.last_receipt_number = receipt.message.receipt_number
         self.last_receipt_id = receipt.id
         self.total_pico = receipt.message.channel_total_pico
+        for record_id in receipt.message.mentions:
+            self._mentionable.pop(record_id, None)
 
     def chain_fault(self, receipt: Receipt) -> tuple[str, str] | None:
         """The finding code and a sentence if the receipt is not the chain's next, or None."""
@@ -171,3 +204,7 @@ class ChannelBooks:
         if receipt.channel_total_pico != self.total_pico + receipt.amount_pico:
             return "wrong-total", f"receipt {receipt.receipt_number} does not add up to the channel's total."
         return None
+
+
+def _said_ms(message: Dispute | Answer) -> int:
+    return message.disputed_ms if isinstance(message, Dispute) else message.answered_ms

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from p2pgrid.errors import InvalidRecord, Refused, UsageError
-from p2pgrid.proto.buyer import receipt_fault
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.dispute import Answer, Decision, Dispute
 from p2pgrid.proto.dispute_rules import faults_of_answer, faults_of_dispute, is_in_term
 from p2pgrid.proto.keys import PublicKey, SecretKey, parse_public_key
 from p2pgrid.proto.messages import Channel, Order, Receipt, Tariff, Voucher
+from p2pgrid.proto.receipt_check import receipt_fault
 from p2pgrid.proto.record import PARTIES, Record, Role, Signed, parse_message, sign_message, verify_record
 from p2pgrid.proto.rules import Fault
 

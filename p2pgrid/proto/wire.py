@@ -24,6 +24,12 @@ MAX_CARD_BYTES: Final = 20 * 1024
 """Of a Card's record in wire form."""
 MAX_CARDS_BYTES: Final = 60 * 1024
 """Of a Cards message."""
+MAX_BATCH_RECORDS: Final = 1024
+"""Records that one side sends in one exchange when a channel is resumed."""
+MAX_OPEN_TICKS: Final = 1024
+MAX_CHANNELS: Final = 15
+"""Of one pair, in a Channels message: the last ones."""
+MAX_NUMBER: Final = 2**53
 CHUNK_BYTES: Final = 32 * 1024
 """Bulk bytes are cut to frames of at most this size."""
 
@@ -42,13 +48,23 @@ class Kind(IntEnum):
     CHANNEL_OPENED = 20
     """provider -> client, empty: the channel is in the provider's ledger."""
     RESUME = 21
-    """client -> provider: a Channel with both signatures."""
+    """client -> provider: Resume."""
     RESUMED = 22
-    """provider -> client: Resumed, followed by the proposals it names."""
+    """provider -> client: Resumed, followed by RECORD as often as it says."""
+    RECORD = 23
+    """Either way: a signed record that the other side lacks."""
     CARD_REQUEST = 24
     """client -> provider, empty: who stands behind this key?"""
     CARDS = 25
     """provider -> client: Cards."""
+    RECORDS = 26
+    """client -> provider: Records, followed by RECORD as often as it says."""
+    PROPOSALS = 27
+    """provider -> client: Proposals, followed by RECEIPT as often as it says."""
+    CHANNELS_REQUEST = 28
+    """client -> provider, empty: which channels have we?"""
+    CHANNELS = 29
+    """provider -> client: Channels."""
     ORDER = 32
     """client -> provider: OrderOpening; the body follows as BODY, then the client's end of the stream's bulk."""
     REFUSAL = 33
@@ -63,8 +79,8 @@ class Kind(IntEnum):
     """provider -> client: a Receipt that the provider signed."""
     COUNTERSIGNATURE = 38
     """client -> provider: the same Receipt with both signatures."""
-    RECEIPT_REFUSAL = 39
-    """client -> provider: Refusal of a proposed receipt."""
+    DISPUTE = 39
+    """client -> provider: a signed Dispute of the proposed receipt, in place of its countersignature."""
     CANCEL = 40
     """client -> provider, empty: stop the answer."""
     LOG_REQUEST = 48
@@ -103,14 +119,62 @@ class ChannelRequest(Frame, frozen=True, kw_only=True):
     """After a change of the provider's key: the head of the channel under its former key; see `Channel.continues`."""
 
 
-class Resumed(Frame, frozen=True, kw_only=True):
-    """What the provider holds of a channel."""
+class OpenTick(Frame, frozen=True, kw_only=True):
+    """An order without a receipt, and how far it is vouched for."""
 
-    last_order_number: Annotated[int, Meta(ge=0)]
-    """Orders above this never arrived."""
-    last_receipt_number: Annotated[int, Meta(ge=0)]
-    proposals: Annotated[int, Meta(ge=0, le=4096)]
-    """How many RECEIPT messages follow, in order of their numbers."""
+    order_number: Annotated[int, Meta(ge=1, le=MAX_NUMBER)]
+    tick: Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
+    """Of the last voucher; 0 if there is none."""
+
+
+class Held(Frame, frozen=True, kw_only=True):
+    """What a side's ledger holds of a channel."""
+
+    last_order_number: Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
+    """Highest order number that was used. Orders above the provider's never arrived, or are lost to it."""
+    last_receipt_number: Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
+    """Of its chain: proposals count on the provider's side, on the client's those that it has signed or disputed."""
+    last_receipt: Id
+    """That receipt's id; the channel's record id if there is none."""
+    open_orders: Annotated[tuple[OpenTick, ...], Meta(max_length=MAX_OPEN_TICKS)]
+    """By number; the lowest ones where there are more."""
+
+
+class Resume(Frame, frozen=True, kw_only=True):
+    """The client wants to go on with a channel."""
+
+    channel: Annotated[bytes, Meta(max_length=4096)]
+    """The Channel record with both signatures, in wire form."""
+    held: Held
+
+
+class Resumed(Frame, frozen=True, kw_only=True):
+    """What the provider holds, and how many records follow that the client lacks."""
+
+    held: Held
+    records: Annotated[int, Meta(ge=0, le=MAX_BATCH_RECORDS)]
+
+
+class Records(Frame, frozen=True, kw_only=True):
+    """How many records follow that the provider lacks."""
+
+    records: Annotated[int, Meta(ge=0, le=MAX_BATCH_RECORDS)]
+    is_all: bool
+    """False if the client holds more: the exchange is then repeated, and no receipt is made before."""
+
+
+class Proposals(Frame, frozen=True, kw_only=True):
+    """How many receipts follow that the client has neither signed nor disputed, in order of their numbers."""
+
+    proposals: Annotated[int, Meta(ge=0, le=MAX_BATCH_RECORDS)]
+    is_all: bool
+    """False if anything is left: records or proposals. The exchange is then repeated."""
+
+
+class Channels(Frame, frozen=True, kw_only=True):
+    """The channels of the two, oldest first, in wire form and with both signatures."""
+
+    channels: Annotated[tuple[Annotated[bytes, Meta(max_length=4096)], ...], Meta(max_length=MAX_CHANNELS)]
 
 
 class Cards(Frame, frozen=True, kw_only=True):

@@ -190,6 +190,7 @@ class Provider:
             ("renew offers", self._renew()),
             ("watch engines", self.engines.watch(self._reoffer)),
             ("ask witnesses", witnessing.run()),
+            ("close what is overdue", self.channels.watch()),
         ):
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(_report_end)
@@ -202,7 +203,7 @@ class Provider:
         stack.push_async_callback(ledger.aclose)
         self.channels = Channels(ledger, self.key, self.limits, self._now_ms, self._former_keys)
         stack.push_async_callback(self.channels.aclose)
-        interrupted = await self.channels.restore()
+        suspended = await self.channels.restore()
         config = self._config
         self._offers = OfferBook(
             ledger,
@@ -222,7 +223,7 @@ class Provider:
             "ledger: %s, %d channels, %d orders that a crash had left open (%.1f s)",
             self._data.ledger_file,
             len(self.channels),
-            interrupted,
+            suspended,
             _since(started),
         )
         await self._take_commands(stack, ledger)

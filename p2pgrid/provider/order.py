@@ -22,13 +22,14 @@ from p2pgrid.proto.actions import (
     Action,
     Actions,
     AskEngine,
-    Dispute,
+    Disputed,
     EndStream,
     KeepEvidence,
     Persist,
     Send,
     Settled,
 )
+from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.frame import FIRST_CREDITED_KIND
 from p2pgrid.proto.messages import Order, Receipt
 from p2pgrid.proto.record import Signed, parse_message, parse_record
@@ -127,11 +128,11 @@ class OrderExchange(Exchange):
         if machine is not None and not self.may_end:
             log.info("order %s was interrupted: %s", self._name, reason)
             self._run(machine.link_lost(self.shop.now_ms()))
-            channel.lost(self, machine.receipt)
+            channel.lost(self, self.shop.now_ms())
             channel.interrupt_all_on(self.connection)
             self.shop.links.close(self.connection, "an order's stream was lost; resume the channel")
         else:
-            channel.lost(self, None)
+            channel.lost(self, self.shop.now_ms())
         self._abort_engine()
 
     def ledger_failed(self, error: LedgerError) -> None:
@@ -146,6 +147,7 @@ class OrderExchange(Exchange):
         channel = shop.channels.find_current(named.channel, self.stream.peer)
         self._order, self._opening = verify_order(payload, channel.books)
         channel.check_usable()
+        channel.check_resumed_on(self.connection)
         shop.admission.check(named.model)
         shop.admission.reserve_body(self.stream.peer, self._opening.body_bytes)
         self._reserved_bytes = self._opening.body_bytes
@@ -168,6 +170,7 @@ class OrderExchange(Exchange):
         body = bytes(self._body)
         self._forget_body()
         channel.check_usable()
+        channel.check_resumed_on(self.connection)
         served = shop.admission.check(order.message.model)
         offer = shop.offers.find(order.message.offer)
         machine, actions = accept_order(channel.books, order, opening, body, offer, key=shop.key, now_ms=shop.now_ms())
@@ -211,10 +214,8 @@ class OrderExchange(Exchange):
                 self._outbox.run(self.finish)
             case KeepEvidence(record, reason):
                 self.shop.evidence.keep(self.stream.peer, record, reason)
-            case Dispute(code, message):
-                assert self._channel is not None and self._machine is not None and self._machine.receipt is not None
-                self._channel.closed(self)
-                note_dispute(self.shop, self._machine.receipt, code, message)
+            case Disputed(_, dispute):
+                self._outbox.run(functools.partial(self._disputed, dispute))
             case _:
                 raise AssertionError(f"the seller's machine asked for {action}")
 
@@ -258,6 +259,11 @@ class OrderExchange(Exchange):
                 self._proposed_ms = self.shop.now_ms()
                 self._channel.receipt_sent()
         self._stuck_since_ms = None
+
+    def _disputed(self, dispute: Signed[Dispute]) -> None:
+        assert self._channel is not None
+        self._channel.closed(self)
+        note_dispute(self.shop, dispute)
 
     def _settled(self, receipt: Receipt) -> None:
         assert self._channel is not None
@@ -343,7 +349,7 @@ class OrderExchange(Exchange):
         self._is_dropping = True
         self._waiting.clear()
         self._unsent_bytes, self._stuck_since_ms = 0, None
-        self._run(machine.link_lost(self.shop.now_ms()))
+        self._run(machine.interrupt(self.shop.now_ms()))
 
     # -- the engine -------------------------------------------------------------------------------------------------
 

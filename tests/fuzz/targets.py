@@ -161,10 +161,24 @@ def _offer(data: bytes) -> None:
 # -- frames -----------------------------------------------------------------------------------------------------------
 
 
+_HELD: Final = wire.Held(
+    last_order_number=3,
+    last_receipt_number=2,
+    last_receipt=bytes(32),
+    open_orders=(wire.OpenTick(order_number=3, tick=2),),
+)
+
+
 def _frame_samples(frame_type: type[wire.Frame]) -> tuple[bytes, ...]:
     samples: dict[type[wire.Frame], wire.Frame] = {
         wire.ChannelRequest: wire.ChannelRequest(client_nonce=bytes(32), offer=bytes(32), now_ms=NOW_MS),
-        wire.Resumed: wire.Resumed(last_order_number=3, last_receipt_number=2, proposals=1),
+        wire.OpenTick: wire.OpenTick(order_number=3, tick=2),
+        wire.Held: _HELD,
+        wire.Resume: wire.Resume(channel=_wire_records()[1], held=_HELD),
+        wire.Resumed: wire.Resumed(held=_HELD, records=1),
+        wire.Records: wire.Records(records=3, is_all=True),
+        wire.Proposals: wire.Proposals(proposals=2, is_all=False),
+        wire.Channels: wire.Channels(channels=(_wire_records()[1],)),
         wire.OrderOpening: wire.OrderOpening(order=_wire_records()[2], commitment_key=bytes(32), body_bytes=200),
         wire.Refusal: wire.Refusal(code="busy", message="Labas, pasauli", retry_after_ms=1000),
         wire.Head: wire.Head(status=200, content_type="text/event-stream"),
@@ -405,11 +419,10 @@ def _to_client() -> tuple[bytes, ...]:
 
 def _to_provider() -> tuple[bytes, ...]:
     messages = [one for one in _exchanged()[1] if one[0] != wire.Kind.ORDER]
-    refusal = wire.Refusal(code="wrong-amount", message="no").to_bytes()
     return (
         _as_messages(messages),
         _as_messages([(wire.Kind.CANCEL, b"")]),
-        _as_messages([*messages[:2], (wire.Kind.RECEIPT_REFUSAL, refusal)]),
+        _as_messages([*messages[:2], (wire.Kind.DISPUTE, _wire_records()[2])]),
     )
 
 

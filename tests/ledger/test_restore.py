@@ -11,6 +11,7 @@ from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.proto.books import risk_pico
+from p2pgrid.proto.record import Role
 from p2pgrid.proto.restore import restore_books, tariff_of
 from tests.factories import Dealings
 
@@ -22,7 +23,7 @@ async def test_open_orders_and_proposals_are_at_risk_again(kind: str, tmp_path: 
     await ledger.append(d.offer, d.channel, *d.completed())
     suspended, proposed = d.order(), d.order()
     await ledger.append(suspended, proposed, d.proposal(proposed))
-    books = restore_books(ledger, d.channel)
+    books = restore_books(ledger, d.channel, Role.PROVIDER)
     (first, second) = (
         risk_pico(one.message, tariff_of(ledger, one.message), books.terms.window_tokens)
         for one in (suspended, proposed)
@@ -39,4 +40,4 @@ async def test_an_order_without_its_offer_has_no_price() -> None:
     ledger, d = MemoryLedger(), Dealings()
     await ledger.append(d.channel, d.order())
     with pytest.raises(LedgerError):
-        restore_books(ledger, d.channel)
+        restore_books(ledger, d.channel, Role.PROVIDER)

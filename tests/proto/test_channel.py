@@ -174,7 +174,7 @@ def test_a_disputed_order_stays_at_risk_until_the_dispute_is_accepted() -> None:
     channel = make_channel(make_offer())
     books = ChannelBooks(channel, ChannelHead(0, 0, channel.id, 0, 0))
     books.open_order(order(receipt.order_number, most=5000), TARIFF)
-    books.note_disputed(receipt)
+    books.note_disputed(receipt, 0)
     assert books.open_orders == 0 and books.reserved_pico == 0
     assert books.may_open(0) and not books.may_open(1)
     books.note_accepted(receipt.receipt_number)

@@ -95,7 +95,7 @@ async def test_another_clients_channel_is_unknown() -> None:
         kind, payload = await thief.ask(Kind.ORDER, owner.order().actions[1].payload)
         assert (kind, parse_frame(payload, Refusal).code) == (Kind.REFUSAL, "unknown-channel")
         stream, reader = thief.stream()
-        stream.send(Kind.RESUME, owner.channel.record.to_bytes())
+        stream.send(Kind.RESUME, owner.resume_frame())
         with pytest.raises(Exception, match="another key"):
             await reader.receive()
         owner.forget_orders()
