@@ -257,6 +257,13 @@ class DataFolder:
         """The keys this node had before. Raises UsageError."""
         return [load_key(path) for path in self.retired_key_files]
 
+    def logs_of_own_keys(self) -> list[tuple[Path, Path, SecretKey]]:
+        """Log, checkpoint file and key, for the node's key and those it had before. Raises UsageError."""
+        return [
+            (self.log_file(key.public_key.peer_id), self.log_checkpoint_file(key.public_key.peer_id), key)
+            for key in (self.load_key(), *self.load_retired_keys())
+        ]
+
     def own_public_keys(self) -> list[PublicKey]:
         """The node's key and those it had before. Raises UsageError."""
         return [key.public_key for key in (self.load_key(), *self.load_retired_keys())]

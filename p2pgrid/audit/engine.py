@@ -45,6 +45,7 @@ from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.comparison import groups_of
 from p2pgrid.proto.elided import MOST_ACTIVITY_ROWS, Elided, ElidedOrders, ElidedOrphans
 from p2pgrid.proto.judgement import MOST_LABELS
+from p2pgrid.proto.log_case import NO_DEMANDS, LogDemands
 from p2pgrid.proto.plain import ORDERS_A_BLOCK, Link, OrderKey, PlainChannel, partition_of
 from p2pgrid.proto.record import Record, Role
 from p2pgrid.proto.verdict import Bundle, Frame, Verdict, audit_records, frame_of
@@ -54,15 +55,17 @@ _MOST_PARTS: Final = 4096
 R = TypeVar("R")
 Report = Callable[[str, int, int], None]
 """Called with the step, how much of it is done, and how much there is."""
+Keep = Callable[[Record], None]
+"""Called with each record that findings can be about."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """How the work is cut up. The verdict is the same for all, the last apart."""
 
-    chunk_bytes: int = 8 * 1024 * 1024
+    chunk_bytes: int = 4 * 1024 * 1024
     """Bundles are read in pieces of about this size."""
-    part_bytes: int = 16 * 1024 * 1024
+    part_bytes: int = 4 * 1024 * 1024
     """Orders are checked in parts with about so many bytes of lines."""
     orders_a_block: int = ORDERS_A_BLOCK
     """Orders with neighbouring numbers that are in one part."""
@@ -124,11 +127,17 @@ class Engine:
         folder: Path,
         report: Report,
         sizes: Sizes,
+        now_ms: int | None = None,
+        keep: Keep | None = None,
+        log_demands: LogDemands = NO_DEMANDS,
     ) -> None:
         self._sources: Final = sources
         self._workers: Final = workers
         self._report: Final = report
         self._sizes: Final = sizes
+        self._now_ms: Final = now_ms
+        self._log_demands: Final = log_demands
+        self._keep: Final = keep
         self._index_path: Final = folder / "index"
         self._links_path: Final = folder / "links"
         self._catalog_path: Final = folder / "catalog"
@@ -136,7 +145,7 @@ class Engine:
     def verdict(self) -> Verdict:
         """Read, check, judge. Raises LocalError if a file cannot be read on, or a worker dies."""
         scan = self._scan()
-        frame = frame_of(self._bundles(scan, {}))
+        frame = frame_of(self._bundles(scan, {}), self._log_demands)
         catalog = self._catalog(scan, frame)
         checked = self._check(catalog, frozenset(frame.wanted_orders))
         if checked.strays:
@@ -150,7 +159,10 @@ class Engine:
         checked.elided.channels = dict(checked.channels)
         checked.elided.sizes = [(count, count) for count in scan.shown]
         self._report("judging", 0, 1)
-        verdict = audit_records(self._bundles(scan, lines, checked.elided.sizes), checked.elided)
+        bundles = self._bundles(scan, lines, checked.elided.sizes)
+        if self._keep is not None:
+            bundles = keeping(bundles, self._keep)
+        verdict = audit_records(bundles, checked.elided, now_ms=self._now_ms, log_demands=self._log_demands)
         self._report("judging", 1, 1)
         return verdict
 
@@ -225,7 +237,8 @@ class Engine:
             )
         offers = {offer_id: held.message for offer_id, held in frame.offers.items()}
         names = tuple(source.name for source in self._sources)
-        catalog = Catalog(scan.index, names, frame.sides, channels, offers, frame.whole, self._sizes.links_a_group)
+        terms, group = frame.key_terms, self._sizes.links_a_group
+        catalog = Catalog(scan.index, names, frame.sides, channels, offers, terms, frame.whole, group)
         self._catalog_path.write_bytes(pickle.dumps(catalog))
         return catalog
 
@@ -249,12 +262,23 @@ class Engine:
         for channel_id, number in frame.wanted_receipts:
             asked[channel_id].add(number)
         jobs = (
-            partial(link_group, self._catalog_path, self._links_path, key, spans, asked.get(key[0], set()))
+            partial(
+                link_group,
+                self._catalog_path,
+                self._links_path,
+                key,
+                spans,
+                asked.get(key[0], set()),
+                frame.wanted_ids,
+            )
             for key, spans in checked.groups.items()
         )
         groups: dict[bytes, list[LinkedGroup]] = defaultdict(list)
         for group in self._steps("linking", jobs, len(checked.groups)):
             groups[group.key[0]].append(group)
+        if frame.has_continuations:  # what goes on from a channel is held against its last receipt
+            for channel_id, of_channel in groups.items():
+                checked.wanted[channel_id].add(max(of_channel, key=lambda group: group.key[1]).last.order_number)
         return {channel_id: _link_groups(catalog, checked, channel_id, groups[channel_id]) for channel_id in groups}
 
     # -- what the judgement needs -------------------------------------------------------------------------------------
@@ -354,10 +378,36 @@ class Engine:
             self._report(step, done, count)
 
 
-def run_engine(sources: Sequence[Source], processes: int, report: Report, sizes: Sizes | None = None) -> Verdict:
-    """Audit bundles of any size. Raises LocalError if a file cannot be read on, or a worker dies."""
+def run_engine(
+    sources: Sequence[Source],
+    processes: int,
+    report: Report,
+    sizes: Sizes | None = None,
+    *,
+    now_ms: int | None = None,
+    keep: Keep | None = None,
+    log_demands: LogDemands = NO_DEMANDS,
+) -> Verdict:
+    """Audit bundles of any size. Raises LocalError if a file cannot be read on, or a worker dies.
+
+    `now_ms`: as for `audit_records`. `keep` is given every record that is judged in full. With
+    `log_demands.proofs` all are, and memory grows with the bundles.
+    """
     with Workers(processes) as workers, TemporaryDirectory(prefix="p2pgrid-audit-") as folder:
-        return Engine(sources, workers, Path(folder), report, sizes or Sizes()).verdict()
+        return Engine(sources, workers, Path(folder), report, sizes or Sizes(), now_ms, keep, log_demands).verdict()
+
+
+def keeping(bundles: Iterable[Bundle], keep: Keep) -> Iterator[Bundle]:
+    """The bundles, with `keep` given every record as it is read."""
+
+    def kept(entries: Iterable[tuple[int, Record | InvalidRecord]]) -> Iterator[tuple[int, Record | InvalidRecord]]:
+        for number, entry in entries:
+            if isinstance(entry, Record):
+                keep(entry)
+            yield number, entry
+
+    for bundle in bundles:
+        yield Bundle(bundle.source, kept(bundle.entries), bundle.side)
 
 
 def _add_part(checked: _Checked, part: CheckedPart, catalog: Catalog) -> None:

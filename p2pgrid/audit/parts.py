@@ -27,6 +27,7 @@ from p2pgrid.proto.elided import Activity, ElidedOrphans, Sums
 from p2pgrid.proto.evidence import Copy, Held
 from p2pgrid.proto.findings import Absence, Docket, Place
 from p2pgrid.proto.judgement import MOST_LABELS, Case
+from p2pgrid.proto.key_rules import KeyTerm
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.plain import (
     ChannelPart,
@@ -59,6 +60,8 @@ class Catalog:
     channels: dict[bytes, tuple[bytes, PlainChannel]]
     """By channel id: the channel's record id, and the channel."""
     offers: dict[bytes, Offer]
+    key_terms: dict[bytes, KeyTerm]
+    """By offer."""
     whole: frozenset[bytes]
     links_a_group: int
 
@@ -129,7 +132,8 @@ def check_part(catalog_path: Path, partition: int, odd: Collection[OrderKey]) ->
     """Check the orders of a partition: which are plain, and what they come to."""
     catalog = read_catalog(catalog_path)
     channels = {key: channel for key, (_, channel) in catalog.channels.items()}
-    block = PlainBlock(channels, catalog.offers, catalog.whole, odd, several=len(catalog.sources) > 1)
+    several = len(catalog.sources) > 1
+    block = PlainBlock(channels, catalog.offers, catalog.whole, odd, key_terms=catalog.key_terms, several=several)
     block.take(lines_of(catalog.index, partition))
     parts = block.judge()
     orders, signatures, meters = block.wanted()
@@ -196,9 +200,17 @@ class LinkedGroup:
 
 
 def link_group(
-    catalog_path: Path, links_path: Path, key: GroupKey, spans: Sequence[tuple[int, int]], asked: Collection[int]
+    catalog_path: Path,
+    links_path: Path,
+    key: GroupKey,
+    spans: Sequence[tuple[int, int]],
+    asked: Collection[int],
+    asked_ids: Collection[bytes],
 ) -> LinkedGroup:
-    """Link neighbouring receipts, whose links stand in the file at `spans` (offset, bytes)."""
+    """Link neighbouring receipts, whose links stand in the file at `spans` (offset, bytes).
+
+    `asked`: the numbers of receipts whose orders are wanted; `asked_ids`: the same by id.
+    """
     channel = read_catalog(catalog_path).channels[key[0]][1].message
     links: list[Link] = []
     with links_path.open("rb") as file:
@@ -212,7 +224,7 @@ def link_group(
         if not is_proven_link(extend(before, before.record_id), before, link, channel):
             group.open_pairs.append((before, link))
         before = link
-    group.named = [link.order_number for link in links if link.receipt_number in asked]
+    group.named = [link.order_number for link in links if link.receipt_number in asked or link.record_id in asked_ids]
     group.highest_final = max((link.receipt_number for link in links if link.claims_client), default=0)
     proposals = [link for link in links if link.plain and not link.claims_client]
     overtaken = [link.order_number for link in proposals if link.receipt_number < group.highest_final]

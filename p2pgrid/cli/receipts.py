@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from p2pgrid.cli import dispute_commands
 from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.network import network_options, resolve_bootstrap
 from p2pgrid.errors import UsageError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def receipts() -> None:
-    """List receipts, export them for an audit, and agree on them.
+    """List, export and dispute receipts, and agree on them.
 
     Works beside a running node: what only reads opens the ledger for reading, and what writes asks the node.
     """
@@ -104,6 +105,10 @@ def reconcile(
         click.echo(msgspec.json.encode(done))
     else:
         print_reconciled(done)
+
+
+for command in dispute_commands.COMMANDS:
+    receipts.add_command(command)
 
 
 def _open(context: CliContext) -> SqliteReader:

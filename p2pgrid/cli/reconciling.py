@@ -62,9 +62,14 @@ def print_reconciled(done: Reconciled) -> None:
 
 def _print_channel(channel: ChannelChanges) -> None:
     click.echo(f"channel {channel.channel[:16]}")
+    if channel.restored:
+        click.echo(f"  {channel.restored} records that this ledger lacked are back")
+    if channel.sent:
+        click.echo(f"  {channel.sent} records that the other ledger lacked were sent")
     for receipt in channel.receipts:
         what = "new" if receipt.is_new else "countersigned"
         signed = "signed by both" if receipt.is_countersigned else "signed by the provider alone"
+        signed = "disputed by this side" if receipt.is_disputed else signed
         click.echo(
             f"  receipt {receipt.receipt_number:<6} {what}: order {receipt.order_number}, {receipt.status}, "
             f"{format_amount_eur(receipt.amount_pico)} EUR, {signed}"

@@ -32,8 +32,10 @@ from p2pgrid.commands.address import socket_path
 from p2pgrid.commands.server import serve_commands
 from p2pgrid.commands.wire import About
 from p2pgrid.config import ClientConfig, DataFolder
+from p2pgrid.desk.records_desk import RecordsDesk
 from p2pgrid.errors import Refused, UsageError
 from p2pgrid.ledger.sqlite import SqliteLedger
+from p2pgrid.log.erasing import LogFiles, check_all_known, erase_salts
 from p2pgrid.log.witness import WitnessStore
 from p2pgrid.net.bootstrap_peers import load_bootstrap_peers
 from p2pgrid.net.lookup_keys import PROVIDER, country_key
@@ -117,10 +119,17 @@ class Client:
                 watch = LogWatch(key, seen, lambda: purchaser.sessions, forks=self.data.forks, now_ms=unix_ms)
                 await stack.enter_async_context(watch)
             about = About(version=__version__, peer_id=self.peer_id, role="client", pid=os.getpid())
-            commands = serve_commands(
-                socket_path(self.data.path), about, CLIENT_ASKS, ClientDesk(self._purchaser, key.public_key).perform
+            records = RecordsDesk(
+                ledger,
+                [key, *self.data.load_retired_keys()],
+                unix_ms,
+                deliver=purchaser.deliver_dispute,
+                erase_salts=self._erase_salts,
             )
-            await stack.enter_async_context(commands)
+            desk = ClientDesk(purchaser, key.public_key, records)
+            await stack.enter_async_context(
+                serve_commands(socket_path(self.data.path), about, CLIENT_ASKS, desk.perform)
+            )
             self._stack = stack.pop_all()
         return self
 
@@ -129,6 +138,12 @@ class Client:
     ) -> None:
         self._purchaser = None
         await self._stack.aclose()
+
+    async def _erase_salts(self, record_ids: Sequence[bytes]) -> int:
+        """In the logs of a node that sold from this data folder."""
+        logs = self.data.logs_of_own_keys()
+        check_all_known([LogFiles(*one) for one in logs], self.data.log_files)
+        return await asyncio.to_thread(erase_salts, [LogFiles(*one) for one in logs], record_ids)
 
     @property
     def purchaser(self) -> Purchaser:

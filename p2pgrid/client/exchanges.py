@@ -41,13 +41,13 @@ class Exchange:
         """Send one message."""
         self.stream.send(kind, payload)
 
-    async def expect(self, kind: Kind) -> bytes:
+    async def expect(self, kind: Kind, *, timeout_s: float | None = EXCHANGE_TIMEOUT_S) -> bytes:
         """The payload of the next message, which must be of that kind. A REFUSAL is raised as Refused."""
         try:
-            async with asyncio.timeout(EXCHANGE_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 received = await self._reader.receive()
         except TimeoutError:
-            raise Unreachable(f"{self._name} sent no {kind.name} within {EXCHANGE_TIMEOUT_S:g} s.") from None
+            raise Unreachable(f"{self._name} sent no {kind.name} within {timeout_s:g} s.") from None
         if received is None:
             raise Unreachable(f"{self._name} ended the exchange; {kind.name} was expected.")
         if received.kind == Kind.REFUSAL:

@@ -68,8 +68,7 @@ class _Entry:
 def verify_offer(raw: bytes, peer_id: str, now_ms: int) -> Signed[Offer]:
     """An offer that `peer_id` signed and that is in force, by this clock give or take 120 s at its beginning.
 
-    Raises InvalidRecord: what `parse_record` and `verify_self_signed` raise, `wrong-key`, `offer-expired`,
-    `offer-not-begun`.
+    Raises InvalidRecord: what `parse_record` and `verify_self_signed` raise, `wrong-key`, `not-in-force`.
     """
     offer = verify_self_signed(parse_record(raw), Offer, Role.PROVIDER)
     message = offer.message
@@ -78,13 +77,13 @@ def verify_offer(raw: bytes, peer_id: str, now_ms: int) -> Signed[Offer]:
         raise InvalidRecord("wrong-key", f"the offer is signed by {signer.peer_id}; {peer_id} was asked for its own.")
     if message.valid_until_ms <= now_ms:
         raise InvalidRecord(
-            "offer-expired",
+            "not-in-force",
             f"the offer of {peer_id} ended {(now_ms - message.valid_until_ms) // 1000} s ago by this clock.",
             hint="Check this machine's clock (NTP) if all offers look so.",
         )
     if message.valid_from_ms > now_ms + CLOCK_TOLERANCE_MS:
         raise InvalidRecord(
-            "offer-not-begun",
+            "not-in-force",
             f"the offer of {peer_id} begins in {(message.valid_from_ms - now_ms) // 1000} s by this clock.",
             hint="Check this machine's clock (NTP) if all offers look so.",
         )
@@ -171,11 +170,12 @@ class OfferBook:
     def add(self, raw: bytes, peer: PeerAddress) -> Signed[Offer]:
         """Verify an offer and take it in, unless a newer one is known; the one now in the book is returned.
 
-        Raises InvalidRecord; `two-offers` for a second offer under one number, upon which the provider is barred.
+        Raises InvalidRecord; `two-offers-one-number` for a second offer under one number, upon which the provider is
+        barred.
         """
         offer = verify_offer(raw, peer.peer_id, self._now_ms())
         if peer.peer_id in self._barred:
-            raise InvalidRecord("two-offers", f"{peer.peer_id} has signed two offers under one number.")
+            raise InvalidRecord("two-offers-one-number", f"{peer.peer_id} has signed two offers under one number.")
         entry = self._entries.get(peer.peer_id)
         known = entry.offer if entry is not None else None
         if known is not None and known.message.sequence == offer.message.sequence and known.id != offer.id:
@@ -333,7 +333,9 @@ class OfferBook:
         self._tell()
         if self.on_conflict is not None:
             self.on_conflict(peer_id, (known.record, offer.record), reason)
-        raise InvalidRecord("two-offers", f"{peer_id} has signed two offers under number {offer.message.sequence}.")
+        raise InvalidRecord(
+            "two-offers-one-number", f"{peer_id} has signed two offers under number {offer.message.sequence}."
+        )
 
     def _make_room(self) -> None:
         """Forget the peer that is most surely of no use, once there are too many."""

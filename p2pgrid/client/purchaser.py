@@ -39,8 +39,10 @@ from p2pgrid.desk.standing import last_offer
 from p2pgrid.errors import LedgerError, Refused, RemoteError, Unreachable
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
+from p2pgrid.proto.dispute_exchange import Said
 from p2pgrid.proto.keys import PublicKey, SecretKey, parse_peer_id, parse_public_key
 from p2pgrid.proto.messages import Offer
+from p2pgrid.proto.reconcile import Reconciliation
 from p2pgrid.proto.record import Record, Signed
 from p2pgrid.proto.request import metered_body, parse_request
 from p2pgrid.proto.wire import MAX_BODY_BYTES
@@ -53,6 +55,7 @@ WARM_LINKS: Final = 8
 """Links that are dialled before they are needed: a dial costs milliseconds that a first token should not wait for."""
 SEARCH_TIMEOUT_S: Final = 4.0
 SEARCH_AGAIN_MS: Final = 5_000
+DELIVER_TIMEOUT_S: Final = 10.0
 RECONCILE_TIMEOUT_S: Final = 60.0
 _HOUSEKEEPING_S: Final = 30.0
 _FINAL_CODES: Final = frozenset({"bad-request", "unsupported", "not-metered", "commitment", "engine-refused"})
@@ -193,8 +196,10 @@ class Purchaser:
             await session.aclose()
         return held
 
-    async def reconcile(self, provider: PublicKey, timeout_s: float = RECONCILE_TIMEOUT_S) -> Held | None:
-        """Bring both sides' books together now; what the provider was held for, if that is lifted by it.
+    async def reconcile(
+        self, provider: PublicKey, timeout_s: float = RECONCILE_TIMEOUT_S
+    ) -> tuple[list[Reconciliation], Held | None]:
+        """Bring both sides' books together now: what changed, and what the provider was held for, if that is lifted.
 
         Raises RemoteError where the provider is away or does not agree, and LedgerError.
         """
@@ -209,11 +214,29 @@ class Purchaser:
             # Dialled afresh: one that is down may wait for a while before it tries again.
             await self._sessions.pop(peer_id).aclose()
         try:
-            await self._session(peer_id).reconcile(timeout_s)
+            changes = await self._session(peer_id).reconcile(timeout_s)
         finally:
             if not was_known and self._is_closed_after_use(peer_id):
                 await self._sessions.pop(peer_id).aclose()
-        return await self.allow(peer_id)
+        return changes, await self.allow(peer_id)
+
+    async def deliver_dispute(self, signed: Said) -> bool:
+        """Exchange the disputes of a channel now, something of ours among them; False if the provider is not there.
+
+        It then hears of it on the next link.
+        """
+        channel_id = signed.message.channel
+        channel = next(c for c in self.ledger.channels() if c.message.channel == channel_id)
+        holding = [one for one in self._sessions.values() if one.disputes.covers(channel_id)]
+        try:
+            session = holding[0] if holding else self._session(parse_public_key(channel.message.provider).peer_id)
+            await session.disputes.exchange(await session.ready(DELIVER_TIMEOUT_S, patient=False), channel)
+        except RemoteError as error:
+            log.info("the dispute is not with the provider yet: %s", error.message)
+            for one in holding:
+                one.disputes.said(signed)
+            return False
+        return True
 
     def _is_closed_after_use(self, peer_id: str) -> bool:
         session = self._sessions.get(peer_id)

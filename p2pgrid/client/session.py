@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from p2pgrid.client.background import log_end
+from p2pgrid.client.disputes import Disputes
 from p2pgrid.client.exchanges import DisputedRecord, open_channel, request_cards, request_offer
 from p2pgrid.client.order import OrderOwner, OrderStream
 from p2pgrid.client.resume import recover_channels, resume_channel
@@ -130,6 +131,14 @@ class ProviderSession(OrderOwner):
         self._turn = asyncio.Lock()
         self._queued = 0
         self._closing: set[asyncio.Task[None]] = set()
+        self.disputes: Final = Disputes(
+            ledger,
+            self._all_channels,
+            self._books_of,
+            now_ms=now_ms,
+            keep_evidence=self.keep_evidence,
+            guard=self._record_faults,
+        )
         self._task = asyncio.get_running_loop().create_task(self._keep_settled(), name=f"session {provider}")
         self._task.add_done_callback(log_end)
 
@@ -227,10 +236,13 @@ class ProviderSession(OrderOwner):
                     await self._orders_over()
                     link = await self.ready(self._limits.link_timeout_s)
                     try:
-                        return await self._record_faults(self._resume(link, every=True))
+                        changes = await self._record_faults(self._resume(link, every=True))
+                        await self.disputes.exchange_all(link)
                     except Unreachable:
                         if not link.closed.done():
                             raise
+                    else:
+                        return changes
         except TimeoutError:
             raise Refused(
                 "busy",
@@ -273,6 +285,7 @@ class ProviderSession(OrderOwner):
     def _place(
         self, link: LinkConnection, books: ChannelBooks, offer: Signed[Offer], purchase: Purchase
     ) -> OrderStream:
+        commitment_key = self._random_bytes(COMMITMENT_KEY_BYTES)
         buyer, actions = place_order(
             books,
             offer,
@@ -280,7 +293,7 @@ class ProviderSession(OrderOwner):
             purchase.endpoint,
             purchase.body,
             key=self._key,
-            commitment_key=self._random_bytes(COMMITMENT_KEY_BYTES),
+            commitment_key=commitment_key,
             now_ms=self._now_ms(),
             first_token_timeout_ms=int(self._limits.first_token_timeout_s * 1000),
             max_amount_pico=purchase.max_amount_pico,
@@ -294,6 +307,7 @@ class ProviderSession(OrderOwner):
             raise
         self._stored_offers.add(offer.id)
         self._orders.add(order)
+        self._ledger.keep_request_key(buyer.order, commitment_key)
         order.start(stream, actions)
         return order
 
@@ -414,10 +428,19 @@ class ProviderSession(OrderOwner):
                 self._error, self._ledger_failures = None, 0
                 self._link = link
                 self._tell()
-                await asyncio.shield(link.retired)
+                await self._exchange_disputes_until_retired(link)
                 self._link = None
             self._tell()
         await self._keeper.aclose()
+
+    async def _exchange_disputes_until_retired(self, link: LinkConnection) -> None:
+        keeping = asyncio.create_task(self.disputes.keep(link), name=f"disputes {self.provider}")
+        keeping.add_done_callback(log_end)
+        try:
+            await asyncio.shield(link.retired)
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
 
     async def _orders_over(self) -> None:
         """Wait for the orders on an earlier link: resuming would interrupt them."""
@@ -481,6 +504,14 @@ class ProviderSession(OrderOwner):
             return []
         await self._succession.learn(link, offer)
         return self._succession.former_channels()
+
+    def _all_channels(self) -> list[Signed[Channel]]:
+        """With the provider under any of its keys that is known, oldest first."""
+        former = self._succession.former_channels() if self._succession is not None else []
+        return [*former, *(c for c in self._ledger.channels() if self._is_ours(c.message))]
+
+    def _books_of(self, channel: bytes) -> ChannelBooks | None:
+        return self._books if self._books is not None and self._books.id == channel else None
 
     def _is_ours(self, channel: Channel) -> bool:
         return channel.provider == self.provider.raw and channel.client == self._key.public_key.raw

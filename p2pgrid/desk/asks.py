@@ -44,7 +44,8 @@ class MakeDispute(Ask, frozen=True, kw_only=True, tag="dispute"):
 class GiveAnswer(Ask, frozen=True, kw_only=True, tag="answer"):
     """Answer the other side's dispute."""
 
-    receipt: str
+    dispute: str
+    """Its id or the beginning of it, or its receipt as a person names it."""
     accept: bool
     statement: str = ""
     owed_pico: int | None = None
@@ -52,7 +53,21 @@ class GiveAnswer(Ask, frozen=True, kw_only=True, tag="answer"):
 
 
 class Erase(Ask, frozen=True, kw_only=True, tag="erase"):
-    """Destroy the commitment keys of one request, or of all ordered before a time."""
+    """Destroy what could ever show a request and its answer: commitment keys, and the salts of their receipts' leaves.
+
+    Of one receipt, or of all orders of before a time.
+    """
 
     receipt: str = ""
     before_ms: int = 0
+
+
+class Erased(msgspec.Struct, frozen=True, kw_only=True):
+    """What `Erase` destroyed."""
+
+    request_keys: int
+    log_salts: int
+
+
+DeskAsk = MakeDispute | GiveAnswer | Erase
+"""What a node's owner says about receipts, on either side."""

@@ -12,6 +12,7 @@ from p2pgrid.ledger.base import OpenOrder
 from p2pgrid.proto.channel import ChannelHead
 from p2pgrid.proto.keys import PublicKey
 from p2pgrid.proto.messages import Channel, Offer, Receipt
+from p2pgrid.proto.reconcile import Reconciliation
 from p2pgrid.proto.record import PARTIES, Role, Signed
 
 MOST_LISTED: Final = 1000
@@ -39,6 +40,12 @@ class Standing:
     open_orders: frozenset[int]
     proposals: frozenset[int]
     """Receipts that the client has not signed."""
+
+
+NOTHING: Final = Standing(
+    Totals(orders=0, open_orders=0, receipts=0, countersigned=0, total_pico=0), frozenset(), frozenset()
+)
+"""Of a channel that was not on record."""
 
 
 class Books(Protocol):
@@ -71,11 +78,15 @@ class ChannelChanges(msgspec.Struct, frozen=True, kw_only=True):
     """Orders that are open no more and have no receipt: they never became the other side's business."""
     open_orders: tuple[int, ...] = ()
     """Orders that are still open."""
+    restored: int = 0
+    """Records that our ledger lacked and the other side had."""
+    sent: int = 0
+    """Records that the other side's ledger lacked and ours had."""
 
     @property
     def is_changed(self) -> bool:
         """False if both looks saw the same."""
-        return self.before != self.after or bool(self.receipts or self.closed_orders)
+        return self.before != self.after or bool(self.receipts or self.closed_orders or self.restored or self.sent)
 
 
 class Reconciled(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +114,8 @@ class ReceiptChange(msgspec.Struct, frozen=True, kw_only=True):
     amount_pico: int
     is_new: bool
     is_countersigned: bool
+    is_disputed: bool = False
+    """True if this side disputes it."""
 
 
 def channels_with(ledger: Books, ours: PublicKey, peer: PublicKey) -> list[Signed[Channel]]:
@@ -136,13 +149,20 @@ def standing_of(ledger: Books, channel: bytes) -> Standing:
     return Standing(totals, open_orders, proposals)
 
 
-def changes_since(ledger: Books, channel: bytes, before: Standing) -> ChannelChanges:
-    """What became of the channel since `before`."""
+def changes_since(
+    ledger: Books, channel: bytes, before: Standing, done: Reconciliation | None = None
+) -> ChannelChanges:
+    """What became of the channel since `before`; `done` is what resuming it did."""
     after = standing_of(ledger, channel)
     new = range(before.totals.receipts + 1, after.totals.receipts + 1)[:MOST_LISTED]
     looked_at = sorted({*(before.proposals - after.proposals), *new})
     receipts = [ledger.receipt(channel, number) for number in looked_at]
-    changes = [_change(one, is_new=one.message.receipt_number in new) for one in receipts if one is not None]
+    disputed = {one.message.receipt_number for one in done.disputed} if done is not None else set()
+    changes = [
+        _change(one, is_new=number in new, is_disputed=number in disputed)
+        for number, one in zip(looked_at, receipts, strict=True)
+        if one is not None
+    ]
     billed = {one.order_number for one in changes}
     return ChannelChanges(
         channel=channel.hex(),
@@ -151,10 +171,12 @@ def changes_since(ledger: Books, channel: bytes, before: Standing) -> ChannelCha
         receipts=tuple(changes),
         closed_orders=tuple(sorted(before.open_orders - after.open_orders - billed)),
         open_orders=tuple(sorted(after.open_orders)),
+        restored=len(done.restored) if done is not None else 0,
+        sent=done.sent if done is not None else 0,
     )
 
 
-def _change(receipt: Signed[Receipt], *, is_new: bool) -> ReceiptChange:
+def _change(receipt: Signed[Receipt], *, is_new: bool, is_disputed: bool) -> ReceiptChange:
     message = receipt.message
     return ReceiptChange(
         receipt_number=message.receipt_number,
@@ -163,6 +185,7 @@ def _change(receipt: Signed[Receipt], *, is_new: bool) -> ReceiptChange:
         amount_pico=message.amount_pico,
         is_new=is_new,
         is_countersigned=set(PARTIES) <= set(receipt.signers),
+        is_disputed=is_disputed,
     )
 
 

@@ -140,6 +140,9 @@ class Ledger(Protocol):
     def request_keys_before(self, time_ms: int) -> list[tuple[bytes, int]]:
         """Channel and number of the orders of before that time whose commitment key is kept."""
 
+    def receipts_before(self, time_ms: int) -> list[bytes]:
+        """Ids of the receipts for orders of before that time, and of the disputes and answers about them."""
+
     def erase_request_keys(self, orders: Sequence[tuple[bytes, int]]) -> asyncio.Future[None]:
         """Destroy the commitment keys of orders, by channel and number. What is not kept is passed over."""
 

@@ -33,6 +33,11 @@ def write_bundle(path: Path, records: Iterable[Record]) -> int:
     An older file of that name is replaced at the end. Memory does not grow with the number of records. Raises
     UsageError if the folder does not exist or the path is a folder, LocalError if the disk is full or refuses.
     """
+    return write_lines(path, (record.to_json_line() for record in records))
+
+
+def write_lines(path: Path, lines: Iterable[bytes]) -> int:
+    """Write lines, given without their ends, as `write_bundle` does."""
     if path.is_dir():
         raise UsageError(f"{path} is a folder.", hint="Name the file that the bundle is to be written to.")
     try:
@@ -45,8 +50,8 @@ def write_bundle(path: Path, records: Iterable[Record]) -> int:
     written = 0
     try:
         with os.fdopen(descriptor, "wb") as file:
-            for record in records:
-                file.write(record.to_json_line() + b"\n")
+            for line in lines:
+                file.write(line + b"\n")
                 written += 1
             file.flush()
             os.fsync(file.fileno())

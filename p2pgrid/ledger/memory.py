@@ -281,6 +281,19 @@ class MemoryLedger:
         early = [(m.channel, m.order_number) for m, _ in self._books.of(Order) if m.ordered_ms < time_ms]
         return [place for place in early if place in self._books.request_keys]
 
+    def receipts_before(self, time_ms: int) -> list[bytes]:
+        """Ids of the receipts for orders of before that time, and of the disputes and answers about them."""
+        early = {(m.channel, m.order_number) for m, _ in self._books.of(Order) if m.ordered_ms < time_ms}
+        receipts = {
+            (m.channel, m.receipt_number) for m, _ in self._books.of(Receipt) if (m.channel, m.order_number) in early
+        }
+        return [
+            record_id
+            for record_id, row in self._books.rows.items()
+            if isinstance(row.message, Receipt | Dispute | Answer)
+            and (row.message.channel, row.message.receipt_number) in receipts
+        ]
+
     def erase_request_keys(self, orders: Sequence[tuple[bytes, int]]) -> asyncio.Future[None]:
         """Destroy the commitment keys of orders, by channel and number. What is not kept is passed over."""
 

@@ -204,6 +204,20 @@ class SqliteReader:
         )
         return [(bytes.fromhex(channel), number) for channel, number in rows]
 
+    def receipts_before(self, time_ms: int) -> list[bytes]:
+        """Ids of the receipts for orders of before that time, and of the disputes and answers about them."""
+        receipts = (
+            "SELECT r.channel, r.receipt_number, r.id, r.seq FROM orders AS o "
+            "JOIN receipts AS r USING (channel, order_number) WHERE o.ordered_ms < :time"
+        )
+        about = [
+            f"SELECT a.id, a.seq FROM {name} AS a JOIN early USING (channel, receipt_number)"
+            for name in ("disputes", "answers")
+        ]
+        arms = " UNION ALL ".join(["SELECT id, seq FROM early", *about])
+        rows = self._rows(f"WITH early AS ({receipts}) {arms} ORDER BY seq", {"time": time_ms})
+        return [bytes.fromhex(record_id) for record_id, _ in rows]
+
     def records(self, *, channel: bytes | None = None) -> Iterator[Record]:
         """Every record that an audit needs, in the order of arrival: offers and channels first to last, then the rest.
 

@@ -138,8 +138,12 @@ class TransparencyLog:
 
     async def erase(self, record_id: bytes) -> bool:
         """Destroy a record's salt; False if the log has no such record. Raises LedgerError."""
+        return await self.erase_all([record_id]) > 0
+
+    async def erase_all(self, record_ids: Sequence[bytes]) -> int:
+        """The same for several records at once; how many the log had. Raises LedgerError."""
         await self.flush()
-        return await asyncio.to_thread(self._writer.erase, record_id)
+        return await asyncio.to_thread(self._writer.erase_all, record_ids)
 
     async def add_cosignature(self, note: bytes, line: NoteSignature, witness: PublicKey) -> Cosignature:
         """Take a witness's cosignature of one of our checkpoints. Raises InvalidRecord, LedgerError; Refused

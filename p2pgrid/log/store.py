@@ -104,12 +104,18 @@ class LogStore(LogReader):
 
         Tree, tiles and the proofs of others stay as they are. Raises LedgerError.
         """
+        return self.erase_all([record_id]) > 0
+
+    def erase_all(self, record_ids: Sequence[bytes]) -> int:
+        """The same for several records at once; how many entries there were. Raises LedgerError."""
         with self._writing, storage_errors(self.path):
             conn = self._connection()
-            changed = conn.execute("UPDATE entries SET salt = NULL WHERE record_id = ?", (record_id,)).rowcount
+            changed = conn.executemany(
+                "UPDATE entries SET salt = NULL WHERE record_id = ?", [(one,) for one in record_ids]
+            ).rowcount
             # What was overwritten in the file is still in the WAL until that is folded in and cut.
             conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            return changed > 0
+            return max(changed, 0)
 
     def add_cosignature(self, size: int, line: NoteSignature) -> SignedCheckpoint | None:
         """Keep a checked cosignature of the checkpoint of that size; the checkpoint with it. None if it is full or not

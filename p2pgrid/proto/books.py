@@ -53,6 +53,7 @@ class ChannelBooks:
         self._reserved: dict[int, int] = {}
         self._waiting: dict[int, int] = {}
         self._mentionable: dict[bytes, Dispute | Answer] = {}
+        self._mentioned: set[bytes] = set()
 
     @property
     def reserved_pico(self) -> int:
@@ -147,7 +148,8 @@ class ChannelBooks:
 
     def note_held(self, record_id: bytes, message: Dispute | Answer) -> None:
         """A dispute or an answer that no receipt mentions yet. For the provider: one that the client holds too."""
-        self._mentionable[record_id] = message
+        if record_id not in self._mentioned:
+            self._mentionable[record_id] = message
 
     def mentions(self, now_ms: int) -> tuple[bytes, ...]:
         """What the next receipt is to mention (provider)."""
@@ -189,6 +191,7 @@ class ChannelBooks:
         self.total_pico = receipt.message.channel_total_pico
         for record_id in receipt.message.mentions:
             self._mentionable.pop(record_id, None)
+        self._mentioned.update(receipt.message.mentions)
 
     def chain_fault(self, receipt: Receipt) -> tuple[str, str] | None:
         """The finding code and a sentence if the receipt is not the chain's next, or None."""

@@ -106,6 +106,14 @@ _ALL: Final = (
     _fault("broken-link", Party.PROVIDER, "The receipt does not name the one before it.", convinces=True),
     _fault("wrong-total", Party.PROVIDER, "The channel's total is not the sum of its receipts.", convinces=True),
     _fault("time-backwards", Party.SIGNER, "Time runs backwards by more than clocks may differ."),
+    # The log.
+    _fault("wrong-origin", Party.HOLDER, "A checkpoint or a proof is of another log than it should be."),
+    _fault("bad-proof", Party.HOLDER, "A proof does not lead to the root that it is for."),
+    _fault("log-forked", Party.SIGNER, "A log signed two trees of which neither begins the other.", convinces=True),
+    _fault("after-checkpoint", Party.PROVIDER, "A witness saw a record in the log before its own time."),
+    _fault("not-logged", Party.PROVIDER, "A receipt is not shown to be in the log, and that is demanded."),
+    _fault("too-few-witnesses", Party.PROVIDER, "Fewer witnesses than are demanded cosigned the log."),
+    _fault("checkpoint-stale", Party.PROVIDER, "No witness has seen the log of late, and that is demanded."),
     # Disputes.
     _fault("wrong-dispute", Party.SIGNER, "The dispute contradicts the receipt that it names.", convinces=True),
     _fault("wrong-answer", Party.SIGNER, "The answer contradicts the dispute that it names.", convinces=True),

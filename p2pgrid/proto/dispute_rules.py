@@ -51,7 +51,12 @@ def is_in_term(dispute: Dispute, *, receipt: Receipt, countersigned: bool, dispu
 
 def is_unanswered(dispute: Dispute, *, dispute_days: int, now_ms: int) -> bool:
     """True if the time to answer it is over."""
-    return now_ms > dispute.disputed_ms + dispute_days * DAY_MS + CLOCK_TOLERANCE_MS
+    return now_ms > answer_due_ms(dispute, dispute_days=dispute_days) + CLOCK_TOLERANCE_MS
+
+
+def answer_due_ms(dispute: Dispute, *, dispute_days: int) -> int:
+    """When the time to answer it is over."""
+    return dispute.disputed_ms + dispute_days * DAY_MS
 
 
 def faults_of_answer(answer: Answer, *, dispute: Dispute) -> list[Fault]:

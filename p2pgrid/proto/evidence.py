@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar, cast
 
 from p2pgrid.errors import InvalidRecord
+from p2pgrid.proto.attachments import ATTACHMENT_TYPES, Attachments
 from p2pgrid.proto.card import Card
 from p2pgrid.proto.codes import Party
 from p2pgrid.proto.dispute import Answer, Dispute, Opening
@@ -73,6 +74,18 @@ _LABELS: Final[dict[type[Message], Callable[[Any], str]]] = {
     Payment: lambda m: f"the payment {m.reference!r} of invoice {m.invoice_number}",
 }
 
+_TIMES: Final = (
+    "issued_ms",
+    "ordered_ms",
+    "metered_ms",
+    "disputed_ms",
+    "answered_ms",
+    "stated_ms",
+    "booked_ms",
+    "opened_ms",
+    "valid_from_ms",
+)
+
 
 @dataclass(slots=True)
 class Copy:
@@ -124,6 +137,12 @@ def label_of(message: Message) -> str:
     return _LABELS[type(message)](message)
 
 
+def time_of(message: Message) -> int:
+    """When the message was made, as it says itself, Unix milliseconds; 0 if it does not say."""
+    times = (getattr(message, name, 0) for name in _TIMES)
+    return next((time_ms for time_ms in times if time_ms), 0)
+
+
 def required_roles(message: Message) -> frozenset[Role]:
     """Whose signature gives this record its force."""
     by: Role | None = getattr(message, "by", None)
@@ -135,6 +154,7 @@ class Evidence:
 
     def __init__(self, docket: Docket) -> None:
         self._docket: Final = docket
+        self.attachments: Final = Attachments(docket)
         self._held: Final[dict[type[Message], dict[bytes, Held[Any]]]] = defaultdict(dict)
         self._verified: Final[dict[bytes, tuple[bytes, bytes]]] = {}
         self._suspects: Final[list[tuple[Draft, Blemish | None, tuple[bytes, ...]]]] = []
@@ -147,6 +167,9 @@ class Evidence:
             draft = Draft(entry.code, f"The line cannot be read: {entry.message}", (place,))
             self._docket.add(draft)
             self._docket.add_blemish(Blemish(draft))
+            return
+        if entry.payload_type in ATTACHMENT_TYPES:
+            self.attachments.take(place, entry)
             return
         signed = signature_input_of(entry)
         record_id = hashlib.sha256(signed).digest()

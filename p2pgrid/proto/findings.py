@@ -45,6 +45,10 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     sentence: str
     convinces: bool
     """True if the records prove it to anybody, whoever presents them."""
+    channel: str = ""
+    """The channel's id in hex; empty where it is about none, or where that is not known."""
+    time_ms: int = 0
+    """When the record was made, as it says itself; 0 where it says nothing, or where it is not there."""
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from p2pgrid.proto.card import Card
@@ -257,8 +257,8 @@ class _OrderCase:
             voucher=self._voucher_for(held),
             countersigned=held.claims(Role.CLIENT),
         )
-        if not faults:
-            faults = faults_of_commitment(held.message, (meter.message for meter in meters.values()))
+        if all(fault.code == "beyond-window" for fault in faults):  # a voucher may come to light; two answers stay two
+            faults += faults_of_commitment(held.message, (meter.message for meter in meters.values()))
             faults += faults_of_speed(held.message, entry, self.book.choices.get(self.number, MAX_CHOICES))
         for fault in faults:
             if fault.code == "beyond-window":
@@ -276,13 +276,15 @@ class _OrderCase:
     def _judge_meters(self, order: Held[Order], tariff: Tariff) -> None:
         previous: Meter | None = None
         meters = self.book.meters.get(self.number, {})
+        # A meter names no order by its id: until a receipt does, the client could put another in its place.
+        is_bound = any(receipt.message.order == order.record_id for receipt in self.receipts)
         for tick in sorted(meters):
             held = meters[tick]
             for fault in faults_of_meter(held.message, order=order.message, tariff=tariff, previous=previous):
                 if fault.code == "meter-gap":
                     self._miss_ticks(held, previous.tick + 1 if previous else 1, tick)
                 else:
-                    self._add(held, [fault])
+                    self._add(held, [fault if is_bound else replace(fault, proven=False)])
             previous = held.message
 
     def _judge_vouchers(self, tariff: Tariff) -> None:

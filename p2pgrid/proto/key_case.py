@@ -119,7 +119,8 @@ def judge_continuation(case: Case, book: Book) -> None:
     last = earlier.receipts[max(earlier.receipts)] if earlier.receipts else None
     if last is not None and last.record_id != wanted:
         sentence = f"The channel does not go on from the last receipt of the one before, {last.message.receipt_number}."
-        case.report(book, book.channel, Fault("broken-link", sentence))
+        # The old key may have been stolen: what it signed later is no word of whoever signs with the new one.
+        case.report(book, book.channel, Fault("broken-link", sentence, proven=False))
     _judge_changed_keys(case, book, earlier)
 
 

@@ -26,6 +26,7 @@ from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.elided import Activity, ElidedOrphans, Sums, note_activity, note_repeats
 from p2pgrid.proto.evidence import REQUIRED_ROLES
 from p2pgrid.proto.findings import Place
+from p2pgrid.proto.key_rules import KeyState, KeyTerm
 from p2pgrid.proto.keys import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, parse_public_key
 from p2pgrid.proto.messages import Channel, Meter, ModelOffer, Offer, Order, Receipt, Tariff, Voucher
 from p2pgrid.proto.record import (
@@ -38,7 +39,15 @@ from p2pgrid.proto.record import (
     parse_message,
     signature_head,
 )
-from p2pgrid.proto.rules import faults_of_meter, faults_of_order, faults_of_receipt, faults_of_voucher
+from p2pgrid.proto.request import MAX_CHOICES
+from p2pgrid.proto.rules import (
+    faults_of_commitment,
+    faults_of_meter,
+    faults_of_order,
+    faults_of_receipt,
+    faults_of_speed,
+    faults_of_voucher,
+)
 
 OrderKey = tuple[bytes, int]
 """A channel's id and an order number."""
@@ -260,11 +269,13 @@ class PlainBlock:
         whole: Collection[bytes] = frozenset(),
         odd: Collection[OrderKey] = frozenset(),
         *,
+        key_terms: Mapping[bytes, KeyTerm] | None = None,
         several: bool = True,
         verify: bool = True,
     ) -> None:
         """`whole`: channels whose orders are all to be judged in full, and are not looked at here. `odd`: such orders.
 
+        `key_terms`: by offer, the term that an operator's cards give the key that signed it, where there are cards.
         `several`: there are several bundles, which often hold the same lines. `verify`: False where every signature
         was verified before.
         """
@@ -272,6 +283,7 @@ class PlainBlock:
         self._offers: Final = offers
         self._whole: Final = whole
         self._odd: Final = odd
+        self._key_terms: Final = key_terms or {}
         self._several: Final = several
         self._is_verifying: Final = verify
         self._suspects: Final[list[tuple[bytes, ...]]] = []
@@ -522,6 +534,8 @@ class PlainBlock:
         if order is None or (receipt is not None and receipt.message.mentions):  # type: ignore[union-attr]
             return _ODD
         ordered: Order = order.message  # type: ignore[assignment]
+        if self._key_terms and not self._is_key_in_term(ordered, receipt, meters):
+            return _ODD
         offer = self._offers.get(ordered.offer)
         served = bool(meters) or (receipt is not None and receipt.message.amount_pico > 0)  # type: ignore[union-attr]
         if offer is None or not served:
@@ -548,7 +562,25 @@ class PlainBlock:
             countersigned=bool(receipt.claimed & _CLIENT),
         ):
             return _ODD
+        if receipt is not None and (meters or entry.most_tokens_per_s):
+            billed: Receipt = receipt.message  # type: ignore[assignment]
+            if faults_of_commitment(billed, (meter.message for meter in meters.values())):  # type: ignore[misc]
+                return _ODD
+            if faults_of_speed(billed, entry, MAX_CHOICES):
+                return _ODD
         return receipt
+
+    def _is_key_in_term(self, order: Order, receipt: PlainRecord | None, meters: dict[int, PlainRecord]) -> bool:
+        """Might the provider's key sign the receipt, or the first meter where there is none?"""
+        if receipt is not None:
+            billed: Receipt = receipt.message  # type: ignore[assignment]
+            offer_id, time_ms = billed.offer, billed.issued_ms
+        elif meters:
+            offer_id, time_ms = order.offer, meters[min(meters)].message.metered_ms  # type: ignore[union-attr]
+        else:
+            return True
+        term = self._key_terms.get(offer_id)
+        return term is None or term.state_at(time_ms) is KeyState.BOUND
 
     def _entry(self, offer_id: bytes, offer: Offer, model: str) -> ModelOffer:
         entry = self._entries.get((offer_id, model))

@@ -21,12 +21,13 @@ from p2pgrid.proto.comparison import compare_sides
 from p2pgrid.proto.dispute import Answer, Dispute, Opening
 from p2pgrid.proto.dispute_case import judge_disputes
 from p2pgrid.proto.elided import Elided, ElidedOrphans, Sums, note_activity, note_repeats
-from p2pgrid.proto.evidence import Evidence, Held, by_slot
+from p2pgrid.proto.evidence import Evidence, Held, by_slot, time_of
 from p2pgrid.proto.findings import Absence, Docket, Draft, Finding, Place
 from p2pgrid.proto.judgement import Case, judge_channel
-from p2pgrid.proto.key_case import judge_cards, judge_continuation, judge_keys
-from p2pgrid.proto.key_rules import chains_of
+from p2pgrid.proto.key_case import judge_cards, judge_continuation, judge_keys, key_term_of
+from p2pgrid.proto.key_rules import KeyTerm, chains_of
 from p2pgrid.proto.keys import PublicKey, parse_public_key
+from p2pgrid.proto.log_case import NO_DEMANDS, LogDemands, judge_logs
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.opening_case import Opened, judge_openings
 from p2pgrid.proto.record import PARTIES, Record, Role
@@ -114,11 +115,18 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """The time that terms were held against."""
 
 
-def audit_records(bundles: Iterable[Bundle], elided: Elided | None = None, *, now_ms: int | None = None) -> Verdict:
+def audit_records(
+    bundles: Iterable[Bundle],
+    elided: Elided | None = None,
+    *,
+    now_ms: int | None = None,
+    log_demands: LogDemands = NO_DEMANDS,
+) -> Verdict:
     """Check everything that the bundles hold, each by itself and one against the other.
 
-    `now_ms`: when the audit is made; None for the latest time that a receipt or a later record shows. `elided` speaks
-    for records that were found plain and are left out of `bundles`: the verdict is that of all.
+    `now_ms`: when the audit is made; None for the latest time that a receipt or a later record shows.
+    `log_demands`: what must be shown of providers' logs. `elided` speaks for records that were found plain and are left
+    out of `bundles`: the verdict is that of all.
     Raises nothing for whatever the records say; what a bundle's own iterator raises passes through.
     """
     elided = elided or Elided()
@@ -159,7 +167,9 @@ def audit_records(bundles: Iterable[Bundle], elided: Elided | None = None, *, no
         judge_settlement(case, book)
         compare_sides(case, book, sources)
     _miss_statements(case, evidence)
-    drafts = [(draft, owners.finding(draft)) for draft in docket.settle()]
+    judge_logs(case, evidence.attachments, books, evidence.of(Offer), log_demands)
+    times_ms = {held.record_id: time_of(held.message) for held in evidence.all()}
+    drafts = [(draft, owners.finding(draft, times_ms)) for draft in docket.settle()]
     drafts.sort(key=lambda pair: (pair[0].places, pair[0].code, pair[0].record_id, pair[0].sentence))
     by_weight: dict[Weight, list[Finding]] = defaultdict(list)
     for draft, finding in drafts:
@@ -195,11 +205,17 @@ class Frame:
     """Orders that a record beside them is about."""
     wanted_receipts: frozenset[tuple[bytes, int]]
     """Channel and number of receipts that a record beside them is about."""
+    wanted_ids: frozenset[bytes]
+    """Ids of receipts that a record beside them names."""
+    has_continuations: bool
+    """Some channel goes on from another."""
+    key_terms: dict[bytes, KeyTerm]
+    """By offer, what the operator's cards say of the key that signed it, where they say anything."""
     suspects: tuple[tuple[bytes, ...], ...]
     """The signatures of each line that was altered."""
 
 
-def frame_of(bundles: Iterable[Bundle]) -> Frame:
+def frame_of(bundles: Iterable[Bundle], log_demands: LogDemands = NO_DEMANDS) -> Frame:
     """The frame of an audit, from the lines that are about no order. Nothing is reported."""
     evidence = Evidence(Docket())
     sources: list[str] = []
@@ -213,16 +229,22 @@ def frame_of(bundles: Iterable[Bundle]) -> Frame:
     orders: set[tuple[bytes, int]] = set()
     receipts: set[tuple[bytes, int]] = set()
     whole: set[bytes] = set()
+    ids = {held.message.continues for held in channels.values()} - {b""}
+    has_continuations = bool(ids)
     for held in evidence.all():
         message = held.message
         if isinstance(message, Offer | Channel):
             continue
         if isinstance(message, Dispute | Answer):
             receipts.add((message.channel, message.receipt_number))
+            ids |= {message.receipt} if isinstance(message, Dispute) else set()
         elif isinstance(message, Opening):
             orders.add((message.channel, message.order_number))
         else:
             whole.add(getattr(message, "channel", b""))
+    ids |= {held.proof.record_id for held in evidence.attachments.proofs.values()}
+    if log_demands.proofs:
+        whole.update(channels)  # what no proof speaks of is to be named
     return Frame(
         channels,
         evidence.of(Offer),
@@ -230,8 +252,19 @@ def frame_of(bundles: Iterable[Bundle]) -> Frame:
         frozenset(whole),
         frozenset(orders),
         frozenset(receipts),
+        frozenset(ids),
+        has_continuations,
+        _key_terms(evidence),
         evidence.suspects(),
     )
+
+
+def _key_terms(evidence: Evidence) -> dict[bytes, KeyTerm]:
+    cards = evidence.of(Card)
+    chains = chains_of({record_id: held.message for record_id, held in cards.items()})
+    case = Case(Docket(), evidence.of(Offer), (), cards=cards, chains=chains)
+    terms = {offer_id: key_term_of(case, offer_id) for offer_id in case.offers}
+    return {offer_id: term for offer_id, term in terms.items() if term is not None}
 
 
 def _read(evidence: Evidence, index: int, bundle: Bundle) -> tuple[int, int]:
@@ -441,9 +474,10 @@ class _Owners:
         self.sides = [side or _common_side(held[i]) for i, side in enumerate(stated)]
         self._keys = [_only({roles_of(c)[side] for c in held[i]}) if side else b"" for i, side in enumerate(self.sides)]
 
-    def finding(self, draft: Draft) -> Finding:
+    def finding(self, draft: Draft, times_ms: Mapping[bytes, int]) -> Finding:
         """The draft with its party resolved and named."""
         party, keys = self._blame(draft)
+        is_absence = draft.code in ("left-out", "not-received")
         return Finding(
             code=draft.code,
             party=party,
@@ -452,6 +486,8 @@ class _Owners:
             where=", ".join(f"{self._sources[p.bundle]}:{p.line}" for p in draft.places),
             sentence=draft.sentence,
             convinces=draft.proves and CODES[draft.code].weight is Weight.FAULT,
+            channel=draft.channel.hex(),
+            time_ms=0 if is_absence else times_ms.get(draft.record_id, 0),
         )
 
     def _blame(self, draft: Draft) -> tuple[Party, list[bytes]]:

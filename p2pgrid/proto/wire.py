@@ -30,6 +30,8 @@ MAX_OPEN_TICKS: Final = 1024
 MAX_CHANNELS: Final = 15
 """Of one pair, in a Channels message: the last ones."""
 MAX_NUMBER: Final = 2**53
+MAX_COMPARED: Final = 256
+"""Disputes and answers, together, that are compared in one exchange."""
 CHUNK_BYTES: Final = 32 * 1024
 """Bulk bytes are cut to frames of at most this size."""
 
@@ -95,6 +97,16 @@ class Kind(IntEnum):
     """client -> provider: a checkpoint of the provider's log with the client's cosignature."""
     COSIGNATURE_TAKEN = 53
     """provider -> client, empty: it is on record."""
+    DISPUTES = 60
+    """client -> provider: DisputesHeld."""
+    DISPUTES_COMPARED = 61
+    """provider -> client: DisputesCompared, followed by RECORD as often as it says."""
+    DISPUTES_TAKEN = 62
+    """Either way, empty: what came is on record. From the client, RECORD follows for each id of `lacks`."""
+    DISPUTES_WATCH = 63
+    """client -> provider, empty: say here when there is news, for as long as the stream is open."""
+    DISPUTES_NEWS = 64
+    """provider -> client: DisputesNews."""
     BODY = 128
     """client -> provider: a piece of the request's body."""
     CHUNK = 129
@@ -175,6 +187,42 @@ class Channels(Frame, frozen=True, kw_only=True):
     """The channels of the two, oldest first, in wire form and with both signatures."""
 
     channels: Annotated[tuple[Annotated[bytes, Meta(max_length=4096)], ...], Meta(max_length=MAX_CHANNELS)]
+
+
+class HeldDispute(Frame, frozen=True, kw_only=True):
+    """A dispute or an answer on record."""
+
+    receipt_number: Annotated[int, Meta(ge=1, le=MAX_NUMBER)]
+    """Of the receipt that it is about."""
+    id: Id
+
+
+class DisputesHeld(Frame, frozen=True, kw_only=True):
+    """All disputes and answers that the client holds about the receipts of a range."""
+
+    channel: Id
+    after: Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
+    until: Annotated[int, Meta(ge=1, le=MAX_NUMBER)]
+    """The range: receipts above `after`, up to and with `until`."""
+    held: Annotated[tuple[HeldDispute, ...], Meta(max_length=MAX_COMPARED)]
+    """In the order of the receipts' numbers; a dispute before its answer."""
+
+
+class DisputesCompared(Frame, frozen=True, kw_only=True):
+    """What each side lacks of the other's."""
+
+    until: Annotated[int, Meta(ge=1, le=MAX_NUMBER)]
+    """How far it was compared: below the client's `until` where the provider holds more than goes into one exchange."""
+    lacks: Annotated[tuple[Id, ...], Meta(max_length=MAX_COMPARED)]
+    """Ids of the client's that the provider lacks, in the client's order."""
+    records: Annotated[int, Meta(ge=0, le=MAX_COMPARED)]
+    """How many records follow that the client lacks."""
+
+
+class DisputesNews(Frame, frozen=True, kw_only=True):
+    """The provider has disputes or answers in this channel that the client may lack."""
+
+    channel: Id
 
 
 class Cards(Frame, frozen=True, kw_only=True):

@@ -243,6 +243,10 @@ class Channels:
             raise Refused("unknown-channel", "the client has no such channel here.", hint="Resume it, or open one.")
         return channel
 
+    def get(self, channel_id: bytes) -> OpenChannel | None:
+        """The channel of that id, whoever the client is."""
+        return self._channels.get(channel_id)
+
     def is_party(self, channel_id: bytes, client: PublicKey) -> bool:
         """True for the client's own channel."""
         channel = self._channels.get(channel_id)

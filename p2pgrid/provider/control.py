@@ -122,7 +122,7 @@ class ChannelsExchange(Exchange):
 
 
 def note_dispute(shop: Shop, dispute: Signed[Dispute]) -> None:
-    """A client disputes a receipt: for the operator's log."""
+    """A client disputes a receipt, and that is on record: it is told to the operator, and answered if it can be."""
     message = dispute.message
     shop.tally.disputes += 1
     log.warning(
@@ -133,3 +133,4 @@ def note_dispute(shop: Shop, dispute: Signed[Dispute]) -> None:
         message.owed_pico,
         "".join(c if c.isprintable() else "?" for c in message.statement),
     )
+    shop.disputes.taken(dispute)

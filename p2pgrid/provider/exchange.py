@@ -20,6 +20,7 @@ from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.wire import Kind, Refusal
 from p2pgrid.provider.admission import RETRY_AFTER_MS, Admission
 from p2pgrid.provider.channels import Channels
+from p2pgrid.provider.dispute_book import DisputeBook
 from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.links import ClientLinks
 from p2pgrid.provider.offers import OfferBook
@@ -40,6 +41,7 @@ class Shop:
     links: ClientLinks
     tally: Tally
     evidence: EvidenceKeeper
+    disputes: DisputeBook
     limits: ProviderLimits
     now_ms: Callable[[], int]
     log: LogService | None = None

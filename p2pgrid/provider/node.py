@@ -23,9 +23,11 @@ from p2pgrid.commands.server import serve_commands
 from p2pgrid.commands.wire import About
 from p2pgrid.config import Config, DataFolder, ModelConfig, parse_host_port
 from p2pgrid.desk.evidence import EvidenceKeeper
+from p2pgrid.desk.records_desk import RecordsDesk
 from p2pgrid.errors import LedgerError, LocalError, P2pgridError, Refused, UsageError
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.sqlite import SqliteLedger
+from p2pgrid.log.erasing import LogFiles, check_all_known, erase_salts
 from p2pgrid.log.forks import keep_fork
 from p2pgrid.log.log import TransparencyLog
 from p2pgrid.log.service import LogService
@@ -36,6 +38,7 @@ from p2pgrid.net.network import Network
 from p2pgrid.net.peer_address import Health
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.proto.card_chain import pack_cards
+from p2pgrid.proto.dispute_exchange import Said
 from p2pgrid.proto.fork import ForkProof
 from p2pgrid.proto.messages import DataTerms, ModelOffer, Offer
 from p2pgrid.proto.record import Signed
@@ -44,6 +47,7 @@ from p2pgrid.provider.admission import Admission
 from p2pgrid.provider.cards import OwnCards
 from p2pgrid.provider.channels import Channels
 from p2pgrid.provider.desk import PROVIDER_ASKS, ProviderDesk
+from p2pgrid.provider.dispute_book import DisputeBook
 from p2pgrid.provider.engines import EnginePlan, EngineSet
 from p2pgrid.provider.exchange import Shop
 from p2pgrid.provider.limits import ProviderLimits
@@ -118,6 +122,7 @@ class Provider:
         self._offers: OfferBook
         self._admission: Admission
         self.channels: Channels
+        self.disputes: DisputeBook
         self.log: LogService
 
     async def __aenter__(self) -> Self:
@@ -204,6 +209,7 @@ class Provider:
         self.channels = Channels(ledger, self.key, self.limits, self._now_ms, self._former_keys)
         stack.push_async_callback(self.channels.aclose)
         suspended = await self.channels.restore()
+        self.disputes = DisputeBook(ledger, self.channels, self._now_ms)
         config = self._config
         self._offers = OfferBook(
             ledger,
@@ -257,10 +263,29 @@ class Provider:
     async def _take_commands(self, stack: AsyncExitStack, ledger: Ledger) -> None:
         """From now on, long before an engine is up: a command would find the ledger locked."""
         about = About(version=__version__, peer_id=self.peer_id, role="provider", pid=os.getpid())
-        desk = ProviderDesk(ledger, self.key.public_key, self._links.is_connected)
+        records = RecordsDesk(
+            ledger,
+            [self.key, *self._former_keys],
+            self._now_ms,
+            deliver=self._deliver_dispute,
+            erase_salts=self._erase_salts,
+        )
+        desk = ProviderDesk(ledger, self.key.public_key, self._links.is_connected, records)
         await stack.enter_async_context(
             serve_commands(socket_path(self._data.path), about, PROVIDER_ASKS, desk.perform)
         )
+
+    async def _deliver_dispute(self, signed: Said) -> bool:
+        self.disputes.said(signed)
+        return False  # it is the client who fetches it
+
+    async def _erase_salts(self, record_ids: Sequence[bytes]) -> int:
+        logs = [LogFiles(*one) for one in self._data.logs_of_own_keys()]
+        check_all_known(logs, self._data.log_files)
+        erased = await asyncio.to_thread(
+            erase_salts, [one for one in logs if one.key.public_key != self.key.public_key], record_ids
+        )
+        return erased + await self.log.log.erase_all(record_ids)
 
     async def _check_port(self) -> None:
         """Learn now, and not after minutes of loading a model, that the port is taken. Raises LocalError."""
@@ -279,6 +304,7 @@ class Provider:
             links=self._links,
             tally=self.tally,
             evidence=EvidenceKeeper(ledger, self._now_ms),
+            disputes=self.disputes,
             limits=self.limits,
             now_ms=self._now_ms,
             log=self.log,

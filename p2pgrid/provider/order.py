@@ -176,6 +176,7 @@ class OrderExchange(Exchange):
         machine, actions = accept_order(channel.books, order, opening, body, offer, key=shop.key, now_ms=shop.now_ms())
         self._machine = machine
         channel.live.add(self)
+        shop.ledger.keep_request_key(order, opening.commitment_key)
         self._run(actions, functools.partial(self._ask_engine, served, body))
 
     def _forget_body(self) -> None:

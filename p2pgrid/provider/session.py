@@ -10,6 +10,7 @@ from p2pgrid.net.connection import OnStream
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.proto.wire import Kind
 from p2pgrid.provider.control import CardExchange, ChannelExchange, ChannelsExchange, OfferExchange
+from p2pgrid.provider.disputes import DisputesExchange, DisputesWatch
 from p2pgrid.provider.exchange import Exchange, Shop
 from p2pgrid.provider.log_exchange import CosignatureExchange, LogExchange, WitnessExchange
 from p2pgrid.provider.order import OrderExchange
@@ -22,6 +23,8 @@ _EXCHANGES: Final[dict[int, Callable[[Shop, Stream], Exchange]]] = {
     Kind.RESUME: ResumeExchange,
     Kind.CHANNELS_REQUEST: ChannelsExchange,
     Kind.ORDER: OrderExchange,
+    Kind.DISPUTES: DisputesExchange,
+    Kind.DISPUTES_WATCH: DisputesWatch,
     Kind.LOG_REQUEST: LogExchange,
     Kind.WITNESS_REQUEST: WitnessExchange,
     Kind.COSIGNATURE: CosignatureExchange,

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -20,15 +21,17 @@ from p2pgrid.ledger.bundle import read_bundle
 from p2pgrid.proto.messages import Status, Usage
 from p2pgrid.proto.record import Role
 from p2pgrid.proto.verdict import Bundle, Verdict, audit_records
+from tests.proto.all_audit_cases import CASES, AuditCase
 from tests.proto.chains import Dealings, LinesBundle, bundle_of, everyday_dealings, key, lines_of
-from tests.proto.test_verdict import VECTORS
 from tests.proto.test_verdict_hostile import SIDES, mangled
 
 SMALL = Sizes(chunk_bytes=3000, part_bytes=8000, orders_a_block=2, links_a_group=3)
 """So that even a short bundle is cut into many pieces."""
 
 
-def both_verdicts(bundles: Sequence[LinesBundle], sizes: Sizes = SMALL, end: bytes = b"\n") -> tuple[Verdict, Verdict]:
+def both_verdicts(
+    bundles: Sequence[LinesBundle], sizes: Sizes = SMALL, end: bytes = b"\n", **options: Any
+) -> tuple[Verdict, Verdict]:
     """The verdict of all records at once, and the engine's."""
     with TemporaryDirectory() as folder:
         sources = []
@@ -36,13 +39,13 @@ def both_verdicts(bundles: Sequence[LinesBundle], sizes: Sizes = SMALL, end: byt
             path = Path(folder) / f"{index}.jsonl"
             path.write_bytes(b"\n".join(bundle.lines) + end)
             sources.append(Source(path, bundle.source, bundle.side))
-        whole = audit_records([Bundle(s.name, read_bundle(s.path), s.side) for s in sources])
-        return whole, run_engine(sources, 1, lambda *_: None, sizes)
+        whole = audit_records([Bundle(s.name, read_bundle(s.path), s.side) for s in sources], **options)
+        return whole, run_engine(sources, 1, lambda *_: None, sizes, **options)
 
 
-@pytest.mark.parametrize(("code", "party", "build"), VECTORS, ids=[f"{c}-{b.__name__}" for c, _, b in VECTORS])
-def test_every_vector(code: str, party: object, build: Callable[[], list[LinesBundle]]) -> None:
-    whole, cut = both_verdicts(build())
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.code}-{case.name}")
+def test_every_case(case: AuditCase) -> None:
+    whole, cut = both_verdicts(case.build(), **case.options)
     assert cut == whole
 
 

@@ -44,6 +44,8 @@ from p2pgrid.proto.seller import SellerOrder
 from p2pgrid.proto.wire import (
     ChannelRequest,
     Channels,
+    DisputesCompared,
+    DisputesHeld,
     Held,
     Kind,
     OrderOpening,
@@ -278,6 +280,13 @@ class _Talk(StreamHandler):
                 seller.keep(dispute)
             if not self.proposals:
                 self.stream.end()
+        elif kind == Kind.DISPUTES:
+            compared = DisputesCompared(until=parse_frame(payload, DisputesHeld).until, lacks=(), records=0)
+            self.send(Kind.DISPUTES_COMPARED, compared.to_bytes())
+            self.send(Kind.DISPUTES_TAKEN, b"")
+            self.stream.end()
+        elif kind == Kind.DISPUTES_WATCH:
+            raise Refused("unsupported", "this provider exchanges no disputes.")
         elif kind == Kind.ORDER and seller.resets_orders:
             self.stream.reset(ResetCode.REFUSED, "not now")
         elif kind == Kind.ORDER:
@@ -470,7 +479,7 @@ class Shop:
         await until(lambda: sum(row.countersigned for row in self.ledger.receipts()) >= receipts)
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
+async def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
     """Return as soon as `condition()` is true; fail after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -66,8 +66,8 @@ def forged() -> Signed[Offer]:
         (altered(make_offer()), "bad-signature"),
         (raw(forged()), "wrong-key"),
         (raw(make_offer(CLIENT)), "wrong-key"),
-        (raw(make_offer(valid_from_ms=0, valid_until_ms=NOW_MS)), "offer-expired"),
-        (raw(make_offer(valid_from_ms=NOW_MS + 120_001)), "offer-not-begun"),
+        (raw(make_offer(valid_from_ms=0, valid_until_ms=NOW_MS)), "not-in-force"),
+        (raw(make_offer(valid_from_ms=NOW_MS + 120_001)), "not-in-force"),
     ],
 )
 def test_what_is_no_offer(data: bytes, code: str) -> None:

@@ -316,8 +316,8 @@ async def test_a_provider_that_lost_its_ledger_s_end_uses_no_number_twice() -> N
         await seller.until(lambda: len(seller.settled) == 3)
         seller.lose_end_of_ledger(kept=2)
         assert not seller.ledger.receipts()
-        changes = await s.purchaser.reconcile(seller.key.public_key)
-        assert changes is None
+        (change,), lifted = await s.purchaser.reconcile(seller.key.public_key)
+        assert lifted is None and change.sent + len(change.restored) in (0, 3 * 2 + 1)
         async with await s.purchaser.buy(CHAT, BODY, whole=True) as answer:
             assert answer.order_number == 4
         await s.settled(4)

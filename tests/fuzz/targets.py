@@ -169,6 +169,9 @@ _HELD: Final = wire.Held(
 )
 
 
+_HELD_DISPUTE: Final = wire.HeldDispute(receipt_number=3, id=bytes(32))
+
+
 def _frame_samples(frame_type: type[wire.Frame]) -> tuple[bytes, ...]:
     samples: dict[type[wire.Frame], wire.Frame] = {
         wire.ChannelRequest: wire.ChannelRequest(client_nonce=bytes(32), offer=bytes(32), now_ms=NOW_MS),
@@ -176,6 +179,10 @@ def _frame_samples(frame_type: type[wire.Frame]) -> tuple[bytes, ...]:
         wire.Held: _HELD,
         wire.Resume: wire.Resume(channel=_wire_records()[1], held=_HELD),
         wire.Resumed: wire.Resumed(held=_HELD, records=1),
+        wire.HeldDispute: _HELD_DISPUTE,
+        wire.DisputesHeld: wire.DisputesHeld(channel=bytes(32), after=0, until=7, held=(_HELD_DISPUTE,)),
+        wire.DisputesCompared: wire.DisputesCompared(until=7, lacks=(bytes(32),), records=1),
+        wire.DisputesNews: wire.DisputesNews(channel=bytes(32)),
         wire.Records: wire.Records(records=3, is_all=True),
         wire.Proposals: wire.Proposals(proposals=2, is_all=False),
         wire.Channels: wire.Channels(channels=(_wire_records()[1],)),

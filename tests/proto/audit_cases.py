@@ -114,6 +114,13 @@ def endless_line() -> list[LinesBundle]:
     return with_line(two_receipts(), lambda lines: [*lines, b"x" * 300_000])
 
 
+@vector("oversize", P)
+def signed_beyond_its_type() -> list[LinesBundle]:
+    grid = two_receipts()
+    grid.keep(sign_payload(Meter.payload_type, bytes(1025), {Role.PROVIDER: grid.provider}))
+    return both(grid)
+
+
 @vector("not-canonical", P)
 def signed_in_another_encoding() -> list[LinesBundle]:
     grid = two_receipts()

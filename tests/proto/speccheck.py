@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Final
+
+import nacl.bindings
 
 _SMALL: Final = "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa"
 _MIXED: Final = "f7badec5b8abeaf699583992219b7b223f1df3fbbea919844e3f7c554a43dd43"
@@ -117,3 +120,49 @@ def speccheck_vectors() -> list[dict[str, Any]]:
         }
         for number, (name, message, key, r, s) in enumerate(_CASES)
     ]
+
+
+_ORDER: Final = 2**252 + 27742317777372353535851937790883648493
+_MESSAGE: Final = b"p2pgrid"
+
+
+def signature_vectors() -> list[dict[str, Any]]:
+    """What a signer who breaks the rules can make with a key that is admitted, beside what an honest one makes.
+
+    `ed25519-speccheck` has hardly a case under a key of prime order, and these are what is left to differ about.
+    """
+    seed = bytes(range(32))
+    key, expanded = nacl.bindings.crypto_sign_seed_keypair(seed)
+    digest = hashlib.sha512(seed).digest()
+    secret = (int.from_bytes(digest[:32], "little") & (2**254 - 8)) | 2**254
+    nonce = int.from_bytes(hashlib.sha512(digest[32:] + _MESSAGE).digest(), "little") % _ORDER
+    point = nacl.bindings.crypto_scalarmult_ed25519_base_noclamp(_scalar(nonce))
+    mixed = nacl.bindings.crypto_core_ed25519_add(point, bytes.fromhex(_SMALL[:-2] + "7a"))
+    identity = (1).to_bytes(32, "little")
+
+    def signed(r: bytes, of: int, more: int = 0) -> bytes:
+        hashed = int.from_bytes(hashlib.sha512(r + key + _MESSAGE).digest(), "little")
+        return r + _scalar((of + hashed * secret) % _ORDER + more)
+
+    assert signed(point, nonce) == nacl.bindings.crypto_sign(_MESSAGE, expanded)[:64]
+    cases = (
+        ("as RFC 8032 has it", signed(point, nonce), True),
+        ("S + L in place of S", signed(point, nonce, _ORDER), False),
+        ("mixed R; fits with the cofactor alone", signed(mixed, nonce), False),
+        ("R = identity; fits, and shows the key", signed(identity, 0), False),
+        ("R = identity, not canonical", signed(bytes.fromhex("01" + "00" * 30 + "80"), 0), False),
+    )
+    return [
+        {
+            "case": name,
+            "message": _MESSAGE.hex(),
+            "public_key": "01" + key.hex(),
+            "signature": signature.hex(),
+            "signature_fits": fits,
+        }
+        for name, signature, fits in cases
+    ]
+
+
+def _scalar(value: int) -> bytes:
+    return value.to_bytes(32, "little")

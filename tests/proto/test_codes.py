@@ -26,6 +26,21 @@ def codes_raised_in(module: str) -> set[str]:
     }
 
 
+LIVE_ONLY = {
+    "bad-tile",  # of the log's transport: a tile is asked for again elsewhere
+    "clock-skew",  # nothing is signed then
+    "not-a-fork",  # what was to be a fork proof is none
+    "wrong-channel",  # an answer about another channel than the one asked about
+    "wrong-count",  # an answer to a reconciliation
+}
+"""Codes of `InvalidRecord` for answers that no bundle ever holds."""
+
+
+def test_what_a_peer_refuses_live_has_the_name_that_an_audit_gives_it() -> None:
+    for path in sorted(ROOT.parent.rglob("*.py")):
+        assert codes_raised_in(f"../{path.relative_to(ROOT.parent)}") <= set(CODES) | LIVE_ONLY, path
+
+
 def test_parsers_and_rules_raise_codes_of_the_table_alone() -> None:
     for module in ("keys.py", "record.py", "messages.py", "pricing.py", "rules.py", "chain.py", "judgement.py"):
         raised = codes_raised_in(module)

@@ -36,6 +36,12 @@ def test_each_case_has_the_verdict_of_the_specification(case: dict[str, Any]) ->
     assert case["fault"] == "bad-signature"
 
 
+@pytest.mark.parametrize("case", json.loads((FOLDER / "signatures.json").read_text()), ids=lambda case: case["case"])
+def test_under_a_good_key_one_signature_fits(case: dict[str, Any]) -> None:
+    key = parse_public_key(bytes.fromhex(case["public_key"]))
+    assert key.verify(bytes.fromhex(case["message"]), bytes.fromhex(case["signature"])) is case["signature_fits"]
+
+
 def test_there_are_twelve_and_their_faults_are_codes() -> None:
     assert [case["number"] for case in CASES] == list(range(12))
     assert {case["fault"] for case in CASES} <= set(CODES)

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from p2pgrid.proto.codes import CODES, Party, Weight
+from p2pgrid.proto.log_case import NO_DEMANDS, LogDemands
 from p2pgrid.proto.messages import Receipt
 from p2pgrid.proto.record import Record, Role
 from p2pgrid.proto.verdict import Verdict, audit_records
@@ -24,6 +25,7 @@ from tests.proto.audit_cases import (
     unreadable_line,
     voucher_for_an_unknown_meter,
 )
+from tests.proto.audit_cases_log import attached, logged_dealings, one_side
 from tests.proto.chains import TARIFF, Dealings, bundle_of, everyday_dealings, key, lines_of, make_offer, sign_unchecked
 
 
@@ -69,6 +71,18 @@ def test_honest_dealings_are_clean(which: str) -> None:
     (channel,) = verdict.channels
     assert (channel.receipts, channel.countersigned, channel.operator) == (13, 12, "Rechenwerk Nord")
     assert channel.amount_pico > channel.countersigned_pico > 0
+
+
+@pytest.mark.parametrize("demands", [NO_DEMANDS, LogDemands(proofs=True), LogDemands(proofs=True, witnesses=2)])
+def test_an_honest_log_is_clean(demands: LogDemands) -> None:
+    grid, attachments = logged_dealings()
+    for bundles in (attached(grid, *attachments), one_side(grid, attachments)):
+        assert told(audit_records(bundles, log_demands=demands)) == []
+
+
+def test_a_proof_alone_beside_a_bundle_is_clean() -> None:
+    grid, attachments = logged_dealings()
+    assert told(audit_records(attached(grid, *attachments[:2]))) == []
 
 
 def test_a_long_chain_of_many_orders_at_once_is_clean() -> None:

@@ -18,9 +18,10 @@ from p2pgrid.proto.messages import ENDPOINTS, ModelOffer, Status, Tariff, Tariff
 from p2pgrid.proto.pricing import amount_owed, price_of
 from p2pgrid.proto.record import Message, Signed, signature_input
 from tests import factories
+from tests.proto.audit_vectors import audit_vectors
 from tests.proto.log_vectors import log_vectors, merkle_vectors
 from tests.proto.simulation import CLIENT, PROVIDER, TARIFF, Grid, answer, receipts, script, usage
-from tests.proto.speccheck import speccheck_vectors
+from tests.proto.speccheck import signature_vectors, speccheck_vectors
 
 FOLDER = Path(__file__).parent.parent / "vectors"
 
@@ -34,8 +35,10 @@ def all_vectors() -> dict[str, Any]:
         "pricing.json": _pricing(),
         "session.json": _session(),
         "speccheck.json": speccheck_vectors(),
+        "signatures.json": signature_vectors(),
         "merkle.json": merkle_vectors(),
         "log.json": log_vectors(),
+        "audit.json": audit_vectors(),
     }
 
 

@@ -47,6 +47,7 @@ from p2pgrid.proto.wire import (
 )
 from p2pgrid.provider.admission import Admission
 from p2pgrid.provider.channels import Channels
+from p2pgrid.provider.dispute_book import DisputeBook
 from p2pgrid.provider.engines import EnginePlan, EngineSet
 from p2pgrid.provider.exchange import Shop
 from p2pgrid.provider.limits import ProviderLimits
@@ -156,6 +157,7 @@ async def provider(
             links=ClientLinks(limits, tally),
             tally=tally,
             evidence=EvidenceKeeper(ledger, now_ms),
+            disputes=DisputeBook(ledger, channels, now_ms),
             limits=limits,
             now_ms=now_ms,
             log=log,
@@ -172,7 +174,7 @@ async def provider(
             await engines.aclose()
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
+async def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
     """Return as soon as `condition()` is true; fail after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not condition():
