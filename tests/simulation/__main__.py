@@ -28,7 +28,9 @@ def main() -> int:
             print(broken)
             return 1
         took_s = time.monotonic() - began_s
-        print(f"{len(seeds)} histories in {took_s:.1f} s ({1000 * took_s / len(seeds):.1f} ms each): every promise held")
+        print(
+            f"{len(seeds)} histories in {took_s:.1f} s ({1000 * took_s / len(seeds):.1f} ms each): every promise held"
+        )
         print("steps:", ", ".join(f"{name} {n}" for name, n in tally.happened.most_common()))
         print("orders:", ", ".join(f"{name} {n}" for name, n in tally.endings.most_common()))
         return 0

@@ -8,17 +8,33 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from p2pgrid.errors import InvalidRecord, LedgerError, ProtocolViolation, Refused
+from p2pgrid.errors import InvalidRecord, LedgerError, P2pgridError, ProtocolViolation, Refused
+from p2pgrid.ledger.base import SlotTaken
 from p2pgrid.ledger.outbox import Outbox
-from p2pgrid.proto.actions import Actions, Deliver, Dispute, EndStream, KeepEvidence, Persist, Send, Settled, Turn
-from p2pgrid.proto.buyer import BuyerOrder, BuyerState, check_resumed, place_order
-from p2pgrid.proto.channel import ChannelBooks, accept_channel
-from p2pgrid.proto.messages import Channel, Receipt, Usage
-from p2pgrid.proto.record import Record, Role, Signed, parse_message, parse_record
+from p2pgrid.proto.actions import (
+    Actions,
+    Breach,
+    Deliver,
+    Disputed,
+    EndStream,
+    KeepEvidence,
+    Persist,
+    Send,
+    Settled,
+    Turn,
+)
+from p2pgrid.proto.books import ChannelBooks
+from p2pgrid.proto.buyer import BuyerOrder, BuyerState, place_order
+from p2pgrid.proto.channel import accept_channel
+from p2pgrid.proto.messages import Channel, Usage
+from p2pgrid.proto.reconcile import answer_proposal, check_restored, check_same_chain, held_of, lacking
+from p2pgrid.proto.record import Role, Signed, parse_record
 from p2pgrid.proto.request import parse_request
-from p2pgrid.proto.wire import ChannelRequest, Kind, Refusal, Resumed, parse_frame
+from p2pgrid.proto.restore import restore_books
+from p2pgrid.proto.wire import ChannelRequest, Kind, Proposals, Records, Resume, Resumed, parse_frame
 from tests.simulation.ledgers import SlowLedger
 from tests.simulation.network import Link
+from tests.simulation.script import DURABLE, Script, Steps, expect
 
 if TYPE_CHECKING:
     from tests.simulation.world import Request, World
@@ -92,13 +108,16 @@ class Buyer:
             self.phase = BuyerPhase.READY
             self.talk = None
             return
-        self.talk = ResumeTalk(self, self.link, self.unsettled.pop(0))
+        self.talk = talk = ResumeTalk(self, self.link, self.unsettled.pop(0))
+        talk.begin()
 
     def lose(self, link: Link) -> None:
         """The link is gone."""
         if link is not self.link:
             return
         self.world.drop(link, self.side)
+        if isinstance(self.talk, ResumeTalk):
+            self.talk.script.stop()
         self.link, self.talk = None, None
         if not self.is_quarantined:
             self.phase = BuyerPhase.DOWN
@@ -115,6 +134,9 @@ class Buyer:
 
     def ledger_failed(self, error: LedgerError) -> None:
         self.world.note(f"client: {error.message}")
+        if isinstance(error, SlotTaken):
+            self.quarantine("slot-taken", error.message)
+            return
         self.has_stored_offer = False
         self.books = None
         if self.link is not None:
@@ -223,7 +245,7 @@ class OpenTalk(Talk):
             self.outbox.persist(world.offer, channel)
             self.outbox.run(lambda: self.is_live and self.send(Kind.CHANNEL, channel.record.to_bytes()))  # type: ignore[arg-type,return-value]
         elif kind == Kind.CHANNEL_OPENED and self.channel is not None:
-            buyer.books = ChannelBooks(self.channel, buyer.ledger.head(self.channel.message.channel))
+            buyer.books = restore_books(buyer.ledger, self.channel, Role.CLIENT)
             buyer.phase = BuyerPhase.READY
             buyer.talk = None
         else:
@@ -231,76 +253,85 @@ class OpenTalk(Talk):
 
 
 class ResumeTalk(Talk):
-    """A channel is resumed."""
+    """A channel is resumed, as client/resume.py does it."""
 
     def __init__(self, buyer: Buyer, link: Link, channel: Signed[Channel]) -> None:
         super().__init__(buyer, link)
         self.channel = channel
-        channel_id = channel.message.channel
-        self.books = ChannelBooks(channel, buyer.ledger.head(channel_id))
-        open_orders = buyer.ledger.open_orders(channel_id)
-        for one in open_orders:
-            self.books.open_order(one.order.message)
-        self.still_open = {one.order.message.order_number: one.order for one in open_orders}
-        self.resumed: Resumed | None = None
-        self.left = 0
-        self.send(Kind.RESUME, channel.record.to_bytes())
+        self.script = Script(self._steps(), self.outbox.run, self._fault)
+        # Begun once the buyer has taken note of this talk.
+
+    def begin(self) -> None:
+        self.script.begin()
 
     def receive(self, kind: int, payload: bytes) -> None:
-        if kind == Kind.REFUSAL:
-            raise ProtocolViolation("the provider refused to resume the channel.")
-        if self.resumed is None:
-            if kind != Kind.RESUMED:
-                raise ProtocolViolation(f"message kind {kind} came; RESUMED was expected.")
-            self.resumed = parse_frame(payload, Resumed)
-            self.left = self.resumed.proposals
-        elif kind == Kind.RECEIPT and self.left:
-            self.left -= 1
-            self._judge(parse_record(payload))
-        else:
-            raise ProtocolViolation(f"message kind {kind} came while a channel was resumed.")
-        if not self.left:
-            self.outbox.run(self._close)
+        self.script.feed(kind, payload)
 
-    def _judge(self, record: Record) -> None:
-        buyer, ledger = self.buyer, self.buyer.ledger
-        message = parse_message(record, Receipt)
-        signed = ledger.receipt(self.books.id, message.receipt_number)
-        if signed is None or signed.id != record.id or Role.CLIENT not in signed.signers:
-            placed = ledger.order(self.books.id, message.order_number)
+    def _fault(self, fault: P2pgridError) -> None:
+        if isinstance(fault, LedgerError):
+            raise fault
+        if isinstance(fault, Refused) or getattr(fault, "code", "") == "clock-skew":
+            self.world.note(f"client: {fault.message}")
+            self.buyer.lose(self.link)
+            return
+        self.buyer.quarantine(getattr(fault, "code", "protocol-violation"), fault.message)
+
+    def _steps(self) -> Steps:
+        buyer, ledger, channel = self.buyer, self.buyer.ledger, self.channel
+        number = channel.message.channel
+        held = held_of(ledger, number)
+        self.send(Kind.RESUME, Resume(channel=channel.record.to_bytes(), held=held).to_bytes())
+        kind, payload = yield from expect(Kind.RESUMED, Kind.REFUSAL)
+        if kind == Kind.REFUSAL:
+            raise Refused("refused", "the provider does not resume the channel.")
+        resumed = parse_frame(payload, Resumed)
+        sent = []
+        for _ in range(resumed.records):
+            _, payload = yield from expect(Kind.RECORD)
+            sent.append(parse_record(payload))
+        theirs = resumed.held
+        check_same_chain(ledger, channel, theirs)
+        restored = check_restored(sent, ledger, channel, Role.CLIENT)
+        if restored:
+            self.outbox.persist(*restored)
+        yield DURABLE
+        batch = lacking(ledger, number, theirs, Role.CLIENT)
+        self.send(Kind.RECORDS, Records(records=len(batch.records), is_all=batch.is_all).to_bytes())
+        for record in batch.records:
+            self.send(Kind.RECORD, record.to_bytes())
+        _, payload = yield from expect(Kind.PROPOSALS)
+        frame = parse_frame(payload, Proposals)
+        books = restore_books(ledger, channel, Role.CLIENT)
+        books.last_order_number = max(books.last_order_number, theirs.last_order_number)
+        delivered = {n: usage for (of, n), usage in buyer.seen_to_end.items() if of == number}
+        for _ in range(frame.proposals):
+            _, payload = yield from expect(Kind.RECEIPT)
+            proposal = parse_record(payload)
             try:
-                if placed is None:
-                    raise InvalidRecord("wrong-order", f"order {message.order_number} was never placed.")
-                signed = check_resumed(
-                    self.books,
-                    record,
-                    placed.order,
-                    self.world.offer.message.models[0],
-                    vouched=placed.voucher.message.usage if placed.voucher is not None else Usage(),
-                    delivered=buyer.seen_to_end.get((self.books.id, message.order_number)),
-                    key=self.world.client_key,
-                    now_ms=buyer.now_ms,
+                answered = answer_proposal(
+                    proposal, ledger, books, key=self.world.client_key, delivered=delivered, now_ms=buyer.now_ms
                 )
             except InvalidRecord as fault:
-                self.send(Kind.RECEIPT_REFUSAL, Refusal(code=fault.code, message=fault.message[:512]).to_bytes())
-                ledger.append_evidence(record, fault.message)
+                ledger.append_evidence(proposal, fault.message)
                 raise
-        self.outbox.persist(signed)
-        countersigned = signed.record.to_bytes()
-        self.outbox.run(lambda: self.is_live and self.send(Kind.COUNTERSIGNATURE, countersigned))  # type: ignore[arg-type,return-value]
-        self.still_open.pop(message.order_number, None)
-
-    def _close(self) -> None:
-        """Orders without a receipt never became the provider's business."""
-        if not self.is_live:
+            if answered.persist:
+                self.outbox.persist(*answered.persist)
+            yield DURABLE
+            self.send(answered.kind, answered.payload)
+            if answered.dispute is not None:
+                self.world.disputed(Role.CLIENT, answered.dispute.message.reason, answered.dispute.message.statement)
+        if not frame.is_all:
+            buyer.unsettled.insert(0, channel)
+            buyer.next_channel()
             return
-        for number, order in self.still_open.items():
-            self.buyer.ledger.note_outcome(order, "never-arrived")
-            self.books.close_order(number)
-        for key in [key for key in self.buyer.seen_to_end if key[0] == self.books.id]:
-            del self.buyer.seen_to_end[key]
-        self.buyer.books = self.books
-        self.buyer.next_channel()
+        for one in ledger.open_orders(number):
+            placed = one.order.message.order_number
+            ledger.note_outcome(one.order, "never-arrived" if placed > theirs.last_order_number else "not-taken")
+            books.close_order(placed)
+        for n in delivered:
+            del buyer.seen_to_end[number, n]
+        buyer.books = books
+        buyer.next_channel()
 
 
 class OrderTalk(Talk):
@@ -339,7 +370,9 @@ class OrderTalk(Talk):
                     self.world.observer.delivers(self.order_id, data)
                 case KeepEvidence(record, reason):
                     self.buyer.ledger.append_evidence(record, reason)
-                case Dispute(code, message):
+                case Disputed(_, dispute):
+                    self.world.disputed(Role.CLIENT, dispute.message.reason, dispute.message.statement)
+                case Breach(code, message):
                     if code == "clock-skew" and self.buyer.link is not None:
                         self.world.note(f"client: {message}")
                         self.buyer.lose(self.buyer.link)
@@ -356,6 +389,8 @@ class OrderTalk(Talk):
             self.world.note(f"order {self.number} was refused: {self.machine.refusal.code}")
             self.buyer.ledger.note_outcome(self.machine.order, f"refused:{self.machine.refusal.code}")
             del self.buyer.orders[self.stream]
+            if self.machine.refusal.code == "not-resumed":
+                self.buyer.lose(self.link)
 
     def _turn(self, number: int) -> None:
         for other in list(self.buyer.orders.values()):

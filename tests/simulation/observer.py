@@ -25,7 +25,7 @@ class Broken(AssertionError):
 
 
 RECORD_KINDS: Final = frozenset(
-    {Kind.CHANNEL, Kind.METER, Kind.VOUCHER, Kind.RECEIPT, Kind.COUNTERSIGNATURE, Kind.RESUME}
+    {Kind.CHANNEL, Kind.METER, Kind.VOUCHER, Kind.RECEIPT, Kind.COUNTERSIGNATURE, Kind.RECORD, Kind.DISPUTE}
 )
 """Kinds whose payload is a signed record."""
 
@@ -107,7 +107,7 @@ class Observer:
         record = record_in(kind, payload)
         if record is None or (kind == Kind.CHANNEL and side is Role.PROVIDER):
             return
-        if side not in durable.get(record.id, ()):
+        if record.signature_of(side) is not None and side not in durable.get(record.id, ()):
             raise Broken(f"the {side}'s {record.payload_type} left before it was durable.")
 
     def arrives(self, to: Role, kind: int, payload: bytes) -> None:

@@ -10,30 +10,72 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from p2pgrid.errors import InvalidRecord, LedgerError, ProtocolViolation, Refused
+from p2pgrid.errors import InvalidRecord, LedgerError, P2pgridError, ProtocolViolation, Refused
 from p2pgrid.ledger.outbox import Outbox
 from p2pgrid.proto.acceptance import accept_order, verify_order
-from p2pgrid.proto.actions import AbortEngine, Actions, AskEngine, Dispute, EndStream, KeepEvidence, Persist, Send, Settled
-from p2pgrid.proto.channel import ChannelBooks, check_clock, propose_channel, verify_channel
-from p2pgrid.proto.messages import Channel, Order, Receipt, Status, Usage
-from p2pgrid.proto.proposal import Ending, accept_countersignature, propose_receipt
+from p2pgrid.proto.actions import (
+    AbortEngine,
+    Actions,
+    AskEngine,
+    Disputed,
+    EndStream,
+    KeepEvidence,
+    Persist,
+    Send,
+    Settled,
+)
+from p2pgrid.proto.books import ChannelBooks
+from p2pgrid.proto.channel import check_clock, propose_channel, verify_channel
+from p2pgrid.proto.messages import Channel, Order
+from p2pgrid.proto.proposal import accept_countersignature, accept_dispute
+from p2pgrid.proto.reconcile import (
+    check_restored,
+    check_same_chain,
+    held_of,
+    interrupt_open_orders,
+    lacking,
+    open_proposals,
+)
 from p2pgrid.proto.record import Role, Signed, parse_message, parse_record
+from p2pgrid.proto.restore import restore_books
 from p2pgrid.proto.seller import SellerOrder
-from p2pgrid.proto.wire import ChannelRequest, Kind, OrderOpening, Refusal, Resumed, parse_frame
+from p2pgrid.proto.wire import (
+    ChannelRequest,
+    Kind,
+    OrderOpening,
+    Proposals,
+    Records,
+    Refusal,
+    Resume,
+    Resumed,
+    parse_frame,
+)
 from tests.proto.simulation import Engine
 from tests.simulation.ledgers import SlowLedger
 from tests.simulation.network import Link
+from tests.simulation.script import DURABLE, Script, Steps, expect
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
 
 class OpenChannel:
-    """A channel's books, its orders with a stream, and its proposals without one."""
+    """A channel's books, the link on which it was opened or resumed, and receipts that leave in their order."""
 
-    def __init__(self, books: ChannelBooks, stranded: dict[int, Signed[Receipt]]) -> None:
+    def __init__(self, books: ChannelBooks, link: Link | None) -> None:
         self.books = books
-        self.stranded = stranded
+        self.link = link
+        self.unsent: deque[OrderTalk] = deque()
+
+    def check_resumed_on(self, link: Link) -> None:
+        if self.link is not link:
+            raise Refused("not-resumed", "the channel was not resumed on this link.")
+
+    def flush(self) -> None:
+        """Let receipts go whose turn it is."""
+        while self.unsent and self.unsent[0].ready:
+            talk = self.unsent.popleft()
+            talk.send(Kind.RECEIPT, talk.ready)
 
 
 class Seller:
@@ -62,31 +104,20 @@ class Seller:
     # -- the ledger -------------------------------------------------------------------------------------------------
 
     def restore(self) -> None:
-        """Go by what the ledger has; orders that are open in it become `interrupted` proposals."""
+        """Go by what the ledger has; orders that are open in it are suspended."""
         self._boot.persist(self.world.offer)
         for signed in self.ledger.channels():
-            channel_id = signed.message.channel
-            open_orders, proposals = self.ledger.open_orders(channel_id), self.ledger.proposals(channel_id)
-            books = ChannelBooks(
-                signed, self.ledger.head(channel_id), open_orders=len(open_orders) + len(proposals)
-            )
-            made = [self._interrupted(books, one.order, one.voucher) for one in open_orders]
-            if made:
-                self._boot.persist(*made)
-            self.channels[channel_id] = OpenChannel(
-                books, {r.message.receipt_number: r for r in (*proposals, *made)}
-            )
+            self.channels[signed.message.channel] = OpenChannel(restore_books(self.ledger, signed, Role.PROVIDER), None)
         self._boot.run(self._serve)
+
+    def refresh(self, channel: OpenChannel) -> None:
+        """Take the books from the ledger, with the order numbers that were used besides."""
+        books = restore_books(self.ledger, channel.books.signed, Role.PROVIDER)
+        books.last_order_number = max(books.last_order_number, channel.books.last_order_number)
+        channel.books = books
 
     def _serve(self) -> None:
         self.is_up = True
-
-    def _interrupted(self, books: ChannelBooks, order: Signed[Order], voucher: object) -> Signed[Receipt]:
-        usage = voucher.message.usage if voucher is not None else Usage()  # type: ignore[attr-defined]
-        entry = self.world.offer.message.models[0]
-        return propose_receipt(
-            books, order, entry, usage, Ending(status=Status.INTERRUPTED), key=self.world.provider_key, now_ms=self.now_ms
-        )
 
     def ledger_failed(self, error: LedgerError) -> None:
         """Nothing in memory can be relied on: drop it all, and go back to what the ledger has once it can be written."""
@@ -204,70 +235,97 @@ class ChannelTalk(Talk):
         self.later(lambda: self.opened(signed))
 
     def opened(self, signed: Signed[Channel]) -> None:
-        channel_id = signed.message.channel
-        books = ChannelBooks(signed, self.seller.ledger.head(channel_id))
-        self.seller.channels.setdefault(channel_id, OpenChannel(books, {}))
+        books = restore_books(self.seller.ledger, signed, Role.PROVIDER)
+        self.seller.channels.setdefault(books.id, OpenChannel(books, self.link))
         self.send(Kind.CHANNEL_OPENED, b"")
         self.finish()
 
 
 class ResumeTalk(Talk):
-    """A channel is resumed."""
+    """A channel is resumed, as provider/resume.py does it."""
 
-    channel: OpenChannel | None = None
-    waiting: deque[Signed[Receipt]]
+    script: Script | None = None
 
     def take(self, kind: int, payload: bytes) -> None:
-        if self.channel is None:
-            self._resume(payload)
-            return
-        if not self.waiting:
-            raise ProtocolViolation("more answers came than receipts were proposed.")
-        proposal = self.waiting[0]
-        if kind == Kind.COUNTERSIGNATURE:
-            if self.channel.stranded.get(proposal.message.receipt_number) is proposal:
-                receipt = accept_countersignature(proposal, payload, self.channel.books)
-                del self.channel.stranded[proposal.message.receipt_number]
-                self.outbox.persist(receipt)
-        elif kind == Kind.RECEIPT_REFUSAL:
-            refusal = parse_frame(payload, Refusal)
-            self.world.disputed(Role.PROVIDER, refusal.code, refusal.message)
-        else:
-            raise ProtocolViolation(f"message kind {kind} came while a channel was resumed.")
-        self.waiting.popleft()
+        if self.script is None:
+            self.script = Script(self._steps(), self.later, self._fault)
+            self.script.begin()
+        self.script.feed(kind, payload)
 
-    def _resume(self, payload: bytes) -> None:
-        world = self.world
+    def lost(self) -> None:
+        if self.script is not None:
+            self.script.stop()
+
+    def _fault(self, fault: P2pgridError) -> None:
+        if isinstance(fault, Refused):
+            self.world.note(f"provider: refuses to resume: {fault.code}")
+            if len(self.world.honest) == 2:
+                raise AssertionError(f"an honest client may not resume: {fault}")
+            self.refuse(fault)
+            return
+        if isinstance(fault, LedgerError):
+            raise fault
+        self.world.client_broke(fault)
+        self.seller.lose(self.link)
+
+    def _steps(self) -> Steps:
+        world, seller, ledger = self.world, self.seller, self.seller.ledger
+        _, payload = yield from expect(Kind.RESUME)
+        resume = parse_frame(payload, Resume)
         signed = verify_channel(
-            parse_record(payload), provider=world.provider_key.public_key, client=world.client_key.public_key
+            parse_record(resume.channel), provider=world.provider_key.public_key, client=world.client_key.public_key
         )
-        channel = self.seller.channels.get(signed.message.channel)
-        if channel is not None:
-            self._propose(channel)
-            return
         self.outbox.persist(signed)
-        self.later(lambda: self._adopted(signed))
+        yield DURABLE
+        known = seller.channels.get(signed.message.channel)
+        channel = known or OpenChannel(restore_books(ledger, signed, Role.PROVIDER), None)
+        seller.channels[channel.books.id] = channel
+        for other in [link for link in seller.links if link is not self.link]:
+            seller.lose(other)
+        channel.link = None
+        seller.refresh(channel)
+        check_same_chain(ledger, signed, resume.held)
+        held = held_of(ledger, channel.books.id, last_order_number=channel.books.last_order_number)
+        batch = lacking(ledger, channel.books.id, resume.held, Role.PROVIDER)
+        self.send(Kind.RESUMED, Resumed(held=held, records=len(batch.records)).to_bytes())
+        for record in batch.records:
+            self.send(Kind.RECORD, record.to_bytes())
 
-    def _adopted(self, signed: Signed[Channel]) -> None:
-        books = ChannelBooks(signed, self.seller.ledger.head(signed.message.channel))
-        self._propose(self.seller.channels.setdefault(signed.message.channel, OpenChannel(books, {})))
+        _, payload = yield from expect(Kind.RECORDS)
+        frame = parse_frame(payload, Records)
+        sent = []
+        for _ in range(frame.records):
+            _, payload = yield from expect(Kind.RECORD)
+            sent.append(parse_record(payload))
+        restored = check_restored(sent, ledger, signed, Role.PROVIDER)
+        if restored:
+            self.outbox.persist(*restored)
+        yield DURABLE
 
-    def _propose(self, channel: OpenChannel) -> None:
-        for other in [link for link in self.seller.links if link is not self.link]:
-            self.seller.lose(other)
-        self.channel = channel
-        self.waiting = deque(receipt for _, receipt in sorted(channel.stranded.items()))
-        resumed = Resumed(
-            last_order_number=channel.books.last_order_number,
-            last_receipt_number=channel.books.last_receipt_number,
-            proposals=len(self.waiting),
-        )
-        if self.waiting:
-            self.outbox.persist(*self.waiting)
-        proposals = list(self.waiting)
-        self.later(lambda: self.send(Kind.RESUMED, resumed.to_bytes()))
-        for receipt in proposals:
-            self.later(lambda receipt=receipt: self.send(Kind.RECEIPT, receipt.record.to_bytes()))  # type: ignore[misc]
+        is_all, waiting = batch.is_all and frame.is_all, []
+        if is_all:
+            check_same_chain(ledger, signed, resume.held, is_caught_up=True)
+            seller.refresh(channel)
+            waiting = open_proposals(ledger, channel.books.id)
+            made = interrupt_open_orders(ledger, channel.books, key=world.provider_key, now_ms=seller.now_ms)
+            if made:
+                self.outbox.persist(*made)
+            waiting += made
+        yield DURABLE
+        self.send(Kind.PROPOSALS, Proposals(proposals=len(waiting), is_all=is_all).to_bytes())
+        for receipt in waiting:
+            self.send(Kind.RECEIPT, receipt.record.to_bytes())
+        for proposal in waiting:
+            kind, payload = yield from expect(Kind.COUNTERSIGNATURE, Kind.DISPUTE)
+            if kind == Kind.DISPUTE:
+                dispute = accept_dispute(proposal, payload, channel.books, seller.now_ms)
+                self.outbox.persist(dispute)
+                world.disputed(Role.PROVIDER, dispute.message.reason, dispute.message.statement)
+            else:
+                self.outbox.persist(accept_countersignature(proposal, payload, channel.books))
+        if is_all:
+            channel.link = self.link
+        self.later(self.finish)
 
 
 class OrderTalk(Talk):
@@ -279,6 +337,8 @@ class OrderTalk(Talk):
     machine: SellerOrder | None = None
     engine: Engine
     body: bytes = b""
+    ready: bytes = b""
+    """The receipt, once it is durable."""
 
     def take(self, kind: int, payload: bytes) -> None:
         if self.machine is not None:
@@ -297,8 +357,8 @@ class OrderTalk(Talk):
         if machine is None or channel is None:
             return
         self.act(machine.link_lost(self.seller.now_ms))
-        if machine.receipt is not None and Role.CLIENT not in machine.receipt.signers:
-            channel.stranded[machine.receipt.message.receipt_number] = machine.receipt
+        if self in channel.unsent:
+            channel.unsent.remove(self)
 
     def _open(self, payload: bytes) -> None:
         named = parse_message(parse_record(parse_frame(payload, OrderOpening).order), Order)
@@ -306,6 +366,7 @@ class OrderTalk(Talk):
         if channel is None:
             raise Refused("unknown-channel", "the client has no such channel here.")
         self.order, self.opening = verify_order(payload, channel.books)
+        channel.check_resumed_on(self.link)
         self.channel = channel
 
     def _take_body(self, piece: bytes) -> None:
@@ -313,6 +374,7 @@ class OrderTalk(Talk):
         self.body += piece
         if len(self.body) < self.opening.body_bytes:
             return
+        self.channel.check_resumed_on(self.link)
         self.engine = self.world.engine_for(self.body)
         self.machine, actions = accept_order(
             self.channel.books,
@@ -359,7 +421,7 @@ class OrderTalk(Talk):
     def stall(self) -> None:
         """The client takes no bytes: end the order, and its stream lives on."""
         if self.machine is not None and self.machine.is_running:
-            self.act(self.machine.link_lost(self.seller.now_ms))
+            self.act(self.machine.interrupt(self.seller.now_ms))
 
     # -- what the machine wants ---------------------------------------------------------------------------------------
 
@@ -373,13 +435,15 @@ class OrderTalk(Talk):
                 case Persist(signed):
                     self.outbox.persist(signed)
                 case Send(kind, payload):
+                    if kind == Kind.RECEIPT and self.channel is not None:
+                        self.channel.unsent.append(self)
                     self.later(lambda kind=kind, payload=payload: self._let_go(kind, payload))  # type: ignore[misc]
                 case KeepEvidence(record, reason):
                     self.seller.ledger.append_evidence(record, reason)
                 case EndStream():
                     self.later(self.finish)
-                case Dispute(code, message):
-                    self.world.disputed(Role.PROVIDER, code, message)
+                case Disputed(_, dispute):
+                    self.world.disputed(Role.PROVIDER, dispute.message.reason, dispute.message.statement)
                 case Settled():
                     pass
                 case _:
@@ -393,4 +457,8 @@ class OrderTalk(Talk):
             self.world.observer.sales[self.order.id].sent_status = self.engine.status
         if kind == Kind.CHUNK:
             self.world.observer.sends(self.order.id, payload)
-        self.send(kind, payload)
+        if kind == Kind.RECEIPT and self.channel is not None:
+            self.ready = payload
+            self.channel.flush()
+        else:
+            self.send(kind, payload)
