@@ -1,4 +1,4 @@
-"""`python -m tests.simulation SEED` tells one history step by step; `--seeds A-B` runs many."""
+"""One history by its seed (`--trace`: step by step), or many (`--seeds A-B`)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tests.simulation.run import Shelf, honest_history, memory_disks, run_honest
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
-    parser.add_argument("seed", nargs="?", type=int, help="tell this history")
+    parser = argparse.ArgumentParser(prog="scripts/simulate", description=__doc__)
+    parser.add_argument("--seed", type=int, help="run this history")
     parser.add_argument("--seeds", metavar="A-B", help="run the histories from A to B")
     parser.add_argument("--sqlite", action="store_true", help="ledgers on disk")
-    parser.add_argument("--quiet", action="store_true", help="no trace")
+    parser.add_argument("--trace", action="store_true", help="tell it step by step")
     arguments = parser.parse_args()
     if arguments.seeds:
         first, _, last = arguments.seeds.partition("-")
@@ -35,11 +35,11 @@ def main() -> int:
         print("orders:", ", ".join(f"{name} {n}" for name, n in tally.endings.most_common()))
         return 0
     if arguments.seed is None:
-        parser.error("a seed, or --seeds")
+        parser.error("--seed or --seeds is needed")
     shelf = Shelf() if arguments.sqlite else None
     disks = sqlite_disks(shelf) if shelf is not None else memory_disks()
     try:
-        asyncio.run(honest_history(arguments.seed, disks, None if arguments.quiet else print))
+        asyncio.run(honest_history(arguments.seed, disks, print if arguments.trace else None))
     except Broken as broken:
         print(f"BROKEN: {broken}")
         return 1

@@ -81,7 +81,7 @@ class Buyer:
     def is_quarantined(self) -> bool:
         return self.phase is BuyerPhase.QUARANTINED
 
-    # -- links --------------------------------------------------------------------------------------------------------
+    # -- links -------------------------------------------------
 
     def connected(self, link: Link) -> None:
         """A link stands: resume every channel on it before anything else."""
@@ -142,7 +142,7 @@ class Buyer:
         if self.link is not None:
             self.lose(self.link)
 
-    # -- the wire -------------------------------------------------------------------------------------------------------
+    # -- the wire -------------------------------------------------
 
     def receive(self, stream: int, kind: int, payload: bytes) -> None:
         order = self.orders.get(stream)
@@ -159,7 +159,7 @@ class Buyer:
             except ProtocolViolation as fault:
                 self.quarantine("protocol-violation", fault.message)
 
-    # -- orders ---------------------------------------------------------------------------------------------------------
+    # -- orders -------------------------------------------------
 
     def open_channel(self) -> None:
         """Ask for a channel: there is none yet."""

@@ -98,7 +98,7 @@ class Observer:
         self.sales[order.id] = sale
         self._orders[order.message.channel, order.message.order_number] = sale
 
-    # -- the wire ---------------------------------------------------------------------------------------------------
+    # -- the wire -------------------------------------------------
 
     def leaves(self, side: Role, kind: int, payload: bytes, durable: dict[bytes, set[Role]]) -> None:
         """A message leaves a side: what it signed must be durable there."""
@@ -147,7 +147,7 @@ class Observer:
         if fault and len(self.honest) == 2:
             raise Broken(f"order {self.sales[order_id].order.order_number}: {fault}")
 
-    # -- the ledgers ------------------------------------------------------------------------------------------------
+    # -- the ledgers -------------------------------------------------
 
     def stored(self, side: Role, signed: Signed[Message]) -> None:
         """A record is durable in a side's ledger."""

@@ -19,6 +19,9 @@ CHAT, COMPLETIONS = ENDPOINTS
 CLOCKS_APART_MS: Final = 55_000
 """How far each clock may be off: together less than the two minutes that both sides bear."""
 
+MANY_AT_ONCE: Final = 0.005
+"""Share of the histories with up to 64 orders in flight: each takes as long as a hundred others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -81,7 +84,7 @@ def random_plan(random: Random) -> Plan:
     """Any history."""
     window = random.choice((16, 16, 16, 17, 24, 64))
     shape = random.random()
-    if shape < 0.02:
+    if shape < MANY_AT_ONCE:
         requests = _many_at_once(random, window)
     else:
         n_orders = random.choice((1, 1, 2, 3, 4, 6)) if shape < 0.9 else random.randint(6, 12)
@@ -99,8 +102,8 @@ def random_plan(random: Random) -> Plan:
         requests=tuple(requests),
         weather=random_weather(random),
         in_order=random.random() < 0.7,
-        parallel=random.random() < 0.6 or shape < 0.02,
-        steps=random.choice((60, 150, 300, 600)) if shape >= 0.02 else 3000,
+        parallel=random.random() < 0.6 or shape < MANY_AT_ONCE,
+        steps=random.choice((60, 150, 300)) if shape >= MANY_AT_ONCE else 2000,
         clocks_ms={
             side: random.choice((0, random.randint(-CLOCKS_APART_MS, CLOCKS_APART_MS)))
             for side in (Role.PROVIDER, Role.CLIENT)

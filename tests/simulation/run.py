@@ -93,7 +93,7 @@ def run_honest(seeds: Iterable[int], *, sqlite: bool = False) -> Tally:
                     tally.add(runner.run(honest_history(seed, disks)))
                 except Exception as error:
                     option = " --sqlite" if sqlite else ""
-                    command = f"python -m tests.simulation {seed}{option}"
+                    command = f"scripts/simulate --seed {seed} --trace{option}"
                     raise Broken(f"history {seed}: {error!r}\nReplay it: {command}") from error
     finally:
         if shelf is not None:

@@ -101,7 +101,7 @@ class Seller:
         """Orders that were accepted and are not over."""
         return [t for t in self.talks.values() if isinstance(t, OrderTalk) and t.machine is not None]
 
-    # -- the ledger -------------------------------------------------------------------------------------------------
+    # -- the ledger -------------------------------------------------
 
     def restore(self) -> None:
         """Go by what the ledger has; orders that are open in it are suspended."""
@@ -135,7 +135,7 @@ class Seller:
         boot.persist(self.world.offer)
         boot.run(self.restore)
 
-    # -- the wire ---------------------------------------------------------------------------------------------------
+    # -- the wire -------------------------------------------------
 
     def accept(self, link: Link) -> None:
         self.links.append(link)
@@ -387,7 +387,7 @@ class OrderTalk(Talk):
         )
         self.act(actions)
 
-    # -- the engine and the clock -------------------------------------------------------------------------------------
+    # -- the engine and the clock -------------------------------------------------
 
     @property
     def may_read(self) -> bool:
@@ -399,6 +399,7 @@ class OrderTalk(Talk):
             and machine.wants_engine
             and self.engine.asked
             and not self.engine.over
+            and (bool(self.engine.pieces) or self.outbox.is_idle)  # All is sent before the engine's end is told.
         )
 
     def read_engine(self) -> None:
@@ -423,7 +424,7 @@ class OrderTalk(Talk):
         if self.machine is not None and self.machine.is_running:
             self.act(self.machine.interrupt(self.seller.now_ms))
 
-    # -- what the machine wants ---------------------------------------------------------------------------------------
+    # -- what the machine wants -------------------------------------------------
 
     def act(self, actions: Actions) -> None:
         for action in actions:

@@ -69,7 +69,7 @@ class World:
         self.start(Role.PROVIDER)
         self.start(Role.CLIENT)
 
-    # -- what the processes ask -----------------------------------------------------------------------------------------
+    # -- what the processes ask -------------------------------------------------
 
     def clock(self, side: Role) -> int:
         """A side's own clock."""
@@ -133,7 +133,7 @@ class World:
     def runs(self, side: Role) -> bool:
         return (self.seller if side is Role.PROVIDER else self.buyer) is not None
 
-    # -- steps ------------------------------------------------------------------------------------------------------------
+    # -- steps -------------------------------------------------
 
     def start(self, side: Role) -> None:
         """A process starts, with nothing but its ledger."""
@@ -220,7 +220,7 @@ class World:
             for talk in self.seller.orders():
                 talk.tick()
 
-    # -- what can happen -----------------------------------------------------------------------------------------------
+    # -- what can happen -------------------------------------------------
 
     def deliveries(self) -> list[tuple[Role, Link, int]]:
         found = []
@@ -326,7 +326,7 @@ class World:
                 self.pass_time(int(random.choice((1, 20, 20, 400, 16_000))))
         return goes_on
 
-    # -- to the end ------------------------------------------------------------------------------------------------------
+    # -- to the end -------------------------------------------------
 
     async def rest(self) -> None:
         """Let everything happen that can, without any more trouble, until nothing does."""
