@@ -12,11 +12,13 @@ from typing import Any
 import msgspec
 
 from p2pgrid.proto.codes import Party
-from p2pgrid.proto.messages import ENDPOINTS, Meter, Offer, Order, Receipt, Status, Usage
+from p2pgrid.proto.messages import ENDPOINTS, Meter, Offer, Order, Receipt, Status, Tariff, TariffPeriod, Usage
+from p2pgrid.proto.pricing import price_of
 from p2pgrid.proto.record import Record, Role, Signature, Signed, sign_message
 from tests.proto.chains import (
     DAY_MS,
     START_MS,
+    TARIFF,
     Dealings,
     LinesBundle,
     bundle_of,
@@ -495,6 +497,45 @@ def billed_twice() -> list[LinesBundle]:
     order = grid.order()
     grid.receipt(order, USAGE)
     grid.receipt(order, USAGE)
+    return both(grid)
+
+
+def by_the_hour(**changes: int) -> Dealings:
+    """One order that a schedule makes dearer at its hour, and its receipt at that price, or another."""
+    dear = msgspec.structs.replace(TARIFF, output_upm=2 * TARIFF.output_upm)
+    minute = START_MS // 60_000 % 1440
+    period = TariffPeriod(weekdays=127, from_minute=minute, until_minute=minute + 2, tariff=dear)
+    entry = make_offer(key("provider")).models[0]
+    scheduled = msgspec.structs.replace(entry, schedule=(period,))
+    grid = Dealings(offer_changes={"models": (scheduled,)})
+    grid.receipt(grid.order(), USAGE, **{"amount_pico": price_of(dear, USAGE), **changes})
+    return grid
+
+
+@vector("wrong-amount", P)
+def the_day_s_price_at_night() -> list[LinesBundle]:
+    return both(by_the_hour(amount_pico=price_of(TARIFF, USAGE)))
+
+
+@vector("out-of-range", P)
+def price_beyond_all_bounds() -> list[LinesBundle]:
+    grid = Dealings()
+    dear = Tariff(input_upm=10**12, cached_input_upm=10**12, output_upm=10**12)
+    entry = msgspec.structs.replace(make_offer(grid.provider).models[0], tariff=dear)
+    offer = grid.keep(
+        sign_message(make_offer(grid.provider, sequence=2, models=(entry,)), Role.PROVIDER, grid.provider)
+    )
+    most = {"max_prompt_tokens": 8_000_000, "max_output_tokens": 8_000_000, "max_amount_pico": 2**63 - 1}
+    usage = Usage(prompt_tokens=8_000_000, output_tokens=8_000_000)
+    grid.receipt(grid.order(offer=offer.id, **most), usage, amount_pico=7)
+    return both(grid)
+
+
+@vector("malformed", P)
+def negative_amount() -> list[LinesBundle]:
+    grid = two_receipts()
+    meter = msgspec.structs.replace(grid.meters[1][0].message, tick=2, amount_pico=-1)
+    grid.keep(sign_payload(Meter.payload_type, msgspec.msgpack.encode(meter), {Role.PROVIDER: grid.provider}))
     return both(grid)
 
 

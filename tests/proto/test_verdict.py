@@ -17,6 +17,7 @@ from tests.proto.audit_cases import (
     P,
     altered_payload,
     both,
+    by_the_hour,
     last_receipt,
     overcharged,
     replaced,
@@ -78,6 +79,10 @@ def test_an_honest_log_is_clean(demands: LogDemands) -> None:
     grid, attachments = logged_dealings()
     for bundles in (attached(grid, *attachments), one_side(grid, attachments)):
         assert told(audit_records(bundles, log_demands=demands)) == []
+
+
+def test_the_hour_s_price_is_clean() -> None:
+    assert told(audit_records(both(by_the_hour()))) == []
 
 
 def test_a_proof_alone_beside_a_bundle_is_clean() -> None:
