@@ -181,7 +181,9 @@ async def test_many_take_several_exchanges() -> None:
         await bought.append(*disputes)
         await sold.append(*theirs)
         session(purchaser).disputes.said(disputes[0])
-        await until(lambda: held(bought) == held(sold) == sorted((one.id, b"") for one in (*disputes, *theirs)), 60)
+        n = len(disputes) + len(theirs)
+        await until(lambda: all(one.counts()["/p2pgrid/dispute/1"] == n for one in (bought, sold)), 60)
+        assert held(bought) == held(sold) == sorted((one.id, b"") for one in (*disputes, *theirs))
         mentioned: list[bytes] = []
         for _ in range(4):
             await buy(purchaser, bought, sold)
