@@ -137,6 +137,7 @@ def check_part(catalog_path: Path, partition: int, odd: Collection[OrderKey]) ->
     block.take(lines_of(catalog.index, partition))
     parts = block.judge()
     orders, signatures, meters = block.wanted()
+    block.forget()
     activity: Activity = {}
     links: dict[GroupKey, list[Link]] = defaultdict(list)
     for channel_id, part in parts.items():

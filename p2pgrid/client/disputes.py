@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from p2pgrid.client.exchanges import DisputedRecord, Exchange, exchange
 from p2pgrid.client.text import printable
-from p2pgrid.errors import InvalidRecord, LedgerError, P2pgridError, ProtocolViolation, RemoteError
+from p2pgrid.errors import InvalidRecord, LedgerError, P2pgridError, ProtocolViolation, Refused, RemoteError
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.proto.books import ChannelBooks
@@ -87,9 +87,16 @@ class Disputes:
             exchanged: Exchanged = await self._guard(self._exchange(link, channel))
             return exchanged
 
-    async def exchange_all(self, link: LinkConnection) -> list[Exchanged]:
-        """The same for every channel in which something may still be said."""
-        return [await self.exchange(link, channel) for channel in self._live_channels()]
+    async def exchange_all(self, link: LinkConnection) -> dict[bytes, Exchanged]:
+        """The same for every channel in which something may still be said, by its id; one that the provider refuses is
+        passed over."""
+        done = {}
+        for channel in self._live_channels():
+            try:
+                done[channel.message.channel] = await self.exchange(link, channel)
+            except Refused as refusal:
+                _log_not_exchanged(channel, refusal)
+        return done
 
     async def keep(self, link: LinkConnection) -> None:
         """Exchange all, then whenever either side has news, until cancelled or until the provider breaks a rule."""
@@ -124,9 +131,7 @@ class Disputes:
         try:
             await self.exchange(link, channel)
         except (RemoteError, LedgerError) as error:
-            what = channel.message.channel.hex()[:16]
-            level = logging.ERROR if isinstance(error, LedgerError | ProtocolViolation) else logging.INFO
-            log.log(level, "the disputes of channel %s were not exchanged: %s", what, error.message)
+            _log_not_exchanged(channel, error)
 
     async def _watch(self, link: LinkConnection) -> None:
         try:
@@ -180,6 +185,12 @@ class Disputes:
         books = self._books(channel.message.channel)
         if books is not None:
             note_held(books, self._ledger, ids)
+
+
+def _log_not_exchanged(channel: Signed[Channel], error: P2pgridError) -> None:
+    what = channel.message.channel.hex()[:16]
+    level = logging.ERROR if isinstance(error, LedgerError | ProtocolViolation) else logging.INFO
+    log.log(level, "the disputes of channel %s were not exchanged: %s", what, error.message)
 
 
 def _open_ms(channel: Channel) -> int:

@@ -40,6 +40,7 @@ from p2pgrid.errors import LedgerError, Refused, RemoteError, Unreachable
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.proto.dispute_exchange import Said
+from p2pgrid.proto.dispute_rules import is_unanswered
 from p2pgrid.proto.keys import PublicKey, SecretKey, parse_peer_id, parse_public_key
 from p2pgrid.proto.messages import Offer
 from p2pgrid.proto.reconcile import Reconciliation
@@ -426,7 +427,7 @@ class Purchaser:
                     await self.book.wait_for_change()
 
     def _worth_a_link(self) -> list[str]:
-        """Providers on sale that owe us an ending, and the cheapest few."""
+        """Providers on sale with whom something is open, and the cheapest few."""
         on_sale = {parse_public_key(offer.message.provider).peer_id: offer for offer in self.book.offers()}
         unsettled = [
             parse_public_key(channel.message.provider).peer_id
@@ -434,6 +435,7 @@ class Purchaser:
             if channel.message.client == self._key.public_key.raw and self.ledger.open_orders(channel.message.channel)
         ]
         now_ms = self._now_ms()
+        unsettled += self._disputing(now_ms)
         cheapest = sorted(
             (min(offer.message.tariff_at(entry, now_ms).output_upm for entry in offer.message.models), peer_id)
             for peer_id, offer in on_sale.items()
@@ -441,6 +443,20 @@ class Purchaser:
         )
         wanted = [*unsettled, *(peer_id for _, peer_id in cheapest[:WARM_LINKS])]
         return [peer_id for peer_id in wanted if peer_id in on_sale and peer_id not in self.quarantine]
+
+    def _disputing(self, now_ms: int) -> list[str]:
+        """Providers with whom a dispute waits for an answer, theirs or ours."""
+        terms = {c.message.channel: c.message for c in self.ledger.channels()}
+        disputed = {
+            row.dispute.message.channel
+            for row in self.ledger.disputes(unanswered=True)
+            if row.dispute.message.channel in terms
+            and not is_unanswered(
+                row.dispute.message, dispute_days=terms[row.dispute.message.channel].dispute_days, now_ms=now_ms
+            )
+        }
+        ours = [terms[channel] for channel in disputed if terms[channel].client == self._key.public_key.raw]
+        return sorted({parse_public_key(channel.provider).peer_id for channel in ours})
 
 
 def unix_ms() -> int:

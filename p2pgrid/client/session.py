@@ -237,7 +237,7 @@ class ProviderSession(OrderOwner):
                     link = await self.ready(self._limits.link_timeout_s)
                     try:
                         changes = await self._record_faults(self._resume(link, every=True))
-                        await self.disputes.exchange_all(link)
+                        await self._exchange_disputes(link, changes)
                     except Unreachable:
                         if not link.closed.done():
                             raise
@@ -432,6 +432,14 @@ class ProviderSession(OrderOwner):
                 self._link = None
             self._tell()
         await self._keeper.aclose()
+
+    async def _exchange_disputes(self, link: LinkConnection, changes: list[Reconciliation]) -> None:
+        """Exchange all now, and add to `changes` what came of it."""
+        exchanged = await self.disputes.exchange_all(link)
+        for change in changes:
+            if (said := exchanged.get(change.channel)) is not None:
+                change.restored += said.taken
+                change.sent += said.sent
 
     async def _exchange_disputes_until_retired(self, link: LinkConnection) -> None:
         keeping = asyncio.create_task(self.disputes.keep(link), name=f"disputes {self.provider}")

@@ -242,10 +242,18 @@ class MemoryLedger:
 
     def dispute(self, record_id: bytes) -> DisputeRow | None:
         """The dispute with that id, or that to which the answer of that id is; None if neither is on record."""
-        for one in self.disputes():
-            if record_id in (one.dispute.id, one.answer.id if one.answer is not None else None):
-                return one
-        return None
+        row = self._books.rows.get(record_id)
+        if row is not None and isinstance(row.message, Answer):
+            row = self._books.rows.get(row.message.dispute)
+        if row is None or not isinstance(row.message, Dispute):
+            return None
+        channel = row.message.channel
+        answer_id = self._books.slots.get(("answers", ("channel", "dispute"), (channel.hex(), row.record.id.hex())))
+        answer = self._books.rows[answer_id].record if answer_id is not None else None
+        return DisputeRow(
+            self._signed(row.record, Dispute, channel),
+            self._signed(answer, Answer, channel) if answer is not None else None,
+        )
 
     def dispute_ids(self, channel: bytes, *, after: int = 0, limit: int | None = None) -> list[tuple[int, bytes]]:
         """Number of the receipt and id of each dispute and answer about receipts above number `after`, by number."""

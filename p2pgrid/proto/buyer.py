@@ -292,8 +292,10 @@ class BuyerOrder:
 
     def _meter_fault(self, meter: Meter, now_ms: int) -> Fault | None:
         order = self.order.message
-        if (meter.channel, meter.order_number, meter.tick) != (order.channel, order.order_number, self._ticks + 1):
-            return "wrong-slot", "the meter tick is for another channel or order, or out of turn."
+        if (meter.channel, meter.order_number) != (order.channel, order.order_number):
+            return "wrong-order", "the meter tick is for another channel or order."
+        if meter.tick != self._ticks + 1:
+            return "meter-gap", f"the meter tick {meter.tick} came, and {self._ticks + 1} was due."
         counted = self.usage
         if self.counter.contradiction:
             return "wrong-count", f"the answer contradicts itself: {self.counter.contradiction}."

@@ -55,17 +55,18 @@ def verify_card(record: Record) -> Signed[Card]:
 def check_follows(before: Signed[Card], card: Signed[Card]) -> None:
     """Raises InvalidRecord unless `card` may come right after `before`.
 
-    `two-records-one-slot`: the operator signed two cards under one number. `broken-link`: it names another card before
-    it, or its number is lower. `wrong-key`: neither the operator nor the successor it had named has signed.
+    `two-records-one-slot`: the operator signed two cards under one number. `broken-card-chain`: it names another card
+    before it, its number is lower, or neither the operator nor the successor that it had named has signed.
     """
     old, new = before.message, card.message
     if new.sequence == old.sequence and card.id != before.id:
         raise InvalidRecord("two-records-one-slot", f"the operator signed two cards under number {new.sequence}.")
     if new.sequence <= old.sequence or new.previous != before.id:
-        raise InvalidRecord("broken-link", f"card {new.sequence} does not follow card {old.sequence}.")
+        raise InvalidRecord("broken-card-chain", f"card {new.sequence} does not follow card {old.sequence}.")
     if new.operator not in (old.operator, old.successor):
         raise InvalidRecord(
-            "wrong-key", f"card {new.sequence} is signed by a key that card {old.sequence} does not name as successor."
+            "broken-card-chain",
+            f"card {new.sequence} is signed by a key that card {old.sequence} does not name as successor.",
         )
 
 
@@ -86,7 +87,7 @@ def verify_chain(records: Iterable[Record]) -> CardChain:
 def join_chains(known: CardChain, new: CardChain) -> CardChain:
     """What both say together, the longest. Raises InvalidRecord where they contradict each other.
 
-    `two-records-one-slot` for two cards under one number; `broken-link` where nothing links them.
+    `two-records-one-slot` for two cards under one number; `broken-card-chain` where nothing links them.
     """
     if not known or not new:
         return known or new
@@ -101,7 +102,9 @@ def join_chains(known: CardChain, new: CardChain) -> CardChain:
             check_follows(joined[-1], card)
             joined.append(card)
         elif card.message.sequence not in by_number:
-            raise InvalidRecord("broken-link", f"card {card.message.sequence} is no part of the chain that is known.")
+            raise InvalidRecord(
+                "broken-card-chain", f"card {card.message.sequence} is no part of the chain that is known."
+            )
     return tuple(joined)
 
 

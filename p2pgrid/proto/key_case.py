@@ -14,6 +14,7 @@ from p2pgrid.proto.judgement import Case, shortened
 from p2pgrid.proto.key_rules import (
     KeyTerm,
     faults_of_card,
+    faults_of_card_keys,
     faults_of_key,
     faults_of_offer_card,
     key_term,
@@ -25,7 +26,8 @@ from p2pgrid.proto.rules import Fault
 
 
 def judge_cards(case: Case) -> None:
-    """Cards (`two-records-one-slot`, `broken-card-chain`), then offers (`key-not-bound`, `card-missing`)."""
+    """Cards (`two-records-one-slot`, `broken-card-chain`, `key-not-admissible`), then offers (`key-not-bound`,
+    `card-missing`)."""
     rivals_of: set[bytes] = set()
     for rivals in by_slot(case.cards.values()).values():
         if len(rivals) > 1:
@@ -40,7 +42,7 @@ def judge_cards(case: Case) -> None:
         if first is not held and not rivals_of.issuperset((first.record_id, held.record_id)):
             sentence = f"Card {held.message.sequence} follows the same card as card {first.message.sequence} does."
             faults = [Fault("broken-card-chain", sentence)]
-        for fault in faults:
+        for fault in [*faults, *faults_of_card_keys(held.message)]:
             case.docket.add(_about_card(held, fault))
     for offer in sorted(case.offers.values(), key=lambda h: h.record_id):
         if not offer.message.card:
@@ -57,7 +59,9 @@ def judge_cards(case: Case) -> None:
 
 def _about_card(held: Held[Any], fault: Fault) -> Draft:
     signers = {Role.OPERATOR: held.message.operator}
-    return Draft(fault.code, fault.sentence, held.places, record_id=held.record_id, signers=signers)
+    return Draft(
+        fault.code, fault.sentence, held.places, fault.party, held.record_id, signers=signers, convinces=fault.proven
+    )
 
 
 def key_term_of(case: Case, offer_id: bytes) -> KeyTerm | None:

@@ -10,8 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from p2pgrid.errors import InvalidRecord
 from p2pgrid.proto.card import Card
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
+from p2pgrid.proto.codes import Party
+from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.messages import Offer
 from p2pgrid.proto.rules import Fault
 
@@ -43,6 +46,18 @@ class KeyTerm:
         if early > self.until_ms:
             return KeyState.EXPIRED
         return KeyState.NOT_YET if late < self.from_ms else KeyState.BOUND
+
+
+def faults_of_card_keys(card: Card) -> list[Fault]:
+    """Is every key in the card one that can sign? `key-not-admissible`, once."""
+    keys = [*(peer.key for peer in card.peers), *(one.key for one in card.revoked)]
+    for key in [*keys, *([card.successor] if card.successor else [])]:
+        try:
+            parse_public_key(key)
+        except InvalidRecord as error:
+            sentence = f"A key in card {card.sequence} is not admissible: {error.message}"
+            return [Fault(error.code, sentence, Party.OPERATOR)]
+    return []
 
 
 def faults_of_card(card: Card, *, before: Card) -> list[Fault]:

@@ -21,6 +21,7 @@ from p2pgrid.proto.evidence import Held
 from p2pgrid.proto.findings import Absence, Blemish, Draft, Place
 from p2pgrid.proto.inclusion import INCLUSION_PROOF_TYPE
 from p2pgrid.proto.judgement import Case, shortened
+from p2pgrid.proto.merkle import leaf_hash, root_from_inclusion
 from p2pgrid.proto.messages import Offer
 from p2pgrid.proto.record import Role
 from p2pgrid.proto.rules import Fault
@@ -47,6 +48,48 @@ class LogDemands:
 NO_DEMANDS: Final = LogDemands()
 
 
+@dataclass(slots=True)
+class Tree:
+    """One tree of one log, with every copy of its checkpoint."""
+
+    copies: list[HeldCheckpoint]
+    _seen: list[tuple[bytes, int]] | None = None
+
+    @property
+    def first(self) -> HeldCheckpoint:
+        return self.copies[0]
+
+    @property
+    def log_key(self) -> bytes:
+        return self.first.checkpoint.log_key.raw
+
+    @property
+    def size(self) -> int:
+        return self.first.checkpoint.size
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return tuple(sorted(place for copy in self.copies for place in copy.places))
+
+    @property
+    def seen(self) -> list[tuple[bytes, int]]:
+        """By whom and when (Unix milliseconds) it was cosigned, the log's owner apart. Looked at once."""
+        if self._seen is None:
+            found = {
+                (one.witness.raw, one.time_s * 1000)
+                for copy in self.copies
+                for one in cosignatures_of(copy.checkpoint)
+                if one.witness.raw != self.log_key
+            }
+            self._seen = sorted(found)
+        return self._seen
+
+    @property
+    def witnesses(self) -> int:
+        """How many peers beside the owner."""
+        return len({witness for witness, _ in self.seen})
+
+
 def judge_logs(
     case: Case,
     attachments: Attachments,
@@ -59,81 +102,86 @@ def judge_logs(
     `log-forked`, `bad-proof`, `record-missing` (a proof's checkpoint), `wrong-origin`, `after-checkpoint`; where it is
     demanded `not-logged`, `too-few-witnesses`, `checkpoint-stale`.
     """
-    by_size: dict[int, list[HeldCheckpoint]] = defaultdict(list)
-    for checkpoint_id in sorted(attachments.checkpoints):
-        held = attachments.checkpoints[checkpoint_id]
-        by_size[held.checkpoint.size].append(held)
+    trees = _trees_of(attachments)
+    sizes = {tree.size for tree in trees}
+    by_root: dict[tuple[int, bytes], list[Tree]] = defaultdict(list)
+    for tree in trees:
+        by_root[tree.size, tree.first.checkpoint.root].append(tree)
+    parties = {key for book in books for key in roles_of(book.channel.message).values()}
+    parties |= {held.message.provider for held in offers.values()}
     clients = {book.channel.message.client for book in books}
-    forked = _judge_roots(case, by_size, clients)
+    forked = _judge_roots(case, trees, clients)
     records = _loggable(case, books, offers) if attachments.proofs else {}
     logged: set[tuple[bytes, bytes]] = set()
-    leaves: dict[tuple[bytes, int], tuple[HeldProof, HeldCheckpoint]] = {}
+    leaves: dict[tuple[bytes, int], tuple[HeldProof, Tree]] = {}
     for proof_id in sorted(attachments.proofs):
         proof = attachments.proofs[proof_id]
-        borne_out = _borne_out(case, proof, by_size[proof.proof.tree_size])
-        for checkpoint in borne_out:
-            log_key = checkpoint.checkpoint.log_key.raw
-            logged.add((log_key, proof.proof.record_id))
-            first, of = leaves.setdefault((log_key, proof.proof.leaf_index), (proof, checkpoint))
-            if first.proof.entry != proof.proof.entry and log_key not in forked:
-                forked.add(log_key)
+        found = _borne_out(case, proof, by_root, sizes)
+        # Anybody can sign the root of another's tree: what is no party's log shows nothing, however many there are.
+        for tree in [tree for tree in found if tree.log_key in parties] or found[:1]:
+            logged.add((tree.log_key, proof.proof.record_id))
+            first, of = leaves.setdefault((tree.log_key, proof.proof.leaf_index), (proof, tree))
+            if first.proof.entry != proof.proof.entry and tree.log_key not in forked:
+                forked.add(tree.log_key)
                 sentence = f"two different entries as its leaf {proof.proof.leaf_index}."
-                _report_fork(case, of, checkpoint, sentence, clients, [first.places[0], proof.places[0]])
-        if borne_out and proof.proof.record_id in records:
-            _judge_logged(case, proof, borne_out, *records[proof.proof.record_id])
+                _report_fork(case, of, tree, sentence, clients, [first.places[0], proof.places[0]])
+        if found and proof.proof.record_id in records:
+            _judge_logged(case, proof, found, *records[proof.proof.record_id])
     if demands.any:
-        _judge_demands(case, attachments, books, logged, demands)
+        _judge_demands(case, trees, books, logged, demands)
 
 
-def _judge_roots(case: Case, by_size: Mapping[int, list[HeldCheckpoint]], clients: set[bytes]) -> set[bytes]:
+def _trees_of(attachments: Attachments) -> list[Tree]:
+    found: dict[tuple[int, bytes, bytes], Tree] = {}
+    for checkpoint_id in sorted(attachments.checkpoints):
+        held = attachments.checkpoints[checkpoint_id]
+        key = held.checkpoint.size, held.checkpoint.log_key.raw, held.checkpoint.root
+        found.setdefault(key, Tree([])).copies.append(held)
+    return [found[key] for key in sorted(found)]
+
+
+def _judge_roots(case: Case, trees: Sequence[Tree], clients: set[bytes]) -> set[bytes]:
     """Two roots of one size; the keys of the logs."""
     forked: set[bytes] = set()
-    for size in sorted(by_size):
-        first: dict[bytes, HeldCheckpoint] = {}
-        for held in by_size[size]:
-            log_key = held.checkpoint.log_key.raw
-            other = first.setdefault(log_key, held)
-            if other.checkpoint.root != held.checkpoint.root and log_key not in forked:
-                forked.add(log_key)
-                _report_fork(case, other, held, f"two different trees of {size} leaves.", clients)
+    first: dict[tuple[bytes, int], Tree] = {}
+    for tree in trees:
+        other = first.setdefault((tree.log_key, tree.size), tree)
+        if other is not tree and tree.log_key not in forked:
+            forked.add(tree.log_key)
+            _report_fork(case, other, tree, f"two different trees of {tree.size} leaves.", clients)
     return forked
 
 
 def _report_fork(
-    case: Case,
-    one: HeldCheckpoint,
-    other: HeldCheckpoint,
-    sentence: str,
-    clients: set[bytes],
-    more: Iterable[Place] = (),
+    case: Case, one: Tree, other: Tree, sentence: str, clients: set[bytes], more: Iterable[Place] = ()
 ) -> None:
-    key = one.checkpoint.log_key.raw
-    role = Role.CLIENT if key in clients else Role.PROVIDER
+    role = Role.CLIENT if one.log_key in clients else Role.PROVIDER
     places = tuple(dict.fromkeys([one.places[0], other.places[0], *more]))
-    sentence = f"The log {one.checkpoint.origin} signed {sentence}"
-    case.docket.add(Draft("log-forked", sentence, places, record_id=one.record_id, signers={role: key}))
+    sentence = f"The log {one.first.checkpoint.origin} signed {sentence}"
+    signers = {role: one.log_key}
+    case.docket.add(Draft("log-forked", sentence, places, record_id=one.first.record_id, signers=signers))
 
 
-def _borne_out(case: Case, proof: HeldProof, checkpoints: Sequence[HeldCheckpoint]) -> list[HeldCheckpoint]:
-    """The checkpoints that the proof leads to; that there is none is reported."""
-    found: list[HeldCheckpoint] = []
-    why = ""
-    for held in checkpoints:
-        try:
-            proof.proof.verify(held.checkpoint)
-        except InvalidRecord as error:
-            why = error.message
-        else:
-            found.append(held)
-    what = f"the proof for leaf {proof.proof.leaf_index} of {proof.proof.tree_size}"
-    if not checkpoints:
+def _borne_out(
+    case: Case, proof: HeldProof, by_root: Mapping[tuple[int, bytes], list[Tree]], sizes: set[int]
+) -> list[Tree]:
+    """The trees that the proof leads to; that there is none is reported."""
+    said = proof.proof
+    why = "it leads to none of their roots."
+    try:
+        root = root_from_inclusion(leaf_hash(said.entry), said.leaf_index, said.tree_size, said.hashes)
+    except InvalidRecord as error:
+        root, why = b"", error.message
+    found = by_root.get((said.tree_size, root), [])
+    what = f"the proof for leaf {said.leaf_index} of {said.tree_size}"
+    if said.tree_size not in sizes:
         bundles = tuple(sorted({place.bundle for place in proof.places}))
         sentence = f"No bundle holds the checkpoint that {what} leads to."
         draft = Draft("record-missing", sentence, tuple(proof.places), record_id=proof.record_id, holders=bundles)
         stands = "It stands where a proof's checkpoint is missing."
         case.docket.add_absence(Absence(CHECKPOINT_TYPE, (), "the checkpoint", draft, bundles, proof=stands))
     elif not found:
-        sentence = f"{what[0].upper()}{what[1:]} leads to no checkpoint of that size: {why}"
+        sentence = f"{what[0].upper()}{what[1:]} does not hold for any checkpoint of that size: {why}"
         _spoilt(case, proof, Draft("bad-proof", sentence, tuple(proof.places), record_id=proof.record_id))
     return found
 
@@ -156,41 +204,32 @@ def _loggable(
     return found
 
 
-def _judge_logged(
-    case: Case, proof: HeldProof, checkpoints: Sequence[HeldCheckpoint], held: Held[Any], book: Book | None
-) -> None:
+def _judge_logged(case: Case, proof: HeldProof, trees: Sequence[Tree], held: Held[Any], book: Book | None) -> None:
     if isinstance(held.message, Card):
         return  # an operator's nodes log its cards, each in its own log
     keys = {held.message.provider} if book is None else set(roles_of(book.channel.message).values())
-    own = [each for each in checkpoints if each.checkpoint.log_key.raw in keys]
+    own = [tree for tree in trees if tree.log_key in keys]
     if not own:
-        sentence = f"The proof for {held} leads to the log {checkpoints[0].checkpoint.origin}, which is no party's."
+        origin = trees[0].first.checkpoint.origin
+        sentence = f"The proof for {held} leads to the log {origin}, which is no party's."
         channel = book.id if book is not None else b""
         _spoilt(case, proof, Draft("wrong-origin", sentence, tuple(proof.places), None, proof.record_id, channel))
         return
     if book is None:
         return
     issued_ms: int = getattr(held.message, "issued_ms", 0)
-    seen_ms = [one.time_s * 1000 for each in own for one in _foreign_cosignatures(each)]
+    seen_ms = [time_ms for tree in own for _, time_ms in tree.seen]
     if seen_ms and issued_ms - CLOCK_TOLERANCE_MS > min(seen_ms):
         sentence = f"By its time {held} comes after a checkpoint that it is in, as a witness saw it."
         case.report(book, held, Fault("after-checkpoint", sentence))
 
 
 def _judge_demands(
-    case: Case,
-    attachments: Attachments,
-    books: Sequence[Book],
-    logged: set[tuple[bytes, bytes]],
-    demands: LogDemands,
+    case: Case, trees: Sequence[Tree], books: Sequence[Book], logged: set[tuple[bytes, bytes]], demands: LogDemands
 ) -> None:
-    latest: dict[bytes, HeldCheckpoint] = {}
-    for checkpoint_id in sorted(attachments.checkpoints):
-        held = attachments.checkpoints[checkpoint_id]
-        key = held.checkpoint.log_key.raw
-        # Of one size the one with most cosignatures: each is a copy with what somebody knew.
-        if key not in latest or _rank(held) > _rank(latest[key]):
-            latest[key] = held
+    latest: dict[bytes, Tree] = {}
+    for tree in trees:  # by size; of one size there are two only in a fork
+        latest[tree.log_key] = tree
     judged: set[bytes] = set()
     for book in books:
         provider = book.channel.message.provider
@@ -218,29 +257,18 @@ def _demand_proofs(case: Case, book: Book, logged: set[tuple[bytes, bytes]]) -> 
         case.docket.add_absence(absence)
 
 
-def _demand_witnesses(case: Case, book: Book, held: HeldCheckpoint | None, wanted: int) -> None:
-    cosignatures = _foreign_cosignatures(held) if held is not None else []
-    about: tuple[tuple[Place, ...], bytes]
-    about = (tuple(held.places), held.record_id) if held is not None else (book.channel.places[:1], b"")
-    places, record_id = about
-    if len(cosignatures) < wanted:
-        which = f"the provider's checkpoint of {held.checkpoint.size}" if held is not None else "no checkpoint"
-        sentence = f"{len(cosignatures)} witnesses have cosigned {which}; {wanted} are demanded."
-        if held is None:
-            sentence = f"No bundle holds a checkpoint of the provider's log; {wanted} witnesses are demanded."
-        case.docket.add(Draft("too-few-witnesses", sentence, places, None, record_id, book.id))
+def _demand_witnesses(case: Case, book: Book, tree: Tree | None, wanted: int) -> None:
+    if tree is None:
+        sentence = f"No bundle holds a checkpoint of the provider's log; {wanted} witnesses are demanded."
+        about = book.channel.places[:1], None, book.channel.record_id, book.id
+        case.docket.add(Draft("too-few-witnesses", sentence, *about))
         return
-    seen_ms = max(one.time_s * 1000 for one in cosignatures)
-    if seen_ms + STALE_MS + CLOCK_TOLERANCE_MS < case.now_ms:
+    about = tree.places, None, tree.first.record_id, book.id
+    if tree.witnesses < wanted:
+        sentence = (
+            f"Of the provider's checkpoint of {tree.size} {tree.witnesses} witnesses know; {wanted} are demanded."
+        )
+        case.docket.add(Draft("too-few-witnesses", sentence, *about))
+    elif max(time_ms for _, time_ms in tree.seen) + STALE_MS + CLOCK_TOLERANCE_MS < case.now_ms:
         sentence = "No witness has seen the provider's latest checkpoint within the day before the audit."
-        case.docket.add(Draft("checkpoint-stale", sentence, places, None, record_id, book.id))
-
-
-def _rank(held: HeldCheckpoint) -> tuple[int, int]:
-    return held.checkpoint.size, len(_foreign_cosignatures(held))
-
-
-def _foreign_cosignatures(held: HeldCheckpoint) -> list[Any]:
-    """Those by others than the log's owner."""
-    own = held.checkpoint.log_key.raw
-    return [one for one in cosignatures_of(held.checkpoint) if one.witness.raw != own]
+        case.docket.add(Draft("checkpoint-stale", sentence, *about))

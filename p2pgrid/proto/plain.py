@@ -13,6 +13,7 @@ from binascii import a2b_base64
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha256
 from typing import Annotated, Any, Final
 from zlib import crc32
@@ -313,7 +314,7 @@ class PlainBlock:
                 if len(self._checks) >= _CHECKS_AT_ONCE:
                     self._verify()
             copies = known.record.copies
-            if copies:
+            if copies:  # the record was shown before
                 for copy in copies:
                     if copy[0] == bundle:
                         known.order.repeated = [*known.order.repeated, Place(bundle, number)]
@@ -345,6 +346,13 @@ class PlainBlock:
                 elif meter.message.order_number != record.message.order_number:
                     orders.add((meter.message.channel, meter.message.order_number))
         return orders, signatures, meters
+
+    def forget(self) -> None:
+        """Let go of every record, so that memory is free at once: records and what shows them hold one another."""
+        for record in self._by_id.values():
+            record.copies.clear()
+        self._by_id.clear()
+        self._orders.clear()
 
     def judge(self) -> dict[bytes, ChannelPart]:
         """What there is to say of each channel."""
@@ -392,7 +400,7 @@ class PlainBlock:
                 message.check()
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, InvalidRecord, KeyError):
             return None
-        return self._file(message, signature_head(shown.type, len(payload)) + payload, shown.signatures)
+        return self._file(message, _head_of(shown.type, len(payload)) + payload, shown.signatures)
 
     def _read_unusual(self, line: bytes) -> _Shown | None:
         """The same for JSON written in another way."""
@@ -485,17 +493,15 @@ class PlainBlock:
             part.odd.append(number)
             _note_usable(part, lines)
             return
-        bundles, is_whole = part.bundles, True
+        if self._several:
+            if channel.groups > 1 and not all(map(channel.shows_all, records)):
+                part.partial.append(number)
+            part.bundles.update([copy[0] for record in records for copy in record.copies])
+        elif not part.bundles:
+            part.bundles.add(records[0].copies[0][0])
         for record in records:
-            if channel.groups > 1 and is_whole:
-                is_whole = channel.shows_all(record)
-            for copy in record.copies:
-                if copy[0] not in bundles:
-                    bundles.add(copy[0])
             if type(record.message) is Order:
                 part.times.append((number, record.message.ordered_ms))
-        if not is_whole:
-            part.partial.append(number)
         if lines.repeated:
             note_repeats(part.repeats, lines.repeated)
         part.sums.orders += 1
@@ -669,6 +675,7 @@ def _look_at_times(part: ChannelPart) -> None:
 
 _ODD: Final = PlainRecord.__new__(PlainRecord)
 _encode_line: Final = msgspec.json.Encoder().encode
+_head_of: Final = lru_cache(4096)(signature_head)
 _decode_line: Final = msgspec.json.Decoder(_Line).decode
 _encode_payload: Final = msgspec.msgpack.Encoder().encode
 _READERS: Final[dict[str, tuple[type[PlainMessage], Callable[[bytes], Any], int]]] = {

@@ -47,7 +47,7 @@ def receipt_fault(receipt: Receipt, order: Signed[Order], tariff: Tariff) -> Fau
     if receipt.amount_pico and receipt.first_token_ms > message.first_token_timeout_ms:
         return "refund-rule", "the receipt bills an answer whose first token came after the deadline."
     if receipt.issued_ms < message.ordered_ms - CLOCK_TOLERANCE_MS:
-        return "clock-skew", "the receipt is dated before its order."
+        return "time-backwards", "the receipt is dated before its order."
     return None
 
 

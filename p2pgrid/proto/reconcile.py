@@ -18,6 +18,7 @@ from p2pgrid.proto.buyer import check_resumed
 from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.keys import SecretKey, parse_public_key
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Status, Usage, Voucher
+from p2pgrid.proto.pricing import is_billed_by_voucher
 from p2pgrid.proto.proposal import Ending, propose_receipt
 from p2pgrid.proto.record import Message, Record, Role, Signed, parse_message, verify_record
 from p2pgrid.proto.restore import ChannelRecords, PlacedOrder, disputed_by_client, order_of, tariff_of
@@ -237,7 +238,9 @@ class _Restoring:
         taker = takers.get(record.payload_type)
         if taker is None or (self._undisputed is not None and taker != self._dispute):
             raise ProtocolViolation(f"a record of type {record.payload_type!r} came where a channel was resumed.")
-        self.taken.append(taker(record))
+        signed = taker(record)
+        if not self._came_too_late(signed.message):
+            self.taken.append(signed)
 
     def finish(self) -> None:
         if self._undisputed is not None:
@@ -245,6 +248,17 @@ class _Restoring:
         strangers = set(self._orders) - self._shown
         if self._own is Role.PROVIDER and strangers:
             raise ProtocolViolation(f"order {min(strangers)} came with nothing that this provider signed.")
+
+    def _came_too_late(self, message: Message) -> bool:
+        """True for a tick of an order that has a receipt already, which goes by an earlier one (provider).
+
+        The session drops such a voucher too: on record it would contradict the receipt.
+        """
+        if self._own is not Role.PROVIDER or not isinstance(message, Meter | Voucher):
+            return False
+        of_order = self._records.order_records(message.channel, message.order_number)
+        receipts = (parse_message(one, Receipt) for one in of_order if one.payload_type == Receipt.payload_type)
+        return any(is_billed_by_voucher(one.status) for one in receipts)
 
     def _offer(self, record: Record) -> Signed[Offer]:
         offer = verify_record(record, Offer, {Role.PROVIDER: self._provider})

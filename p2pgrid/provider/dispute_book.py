@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from p2pgrid.errors import P2pgridError
+from p2pgrid.errors import LedgerError
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.proto.dispute import Answer, Decision, Dispute
@@ -55,6 +55,17 @@ class DisputeBook:
         if self._watchers.get(watcher.connection) is watcher:
             del self._watchers[watcher.connection]
 
+    def review(self) -> int:
+        """At the start: see to what came just before an earlier run ended. How many disputes wait for the operator.
+
+        Raises LedgerError.
+        """
+        waiting = 0
+        for row in self._ledger.disputes(unanswered=True):
+            if row.dispute.message.by is Role.CLIENT and self._channels.get(row.dispute.message.channel) is not None:
+                waiting += not self._answer_by_records(row.dispute)
+        return waiting
+
     def taken(self, dispute: Signed[Dispute]) -> None:
         """A client's dispute is on record: refute it if order, tariff and vouchers do, else leave it to the operator.
 
@@ -62,17 +73,12 @@ class DisputeBook:
         """
         message = dispute.message
         try:
-            answer = self._refuted(dispute)
-        except P2pgridError as error:
+            if not self._answer_by_records(dispute):
+                name = message.receipt.hex()[:16]
+                log.warning("it waits for your answer: p2pgrid receipts answer %s --accept, or --reject", name)
+                self._tell(message.channel)
+        except LedgerError as error:
             log.error("the dispute of receipt %d could not be looked into: %s", message.receipt_number, error)
-            return
-        if answer is None:
-            log.warning(
-                "it waits for your answer: p2pgrid receipts answer %s --accept, or --reject", message.receipt.hex()[:16]
-            )
-            self._tell(message.channel)
-            return
-        self._ledger.append(answer).add_done_callback(functools.partial(self._answered, answer))
 
     def said(self, signed: Said) -> None:
         """Our own dispute or answer is on record."""
@@ -83,6 +89,12 @@ class DisputeBook:
             if row is not None:
                 note_answer(channel.books, row.dispute.message, message)
         self._tell(message.channel)
+
+    def _answer_by_records(self, dispute: Signed[Dispute]) -> bool:
+        answer = self._refuted(dispute)
+        if answer is not None:
+            self._ledger.append(answer).add_done_callback(functools.partial(self._answered, answer))
+        return answer is not None
 
     def _refuted(self, dispute: Signed[Dispute]) -> Signed[Answer] | None:
         message = dispute.message

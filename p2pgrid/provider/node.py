@@ -210,6 +210,9 @@ class Provider:
         stack.push_async_callback(self.channels.aclose)
         suspended = await self.channels.restore()
         self.disputes = DisputeBook(ledger, self.channels, self._now_ms)
+        waiting = self.disputes.review()
+        if waiting:
+            log.warning("%d disputes of clients wait for your answer: p2pgrid receipts disputes", waiting)
         config = self._config
         self._offers = OfferBook(
             ledger,

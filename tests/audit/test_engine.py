@@ -22,6 +22,7 @@ from p2pgrid.proto.messages import Status, Usage
 from p2pgrid.proto.record import Role
 from p2pgrid.proto.verdict import Bundle, Verdict, audit_records
 from tests.proto.all_audit_cases import CASES, AuditCase
+from tests.proto.audit_cases_log import WITNESSES, log_of, proved
 from tests.proto.chains import Dealings, LinesBundle, bundle_of, everyday_dealings, key, lines_of
 from tests.proto.test_verdict_hostile import SIDES, mangled
 
@@ -71,6 +72,9 @@ def three_channels() -> tuple[tuple[bytes, ...], ...]:
         grid.deal(Status.CANCELLED, output=140, countersign=False)
         grid.deal(output=150, countersign=False)
     provider = lines_of([s for grid in grids for s in grid.provider_has])
+    log = log_of(grids[0])
+    attachments = proved(grids[0], log, log.checkpoint(0, WITNESSES, grids[0].now_ms), 0, 1, 5)
+    provider += [attachment.to_json_line() for attachment in attachments]
     first = lines_of([s for grid in grids[:2] for s in grid.client_has])
     return tuple(dict.fromkeys(provider)), tuple(dict.fromkeys(first)), tuple(lines_of(grids[2].client_has))
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from p2pgrid.client.desk import ClientDesk
 from p2pgrid.client.exchanges import exchange
 from p2pgrid.client.purchaser import Purchaser, unix_ms
+from p2pgrid.desk.asks import Reconcile
 from p2pgrid.errors import Refused
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.memory import MemoryLedger
@@ -137,7 +139,9 @@ async def test_what_was_said_while_there_was_no_link_is_exchanged_on_the_next() 
     await bought.append(ours)
     await sold.append(theirs)
     async with provider(sold) as rig, buying(rig, bought, keeps_links=False) as (purchaser, _):
-        await purchaser.reconcile(PROVIDER.public_key)
+        desk = ClientDesk(purchaser, CLIENT.public_key)
+        (change,) = (await desk.perform(Reconcile(peer=PROVIDER.public_key.peer_id))).channels
+        assert (change.restored, change.sent) == (1, 1)
         assert held(bought) == held(sold) == sorted([(ours.id, b""), (theirs.id, b"")])
 
 

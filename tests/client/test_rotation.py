@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
@@ -29,7 +30,7 @@ from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.proto.card_chain import key_state, verify_card
 from p2pgrid.proto.messages import Status
-from p2pgrid.proto.record import parse_json_line
+from p2pgrid.proto.record import Role, parse_json_line
 from p2pgrid.proto.well_known import PATH, parse_well_known
 from p2pgrid.provider.engine_plan import plan_engines
 from p2pgrid.provider.node import Provider
@@ -193,6 +194,27 @@ async def test_what_the_old_key_left_open_is_settled_under_the_new_one(operator:
         assert [row.countersigned for row in settled] == [True, True]
         assert second.continues == settled[0].record_id, "it goes on from what was left open"
         assert settled[0].channel.provider == old.raw, "with the old key's signature"
+    audited(operator, buyer)
+
+
+async def test_disputes_of_the_old_keys_channel_are_exchanged_and_answered_under_the_new_one(
+    operator: DataFolder, buyer: DataFolder
+) -> None:
+    async with selling(operator) as node, buying(buyer, node) as purchaser:
+        await sale(purchaser)
+        (row,) = purchaser.ledger.receipts()
+        await until(lambda: node.tally.receipts)
+    made = await asyncio.to_thread(command, receipts, buyer, "dispute", row.record_id.hex(), "--reason", "quality")
+    command(card, operator, "rotate")
+    async with selling(operator) as node, buying(buyer, node) as purchaser:
+        await sale(purchaser)
+        await until(lambda: node.tally.disputes)
+        answer = ("answer", made["dispute"]["id"], "--reject")
+        given = await asyncio.to_thread(command, receipts, operator, *answer)
+        await until(lambda: purchaser.ledger.disputes()[0].answer is not None)
+        held = purchaser.ledger.disputes()[0].answer
+        assert held is not None and held.id.hex() == given["dispute"]["answer"]["id"]
+        assert held.signers[Role.PROVIDER].raw == row.channel.provider, "with the old key's signature"
     audited(operator, buyer)
 
 

@@ -192,6 +192,10 @@ def _frame_samples(frame_type: type[wire.Frame]) -> tuple[bytes, ...]:
         wire.Cards: wire.Cards(cards=(_wire_records()[0], _wire_records()[1])),
         wire.LogCall: wire.LogCall(path="checkpoint", body=b"old 0"),
         wire.LogReply: wire.LogReply(status=200, body=b"no such log"),
+        wire.HeldDispute: _HELD_DISPUTE,
+        wire.DisputesHeld: wire.DisputesHeld(channel=bytes(32), after=0, until=9, held=(_HELD_DISPUTE,)),
+        wire.DisputesCompared: wire.DisputesCompared(until=9, lacks=(bytes(32),), records=1),
+        wire.DisputesNews: wire.DisputesNews(channel=bytes(32)),
     }
     return (samples[frame_type].to_bytes(),) if frame_type in samples else ()
 

@@ -86,6 +86,11 @@ def two_cards_after_one() -> list[LinesBundle]:
     return both(sold_under(first, *(card(sequence=n, previous=first.id) for n in (2, 3))))
 
 
+@vector("key-not-admissible", Party.OPERATOR)
+def card_with_a_key_that_is_none() -> list[LinesBundle]:
+    return both(sold_under(card(successor=b"\x01" + b"\x01" + bytes(31))))
+
+
 @vector("two-records-one-slot", Party.OPERATOR)
 def two_cards_with_one_number() -> list[LinesBundle]:
     return both(sold_under(card(), card(domain="elsewhere.example")))

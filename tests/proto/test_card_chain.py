@@ -68,9 +68,9 @@ def test_a_chain_goes_on_with_the_same_key() -> None:
     ("change", "code"),
     [
         ({"sequence": 1}, "two-records-one-slot"),
-        ({"sequence": 5, "previous": digest("another card")}, "broken-link"),
-        ({"sequence": 5, "previous": b""}, "broken-link"),
-        ({"key": SUCCESSOR}, "wrong-key"),
+        ({"sequence": 5, "previous": digest("another card")}, "broken-card-chain"),
+        ({"sequence": 5, "previous": b""}, "broken-card-chain"),
+        ({"key": SUCCESSOR}, "broken-card-chain"),
     ],
 )
 def test_what_does_not_follow(change: dict[str, Any], code: str) -> None:
@@ -81,7 +81,7 @@ def test_what_does_not_follow(change: dict[str, Any], code: str) -> None:
 
 def test_a_lower_number_does_not_follow() -> None:
     first, second = chain_of({}, {})
-    assert code_of(second, first) == "broken-link"
+    assert code_of(second, first) == "broken-card-chain"
     check_follows(first, second)
 
 

@@ -521,9 +521,9 @@ METER_LIES: list[tuple[str, Callable[[Any], Any], str]] = [
     ("prompt", more("prompt_tokens"), "wrong-count"),
     ("cached", more("cached_tokens"), "wrong-count"),
     ("amount", lambda m: msgspec.structs.replace(m, amount_pico=m.amount_pico + 1), "wrong-amount"),
-    ("tick", change(tick=7), "wrong-slot"),
-    ("order", change(order_number=7), "wrong-slot"),
-    ("channel", change(channel=bytes(32)), "wrong-slot"),
+    ("tick", change(tick=7), "meter-gap"),
+    ("order", change(order_number=7), "wrong-order"),
+    ("channel", change(channel=bytes(32)), "wrong-order"),
     ("commitment", change(response_commitment=bytes(32)), "wrong-commitment"),
     ("clock", change(metered_ms=NOW_MS + 200_000), "clock-skew"),
 ]
@@ -574,7 +574,7 @@ RECEIPT_LIES: list[tuple[str, Callable[[Any], Any], str]] = [
     ("late, yet billed", change(first_token_ms=60_001), "refund-rule"),
     ("interrupted, beyond the vouchers", change(status=Status.INTERRUPTED), "wrong-count"),
     ("dated tomorrow", change(issued_ms=NOW_MS + 86_400_000), "clock-skew"),
-    ("dated yesterday", change(issued_ms=NOW_MS - 86_400_000), "clock-skew"),
+    ("dated yesterday", change(issued_ms=NOW_MS - 86_400_000), "time-backwards"),
     ("over the caps", more("output_tokens", 5000), "over-caps"),
     (
         "without a price",

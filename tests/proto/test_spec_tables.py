@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.proto.spec_tables import has_gaps, pages
+from p2pgrid.proto import wire
+from tests.proto.spec_tables import FRAMES, has_gaps, pages
+
+
+def test_every_payload_of_the_link_has_a_table() -> None:
+    frames = {each for each in vars(wire).values() if isinstance(each, type) and issubclass(each, wire.Frame)}
+    assert frames - {wire.Frame} == set(FRAMES)
 
 
 @pytest.mark.parametrize(("page", "text"), pages().items(), ids=lambda value: getattr(value, "name", ""))

@@ -13,11 +13,16 @@ from p2pgrid.errors import ProtocolViolation
 from p2pgrid.proto.frame import FIRST_CREDITED_KIND, FIRST_MESSAGE_KIND
 from p2pgrid.proto.wire import (
     MAX_BODY_BYTES,
+    MAX_COMPARED,
     ChannelRequest,
     Channels,
+    DisputesCompared,
+    DisputesHeld,
+    DisputesNews,
     Frame,
     Head,
     Held,
+    HeldDispute,
     Kind,
     OpenTick,
     OrderOpening,
@@ -47,6 +52,12 @@ FRAMES: list[Frame] = [
     OrderOpening(order=bytes(4096), commitment_key=bytes(32), body_bytes=MAX_BODY_BYTES),
     Refusal(code="busy", message="ł" * 512, retry_after_ms=3_600_000),
     Head(status=200, content_type="text/event-stream"),
+    HeldDispute(receipt_number=2**53, id=bytes(32)),
+    DisputesHeld(
+        channel=bytes(32), after=0, until=2**53, held=(HeldDispute(receipt_number=2**53, id=bytes(32)),) * MAX_COMPARED
+    ),
+    DisputesCompared(until=2**53, lacks=(bytes(32),) * MAX_COMPARED, records=MAX_COMPARED),
+    DisputesNews(channel=bytes(32)),
 ]
 
 
@@ -91,6 +102,14 @@ def test_round_trip(frame: Frame) -> None:
         (Proposals, [1025, True]),
         (Channels, [[b""] * 16]),
         (ChannelRequest, [bytes(32), bytes(33), 0]),
+        (DisputesHeld, [bytes(31), 0, 1, []]),
+        (DisputesHeld, [bytes(32), -1, 1, []]),
+        (DisputesHeld, [bytes(32), 0, 0, []]),
+        (DisputesHeld, [bytes(32), 0, 1, [[0, bytes(32)]]]),
+        (DisputesHeld, [bytes(32), 0, 1, [[1, bytes(32)]] * (MAX_COMPARED + 1)]),
+        (DisputesCompared, [1, [bytes(31)], 0]),
+        (DisputesCompared, [1, [], MAX_COMPARED + 1]),
+        (DisputesNews, [b""]),
     ],
 )
 def test_out_of_range(frame_type: type[Frame], items: Any) -> None:

@@ -19,6 +19,7 @@ from p2pgrid.proto.pricing import amount_owed, price_of
 from p2pgrid.proto.record import Message, Signed, signature_input
 from tests import factories
 from tests.proto.audit_vectors import audit_vectors
+from tests.proto.counting_vectors import counting_vectors
 from tests.proto.log_vectors import log_vectors, merkle_vectors
 from tests.proto.simulation import CLIENT, PROVIDER, TARIFF, Grid, answer, receipts, script, usage
 from tests.proto.speccheck import signature_vectors, speccheck_vectors
@@ -33,6 +34,7 @@ def all_vectors() -> dict[str, Any]:
         "records.json": _records(),
         "commitments.json": _commitments(),
         "pricing.json": _pricing(),
+        "counting.json": counting_vectors(),
         "session.json": _session(),
         "speccheck.json": speccheck_vectors(),
         "signatures.json": signature_vectors(),

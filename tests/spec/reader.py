@@ -382,3 +382,95 @@ def check_cosignature(note: str, witness: bytes) -> int:
         raise Refused("signature-missing")
     verify(witness, f"cosignature/v1\ntime {time_s}\n{text}".encode(), raw[12:])
     return time_s
+
+
+# -- session.md, section 5 ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Counts:
+    n: int
+    by_choice: dict[int, int]
+    prompts: dict[int, int]
+    usage: dict[str, Any] | None = None
+    response_id: str = ""
+    finished: dict[int, str] | None = None
+    contradicts_itself: bool = False
+    done: bool = False
+
+    @property
+    def output_tokens(self) -> int:
+        return sum(self.by_choice.values())
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(self.prompts.values()) if self.prompts else int((self.usage or {}).get("prompt_tokens", 0))
+
+    @property
+    def cached_tokens(self) -> int:
+        details = (self.usage or {}).get("prompt_tokens_details") or {}
+        return min(int(details.get("cached_tokens") or 0), self.prompt_tokens)
+
+    @property
+    def finish_reason(self) -> str | None:
+        return self.finished[min(self.finished)] if self.finished else None
+
+    def contradict(self, is_one: bool) -> None:
+        self.contradicts_itself = self.contradicts_itself or is_one
+
+    def see_prompt(self, number: int, ids: list[int] | None) -> None:
+        if ids is not None:
+            self.contradict(self.prompts.setdefault(number, len(ids)) != len(ids))
+
+
+def count_answer(stream: str, n: int) -> tuple[Counts, bool]:
+    """Rules 5.1 to 5.3; False if it is no stream."""
+    counts = Counts(n, {}, {}, finished={})
+    events = stream.replace("\r\n", "\n").split("\n\n")[:-1]  # what comes after the last blank line is no event
+    for event in events:
+        lines = [line for line in event.split("\n") if line == "data" or line.startswith("data:")]
+        data = "\n".join(line[5:].removeprefix(" ") for line in lines)
+        if not data:
+            continue
+        if counts.done:
+            return counts, False
+        if data == "[DONE]":
+            counts.done = True
+            continue
+        try:
+            chunk = json.loads(data)
+        except ValueError:
+            return counts, False
+        _count_chunk(counts, chunk)
+    return counts, True
+
+
+def _count_chunk(counts: Counts, chunk: dict[str, Any]) -> None:
+    assert counts.finished is not None
+    said = chunk.get("id", "")
+    counts.contradict(bool(counts.response_id and said and said != counts.response_id))
+    counts.response_id = counts.response_id or said
+    counts.see_prompt(0, chunk.get("prompt_token_ids"))
+    choices = chunk.get("choices", [])
+    for choice in choices:
+        index = choice.get("index", 0)
+        counts.see_prompt(index // counts.n, choice.get("prompt_token_ids"))
+        ids = choice.get("token_ids") or []
+        counts.contradict(bool(ids) and index in counts.finished)
+        counts.by_choice[index] = counts.by_choice.get(index, 0) + len(ids)
+        if choice.get("finish_reason") is not None:
+            counts.finished.setdefault(index, choice["finish_reason"])
+    usage = chunk.get("usage")
+    if usage is None:
+        return
+    if not choices:
+        counts.usage = usage
+        counts.contradict(usage["completion_tokens"] != counts.output_tokens)
+        counts.contradict(bool(counts.prompts) and usage["prompt_tokens"] != counts.prompt_tokens)
+        details = usage.get("prompt_tokens_details") or {}
+        counts.contradict((details.get("cached_tokens") or 0) > usage["prompt_tokens"])
+    elif len(choices) == 1:
+        index = choices[0].get("index", 0)
+        counts.contradict(usage["completion_tokens"] != counts.by_choice[index])
+        known = counts.prompts.get(index // counts.n, usage["prompt_tokens"])
+        counts.contradict(known != usage["prompt_tokens"])

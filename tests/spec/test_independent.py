@@ -100,6 +100,14 @@ def test_prices() -> None:
             assert found == reader.named("Tariff", case["tariff"])
 
 
+@pytest.mark.parametrize("vector", vectors("counting"), ids=lambda v: v["case"])
+def test_counting(vector: dict[str, Any]) -> None:
+    counts, is_stream = reader.count_answer(vector["stream"], vector["n"])
+    assert is_stream is vector["is_stream"]
+    for name in ("prompt_tokens", "cached_tokens", "output_tokens", "finish_reason", "contradicts_itself", "done"):
+        assert getattr(counts, name) == vector[name], name
+
+
 def by_type(records: list[Record], name: str) -> list[Record]:
     return [record for record in records if record.type == f"/p2pgrid/{name}/1"]
 
