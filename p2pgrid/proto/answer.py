@@ -23,6 +23,9 @@ _MAX_DEPTH: Final = 8
 _MAX_NESTING: Final = 64
 """Levels of one chunk in all: whoever writes JSON again must not run out of stack."""
 
+_MAX_BRACKETS: Final = 20_000
+"""Lists and objects of one chunk in all, counted before it is read: each costs fifty times its bytes. The likeliest
+tokens of a prompt of a thousand are a thousand objects."""
 _MAX_KEYS: Final = 256
 """Of one object that is merged. A choice has ten."""
 
@@ -65,11 +68,14 @@ class AnswerAssembler:
         data = event_data(event)
         if not data or data == DONE:
             return
+        brackets = data.count(b"[") + data.count(b"{")
+        if brackets > _MAX_BRACKETS:
+            raise ProtocolViolation(f"a chunk in the answer's stream has over {_MAX_BRACKETS} lists and objects.")
         try:
             chunk = _decode_object(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ProtocolViolation(f"a chunk in the answer's stream cannot be merged: {error}.") from None
-        if data.count(b"[") + data.count(b"{") > _MAX_NESTING:
+        if brackets > _MAX_NESTING:
             _check_nesting(chunk)
         choices = chunk.get("choices") or ()
         indices = _indices_of(choices)
