@@ -52,6 +52,7 @@ _USAGE_ONLY: Final = re.compile(rb'"choices":\s*\[\s*\]')
 """In the event that ends an answer. Inside a JSON text the quotes would be escaped."""
 _DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _BUDGET: Final = re.compile(r"([0-9]{1,6})(?:\.([0-9]{1,12}))?")
+_MAX_WISH_CHARS: Final = 4096
 _COUNTRY: Final = re.compile(r"[A-Z]{2}")
 
 
@@ -130,7 +131,10 @@ def parse_wishes(headers: Mapping[str, str]) -> Wishes:
 
 
 def _countries(headers: Mapping[str, str], name: str) -> frozenset[str]:
-    countries = [word.strip() for word in headers.get(name, "").upper().split(",") if word.strip()]
+    text = headers.get(name, "")
+    if len(text) > _MAX_WISH_CHARS:
+        raise Refused("bad-request", f"{name} has {len(text)} characters; at most {_MAX_WISH_CHARS} were expected.")
+    countries = [word.strip() for word in text.upper().split(",") if word.strip()]
     for country in countries:
         if _COUNTRY.fullmatch(country) is None:
             raise Refused("bad-request", f"{name} names {country!r}; codes like LT or IT were expected.")

@@ -23,6 +23,12 @@ _MAX_DEPTH: Final = 8
 _MAX_NESTING: Final = 64
 """Levels of one chunk in all: whoever writes JSON again must not run out of stack."""
 
+_MAX_BRACKETS: Final = 20_000
+"""Lists and objects of one chunk in all, counted before it is read: each costs fifty times its bytes. The likeliest
+tokens of a prompt of a thousand are a thousand objects."""
+_MAX_KEYS: Final = 256
+"""Of one object that is merged. A choice has ten."""
+
 _REPLACED: Final = frozenset({"role", "id", "type"})
 """Texts that name something and may be repeated, where others are pieces of a longer one."""
 _PER_CHUNK: Final = frozenset({"choices", "object", "error"})
@@ -62,11 +68,14 @@ class AnswerAssembler:
         data = event_data(event)
         if not data or data == DONE:
             return
+        brackets = data.count(b"[") + data.count(b"{")
+        if brackets > _MAX_BRACKETS:
+            raise ProtocolViolation(f"a chunk in the answer's stream has over {_MAX_BRACKETS} lists and objects.")
         try:
             chunk = _decode_object(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ProtocolViolation(f"a chunk in the answer's stream cannot be merged: {error}.") from None
-        if data.count(b"[") + data.count(b"{") > _MAX_NESTING:
+        if brackets > _MAX_NESTING:
             _check_nesting(chunk)
         choices = chunk.get("choices") or ()
         indices = _indices_of(choices)
@@ -96,6 +105,7 @@ class AnswerAssembler:
         return msgspec.json.encode(self.answer())
 
     def _merge_choice(self, into: dict[str, Any], choice: dict[str, Any]) -> None:
+        _check_keys(choice)
         for name, value in choice.items():
             if name == "index":
                 continue
@@ -138,6 +148,7 @@ def _merge(into: dict[str, Any], name: str, value: Any, depth: int) -> None:
     elif isinstance(value, dict):
         if not isinstance(known, dict):
             known = into[name] = {}
+        _check_keys(value)
         for key, inner in value.items():
             _merge(known, key, inner, depth + 1)
     elif isinstance(value, list):
@@ -164,6 +175,7 @@ def _merge_list(known: _Items, items: list[Any], depth: int) -> None:
                 raise ProtocolViolation(f"the answer's stream has over {MAX_CHOICES} tool calls.")
             same = known.by_index[index] = {}
             known.append(same)
+        _check_keys(item)
         for key, inner in item.items():
             _merge(same, key, inner, depth + 1)
 
@@ -191,6 +203,13 @@ def _check_nesting(chunk: dict[str, Any]) -> None:
         if not level:
             return
     raise ProtocolViolation(f"a chunk in the answer's stream is nested deeper than {_MAX_NESTING} levels.")
+
+
+def _check_keys(value: dict[str, Any]) -> None:
+    if len(value) > _MAX_KEYS:
+        raise ProtocolViolation(
+            f"an object in the answer's stream has {len(value)} keys; at most {_MAX_KEYS} are merged."
+        )
 
 
 def _joined(value: Any) -> Any:

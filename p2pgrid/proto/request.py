@@ -50,7 +50,7 @@ class RequestFields(msgspec.Struct):
     max_completion_tokens: int | None = None
     n: int | None = None
     best_of: int | None = None
-    prompt: str | list[str | int | list[int]] | None = None
+    prompt: Raw | UnsetType = UNSET
     echo: bool | None = None
     include_reasoning: bool | None = None
     kv_transfer_params: Raw | UnsetType = UNSET
@@ -65,10 +65,8 @@ class RequestFields(msgspec.Struct):
 
     @property
     def prompts(self) -> int:
-        """How many prompts the request holds."""
-        if isinstance(self.prompt, list) and self.prompt and not isinstance(self.prompt[0], int):
-            return len(self.prompt)
-        return 1
+        """How many prompts the request holds. Raises Refused (`bad-request`) for what is no prompt."""
+        return 1 if isinstance(self.prompt, UnsetType) else _count_prompts(bytes(self.prompt))
 
     @property
     def choices(self) -> int:
@@ -87,6 +85,25 @@ class RequestFields(msgspec.Struct):
 
 
 _decoder: Final = msgspec.json.Decoder(RequestFields)
+
+
+def _count_prompts(prompt: bytes) -> int:
+    """A text, a list of texts, the ids of one prompt, or a list of such lists.
+
+    Ids hold no brackets: lists of them are counted before they are read, so that a body of nothing but brackets costs
+    nothing.
+    """
+    inner = prompt.strip()[1:].lstrip()
+    kind: Any = str
+    if prompt.lstrip().startswith(b"["):
+        kind = {b"[": list[list[int]], b'"': list[str], b"]": list[str]}.get(inner[:1], list[int])
+    if kind == list[list[int]] and prompt.count(b"[") - 1 > MAX_CHOICES:
+        raise Refused("bad-request", f"the request has over {MAX_CHOICES} prompts.")
+    try:
+        read = msgspec.json.decode(prompt, type=kind | None)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise Refused("bad-request", f"the request's prompt is neither text nor token ids: {error}.") from None
+    return len(read) if kind in (list[str], list[list[int]]) and read else 1
 
 
 def parse_request(endpoint: str, body: bytes) -> RequestFields:

@@ -21,6 +21,9 @@ FREE_EVENTS: Final = 1024
 """Each event costs whoever reads it far more than its bytes. A chunk that brings one token has over 100 in practice;
 streams of more than `FREE_EVENTS` events that have under `MIN_MEAN_EVENT_BYTES` on average are no answers."""
 
+MAX_DATA_LINES: Final = 1024
+"""Of one event. Engines write one; each costs whoever joins them far more than its bytes."""
+
 DONE: Final = b"[DONE]"
 """The data of the event that ends an OpenAI stream."""
 
@@ -86,9 +89,17 @@ class EventSplitter:
 
 
 def event_data(event: bytes) -> bytes:
-    """The `data` of one event, its lines joined by LF; empty where the event carries none (a comment, a heartbeat)."""
+    """The `data` of one event, its lines joined by LF; empty where the event carries none (a comment, a heartbeat).
+
+    Raises ProtocolViolation for an event with over `MAX_DATA_LINES` of them.
+    """
     if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and event.endswith(_BLANK_LF):
         return event[6:-2]
+    if event.count(b"\ndata") >= MAX_DATA_LINES:
+        raise ProtocolViolation(
+            f"an event of the answer's stream has over {MAX_DATA_LINES} lines of data.",
+            hint="The sender keeps this side busy with nothing: drop it.",
+        )
     # From one data line to the next, so that lines of no account cost nothing.
     lines, found, at = b"\n" + event + b"\n", [], 0
     while (at := lines.find(b"\ndata", at)) != -1:

@@ -275,9 +275,13 @@ _FORMS: Final[dict[str, Callable[[int], Heavy]]] = {
 }
 
 
-def heavy_inputs(target: Target, size: int) -> Heavy:
-    """The inputs of the target's form, about `size` bytes each, and its own samples filled up to that."""
-    yield from _FORMS[target.form](size)
+def heavy_inputs(form: str, size: int) -> Heavy:
+    """The inputs of a form, about `size` bytes each."""
+    yield from _FORMS[form](size)
+
+
+def own_inputs(target: Target, size: int) -> Heavy:
+    """The target's samples filled up to that size."""
     for index, sample in enumerate(target.samples()):
         yield f"sample {index} again and again", filled(size, sample)
         yield f"sample {index} and zeros", sample + bytes(max(0, size - len(sample)))

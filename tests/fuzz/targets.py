@@ -103,6 +103,8 @@ class Target:
     """The most that the parser looks at; of more it says so at once."""
     is_machine: bool = False
     """True for what is fed message by message: its cost is judged by whether it grows with the bytes alone."""
+    is_peers: bool = True
+    """False for what the node's owner writes, or its own programs and engine: no limit but that of errors."""
 
     def accepts(self, data: bytes) -> bool:
         """Run the parser; True if it took the bytes. What is not in `allowed` passes through."""
@@ -648,13 +650,15 @@ def _targets() -> Iterator[Target]:
     yield Target("answer-event", _count_event, violation, lambda: tuple(answer(10, [1, 2])), "sse")
     yield Target("answer-merged", _assemble, violation, _streams, "sse")
     yield Target("answer-edited", _edit, violation, _streams, "sse")
-    yield Target("engine-error", _parse_error, (), lambda: (b'{"error":{"message":"no","code":400}}',), "json")
+    yield Target(
+        "engine-error", _parse_error, (), lambda: (b'{"error":{"message":"no","code":400}}',), "json", 64 * 1024
+    )
     yield Target("buyer", _buyer, (), _to_client, "messages", is_machine=True)
     yield Target("seller", _seller, (InvalidRecord, ProtocolViolation), _to_provider, "messages", is_machine=True)
     yield Target("engine", _engine, (), _streams, "sse", is_machine=True)
     yield Target("request", _request, (Refused,), _bodies, "json")
-    yield Target("gateway-body", _gateway, (Refused,), _bodies, "json")
-    yield Target("gateway-wishes", _wishes, (Refused,), lambda: (b"LT,DE\n0.05",), "text")
+    yield Target("gateway-body", _gateway, (Refused,), _bodies, "json", is_peers=False)
+    yield Target("gateway-wishes", _wishes, (Refused,), lambda: (b"LT,DE\n0.05",), "text", is_peers=False)
     yield Target("public-key", parse_public_key, record, lambda: (PROVIDER.public_key.raw,), "raw")
     yield Target("peer-id", partial(_from_text, parse_peer_id), record, lambda: (PEER_ID.encode(),), "text")
     yield Target("certificate", lambda d: tls.verify_certificate(d, NOW), violation, _certificates, "raw")
@@ -669,16 +673,24 @@ def _targets() -> Iterator[Target]:
     kad = partial(parse_answer, kind=_KAD, server=_SERVER)
     yield Target("kad-answer", kad, violation, _kad_answers, "raw", 256 * 1024)
     yield Target("bootstrap-list", _bootstrap, (UsageError,), _bootstrap_lists, "toml")
-    yield Target("config", _config, (UsageError,), lambda: (b'[client]\nlisten = "127.0.0.1:1"\n',), "toml", 10_000)
-    yield Target("bundle", _bundle_lines, (UsageError,), _bundles, "lines")
+    yield Target(
+        "config",
+        _config,
+        (UsageError,),
+        lambda: (b'[client]\nlisten = "127.0.0.1:1"\n',),
+        "toml",
+        10_000,
+        is_peers=False,
+    )
+    yield Target("bundle", _bundle_lines, (UsageError,), _bundles, "lines", is_machine=True)
     yield Target("audit-files", _audited, (UsageError,), _bundles, "lines")
     yield Target("audit-records", _audited_records, (), _bundles, "lines")
-    yield Target("offer-cache", _cache_file, (), _caches, "json")
+    yield Target("offer-cache", _cache_file, (), _caches, "json", is_peers=False)
     yield Target(
         "engine-models", partial(parse_models, url="u"), (EngineError,), lambda: (b'{"data":[{"id":"m"}]}',), "json"
     )
     metrics = b'vllm:num_requests_running{model="m"} 1.0\nvllm:kv_cache_usage_perc{a="b"} 0.5\n'
-    yield Target("engine-metrics", parse_health, (), lambda: (metrics,), "text")
+    yield Target("engine-metrics", parse_health, (), lambda: (metrics,), "text", is_peers=False)
 
 
 TARGETS: Final[dict[str, Target]] = {target.name: target for target in _targets()}
