@@ -1,7 +1,7 @@
 """No megabyte costs its reader more than a tenth of a second or fifty megabytes, however it is made.
 
-The tenth of a second is of an idle machine with cores like those of CI. How fast this one is just now is measured beside
-each input that takes longer, by a fixed piece of work: a limit in seconds alone would test the machine.
+The tenth of a second is of an idle machine with cores like those of CI. How fast this one is just now is measured
+beside each input that takes longer, by a fixed piece of work: a limit in seconds alone would test the machine.
 """
 
 from __future__ import annotations
