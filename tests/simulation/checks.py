@@ -63,8 +63,9 @@ def check_sale(sale: Sale, receipt: Receipt, window: int) -> None:
     name = f"order {receipt.order_number}, {receipt.status}"
     sale.receipt = receipt
     sent, got, billed = usage_of(sale.sent), usage_of(sale.got), receipt.usage
-    # What a cancelled order bills may have waited for the disk when the link was lost; all else has left before.
-    unsent = window if receipt.status is Status.CANCELLED else 0
+    # What a cancelled order bills, or a free one states, may have waited for the disk when the link was lost; all else
+    # has left before.
+    unsent = window if receipt.status is Status.CANCELLED or owes_nothing(receipt.status) else 0
     require(billed.output_tokens <= sent.output_tokens + unsent, f"{name}: more is billed than was sent.")
     if sent.prompt_tokens:
         require(billed.prompt_tokens in (0, sent.prompt_tokens), f"{name}: another prompt is billed than was sent.")
