@@ -18,7 +18,7 @@ import platformdirs
 from msgspec import Meta
 
 from p2pgrid.errors import LocalError, UsageError
-from p2pgrid.proto.keys import SEED_BYTES, SecretKey
+from p2pgrid.proto.keys import SEED_BYTES, PublicKey, SecretKey
 
 DEFAULT_NETWORK = "main"
 
@@ -27,6 +27,20 @@ CountryCode = Annotated[str, Meta(pattern=r"\A[A-Z]{2}\Z")]
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
     """Base of the sections of config.toml. Keys are written with hyphens."""
+
+
+class PeriodConfig(Section, frozen=True, kw_only=True):
+    """`[[provider.models.schedule]]`: other prices at certain hours. The first entry that holds counts."""
+
+    days: tuple[str, ...] = ("mon-sun",)
+    """`mon` to `sun`, or ranges such as `mon-fri`."""
+    from_: str = msgspec.field(name="from")
+    """HH:MM by the provider's `time-zone`."""
+    until: str
+    """HH:MM, `24:00` for the day's end. Earlier than `from`: the period goes on over midnight."""
+    price_input_eur: str
+    price_output_eur: str
+    price_cached_input_eur: str | None = None
 
 
 class ModelConfig(Section, frozen=True, kw_only=True):
@@ -57,6 +71,9 @@ class ModelConfig(Section, frozen=True, kw_only=True):
     """vLLM's parser for tool calls, such as `hermes`; left out, no tool calls."""
     engine_arguments: tuple[str, ...] = ()
     """More arguments for `vllm serve`."""
+    most_tokens_per_s: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    """The fastest that one answer can come on this hardware, as the offer states it; 0: not stated."""
+    schedule: tuple[PeriodConfig, ...] = ()
 
 
 class TermsConfig(Section, frozen=True, kw_only=True):
@@ -83,7 +100,9 @@ class ProviderConfig(Section, frozen=True, kw_only=True):
     libp2p_announce: tuple[str, ...] = ()
     """Multiaddrs under which others reach libp2p; left out, the addresses listened on."""
     pages: str = ""
-    """host:port of the operator's pages (/offer, /health, /metrics); empty: none."""
+    """host:port of the operator's pages (/offer, /card, /health, /metrics, /log/); empty: none."""
+    witnesses: Annotated[tuple[str, ...], Meta(max_length=16)] = ()
+    """Multiaddrs of peers that are asked to cosign the log's checkpoints, with /tls on the direct road."""
     engine_timeout_s: Annotated[int, Meta(ge=1)] = 1800
     """How long an engine may take to be ready."""
     drain_s: Annotated[int, Meta(ge=0, le=3600)] = 30
@@ -91,6 +110,8 @@ class ProviderConfig(Section, frozen=True, kw_only=True):
     prompt_retention_days: Annotated[int, Meta(ge=0, le=3650)] = 0
     offer_minutes: Annotated[int, Meta(ge=1, le=10_080)] = 60
     """How long an offer is in force; it is renewed at half time."""
+    time_zone: str = "UTC"
+    """IANA name: the clock of the price schedules."""
     models: tuple[ModelConfig, ...] = ()
     terms: TermsConfig = TermsConfig()
 
@@ -101,6 +122,10 @@ class ClientConfig(Section, frozen=True, kw_only=True):
     listen: str = "127.0.0.1:8480"
     countries: tuple[CountryCode, ...] = ()
     """Buy only there; empty: anywhere."""
+    parent_countries: tuple[CountryCode, ...] = ()
+    """Buy only from operators whose card names the seat of their ultimate parent there; empty: from any."""
+    verify_domains: bool = False
+    """Buy only from operators whose card names a domain, and whose domain names the provider."""
     max_cost_eur: str | None = None
     """Most that one request may cost."""
     first_token_timeout_s: Annotated[int, Meta(ge=1, le=3600)] = 120
@@ -144,6 +169,26 @@ class DataFolder:
         return self.path / "key"
 
     @property
+    def retired_key_files(self) -> list[Path]:
+        """Keys that `p2pgrid card rotate` has replaced; they still end what was begun under them."""
+        return sorted(self.path.glob("key.12D3KooW*"))
+
+    @property
+    def operator_key_file(self) -> Path:
+        """The operator's own key, which signs cards. It may live on another machine."""
+        return self.path / "operator-key"
+
+    @property
+    def card_file(self) -> Path:
+        """The operator's chain of cards, a record a line. No secret: it is served to whoever asks."""
+        return self.path / "card.jsonl"
+
+    @property
+    def cards_folder(self) -> Path:
+        """Other operators' chains of cards, as clients were shown them: a file for each operator's key."""
+        return self.path / "cards"
+
+    @property
     def config_file(self) -> Path:
         """config.toml."""
         return self.path / "config.toml"
@@ -157,6 +202,34 @@ class DataFolder:
     def offers_file(self) -> Path:
         """Offers heard of: a cache that may be deleted."""
         return self.path / "offers.json"
+
+    def log_file(self, peer_id: str) -> Path:
+        """The SQLite file of the transparency log that this key signs: each of a node's keys has a log of its own."""
+        return self.path / f"log.{peer_id}.sqlite"
+
+    def log_checkpoint_file(self, peer_id: str) -> Path:
+        """The log's last signed checkpoint, beside it: what a log that was set back is told by."""
+        return self.path / f"log.{peer_id}.checkpoint"
+
+    @property
+    def log_files(self) -> list[Path]:
+        """The logs of this node's keys, those that were replaced too."""
+        return sorted(self.path.glob("log.12D3KooW*.sqlite"))
+
+    @property
+    def witness_file(self) -> Path:
+        """The checkpoints of others' logs that were seen last, as SQLite."""
+        return self.path / "witness.sqlite"
+
+    @property
+    def forks(self) -> Path:
+        """Proofs that a log forked."""
+        return self.path / "forks"
+
+    @property
+    def quarantine_file(self) -> Path:
+        """Providers that are not bought from."""
+        return self.path / "quarantine.json"
 
     @property
     def logs(self) -> Path:
@@ -179,6 +252,21 @@ class DataFolder:
     def load_key(self) -> SecretKey:
         """Read the node's key. Raises UsageError if it is missing, readable by others, or no key."""
         return load_key(self.key_file)
+
+    def load_retired_keys(self) -> list[SecretKey]:
+        """The keys this node had before. Raises UsageError."""
+        return [load_key(path) for path in self.retired_key_files]
+
+    def logs_of_own_keys(self) -> list[tuple[Path, Path, SecretKey]]:
+        """Log, checkpoint file and key, for the node's key and those it had before. Raises UsageError."""
+        return [
+            (self.log_file(key.public_key.peer_id), self.log_checkpoint_file(key.public_key.peer_id), key)
+            for key in (self.load_key(), *self.load_retired_keys())
+        ]
+
+    def own_public_keys(self) -> list[PublicKey]:
+        """The node's key and those it had before. Raises UsageError."""
+        return [key.public_key for key in (self.load_key(), *self.load_retired_keys())]
 
     def load_or_create_key(self) -> SecretKey:
         """Read the node's key, or make one."""
@@ -213,8 +301,10 @@ def parse_config(text: str, source: str) -> Config:
     """Read the text of a config.toml; `source` names it in messages. Raises UsageError."""
     try:
         return msgspec.convert(tomllib.loads(text), Config, strict=True)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, and what int() says of thousands of digits
         raise UsageError(f"{source} is no TOML: {error}.", hint="Mend that line.") from None
+    except RecursionError:
+        raise UsageError(f"{source} is nested too deep to be read.", hint="A setting needs no nesting.") from None
     except msgspec.ValidationError as error:
         raise UsageError(f"{source}: {error}.", hint="`p2pgrid init --print-config` shows every setting.") from None
 

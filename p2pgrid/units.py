@@ -49,6 +49,22 @@ def parse_price_eur(text: str) -> PriceUpm:
     return PriceUpm(price)
 
 
+def parse_amount_eur(text: str) -> AmountPico:
+    """Turn EUR as people write it ("0.05") into pico-EUR.
+
+    Raises UsageError for what is no decimal number, is negative, too much, or finer than a pico-EUR.
+    """
+    hint = 'Write EUR, like "0.05".'
+    if not _DECIMAL.fullmatch(text):
+        raise UsageError(f"the amount {text[:40]!r} is no number.", hint=hint)
+    whole, _, decimals = text.partition(".")
+    decimals = decimals.rstrip("0")
+    amount = abs(int(whole)) * PICO_PER_EUR + int(decimals[:12].ljust(12, "0"))
+    if text.startswith("-") or len(decimals) > 12 or amount > MAX_AMOUNT_PICO:
+        raise UsageError(f"the amount {text!r} is out of range.", hint=f"{hint} At most 12 decimals.")
+    return AmountPico(amount)
+
+
 def format_price_eur(price_upm: int) -> str:
     """EUR per million tokens for people: 200000 -> '0.20'."""
     return _format(price_upm, 6)

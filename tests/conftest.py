@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from p2pgrid.engine.environment import EngineEnvironment, engine_environment
 from p2pgrid.engine.process import ManagedVllm
@@ -14,6 +15,10 @@ from p2pgrid.engine.serve_command import VllmSettings
 from p2pgrid.errors import EngineError
 
 START_TIMEOUT_S = 300.0
+
+# How long an example takes says how busy the machine is, and nothing of the code.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -4,26 +4,117 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+if TYPE_CHECKING:
+    from p2pgrid.proto.findings import Finding
+    from p2pgrid.proto.record import Record
+    from p2pgrid.proto.verdict import Verdict
+
+
+def _moment(_ctx: click.Context, _param: click.Parameter, text: str | None) -> int | None:
+    """A date or a time of ISO 8601, as Unix milliseconds. A date alone means its end; without an offset it is UTC."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        if len(text) <= len("2026-06-30"):
+            moment += timedelta(days=1, milliseconds=-1)
+        return int(moment.timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise click.BadParameter(f"{text!r} is no date. Write 2026-06-30, or 2026-06-30T12:00+02:00.") from None
+
 
 @click.command()
-@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", metavar="FILE...", nargs=-1, type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def audit(files: tuple[Path, ...], as_json: bool) -> None:
+@click.option("--html", "page", metavar="OUT", type=click.Path(path_type=Path), help="Write a page with charts.")
+@click.option(
+    "--proofs", metavar="DIR", type=click.Path(path_type=Path), help="Write a proof file for each [T] finding."
+)
+@click.option(
+    "--proof", metavar="FILE", type=click.Path(path_type=Path), help="Verify one proof file, and nothing else."
+)
+@click.option(
+    "--at",
+    "at_ms",
+    metavar="DATE",
+    callback=_moment,
+    help="Judge terms as of then. [default: the latest record]",
+)
+@click.option("--logged", is_flag=True, help="Demand a proof of inclusion in the provider's log for every receipt.")
+@click.option(
+    "--witnesses",
+    type=click.IntRange(0, 64),
+    default=0,
+    help="Demand that so many peers have cosigned the provider's latest checkpoint, lately. [default: 0]",
+)
+@click.option("--processes", type=click.IntRange(1, 256), help="Workers for large files. [default: one a core]")
+def audit(
+    files: tuple[Path, ...],
+    as_json: bool,
+    page: Path | None,
+    proofs: Path | None,
+    proof: Path | None,
+    at_ms: int | None,
+    logged: bool,
+    witnesses: int,
+    processes: int | None,
+) -> None:
     """Verify exported receipts, and say who is at fault.
 
-    FILEs are written by `p2pgrid receipts export`. Give one side's, or both sides' to hold them against each other;
-    a name with `provider` or `operator`, `client` or `gateway` in it says whose export it is. Works offline, with
-    nothing but the files.
+    FILEs are written by `p2pgrid receipts export`; `-` is standard input. Give one side's, or both sides' to hold them
+    against each other, of one channel or of hundreds; a name with `provider` or `operator`, `client` or `gateway` in it
+    says whose export it is. Works offline, with nothing but the files.
 
-    Exit codes: 0 clean; 1 findings; 2 a file that is missing or no bundle.
+    A [T] finding convinces a third party: its proof file holds the few records it takes, and `--proof` verifies it with
+    nothing else at hand.
+
+    Exit codes: 0 clean, or the proof proves; 1 findings, or it does not; 2 a file that is missing or no bundle; 3 this
+    machine (disk, memory).
     """
-    from p2pgrid.audit.check import audit_files
+    from p2pgrid.errors import UsageError
 
-    verdict = audit_files(files)
+    if proof is not None:
+        if files or page or proofs or at_ms is not None or logged or witnesses:
+            raise UsageError("--proof verifies one file alone.", hint="Run `p2pgrid audit --proof FILE`.")
+        _verify_proof(proof, as_json)
+        return
+    if not files:
+        raise UsageError("no bundle is named.", hint="`p2pgrid audit FILE...`; `p2pgrid receipts export` writes one.")
+    from p2pgrid.audit.check import audit_files
+    from p2pgrid.proto.log_case import LogDemands
+
+    demands = LogDemands(proofs=logged, witnesses=witnesses)
+    records: list[Record] = []
+    with _progress() as report:
+        keep = records.append if proofs is not None else None
+        verdict = audit_files(files, processes=processes, report=report, now_ms=at_ms, keep=keep, log_demands=demands)
+        written, without = _write_proofs(proofs, verdict, records, report) if proofs is not None else ([], [])
+    if page is not None:
+        from p2pgrid.audit.page import write_page
+
+        write_page(page, verdict)
+    _print_verdict(verdict, as_json)
+    if not as_json:
+        for path in [*written[:10], *([page] if page else [])]:
+            click.echo(f"Wrote {path}")
+        if len(written) > 10:
+            click.echo(f"and {len(written) - 10} more proof files.")
+        if without:
+            click.echo(f"{len(without)} [T] findings have no proof file: too many, or resting on the accuser's word.")
+    if not verdict.clean:
+        sys.exit(1)
+
+
+def _print_verdict(verdict: Verdict, as_json: bool) -> None:
     if as_json:
         from p2pgrid.audit.report import verdict_as_json
 
@@ -34,5 +125,43 @@ def audit(files: tuple[Path, ...], as_json: bool) -> None:
         from p2pgrid.audit.report import print_verdict
 
         print_verdict(verdict, Console(highlight=False))
-    if not verdict.clean:
+
+
+def _write_proofs(
+    folder: Path, verdict: Verdict, records: list[Record], report: Callable[[str, int, int], None]
+) -> tuple[list[Path], list[Finding]]:
+    from p2pgrid.audit.proof_file import write_proofs
+
+    return write_proofs(folder, verdict.findings, records, report)
+
+
+def _verify_proof(path: Path, as_json: bool) -> None:
+    from p2pgrid.audit.proof_file import verify_proof
+    from p2pgrid.audit.report import proof_as_json, sentence_of_proof
+
+    claim, finding, records = verify_proof(path)
+    if as_json:
+        click.echo(json.dumps(proof_as_json(claim, finding, records), indent=2))
+    else:
+        click.echo(sentence_of_proof(claim, finding))
+    if finding is None:
         sys.exit(1)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on standard error while something long goes on; nothing where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _step, _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    # No thread of its own: workers are forked while it is shown.
+    with Progress(console=Console(stderr=True), auto_refresh=False, transient=True) as progress:
+        task = progress.add_task("reading", total=None)
+
+        def report(step: str, done: int, total: int) -> None:
+            progress.update(task, description=step, completed=done, total=total, refresh=True)
+
+        yield report

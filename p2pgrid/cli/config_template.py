@@ -16,6 +16,7 @@ from p2pgrid.config import (
     ClientConfig,
     Config,
     ModelConfig,
+    PeriodConfig,
     ProviderConfig,
     Section,
     TermsConfig,
@@ -33,11 +34,13 @@ EXPLAINED: Final[dict[type[Section], dict[str, str]]] = {
         "libp2p-listen": "Where libp2p listens, for discovery. Empty: take no part in the DHT.",
         "announce": 'host:port under which others reach `listen`, if it is another address: ["203.0.113.7:4801"]',
         "libp2p-announce": 'The same for libp2p: ["/ip4/203.0.113.7/tcp/4802"]',
-        "pages": 'host:port of your own pages (/offer, /health, /metrics), such as "127.0.0.1:4880". Empty: none.',
+        "pages": 'host:port of your pages (/offer, /card, /health, /metrics, /log/), as "127.0.0.1:4880". Empty: none.',
+        "witnesses": "Peers asked to cosign your log, up to 16: /ip4/203.0.113.8/tcp/4801/tls/p2p/12D3KooW...",
         "engine-timeout-s": "How long an engine may take to be ready.",
         "drain-s": "How long running orders may go on when the node is told to stop.",
         "prompt-retention-days": "How long you keep prompts and answers. It is part of the offer: a promise.",
         "offer-minutes": "How long an offer binds; it is renewed at half time.",
+        "time-zone": 'The clock of the price schedules, an IANA name: "Europe/Vilnius".',
     },
     TermsConfig: {
         "window-tokens": "Most output tokens ahead of the client's last signature: the most that either side can lose.",
@@ -63,6 +66,15 @@ EXPLAINED: Final[dict[type[Section], dict[str, str]]] = {
         "tensor-parallel": "GPUs that compute one answer together.",
         "tool-call-parser": 'vLLM\'s parser for tool calls. Not set; for example: "hermes"',
         "engine-arguments": "More arguments for `vllm serve`.",
+        "most-tokens-per-s": "The fastest one answer can come on this hardware; auditors check it. 0: not stated.",
+    },
+    PeriodConfig: {
+        "days": "Weekdays, mon to sun, or ranges.",
+        "from": "From this time on, by the provider's time-zone.",
+        "until": "Up to this time; 24:00 is the day's end. Earlier than `from`: the next morning.",
+        "price-input-eur": "EUR per million prompt tokens then.",
+        "price-output-eur": "EUR per million output tokens then.",
+        "price-cached-input-eur": 'EUR per million cached prompt tokens then. Not set, the input price; say: "0.01"',
     },
     ClientConfig: {
         "listen": "host:port of the gateway's OpenAI API.",
@@ -70,6 +82,8 @@ EXPLAINED: Final[dict[type[Section], dict[str, str]]] = {
         "max-cost-eur": 'Most that one request may cost. Not set; for example: "0.05"',
         "first-token-timeout-s": "Nothing is owed for an answer whose first token comes later.",
         "slot-timeout-s": "How long a request waits for a free slot of the best provider before the next is asked.",
+        "parent-countries": 'Buy only from operators whose parent has its seat there, by their card: ["DE", "LT"]',
+        "verify-domains": "Buy only from operators that have shown that they control the domain on their card.",
         "api-key-file": "A file with the key that programs must show. Not set: listen on loopback alone.",
     },
     BootstrapConfig: {"libp2p-listen": "Where an introducing peer listens."},
@@ -81,6 +95,15 @@ _EXAMPLE_MODEL: Final = {
     "price-input-eur": "0.10",
     "price-output-eur": "0.40",
     "model-path": "smollm2",
+}
+
+
+_EXAMPLE_PERIOD: Final = {
+    "days": ("mon-fri",),
+    "from": "22:00",
+    "until": "06:00",
+    "price-input-eur": "0.05",
+    "price-output-eur": "0.20",
 }
 
 
@@ -111,6 +134,9 @@ def render_config(
     else:
         lines += ["[[provider.models]]", *_settings(ModelConfig, model)]
     lines += [
+        "# Other prices at certain hours: one block for each, below its model. The first that holds counts.",
+        "#[[provider.models.schedule]]",
+        *_settings(PeriodConfig, {}, _EXAMPLE_PERIOD),
         "# ---- A client's gateway: p2pgrid gateway",
         "[client]",
         *_settings(ClientConfig, {}),
@@ -127,7 +153,7 @@ def _settings(
     lines = []
     for field in msgspec.structs.fields(section):
         key = field.encode_name
-        if isinstance(field.default, msgspec.Struct) or key == "models":
+        if isinstance(field.default, msgspec.Struct) or key in ("models", "schedule"):
             continue  # a table of its own
         lines.append(f"# {EXPLAINED[section][key]}")
         if key in chosen:

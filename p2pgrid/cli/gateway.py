@@ -25,6 +25,8 @@ MIN_API_KEY_CHARS = 16
 @click.command()
 @click.option("--listen", metavar="HOST:PORT", help="Where programs reach it. [default: 127.0.0.1:8480]")
 @click.option("--country", "countries", multiple=True, metavar="CC", help="Buy only there; may be repeated.")
+@click.option("--parent-country", "parent_countries", multiple=True, metavar="CC", help="Only operators held there.")
+@click.option("--verify-domains", is_flag=True, help="Only operators that have proven their card's domain.")
 @click.option("--max-cost-eur", metavar="EUR", help="Most that one request may cost.")
 @click.option(
     "--api-key-file",
@@ -39,6 +41,8 @@ def gateway(
     context: CliContext,
     listen: str | None,
     countries: tuple[str, ...],
+    parent_countries: tuple[str, ...],
+    verify_domains: bool,
     max_cost_eur: str | None,
     api_key_file: Path | None,
     network: str | None,
@@ -57,7 +61,15 @@ def gateway(
     log_to_stderr(verbose=verbose)
     whole = context.data.load_config()
     name, peers = resolve_bootstrap(whole, network, bootstrap, bootstrap_peers)
-    config = with_flags(whole.client, listen, countries, max_cost_eur, api_key_file)
+    config = with_flags(
+        whole.client,
+        listen,
+        countries,
+        max_cost_eur,
+        api_key_file,
+        parent_countries=parent_countries,
+        verify_domains=verify_domains,
+    )
     host, port = parse_host_port(config.listen)
     api_key = read_api_key(Path(config.api_key_file).expanduser()) if config.api_key_file else None
 
@@ -83,11 +95,16 @@ def with_flags(
     countries: tuple[str, ...],
     max_cost_eur: str | None,
     api_key_file: Path | None,
+    *,
+    parent_countries: tuple[str, ...] = (),
+    verify_domains: bool = False,
 ) -> ClientConfig:
     """The configuration with what the command line says. Raises UsageError."""
     given = {
         "listen": listen,
         "countries": [country.upper() for country in countries] or None,
+        "parent-countries": [country.upper() for country in parent_countries] or None,
+        "verify-domains": verify_domains or None,
         "max-cost-eur": max_cost_eur,
         "api-key-file": str(api_key_file.absolute()) if api_key_file else None,
     }

@@ -94,10 +94,13 @@ def _checked(text: str) -> Config:
     """Refuse what `serve` would refuse later: a country that is no code, a price that is no price."""
     from p2pgrid.config import parse_config
     from p2pgrid.provider.offers import tariff_of
+    from p2pgrid.provider.schedule import schedule_of, time_zone
 
     config = parse_config(text, "the configuration")
     for model in config.provider.models:
         tariff_of(model)
+        schedule_of(model)
+    time_zone(config.provider.time_zone)
     return config
 
 

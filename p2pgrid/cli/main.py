@@ -22,7 +22,12 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "gateway": ("p2pgrid.cli.gateway:gateway", "Buy: run the client's OpenAI endpoint."),
     "bootstrap": ("p2pgrid.cli.bootstrap:bootstrap", "Introduce: run a peer that others join through."),
     "offers": ("p2pgrid.cli.offers:offers", "Show what is on sale."),
-    "receipts": ("p2pgrid.cli.receipts:receipts", "List receipts; export them for an audit."),
+    "card": ("p2pgrid.cli.card:card", "Say who stands behind your nodes' keys, and check others."),
+    "receipts": (
+        "p2pgrid.cli.receipts:receipts",
+        "List, export and dispute receipts, and agree on them.",
+    ),
+    "log": ("p2pgrid.cli.log:log", "Prove records in transparency logs, and check the logs of others."),
     "audit": ("p2pgrid.cli.audit:audit", "Verify exported receipts, and say who is at fault."),
     "demo": ("p2pgrid.cli.demo:demo", "Run a whole grid on this machine, and audit it."),
 }

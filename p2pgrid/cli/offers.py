@@ -4,32 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.network import network_options, resolve_bootstrap
 from p2pgrid.errors import UsageError
 
 if TYPE_CHECKING:
+    from p2pgrid.client.operator import Operator
     from p2pgrid.proto.messages import Offer
     from p2pgrid.proto.record import Signed
 
+CARD_TIMEOUT_S = 10.0
+"""How long operators and their domains may take to answer."""
 
-@click.command()
+
+@click.group(invoke_without_command=True)
 @click.option("--model", metavar="NAME", help="Only this model.")
 @click.option("--country", metavar="CC", help="Only where inference runs in this country, like LT.")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=1), default=10.0, show_default=True, help="Seconds.")
+@click.option("--own", is_flag=True, help="What this node has signed, from its ledger, and when each offer was shown.")
 @network_options
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
-@click.pass_obj
+@click.pass_context
 def offers(
-    context: CliContext,
+    ctx: click.Context,
     model: str | None,
     country: str | None,
     timeout_s: float,
+    own: bool,
     network: str | None,
     bootstrap: tuple[str, ...],
     bootstrap_peers: Path | None,
@@ -38,13 +46,25 @@ def offers(
     """Show what is on sale.
 
     Providers are found over the network, each is asked for its own offer, and every signature is checked. Nothing is
-    bought, and no key or ledger is made.
+    bought, and no key or ledger is made. A provider that broke the rules is marked, and the gateway buys nothing there.
     """
     import logging
 
+    if ctx.invoked_subcommand is not None:
+        return
+    context: CliContext = ctx.obj
+
+    if own:
+        signed = _own_offers(context, model)
+        if as_json:
+            click.echo(json.dumps(signed, indent=2))
+        else:
+            _print_own(signed)
+        return
     logging.basicConfig(level=logging.CRITICAL)
     name, peers = resolve_bootstrap(context.data.load_config(), network, bootstrap, bootstrap_peers)
     rows, fault = asyncio.run(_find(_search_key(model, country), name, peers, timeout_s))
+    _mark_quarantined(rows, context)
     shown = [
         row
         for row in rows
@@ -60,6 +80,44 @@ def offers(
         click.echo(f"Nobody was found who sells {wanted} on the network {name!r}. Searched through: {through}.")
         if fault:
             click.echo(f"Last fault: {fault}")
+
+
+@offers.command()
+@click.argument("peer", metavar="PEER")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_obj
+def allow(context: CliContext, peer: str, as_json: bool) -> None:
+    """Lift the quarantine of provider PEER: buy from it again.
+
+    A provider is put under quarantine when it breaks the rules; the evidence stays in the ledger. A gateway that runs
+    is told.
+    """
+    from p2pgrid.cli.asking import ask_or_do, parse_peer
+    from p2pgrid.client.quarantine import Quarantine
+    from p2pgrid.desk.asks import Allowed, AllowPeer
+
+    peer_id = parse_peer(peer)
+
+    async def here() -> Allowed:
+        held = Quarantine(context.data.quarantine_file).lift(peer_id)
+        return Allowed(peer=peer_id, was_held=held is not None, **(msgspec.structs.asdict(held) if held else {}))
+
+    done = asyncio.run(ask_or_do(context.data, AllowPeer(peer=peer_id), Allowed, here, roles=("client",)))
+    if as_json:
+        click.echo(msgspec.json.encode(done))
+    elif done.was_held:
+        since = datetime.fromtimestamp(done.since_ms / 1000, UTC)
+        click.echo(f"{peer_id} is bought from again. It was held since {since:%Y-%m-%d %H:%M} UTC: {done.reason}")
+    else:
+        click.echo(f"{peer_id} was under no quarantine; nothing changed.")
+
+
+def _mark_quarantined(rows: list[dict[str, Any]], context: CliContext) -> None:
+    from p2pgrid.client.quarantine import Quarantine
+
+    quarantine = Quarantine(context.data.quarantine_file)
+    for row in rows:
+        row["quarantine"] = quarantine.reason(row["provider"])
 
 
 def _search_key(model: str | None, country: str | None) -> str:
@@ -79,7 +137,10 @@ async def _find(
 ) -> tuple[list[dict[str, Any]], str]:
     """Rows for people and programs, and what last went wrong."""
     import secrets
+    from functools import partial
 
+    from p2pgrid.client.cards import CardBook
+    from p2pgrid.client.domains import DomainChecker
     from p2pgrid.client.offers import OfferBook
     from p2pgrid.client.purchaser import unix_ms
     from p2pgrid.errors import RemoteError
@@ -89,6 +150,8 @@ async def _find(
     # A key for this once: who only looks need not be known again.
     async with Network(SecretKey(secrets.token_bytes(32)), network, bootstrap=bootstrap) as finder:
         book = OfferBook(finder, now_ms=unix_ms, keys=[key])
+        cards = CardBook(finder, now_ms=unix_ms, domains=DomainChecker(unix_ms))
+        book.on_offers = partial(cards.refresh, timeout_s=CARD_TIMEOUT_S)
         deadline = asyncio.get_running_loop().time() + timeout_s
         while not book.offers() and (left_s := deadline - asyncio.get_running_loop().time()) > 0:
             try:
@@ -97,47 +160,151 @@ async def _find(
                 break
             if not book.offers():
                 await asyncio.sleep(min(0.5, left_s))
-        return [row for offer in book.offers() for row in _rows(offer)], book.last_fault
+        rows = [row for offer in book.offers() for row in _rows(offer, unix_ms(), cards.operator_of(offer))]
+        await cards.aclose()
+        return rows, book.last_fault
 
 
-def _rows(offer: Signed[Offer]) -> list[dict[str, Any]]:
-    from p2pgrid.client.choice import Candidate
+def _rows(offer: Signed[Offer], now_ms: int, operator: Operator | None = None) -> list[dict[str, Any]]:
+    from p2pgrid.client.choice import candidate_of
     from p2pgrid.client.openai_api import offer_object
-    from p2pgrid.proto.keys import parse_public_key
 
-    peer_id = parse_public_key(offer.message.provider).peer_id
-    return [offer_object(Candidate(peer_id, offer, entry, 0, False)) for entry in offer.message.models]
+    return [offer_object(candidate_of(offer, entry, now_ms, operator), now_ms) for entry in offer.message.models]
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    from datetime import UTC, datetime
-
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     from p2pgrid.client.text import printable
 
-    table = Table(title="On sale, EUR per million tokens")
-    for name in ("model", "operator", "country"):
+    table = Table(title="On sale now, EUR per million tokens")
+    for name in ("model", "operator", "country", "parent", "domain"):
         table.add_column(name, overflow="fold")
     for name in ("input", "cached", "output", "context", "at once", "window"):
         table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("price changes (UTC)")
     table.add_column("valid until (UTC)")
     table.add_column("peer", no_wrap=True)
+    is_marked = any(row["quarantine"] for row in rows)
+    if is_marked:
+        table.add_column("quarantine", overflow="fold")
     for row in sorted(rows, key=lambda one: (one["model"], float(one["prices"]["output_eur"]), one["provider"])):
         prices = row["prices"]
         table.add_row(
             escape(printable(row["model"])),
-            escape(printable(row["operator"])),
+            escape(printable(_operator_text(row))),
             row["country"],
+            (row["card"] or {}).get("parent_country") or "",
+            escape(printable(_domain_text(row))),
             prices["input_eur"],
             prices["cached_input_eur"],
             prices["output_eur"],
             str(row["context_tokens"]),
             str(row["concurrency"]),
             str(row["window_tokens"]),
-            datetime.fromtimestamp(row["valid_until_ms"] / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
+            _change_text(row),
+            _time_text(row["valid_until_ms"]),
             row["provider"],
+            *([escape(row["quarantine"])] if is_marked else []),
         )
-    Console(width=None if Console().is_terminal else 180).print(table)
+    Console(width=None if Console().is_terminal else 200).print(table)
+    if is_marked:
+        click.echo("Nothing is bought from a provider under quarantine; `p2pgrid offers allow PEER` lifts it.")
+
+
+def _operator_text(row: dict[str, Any]) -> str:
+    """The legal name on the card; where there is none, the name that the offer gives."""
+    card = row["card"]
+    if card is None:
+        return f"{row['operator']} (no card)"
+    if card["legal_name"] is None or (card["domain_checked"] is None and card["fault"]):
+        return f"{row['operator']} (card does not hold: {card['fault']})"
+    return f"{card['legal_name']}, {card['country']}"
+
+
+def _domain_text(row: dict[str, Any]) -> str:
+    card = row["card"] or {}
+    if not card.get("domain"):
+        return ""
+    return f"{card['domain']} ({'checked' if card['domain_checked'] else 'NOT proven'})"
+
+
+def _time_text(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _change_text(row: dict[str, Any]) -> str:
+    """When the price changes, and to what: `Mon 22:00 to 0.05/0.20`."""
+    if row["price_changes_ms"] is None:
+        return "no" if row["schedule"] is None else "never"
+    at = datetime.fromtimestamp(row["price_changes_ms"] / 1000, UTC)
+    following = row["next_prices"]
+    return f"{at:%a %H:%M} to {following['input_eur']}/{following['output_eur']}"
+
+
+# -- one's own ---------------------------------------------------------------------------------------------------------
+
+
+def _own_offers(context: CliContext, model: str | None) -> list[dict[str, Any]]:
+    """Every offer that this node has signed, newest first: its prices, and for how long it was the one shown."""
+    from itertools import takewhile
+
+    from p2pgrid.ledger.sqlite import SqliteLedger
+    from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
+    from p2pgrid.proto.messages import Channel, Offer
+    from p2pgrid.proto.record import Role, verify_record
+
+    keys = {key.raw: key for key in context.data.own_public_keys()}
+    signed = []
+    frame = (Offer.payload_type, Channel.payload_type)
+    with SqliteLedger.open_readonly(context.data.ledger_file) as ledger:
+        for record in takewhile(lambda one: one.payload_type in frame, ledger.records()):
+            signature = record.signature_of(Role.PROVIDER) if record.payload_type == Offer.payload_type else None
+            if signature is not None and signature.key in keys:
+                signed.append(verify_record(record, Offer, {Role.PROVIDER: keys[signature.key]}))
+    signed.sort(key=lambda offer: offer.message.sequence)
+    rows: list[dict[str, Any]] = []
+    for offer, following in zip(signed, [*signed[1:], None], strict=True):
+        message = offer.message
+        # An offer is dated back by what clocks may differ.
+        shown_ms = min(message.valid_from_ms + CLOCK_TOLERANCE_MS, message.valid_until_ms)
+        replaced_ms = following.message.valid_from_ms + CLOCK_TOLERANCE_MS if following else message.valid_until_ms
+        rows.append(
+            {
+                "sequence": message.sequence,
+                "offer": offer.id.hex(),
+                "shown_from_ms": shown_ms,
+                "shown_until_ms": max(min(replaced_ms, message.valid_until_ms), shown_ms),
+                "valid_from_ms": message.valid_from_ms,
+                "valid_until_ms": message.valid_until_ms,
+                "models": [row for row in _rows(offer, shown_ms) if model in (None, row["model"])],
+            }
+        )
+    return rows[::-1]
+
+
+def _print_own(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="Offers signed by this node (UTC), EUR per million tokens; each is honoured until it ends")
+    for name in ("sequence", "shown from", "until", "honoured until", "model", "input", "cached", "output", "changes"):
+        table.add_column(name, no_wrap=name != "model")
+    for row in rows:
+        for model in row["models"]:
+            prices = model["prices"]
+            table.add_row(
+                str(row["sequence"]),
+                _time_text(row["shown_from_ms"]),
+                _time_text(row["shown_until_ms"]),
+                _time_text(row["valid_until_ms"]),
+                escape(model["model"]),
+                prices["input_eur"],
+                prices["cached_input_eur"],
+                prices["output_eur"],
+                _change_text(model),
+            )
+    Console(width=None if Console().is_terminal else 200).print(table)

@@ -1,27 +1,33 @@
-"""`p2pgrid receipts`: list them; export them for an audit."""
+"""`p2pgrid receipts`: list them; export them for an audit; agree on them with the other side."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
+from p2pgrid.cli import dispute_commands
 from p2pgrid.cli.context import CliContext
+from p2pgrid.cli.network import network_options, resolve_bootstrap
 from p2pgrid.errors import UsageError
 from p2pgrid.units import format_amount_eur
 
 if TYPE_CHECKING:
     from p2pgrid.ledger.base import ReceiptRow
     from p2pgrid.ledger.reader import SqliteReader
+    from p2pgrid.proto.record import Record
 
 
 @click.group()
 def receipts() -> None:
-    """List receipts; export them for an audit.
+    """List, export and dispute receipts, and agree on them.
 
-    Works beside a running node: the ledger is opened for reading.
+    Works beside a running node: what only reads opens the ledger for reading, and what writes asks the node.
     """
 
 
@@ -51,22 +57,81 @@ def list_receipts(context: CliContext, limit: int, channel: str | None, as_json:
 def export(context: CliContext, file: Path, channel: str | None, as_json: bool) -> None:
     """Write every signed record to FILE, one JSON object a line, for `p2pgrid audit`.
 
-    The file holds no prompt and no answer. It is written whole or not at all.
+    The operators' cards go with them, as far as they are kept here. The file holds no prompt and no answer. It is
+    written whole or not at all.
     """
+    from itertools import chain
+
     from p2pgrid.ledger.bundle import write_bundle
 
-    ledger = _open(context)
-    count = write_bundle(file, ledger.records(channel=_channel_id(channel)))
+    ledger, chosen = _open(context), _channel_id(channel)
+    count = write_bundle(file, chain(_cards(context, ledger, chosen), ledger.records(channel=chosen)))
     if as_json:
         click.echo(json.dumps({"file": str(file), "records": count}))
     else:
         click.echo(f"{count} records written to {file}. Audit them with: p2pgrid audit {file}")
 
 
+@receipts.command()
+@click.argument("peer", metavar="PEER")
+@network_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--verbose", is_flag=True, help="Log more.")
+@click.pass_obj
+def reconcile(
+    context: CliContext,
+    peer: str,
+    network: str | None,
+    bootstrap: tuple[str, ...],
+    bootstrap_peers: Path | None,
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    """Bring both sides' books together now, and show what changed.
+
+    Each side sends what the other lacks; orders that were cut off become `interrupted` receipts by their last voucher,
+    and every receipt is signed by both or disputed. A gateway that runs does it; without one this command dials PEER
+    itself. On a provider's side it shows what is open: it is the client who connects.
+    """
+    from p2pgrid.cli.asking import parse_peer
+    from p2pgrid.cli.reconciling import print_reconciled, reconcile_with
+    from p2pgrid.cli.running import log_to_stderr
+
+    log_to_stderr(verbose=verbose, quiet=not verbose)
+    config = context.data.load_config()
+    name, peers = resolve_bootstrap(config, network, bootstrap, bootstrap_peers)
+    done = asyncio.run(reconcile_with(context.data, parse_peer(peer), name, peers))
+    if as_json:
+        click.echo(msgspec.json.encode(done))
+    else:
+        print_reconciled(done)
+
+
+for command in dispute_commands.COMMANDS:
+    receipts.add_command(command)
+
+
 def _open(context: CliContext) -> SqliteReader:
     from p2pgrid.ledger.sqlite import SqliteLedger
 
     return SqliteLedger.open_readonly(context.data.ledger_file)
+
+
+def _cards(context: CliContext, ledger: SqliteReader, channel: bytes | None) -> Iterator[Record]:
+    """Our own cards, and those that providers have shown us; with a channel, those that name one of its keys. Each
+    once."""
+    from p2pgrid.ledger.card_file import read_all_cards
+
+    parties = None
+    if channel is not None:
+        terms = [one.message for one in ledger.channels() if one.message.channel == channel]
+        parties = [key for one in terms for key in (one.provider, one.client)]
+    data, seen = context.data, set[bytes]()
+    for cards in read_all_cards([data.card_file, *sorted(data.cards_folder.glob("*.jsonl"))], parties):
+        for card in cards:
+            if card.id not in seen:
+                seen.add(card.id)
+                yield card.record
 
 
 def _channel_id(text: str | None) -> bytes | None:

@@ -37,11 +37,11 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
         uvloop.run(supervised())
 
 
-def log_to_stderr(*, verbose: bool) -> None:
-    """Lines for people on standard error; standard output belongs to what was asked for."""
+def log_to_stderr(*, verbose: bool, quiet: bool = False) -> None:
+    """Lines for people on standard error; standard output belongs to what was asked for. Quiet: only what is wrong."""
     logging.basicConfig(
         stream=sys.stderr,
-        level=logging.DEBUG if verbose else logging.INFO,
+        level=logging.DEBUG if verbose else logging.ERROR if quiet else logging.INFO,
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
         datefmt="%H:%M:%S",
         force=True,

@@ -16,6 +16,8 @@ from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.network import network_options, resolve_bootstrap
 from p2pgrid.config import Config, DataFolder, ModelConfig, ProviderConfig, parse_host_port
 from p2pgrid.errors import UsageError
+from p2pgrid.proto.messages import ModelOffer, Offer
+from p2pgrid.proto.schedule import next_price_change
 from p2pgrid.units import format_price_eur
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 @click.option("--announce", multiple=True, metavar="HOST:PORT", help="Where others reach it, if elsewhere.")
 @click.option("--libp2p-listen", multiple=True, metavar="MULTIADDR", help="[default: /ip4/0.0.0.0/tcp/4802]")
 @click.option("--libp2p-announce", multiple=True, metavar="MULTIADDR", help="Where others reach it, if elsewhere.")
-@click.option("--pages", metavar="HOST:PORT", help="Serve /offer, /health and /metrics there. [default: off]")
+@click.option("--pages", metavar="HOST:PORT", help="Serve /offer, /card, /health and /metrics there. [default: off]")
 @network_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object when ready.")
 @click.option("--verbose", is_flag=True, help="Log more.")
@@ -166,8 +168,28 @@ async def _serve(
         await stopping
 
 
+def _model_of(offer: Offer, entry: ModelOffer, now_ms: int) -> dict[str, Any]:
+    """A model on sale, at the tariff in force."""
+    tariff, change = offer.tariff_at(entry, now_ms), next_price_change(offer, entry, now_ms)
+    return {
+        "model": entry.model,
+        "price_input_eur": format_price_eur(tariff.input_upm),
+        "price_cached_input_eur": format_price_eur(tariff.cached_input_upm),
+        "price_output_eur": format_price_eur(tariff.output_upm),
+        "price_changes_ms": change.at_ms if change else None,
+        "next_price_input_eur": format_price_eur(change.tariff.input_upm) if change else None,
+        "next_price_output_eur": format_price_eur(change.tariff.output_upm) if change else None,
+        "context_tokens": entry.context_tokens,
+        "concurrency": entry.concurrency,
+        "endpoints": list(entry.endpoints),
+    }
+
+
 def ready_of(node: Provider, data: DataFolder, pages: str | None) -> dict[str, Any]:
     """What is said when the node is ready."""
+    from p2pgrid.provider.node import unix_ms
+
+    now_ms = unix_ms()
     offer = node.offer
     assert offer is not None, "a node is ready only once it offers something"
     message = offer.message
@@ -179,18 +201,7 @@ def ready_of(node: Provider, data: DataFolder, pages: str | None) -> dict[str, A
         "country": message.data_terms.country,
         "addresses": list(node.addresses),
         "libp2p_addresses": list(node.libp2p_addresses),
-        "models": [
-            {
-                "model": entry.model,
-                "price_input_eur": format_price_eur(entry.tariff.input_upm),
-                "price_cached_input_eur": format_price_eur(entry.tariff.cached_input_upm),
-                "price_output_eur": format_price_eur(entry.tariff.output_upm),
-                "context_tokens": entry.context_tokens,
-                "concurrency": entry.concurrency,
-                "endpoints": list(entry.endpoints),
-            }
-            for entry in message.models
-        ],
+        "models": [_model_of(message, entry, now_ms) for entry in message.models],
         "gpus": list(message.gpus),
         "ledger": str(data.ledger_file),
         "offer": {
@@ -198,6 +209,7 @@ def ready_of(node: Provider, data: DataFolder, pages: str | None) -> dict[str, A
             "sequence": message.sequence,
             "valid_until_ms": message.valid_until_ms,
         },
+        "card": message.card.hex() or None,
         "pages": pages,
     }
 
@@ -218,10 +230,18 @@ def _ready_text(ready: dict[str, Any]) -> str:
             f"{model['price_cached_input_eur']} cached, {model['price_output_eur']} out; "
             f"context {model['context_tokens']}, {model['concurrency']} at once"
         )
+        if model["price_changes_ms"] is not None:
+            at = datetime.fromtimestamp(model["price_changes_ms"] / 1000, UTC)
+            lines.append(
+                f"            from {at:%a %H:%M} UTC on: {model['next_price_input_eur']} in, "
+                f"{model['next_price_output_eur']} out"
+            )
     lines += [
         f"  ledger    {ready['ledger']}",
         f"  offer     {ready['offer']['sequence']}, binding until {until:%Y-%m-%d %H:%M} UTC, renewed by itself",
     ]
+    card = ready["card"][:16] if ready["card"] else "none that names this node: p2pgrid card init"
+    lines.append(f"  card      {card}")
     if ready["pages"]:
         lines.append(f"  pages     {ready['pages']}/health")
     return "\n".join(lines)

@@ -14,7 +14,7 @@ from p2pgrid.client.order import OrderStream
 from p2pgrid.errors import Refused, RemoteError, Unreachable
 from p2pgrid.proto.answer import AnswerAssembler
 from p2pgrid.proto.counting import StreamError
-from p2pgrid.proto.messages import ModelOffer, Offer, Receipt, Usage
+from p2pgrid.proto.messages import ModelOffer, Offer, Receipt, Tariff, Usage
 from p2pgrid.proto.record import Signed
 from p2pgrid.proto.sse import EventSplitter
 
@@ -75,6 +75,11 @@ class Answer:
     def order_number(self) -> int:
         """The order's number within the channel."""
         return self._order.buyer.order.message.order_number
+
+    @property
+    def tariff(self) -> Tariff:
+        """What the answer costs: the price at the time that stands in the order."""
+        return self.offer.message.tariff_at(self.entry, self._order.buyer.order.message.ordered_ms)
 
     # -- how much ------------------------------------------------------------------------------------------------
 

@@ -11,13 +11,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from p2pgrid.errors import Refused
+from p2pgrid.client.operator import Operator
+from p2pgrid.errors import InvalidRecord, Refused
 from p2pgrid.proto.keys import parse_public_key
-from p2pgrid.proto.messages import ModelOffer, Offer, Usage
-from p2pgrid.proto.pricing import most_owed, price_of
+from p2pgrid.proto.messages import ModelOffer, Offer, Tariff, Usage
+from p2pgrid.proto.pricing import price_of
 from p2pgrid.proto.record import Signed
 from p2pgrid.proto.request import RequestFields
-from p2pgrid.units import format_amount_eur
+from p2pgrid.units import MAX_AMOUNT_PICO, MAX_TOKENS, format_amount_eur
 
 CURRENCY: Final = "EUR"
 """Budgets are in it, and prices are compared in it."""
@@ -38,28 +39,35 @@ class Wishes:
 
     countries: frozenset[str] = frozenset()
     """Empty: anywhere."""
+    parent_countries: frozenset[str] = frozenset()
+    """Where the operator's ultimate parent has its seat, by its card. Empty: anywhere, and no card is asked for."""
+    verify_domains: bool = False
+    """Only operators that have shown that they control the domain on their card."""
     max_cost_pico: int | None = None
     provider: str = ""
     """A peer id: that provider and no other."""
 
     def within(self, owner: Wishes) -> Wishes:
         """These wishes, as far as the owner's allow. Raises Refused where nothing is left of the countries."""
-        countries = self.countries or owner.countries
-        if self.countries and owner.countries:
-            countries = self.countries & owner.countries
-            if not countries:
-                raise Refused(
-                    "no-provider",
-                    f"{', '.join(sorted(self.countries))} was asked for; this gateway buys only in "
-                    f"{', '.join(sorted(owner.countries))}.",
-                    hint="Ask for one of these countries.",
-                )
         budgets = [most for most in (self.max_cost_pico, owner.max_cost_pico) if most is not None]
         return Wishes(
-            countries=countries,
+            countries=_common(self.countries, owner.countries),
+            parent_countries=_common(self.parent_countries, owner.parent_countries),
+            verify_domains=self.verify_domains or owner.verify_domains,
             max_cost_pico=min(budgets, default=None),
             provider=self.provider or owner.provider,
         )
+
+
+def _common(own: frozenset[str], owners: frozenset[str]) -> frozenset[str]:
+    """What both allow; empty allows all. Raises Refused where nothing is left."""
+    if own and owners and not own & owners:
+        raise Refused(
+            "no-provider",
+            f"{', '.join(sorted(own))} was asked for; this gateway buys only in {', '.join(sorted(owners))}.",
+            hint="Ask for one of these countries.",
+        )
+    return own & owners if own and owners else own or owners
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,8 +114,12 @@ class Candidate:
     peer_id: str
     offer: Signed[Offer]
     entry: ModelOffer
+    tariff: Tariff
+    """What it costs now."""
     expected_pico: int
     is_backing_off: bool
+    operator: Operator | None = None
+    """Who stands behind it, as far as its card is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,8 +130,8 @@ class Choice:
     models: tuple[str, ...]
     """Every model on sale, sorted."""
     rejected: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """By test: `model`, `currency`, `endpoint`, `provider`, `country`, `context`, `budget`, `quarantine`.
-    A word on each offer."""
+    """By test: `model`, `currency`, `endpoint`, `provider`, `country`, `card`, `parent-country`, `domain`, `context`,
+    `budget`, `quarantine`. A word on each offer."""
 
     def refusal(self, model: str, endpoint: str, wishes: Wishes) -> Refused:
         """Why there is no candidate: the test that the best offers fell at."""
@@ -145,6 +157,15 @@ class Choice:
                 return Refused(
                     "no-provider", f"nobody sells {model!r} in {wanted} now.", hint=f"It is sold in: {words}."
                 )
+            case "card" | "domain":
+                return Refused("no-provider", f"no provider of {model!r} has shown who it is: {words}.")
+            case "parent-country":
+                wanted = ", ".join(sorted(wishes.parent_countries))
+                return Refused(
+                    "no-provider",
+                    f"no operator with its ultimate parent in {wanted} sells {model!r} now.",
+                    hint=f"By their cards: {words}.",
+                )
             case "context":
                 return Refused("context", f"the request does not fit the context of {model!r}: {words}.")
             case "budget":
@@ -157,7 +178,19 @@ class Choice:
         return Refused("no-provider", f"no provider of {model!r} can be dealt with: {words}.")
 
 
-_TESTS: Final = ("model", "currency", "endpoint", "provider", "country", "context", "budget", "quarantine")
+_TESTS: Final = (
+    "model",
+    "currency",
+    "endpoint",
+    "provider",
+    "country",
+    "card",
+    "parent-country",
+    "domain",
+    "context",
+    "budget",
+    "quarantine",
+)
 
 
 def choose(
@@ -169,8 +202,9 @@ def choose(
     wishes: Wishes,
     standings: Mapping[str, Standing],
     now_ms: int,
+    operators: Mapping[str, Operator] | None = None,
 ) -> Choice:
-    """Order the providers for a request. `offers` are in force; `standings` goes by peer id."""
+    """Order the providers for a request. `offers` are in force; `standings` and `operators` go by peer id."""
     models: set[str] = set()
     rejected: dict[str, list[str]] = {}
     ranked: list[tuple[tuple[bool, int, int, float, str], Candidate]] = []
@@ -178,14 +212,17 @@ def choose(
         models.update(entry.model for entry in offer.message.models)
         peer_id = parse_public_key(offer.message.provider).peer_id
         standing = standings.get(peer_id, Standing())
-        failed = _first_failed_test(offer, peer_id, fields, endpoint, body_bytes, wishes, standing)
+        operator = (operators or {}).get(peer_id)
+        failed = _first_failed_test(offer, peer_id, fields, endpoint, body_bytes, wishes, standing, now_ms, operator)
         if failed is not None:
             rejected.setdefault(failed[0], []).append(failed[1])
             continue
         entry = offer.message.model_offer(fields.model)
         assert entry is not None
         backs_off = standing.retry_ms() > now_ms
-        candidate = Candidate(peer_id, offer, entry, expected_cost_pico(entry, fields, body_bytes), backs_off)
+        tariff = offer.message.tariff_at(entry, now_ms)
+        expected_pico = expected_cost_pico(entry, tariff, fields, body_bytes)
+        candidate = Candidate(peer_id, offer, entry, tariff, expected_pico, backs_off, operator)
         retry_ms = standing.retry_ms() if backs_off else 0
         rank = (backs_off, retry_ms, candidate.expected_pico, standing.first_token_ms or 0.0, peer_id)
         ranked.append((rank, candidate))
@@ -197,14 +234,48 @@ def choose(
     )
 
 
-def expected_cost_pico(entry: ModelOffer, fields: RequestFields, body_bytes: int) -> int:
+def candidate_of(offer: Signed[Offer], entry: ModelOffer, now_ms: int, operator: Operator | None = None) -> Candidate:
+    """An offer's model as a candidate of no request."""
+    peer_id = parse_public_key(offer.message.provider).peer_id
+    return Candidate(peer_id, offer, entry, offer.message.tariff_at(entry, now_ms), 0, False, operator)
+
+
+def expected_cost_pico(entry: ModelOffer, tariff: Tariff, fields: RequestFields, body_bytes: int) -> int:
     """What the request will probably cost: prices are compared by it."""
     each = fields.max_completion_tokens or fields.max_tokens or EXPECTED_OUTPUT_TOKENS
     usage = Usage(
         prompt_tokens=min(body_bytes // BYTES_PER_TOKEN + 1, entry.context_tokens) * fields.prompts,
         output_tokens=min(each, entry.context_tokens) * fields.choices,
     )
-    return price_of(entry.tariff, usage)
+    return _price(tariff, usage)
+
+
+def _price(tariff: Tariff, usage: Usage) -> int:
+    """The price in pico-EUR; more than any amount where a stranger's prices make it so."""
+    try:
+        return price_of(tariff, usage)
+    except InvalidRecord:
+        return MAX_AMOUNT_PICO
+
+
+def unwanted_operator(offer: Signed[Offer], operator: Operator | None, wishes: Wishes) -> tuple[str, str] | None:
+    """The first test that the operator or its country fails, and a word on it; None if both are wanted."""
+    country = offer.message.data_terms.country
+    if wishes.countries and country not in wishes.countries:
+        return "country", country
+    if operator is not None and operator.is_disowned:
+        return "card", operator.fault
+    if wishes.parent_countries or wishes.verify_domains:
+        if operator is None or operator.card is None or operator.fault:
+            return "card", (operator.fault if operator else "") or "it has shown no card"
+        card = operator.card
+        if wishes.parent_countries and card.parent_country not in wishes.parent_countries:
+            return "parent-country", card.parent_country
+        if wishes.verify_domains and not operator.has_domain:
+            check = operator.domain_check
+            unasked = f"{card.domain} has not answered yet" if card.domain else "its card names no domain"
+            return "domain", check.reason if check is not None else unasked
+    return None
 
 
 def _first_failed_test(
@@ -215,10 +286,11 @@ def _first_failed_test(
     body_bytes: int,
     wishes: Wishes,
     standing: Standing,
+    now_ms: int,
+    operator: Operator | None,
 ) -> tuple[str, str] | None:
     """The first test that the offer fails, and a word on it; None if it passes all."""
     entry = offer.message.model_offer(fields.model)
-    country = offer.message.data_terms.country
     if entry is None:
         return "model", fields.model
     if offer.message.currency != CURRENCY:
@@ -227,17 +299,17 @@ def _first_failed_test(
         return "endpoint", ", ".join(entry.endpoints)
     if wishes.provider and wishes.provider != peer_id:
         return "provider", peer_id
-    if wishes.countries and country not in wishes.countries:
-        return "country", country
+    if (unwanted := unwanted_operator(offer, operator, wishes)) is not None:
+        return unwanted
     asked = fields.max_completion_tokens or fields.max_tokens or 1
     if asked > entry.context_tokens or body_bytes > MOST_BYTES_PER_TOKEN * entry.context_tokens * fields.prompts:
         return "context", f"{entry.context_tokens} tokens"
     if wishes.max_cost_pico is not None:
-        most = most_owed(
-            entry,
-            max_prompt_tokens=fields.max_prompt_tokens(entry, body_bytes),
-            max_output_tokens=fields.max_output_tokens(entry),
+        caps = Usage(
+            prompt_tokens=min(fields.max_prompt_tokens(entry, body_bytes), MAX_TOKENS),
+            output_tokens=min(fields.max_output_tokens(entry), MAX_TOKENS),
         )
+        most = _price(offer.message.tariff_at(entry, now_ms), caps)
         if most > wishes.max_cost_pico:
             return "budget", format_amount_eur(most)
     if standing.quarantine:

@@ -9,21 +9,34 @@ Importing this module imports libp2p, which takes one to two seconds.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from p2pgrid import __version__
 from p2pgrid.client.answer import Answer
+from p2pgrid.client.cards import CardBook
 from p2pgrid.client.choice import Wishes
+from p2pgrid.client.desk import CLIENT_ASKS, ClientDesk
+from p2pgrid.client.domains import DomainChecker
+from p2pgrid.client.log_watch import LogWatch
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.openai_api import parse_budget
 from p2pgrid.client.purchaser import Purchaser, unix_ms
+from p2pgrid.client.quarantine import Quarantine
 from p2pgrid.client.session import SessionLimits
+from p2pgrid.commands.address import socket_path
+from p2pgrid.commands.server import serve_commands
+from p2pgrid.commands.wire import About
 from p2pgrid.config import ClientConfig, DataFolder
+from p2pgrid.desk.records_desk import RecordsDesk
 from p2pgrid.errors import Refused, UsageError
 from p2pgrid.ledger.sqlite import SqliteLedger
+from p2pgrid.log.erasing import LogFiles, check_all_known, erase_salts
+from p2pgrid.log.witness import WitnessStore
 from p2pgrid.net.bootstrap_peers import load_bootstrap_peers
 from p2pgrid.net.lookup_keys import PROVIDER, country_key
 from p2pgrid.net.network import Network
@@ -44,8 +57,13 @@ class Client:
         network: str | None = None,
         bootstrap: Sequence[str] | None = None,
         config: ClientConfig | None = None,
+        keeps_links: bool = True,
     ) -> None:
-        """Raises UsageError for a config.toml that cannot be used."""
+        """Raises UsageError for a config.toml that cannot be used.
+
+        Without `keeps_links` no provider is dialled before it is needed.
+        """
+        self._keeps_links = keeps_links
         if data is None:
             data = DataFolder.default()
         self.data: Final = data if isinstance(data, DataFolder) else DataFolder(Path(data))
@@ -76,9 +94,42 @@ class Client:
             limits = SessionLimits(
                 queue_timeout_s=self.config.slot_timeout_s, first_token_timeout_s=self.config.first_token_timeout_s
             )
-            purchaser = Purchaser(key, ledger, book, wishes=self._wishes, limits=limits)
+            cards = CardBook(
+                finder,
+                now_ms=unix_ms,
+                domains=DomainChecker(unix_ms) if self.config.verify_domains else None,
+                folder=self.data.cards_folder,
+            )
+            stack.push_async_callback(cards.aclose)
+            purchaser = Purchaser(
+                key,
+                ledger,
+                book,
+                wishes=self._wishes,
+                limits=limits,
+                cards=cards,
+                quarantine=Quarantine(self.data.quarantine_file),
+                keeps_links=self._keeps_links,
+            )
             await stack.enter_async_context(book)
             self._purchaser = await stack.enter_async_context(purchaser)
+            seen = await asyncio.to_thread(WitnessStore, self.data.witness_file)
+            stack.callback(seen.close)
+            if self._keeps_links:
+                watch = LogWatch(key, seen, lambda: purchaser.sessions, forks=self.data.forks, now_ms=unix_ms)
+                await stack.enter_async_context(watch)
+            about = About(version=__version__, peer_id=self.peer_id, role="client", pid=os.getpid())
+            records = RecordsDesk(
+                ledger,
+                [key, *self.data.load_retired_keys()],
+                unix_ms,
+                deliver=purchaser.deliver_dispute,
+                erase_salts=self._erase_salts,
+            )
+            desk = ClientDesk(purchaser, key.public_key, records)
+            await stack.enter_async_context(
+                serve_commands(socket_path(self.data.path), about, CLIENT_ASKS, desk.perform)
+            )
             self._stack = stack.pop_all()
         return self
 
@@ -87,6 +138,12 @@ class Client:
     ) -> None:
         self._purchaser = None
         await self._stack.aclose()
+
+    async def _erase_salts(self, record_ids: Sequence[bytes]) -> int:
+        """In the logs of a node that sold from this data folder."""
+        logs = self.data.logs_of_own_keys()
+        check_all_known([LogFiles(*one) for one in logs], self.data.log_files)
+        return await asyncio.to_thread(erase_salts, [LogFiles(*one) for one in logs], record_ids)
 
     @property
     def purchaser(self) -> Purchaser:
@@ -126,4 +183,9 @@ def wishes_of(config: ClientConfig) -> Wishes:
         most = None if config.max_cost_eur is None else parse_budget(config.max_cost_eur)
     except Refused as refusal:
         raise UsageError(refusal.message, hint=refusal.hint) from None
-    return Wishes(countries=frozenset(config.countries), max_cost_pico=most)
+    return Wishes(
+        countries=frozenset(config.countries),
+        parent_countries=frozenset(config.parent_countries),
+        verify_domains=config.verify_domains,
+        max_cost_pico=most,
+    )

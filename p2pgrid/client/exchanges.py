@@ -1,4 +1,4 @@
-"""The client's half of the exchanges beside orders: an offer asked for, a channel opened, a channel resumed.
+"""The client's half of the exchanges beside orders: an offer asked for, a channel opened.
 
 Each has a stream of its own (docs/spec/session.md, sections 1, 2 and 5). All raise RemoteError where the provider
 refuses, is away or breaks the rules, InvalidRecord for what it signed wrongly, and LedgerError where nothing can be
@@ -8,7 +8,7 @@ recorded.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -18,13 +18,12 @@ from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.stream import Stream
 from p2pgrid.net.stream_reader import StreamReader
-from p2pgrid.proto.buyer import check_resumed
-from p2pgrid.proto.channel import ChannelBooks, accept_channel
+from p2pgrid.proto.channel import accept_channel
 from p2pgrid.proto.frame import ResetCode
 from p2pgrid.proto.keys import SecretKey
-from p2pgrid.proto.messages import Channel, Offer, Receipt, Usage
-from p2pgrid.proto.record import MAX_RECORD_BYTES, Record, Role, Signed, parse_message, parse_record
-from p2pgrid.proto.wire import ChannelRequest, Kind, Refusal, Resumed, parse_frame
+from p2pgrid.proto.messages import Channel, Offer
+from p2pgrid.proto.record import MAX_RECORD_BYTES, Record, Signed, parse_record
+from p2pgrid.proto.wire import ChannelRequest, Kind, Refusal, parse_frame
 
 EXCHANGE_TIMEOUT_S: Final = 15.0
 """How long a provider may be silent within an exchange."""
@@ -33,8 +32,8 @@ EXCHANGE_TIMEOUT_S: Final = 15.0
 class Exchange:
     """One stream on which messages are awaited one by one."""
 
-    def __init__(self, link: LinkConnection) -> None:
-        self._reader = StreamReader(max_bytes=4 * MAX_RECORD_BYTES)
+    def __init__(self, link: LinkConnection, max_messages: int, max_bytes: int) -> None:
+        self._reader = StreamReader(max_messages=max_messages, max_bytes=max_bytes)
         self._name = link.name
         self.stream: Final[Stream] = link.open_stream(self._reader)
 
@@ -42,13 +41,13 @@ class Exchange:
         """Send one message."""
         self.stream.send(kind, payload)
 
-    async def expect(self, kind: Kind) -> bytes:
+    async def expect(self, kind: Kind, *, timeout_s: float | None = EXCHANGE_TIMEOUT_S) -> bytes:
         """The payload of the next message, which must be of that kind. A REFUSAL is raised as Refused."""
         try:
-            async with asyncio.timeout(EXCHANGE_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 received = await self._reader.receive()
         except TimeoutError:
-            raise Unreachable(f"{self._name} sent no {kind.name} within {EXCHANGE_TIMEOUT_S:g} s.") from None
+            raise Unreachable(f"{self._name} sent no {kind.name} within {timeout_s:g} s.") from None
         if received is None:
             raise Unreachable(f"{self._name} ended the exchange; {kind.name} was expected.")
         if received.kind == Kind.REFUSAL:
@@ -60,9 +59,11 @@ class Exchange:
 
 
 @asynccontextmanager
-async def exchange(link: LinkConnection) -> AsyncIterator[Exchange]:
-    """An exchange that is ended when all went well, and cut when not."""
-    one = Exchange(link)
+async def exchange(
+    link: LinkConnection, *, max_messages: int = 16, max_bytes: int = 4 * MAX_RECORD_BYTES
+) -> AsyncIterator[Exchange]:
+    """An exchange that is ended when all went well, and cut when not. At most so much waits to be read."""
+    one = Exchange(link, max_messages, max_bytes)
     try:
         yield one
     except BaseException:
@@ -86,6 +87,13 @@ async def request_offer(link: LinkConnection) -> bytes:
         return await talk.expect(Kind.OFFER)
 
 
+async def request_cards(link: LinkConnection) -> bytes:
+    """The provider's raw cards, as it shows them now."""
+    async with exchange(link) as talk:
+        talk.send(Kind.CARD_REQUEST)
+        return await talk.expect(Kind.CARDS)
+
+
 async def open_channel(
     link: LinkConnection,
     offer: Signed[Offer],
@@ -94,82 +102,20 @@ async def open_channel(
     key: SecretKey,
     client_nonce: bytes,
     now_ms: Callable[[], int],
+    continues: bytes = b"",
 ) -> Signed[Channel]:
     """A new channel under the offer, in both ledgers. The nonce is 32 fresh random bytes."""
     async with exchange(link) as talk:
-        request = ChannelRequest(client_nonce=client_nonce, offer=offer.id, now_ms=now_ms())
+        request = ChannelRequest(client_nonce=client_nonce, offer=offer.id, now_ms=now_ms(), continues=continues)
         talk.send(Kind.CHANNEL_REQUEST, request.to_bytes())
         record = parse_record(await talk.expect(Kind.CHANNEL))
         try:
-            channel = accept_channel(record, offer, key=key, client_nonce=client_nonce, now_ms=now_ms())
+            channel = accept_channel(
+                record, offer, key=key, client_nonce=client_nonce, now_ms=now_ms(), continues=continues
+            )
         except InvalidRecord as fault:
             raise DisputedRecord(fault, record) from fault
         await ledger.append(offer, channel)
         talk.send(Kind.CHANNEL, channel.record.to_bytes())
         await talk.expect(Kind.CHANNEL_OPENED)
     return channel
-
-
-async def resume_channel(
-    link: LinkConnection,
-    books: ChannelBooks,
-    ledger: Ledger,
-    *,
-    key: SecretKey,
-    delivered: Mapping[int, Usage],
-    now_ms: Callable[[], int],
-) -> None:
-    """Settle everything that an earlier link, or an earlier life of this process, left open on the channel.
-
-    No order of the channel may be live. `delivered` holds, by order number, our own count of the answers that this
-    process saw to their end. Proposals are countersigned, or sent again if they were. Orders that have no receipt now
-    never became the provider's business: they are closed without one. Raises DisputedRecord.
-    """
-    still_open = {one.order.message.order_number: one.order for one in ledger.open_orders(books.id)}
-    async with exchange(link) as talk:
-        talk.send(Kind.RESUME, books.signed.record.to_bytes())
-        resumed = parse_frame(await talk.expect(Kind.RESUMED), Resumed)
-        for _ in range(resumed.proposals):
-            record = parse_record(await talk.expect(Kind.RECEIPT))
-            try:
-                signed = _sign_proposal(record, books, ledger, key, delivered, now_ms())
-            except InvalidRecord as fault:
-                refusal = Refusal(code=fault.code, message=fault.message[:512])
-                talk.send(Kind.RECEIPT_REFUSAL, refusal.to_bytes())
-                talk.stream.end()
-                raise DisputedRecord(fault, record) from fault
-            await ledger.append(signed)
-            talk.send(Kind.COUNTERSIGNATURE, signed.record.to_bytes())
-            still_open.pop(signed.message.order_number, None)
-    for number, order in still_open.items():
-        await ledger.note_outcome(order, "never-arrived" if number > resumed.last_order_number else "not-taken")
-        books.close_order(number)
-
-
-def _sign_proposal(
-    record: Record,
-    books: ChannelBooks,
-    ledger: Ledger,
-    key: SecretKey,
-    delivered: Mapping[int, Usage],
-    now_ms: int,
-) -> Signed[Receipt]:
-    message = parse_message(record, Receipt)
-    known = ledger.receipt(books.id, message.receipt_number)
-    if known is not None and known.id == record.id and Role.CLIENT in known.signers:
-        return known
-    placed = ledger.order(books.id, message.order_number)
-    offer = ledger.offer(placed.order.message.offer) if placed is not None else None
-    entry = offer.message.model_offer(message.model) if offer is not None else None
-    if placed is None or entry is None:
-        raise InvalidRecord("wrong-order", f"the receipt is for order {message.order_number}, which was never placed.")
-    return check_resumed(
-        books,
-        record,
-        placed.order,
-        entry,
-        vouched=placed.voucher.message.usage if placed.voucher is not None else Usage(),
-        delivered=delivered.get(message.order_number),
-        key=key,
-        now_ms=now_ms,
-    )

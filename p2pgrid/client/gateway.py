@@ -29,7 +29,7 @@ from p2pgrid.client.openai_api import (
     status_of,
     without_token_ids,
 )
-from p2pgrid.client.purchaser import Purchaser
+from p2pgrid.client.purchaser import Purchaser, unix_ms
 from p2pgrid.client.text import printable
 from p2pgrid.errors import LocalError, P2pgridError, Refused, RemoteError, UsageError
 from p2pgrid.proto.messages import ENDPOINTS
@@ -122,11 +122,11 @@ class Gateway:
         return _json({"status": "ok", "network": self._network, "offers": offers, "links": self._purchaser.n_ready})
 
     async def _models(self, _: web.Request) -> web.Response:
-        return _json({"object": "list", "data": model_list(self._purchaser.models())})
+        return _json({"object": "list", "data": model_list(self._purchaser.models(), unix_ms())})
 
     async def _model(self, http: web.Request) -> web.Response:
         name = http.match_info["model"]
-        listed = model_list(self._purchaser.models())
+        listed = model_list(self._purchaser.models(), unix_ms())
         for model in listed:
             if model["id"] == name:
                 return _json(model)

@@ -35,8 +35,10 @@ DEAD_AFTER_FAILURES: Final = 3
 """A provider that did not answer so many times in a row is forgotten until it is found again."""
 _FORGET_DEAD_MS: Final = 60_000
 
-OnConflict = Callable[[Record, str], None]
-"""Called with each of two offers under one number, and a sentence: evidence against the provider."""
+OnOffers = Callable[[list[tuple[PeerAddress, Signed[Offer]]]], Awaitable[None]]
+"""Called after a search with every offer in the book, and whose it is."""
+OnConflict = Callable[[str, Sequence[Record], str], None]
+"""Called with a peer id, its two offers under one number, and a sentence: evidence against the provider."""
 
 
 class Finder(Protocol):
@@ -66,8 +68,7 @@ class _Entry:
 def verify_offer(raw: bytes, peer_id: str, now_ms: int) -> Signed[Offer]:
     """An offer that `peer_id` signed and that is in force, by this clock give or take 120 s at its beginning.
 
-    Raises InvalidRecord: what `parse_record` and `verify_self_signed` raise, `wrong-key`, `offer-expired`,
-    `offer-not-begun`.
+    Raises InvalidRecord: what `parse_record` and `verify_self_signed` raise, `wrong-key`, `not-in-force`.
     """
     offer = verify_self_signed(parse_record(raw), Offer, Role.PROVIDER)
     message = offer.message
@@ -76,13 +77,13 @@ def verify_offer(raw: bytes, peer_id: str, now_ms: int) -> Signed[Offer]:
         raise InvalidRecord("wrong-key", f"the offer is signed by {signer.peer_id}; {peer_id} was asked for its own.")
     if message.valid_until_ms <= now_ms:
         raise InvalidRecord(
-            "offer-expired",
+            "not-in-force",
             f"the offer of {peer_id} ended {(now_ms - message.valid_until_ms) // 1000} s ago by this clock.",
             hint="Check this machine's clock (NTP) if all offers look so.",
         )
     if message.valid_from_ms > now_ms + CLOCK_TOLERANCE_MS:
         raise InvalidRecord(
-            "offer-not-begun",
+            "not-in-force",
             f"the offer of {peer_id} begins in {(message.valid_from_ms - now_ms) // 1000} s by this clock.",
             hint="Check this machine's clock (NTP) if all offers look so.",
         )
@@ -107,6 +108,7 @@ class OfferBook:
         """Why an offer was last refused or not had, in a sentence; for whoever finds the book empty."""
         self.ask_over_link = ask_over_link
         self.on_conflict = on_conflict
+        self.on_offers: OnOffers | None = None
         self._finder = finder
         self._now_ms = now_ms
         self._keys = tuple(keys)
@@ -150,6 +152,15 @@ class OfferBook:
             return None
         return entry.offer if entry.offer.message.valid_until_ms > self._now_ms() else None
 
+    def tell(self) -> None:
+        """Something that whoever waits for a change may want to look at again."""
+        self._tell()
+
+    def address_of(self, peer_id: str) -> PeerAddress:
+        """Where the provider was last said to be."""
+        entry = self._entries.get(peer_id)
+        return entry.peer if entry is not None else PeerAddress(peer_id, ())
+
     async def wait_for_change(self) -> None:
         """Return when an offer was added or dropped."""
         await self._changed.wait()
@@ -159,11 +170,12 @@ class OfferBook:
     def add(self, raw: bytes, peer: PeerAddress) -> Signed[Offer]:
         """Verify an offer and take it in, unless a newer one is known; the one now in the book is returned.
 
-        Raises InvalidRecord; `two-offers` for a second offer under one number, upon which the provider is barred.
+        Raises InvalidRecord; `two-offers-one-number` for a second offer under one number, upon which the provider is
+        barred.
         """
         offer = verify_offer(raw, peer.peer_id, self._now_ms())
         if peer.peer_id in self._barred:
-            raise InvalidRecord("two-offers", f"{peer.peer_id} has signed two offers under one number.")
+            raise InvalidRecord("two-offers-one-number", f"{peer.peer_id} has signed two offers under one number.")
         entry = self._entries.get(peer.peer_id)
         known = entry.offer if entry is not None else None
         if known is not None and known.message.sequence == offer.message.sequence and known.id != offer.id:
@@ -179,6 +191,13 @@ class OfferBook:
         entry.offer = offer
         self._tell()
         return offer
+
+    def unbar(self, peer_id: str) -> None:
+        """Take offers of a provider again that signed two under one number. A person has decided so."""
+        if peer_id in self._barred:
+            self._barred.discard(peer_id)
+            self._entries.pop(peer_id, None)
+            self._tell()
 
     def note_dead(self, peer_id: str) -> None:
         """The provider did not answer. After three times in a row it is forgotten until it is found again."""
@@ -212,6 +231,7 @@ class OfferBook:
             self.last_fault = failures[0].message
             raise failures[0]
         await self._fetch_all(found.values())
+        await self._show_offers()
         return len(found)
 
     async def search_model(self, model: str) -> int:
@@ -235,10 +255,22 @@ class OfferBook:
             except RemoteError as error:
                 log.info("no offers could be looked for: %s", error)
             await self._fetch_all(entry.peer for entry in list(self._entries.values()) if entry.offer is not None)
+            await self._show_offers()
             self._drop_expired()
             await self._save()
-            await asyncio.sleep(interval_s)
+            await asyncio.sleep(min(interval_s, self._until_next_end_s()))
             interval_s = min(2 * interval_s, SEARCH_INTERVAL_S)
+
+    async def _show_offers(self) -> None:
+        if self.on_offers is not None:
+            entries = self._entries.values()
+            await self.on_offers([(entry.peer, entry.offer) for entry in entries if entry.offer is not None])
+
+    def _until_next_end_s(self) -> float:
+        """Until an offer ends that is not renewed before: one may, where its provider's clock goes to summer time."""
+        now_ms = self._now_ms()
+        ends = [e.offer.message.valid_until_ms for e in self._entries.values() if e.offer is not None]
+        return max(min((end - now_ms for end in ends if end >= now_ms), default=10**6) / 1000, 0.05)
 
     async def _fetch_all(self, peers: Iterable[PeerAddress]) -> None:
         await asyncio.gather(*(self._fetch(peer) for peer in peers if self._is_due(peer)))
@@ -300,9 +332,10 @@ class OfferBook:
         self._barred.add(peer_id)
         self._tell()
         if self.on_conflict is not None:
-            self.on_conflict(known.record, reason)
-            self.on_conflict(offer.record, reason)
-        raise InvalidRecord("two-offers", f"{peer_id} has signed two offers under number {offer.message.sequence}.")
+            self.on_conflict(peer_id, (known.record, offer.record), reason)
+        raise InvalidRecord(
+            "two-offers-one-number", f"{peer_id} has signed two offers under number {offer.message.sequence}."
+        )
 
     def _make_room(self) -> None:
         """Forget the peer that is most surely of no use, once there are too many."""

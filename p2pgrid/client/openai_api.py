@@ -11,14 +11,17 @@ import msgspec
 
 from p2pgrid.client.answer import Answer, EngineRefused
 from p2pgrid.client.choice import Candidate, Wishes
+from p2pgrid.client.operator import operator_object
 from p2pgrid.errors import LedgerError, LocalError, P2pgridError, ProtocolViolation, Refused, Unreachable
-from p2pgrid.proto.messages import Tariff
+from p2pgrid.proto.messages import ModelOffer, Offer, Tariff
+from p2pgrid.proto.schedule import next_price_change
 from p2pgrid.proto.sse import DONE, EventSplitter, event_data
 from p2pgrid.units import PICO_PER_EUR, format_amount_eur, format_price_eur
 
 HEADER_PREFIX: Final = "X-P2pgrid-"
 COUNTRY_HEADER: Final = "X-P2pgrid-Country"
 MAX_COST_HEADER: Final = "X-P2pgrid-Max-Cost-EUR"
+PARENT_COUNTRY_HEADER: Final = "X-P2pgrid-Parent-Country"
 PROVIDER_HEADER: Final = "X-P2pgrid-Provider"
 
 _STATUS_BY_CODE: Final[dict[str, int]] = {
@@ -47,7 +50,9 @@ _OPENAI_CODES: Final = {"unknown-model": "model_not_found", "context": "context_
 """Codes that programs know by OpenAI's own word."""
 _USAGE_ONLY: Final = re.compile(rb'"choices":\s*\[\s*\]')
 """In the event that ends an answer. Inside a JSON text the quotes would be escaped."""
+_DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _BUDGET: Final = re.compile(r"([0-9]{1,6})(?:\.([0-9]{1,12}))?")
+_MAX_WISH_CHARS: Final = 4096
 _COUNTRY: Final = re.compile(r"[A-Z]{2}")
 
 
@@ -116,16 +121,24 @@ def _code(error: P2pgridError) -> str:
 
 def parse_wishes(headers: Mapping[str, str]) -> Wishes:
     """The wishes in a request's headers. Raises Refused (`bad-request`)."""
-    countries = [word.strip() for word in headers.get(COUNTRY_HEADER, "").upper().split(",") if word.strip()]
-    for country in countries:
-        if _COUNTRY.fullmatch(country) is None:
-            raise Refused("bad-request", f"{COUNTRY_HEADER} names {country!r}; codes like LT or IT were expected.")
     budget = headers.get(MAX_COST_HEADER)
     return Wishes(
-        countries=frozenset(countries),
+        countries=_countries(headers, COUNTRY_HEADER),
+        parent_countries=_countries(headers, PARENT_COUNTRY_HEADER),
         max_cost_pico=None if budget is None else parse_budget(budget),
         provider=headers.get(PROVIDER_HEADER, "").strip(),
     )
+
+
+def _countries(headers: Mapping[str, str], name: str) -> frozenset[str]:
+    text = headers.get(name, "")
+    if len(text) > _MAX_WISH_CHARS:
+        raise Refused("bad-request", f"{name} has {len(text)} characters; at most {_MAX_WISH_CHARS} were expected.")
+    countries = [word.strip() for word in text.upper().split(",") if word.strip()]
+    for country in countries:
+        if _COUNTRY.fullmatch(country) is None:
+            raise Refused("bad-request", f"{name} names {country!r}; codes like LT or IT were expected.")
+    return frozenset(countries)
 
 
 def parse_budget(text: str) -> int:
@@ -141,7 +154,7 @@ def parse_budget(text: str) -> int:
 
 def answer_headers(answer: Answer) -> dict[str, str]:
     """Who serves the answer, under which order."""
-    tariff = answer.entry.tariff
+    tariff = answer.tariff
     return {
         "X-P2pgrid-Provider": answer.provider,
         "X-P2pgrid-Operator": _header_text(answer.operator),
@@ -177,18 +190,18 @@ def cost_object(answer: Answer) -> dict[str, Any]:
         "channel": answer.channel.hex(),
         "order_number": answer.order_number,
         "receipt_id": receipt.id.hex() if receipt is not None else None,
-        "tariff": _tariff(answer.entry.tariff),
+        "tariff": _tariff(answer.tariff),
     }
 
 
-def model_list(candidates: Iterable[Candidate]) -> list[dict[str, Any]]:
+def model_list(candidates: Iterable[Candidate], now_ms: int) -> list[dict[str, Any]]:
     """`data` of `/v1/models`: every model on sale, with its offers, the cheapest output first."""
     by_model: dict[str, list[Candidate]] = {}
     for candidate in candidates:
         by_model.setdefault(candidate.entry.model, []).append(candidate)
     models = []
     for name, sellers in sorted(by_model.items()):
-        sellers.sort(key=lambda one: (one.entry.tariff.output_upm, one.entry.tariff.input_upm, one.peer_id))
+        sellers.sort(key=lambda one: (one.tariff.output_upm, one.tariff.input_upm, one.peer_id))
         models.append(
             {
                 "id": name,
@@ -196,23 +209,28 @@ def model_list(candidates: Iterable[Candidate]) -> list[dict[str, Any]]:
                 "created": min(one.offer.message.valid_from_ms for one in sellers) // 1000,
                 "owned_by": sellers[0].offer.message.operator or sellers[0].peer_id,
                 "max_model_len": max(one.entry.context_tokens for one in sellers),
-                "p2pgrid": {"offers": [offer_object(one) for one in sellers]},
+                "p2pgrid": {"offers": [offer_object(one, now_ms) for one in sellers]},
             }
         )
     return models
 
 
-def offer_object(candidate: Candidate) -> dict[str, Any]:
-    """One model in one offer, for programs."""
+def offer_object(candidate: Candidate, now_ms: int) -> dict[str, Any]:
+    """One model in one offer, for programs: what it costs now, and when that changes."""
     message, entry = candidate.offer.message, candidate.entry
+    change = next_price_change(message, entry, now_ms)
     return {
         "model": entry.model,
         "provider": candidate.peer_id,
         "operator": message.operator,
         "country": message.data_terms.country,
+        "card": operator_object(candidate.operator) if candidate.operator else None,
         "prompt_retention_days": message.data_terms.prompt_retention_days,
         "currency": message.currency,
-        "prices": _tariff(entry.tariff),
+        "prices": _tariff(candidate.tariff),
+        "price_changes_ms": change.at_ms if change else None,
+        "next_prices": _tariff(change.tariff) if change else None,
+        "schedule": schedule_object(message, entry) if entry.schedule else None,
         "context_tokens": entry.context_tokens,
         "concurrency": entry.concurrency,
         "quantization": entry.quantization,
@@ -222,6 +240,29 @@ def offer_object(candidate: Candidate) -> dict[str, Any]:
         "valid_until_ms": message.valid_until_ms,
         "offer": candidate.offer.id.hex(),
     }
+
+
+def schedule_object(offer: Offer, entry: ModelOffer) -> dict[str, Any]:
+    """All prices of a model that change with the hour. Minutes count from midnight; the first period that holds
+    counts, and `other_hours` where none does."""
+    return {
+        "utc_offset_minutes": offer.utc_offset_minutes,
+        "periods": [
+            {
+                "days": [day for bit, day in enumerate(_DAYS) if period.weekdays >> bit & 1],
+                "from": clock_text(period.from_minute),
+                "until": clock_text(period.until_minute),
+                "prices": _tariff(period.tariff),
+            }
+            for period in entry.schedule
+        ],
+        "other_hours": _tariff(entry.tariff),
+    }
+
+
+def clock_text(minute: int) -> str:
+    """Minutes since midnight as people write them: 1320 is 22:00."""
+    return f"{minute // 60:02d}:{minute % 60:02d}"
 
 
 def _tariff(tariff: Tariff) -> dict[str, str]:

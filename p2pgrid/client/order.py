@@ -18,11 +18,23 @@ from p2pgrid.errors import LedgerError, P2pgridError, ProtocolViolation, Refused
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.outbox import Outbox
 from p2pgrid.net.stream import Stream, StreamHandler
-from p2pgrid.proto.actions import Actions, Deliver, Dispute, EndStream, KeepEvidence, Persist, Send, Settled, Turn
+from p2pgrid.proto.actions import (
+    Actions,
+    Breach,
+    Deliver,
+    Disputed,
+    EndStream,
+    KeepEvidence,
+    Persist,
+    Send,
+    Settled,
+    Turn,
+)
 from p2pgrid.proto.buyer import BuyerOrder, BuyerState
+from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.frame import FIRST_CREDITED_KIND, ResetCode, reset_name
 from p2pgrid.proto.messages import Receipt
-from p2pgrid.proto.record import Message, Signed
+from p2pgrid.proto.record import Message, Record, Signed
 
 MAX_BUFFERED_BYTES: Final = 1024 * 1024
 """Answer bytes that wait for a slow program before the provider is given no more credit."""
@@ -46,8 +58,14 @@ class OrderOwner(Protocol):
     def order_ended(self, order: OrderStream) -> None:
         """Nothing more will happen to it. Called once."""
 
-    def order_disputed(self, order: OrderStream, dispute: Dispute) -> None:
+    def order_disputed(self, order: OrderStream, dispute: Signed[Dispute]) -> None:
+        """Its receipt says what is not so: it is the chain's last, and we have signed that we dispute it."""
+
+    def order_breached(self, order: OrderStream, breach: Breach) -> None:
         """The provider broke the rules on it."""
+
+    def keep_evidence(self, record: Record, reason: str) -> None:
+        """The provider signed what is not acceptable."""
 
     def order_cut(self, order: OrderStream) -> None:
         """It lost its stream while the link lives, and its receipt may still come."""
@@ -71,6 +89,8 @@ class OrderStream(StreamHandler):
         self.buyer: Final = buyer
         self.receipt: Signed[Receipt] | None = None
         """The receipt with both signatures, once it is durable."""
+        self.dispute: Signed[Dispute] | None = None
+        """Our dispute of its receipt, once it is durable."""
         self.error: P2pgridError | None = None
         """Why the answer broke off, or never came."""
         self.first_token_s: float | None = None
@@ -114,8 +134,8 @@ class OrderStream(StreamHandler):
     async def read(self) -> bytes:
         """The bytes that have come since the last call, at least one; empty at the answer's end.
 
-        Raises Refused (the provider's refusal), AnswerLost (link or stream lost), ProtocolViolation (a dispute),
-        LedgerError, or RemoteError where the provider failed.
+        Raises Refused (the provider's refusal), AnswerLost (link or stream lost), ProtocolViolation (a breach),
+        LedgerError, or RemoteError where the provider failed or its receipt is disputed.
         """
         if not await self.wait():
             return b""
@@ -225,10 +245,13 @@ class OrderStream(StreamHandler):
                 case Turn(number):
                     self._owner.order_turn(self, number)
                 case KeepEvidence(record, reason):
-                    self._ledger.append_evidence(record, reason).add_done_callback(log_failed_write)
-                case Dispute():
+                    self._owner.keep_evidence(record, reason)
+                case Disputed(_, dispute):
+                    self._owner.order_disputed(self, dispute)
+                    self._outbox.run(lambda dispute=dispute: self._disputed(dispute))  # type: ignore[misc]
+                case Breach():
                     self._finish(ProtocolViolation(f"the provider broke the rules: {action.message}"))
-                    self._owner.order_disputed(self, action)
+                    self._owner.order_breached(self, action)
         if records:
             self._outbox.persist(*records)
         if self.buyer.state is BuyerState.REFUSED and not self.ended_future.done():
@@ -267,6 +290,8 @@ class OrderStream(StreamHandler):
         outcome.add_done_callback(log_failed_write)
         hint = f"Try again in {-(-refusal.retry_after_ms // 1000)} s." if refusal.retry_after_ms else ""
         self._finish(Refused(refusal.code, f"the provider refused: {printable(refusal.message)}", hint=hint))
+        if refusal.code == "not-resumed":
+            self._owner.order_cut(self)
 
     def _settled(self, receipt: Signed[Receipt]) -> None:
         self.receipt = receipt
@@ -275,6 +300,10 @@ class OrderStream(StreamHandler):
             self._finish(RemoteError(f"the provider could not answer: the receipt says {receipt.message.status}."))
         else:
             self._finish(None)
+
+    def _disputed(self, dispute: Signed[Dispute]) -> None:
+        self.dispute = dispute
+        self._finish(RemoteError(f"the provider's receipt is disputed: {dispute.message.statement}"))
 
     def _lost(self, error: P2pgridError, outcome: str = "") -> None:
         """The stream is gone. A receipt that is being made durable still settles the order."""

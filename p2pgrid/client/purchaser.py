@@ -15,17 +15,36 @@ from typing import Any, Final, Self
 import msgspec
 
 from p2pgrid.client.answer import Answer, is_failure_of
-from p2pgrid.client.background import log_end, log_failed_write
-from p2pgrid.client.choice import CURRENCY, Candidate, Choice, Standing, Wishes, choose
+from p2pgrid.client.background import log_end
+from p2pgrid.client.cards import CardBook
+from p2pgrid.client.choice import (
+    CURRENCY,
+    Candidate,
+    Choice,
+    Standing,
+    Wishes,
+    candidate_of,
+    choose,
+    unwanted_operator,
+)
 from p2pgrid.client.offers import OfferBook
+from p2pgrid.client.operator import Operator
 from p2pgrid.client.order import AnswerLost, OrderStream
+from p2pgrid.client.quarantine import Held, Quarantine
 from p2pgrid.client.roads import Dialler, dial_provider, direct_addresses
 from p2pgrid.client.session import ProviderSession, Purchase, SessionLimits
+from p2pgrid.client.succession import Succession
+from p2pgrid.desk.evidence import EvidenceKeeper
+from p2pgrid.desk.standing import last_offer
 from p2pgrid.errors import LedgerError, Refused, RemoteError, Unreachable
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
+from p2pgrid.proto.dispute_exchange import Said
+from p2pgrid.proto.dispute_rules import is_unanswered
 from p2pgrid.proto.keys import PublicKey, SecretKey, parse_peer_id, parse_public_key
-from p2pgrid.proto.record import Record
+from p2pgrid.proto.messages import Offer
+from p2pgrid.proto.reconcile import Reconciliation
+from p2pgrid.proto.record import Record, Signed
 from p2pgrid.proto.request import metered_body, parse_request
 from p2pgrid.proto.wire import MAX_BODY_BYTES
 
@@ -37,6 +56,8 @@ WARM_LINKS: Final = 8
 """Links that are dialled before they are needed: a dial costs milliseconds that a first token should not wait for."""
 SEARCH_TIMEOUT_S: Final = 4.0
 SEARCH_AGAIN_MS: Final = 5_000
+DELIVER_TIMEOUT_S: Final = 10.0
+RECONCILE_TIMEOUT_S: Final = 60.0
 _HOUSEKEEPING_S: Final = 30.0
 _FINAL_CODES: Final = frozenset({"bad-request", "unsupported", "not-metered", "commitment", "engine-refused"})
 """What every provider would answer alike."""
@@ -56,10 +77,18 @@ class Purchaser:
         limits: SessionLimits | None = None,
         dial: Dialler = dial_provider,
         now_ms: Callable[[], int] | None = None,
+        cards: CardBook | None = None,
         rng: random.Random | None = None,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+        quarantine: Quarantine | None = None,
+        keeps_links: bool = True,
     ) -> None:
-        """`wishes` are the owner's: a request can narrow them and never widen them."""
+        """`wishes` are the owner's: a request can narrow them and never widen them.
+
+        `quarantine` is what earlier runs remember; left out, it is forgotten with this one. Without `keeps_links`
+        nobody is dialled before it is asked for.
+        """
+        self._keeps_links = keeps_links
         self.book: Final = book
         self.ledger: Final = ledger
         self._key = key
@@ -69,16 +98,25 @@ class Purchaser:
         self._now_ms = now_ms or unix_ms
         self._rng = rng or random.Random()  # noqa: S311 - spreads dials; nothing secret comes of it
         self._random_bytes = random_bytes
+        self.quarantine: Final = Quarantine() if quarantine is None else quarantine
+        self._evidence = EvidenceKeeper(ledger, self._now_ms)
         self._sessions: dict[str, ProviderSession] = {}
         self._standings: dict[str, Standing] = {}
+        self._cards = cards
         self._away: set[str] = set()
         """Providers whose last failure was not to be there."""
         self._searched: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
         book.ask_over_link = self._offer_over_link
-        book.on_conflict = self._keep_evidence
+        book.on_conflict = self._two_offers
+        if cards is not None:
+            cards.ask_over_link = self._cards_over_link
+            cards.on_change = book.tell
+            book.on_offers = cards.refresh
 
     async def __aenter__(self) -> Self:
+        if not self._keeps_links:
+            return self
         self._task = asyncio.create_task(self._keep_house(), name="purchaser")
         self._task.add_done_callback(log_end)
         return self
@@ -123,18 +161,87 @@ class Purchaser:
 
     def models(self) -> list[Candidate]:
         """Every model of every offer that the owner's wishes allow, as candidates of no request."""
+        now_ms = self._now_ms()
         return [
-            Candidate(parse_public_key(offer.message.provider).peer_id, offer, entry, 0, False)
+            candidate_of(offer, entry, now_ms, self.operator_of(offer))
             for offer in self.book.offers()
-            if offer.message.currency == CURRENCY
-            and (not self._wishes.countries or offer.message.data_terms.country in self._wishes.countries)
+            if offer.message.currency == CURRENCY and self._is_wanted(offer)
             for entry in offer.message.models
         ]
+
+    def operator_of(self, offer: Signed[Offer]) -> Operator | None:
+        """Who stands behind an offer, by its card, as far as that is known."""
+        return self._cards.operator_of(offer) if self._cards is not None else None
+
+    def _is_wanted(self, offer: Signed[Offer]) -> bool:
+        return unwanted_operator(offer, self.operator_of(offer), self._wishes) is None
+
+    @property
+    def sessions(self) -> Mapping[str, ProviderSession]:
+        """The dealings with each provider, by peer id."""
+        return self._sessions
 
     @property
     def n_ready(self) -> int:
         """Providers with a link that is ready for orders."""
         return sum(session.is_ready for session in self._sessions.values())
+
+    async def allow(self, peer_id: str) -> Held | None:
+        """Lift a provider's quarantine; what it was held for, or None if it was not. Raises LocalError."""
+        held = self.quarantine.lift(peer_id)
+        self.book.unbar(peer_id)
+        self._standings.pop(peer_id, None)
+        session = self._sessions.get(peer_id)
+        if session is not None and session.quarantine:
+            del self._sessions[peer_id]
+            await session.aclose()
+        return held
+
+    async def reconcile(
+        self, provider: PublicKey, timeout_s: float = RECONCILE_TIMEOUT_S
+    ) -> tuple[list[Reconciliation], Held | None]:
+        """Bring both sides' books together now: what changed, and what the provider was held for, if that is lifted.
+
+        Raises RemoteError where the provider is away or does not agree, and LedgerError.
+        """
+        peer_id = provider.peer_id
+        if self._dial_addresses(provider) == []:
+            with contextlib.suppress(RemoteError, TimeoutError):
+                async with asyncio.timeout(SEARCH_TIMEOUT_S):
+                    await self.book.search()
+        session = self._sessions.get(peer_id)
+        was_known = session is not None
+        if session is not None and (session.quarantine or session.is_down):
+            # Dialled afresh: one that is down may wait for a while before it tries again.
+            await self._sessions.pop(peer_id).aclose()
+        try:
+            changes = await self._session(peer_id).reconcile(timeout_s)
+        finally:
+            if not was_known and self._is_closed_after_use(peer_id):
+                await self._sessions.pop(peer_id).aclose()
+        return changes, await self.allow(peer_id)
+
+    async def deliver_dispute(self, signed: Said) -> bool:
+        """Exchange the disputes of a channel now, something of ours among them; False if the provider is not there.
+
+        It then hears of it on the next link.
+        """
+        channel_id = signed.message.channel
+        channel = next(c for c in self.ledger.channels() if c.message.channel == channel_id)
+        holding = [one for one in self._sessions.values() if one.disputes.covers(channel_id)]
+        try:
+            session = holding[0] if holding else self._session(parse_public_key(channel.message.provider).peer_id)
+            await session.disputes.exchange(await session.ready(DELIVER_TIMEOUT_S, patient=False), channel)
+        except RemoteError as error:
+            log.info("the dispute is not with the provider yet: %s", error.message)
+            for one in holding:
+                one.disputes.said(signed)
+            return False
+        return True
+
+    def _is_closed_after_use(self, peer_id: str) -> bool:
+        session = self._sessions.get(peer_id)
+        return session is not None and not session.n_orders and self.book.offer_of(peer_id) is None
 
     # -- one request ---------------------------------------------------------------------------------------------
 
@@ -156,11 +263,24 @@ class Purchaser:
             wishes=wishes,
             standings=self._current_standings(),
             now_ms=self._now_ms(),
+            operators=self._operators(),
         )
+
+    def _operators(self) -> dict[str, Operator]:
+        """Who stands behind the offers, by the provider's peer id, as far as that is known."""
+        if self._cards is None:
+            return {}
+        known = {}
+        for offer in self.book.offers():
+            if (operator := self._cards.operator_of(offer)) is not None:
+                known[parse_public_key(offer.message.provider).peer_id] = operator
+        return known
 
     def _current_standings(self) -> dict[str, Standing]:
         """What is remembered, and what the sessions know right now."""
         now_ms = self._now_ms()
+        for peer_id, held in self.quarantine.peers.items():
+            self._standings[peer_id] = self._standings.get(peer_id, Standing()).quarantined(held.reason)
         for peer_id, session in self._sessions.items():
             standing = self._standings.get(peer_id, Standing())
             if session.quarantine:
@@ -251,23 +371,41 @@ class Purchaser:
                 random_bytes=self._random_bytes,
                 rng=self._rng,
                 limits=self._limits,
+                succession=self._succession(provider),
+                offer=lambda: self.book.offer_of(peer_id),
+                evidence=self._evidence,
+                on_quarantine=lambda reason: self.quarantine.add(peer_id, reason, self._now_ms()),
             )
         return session
 
+    def _succession(self, provider: PublicKey) -> Succession | None:
+        return Succession(provider, self._key.public_key, self._cards, self.ledger) if self._cards else None
+
     async def _dial_provider(self, provider: PublicKey) -> LinkConnection:
         """Dial the addresses of the offer as it is now."""
-        offer = self.book.offer_of(provider.peer_id)
-        addresses = direct_addresses(offer.message.addresses) if offer is not None else []
+        addresses = self._dial_addresses(provider)
         if not addresses:
-            raise Unreachable(f"{provider} has no offer in force that says where to reach it.")
+            raise Unreachable(f"{provider} has no offer that says where to reach it.")
         return await self._dial(addresses, provider, self._key)
 
-    def _keep_evidence(self, record: Record, reason: str) -> None:
-        self.ledger.append_evidence(record, reason).add_done_callback(log_failed_write)
+    def _dial_addresses(self, provider: PublicKey) -> list[tuple[str, int]]:
+        """Where the provider's offer says that it is; where it was last bought from, if it offers nothing now."""
+        offer = self.book.offer_of(provider.peer_id) or last_offer(self.ledger, self._key.public_key, provider)
+        return direct_addresses(offer.message.addresses) if offer is not None else []
+
+    def _two_offers(self, peer_id: str, offers: Sequence[Record], reason: str) -> None:
+        provider = parse_peer_id(peer_id)
+        for record in offers:
+            self._evidence.keep(provider, record, reason)
+        self.quarantine.add(peer_id, reason, self._now_ms())
 
     def _offer_over_link(self, peer_id: str) -> Awaitable[bytes] | None:
         session = self._sessions.get(peer_id)
         return session.request_offer(self._limits.link_timeout_s) if session is not None and session.is_ready else None
+
+    def _cards_over_link(self, peer_id: str) -> Awaitable[bytes] | None:
+        session = self._sessions.get(peer_id)
+        return session.request_cards(self._limits.link_timeout_s) if session is not None and session.is_ready else None
 
     async def _keep_house(self) -> None:
         """Dial before it is needed, settle what an earlier run left open, let go of providers that are gone."""
@@ -289,20 +427,36 @@ class Purchaser:
                     await self.book.wait_for_change()
 
     def _worth_a_link(self) -> list[str]:
-        """Providers on sale that owe us an ending, and the cheapest few."""
+        """Providers on sale with whom something is open, and the cheapest few."""
         on_sale = {parse_public_key(offer.message.provider).peer_id: offer for offer in self.book.offers()}
         unsettled = [
             parse_public_key(channel.message.provider).peer_id
             for channel in self.ledger.channels()
             if channel.message.client == self._key.public_key.raw and self.ledger.open_orders(channel.message.channel)
         ]
+        now_ms = self._now_ms()
+        unsettled += self._disputing(now_ms)
         cheapest = sorted(
-            (min(entry.tariff.output_upm for entry in offer.message.models), peer_id)
+            (min(offer.message.tariff_at(entry, now_ms).output_upm for entry in offer.message.models), peer_id)
             for peer_id, offer in on_sale.items()
-            if not self._wishes.countries or offer.message.data_terms.country in self._wishes.countries
+            if self._is_wanted(offer)
         )
         wanted = [*unsettled, *(peer_id for _, peer_id in cheapest[:WARM_LINKS])]
-        return [peer_id for peer_id in wanted if peer_id in on_sale]
+        return [peer_id for peer_id in wanted if peer_id in on_sale and peer_id not in self.quarantine]
+
+    def _disputing(self, now_ms: int) -> list[str]:
+        """Providers with whom a dispute waits for an answer, theirs or ours."""
+        terms = {c.message.channel: c.message for c in self.ledger.channels()}
+        disputed = {
+            row.dispute.message.channel
+            for row in self.ledger.disputes(unanswered=True)
+            if row.dispute.message.channel in terms
+            and not is_unanswered(
+                row.dispute.message, dispute_days=terms[row.dispute.message.channel].dispute_days, now_ms=now_ms
+            )
+        }
+        ours = [terms[channel] for channel in disputed if terms[channel].client == self._key.public_key.raw]
+        return sorted({parse_public_key(channel.provider).peer_id for channel in ours})
 
 
 def unix_ms() -> int:

@@ -1,21 +1,26 @@
 """The session with one provider: a link that is kept, the channel, orders in turn (docs/spec/session.md).
 
 The channel is opened once and remembered in the ledger; on every new link it is resumed before anything is ordered.
-Orders wait, first come first served, until the channel's slow start has a slot for them.
+Orders wait, first come first served, until the channel's books have room for them (proto.books).
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from p2pgrid.client.background import log_end, log_failed_write
-from p2pgrid.client.exchanges import DisputedRecord, open_channel, request_offer, resume_channel
+from p2pgrid.client.background import log_end
+from p2pgrid.client.disputes import Disputes
+from p2pgrid.client.exchanges import DisputedRecord, open_channel, request_cards, request_offer
 from p2pgrid.client.order import OrderOwner, OrderStream
+from p2pgrid.client.resume import recover_channels, resume_channel
+from p2pgrid.client.succession import Succession
+from p2pgrid.desk.evidence import EvidenceKeeper
 from p2pgrid.errors import (
     InvalidRecord,
     LedgerError,
@@ -28,13 +33,15 @@ from p2pgrid.errors import (
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.keeper import Backoff, Dial, KeeperState, LinkKeeper
-from p2pgrid.proto.actions import Dispute
+from p2pgrid.proto.actions import Breach
+from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.buyer import BuyerState, place_order
-from p2pgrid.proto.channel import ChannelBooks
 from p2pgrid.proto.commitment import COMMITMENT_KEY_BYTES
+from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import Channel, Offer, Usage
-from p2pgrid.proto.record import Signed
+from p2pgrid.proto.reconcile import Reconciliation
+from p2pgrid.proto.record import Record, Signed
 from p2pgrid.proto.request import RequestFields
 
 log = logging.getLogger(__name__)
@@ -58,6 +65,8 @@ class SessionLimits:
     drain_s: float = 2.0
     """How long orders that are cancelled on closing may take to be settled."""
     first_token_timeout_s: float = 120.0
+    most_disputed: int = 3
+    """Receipts that we dispute and the provider stands by, before it is dealt with no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,15 +94,27 @@ class ProviderSession(OrderOwner):
         random_bytes: Callable[[int], bytes],
         rng: random.Random,
         limits: SessionLimits | None = None,
+        succession: Succession | None = None,
+        offer: Callable[[], Signed[Offer] | None] | None = None,
+        evidence: EvidenceKeeper | None = None,
+        on_quarantine: Callable[[str], None] | None = None,
     ) -> None:
+        """With `succession`, channels under the provider's former keys are settled too. `offer`: what it sells now.
+
+        `on_quarantine` is called with the reason when the provider broke a rule on a link that it proved its own.
+        """
         self.provider: Final = provider
         self.quarantine: str = ""
         """Why the provider is dealt with no more; empty while it is."""
         self._ledger = ledger
+        self._evidence = evidence or EvidenceKeeper(ledger, now_ms)
+        self._on_quarantine = on_quarantine
         self._key = key
         self._now_ms = now_ms
         self._random_bytes = random_bytes
         self._limits = limits or SessionLimits()
+        self._succession = succession
+        self._offer = offer
         self._dial = dial
         self._keeper = LinkKeeper(self._dial_and_tell, rng=rng, backoff=_BACKOFF, name=provider.peer_id)
         self._books: ChannelBooks | None = None
@@ -110,6 +131,14 @@ class ProviderSession(OrderOwner):
         self._turn = asyncio.Lock()
         self._queued = 0
         self._closing: set[asyncio.Task[None]] = set()
+        self.disputes: Final = Disputes(
+            ledger,
+            self._all_channels,
+            self._books_of,
+            now_ms=now_ms,
+            keep_evidence=self.keep_evidence,
+            guard=self._record_faults,
+        )
         self._task = asyncio.get_running_loop().create_task(self._keep_settled(), name=f"session {provider}")
         self._task.add_done_callback(log_end)
 
@@ -124,6 +153,15 @@ class ProviderSession(OrderOwner):
     def is_down(self) -> bool:
         """True while the last attempt to reach the provider failed and the next is not yet due."""
         return not self.is_ready and self._keeper.state in (KeeperState.WAITING, KeeperState.BARRED)
+
+    @property
+    def link(self) -> LinkConnection | None:
+        """The link while it is ready."""
+        return self._link if self.is_ready else None
+
+    def bar(self, reason: str) -> None:
+        """Deal with the provider no more: something proves that it cheats."""
+        self._set_quarantine(reason)
 
     @property
     def n_orders(self) -> int:
@@ -173,7 +211,7 @@ class ProviderSession(OrderOwner):
             raise Refused(
                 "busy",
                 f"{self.provider} had no free slot within {self._limits.queue_timeout_s:g} s.",
-                hint="The number of orders at once grows with every receipt signed.",
+                hint="What may be open at once grows with every receipt signed.",
             ) from None
         finally:
             self._queued -= 1
@@ -181,6 +219,36 @@ class ProviderSession(OrderOwner):
     async def request_offer(self, timeout_s: float) -> bytes:
         """The raw offer record over the link. Raises RemoteError."""
         return await request_offer(await self.ready(timeout_s))
+
+    async def request_cards(self, timeout_s: float) -> bytes:
+        """The raw cards over the link. Raises RemoteError."""
+        return await request_cards(await self.ready(timeout_s))
+
+    async def reconcile(self, timeout_s: float) -> list[Reconciliation]:
+        """Settle everything with the provider now, once the orders that run have ended. What changed, by channel.
+
+        New orders wait meanwhile. Raises RemoteError, LedgerError, and Refused (`busy`) where orders run for longer.
+        """
+        await self.ready(self._limits.link_timeout_s, patient=False)
+        try:
+            async with asyncio.timeout(timeout_s), self._turn:
+                while True:
+                    await self._orders_over()
+                    link = await self.ready(self._limits.link_timeout_s)
+                    try:
+                        changes = await self._record_faults(self._resume(link, every=True))
+                        await self._exchange_disputes(link, changes)
+                    except Unreachable:
+                        if not link.closed.done():
+                            raise
+                    else:
+                        return changes
+        except TimeoutError:
+            raise Refused(
+                "busy",
+                f"{len(self._orders)} orders of {self.provider} are still running after {timeout_s:g} s.",
+                hint="Try again when they have ended.",
+            ) from None
 
     async def aclose(self) -> None:
         """Cancel open orders, give them a moment to be settled, close the link."""
@@ -205,18 +273,19 @@ class ProviderSession(OrderOwner):
             books = await self._usable_books(link, offer)
             if link is not self._link:
                 continue
-            if books.may_order:
-                try:
-                    return self._place(link, books, offer, purchase)
-                except Refused as refusal:
-                    # What open orders might cost is reserved; a receipt frees what they did not.
-                    if refusal.code != "credit-exhausted" or not books.reserved_pico:
-                        raise
+            try:
+                return self._place(link, books, offer, purchase)
+            except Refused as refusal:
+                # A receipt makes room: for what is at risk, and for what its order did not cost of what was reserved.
+                may_pass = {"too-many-open-orders": books.open_orders, "credit-exhausted": books.reserved_pico}
+                if not may_pass.get(refusal.code):
+                    raise
             await self._wait_for_change()
 
     def _place(
         self, link: LinkConnection, books: ChannelBooks, offer: Signed[Offer], purchase: Purchase
     ) -> OrderStream:
+        commitment_key = self._random_bytes(COMMITMENT_KEY_BYTES)
         buyer, actions = place_order(
             books,
             offer,
@@ -224,7 +293,7 @@ class ProviderSession(OrderOwner):
             purchase.endpoint,
             purchase.body,
             key=self._key,
-            commitment_key=self._random_bytes(COMMITMENT_KEY_BYTES),
+            commitment_key=commitment_key,
             now_ms=self._now_ms(),
             first_token_timeout_ms=int(self._limits.first_token_timeout_s * 1000),
             max_amount_pico=purchase.max_amount_pico,
@@ -238,6 +307,7 @@ class ProviderSession(OrderOwner):
             raise
         self._stored_offers.add(offer.id)
         self._orders.add(order)
+        self._ledger.keep_request_key(buyer.order, commitment_key)
         order.start(stream, actions)
         return order
 
@@ -251,16 +321,33 @@ class ProviderSession(OrderOwner):
         return await asyncio.shield(self._opening)
 
     async def _open_channel(self, link: LinkConnection, offer: Signed[Offer]) -> ChannelBooks:
-        nonce = self._random_bytes(32)
-        opening = open_channel(link, offer, self._ledger, key=self._key, client_nonce=nonce, now_ms=self._now_ms)
+        continues = b""
+        if self._succession is not None:
+            await self._record_faults(self._succession.learn(link, offer))
+            continues = self._succession.head_to_continue()
         try:
-            channel = await self._record_faults(opening)
+            channel = await self._open_or_start_afresh(link, offer, continues)
         except Unreachable:
             # Our ledger may hold the channel and theirs not: resuming it brings both together.
             self._close_link("a channel was left half open")
             raise
         self._books = ChannelBooks(channel, self._ledger.head(channel.message.channel))
         return self._books
+
+    async def _open_or_start_afresh(
+        self, link: LinkConnection, offer: Signed[Offer], continues: bytes
+    ) -> Signed[Channel]:
+        opening = functools.partial(
+            open_channel, link, offer, self._ledger, key=self._key, client_nonce=self._random_bytes(32)
+        )
+        if continues:
+            try:
+                return await self._record_faults(opening(now_ms=self._now_ms, continues=continues))
+            except Refused as refusal:
+                if refusal.code != "unknown-channel":
+                    raise
+                log.warning("%s does not go on from %s: %s", self.provider, continues.hex()[:16], refusal.message)
+        return await self._record_faults(opening(now_ms=self._now_ms))
 
     # -- what orders tell --------------------------------------------------------------------------------------------
 
@@ -272,6 +359,9 @@ class ProviderSession(OrderOwner):
             if other.buyer.books is order.buyer.books and other.buyer.order.message.order_number == number:
                 other.proceed()
 
+    def keep_evidence(self, record: Record, reason: str) -> None:
+        self._evidence.keep(self.provider, record, reason)
+
     def order_ended(self, order: OrderStream) -> None:
         self._orders.discard(order)
         buyer = order.buyer
@@ -279,12 +369,16 @@ class ProviderSession(OrderOwner):
             self._seen_to_end[(buyer.books.id, buyer.order.message.order_number)] = buyer.usage
         self._tell()
 
-    def order_disputed(self, order: OrderStream, dispute: Dispute) -> None:
-        if dispute.code == "clock-skew":
-            self._error = Refused("clock-skew", dispute.message, hint=_CLOCK_HINT)
-            self._close_link(dispute.message)
+    def order_disputed(self, order: OrderStream, dispute: Signed[Dispute]) -> None:
+        self._note_disputed(dispute, order.buyer.books)
+        self._tell()
+
+    def order_breached(self, order: OrderStream, breach: Breach) -> None:
+        if breach.code == "clock-skew":
+            self._error = Refused("clock-skew", breach.message, hint=_CLOCK_HINT)
+            self._close_link(breach.message)
         else:
-            self._set_quarantine(f"{dispute.code}: {dispute.message}")
+            self._set_quarantine(f"{breach.code}: {breach.message}")
 
     def order_cut(self, order: OrderStream) -> None:
         # Its receipt may be the chain's next: nothing more can be settled before the channel is resumed.
@@ -317,7 +411,8 @@ class ProviderSession(OrderOwner):
             except Unreachable:
                 continue
             except ProtocolViolation as violation:
-                self._set_quarantine(violation.message)
+                # Whoever answered there proved no key: nothing of it is held against the provider for long.
+                self._set_quarantine(violation.message, is_proven=False)
                 return
             if link.retired.done():
                 await asyncio.sleep(0)  # the keeper has yet to notice
@@ -333,35 +428,57 @@ class ProviderSession(OrderOwner):
                 self._error, self._ledger_failures = None, 0
                 self._link = link
                 self._tell()
-                await asyncio.shield(link.retired)
+                await self._exchange_disputes_until_retired(link)
                 self._link = None
             self._tell()
         await self._keeper.aclose()
+
+    async def _exchange_disputes(self, link: LinkConnection, changes: list[Reconciliation]) -> None:
+        """Exchange all now, and add to `changes` what came of it."""
+        exchanged = await self.disputes.exchange_all(link)
+        for change in changes:
+            if (said := exchanged.get(change.channel)) is not None:
+                change.restored += said.taken
+                change.sent += said.sent
+
+    async def _exchange_disputes_until_retired(self, link: LinkConnection) -> None:
+        keeping = asyncio.create_task(self.disputes.keep(link), name=f"disputes {self.provider}")
+        keeping.add_done_callback(log_end)
+        try:
+            await asyncio.shield(link.retired)
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
 
     async def _orders_over(self) -> None:
         """Wait for the orders on an earlier link: resuming would interrupt them."""
         for order in list(self._orders):
             await asyncio.shield(order.ended_future)
 
-    async def _resume(self, link: LinkConnection) -> None:
+    async def _resume(self, link: LinkConnection, *, every: bool = False) -> list[Reconciliation]:
+        """Resume the current channel, and earlier ones that have something open; or `every` one."""
         channels = [c for c in self._ledger.channels() if self._is_ours(c.message)]
+        ours = self._key.public_key
+        if not channels and await recover_channels(link, self._ledger, provider=self.provider, client=ours):
+            channels = [c for c in self._ledger.channels() if self._is_ours(c.message)]
+            log.warning("%d channels with %s are back in the ledger", len(channels), self.provider)
         now_ms = self._now_ms()
         current = channels[-1] if channels else None
+        channels = [*await self._former_channels(link), *channels]
         self._books = None
-        if current is not None:
+        if channels:
             # A write that changes nothing: once it is durable, so are all that were queued before it.
-            await self._ledger.append(current)
+            await self._ledger.append(channels[-1])
+        changes = []
         for channel in channels:
             channel_id = channel.message.channel
-            open_orders = self._ledger.open_orders(channel_id)
-            if channel is not current and not open_orders:
+            if not every and channel is not current and self._is_settled(channel_id):
                 continue
-            books = ChannelBooks(channel, self._ledger.head(channel_id))
-            for one in open_orders:
-                books.open_order(one.order.message)
             seen = {number: usage for (of, number), usage in self._seen_to_end.items() if of == channel_id}
             try:
-                await resume_channel(link, books, self._ledger, key=self._key, delivered=seen, now_ms=self._now_ms)
+                books, change = await resume_channel(
+                    link, channel, self._ledger, key=self._key, delivered=seen, now_ms=self._now_ms
+                )
             except Refused as refusal:
                 if refusal.code not in ("unknown-channel", "channel-expired"):
                     raise
@@ -371,6 +488,38 @@ class ProviderSession(OrderOwner):
                 del self._seen_to_end[(channel_id, number)]
             if channel is current and not books.is_expired(now_ms):
                 self._books = books
+            changes.append(change)
+            for dispute in change.disputed:
+                self._note_disputed(dispute, books)
+        return changes
+
+    def _is_settled(self, channel: bytes) -> bool:
+        """True if nothing is known that may be left open on an earlier channel."""
+        return not self._ledger.open_orders(channel) and self._ledger.head(channel).last_receipt_number > 0
+
+    def _note_disputed(self, dispute: Signed[Dispute], books: ChannelBooks) -> None:
+        message = dispute.message
+        log.warning("receipt %d of %s is disputed: %s", message.receipt_number, self.provider, message.statement)
+        if books.disputed >= self._limits.most_disputed:
+            self._set_quarantine(
+                f"{message.reason}: {books.disputed} of its receipts are disputed, the last because {message.statement}"
+            )
+
+    async def _former_channels(self, link: LinkConnection) -> list[Signed[Channel]]:
+        """Channels under the provider's former keys: what they left open is settled on this link."""
+        offer = self._offer() if self._offer is not None else None
+        if self._succession is None or offer is None or not offer.message.card:
+            return []
+        await self._succession.learn(link, offer)
+        return self._succession.former_channels()
+
+    def _all_channels(self) -> list[Signed[Channel]]:
+        """With the provider under any of its keys that is known, oldest first."""
+        former = self._succession.former_channels() if self._succession is not None else []
+        return [*former, *(c for c in self._ledger.channels() if self._is_ours(c.message))]
+
+    def _books_of(self, channel: bytes) -> ChannelBooks | None:
+        return self._books if self._books is not None and self._books.id == channel else None
 
     def _is_ours(self, channel: Channel) -> bool:
         return channel.provider == self.provider.raw and channel.client == self._key.public_key.raw
@@ -383,8 +532,7 @@ class ProviderSession(OrderOwner):
             if fault.code == "clock-skew":
                 raise Refused(fault.code, fault.message, hint=_CLOCK_HINT) from fault
             if isinstance(fault, DisputedRecord):
-                evidence = self._ledger.append_evidence(fault.record, f"{fault.code}: {fault.message}")
-                evidence.add_done_callback(log_failed_write)
+                self.keep_evidence(fault.record, f"{fault.code}: {fault.message}")
             self._set_quarantine(f"{fault.code}: {fault.message}")
             raise ProtocolViolation(f"{self.provider} broke the rules: {fault.message}") from fault
         except ProtocolViolation as violation:
@@ -394,10 +542,12 @@ class ProviderSession(OrderOwner):
             self.ledger_failed(error)
             raise
 
-    def _set_quarantine(self, reason: str) -> None:
+    def _set_quarantine(self, reason: str, *, is_proven: bool = True) -> None:
         if not self.quarantine:
             log.error("%s is dealt with no more: %s", self.provider, reason)
             self.quarantine = reason
+            if is_proven and self._on_quarantine is not None:
+                self._on_quarantine(reason)
             self._close_link("a rule was broken")
             self._tell()
 

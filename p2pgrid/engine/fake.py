@@ -8,6 +8,8 @@ field of the request that vLLM would ignore:
 
     "fake": {"fault": "dies", "after": 3, "tokens": 40, "pace_ms": 10}
 
+`"gather": 64` holds an answer back until so many requests are at the fake at once.
+
 Faults: `slow` (50 ms a token unless told), `dies` (connection cut after `after` tokens), `error` (an SSE error inside
 HTTP 200), `empty` (no token), `wrong-usage` (claims twice the output), `wrong-prompt` (claims a longer prompt),
 `no-ids`, `no-usage`, `hang` (silent after `after` tokens), `hang-head` (silent before the head), `endless` (past
@@ -50,6 +52,7 @@ class _Control(msgspec.Struct):
     after: int = 3
     tokens: int | None = None
     pace_ms: float | None = None
+    gather: int = 0
 
 
 class _StreamOptions(msgspec.Struct):
@@ -90,6 +93,8 @@ class FakeVllm:
     context_tokens: int = 4096
     pace_ms: float = 0.0
     state: FakeState = field(default_factory=FakeState)
+    _arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _most_at_once: int = 0
     _seen_prefixes: set[int] = field(default_factory=set)
 
     def application(self) -> web.Application:
@@ -149,6 +154,7 @@ class FakeVllm:
         answer = _Answer(self, request, fault, http.path == CHAT_COMPLETIONS, request_id, limit)
         self.state.running += 1
         try:
+            await self._gather(request.fake.gather)
             response = await (answer.stream(http) if request.stream else answer.whole())
         except asyncio.CancelledError:
             self.state.aborted += 1
@@ -160,6 +166,12 @@ class FakeVllm:
             self.state.running -= 1
         self.state.completed += 1
         return response
+
+    async def _gather(self, wanted: int) -> None:
+        async with self._arrived:
+            self._most_at_once = max(self._most_at_once, self.state.running)
+            self._arrived.notify_all()
+            await self._arrived.wait_for(lambda: self._most_at_once >= wanted)
 
     def cached_tokens(self, prompt_ids: list[int]) -> int:
         """Tokens in whole blocks that begin an earlier prompt too: vLLM's prefix cache (never the last token)."""

@@ -117,7 +117,7 @@ class HttpEngine:
         while True:
             try:
                 await self._page("/health")
-                self._models = _parse_models(await self._page("/v1/models"), self.url)
+                self._models = parse_models(await self._page("/v1/models"), self.url)
                 return
             except EngineError as error:
                 left_s = deadline - time.monotonic()
@@ -151,17 +151,9 @@ class HttpEngine:
     async def health(self) -> EngineHealth:
         try:
             await self._page("/health")
-            gauges = {name: float(value) for name, value in _GAUGE.findall((await self._page("/metrics")).decode())}
+            return parse_health(await self._page("/metrics"))
         except EngineError as error:
             return EngineHealth(is_healthy=False, detail=error.message)
-        except ValueError:
-            return EngineHealth(is_healthy=True, detail="its /metrics page is not vLLM's")
-        return EngineHealth(
-            is_healthy=True,
-            running=int(gauges.get("num_requests_running", -1)),
-            waiting=int(gauges.get("num_requests_waiting", -1)),
-            kv_cache_used=gauges.get("kv_cache_usage_perc", -1.0),
-        )
 
     async def aclose(self) -> None:
         session, self._session = self._session, None
@@ -224,7 +216,22 @@ def _parse_url(url: str) -> tuple[str, str]:
     return url.rstrip("/").removesuffix("/v1"), ""
 
 
-def _parse_models(page: bytes, url: str) -> tuple[EngineModel, ...]:
+def parse_health(metrics: bytes) -> EngineHealth:
+    """What an engine's `/metrics` page says. Whatever the page is, an engine that serves one is up."""
+    try:
+        gauges = {name: float(value) for name, value in _GAUGE.findall(metrics.decode())}
+        return EngineHealth(
+            is_healthy=True,
+            running=int(gauges.get("num_requests_running", -1)),
+            waiting=int(gauges.get("num_requests_waiting", -1)),
+            kv_cache_used=gauges.get("kv_cache_usage_perc", -1.0),
+        )
+    except (ValueError, OverflowError):
+        return EngineHealth(is_healthy=True, detail="its /metrics page is not vLLM's")
+
+
+def parse_models(page: bytes, url: str) -> tuple[EngineModel, ...]:
+    """The models that an engine's `/v1/models` page lists. Raises EngineError."""
     try:
         cards = msgspec.json.decode(page, type=_ModelList).data
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -12,12 +12,14 @@ from the future and changes nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from p2pgrid.errors import LedgerError
+from p2pgrid.ledger.logged import Loggable
 from p2pgrid.proto.channel import ChannelHead
+from p2pgrid.proto.dispute import Answer, Dispute
 from p2pgrid.proto.messages import Channel, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.record import Message, Record, Signed
 
@@ -43,6 +45,32 @@ class ReceiptRow:
     receipt: Receipt
     channel: Channel
     countersigned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DisputeRow:
+    """A dispute, and its answer once there is one."""
+
+    dispute: Signed[Dispute]
+    answer: Signed[Answer] | None
+
+
+OnDurable = Callable[[Sequence[Signed[Message]]], None]
+"""Called with the records of an `append` once they are durable."""
+
+
+def tell_when_durable(
+    future: asyncio.Future[None], signed: Sequence[Signed[Message]], on_durable: OnDurable | None
+) -> asyncio.Future[None]:
+    """The same future; `on_durable` is called once it is done well, and not where its owner cancelled it."""
+
+    def done(written: asyncio.Future[None]) -> None:
+        if on_durable is not None and not written.cancelled() and written.exception() is None:
+            on_durable(signed)
+
+    if on_durable is not None:
+        future.add_done_callback(done)
+    return future
 
 
 class Ledger(Protocol):
@@ -81,11 +109,57 @@ class Ledger(Protocol):
     def receipts(self, *, channel: bytes | None = None, limit: int | None = None) -> list[ReceiptRow]:
         """Receipts, newest first."""
 
+    def find_receipts(self, prefix: str, *, limit: int = 2) -> list[ReceiptRow]:
+        """Receipts whose id, as 64 lower-case hex digits, begins so; by id."""
+
+    def order_records(self, channel: bytes, order_number: int) -> list[Record]:
+        """The order, its meters, vouchers and receipt, in the order of arrival."""
+
+    def disputes(self, *, channel: bytes | None = None, unanswered: bool = False) -> list[DisputeRow]:
+        """Disputes with their answers, in the order of arrival; or those alone that have none."""
+
+    def dispute(self, record_id: bytes) -> DisputeRow | None:
+        """The dispute with that id, or that to which the answer of that id is; None if neither is on record."""
+
+    def dispute_ids(self, channel: bytes, *, after: int = 0, limit: int | None = None) -> list[tuple[int, bytes]]:
+        """Number of the receipt and id of each dispute and answer about receipts above number `after`, in the order of
+        the numbers."""
+
+    def mentioned(self, channel: bytes, after: int) -> set[bytes]:
+        """Ids that receipts of the channel above number `after` mention."""
+
+    def keep_request_key(self, order: Signed[Order], key: bytes) -> None:
+        """Keep an order's commitment key (32 bytes), so that what was asked and answered can be shown later.
+
+        It is written with the next `append`, that of the order, and is lost where that fails.
+        """
+
+    def request_key(self, channel: bytes, order_number: int) -> bytes | None:
+        """The commitment key of an order's request, or None: never kept, or erased."""
+
+    def request_keys_before(self, time_ms: int) -> list[tuple[bytes, int]]:
+        """Channel and number of the orders of before that time whose commitment key is kept."""
+
+    def receipts_before(self, time_ms: int) -> list[bytes]:
+        """Ids of the receipts for orders of before that time, and of the disputes and answers about them."""
+
+    def erase_request_keys(self, orders: Sequence[tuple[bytes, int]]) -> asyncio.Future[None]:
+        """Destroy the commitment keys of orders, by channel and number. What is not kept is passed over."""
+
     def records(self, *, channel: bytes | None = None) -> Iterator[Record]:
         """Every record that an audit needs, in the order of arrival: offers and channels first to last, then the rest.
 
         With `channel`, only that channel's records and the offers that its orders name.
         """
+
+    def watch(self, on_durable: OnDurable) -> None:
+        """From now on, call with the records of each `append` as soon as they are durable, in the order of the calls.
+
+        One watcher; it runs in the loop of whoever appended, and must not block.
+        """
+
+    def loggable(self, own_peer_id: str) -> Iterator[Loggable]:
+        """Every record that the log of this peer should hold, in the order of arrival."""
 
     def counts(self) -> dict[str, int]:
         """Rows by payload type, and `evidence`."""

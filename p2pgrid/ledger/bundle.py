@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -33,6 +33,11 @@ def write_bundle(path: Path, records: Iterable[Record]) -> int:
     An older file of that name is replaced at the end. Memory does not grow with the number of records. Raises
     UsageError if the folder does not exist or the path is a folder, LocalError if the disk is full or refuses.
     """
+    return write_lines(path, (record.to_json_line() for record in records))
+
+
+def write_lines(path: Path, lines: Iterable[bytes]) -> int:
+    """Write lines, given without their ends, as `write_bundle` does."""
     if path.is_dir():
         raise UsageError(f"{path} is a folder.", hint="Name the file that the bundle is to be written to.")
     try:
@@ -45,8 +50,8 @@ def write_bundle(path: Path, records: Iterable[Record]) -> int:
     written = 0
     try:
         with os.fdopen(descriptor, "wb") as file:
-            for record in records:
-                file.write(record.to_json_line() + b"\n")
+            for line in lines:
+                file.write(line + b"\n")
                 written += 1
             file.flush()
             os.fsync(file.fileno())
@@ -59,7 +64,7 @@ def write_bundle(path: Path, records: Iterable[Record]) -> int:
     return written
 
 
-def read_bundle(path: Path) -> Iterator[Line]:
+def read_bundle(path: Path) -> Generator[Line]:
     """Every line of a bundle: its number, and the unchecked record or the InvalidRecord that says what is wrong.
 
     Blank lines are passed over. Raises UsageError at once if the file is missing, unreadable, empty, or has no record
@@ -85,7 +90,7 @@ def read_bundle(path: Path) -> Iterator[Line]:
     raise _no_bundle(path, first)
 
 
-def _rest(file: BinaryIO, first: list[Line], lines: Iterator[Line]) -> Iterator[Line]:
+def _rest(file: BinaryIO, first: list[Line], lines: Iterator[Line]) -> Generator[Line]:
     with file:
         yield from chain(first, lines)
 
@@ -97,23 +102,29 @@ def _parsed(path: Path, file: BinaryIO) -> Iterator[Line]:
             number += 1
             if len(line) > MAX_LINE_BYTES:
                 ended = line.endswith(b"\n") or _skip_line(file)
-                rest = "" if ended else " The rest of the file was not read."
-                yield number, InvalidRecord("oversize", f"a line has at most {MAX_LINE_BYTES} bytes.{rest}")
+                yield number, too_long(is_read_on=ended)
                 if not ended:
                     return
             elif not line.isspace():
-                yield number, _parse(line)
+                yield number, parse_line(line)
     except OSError as error:
         raise LocalError(f"the bundle {path} cannot be read on: {error.strerror}.", hint="Check its disk.") from None
 
 
-def _parse(line: bytes) -> Record | InvalidRecord:
+def parse_line(line: bytes) -> Record | InvalidRecord:
+    """What a line, with its line feed, holds. The last of a file that is cut off has none."""
     try:
         return parse_json_line(line)
     except InvalidRecord as error:
         if line.endswith(b"\n"):
             return error
         return InvalidRecord(error.code, f"{error.message} The file's last line is cut off.", hint="Fetch it again.")
+
+
+def too_long(*, is_read_on: bool) -> InvalidRecord:
+    """What there is to say of a line of more than `MAX_LINE_BYTES`."""
+    rest = "" if is_read_on else " The rest of the file was not read."
+    return InvalidRecord("oversize", f"a line has at most {MAX_LINE_BYTES} bytes.{rest}")
 
 
 def _skip_line(file: BinaryIO) -> bool:

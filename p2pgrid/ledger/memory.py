@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from p2pgrid.errors import LedgerError
-from p2pgrid.ledger.base import OpenOrder, ReceiptRow, SlotTaken
+from p2pgrid.ledger.base import DisputeRow, OnDurable, OpenOrder, ReceiptRow, SlotTaken, tell_when_durable
+from p2pgrid.ledger.logged import LOGGED_TYPES, Loggable
 from p2pgrid.ledger.tables import (
     BOTH_ROLES,
     TABLES,
@@ -27,7 +28,9 @@ from p2pgrid.ledger.tables import (
 )
 from p2pgrid.ledger.writer import resolve
 from p2pgrid.proto.channel import ChannelHead
-from p2pgrid.proto.messages import Channel, Offer, Order, Receipt, Voucher
+from p2pgrid.proto.dispute import Answer, Dispute
+from p2pgrid.proto.keys import parse_public_key
+from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.record import M, Message, Record, Signed
 
 _Slot = tuple[str, tuple[str, ...], tuple[int | str, ...]]
@@ -50,10 +53,11 @@ class _Books:
     """By record id, in the order of arrival."""
     slots: dict[_Slot, bytes] = field(default_factory=dict)
     evidence: list[tuple[Record, str]] = field(default_factory=list)
+    request_keys: dict[tuple[bytes, int], bytes] = field(default_factory=dict)
 
     def copy(self) -> _Books:
         rows = {key: _Row(r.table, r.message, r.record, r.outcome) for key, r in self.rows.items()}
-        return _Books(rows, dict(self.slots), list(self.evidence))
+        return _Books(rows, dict(self.slots), list(self.evidence), dict(self.request_keys))
 
     def of(self, message_type: type[M], channel: bytes | None = None) -> list[tuple[M, _Row]]:
         found: list[tuple[M, _Row]] = []
@@ -80,6 +84,8 @@ class MemoryLedger:
         self._held: list[tuple[list[_Change], asyncio.Future[None]]] = []
         self._holding = False
         self._closed = False
+        self._with_next: list[_Change] = []
+        self._on_durable: OnDurable | None = None
 
     # Faults
 
@@ -112,7 +118,9 @@ class MemoryLedger:
 
     def append(self, *signed: Signed[Message]) -> asyncio.Future[None]:
         """Store checked records, all or none. The future raises LedgerError or SlotTaken."""
-        return self._put([_store(table_of(one), one) for one in signed])
+        changes = [*self._with_next, *(_store(table_of(one), one) for one in signed)]
+        self._with_next.clear()
+        return tell_when_durable(self._put(changes), signed, self._on_durable)
 
     def append_evidence(self, record: Record, reason: str) -> asyncio.Future[None]:
         """Keep an unacceptable record that a peer signed; the same bytes once, with the first reason."""
@@ -149,6 +157,7 @@ class MemoryLedger:
             last_receipt_id=last_row.record.id,
             total_pico=last.channel_total_pico if last else 0,
             countersigned=sum(signed_by(row.record) == BOTH_ROLES for _, row in receipts),
+            countersigned_pico=sum(m.amount_pico for m, row in receipts if signed_by(row.record) == BOTH_ROLES),
         )
 
     def open_orders(self, channel: bytes) -> list[OpenOrder]:
@@ -192,6 +201,23 @@ class MemoryLedger:
         newest_first = self._books.of(Receipt, channel)[::-1]
         if channel is not None:
             newest_first.sort(key=lambda entry: -entry[0].receipt_number)
+        return self._receipt_rows(newest_first[:limit])
+
+    def find_receipts(self, prefix: str, *, limit: int = 2) -> list[ReceiptRow]:
+        """Receipts whose id, as 64 lower-case hex digits, begins so; by id."""
+        found = [entry for entry in self._books.of(Receipt) if entry[1].record.id.hex().startswith(prefix)]
+        return self._receipt_rows(sorted(found, key=lambda entry: entry[1].record.id)[:limit])
+
+    def order_records(self, channel: bytes, order_number: int) -> list[Record]:
+        """The order, its meters, vouchers and receipt, in the order of arrival."""
+        return [
+            row.record
+            for row in self._books.rows.values()
+            if isinstance(row.message, Order | Meter | Voucher | Receipt)
+            and (row.message.channel, row.message.order_number) == (channel, order_number)
+        ]
+
+    def _receipt_rows(self, entries: Sequence[tuple[Receipt, _Row]]) -> list[ReceiptRow]:
         return [
             ReceiptRow(
                 record_id=row.record.id,
@@ -199,8 +225,91 @@ class MemoryLedger:
                 channel=self._channel(message.channel),
                 countersigned=signed_by(row.record) == BOTH_ROLES,
             )
-            for message, row in newest_first[:limit]
+            for message, row in entries
         ]
+
+    def disputes(self, *, channel: bytes | None = None, unanswered: bool = False) -> list[DisputeRow]:
+        """Disputes with their answers, in the order of arrival; or those alone that have none."""
+        answers = {
+            message.dispute: self._signed(row.record, Answer, message.channel)
+            for message, row in self._books.of(Answer, channel)
+        }
+        return [
+            DisputeRow(self._signed(row.record, Dispute, message.channel), answers.get(row.record.id))
+            for message, row in self._books.of(Dispute, channel)
+            if not unanswered or row.record.id not in answers
+        ]
+
+    def dispute(self, record_id: bytes) -> DisputeRow | None:
+        """The dispute with that id, or that to which the answer of that id is; None if neither is on record."""
+        row = self._books.rows.get(record_id)
+        if row is not None and isinstance(row.message, Answer):
+            row = self._books.rows.get(row.message.dispute)
+        if row is None or not isinstance(row.message, Dispute):
+            return None
+        channel = row.message.channel
+        answer_id = self._books.slots.get(("answers", ("channel", "dispute"), (channel.hex(), row.record.id.hex())))
+        answer = self._books.rows[answer_id].record if answer_id is not None else None
+        return DisputeRow(
+            self._signed(row.record, Dispute, channel),
+            self._signed(answer, Answer, channel) if answer is not None else None,
+        )
+
+    def dispute_ids(self, channel: bytes, *, after: int = 0, limit: int | None = None) -> list[tuple[int, bytes]]:
+        """Number of the receipt and id of each dispute and answer about receipts above number `after`, by number."""
+        found = [
+            (row.message.receipt_number, record_id)
+            for record_id, row in self._books.rows.items()
+            if isinstance(row.message, Dispute | Answer)
+            and row.message.channel == channel
+            and row.message.receipt_number > after
+        ]
+        return sorted(found, key=lambda one: one[0])[:limit]
+
+    def mentioned(self, channel: bytes, after: int) -> set[bytes]:
+        """Ids that receipts of the channel above number `after` mention."""
+        receipts = [message for message, _ in self._books.of(Receipt, channel) if message.receipt_number > after]
+        return {mention for receipt in receipts for mention in receipt.mentions}
+
+    def keep_request_key(self, order: Signed[Order], key: bytes) -> None:
+        """Keep an order's commitment key (32 bytes), with the next `append`."""
+        place = (order.message.channel, order.message.order_number)
+
+        def keep(books: _Books) -> None:
+            books.request_keys.setdefault(place, key)
+
+        self._with_next.append(keep)
+
+    def request_key(self, channel: bytes, order_number: int) -> bytes | None:
+        """The commitment key of an order's request, or None: never kept, or erased."""
+        return self._books.request_keys.get((channel, order_number))
+
+    def request_keys_before(self, time_ms: int) -> list[tuple[bytes, int]]:
+        """Channel and number of the orders of before that time whose commitment key is kept."""
+        early = [(m.channel, m.order_number) for m, _ in self._books.of(Order) if m.ordered_ms < time_ms]
+        return [place for place in early if place in self._books.request_keys]
+
+    def receipts_before(self, time_ms: int) -> list[bytes]:
+        """Ids of the receipts for orders of before that time, and of the disputes and answers about them."""
+        early = {(m.channel, m.order_number) for m, _ in self._books.of(Order) if m.ordered_ms < time_ms}
+        receipts = {
+            (m.channel, m.receipt_number) for m, _ in self._books.of(Receipt) if (m.channel, m.order_number) in early
+        }
+        return [
+            record_id
+            for record_id, row in self._books.rows.items()
+            if isinstance(row.message, Receipt | Dispute | Answer)
+            and (row.message.channel, row.message.receipt_number) in receipts
+        ]
+
+    def erase_request_keys(self, orders: Sequence[tuple[bytes, int]]) -> asyncio.Future[None]:
+        """Destroy the commitment keys of orders, by channel and number. What is not kept is passed over."""
+
+        def erase(books: _Books) -> None:
+            for place in orders:
+                books.request_keys.pop(place, None)
+
+        return self._put([erase])
 
     def records(self, *, channel: bytes | None = None) -> Iterator[Record]:
         """Every record that an audit needs, in the order of arrival: offers and channels first, then the rest."""
@@ -219,6 +328,22 @@ class MemoryLedger:
     def evidence(self) -> Iterator[tuple[Record, str]]:
         """Unacceptable records that peers signed, each with the reason, in the order of arrival."""
         return iter(list(self._books.evidence))
+
+    def watch(self, on_durable: OnDurable) -> None:
+        """From now on, call with the records of each `append` once they are durable, in the order of the calls."""
+        self._on_durable = on_durable
+
+    def loggable(self, own_peer_id: str) -> Iterator[Loggable]:
+        """Every record that the log of this peer should hold, in the order of arrival."""
+        for record_id, row in list(self._books.rows.items()):
+            if row.record.payload_type not in LOGGED_TYPES:
+                continue
+            message = row.message
+            if isinstance(message, Offer) and parse_public_key(message.provider).peer_id != own_peer_id:
+                continue
+            if isinstance(message, Receipt) and signed_by(row.record) != BOTH_ROLES:
+                continue
+            yield Loggable(record_id, getattr(message, "channel", b""))
 
     def counts(self) -> dict[str, int]:
         """Rows by payload type, and `evidence`."""

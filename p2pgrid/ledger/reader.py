@@ -17,11 +17,20 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from p2pgrid.errors import InvalidRecord
-from p2pgrid.ledger.base import OpenOrder, ReceiptRow
-from p2pgrid.ledger.schema import check_version, connect_reader, missing_ledger, storage_errors
+from p2pgrid.ledger.base import DisputeRow, OpenOrder, ReceiptRow
+from p2pgrid.ledger.logged import Loggable, of_rows, select_loggable
+from p2pgrid.ledger.schema import (
+    SCHEMA_VERSION,
+    check_version,
+    connect_reader,
+    missing_ledger,
+    outdated_ledger,
+    storage_errors,
+)
 from p2pgrid.ledger.tables import BOTH_ROLES, TABLES, damaged, decode_signatures, read_channel, read_offer, read_signed
 from p2pgrid.proto.channel import ChannelHead
-from p2pgrid.proto.messages import Channel, Offer, Order, Receipt, Voucher
+from p2pgrid.proto.dispute import Answer, Dispute
+from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.record import M, Message, Record, Signed, parse_message
 
 _FETCH_ROWS: Final = 256
@@ -40,8 +49,11 @@ class SqliteReader:
         with storage_errors(path):
             self._reader = connect_reader(path)
             try:
-                if not check_version(path, self._reader):
+                version = check_version(path, self._reader)
+                if not version:
                     raise missing_ledger(path)
+                if version < SCHEMA_VERSION:
+                    raise outdated_ledger(path, version)
             except BaseException:
                 self._reader.close()
                 raise
@@ -56,13 +68,14 @@ class SqliteReader:
         rows = self._rows(_HEAD, {"channel": channel.hex()})
         if not rows:
             raise KeyError(channel.hex())
-        channel_record, last_order, last_receipt, receipt_id, total, countersigned = rows[0]
+        channel_record, last_order, last_receipt, receipt_id, total, countersigned, signed_pico = rows[0]
         return ChannelHead(
             last_order_number=last_order or 0,
             last_receipt_number=last_receipt or 0,
             last_receipt_id=bytes.fromhex(receipt_id or channel_record),
             total_pico=total or 0,
             countersigned=countersigned,
+            countersigned_pico=signed_pico,
         )
 
     def open_orders(self, channel: bytes) -> list[OpenOrder]:
@@ -102,9 +115,23 @@ class SqliteReader:
         """Receipts, newest first."""
         parameters = {"channel": channel.hex() if channel else None, "limit": -1 if limit is None else limit}
         where, order = ("", "r.seq") if channel is None else ("WHERE r.channel = :channel", "r.receipt_number")
+        return self._receipt_rows(f"{where} ORDER BY {order} DESC LIMIT :limit", parameters)
+
+    def find_receipts(self, prefix: str, *, limit: int = 2) -> list[ReceiptRow]:
+        """Receipts whose id, as 64 lower-case hex digits, begins so; by id."""
+        # `g` follows every hex digit.
+        parameters = {"from": prefix, "until": prefix + "g", "limit": limit}
+        return self._receipt_rows("WHERE r.id >= :from AND r.id < :until ORDER BY r.id LIMIT :limit", parameters)
+
+    def order_records(self, channel: bytes, order_number: int) -> list[Record]:
+        """The order, its meters, vouchers and receipt, in the order of arrival."""
+        rows = self._rows(_ORDER_RECORDS, {"channel": channel.hex(), "order_number": order_number})
+        return [Record(payload_type, payload, decode_signatures(blob)) for payload_type, payload, blob, _ in rows]
+
+    def _receipt_rows(self, rest: str, parameters: dict[str, Any]) -> list[ReceiptRow]:
         rows = self._rows(
             "SELECT r.id, r.payload, r.signatures, r.signed_by, c.channel, c.payload, c.signatures FROM receipts AS r "
-            f"JOIN channels AS c USING (channel) {where} ORDER BY {order} DESC LIMIT :limit",
+            f"JOIN channels AS c USING (channel) {rest}",
             parameters,
         )
         channels: dict[str, Channel] = {}
@@ -115,6 +142,81 @@ class SqliteReader:
             receipt = _message(Receipt, (payload, signatures))
             listed.append(ReceiptRow(bytes.fromhex(record_id), receipt, channels[channel_id], signed_by == BOTH_ROLES))
         return listed
+
+    def disputes(self, *, channel: bytes | None = None, unanswered: bool = False) -> list[DisputeRow]:
+        """Disputes with their answers, in the order of arrival; or those alone that have none."""
+        where = " AND ".join(
+            ["TRUE", *(["d.channel = ?"] if channel is not None else []), *(["a.seq IS NULL"] if unanswered else [])]
+        )
+        return self._dispute_rows(where, *([channel.hex()] if channel is not None else []))
+
+    def dispute(self, record_id: bytes) -> DisputeRow | None:
+        """The dispute with that id, or that to which the answer of that id is; None if neither is on record."""
+        own = record_id.hex()
+        where = "d.id IN (SELECT ? UNION SELECT dispute FROM answers WHERE id = ?)"
+        return next(iter(self._dispute_rows(where, own, own)), None)
+
+    def dispute_ids(self, channel: bytes, *, after: int = 0, limit: int | None = None) -> list[tuple[int, bytes]]:
+        """Number of the receipt and id of each dispute and answer about receipts above number `after`, by number."""
+        parameters = {"channel": channel.hex(), "after": after, "limit": -1 if limit is None else limit}
+        arms = [
+            f"SELECT receipt_number, id, seq FROM {name} WHERE channel = :channel AND receipt_number > :after"
+            for name in ("disputes", "answers")
+        ]
+        rows = self._rows(f"{' UNION ALL '.join(arms)} ORDER BY receipt_number, seq LIMIT :limit", parameters)
+        return [(number, bytes.fromhex(record_id)) for number, record_id, _ in rows]
+
+    def _dispute_rows(self, where: str, *values: str) -> list[DisputeRow]:
+        rows = self._rows(
+            "SELECT d.channel, d.payload, d.signatures, a.payload, a.signatures FROM disputes AS d "
+            f"LEFT JOIN answers AS a ON a.channel = d.channel AND a.dispute = d.id WHERE {where} ORDER BY d.seq",
+            *values,
+        )
+        found = []
+        for channel_id, *columns in rows:
+            parties = self._channel(bytes.fromhex(channel_id))
+            dispute = read_signed(_record(Dispute, columns[:2]), Dispute, parties)
+            answer = read_signed(_record(Answer, columns[2:]), Answer, parties) if columns[2] is not None else None
+            found.append(DisputeRow(dispute, answer))
+        return found
+
+    def mentioned(self, channel: bytes, after: int) -> set[bytes]:
+        """Ids that receipts of the channel above number `after` mention."""
+        rows = self._rows(
+            "SELECT mentions FROM receipts WHERE channel = ? AND receipt_number > ? AND mentions <> ''",
+            channel.hex(),
+            after,
+        )
+        return {bytes.fromhex(mention) for (mentions,) in rows for mention in mentions.split()}
+
+    def request_key(self, channel: bytes, order_number: int) -> bytes | None:
+        """The commitment key of an order's request, or None: never kept, or erased."""
+        sql = "SELECT key FROM request_keys WHERE channel = ? AND order_number = ?"
+        rows = self._rows(sql, channel.hex(), order_number)
+        return bytes(rows[0][0]) if rows else None
+
+    def request_keys_before(self, time_ms: int) -> list[tuple[bytes, int]]:
+        """Channel and number of the orders of before that time whose commitment key is kept."""
+        rows = self._rows(
+            "SELECT k.channel, k.order_number FROM request_keys AS k JOIN orders AS o USING (channel, order_number) "
+            "WHERE o.ordered_ms < ? ORDER BY o.seq",
+            time_ms,
+        )
+        return [(bytes.fromhex(channel), number) for channel, number in rows]
+
+    def receipts_before(self, time_ms: int) -> list[bytes]:
+        """Ids of the receipts for orders of before that time, and of the disputes and answers about them."""
+        receipts = (
+            "SELECT r.channel, r.receipt_number, r.id, r.seq FROM orders AS o "
+            "JOIN receipts AS r USING (channel, order_number) WHERE o.ordered_ms < :time"
+        )
+        about = [
+            f"SELECT a.id, a.seq FROM {name} AS a JOIN early USING (channel, receipt_number)"
+            for name in ("disputes", "answers")
+        ]
+        arms = " UNION ALL ".join(["SELECT id, seq FROM early", *about])
+        rows = self._rows(f"WITH early AS ({receipts}) {arms} ORDER BY seq", {"time": time_ms})
+        return [bytes.fromhex(record_id) for record_id, _ in rows]
 
     def records(self, *, channel: bytes | None = None) -> Iterator[Record]:
         """Every record that an audit needs, in the order of arrival: offers and channels first to last, then the rest.
@@ -142,6 +244,13 @@ class SqliteReader:
             while rows := cursor.fetchmany(_FETCH_ROWS):
                 for payload_type, payload, signatures, reason in rows:
                     yield Record(payload_type, payload, decode_signatures(signatures)), reason
+
+    def loggable(self, own_peer_id: str) -> Iterator[Loggable]:
+        """Every record that the log of this peer should hold, in the order of arrival."""
+        with storage_errors(self.path), closing(connect_reader(self.path)) as conn:
+            cursor = conn.execute(*select_loggable(own_peer_id))
+            while rows := cursor.fetchmany(_FETCH_ROWS):
+                yield from of_rows(rows)
 
     def counts(self) -> dict[str, int]:
         """Rows by payload type, and `evidence`. It counts them one by one: not for a hot path."""
@@ -241,7 +350,9 @@ _HEAD: Final = """
     SELECT c.id, (SELECT max(order_number) FROM orders WHERE channel = :channel),
            r.receipt_number, r.id, r.channel_total_pico,
            (SELECT count(*) FROM receipts WHERE channel = :channel)
-           - (SELECT count(*) FROM receipts WHERE channel = :channel AND signed_by = 'provider')
+           - (SELECT count(*) FROM receipts WHERE channel = :channel AND signed_by = 'provider'),
+           coalesce(r.channel_total_pico, 0) - coalesce(
+               (SELECT sum(amount_pico) FROM receipts WHERE channel = :channel AND signed_by = 'provider'), 0)
     FROM channels AS c LEFT JOIN receipts AS r ON r.seq =
         (SELECT seq FROM receipts WHERE channel = :channel ORDER BY receipt_number DESC LIMIT 1)
     WHERE c.channel = :channel
@@ -256,6 +367,11 @@ _FRAME_OF: Final = f"""
     ORDER BY seq
 """
 _DEALINGS_OF: Final = _union(_DEALING_TYPES, "seq", "WHERE channel = :channel")
+_ORDER_RECORDS: Final = _union(
+    [Order.payload_type, Meter.payload_type, Voucher.payload_type, Receipt.payload_type],
+    "payload, signatures, seq",
+    "WHERE channel = :channel AND order_number = :order_number",
+)
 _BY_SEQ: Final = {
     t: f"SELECT '{t}', payload, signatures, seq FROM {TABLES[t].name} WHERE seq = ?" for t in _DEALING_TYPES
 }

@@ -8,7 +8,7 @@ Schema and views are made through sqlite-utils; the file reads well with `sqlite
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
@@ -16,9 +16,9 @@ from typing import Final
 from sqlite_utils import Database
 
 from p2pgrid.errors import LedgerError, UsageError
-from p2pgrid.ledger.tables import BOTH_ROLES, CHANNELS, ORDERS, TABLES
+from p2pgrid.ledger.tables import ANSWERS, BOTH_ROLES, CHANNELS, DISPUTES, ORDERS, TABLES, Table
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 APPLICATION_ID: Final = 0x70327067
 """`p2pg`, in the file's header: a ledger is told from any other SQLite file."""
 
@@ -55,6 +55,8 @@ def connect_writer(path: Path) -> sqlite3.Connection:
     conn.execute("PRAGMA synchronous=FULL")
     conn.execute("PRAGMA fullfsync=ON")
     conn.execute("PRAGMA foreign_keys=ON")
+    # What is erased is overwritten: see `erase_request_keys`.
+    conn.execute("PRAGMA secure_delete=ON")
     return conn
 
 
@@ -74,27 +76,35 @@ def connect_reader(path: Path) -> sqlite3.Connection:
 
 
 def create_or_check(path: Path) -> None:
-    """Make the schema in an empty file; check it in another. Raises LedgerError or sqlite3.Error.
+    """Make the schema in an empty file, bring an older one up to date. Raises LedgerError or sqlite3.Error.
 
-    A crash in here leaves a file without a schema, which the next call makes.
+    A crash in here leaves the file as it was, and the next call does it.
     """
     with closing(_connect(path, "rw")) as conn:
-        if check_version(path, conn):
+        version = check_version(path, conn)
+        if version == SCHEMA_VERSION:
             return
         database = Database(conn, execute_plugins=False)
         with database.atomic():
-            _create(database)
+            if version == 0:
+                _create(database, TABLES.values())
+                _create_views(database)
+            if version == 1:
+                _create(database, (DISPUTES, ANSWERS))
+                # No receipt mentioned anything before there were disputes.
+                conn.execute("ALTER TABLE receipts ADD COLUMN mentions TEXT NOT NULL DEFAULT ''")
+            _create_since_2(database)
             conn.execute(f"PRAGMA application_id={APPLICATION_ID}")
             conn.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
 
-def check_version(path: Path, conn: sqlite3.Connection) -> bool:
-    """True for a ledger of this version, False for an empty file. Raises LedgerError for anything else."""
+def check_version(path: Path, conn: sqlite3.Connection) -> int:
+    """The schema's version, 0 for an empty file. Raises LedgerError for what is no ledger, or a newer one."""
     (application,) = conn.execute("PRAGMA application_id").fetchone()
     (version,) = conn.execute("PRAGMA user_version").fetchone()
     (objects,) = conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if application == 0 and version == 0 and objects == 0:
-        return False
+        return 0
     if application != APPLICATION_ID:
         raise LedgerError(
             f"{path} is a SQLite file, but no p2pgrid ledger.", hint="Choose another data folder with --data."
@@ -104,7 +114,15 @@ def check_version(path: Path, conn: sqlite3.Connection) -> bool:
             f"the ledger {path} was written by a newer p2pgrid (schema {version}; this one knows {SCHEMA_VERSION}).",
             hint="Upgrade p2pgrid; the ledger was not touched.",
         )
-    return True
+    return int(version)
+
+
+def outdated_ledger(path: Path, version: int) -> LedgerError:
+    """The error for reading what only a writer can bring up to date."""
+    return LedgerError(
+        f"the ledger {path} was written by an older p2pgrid (schema {version}; {SCHEMA_VERSION} was expected).",
+        hint="Start the node once: that brings it up to date.",
+    )
 
 
 def missing_ledger(path: Path) -> UsageError:
@@ -123,8 +141,8 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     )
 
 
-def _create(database: Database) -> None:
-    for table in TABLES.values():
+def _create(database: Database, tables: Iterable[Table]) -> None:
+    for table in tables:
         columns = {
             "seq": int,
             "id": str,
@@ -145,6 +163,24 @@ def _create(database: Database) -> None:
         )
         for slot in table.slots:
             made.create_index(slot, unique=True)
+
+
+def _create_since_2(database: Database) -> None:
+    """What came with version 2, beside its tables of records."""
+    for name in ("receipts", DISPUTES.name, ANSWERS.name):
+        database[name].create_index(["id"], unique=True, if_not_exists=True)
+    database[ANSWERS.name].create_index(["channel", "receipt_number"])
+    database.execute("CREATE INDEX receipts_mentioning ON receipts (channel, receipt_number) WHERE mentions <> ''")
+    database["request_keys"].create(
+        {"channel": str, "order_number": int, "key": bytes},
+        pk=("channel", "order_number"),
+        not_null={"key"},
+        strict=True,
+    )
+
+
+def _create_views(database: Database) -> None:
+    """Views, indexes and tables of version 1 beside its tables of records."""
     database["offers"].create_index(["id"], unique=True)
     # Few rows at a time: what the client has still to countersign.
     database.execute(

@@ -11,15 +11,26 @@ import asyncio
 import itertools
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from p2pgrid.errors import LedgerError
+from p2pgrid.ledger.base import OnDurable, tell_when_durable
 from p2pgrid.ledger.lock import WriterLock
 from p2pgrid.ledger.reader import SqliteReader
 from p2pgrid.ledger.schema import create_or_check, missing_ledger, storage_errors
 from p2pgrid.ledger.tables import ORDERS, TABLES, table_of
-from p2pgrid.ledger.writer import Call, Operation, StoreEvidence, StoreOutcome, StoreRecord, Writer
+from p2pgrid.ledger.writer import (
+    Call,
+    EraseRequestKeys,
+    Operation,
+    StoreEvidence,
+    StoreOutcome,
+    StoreRecord,
+    StoreRequestKey,
+    Writer,
+)
 from p2pgrid.proto.messages import Order
 from p2pgrid.proto.record import Message, Record, Signed
 
@@ -66,6 +77,8 @@ class SqliteLedger(SqliteReader):
             raise
         self._seq = itertools.count((last or 0) + 1)
         self._closed = False
+        self._with_next: list[Operation] = []
+        self._on_durable: OnDurable | None = None
 
     def append(self, *signed: Signed[Message]) -> asyncio.Future[None]:
         """Store checked records, all or none. The future raises LedgerError (disk full, closed) or SlotTaken.
@@ -73,7 +86,13 @@ class SqliteLedger(SqliteReader):
         Raises TypeError for a message type that the ledger does not keep. Cancelling the future does not take the
         records back.
         """
-        return self._put([StoreRecord(table_of(one), next(self._seq), one) for one in signed])
+        operations: list[Operation] = [
+            *self._with_next,
+            *(StoreRecord(table_of(one), next(self._seq), one) for one in signed),
+        ]
+        self._with_next.clear()
+        future = self._put(operations)
+        return tell_when_durable(future, signed, self._on_durable)
 
     def append_evidence(self, record: Record, reason: str) -> asyncio.Future[None]:
         """Keep an unacceptable record that a peer signed, with a reason in one sentence. Never part of a channel.
@@ -88,6 +107,26 @@ class SqliteLedger(SqliteReader):
         Stores the order too if it is not on record. A later note replaces an earlier one.
         """
         return self._put([StoreRecord(ORDERS, next(self._seq), order), StoreOutcome(order, outcome)])
+
+    def keep_request_key(self, order: Signed[Order], key: bytes) -> None:
+        """Keep an order's commitment key (32 bytes), so that what was asked and answered can be shown later.
+
+        It is written with the next `append`, that of the order, and is lost where that fails.
+        """
+        self._with_next.append(StoreRequestKey(order.message.channel, order.message.order_number, key))
+
+    def erase_request_keys(self, orders: Sequence[tuple[bytes, int]]) -> asyncio.Future[None]:
+        """Destroy the commitment keys of orders, by channel and number. What is not kept is passed over.
+
+        The pages are overwritten in the file, and the WAL, which holds older ones, is emptied into it: before the
+        future is done, or where somebody reads the file just then, after the next write and when the ledger is closed.
+        Copies that others made of the file, and blocks that a disk has put aside, are beyond this.
+        """
+        return self._put([EraseRequestKeys(orders)])
+
+    def watch(self, on_durable: OnDurable) -> None:
+        """From now on, call with the records of each `append` once they are durable, in the order of the calls."""
+        self._on_durable = on_durable
 
     async def aclose(self) -> None:
         """Finish what is queued, and close. Later appends raise LedgerError."""

@@ -22,9 +22,20 @@ import msgspec
 
 from p2pgrid.errors import InvalidRecord, LedgerError
 from p2pgrid.proto.channel import verify_channel
+from p2pgrid.proto.dispute import Answer, Dispute
 from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
-from p2pgrid.proto.record import M, Message, Record, Role, Signature, Signed, verify_record, verify_self_signed
+from p2pgrid.proto.record import (
+    M,
+    Message,
+    Record,
+    Role,
+    Signature,
+    Signed,
+    parse_message,
+    verify_record,
+    verify_self_signed,
+)
 
 Value = int | str | bytes | None
 Decoded = int | str
@@ -197,6 +208,7 @@ RECEIPTS: Final = Table(
         "first_token_ms": int,
         "total_ms": int,
         "issued_ms": int,
+        "mentions": str,
     },
     values=lambda m: (
         m.channel.hex(),
@@ -211,14 +223,69 @@ RECEIPTS: Final = Table(
         m.first_token_ms,
         m.total_ms,
         m.issued_ms,
+        " ".join(one.hex() for one in m.mentions),
     ),
     # One receipt a number, and one receipt an order: an order is billed once.
     slots=(("channel", "receipt_number"), ("channel", "order_number")),
     references_channel=True,
 )
 
+DISPUTES: Final = Table(
+    name="disputes",
+    message_type=Dispute,
+    columns={
+        "channel": str,
+        "receipt_number": int,
+        "receipt": str,
+        "side": str,
+        "reason": str,
+        "statement": str,
+        "owed_pico": int,
+        "disputed_ms": int,
+    },
+    values=lambda m: (
+        m.channel.hex(),
+        m.receipt_number,
+        m.receipt.hex(),
+        m.by.value,
+        m.reason,
+        m.statement,
+        m.owed_pico,
+        m.disputed_ms,
+    ),
+    slots=(("channel", "receipt_number", "side"),),
+    references_channel=True,
+)
+ANSWERS: Final = Table(
+    name="answers",
+    message_type=Answer,
+    columns={
+        "channel": str,
+        "receipt_number": int,
+        "dispute": str,
+        "side": str,
+        "decision": str,
+        "statement": str,
+        "owed_pico": int,
+        "answered_ms": int,
+    },
+    values=lambda m: (
+        m.channel.hex(),
+        m.receipt_number,
+        m.dispute.hex(),
+        m.by.value,
+        m.decision.value,
+        m.statement,
+        m.owed_pico,
+        m.answered_ms,
+    ),
+    slots=(("channel", "dispute"),),
+    references_channel=True,
+)
+
 TABLES: Final[dict[str, Table]] = {
-    table.message_type.payload_type: table for table in (OFFERS, CHANNELS, ORDERS, METERS, VOUCHERS, RECEIPTS)
+    table.message_type.payload_type: table
+    for table in (OFFERS, CHANNELS, ORDERS, METERS, VOUCHERS, RECEIPTS, DISPUTES, ANSWERS)
 }
 """Every table by its payload type."""
 
@@ -301,11 +368,18 @@ def read_channel(record: Record) -> Signed[Channel]:
 def read_signed(record: Record, message_type: type[M], channel: Channel) -> Signed[M]:
     """A channel's record from the ledger, every signature checked again with the channel's keys. Raises LedgerError."""
     keys = {Role.PROVIDER: channel.provider, Role.CLIENT: channel.client}
-    roles = {s.role for s in record.signatures} | {_SIGNERS[message_type.payload_type]}
     try:
+        signer = _SIGNERS.get(message_type.payload_type) or _signer_of(parse_message(record, message_type))
+        roles = {s.role for s in record.signatures} | {signer}
         return verify_record(record, message_type, {role: parse_public_key(keys[role]) for role in sorted(roles)})
     except InvalidRecord as error:
         raise damaged(error.message) from None
+
+
+def _signer_of(message: Message) -> Role:
+    """Who signs a message that either party may sign."""
+    assert isinstance(message, Dispute | Answer)
+    return message.by
 
 
 def damaged(what: str) -> LedgerError:

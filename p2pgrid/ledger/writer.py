@@ -60,6 +60,8 @@ class Writer:
         self._path = path
         self._lock = lock
         self._conn: sqlite3.Connection | None = connect_writer(path)
+        self._has_erased = False
+        """True while the WAL may hold what was erased."""
         self._queue: SimpleQueue[Call | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"ledger {path.name}", daemon=True)
         self._thread.start()
@@ -112,7 +114,18 @@ class Writer:
             self._roll_back()
             refused = [*outcomes, *[None] * (len(batch) - len(outcomes))]
             return [own or self._shared_failure(error) for own in refused]
+        self._has_erased |= any(isinstance(one, EraseRequestKeys) for call in batch for one in call.operations)
+        if self._has_erased:
+            self._empty_wal(conn)
         return outcomes
+
+    def _empty_wal(self, conn: sqlite3.Connection) -> None:
+        """What was erased still stands in the WAL until that is folded into the file and cut."""
+        try:
+            (is_busy, _, _) = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error:
+            return  # what was committed stays so; it is tried again after the next commit, and on closing
+        self._has_erased = bool(is_busy)
 
     def _apply(self, conn: sqlite3.Connection, call: Call) -> LedgerError | None:
         """Apply one call, all or none. Raises sqlite3.Error when the whole transaction is lost."""
@@ -228,6 +241,30 @@ class StoreEvidence:
 
     def __call__(self, conn: sqlite3.Connection) -> None:
         conn.execute("INSERT INTO evidence VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", self._row)
+
+
+class StoreRequestKey:
+    """Keep an order's commitment key. The first one stays."""
+
+    __slots__ = ("_row",)
+
+    def __init__(self, channel: bytes, order_number: int, key: bytes) -> None:
+        self._row = (channel.hex(), order_number, key)
+
+    def __call__(self, conn: sqlite3.Connection) -> None:
+        conn.execute("INSERT INTO request_keys VALUES (?, ?, ?) ON CONFLICT DO NOTHING", self._row)
+
+
+class EraseRequestKeys:
+    """Destroy commitment keys. The writer empties the WAL after the commit: older pages stand there."""
+
+    __slots__ = ("_orders",)
+
+    def __init__(self, orders: Sequence[tuple[bytes, int]]) -> None:
+        self._orders = [(channel.hex(), order_number) for channel, order_number in orders]
+
+    def __call__(self, conn: sqlite3.Connection) -> None:
+        conn.executemany("DELETE FROM request_keys WHERE channel = ? AND order_number = ?", self._orders)
 
 
 def _integrity_failure(error: sqlite3.IntegrityError) -> LedgerError:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import trio
+from google.protobuf.message import DecodeError
 from libp2p.host.basic_host import BasicHost
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from libp2p.network.stream.exceptions import StreamEOF
@@ -25,7 +26,9 @@ from p2pgrid.net.host import close_stream, open_stream, reset_stream
 
 ASK_TIMEOUT_S: Final = 6.0
 MAX_ANSWER_BYTES: Final = 256 * 1024
-_MAX_PEERS_PER_ANSWER: Final = 64
+_MAX_CLOSER_PEERS: Final = 20
+"""A server answers with the 20 it knows closest to the key."""
+_MAX_PROVIDERS: Final = 64
 _MAX_RECORD_BYTES: Final = 4096
 _ED25519_ID_PREFIX: Final = bytes.fromhex("002408011220")
 
@@ -85,15 +88,7 @@ class KadQuery:
             pass  # implementations that do not echo the message close the stream
 
     async def _ask(self, server: Contact, kind: Any, key: bytes) -> Answer:
-        answer = await self._exchange(server, self._message(kind, key))
-        if answer.type != kind:
-            raise ProtocolViolation(f"{server.peer_id} answered a DHT request of type {kind} with type {answer.type}.")
-        signed = _signed_contact(answer.senderRecord, server.peer_id)
-        return Answer(
-            sender=signed[0] if signed and signed[0].addresses else server,
-            closer=tuple(filter(None, map(_contact, answer.closerPeers[:_MAX_PEERS_PER_ANSWER]))),
-            providers=tuple(filter(None, map(_claim, answer.providerPeers[:_MAX_PEERS_PER_ANSWER]))),
-        )
+        return parse_answer(await self._exchange(server, self._message(kind, key)), kind, server)
 
     def _message(self, kind: Any, key: bytes) -> Any:
         message = Message()
@@ -102,12 +97,12 @@ class KadQuery:
         message.senderRecord = env_to_send_in_RPC(self._host)[0]
         return message
 
-    async def _exchange(self, server: Contact, message: Any) -> Any:
+    async def _exchange(self, server: Contact, message: Any) -> bytes:
         with trio.fail_after(self._timeout_s):
             stream = await open_stream(self._host, server.peer_id, server.addresses, self._protocol)
             try:
                 await stream.write(encode_varint_prefixed(message.SerializeToString()))
-                raw = await read_varint_prefixed_bytes_limited(stream, MAX_ANSWER_BYTES)
+                raw: bytes = await read_varint_prefixed_bytes_limited(stream, MAX_ANSWER_BYTES)
             except StreamEOF:
                 await close_stream(stream)
                 raise
@@ -115,9 +110,24 @@ class KadQuery:
                 await reset_stream(stream)
                 raise
             await close_stream(stream)
-        answer = Message()
+        return raw
+
+
+def parse_answer(raw: bytes, kind: int, server: Contact) -> Answer:
+    """What `server` said to a request of that kind. Raises ProtocolViolation for bytes that are no answer to it."""
+    answer = Message()
+    try:
         answer.ParseFromString(raw)
-        return answer
+    except (DecodeError, UnicodeDecodeError) as error:
+        raise ProtocolViolation(f"{server.peer_id} sent no message of the DHT: {error}.") from None
+    if answer.type != kind:
+        raise ProtocolViolation(f"{server.peer_id} answered a DHT request of type {kind} with type {answer.type}.")
+    signed = _signed_contact(answer.senderRecord, server.peer_id)
+    return Answer(
+        sender=signed[0] if signed and signed[0].addresses else server,
+        closer=tuple(filter(None, map(_contact, answer.closerPeers[:_MAX_CLOSER_PEERS]))),
+        providers=tuple(filter(None, map(_claim, answer.providerPeers[:_MAX_PROVIDERS]))),
+    )
 
 
 def _contact(peer: Any) -> Contact | None:

@@ -1,13 +1,15 @@
-"""`/p2pgrid/offer/1`: ask a peer for its current offer (docs/spec/discovery.md).
+"""`/p2pgrid/offer/1` and `/p2pgrid/card/1`: ask a peer for its current offer, or its cards (docs/spec/discovery.md).
 
 The asking side opens a stream and reads. The provider writes the length (4 bytes, big endian) and the bytes of its
-signed offer record, and ends the stream; length 0 says that it offers nothing. What the bytes mean is not known here.
+signed offer record, or of its chain of cards, and ends the stream; length 0 says that it has none. What the bytes mean
+is not known here.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import trio
@@ -36,8 +38,27 @@ MAX_ANSWERS_AT_ONCE: Final = 64
 _NOT_SUPPORTED: Final = "not supported"
 
 
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What is asked for, and by which protocol."""
+
+    protocol: str
+    name: str
+    refusal: str
+    """The code for a peer that has none."""
+
+
+OFFER: Final = Document(PROTOCOL, "offer", "no-offer")
+CARDS: Final = Document("/p2pgrid/card/1", "card", "no-card")
+
+
 def serve_offers(host: BasicHost, current_offer: Callable[[], Awaitable[bytes | None]]) -> None:
     """Answer every asker with what `current_offer` returns then; None says that nothing is offered."""
+    serve_document(host, OFFER, current_offer)
+
+
+def serve_document(host: BasicHost, document: Document, current: Callable[[], Awaitable[bytes | None]]) -> None:
+    """Answer every asker with what `current` returns then; None says that there is none."""
     limiter = trio.CapacityLimiter(MAX_ANSWERS_AT_ONCE)
 
     async def answer(stream: Any) -> None:
@@ -46,11 +67,13 @@ def serve_offers(host: BasicHost, current_offer: Callable[[], Awaitable[bytes | 
             return
         async with limiter:
             with trio.move_on_after(ANSWER_TIMEOUT_S) as deadline:
-                offer = await current_offer() or b""
-                if len(offer) > MAX_OFFER_BYTES:
-                    raise LocalError(f"our own offer has {len(offer)} bytes; at most {MAX_OFFER_BYTES} are sent.")
+                data = await current() or b""
+                if len(data) > MAX_OFFER_BYTES:
+                    raise LocalError(
+                        f"our own {document.name} has {len(data)} bytes; at most {MAX_OFFER_BYTES} are sent."
+                    )
                 try:
-                    await stream.write(len(offer).to_bytes(4) + offer)
+                    await stream.write(len(data).to_bytes(4) + data)
                     await close_stream(stream)
                 except IOException as error:
                     logger.debug("an asker went away: %r", error)
@@ -58,56 +81,69 @@ def serve_offers(host: BasicHost, current_offer: Callable[[], Awaitable[bytes | 
             if deadline.cancelled_caught:
                 await reset_stream(stream)
 
-    host.set_stream_handler(PROTOCOL, answer)
+    host.set_stream_handler(document.protocol, answer)
 
 
 async def fetch_offer(host: BasicHost, peer: Contact, timeout_s: float) -> bytes:
-    """The raw offer record of `peer`, at most 64 KiB. A connection made for it is closed again.
+    """The raw offer record of `peer`. See `fetch_document`."""
+    return await fetch_document(host, OFFER, peer, timeout_s)
 
-    Raises Unreachable (not there, not in time, or gone half-way), Refused (`no-offer`) or ProtocolViolation.
+
+async def fetch_document(host: BasicHost, document: Document, peer: Contact, timeout_s: float) -> bytes:
+    """The raw document of `peer`, at most 64 KiB. A connection made for it is closed again.
+
+    Raises Unreachable (not there, not in time, or gone half-way), Refused (`no-offer`, `no-card`) or
+    ProtocolViolation.
     """
-    network = host.get_network()
+    network, name = host.get_network(), document.name
     was_connected = bool(network.get_connections(peer.peer_id))
     try:
         with trio.fail_after(timeout_s):
-            return await _fetch(host, peer)
+            return await _fetch(host, document, peer)
     except trio.TooSlowError:
-        raise Unreachable(f"{peer.peer_id} did not give its offer in {timeout_s:g} s.") from None
+        raise Unreachable(f"{peer.peer_id} did not give its {name} in {timeout_s:g} s.") from None
     except SwarmException as error:
         raise Unreachable(f"{error}.") from error
     except StreamFailure as error:
         if isinstance(error.__cause__, MultiselectClientError) and _NOT_SUPPORTED in str(error.__cause__):
-            raise Refused("no-offer", f"{peer.peer_id} does not sell: it does not speak {PROTOCOL}.") from error
-        raise Unreachable(f"{peer.peer_id} did not take up the request for its offer.") from error
+            raise Refused(
+                document.refusal, f"{peer.peer_id} has no {name}: it does not speak {document.protocol}."
+            ) from error
+        raise Unreachable(f"{peer.peer_id} did not take up the request for its {name}.") from error
     except (IOException, MuxedStreamError, MuxedConnError) as error:
-        raise Unreachable(f"the connection to {peer.peer_id} ended while it gave its offer.") from error
+        raise Unreachable(f"the connection to {peer.peer_id} ended while it gave its {name}.") from error
     finally:
         if not was_connected:
             with shielded_for(1):
-                await _close_if_idle(network, peer)
+                await close_if_idle(network, peer)
 
 
-async def _fetch(host: BasicHost, peer: Contact) -> bytes:
-    stream = await open_stream(host, peer.peer_id, peer.addresses, PROTOCOL)
+async def _fetch(host: BasicHost, document: Document, peer: Contact) -> bytes:
+    stream = await open_stream(host, peer.peer_id, peer.addresses, document.protocol)
     try:
-        offer = await _read_offer(stream, str(peer.peer_id))
+        data = await _read(stream, document, str(peer.peer_id))
     except BaseException:
         await reset_stream(stream)
         raise
     await close_stream(stream)
-    return offer
+    return data
 
 
-async def _read_offer(stream: Any, peer_id: str) -> bytes:
-    length = int.from_bytes(await _read_exactly(stream, 4, peer_id))
+async def _read(stream: Any, document: Document, peer_id: str) -> bytes:
+    length = int.from_bytes(await read_exactly(stream, 4, peer_id))
     if length == 0:
-        raise Refused("no-offer", f"{peer_id} offers nothing now.", hint="Ask again later, or ask another provider.")
+        raise Refused(
+            document.refusal, f"{peer_id} has no {document.name} now.", hint="Ask again later, or ask another provider."
+        )
     if length > MAX_OFFER_BYTES:
-        raise ProtocolViolation(f"{peer_id} announces an offer of {length} bytes; at most {MAX_OFFER_BYTES} may come.")
-    return await _read_exactly(stream, length, peer_id)
+        raise ProtocolViolation(
+            f"{peer_id} announces {length} bytes of its {document.name}; at most {MAX_OFFER_BYTES} may come."
+        )
+    return await read_exactly(stream, length, peer_id)
 
 
-async def _read_exactly(stream: Any, size: int, peer_id: str) -> bytes:
+async def read_exactly(stream: Any, size: int, peer_id: str) -> bytes:
+    """So many bytes. Raises ProtocolViolation where the stream ends before."""
     data = bytearray()
     while len(data) < size:
         try:
@@ -117,7 +153,8 @@ async def _read_exactly(stream: Any, size: int, peer_id: str) -> bytes:
     return bytes(data)
 
 
-async def _close_if_idle(network: Any, peer: Contact) -> None:
+async def close_if_idle(network: Any, peer: Contact) -> None:
+    """Close the connections to a peer that carry nothing but libp2p's own streams."""
     for connection in network.get_connections(peer.peer_id):
         # What libp2p does by itself, and streams not yet named, keep no connection open.
         if all(stream.get_protocol() in (None, IDENTIFY, IDENTIFY_PUSH, PING) for stream in connection.get_streams()):

@@ -19,7 +19,7 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from p2pgrid.errors import LocalError, Unreachable
-from p2pgrid.net import offer_exchange
+from p2pgrid.net import log_exchange, offer_exchange
 from p2pgrid.net.addresses import full_multiaddr, usable_addresses, without_peer_id
 from p2pgrid.net.dht import Dht
 from p2pgrid.net.host import HostLimits, open_host
@@ -56,9 +56,17 @@ class NetworkConfig:
 class NetworkService:
     """Everything here but the plain attributes belongs to the trio thread."""
 
-    def __init__(self, config: NetworkConfig, current_offer: Callable[[], Awaitable[bytes | None]] | None) -> None:
+    def __init__(
+        self,
+        config: NetworkConfig,
+        current_offer: Callable[[], Awaitable[bytes | None]] | None,
+        current_cards: Callable[[], Awaitable[bytes | None]] | None = None,
+        answer_log: Callable[[bytes], Awaitable[bytes]] | None = None,
+    ) -> None:
         self._config = config
         self._current_offer = current_offer
+        self._current_cards = current_cards
+        self._answer_log = answer_log
         self._listen = config.listen
         self._keys: tuple[str, ...] = ()
         self._held: dict[str, int] = {}
@@ -99,6 +107,10 @@ class NetworkService:
             self._host, self._dht = host, Dht(host, config.network_name, serve=config.serve_dht)
             if self._current_offer is not None:
                 offer_exchange.serve_offers(host, self._current_offer)
+            if self._answer_log is not None:
+                log_exchange.serve_log(host, self._answer_log)
+            if self._current_cards is not None:
+                offer_exchange.serve_document(host, offer_exchange.CARDS, self._current_cards)
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._dht.run)
@@ -137,12 +149,19 @@ class NetworkService:
             )
         return await self._running_dht().find_providers(raw_key, limit, deadline - trio.current_time())
 
-    async def fetch_offer(self, peer: PeerAddress, timeout_s: float) -> bytes:
-        """See `Network.fetch_offer`."""
+    async def fetch(self, document: offer_exchange.Document, peer: PeerAddress, timeout_s: float) -> bytes:
+        """See `Network.fetch_offer` and `Network.fetch_cards`."""
         if self._host is None:
             raise LocalError("the network is down.", hint="It restarts by itself; try again.")
         contact = Contact(ID.from_base58(peer.peer_id), tuple(usable_addresses(peer.addresses, peer.peer_id)))
-        return await offer_exchange.fetch_offer(self._host, contact, timeout_s)
+        return await offer_exchange.fetch_document(self._host, document, contact, timeout_s)
+
+    async def ask_log(self, peer: PeerAddress, request: bytes, timeout_s: float) -> bytes:
+        """See `Network.ask_log`."""
+        if self._host is None:
+            raise LocalError("the network is down.", hint="It restarts by itself; try again.")
+        contact = Contact(ID.from_base58(peer.peer_id), tuple(usable_addresses(peer.addresses, peer.peer_id)))
+        return await log_exchange.ask_log(self._host, contact, request, timeout_s)
 
     async def _stay_joined(self) -> None:
         """Reach a bootstrap peer, and again whenever we have lost everybody."""

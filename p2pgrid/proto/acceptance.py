@@ -8,13 +8,15 @@ from p2pgrid.proto.actions import (
     AskEngine,
     Persist,
 )
-from p2pgrid.proto.channel import ChannelBooks, check_clock
+from p2pgrid.proto.books import ChannelBooks, risk_pico
+from p2pgrid.proto.channel import check_clock
 from p2pgrid.proto.commitment import request_commitment
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import (
     ModelOffer,
     Offer,
     Order,
+    Tariff,
 )
 from p2pgrid.proto.pricing import (
     most_owed,
@@ -59,30 +61,27 @@ def accept_order(
     check_clock(message.ordered_ms, now_ms, "the client")
     if books.is_expired(now_ms):
         raise Refused("channel-expired", "the channel has expired.", hint="Open a new one.")
-    if not books.may_order:
-        raise Refused(
-            "too-many-open-orders",
-            f"{books.open_orders} orders of this channel await a countersignature.",
-            hint="Countersign the receipts that are open.",
-        )
-    entry = _entry_in_force(offer, message, books, now_ms)
+    entry, tariff = _price_in_force(offer, message, books, now_ms)
     fields = _check_body(message, opening, body)
     if message.first_token_timeout_ms <= 0:
         raise Refused("order-caps", "the order's deadline for the first token is not after its own time.")
-    most = most_owed(entry, max_prompt_tokens=message.max_prompt_tokens, max_output_tokens=message.max_output_tokens)
+    most = most_owed(tariff, max_prompt_tokens=message.max_prompt_tokens, max_output_tokens=message.max_output_tokens)
     if message.max_output_tokens < fields.max_output_tokens(entry) or message.max_amount_pico < most:
         raise Refused("order-caps", "the order's caps do not cover what its body asks for.")
+    books.check_may_open(risk_pico(message, tariff, books.terms.window_tokens))
     if message.max_amount_pico > books.credit_left_pico():
         raise Refused(
             "credit-exhausted",
             f"the order may cost {message.max_amount_pico} pico-EUR; {books.credit_left_pico()} are left.",
             hint="Settle what is open.",
         )
-    seller = SellerOrder(books, order, entry, opening, fields.n or 1, key, now_ms)
+    seller = SellerOrder(books, order, tariff, opening, fields.n or 1, key, now_ms)
     return seller, (AskEngine(), Persist(order))
 
 
-def _entry_in_force(offer: Signed[Offer] | None, order: Order, books: ChannelBooks, now_ms: int) -> ModelOffer:
+def _price_in_force(
+    offer: Signed[Offer] | None, order: Order, books: ChannelBooks, now_ms: int
+) -> tuple[ModelOffer, Tariff]:
     if offer is None or offer.id != order.offer:
         raise Refused("unknown-offer", "the order names an offer that is not ours.", hint="Fetch the offer again.")
     if not offer.message.valid_from_ms <= now_ms <= offer.message.valid_until_ms:
@@ -94,7 +93,7 @@ def _entry_in_force(offer: Signed[Offer] | None, order: Order, books: ChannelBoo
         raise Refused("unknown-model", f"the model {order.model!r} is not in the offer.")
     if order.endpoint not in entry.endpoints:
         raise Refused("unknown-endpoint", f"{order.endpoint!r} is not offered for {order.model!r}.")
-    return entry
+    return entry, offer.message.tariff_at(entry, order.ordered_ms)
 
 
 def _check_body(order: Order, opening: OrderOpening, body: bytes) -> RequestFields:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.messages import Receipt
 from p2pgrid.proto.record import Message, Record, Signed
 from p2pgrid.proto.wire import Kind
@@ -74,8 +75,17 @@ class EndStream:
 
 
 @dataclass(frozen=True, slots=True)
-class Dispute:
-    """The peer broke the rules on this order: close the link, deal with the peer no more, tell a person.
+class Disputed:
+    """The order has ended, and the client disputes its receipt. The chain goes on above it."""
+
+    receipt: Signed[Receipt]
+    dispute: Signed[Dispute]
+
+
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """The peer broke the rules in a way that the chain cannot go on from: close the link, deal with the peer no more,
+    tell a person.
 
     `code` is a finding code, `message` a sentence.
     """
@@ -84,5 +94,7 @@ class Dispute:
     message: str
 
 
-Action = Persist | KeepEvidence | Send | AskEngine | AbortEngine | Deliver | Settled | Turn | EndStream | Dispute
+Action = (
+    Persist | KeepEvidence | Send | AskEngine | AbortEngine | Deliver | Settled | Disputed | Turn | EndStream | Breach
+)
 Actions = Sequence[Action]

@@ -8,7 +8,7 @@ heard of follow the same rules by their type. Shapes: OpenAI's chat.completion a
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import msgspec
 
@@ -20,6 +20,14 @@ MAX_ANSWER_BYTES: Final = 256 * 2**20
 """Most bytes of stream in one merged answer."""
 _MAX_DEPTH: Final = 8
 """Levels below a choice that are merged; a tool call's arguments are at the third."""
+_MAX_NESTING: Final = 64
+"""Levels of one chunk in all: whoever writes JSON again must not run out of stack."""
+
+_MAX_BRACKETS: Final = 20_000
+"""Lists and objects of one chunk in all, counted before it is read: each costs fifty times its bytes. The likeliest
+tokens of a prompt of a thousand are a thousand objects."""
+_MAX_KEYS: Final = 256
+"""Of one object that is merged. A choice has ten."""
 
 _REPLACED: Final = frozenset({"role", "id", "type"})
 """Texts that name something and may be repeated, where others are pieces of a longer one."""
@@ -28,12 +36,16 @@ _PER_CHUNK: Final = frozenset({"choices", "object", "error"})
 _decode_object: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-class _Choice(msgspec.Struct):
-    index: Annotated[int, msgspec.Meta(ge=0, lt=MAX_CHOICES)] = 0
-
-
 class _Pieces(list[str]):
     """A text under way; joined once, at the end, so that a long answer costs no more than its length."""
+
+
+class _Items(list[Any]):
+    """A list under way. What has an `index` in the stream is merged with what else has it, and found by it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_index: dict[int, dict[str, Any]] = {}
 
 
 class AnswerAssembler:
@@ -56,12 +68,17 @@ class AnswerAssembler:
         data = event_data(event)
         if not data or data == DONE:
             return
+        brackets = data.count(b"[") + data.count(b"{")
+        if brackets > _MAX_BRACKETS:
+            raise ProtocolViolation(f"a chunk in the answer's stream has over {_MAX_BRACKETS} lists and objects.")
         try:
             chunk = _decode_object(data)
-            choices = msgspec.convert(chunk.get("choices") or [], list[dict[str, Any]])
-            indices = [msgspec.convert(choice, _Choice).index for choice in choices]
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ProtocolViolation(f"a chunk in the answer's stream cannot be merged: {error}.") from None
+        if brackets > _MAX_NESTING:
+            _check_nesting(chunk)
+        choices = chunk.get("choices") or ()
+        indices = _indices_of(choices)
         if "error" in chunk:
             return
         self._is_chat = self._is_chat or chunk.get("object") == "chat.completion.chunk"
@@ -78,22 +95,17 @@ class AnswerAssembler:
         head = dict(self._head)
         usage = head.pop("usage", None)
         kind = "chat.completion" if self._is_chat else "text_completion"
-        try:
-            choices = [_joined(self._choices[index]) for index in sorted(self._choices)]
-        except RecursionError:
-            raise ProtocolViolation("a chunk in the answer's stream is nested too deep.") from None
+        choices = [_joined(self._choices[index]) for index in sorted(self._choices)]
         for choice in choices:
             self._complete(choice)
         return {"id": head.pop("id", ""), "object": kind, **head, "choices": choices, "usage": usage}
 
     def to_json(self) -> bytes:
         """`answer` as JSON, on one line."""
-        try:
-            return msgspec.json.encode(self.answer())
-        except RecursionError:
-            raise ProtocolViolation("a chunk in the answer's stream is nested too deep.") from None
+        return msgspec.json.encode(self.answer())
 
     def _merge_choice(self, into: dict[str, Any], choice: dict[str, Any]) -> None:
+        _check_keys(choice)
         for name, value in choice.items():
             if name == "index":
                 continue
@@ -136,38 +148,77 @@ def _merge(into: dict[str, Any], name: str, value: Any, depth: int) -> None:
     elif isinstance(value, dict):
         if not isinstance(known, dict):
             known = into[name] = {}
+        _check_keys(value)
         for key, inner in value.items():
             _merge(known, key, inner, depth + 1)
     elif isinstance(value, list):
-        if not isinstance(known, list) or isinstance(known, _Pieces):
-            known = into[name] = []
+        if not isinstance(known, _Items):
+            known = into[name] = _Items()
         _merge_list(known, value, depth + 1)
     else:
         into[name] = value
 
 
-def _merge_list(known: list[Any], items: list[Any], depth: int) -> None:
+def _merge_list(known: _Items, items: list[Any], depth: int) -> None:
     """Append `items`, except that one with an `index` goes into the one that has the same."""
+    if dict not in set(map(type, items)):
+        known.extend(items)
+        return
     for item in items:
-        if not isinstance(item, dict) or not isinstance(item.get("index"), int):
+        index = item.get("index") if type(item) is dict else None
+        if type(index) is not int:
             known.append(item)
             continue
-        same = next((one for one in known if isinstance(one, dict) and one.get("index") == item["index"]), None)
+        same = known.by_index.get(index)
         if same is None:
-            if len(known) >= MAX_CHOICES:
+            if len(known.by_index) >= MAX_CHOICES:
                 raise ProtocolViolation(f"the answer's stream has over {MAX_CHOICES} tool calls.")
-            same = {}
+            same = known.by_index[index] = {}
             known.append(same)
+        _check_keys(item)
         for key, inner in item.items():
             _merge(same, key, inner, depth + 1)
 
 
+def _indices_of(choices: Any) -> list[int]:
+    """The index of each choice in a chunk, 0 where it has none. Raises ProtocolViolation for what are no choices."""
+    if not isinstance(choices, list | tuple) or len(choices) > MAX_CHOICES:
+        raise ProtocolViolation(f"a chunk in the answer's stream has no list of at most {MAX_CHOICES} choices.")
+    indices: list[Any] = [choice.get("index", 0) if isinstance(choice, dict) else None for choice in choices]
+    if not all(type(index) is int and 0 <= index < MAX_CHOICES for index in indices):
+        raise ProtocolViolation(f"a choice in the answer's stream has no index below {MAX_CHOICES}.")
+    return indices
+
+
+def _check_nesting(chunk: dict[str, Any]) -> None:
+    """Raises ProtocolViolation for more levels than `_MAX_NESTING`. Level by level: it must not itself recurse."""
+    level: list[Any] = [chunk]
+    for _ in range(_MAX_NESTING):
+        level = [
+            inner
+            for value in level
+            for inner in (value.values() if type(value) is dict else value)
+            if inner and (type(inner) is list or type(inner) is dict)
+        ]
+        if not level:
+            return
+    raise ProtocolViolation(f"a chunk in the answer's stream is nested deeper than {_MAX_NESTING} levels.")
+
+
+def _check_keys(value: dict[str, Any]) -> None:
+    if len(value) > _MAX_KEYS:
+        raise ProtocolViolation(
+            f"an object in the answer's stream has {len(value)} keys; at most {_MAX_KEYS} are merged."
+        )
+
+
 def _joined(value: Any) -> Any:
-    """A copy of a merged tree with its texts joined."""
+    """A copy of a merged tree with its texts joined. What was appended as it came is not copied."""
     if isinstance(value, _Pieces):
         return "".join(value)
     if isinstance(value, dict):
         return {name: _joined(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_joined(item) for item in value]
+    if isinstance(value, _Items):
+        merged = {id(item) for item in value.by_index.values()}
+        return [_joined(item) if id(item) in merged else item for item in value] if merged else list(value)
     return value

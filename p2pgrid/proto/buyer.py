@@ -1,8 +1,9 @@
 """The client's side of one order, without I/O (docs/spec/session.md, sections 3 to 6).
 
 The machine counts what arrives on its own, signs a voucher only for a meter tick that states exactly its own count,
-and countersigns only a receipt that it would have written itself. Anything else is a `Dispute`: the record is kept as
-evidence, nothing is signed, and the provider is dealt with no more.
+and countersigns only a receipt that it would have written itself. A receipt that fits the chain and says something
+else is disputed, and the chain goes on above it. Anything else is a `Breach`: the record is kept as evidence, nothing
+is signed, and the provider is dealt with no more.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from p2pgrid.errors import InvalidRecord, ProtocolViolation, Refused
 from p2pgrid.proto.actions import (
     Action,
     Actions,
+    Breach,
     Deliver,
-    Dispute,
+    Disputed,
     EndStream,
     KeepEvidence,
     Persist,
@@ -24,9 +26,11 @@ from p2pgrid.proto.actions import (
     Settled,
     Turn,
 )
-from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS, ChannelBooks
+from p2pgrid.proto.books import ChannelBooks, risk_pico
 from p2pgrid.proto.commitment import ResponseCommitment, request_commitment
 from p2pgrid.proto.counting import TokenCounter
+from p2pgrid.proto.dispute import Dispute
+from p2pgrid.proto.disputing import sign_dispute
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import (
     FINISH_REASON_CHARS,
@@ -36,17 +40,26 @@ from p2pgrid.proto.messages import (
     Order,
     Receipt,
     Status,
+    Tariff,
     Usage,
     Voucher,
 )
 from p2pgrid.proto.pricing import (
-    amount_owed,
     is_billed_by_voucher,
     is_within_caps,
     most_owed,
     owes_nothing,
     price_of,
     usage_of,
+)
+from p2pgrid.proto.receipt_check import (
+    DISPUTABLE,
+    Fault,
+    beyond_voucher,
+    clock_fault,
+    counts_text,
+    receipt_fault,
+    resumed_fault,
 )
 from p2pgrid.proto.record import Record, Role, Signed, parse_record, sign_message, verify_record
 from p2pgrid.proto.request import RequestFields
@@ -77,6 +90,8 @@ class BuyerState(Enum):
     REFUSED = auto()
     """The provider refused the order. Nothing is owed."""
     DISPUTED = auto()
+    """The receipt says what is not so. We signed that we dispute it; the chain goes on above it."""
+    BREACHED = auto()
     """The provider broke the rules. Nothing more is signed."""
     LOST = auto()
     """The link is gone; the receipt comes when the channel is resumed."""
@@ -90,6 +105,7 @@ class BuyerEvent(Enum):
     METER = auto()
     RECEIPT = auto()
     EARLY_RECEIPT = auto()
+    WRONG_RECEIPT = auto()
     REFUSAL = auto()
     FAULT = auto()
     LINK_LOST = auto()
@@ -100,17 +116,20 @@ BUYER_TRANSITIONS: Final[dict[tuple[BuyerState, BuyerEvent], BuyerState]] = {
     (_S.ORDERED, _E.HEAD): _S.RECEIVING,
     (_S.ORDERED, _E.REFUSAL): _S.REFUSED,
     (_S.ORDERED, _E.RECEIPT): _S.SETTLED,
+    (_S.ORDERED, _E.WRONG_RECEIPT): _S.DISPUTED,
     (_S.ORDERED, _E.EARLY_RECEIPT): _S.WAITING,
-    (_S.ORDERED, _E.FAULT): _S.DISPUTED,
+    (_S.ORDERED, _E.FAULT): _S.BREACHED,
     (_S.ORDERED, _E.LINK_LOST): _S.LOST,
     (_S.RECEIVING, _E.CHUNK): _S.RECEIVING,
     (_S.RECEIVING, _E.METER): _S.RECEIVING,
     (_S.RECEIVING, _E.RECEIPT): _S.SETTLED,
+    (_S.RECEIVING, _E.WRONG_RECEIPT): _S.DISPUTED,
     (_S.RECEIVING, _E.EARLY_RECEIPT): _S.WAITING,
-    (_S.RECEIVING, _E.FAULT): _S.DISPUTED,
+    (_S.RECEIVING, _E.FAULT): _S.BREACHED,
     (_S.RECEIVING, _E.LINK_LOST): _S.LOST,
     (_S.WAITING, _E.RECEIPT): _S.SETTLED,
-    (_S.WAITING, _E.FAULT): _S.DISPUTED,
+    (_S.WAITING, _E.WRONG_RECEIPT): _S.DISPUTED,
+    (_S.WAITING, _E.FAULT): _S.BREACHED,
     (_S.WAITING, _E.LINK_LOST): _S.LOST,
 }
 """The machine as a table; what is not in it is not allowed."""
@@ -123,7 +142,7 @@ class BuyerOrder:
         self,
         books: ChannelBooks,
         order: Signed[Order],
-        entry: ModelOffer,
+        tariff: Tariff,
         commitment_key: bytes,
         n: int,
         key: SecretKey,
@@ -131,10 +150,11 @@ class BuyerOrder:
         self.state = BuyerState.ORDERED
         self.order: Final = order
         self.books: Final = books
-        self.entry: Final = entry
+        self.tariff: Final = tariff
         self.head: Head | None = None
         self.refusal: Refusal | None = None
         self.receipt: Signed[Receipt] | None = None
+        self.dispute: Signed[Dispute] | None = None
         self.counter: Final = TokenCounter(n)
         self._key = key
         self._commitment = ResponseCommitment(commitment_key)
@@ -144,7 +164,7 @@ class BuyerOrder:
         self._cancelled = False
         self._error_bytes = 0
         self._early: bytes | None = None
-        books.open_order(order.message)
+        books.open_order(order.message, tariff)
 
     @property
     def usage(self) -> Usage:
@@ -163,12 +183,12 @@ class BuyerOrder:
 
     def cost_pico(self) -> int:
         """What the delivered tokens cost, by our own count."""
-        return price_of(self.entry.tariff, self.usage)
+        return price_of(self.tariff, self.usage)
 
     # -- what comes from the provider -----------------------------------------------------------------------------
 
     def message(self, kind: int, payload: bytes, now_ms: int) -> Actions:
-        """The provider sent a message on the order's stream. Never raises for what a peer does: see `Dispute`."""
+        """The provider sent a message on the order's stream. Never raises for what a peer does: see `Breach`."""
         if not self.is_open:
             return ()
         handler = {
@@ -186,9 +206,9 @@ class BuyerOrder:
             actions: Actions = handler(payload, now_ms)
             return actions
         except ProtocolViolation as violation:
-            return self._dispute("protocol-violation", str(violation))
+            return self._breach("protocol-violation", str(violation))
         except InvalidRecord as invalid:
-            return self._dispute(invalid.code, str(invalid))
+            return self._breach(invalid.code, str(invalid))
 
     def cancel(self) -> Actions:
         """Our program has gone or wants no more: the provider stops, and bills what was delivered."""
@@ -205,7 +225,7 @@ class BuyerOrder:
         try:
             return self._on_receipt(payload, now_ms)
         except InvalidRecord as invalid:
-            return self._dispute(invalid.code, str(invalid))
+            return self._breach(invalid.code, str(invalid))
 
     def link_lost(self) -> None:
         """The link or the stream is gone. The books stay open until the channel is resumed."""
@@ -252,7 +272,7 @@ class BuyerOrder:
         meter = verify_record(record, Meter, {Role.PROVIDER: self.books.provider})
         fault = self._meter_fault(meter.message, now_ms)
         if fault:
-            return self._dispute(*fault, record)
+            return self._breach(*fault, record)
         message = meter.message
         self._ticks = message.tick
         self._vouched = message.usage
@@ -270,63 +290,89 @@ class BuyerOrder:
         )
         return (Persist(meter), Persist(voucher), Send(Kind.VOUCHER, voucher.record.to_bytes()))
 
-    def _meter_fault(self, meter: Meter, now_ms: int) -> tuple[str, str] | None:
+    def _meter_fault(self, meter: Meter, now_ms: int) -> Fault | None:
         order = self.order.message
-        if (meter.channel, meter.order_number, meter.tick) != (order.channel, order.order_number, self._ticks + 1):
-            return "wrong-slot", "the meter tick is for another channel or order, or out of turn."
+        if (meter.channel, meter.order_number) != (order.channel, order.order_number):
+            return "wrong-order", "the meter tick is for another channel or order."
+        if meter.tick != self._ticks + 1:
+            return "meter-gap", f"the meter tick {meter.tick} came, and {self._ticks + 1} was due."
         counted = self.usage
         if self.counter.contradiction:
             return "wrong-count", f"the answer contradicts itself: {self.counter.contradiction}."
         if not is_within_caps(counted, order):
-            return "over-caps", f"{_counts(counted)} were delivered, which passes the order's caps."
+            return "over-caps", f"{counts_text(counted)} were delivered, which passes the order's caps."
         if meter.usage != counted:
-            return "wrong-count", f"the meter says {_counts(meter.usage)}; {_counts(counted)} were counted here."
-        if meter.amount_pico != price_of(self.entry.tariff, counted):
+            return (
+                "wrong-count",
+                f"the meter says {counts_text(meter.usage)}; {counts_text(counted)} were counted here.",
+            )
+        if meter.amount_pico != price_of(self.tariff, counted):
             return "wrong-amount", f"the meter says {meter.amount_pico} pico-EUR; the tariff gives {self.cost_pico()}."
         if meter.response_commitment != self._commitment.digest():
             return "wrong-commitment", "the meter commits to other bytes than were delivered."
-        return _clock_fault(meter.metered_ms, now_ms)
+        return clock_fault(meter.metered_ms, now_ms)
 
     def _on_receipt(self, payload: bytes, now_ms: int) -> Actions:
         record = parse_record(payload)
         receipt = verify_record(record, Receipt, {Role.PROVIDER: self.books.provider})
-        fault = (
-            receipt_fault(receipt.message, self.order, self.entry)
-            or self._ending_fault(receipt.message)
-            or _clock_fault(receipt.message.issued_ms, now_ms)
-        )
-        if fault is None and self._must_wait(receipt.message):
+        message = receipt.message
+        stray = (message.order_number, message.order) != (self.order.message.order_number, self.order.id)
+        broken = ("wrong-order", "the receipt is not for the order that was placed.") if stray else None
+        broken = broken or clock_fault(message.issued_ms, now_ms)
+        if broken is None and self._must_wait(message):
             self._move(BuyerEvent.EARLY_RECEIPT)
             self._early = payload
-            self.books.wait_for_turn(receipt.message)
+            self.books.wait_for_turn(message)
             return ()
-        fault = fault or self.books.chain_fault(receipt.message)
-        if fault:
-            refusal = Refusal(code=fault[0], message=fault[1])
-            return [Send(Kind.RECEIPT_REFUSAL, refusal.to_bytes()), *self._dispute(*fault, record)]
-        self._move(BuyerEvent.RECEIPT)
-        self.receipt = countersign(self.books, receipt, self._key)
-        actions: list[Action] = [
-            Persist(self.receipt),
-            Send(Kind.COUNTERSIGNATURE, self.receipt.record.to_bytes()),
-            EndStream(),
-            Settled(self.receipt),
-        ]
+        broken = broken or self.books.chain_fault(message)
+        fault = broken or self._receipt_fault(message)
+        if fault is not None and fault[0] not in DISPUTABLE:
+            return self._breach(*fault, record)
+        self._move(BuyerEvent.RECEIPT if fault is None else BuyerEvent.WRONG_RECEIPT)
+        self.receipt, self.dispute = conclude(
+            self.books, receipt, fault, owed_pico=self._owed_pico(message), key=self._key, now_ms=now_ms
+        )
         following = self.books.order_in_turn()
-        return actions if following is None else [*actions, Turn(following)]
+        turn = () if following is None else (Turn(following),)
+        if self.dispute is None:
+            countersignature = Send(Kind.COUNTERSIGNATURE, self.receipt.record.to_bytes())
+            return (Persist(self.receipt), countersignature, EndStream(), Settled(self.receipt), *turn)
+        sent = Send(Kind.DISPUTE, self.dispute.record.to_bytes())
+        ended = Disputed(self.receipt, self.dispute)
+        return (Persist(self.receipt), Persist(self.dispute), sent, EndStream(), ended, *turn)
+
+    def _receipt_fault(self, receipt: Receipt) -> Fault | None:
+        return (
+            receipt_fault(receipt, self.order, self.tariff)
+            or self._ending_fault(receipt)
+            or self.books.mention_fault(receipt)
+        )
+
+    def _owed_pico(self, receipt: Receipt) -> int:
+        """What this side says is owed where it disputes the receipt: never more than was billed."""
+        counted = self.usage
+        if owes_nothing(receipt.status) or self.counter.error:
+            return 0
+        is_counted = is_within_caps(counted, self.order.message) and not self.counter.contradiction
+        is_ended = self.counter.done or (receipt.status is Status.CANCELLED and self._cancelled)
+        by_count = is_counted and is_ended and not is_billed_by_voucher(receipt.status)
+        return min(price_of(self.tariff, counted if by_count else self._vouched), receipt.amount_pico)
 
     def _must_wait(self, receipt: Receipt) -> bool:
         """True if the gap before this receipt can be filled by other orders of ours that are open."""
         missing = receipt.receipt_number - self.books.last_receipt_number - 1
         return 0 < missing < self.books.open_orders and self.books.is_turn_free(receipt)
 
-    def _ending_fault(self, receipt: Receipt) -> tuple[str, str] | None:
+    def _ending_fault(self, receipt: Receipt) -> Fault | None:
         """Hold the receipt against what this side saw of the answer."""
         counted = self.usage
         if is_billed_by_voucher(receipt.status):
-            return _beyond_voucher(receipt, self._vouched, self.entry)
+            return beyond_voucher(receipt, self._vouched, self.tariff)
         if receipt.usage != counted:
-            return "wrong-count", f"the receipt says {_counts(receipt.usage)}; {_counts(counted)} were counted here."
+            return (
+                "wrong-count",
+                f"the receipt says {counts_text(receipt.usage)}; {counts_text(counted)} were counted here.",
+            )
         if receipt.response_commitment != self._commitment.digest():
             return "wrong-commitment", "the receipt commits to other bytes than were delivered."
         if receipt.finish_reason != (self.counter.finish_reason or "")[:FINISH_REASON_CHARS]:
@@ -339,11 +385,11 @@ class BuyerOrder:
             return "wrong-count", f"the answer contradicts itself: {self.counter.contradiction}."
         return None
 
-    def _dispute(self, code: str, message: str, record: Record | None = None) -> list[Action]:
+    def _breach(self, code: str, message: str, record: Record | None = None) -> list[Action]:
         self._move(BuyerEvent.FAULT)
         self.books.leave_turn(self.order.message.order_number)
         kept: Sequence[Action] = (KeepEvidence(record, f"{code}: {message}"),) if record is not None else ()
-        return [*kept, Dispute(code, message)]
+        return [*kept, Breach(code, message)]
 
 
 def place_order(
@@ -374,7 +420,8 @@ def place_order(
             f"the answers may come to {max_output} tokens; an order has at most {MAX_TOKENS} either way.",
             hint="Ask for fewer answers or set max_tokens.",
         )
-    most = most_owed(entry, max_prompt_tokens=max_prompt, max_output_tokens=max_output)
+    tariff = offer.message.tariff_at(entry, now_ms)
+    most = most_owed(tariff, max_prompt_tokens=max_prompt, max_output_tokens=max_output)
     if max_amount_pico is not None and most > max_amount_pico:
         raise Refused(
             "over-budget",
@@ -387,25 +434,23 @@ def place_order(
             f"the answer may cost {most} pico-EUR; {books.credit_left_pico()} of the channel's credit are left.",
             hint="Settle what is open, or lower max_tokens.",
         )
-    order = sign_message(
-        Order(
-            channel=books.id,
-            order_number=books.last_order_number + 1,
-            offer=offer.id,
-            model=fields.model,
-            endpoint=endpoint,
-            request_commitment=request_commitment(commitment_key, body),
-            max_prompt_tokens=max_prompt,
-            max_output_tokens=max_output,
-            max_amount_pico=most,
-            ordered_ms=now_ms,
-            first_token_deadline_ms=now_ms + first_token_timeout_ms,
-        ),
-        Role.CLIENT,
-        key,
+    message = Order(
+        channel=books.id,
+        order_number=books.last_order_number + 1,
+        offer=offer.id,
+        model=fields.model,
+        endpoint=endpoint,
+        request_commitment=request_commitment(commitment_key, body),
+        max_prompt_tokens=max_prompt,
+        max_output_tokens=max_output,
+        max_amount_pico=most,
+        ordered_ms=now_ms,
+        first_token_deadline_ms=now_ms + first_token_timeout_ms,
     )
+    books.check_may_open(risk_pico(message, tariff, books.terms.window_tokens))
+    order = sign_message(message, Role.CLIENT, key)
     opening = OrderOpening(order=order.record.to_bytes(), commitment_key=commitment_key, body_bytes=len(body))
-    buyer = BuyerOrder(books, order, entry, commitment_key, fields.n or 1, key)
+    buyer = BuyerOrder(books, order, tariff, commitment_key, fields.n or 1, key)
     pieces = [Send(Kind.BODY, body[i : i + CHUNK_BYTES]) for i in range(0, len(body), CHUNK_BYTES)]
     return buyer, [Persist(order), Send(Kind.ORDER, opening.to_bytes()), *pieces]
 
@@ -424,101 +469,56 @@ def _entry_on_offer(books: ChannelBooks, offer: Signed[Offer], model: str, endpo
         raise Refused("offer-expired", "the offer is not in force any more.", hint="Fetch it again.")
     if books.is_expired(now_ms):
         raise Refused("channel-expired", "the channel has expired.", hint="Open a new one.")
-    if not books.may_order:
-        raise Refused(
-            "too-many-open-orders",
-            f"{books.open_orders} orders are open on the channel, as many as the provider grants now.",
-            hint="Wait for one to end.",
-        )
     return entry
 
 
-def receipt_fault(receipt: Receipt, order: Signed[Order], entry: ModelOffer) -> tuple[str, str] | None:
-    """What can be said of a receipt from its order and tariff alone: a finding code and a sentence, or None."""
-    message = order.message
-    named = (receipt.order_number, receipt.order, receipt.offer, receipt.model, receipt.request_commitment)
-    if named != (message.order_number, order.id, message.offer, message.model, message.request_commitment):
-        return "wrong-order", "the receipt is not for the order that was placed."
-    if not is_within_caps(receipt.usage, message):
-        return "over-caps", f"the receipt's {_counts(receipt.usage)} pass the order's caps."
-    owed = amount_owed(entry.tariff, receipt.usage, receipt.status)
-    if receipt.amount_pico != owed:
-        code = "refund-rule" if owes_nothing(receipt.status) else "wrong-amount"
-        return code, f"the receipt bills {receipt.amount_pico} pico-EUR; tariff and refund rule give {owed}."
-    if receipt.amount_pico > message.max_amount_pico:
-        return "over-caps", "the receipt's amount passes the most that the order allows."
-    if receipt.amount_pico and receipt.first_token_ms > message.first_token_timeout_ms:
-        return "refund-rule", "the receipt bills an answer whose first token came after the deadline."
-    if receipt.issued_ms < message.ordered_ms - CLOCK_TOLERANCE_MS:
-        return "clock-skew", "the receipt is dated before its order."
-    return None
+def conclude(
+    books: ChannelBooks, receipt: Signed[Receipt], fault: Fault | None, *, owed_pico: int, key: SecretKey, now_ms: int
+) -> tuple[Signed[Receipt], Signed[Dispute] | None]:
+    """Make a proposal that fits the chain its last receipt, and close its order in the books.
 
-
-def countersign(books: ChannelBooks, receipt: Signed[Receipt], key: SecretKey) -> Signed[Receipt]:
-    """Sign a checked proposal, make it the chain's last, and close its order in the books."""
+    Without a fault it is countersigned. With one it is disputed: the receipt as it came, and our dispute of it.
+    """
+    message = receipt.message
     books.append(receipt)
-    books.settle(receipt.message)
-    return receipt.countersigned(Role.CLIENT, key)
+    if fault is None:
+        books.settle(message)
+        return receipt.countersigned(Role.CLIENT, key), None
+    dispute = sign_dispute(
+        receipt, books.terms, reason=fault[0], statement=fault[1], owed_pico=owed_pico, key=key, now_ms=now_ms
+    )
+    books.note_disputed(message, dispute.message.owed_pico)
+    books.note_held(dispute.id, dispute.message)
+    return receipt, dispute
 
 
 def check_resumed(
     books: ChannelBooks,
     proposal: Record,
     order: Signed[Order],
-    entry: ModelOffer,
+    tariff: Tariff,
     *,
     vouched: Usage,
     delivered: Usage | None,
     key: SecretKey,
     now_ms: int,
-) -> Signed[Receipt]:
-    """Countersign a receipt that comes after a lost link, within what this side can still know.
+) -> tuple[Signed[Receipt], Signed[Dispute] | None]:
+    """Judge a receipt that comes after a lost link, within what this side can still know: see `resumed_fault`.
 
-    `delivered` is our own count where this process made it, None after a crash. The provider may have ended the order
-    before it knew that the link was gone, so up to one window beyond the last voucher is accepted although it never
-    arrived: that is the most that is ever at risk. The order is then closed in the books, which are those that it was
-    placed in, or were restored with it. Raises InvalidRecord with the finding's code.
+    The order is then closed in the books, which are those that it was placed in, or were restored with it. Returns what
+    `conclude` does. Raises InvalidRecord with the finding's code for a receipt that the chain cannot go on with.
     """
     receipt = verify_record(proposal, Receipt, {Role.PROVIDER: books.provider})
     message = receipt.message
+    broken = books.chain_fault(message) or clock_fault(message.issued_ms, now_ms)
     fault = (
-        books.chain_fault(message) or receipt_fault(message, order, entry) or _clock_fault(message.issued_ms, now_ms)
+        broken
+        or receipt_fault(message, order, tariff)
+        or resumed_fault(message, tariff, vouched=vouched, delivered=delivered, window_tokens=books.terms.window_tokens)
+        or books.mention_fault(message)
     )
-    if fault is None and not owes_nothing(message.status):
-        if is_billed_by_voucher(message.status):
-            fault = _beyond_voucher(message, vouched, entry)
-        else:
-            fault = _beyond_window(message.usage, vouched, delivered or vouched, books.terms.window_tokens)
-    if fault is not None:
+    if fault is not None and fault[0] not in DISPUTABLE:
         raise InvalidRecord(*fault)
-    return countersign(books, receipt, key)
-
-
-def _beyond_window(usage: Usage, vouched: Usage, known: Usage, window_tokens: int) -> tuple[str, str] | None:
-    if known.prompt_tokens and usage.prompt_tokens != known.prompt_tokens:
-        return (
-            "wrong-count",
-            f"the receipt bills a prompt of {usage.prompt_tokens}; {known.prompt_tokens} were counted.",
-        )
-    if usage.cached_tokens < known.cached_tokens:
-        return "wrong-count", f"the receipt leaves out cached tokens; {known.cached_tokens} were counted."
-    if usage.output_tokens > max(known.output_tokens, vouched.output_tokens + window_tokens):
-        return "beyond-window", "the receipt bills more than one window beyond the last voucher."
-    return None
-
-
-def _beyond_voucher(receipt: Receipt, vouched: Usage, entry: ModelOffer) -> tuple[str, str] | None:
-    # Fewer cached tokens make the same counts dearer, so the amount is compared too.
-    if vouched.covers(receipt.usage) and receipt.amount_pico <= price_of(entry.tariff, vouched):
-        return None
-    return "wrong-count", f"the receipt bills {_counts(receipt.usage)}; {_counts(vouched)} are vouched."
-
-
-def _clock_fault(their_ms: int, our_ms: int) -> tuple[str, str] | None:
-    if their_ms > our_ms + CLOCK_TOLERANCE_MS:
-        return "clock-skew", f"the record is dated {(their_ms - our_ms) // 1000} s in the future."
-    return None
-
-
-def _counts(usage: Usage) -> str:
-    return f"{usage.prompt_tokens} in ({usage.cached_tokens} cached), {usage.output_tokens} out"
+    by_count = delivered if delivered is not None and not is_billed_by_voucher(message.status) else vouched
+    owed = 0 if owes_nothing(message.status) else min(price_of(tariff, by_count), message.amount_pico)
+    return conclude(books, receipt, fault, owed_pico=owed, key=key, now_ms=now_ms)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+import re
+from typing import Annotated, ClassVar, Final
 
 from msgspec import Meta
 
 from p2pgrid.errors import InvalidRecord
 from p2pgrid.proto.fields import CountryCode, Digest, Key, Nested, Number, ShortText, TimeMs
 from p2pgrid.proto.record import Message
+
+_DOMAIN: Final = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
+
+
+def is_domain(text: str) -> bool:
+    """True for a DNS name in lower case with at least two labels; an IP address is none."""
+    return len(text) <= 253 and _DOMAIN.fullmatch(text) is not None
 
 
 class PeerKey(Nested, frozen=True, kw_only=True):
@@ -63,3 +71,5 @@ class Card(Message, frozen=True, kw_only=True):
             raise InvalidRecord("out-of-range", "the card revokes one key twice.")
         if len(self.previous) not in (0, 32) or len(self.successor) not in (0, 33):
             raise InvalidRecord("out-of-range", "an id has 32 bytes and a key 33, or none where there is none.")
+        if self.domain and not is_domain(self.domain):
+            raise InvalidRecord("out-of-range", "the card's domain is no DNS name in lower case.")

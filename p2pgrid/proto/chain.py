@@ -7,7 +7,9 @@ holds the last receipt with both signatures holds them all: none can be left out
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
 
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.codes import Party
@@ -15,8 +17,7 @@ from p2pgrid.proto.messages import Channel, Receipt
 from p2pgrid.proto.rules import Fault
 
 
-@dataclass(frozen=True, slots=True)
-class ChainHead:
+class ChainHead(msgspec.Struct, frozen=True, gc=False):
     """Where a chain stands: what the next receipt must build on."""
 
     receipt_number: int
@@ -32,12 +33,27 @@ def chain_start(channel: Channel, channel_record_id: bytes) -> ChainHead:
     return ChainHead(0, channel_record_id, 0, channel.opened_ms)
 
 
-def extend(receipt: Receipt, record_id: bytes) -> ChainHead:
+def extend(receipt: Linked, record_id: bytes) -> ChainHead:
     """The head after a receipt. It takes what the receipt states, so that one fault does not spoil those after it."""
     return ChainHead(receipt.receipt_number, record_id, receipt.channel_total_pico, receipt.issued_ms)
 
 
-def faults_of_link(head: ChainHead, receipt: Receipt, *, credit_limit_pico: int) -> list[Fault]:
+class Linked(Protocol):
+    """What of a receipt makes the chain."""
+
+    @property
+    def receipt_number(self) -> int: ...
+    @property
+    def previous(self) -> bytes: ...
+    @property
+    def amount_pico(self) -> int: ...
+    @property
+    def channel_total_pico(self) -> int: ...
+    @property
+    def issued_ms(self) -> int: ...
+
+
+def faults_of_link(head: ChainHead, receipt: Linked, *, credit_limit_pico: int) -> list[Fault]:
     """Does the receipt follow `head`? `receipt-gap`, `broken-link`, `wrong-total`, `over-credit-limit`,
     `time-backwards`."""
     number, total = receipt.receipt_number, receipt.channel_total_pico

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from p2pgrid.proto.codes import Party
+from p2pgrid.proto.dispute import Answer, Dispute, Opening
+from p2pgrid.proto.elided import ElidedOrders
 from p2pgrid.proto.evidence import Held, M, by_slot
 from p2pgrid.proto.findings import Docket, Draft
 from p2pgrid.proto.messages import Channel, Meter, Order, Receipt, Voucher
-from p2pgrid.proto.record import Role
+from p2pgrid.proto.record import Message, Role
+from p2pgrid.proto.statement import Invoice, Payment, Statement
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """What an accepted dispute takes off a receipt."""
+
+    receipt_number: int
+    amount_pico: int
+    accepted_ms: int
 
 
 @dataclass(slots=True)
@@ -26,14 +38,50 @@ class Book:
     """By order number and tick."""
     meters_by_id: dict[bytes, Held[Meter]] = field(default_factory=dict)
     vouchers: dict[int, dict[int, Held[Voucher]]] = field(default_factory=lambda: defaultdict(dict))
+    all_receipts: list[Held[Receipt]] = field(default_factory=list)
+    """Those too that share a slot and do not stand."""
+    disputes: dict[bytes, Held[Dispute]] = field(default_factory=dict)
+    """By id, one for each receipt and side; likewise answers, one for each dispute."""
+    answers: dict[bytes, Held[Answer]] = field(default_factory=dict)
+    answered: dict[bytes, Held[Answer]] = field(default_factory=dict)
+    """Answers by the id of the dispute."""
+    openings: list[Held[Opening]] = field(default_factory=list)
+    statements: dict[int, Held[Statement]] = field(default_factory=dict)
+    all_statements: list[Held[Statement]] = field(default_factory=list)
+    invoices: list[Held[Invoice]] = field(default_factory=list)
+    payments: list[Held[Payment]] = field(default_factory=list)
+    credits: dict[bytes, Credit] = field(default_factory=dict)
+    """By the receipt's id. Filled when disputes are judged, as is the next."""
+    disputed_pico: int = 0
+    """Contested, and neither accepted nor too late."""
+    choices: dict[int, int] = field(default_factory=dict)
+    """How many answers an order asked for, where its request was opened."""
     rivals: set[bytes] = field(default_factory=set)
     """Ids of records that share a slot with another: they have their finding, and nothing else is made of them."""
     bundles: tuple[int, ...] = ()
     """Every bundle that holds a record of the channel."""
+    elided: ElidedOrders = field(default_factory=ElidedOrders)
+    """What was judged before, and is not here."""
 
     @property
     def id(self) -> bytes:
         return self.channel.message.channel
+
+    @property
+    def chained(self) -> list[Held[Any]]:
+        """What another channel can go on from: the channel and its receipts."""
+        return [self.channel, *self.all_receipts]
+
+    @property
+    def latest_ms(self) -> int:
+        """The latest time that a receipt, or what comes after receipts, shows; 0 if there is none."""
+        times = [h.message.issued_ms for h in self.all_receipts]
+        times += [h.message.issued_ms for h in self.invoices]
+        times += [h.message.disputed_ms for h in self.disputes.values()]
+        times += [h.message.answered_ms for h in self.answers.values()]
+        times += [h.message.stated_ms for h in self.all_statements]
+        times += [h.message.booked_ms for h in self.payments]
+        return max(times, default=0)
 
     def held(self) -> Iterator[Held[Any]]:
         """Every record, receipts first, then by order; the channel last."""
@@ -43,6 +91,11 @@ class Book:
             yield from (orders[i] for i in sorted(orders))
         yield from _by_tick(self.meters)
         yield from _by_tick(self.vouchers)
+        yield from self.disputes.values()
+        yield from self.answers.values()
+        yield from (self.statements[n] for n in sorted(self.statements))
+        yield from self.invoices
+        yield from self.payments
         yield self.channel
 
     def order_numbers(self) -> list[int]:
@@ -58,9 +111,12 @@ def open_book(
     vouchers: list[Held[Voucher]],
     receipts: list[Held[Receipt]],
     docket: Docket,
+    elided: ElidedOrders | None = None,
+    others: Mapping[type[Message], list[Held[Any]]] | None = None,
 ) -> Book:
-    """Sort a channel's admitted records; report `two-records-one-slot`."""
-    book = Book(channel)
+    """Sort a channel's admitted records; report `two-records-one-slot`. `others`: those beside orders, by type."""
+    book = Book(channel, elided=elided or ElidedOrders())
+    book.all_receipts = receipts
     named = {h.message.previous for h in receipts}
     for receipt in _one_a_slot(receipts, named, book, docket):
         book.receipts[receipt.message.receipt_number] = receipt
@@ -73,8 +129,29 @@ def open_book(
         book.meters[meter.message.order_number][meter.message.tick] = meter
     for voucher in _one_a_slot(vouchers, (), book, docket):
         book.vouchers[voucher.message.order_number][voucher.message.tick] = voucher
-    book.bundles = tuple(sorted({p.bundle for h in (*book.held(), *meters, *receipts, *vouchers) for p in h.places}))
+    _add_others(book, others or {}, {mention for h in receipts for mention in h.message.mentions}, docket)
+    bundles = {p.bundle for h in (*book.held(), *book.openings, *meters, *receipts, *vouchers) for p in h.places}
+    book.bundles = tuple(sorted(bundles | book.elided.bundles))
     return book
+
+
+def _add_others(
+    book: Book, others: Mapping[type[Message], list[Held[Any]]], mentioned: set[bytes], docket: Docket
+) -> None:
+    by_type = {t: sorted(others.get(t, ()), key=lambda h: h.record_id) for t in _OTHERS}
+    named = mentioned | {h.message.dispute for h in by_type[Answer]}
+    book.disputes = {h.record_id: h for h in _one_a_slot(by_type[Dispute], named, book, docket)}
+    book.answers = {h.record_id: h for h in _one_a_slot(by_type[Answer], mentioned, book, docket)}
+    book.answered = {h.message.dispute: h for h in book.answers.values()}
+    book.all_statements = by_type[Statement]
+    named = {h.message.previous for h in by_type[Statement]} | {h.message.statement for h in by_type[Invoice]}
+    for statement in _one_a_slot(by_type[Statement], named, book, docket):
+        book.statements[statement.message.statement_number] = statement
+    book.invoices = _one_a_slot(by_type[Invoice], (), book, docket)
+    book.openings, book.payments = by_type[Opening], by_type[Payment]
+
+
+_OTHERS: tuple[type[Message], ...] = (Dispute, Answer, Opening, Statement, Invoice, Payment)
 
 
 def report_rivals(rivals: list[Held[M]], docket: Docket, *, code: str, channel: bytes) -> None:

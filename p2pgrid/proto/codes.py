@@ -12,14 +12,18 @@ from typing import Final
 
 
 class Party(StrEnum):
-    """Whom a code speaks against. A finding names one of the first four; the last two are resolved to them."""
+    """Whom a code speaks against. A finding names one of the first five; the others are resolved to them."""
 
     PROVIDER = "provider"
     CLIENT = "client"
     BOTH = "both"
     UNCLEAR = "unclear"
+    OPERATOR = "operator"
+    """The company that signs cards."""
     SIGNER = "signer"
     """Whoever signed the record."""
+    OTHER = "other"
+    """The other party of the channel than the one that signed the record."""
     HOLDER = "holder"
     """Whoever presents the file: nobody keeps what it did not verify, so what does not verify was altered there."""
 
@@ -73,6 +77,13 @@ _ALL: Final = (
     _fault("not-on-offer", Party.PROVIDER, "What was served is not in the offer that the order names.", convinces=True),
     _fault("two-offers-one-number", Party.PROVIDER, "Two different offers carry one sequence number.", convinces=True),
     _fault("two-records-one-slot", Party.SIGNER, "Two different records fill one slot.", convinces=True),
+    # Keys.
+    _fault("key-not-bound", Party.PROVIDER, "A key acts for an operator whose cards do not name it.", convinces=True),
+    _fault(
+        "key-expired", Party.PROVIDER, "A key acted outside the term that its operator's cards give.", convinces=True
+    ),
+    _fault("key-revoked", Party.PROVIDER, "A key acted after its operator had revoked it.", convinces=True),
+    _fault("broken-card-chain", Party.OPERATOR, "A card does not follow the one that it names.", convinces=True),
     # Counts and money.
     _fault("wrong-amount", Party.PROVIDER, "The amount is not the counts times the tariff.", convinces=True),
     _fault("refund-rule", Party.PROVIDER, "An amount is claimed where the refund rule owes nothing.", convinces=True),
@@ -85,18 +96,46 @@ _ALL: Final = (
     _fault("below-meter", Party.PROVIDER, "The receipt counts less than was metered.", convinces=True),
     _fault("wrong-voucher", Party.CLIENT, "The voucher is not what the meter it names says.", convinces=True),
     _fault("order-billed-twice", Party.PROVIDER, "Two receipts of one channel bill the same order.", convinces=True),
+    _fault("too-fast", Party.PROVIDER, "The answer came faster than the hardware offered can give it."),
+    # Commitments.
+    _fault("wrong-commitment", Party.PROVIDER, "Receipt and meter of one count commit to two answers.", convinces=True),
+    _fault("commitment-mismatch", Party.SIGNER, "What was opened is not what was committed to.", convinces=True),
     # The chain.
     _fault("receipt-gap", Party.HOLDER, "Receipts are missing before others."),
     _fault("meter-gap", Party.HOLDER, "Meter ticks are missing before others."),
     _fault("broken-link", Party.PROVIDER, "The receipt does not name the one before it.", convinces=True),
     _fault("wrong-total", Party.PROVIDER, "The channel's total is not the sum of its receipts.", convinces=True),
     _fault("time-backwards", Party.SIGNER, "Time runs backwards by more than clocks may differ."),
+    # The log.
+    _fault("wrong-origin", Party.HOLDER, "A checkpoint or a proof is of another log than it should be."),
+    _fault("bad-proof", Party.HOLDER, "A proof does not lead to the root that it is for."),
+    _fault("log-forked", Party.SIGNER, "A log signed two trees of which neither begins the other.", convinces=True),
+    _fault("after-checkpoint", Party.PROVIDER, "A witness saw a record in the log before its own time."),
+    _fault("not-logged", Party.PROVIDER, "A receipt is not shown to be in the log, and that is demanded."),
+    _fault("too-few-witnesses", Party.PROVIDER, "Fewer witnesses than are demanded cosigned the log."),
+    _fault("checkpoint-stale", Party.PROVIDER, "No witness has seen the log of late, and that is demanded."),
+    # Disputes.
+    _fault("wrong-dispute", Party.SIGNER, "The dispute contradicts the receipt that it names.", convinces=True),
+    _fault("wrong-answer", Party.SIGNER, "The answer contradicts the dispute that it names.", convinces=True),
+    _fault("wrong-mention", Party.PROVIDER, "The receipt mentions what it must not, or again.", convinces=True),
+    _fault("dispute-unanswered", Party.OTHER, "A dispute was not answered in its term."),
+    # Settlement.
+    _fault("receipt-in-two-statements", Party.PROVIDER, "Two statements hold the same receipt.", convinces=True),
+    _fault("statement-omits-receipt", Party.PROVIDER, "A statement leaves out a receipt of its range.", convinces=True),
+    _fault("statement-mismatch", Party.PROVIDER, "The statement is not what its receipts come to.", convinces=True),
+    _fault("wrong-opening-balance", Party.PROVIDER, "A balance does not begin where the last ended.", convinces=True),
+    _fault("invoice-mismatch", Party.PROVIDER, "The invoice is not what its statement says.", convinces=True),
+    _fault("payment-mismatch", Party.PROVIDER, "The payment is not of the invoice that it names.", convinces=True),
     # What is not there.
     _fault("record-missing", Party.HOLDER, "A record that others build on is in no bundle."),
     _fault("left-out", Party.HOLDER, "A bundle lacks what its own side signed and the other side shows."),
     # Notes.
     _note("awaiting-countersignature", Party.CLIENT, "The provider has signed and the client not yet."),
     _note("proposal-overtaken", Party.CLIENT, "A receipt without countersignature has a countersigned one above it."),
+    _note("dispute-late", Party.SIGNER, "A dispute came after its term, and has no force."),
+    _note("dispute-not-mentioned", Party.PROVIDER, "No receipt mentions a dispute that both sides hold."),
+    _note("card-missing", Party.UNCLEAR, "The operator's card that is named is in no bundle."),
+    _note("invoice-open", Party.CLIENT, "An invoice is not, or not wholly, paid."),
     _note("not-received", Party.UNCLEAR, "A bundle lacks what the other side signed: it may never have arrived."),
     _note("voucher-not-counted", Party.UNCLEAR, "A receipt goes by an earlier voucher than the last."),
     _note("order-open", Party.UNCLEAR, "An order was served and has no receipt yet."),

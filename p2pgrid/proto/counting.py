@@ -62,7 +62,7 @@ class _Choice(msgspec.Struct, gc=False):
 
 class _Chunk(msgspec.Struct, gc=False):
     id: Annotated[str, msgspec.Meta(max_length=256)] = ""
-    choices: list[_Choice] = []
+    choices: Annotated[list[_Choice], msgspec.Meta(max_length=MAX_CHOICES)] = []
     prompt_token_ids: _Ids | None = None
     usage: Usage | None = None
     error: StreamError | None = None
@@ -80,8 +80,10 @@ class TokenCounter:
 
     __slots__ = (
         "_finish_reasons",
+        "_first_finished",
         "_n",
         "_output_by_choice",
+        "_prompt_tokens",
         "_prompts",
         "contradiction",
         "done",
@@ -95,7 +97,9 @@ class TokenCounter:
         self._n = max(1, choices_per_prompt)
         self._output_by_choice: dict[int, int] = {}
         self._prompts: dict[int, int] = {}
+        self._prompt_tokens = 0  # the sum, kept: both sides ask for it at every event
         self._finish_reasons: dict[int, str] = {}
+        self._first_finished = MAX_CHOICES
         self.output_tokens = 0
         """Ids delivered, over all choices."""
         self.contradiction = ""
@@ -113,7 +117,7 @@ class TokenCounter:
     def prompt_tokens(self) -> int:
         """The prompt's ids, each prompt once; where the stream gave no ids, what the final usage says."""
         if self._prompts:
-            return sum(self._prompts.values())
+            return self._prompt_tokens
         return self.usage.prompt_tokens if self.usage else 0
 
     @property
@@ -130,7 +134,7 @@ class TokenCounter:
     @property
     def finish_reason(self) -> str | None:
         """Why it ended: the reason of the first choice that has one; None while all run."""
-        return self._finish_reasons[min(self._finish_reasons)] if self._finish_reasons else None
+        return self._finish_reasons[self._first_finished] if self._finish_reasons else None
 
     @property
     def finish_reasons(self) -> dict[int, str]:
@@ -194,10 +198,14 @@ class TokenCounter:
             raise ProtocolViolation(f"an answer of over {MAX_TOKENS} tokens, the most that any order may have.")
         if choice.finish_reason is not None:
             self._finish_reasons.setdefault(choice.index, choice.finish_reason)
+            self._first_finished = min(self._first_finished, choice.index)
 
     def _see_prompt(self, prompt: int, count: int) -> None:
-        known = self._prompts.setdefault(prompt, count)
-        if known != count:
+        known = self._prompts.get(prompt)
+        if known is None:
+            self._prompts[prompt] = count
+            self._prompt_tokens += count
+        elif known != count:
             self._contradict(f"prompt {prompt} had {known} ids, and now has {count}")
 
     def _hold_against(self, usage: Usage, choices: list[_Choice]) -> None:
@@ -213,7 +221,7 @@ class TokenCounter:
         self.usage = usage
         self._compare("output", completion, self.output_tokens, "the whole answer")
         if self._prompts:
-            self._compare("prompt", usage.prompt_tokens, sum(self._prompts.values()), "the whole answer")
+            self._compare("prompt", usage.prompt_tokens, self._prompt_tokens, "the whole answer")
         if self.cached_tokens > usage.prompt_tokens:
             self._contradict(f"{self.cached_tokens} cached tokens in a prompt of {usage.prompt_tokens}")
 

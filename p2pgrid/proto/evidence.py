@@ -13,12 +13,16 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar, cast
 
 from p2pgrid.errors import InvalidRecord
+from p2pgrid.proto.attachments import ATTACHMENT_TYPES, Attachments
+from p2pgrid.proto.card import Card
 from p2pgrid.proto.codes import Party
+from p2pgrid.proto.dispute import Answer, Dispute, Opening
 from p2pgrid.proto.findings import Blemish, Docket, Draft, Place, Slot
 from p2pgrid.proto.keys import PublicKey, parse_public_key
 from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.record import Message, Record, Role, Signature, parse_message, signature_input_of
+from p2pgrid.proto.statement import Invoice, Payment, Statement
 
 M = TypeVar("M", bound=Message)
 
@@ -29,8 +33,15 @@ REQUIRED_ROLES: Final[dict[type[Message], frozenset[Role]]] = {
     Meter: frozenset({Role.PROVIDER}),
     Voucher: frozenset({Role.CLIENT}),
     Receipt: frozenset({Role.PROVIDER}),
+    Card: frozenset({Role.OPERATOR}),
+    Dispute: frozenset(),  # of these three it is the party that the record names: `required_roles`
+    Answer: frozenset(),
+    Opening: frozenset(),
+    Statement: frozenset({Role.PROVIDER}),
+    Invoice: frozenset({Role.PROVIDER}),
+    Payment: frozenset({Role.PROVIDER}),
 }
-"""Whose signature gives a record its force. A receipt's second signature makes it final, not valid."""
+"""Whose signature gives a record its force. A receipt's or statement's second signature makes it final, not valid."""
 
 _SLOTS: Final[dict[type[Message], Callable[[Any], Slot]]] = {
     Offer: lambda m: (m.provider, m.sequence),
@@ -39,6 +50,13 @@ _SLOTS: Final[dict[type[Message], Callable[[Any], Slot]]] = {
     Meter: lambda m: (m.channel, m.order_number, m.tick),
     Voucher: lambda m: (m.channel, m.order_number, m.tick),
     Receipt: lambda m: (m.channel, m.receipt_number),
+    Card: lambda m: (m.operator, m.sequence),
+    Dispute: lambda m: (m.channel, m.receipt_number, m.receipt, m.by.encode()),
+    Answer: lambda m: (m.channel, m.receipt_number, m.dispute),
+    Opening: lambda m: (m.channel, m.order_number, m.by.encode(), m.subject.encode()),
+    Statement: lambda m: (m.channel, m.statement_number),
+    Invoice: lambda m: (m.statement, m.invoice_number.encode()),
+    Payment: lambda m: (m.statement, m.invoice_number.encode(), m.reference.encode(), m.booked_ms, m.amount_cents),
 }
 _LABELS: Final[dict[type[Message], Callable[[Any], str]]] = {
     Offer: lambda m: f"offer {m.sequence}",
@@ -47,7 +65,26 @@ _LABELS: Final[dict[type[Message], Callable[[Any], str]]] = {
     Meter: lambda m: f"meter {m.tick} of order {m.order_number}",
     Voucher: lambda m: f"voucher {m.tick} of order {m.order_number}",
     Receipt: lambda m: f"receipt {m.receipt_number}",
+    Card: lambda m: f"card {m.sequence}",
+    Dispute: lambda m: f"the {m.by}'s dispute of receipt {m.receipt_number}",
+    Answer: lambda m: f"the {m.by}'s answer about receipt {m.receipt_number}",
+    Opening: lambda m: f"the {m.by}'s opening of the {m.subject} of order {m.order_number}",
+    Statement: lambda m: f"statement {m.statement_number}",
+    Invoice: lambda m: f"invoice {m.invoice_number}",
+    Payment: lambda m: f"the payment {m.reference!r} of invoice {m.invoice_number}",
 }
+
+_TIMES: Final = (
+    "issued_ms",
+    "ordered_ms",
+    "metered_ms",
+    "disputed_ms",
+    "answered_ms",
+    "stated_ms",
+    "booked_ms",
+    "opened_ms",
+    "valid_from_ms",
+)
 
 
 @dataclass(slots=True)
@@ -100,11 +137,24 @@ def label_of(message: Message) -> str:
     return _LABELS[type(message)](message)
 
 
+def time_of(message: Message) -> int:
+    """When the message was made, as it says itself, Unix milliseconds; 0 if it does not say."""
+    times = (getattr(message, name, 0) for name in _TIMES)
+    return next((time_ms for time_ms in times if time_ms), 0)
+
+
+def required_roles(message: Message) -> frozenset[Role]:
+    """Whose signature gives this record its force."""
+    by: Role | None = getattr(message, "by", None)
+    return REQUIRED_ROLES[type(message)] if by is None else frozenset({by})
+
+
 class Evidence:
     """Every record of every bundle whose signatures fit the keys beside them, and what was found on the way."""
 
     def __init__(self, docket: Docket) -> None:
         self._docket: Final = docket
+        self.attachments: Final = Attachments(docket)
         self._held: Final[dict[type[Message], dict[bytes, Held[Any]]]] = defaultdict(dict)
         self._verified: Final[dict[bytes, tuple[bytes, bytes]]] = {}
         self._suspects: Final[list[tuple[Draft, Blemish | None, tuple[bytes, ...]]]] = []
@@ -117,6 +167,9 @@ class Evidence:
             draft = Draft(entry.code, f"The line cannot be read: {entry.message}", (place,))
             self._docket.add(draft)
             self._docket.add_blemish(Blemish(draft))
+            return
+        if entry.payload_type in ATTACHMENT_TYPES:
+            self.attachments.take(place, entry)
             return
         signed = signature_input_of(entry)
         record_id = hashlib.sha256(signed).digest()
@@ -141,7 +194,7 @@ class Evidence:
 
     def admit(self, held: Held[M], expected: Mapping[Role, bytes]) -> bool:
         """Hold the signers against the parties' keys; True if the record has the signature that gives it force."""
-        required = REQUIRED_ROLES[type(held.message)]
+        required = required_roles(held.message)
         channel = _channel(held.message)
         kept = []
         for copy in held.copies:
@@ -184,6 +237,10 @@ class Evidence:
             signed = " and ".join(sorted(intact[0].signers))
             where = f"{sources[intact[0].place.bundle]}:{intact[0].place.line}"
             draft.sentence += f" It is {held}, which {where} holds intact with the signature of {signed}."
+
+    def suspects(self) -> tuple[tuple[bytes, ...], ...]:
+        """The signatures of every altered copy."""
+        return tuple(signatures for _, _, signatures in self._suspects)
 
     def _fault_of_signature(self, signature: Signature, record_id: bytes, signed: bytes) -> tuple[str, str] | None:
         if self._verified.get(signature.signature) == (record_id, signature.key):

@@ -9,8 +9,8 @@ than spoilt lines, and no absence beyond their number is excused.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -45,6 +45,10 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     sentence: str
     convinces: bool
     """True if the records prove it to anybody, whoever presents them."""
+    channel: str = ""
+    """The channel's id in hex; empty where it is about none, or where that is not known."""
+    time_ms: int = 0
+    """When the record was made, as it says itself; 0 where it says nothing, or where it is not there."""
 
 
 @dataclass(slots=True)
@@ -108,8 +112,10 @@ class Absence:
     """A sentence that says what the record was, for the blemish that explains it."""
     merge: Hashable = None
     """Absences that share it become one finding."""
-    phrase: Callable[[Sequence[str]], str] | None = None
-    """Makes the merged finding's sentence of the labels."""
+    phrase: Callable[[Sequence[str], int], str] | None = None
+    """Makes the merged finding's sentence of the labels, and of how many more there are."""
+    other_type: str = ""
+    """Another payload type that the record may be of, where that is not known."""
 
 
 @dataclass(slots=True)
@@ -135,6 +141,7 @@ class Docket:
         self._drafts: Final[list[Draft]] = []
         self._blemishes: Final[list[Blemish]] = []
         self._absences: Final[list[Absence]] = []
+        self._more: Final[Counter[Hashable]] = Counter()
 
     def add(self, draft: Draft) -> None:
         """Report this."""
@@ -148,6 +155,10 @@ class Docket:
         """Report this unless a blemish explains it."""
         self._absences.append(absence)
 
+    def add_more(self, more: Mapping[Hashable, int]) -> None:
+        """Count absences that are not added one by one, by their `merge`. Some of the same must be added."""
+        self._more.update(more)
+
     def settle(self) -> list[Draft]:
         """Every draft that stands, blemishes with what they explain."""
         pools: dict[int, _Pool] = defaultdict(_Pool)
@@ -159,11 +170,12 @@ class Docket:
             lambda pool, absence: pool.by_id.get(absence.record_id, []) if absence.record_id else [],
             lambda pool, absence: pool.by_slot.get((absence.payload_type, absence.slot), []),
             lambda pool, absence: pool.by_type.get(absence.payload_type, []),
+            lambda pool, absence: pool.by_type.get(absence.other_type, []),
             lambda pool, absence: pool.by_type.get("", []),
         )
         for candidates_of in candidates:
             open_absences = [a for a in open_absences if not _explained(a, pools, candidates_of)]
-        return self._drafts + _merged(open_absences)
+        return self._drafts + _merged(open_absences, self._more)
 
 
 def _explained(
@@ -188,7 +200,7 @@ def _explained(
     return True
 
 
-def _merged(absences: Iterable[Absence]) -> list[Draft]:
+def _merged(absences: Iterable[Absence], more: Mapping[Hashable, int]) -> list[Draft]:
     drafts: list[Draft] = []
     groups: dict[Hashable, list[Absence]] = defaultdict(list)
     for absence in absences:
@@ -196,9 +208,9 @@ def _merged(absences: Iterable[Absence]) -> list[Draft]:
             drafts.append(absence.draft)
         else:
             groups[absence.merge].append(absence)
-    for group in groups.values():
+    for merge, group in groups.items():
         first = group[0]
         if first.phrase is not None:
-            first.draft.sentence = first.phrase([absence.label for absence in group])
+            first.draft.sentence = first.phrase([absence.label for absence in group], more.get(merge, 0))
         drafts.append(first.draft)
     return drafts

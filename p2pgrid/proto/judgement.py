@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from p2pgrid.proto.card import Card
 from p2pgrid.proto.chain import chain_start, extend, faults_of_link
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.channel_book import Book
 from p2pgrid.proto.codes import CODES, Party
+from p2pgrid.proto.dispute import Opening
 from p2pgrid.proto.evidence import Held
 from p2pgrid.proto.findings import Absence, Docket, Draft, Slot
-from p2pgrid.proto.messages import Meter, Offer, Order, Receipt, Tariff, Voucher
+from p2pgrid.proto.key_rules import KeyTerm
+from p2pgrid.proto.messages import Meter, ModelOffer, Offer, Order, Receipt, Tariff, Voucher
 from p2pgrid.proto.record import PARTIES, Message, Role
+from p2pgrid.proto.request import MAX_CHOICES
 from p2pgrid.proto.rules import (
     Fault,
     bills_by_voucher,
     faults_of_channel,
+    faults_of_commitment,
     faults_of_meter,
     faults_of_order,
     faults_of_receipt,
+    faults_of_speed,
     faults_of_voucher,
 )
 
-_MOST_LABELS: Final = 3
+MOST_LABELS: Final = 3
 
 
 @dataclass(slots=True)
@@ -35,8 +41,21 @@ class Case:
     offers: Mapping[bytes, Held[Offer]]
     sides: tuple[Role | None, ...]
     """Whose export each bundle is, None where it is not known."""
+    now_ms: int = 0
+    """When the audit is made: what terms have run out by then."""
+    cards: Mapping[bytes, Held[Card]] = field(default_factory=dict)
+    chains: Mapping[bytes, Sequence[Card]] = field(default_factory=dict)
+    """For each card, by its id, those of its chain."""
+    mentionable: Mapping[bytes, Held[Any]] = field(default_factory=dict)
+    """Every dispute and answer by its id."""
+    heads: Mapping[bytes, Book] = field(default_factory=dict)
+    """The book of each record that another channel goes on from."""
     missing_offers: set[bytes] = field(default_factory=set)
     """Already reported: an offer that is not there is one finding, however many orders name it."""
+    key_terms: dict[bytes, KeyTerm | None] = field(default_factory=dict)
+    """By offer: looked up once."""
+    opened: list[tuple[Held[Opening], str]] = field(default_factory=list)
+    """Openings that fit, and what of."""
 
     def report(self, book: Book, held: Held[Any], fault: Fault) -> None:
         """Make a finding of a broken rule."""
@@ -54,7 +73,7 @@ def draft_of(book: Book, held: Held[Any], fault: Fault) -> Draft:
     A fault of form that a rule finds stands under a signature that fits, and so it is proven.
     """
     usual = CODES[fault.code]
-    convinces = (usual.convinces or usual.party is Party.HOLDER) and fault.party is not Party.UNCLEAR
+    convinces = (usual.convinces or usual.party is Party.HOLDER) and fault.party is not Party.UNCLEAR and fault.proven
     return Draft(fault.code, fault.sentence, held.places, fault.party, held.record_id, book.id, convinces=convinces)
 
 
@@ -76,7 +95,8 @@ def judge_channel(case: Case, book: Book) -> None:
         if not billed and book.meters.get(number):
             still_open.extend(book.meters[number][tick] for tick in sorted(book.meters[number])[:1])
     if still_open:
-        numbers = shortened([f"order {h.message.order_number}" for h in still_open])
+        more = book.elided.open_orders - _counted(book, still_open)
+        numbers = shortened([f"order {h.message.order_number}" for h in still_open], more)
         case.note(book, "order-open", still_open, f"Served and without a receipt: {numbers}.")
     _judge_chain(case, book)
 
@@ -85,10 +105,10 @@ def _judge_countersigning(case: Case, book: Book) -> None:
     missing = [role for role in PARTIES if not book.channel.claims(role)]
     if not missing:
         return
-    if book.receipts or book.meters:
+    if book.receipts or book.meters or book.elided.served:
         sentence = f"The provider served in a channel that the {missing[0]} has not signed."
         case.report(book, book.channel, Fault("channel-not-countersigned", sentence))
-    elif book.orders:
+    elif book.orders or book.elided.sums.orders:
         sentence = f"The client ordered in a channel that the {missing[0]} has not signed."
         case.report(book, book.channel, Fault("channel-not-countersigned", sentence, Party.CLIENT))
     else:
@@ -120,7 +140,9 @@ def _judge_chain(case: Case, book: Book) -> None:
     head = chain_start(channel, book.channel.record_id)
     for number in sorted(book.receipts):
         held = book.receipts[number]
-        for fault in faults_of_link(head, held.message, credit_limit_pico=channel.credit_limit_pico):
+        is_judged = book.elided.open_links is not None and number not in book.elided.open_links
+        faults = [] if is_judged else faults_of_link(head, held.message, credit_limit_pico=channel.credit_limit_pico)
+        for fault in faults:
             if fault.code == "receipt-gap":
                 _note_gap(case, book, held, head.receipt_number + 1, number)
             else:
@@ -157,16 +179,26 @@ def _note_gap(case: Case, book: Book, held: Held[Receipt], first: int, after: in
 def _note_proposals(case: Case, book: Book) -> None:
     numbers = sorted(book.receipts)
     final = [n for n in numbers if book.receipts[n].claims(Role.CLIENT)]
-    highest = final[-1] if final else 0
-    proposals = [n for n in numbers if not book.receipts[n].claims(Role.CLIENT)]
+    highest = max(final[-1] if final else 0, book.elided.highest_final)
+    # What the client disputes it has not forgotten to sign.
+    disputed = {h.message.receipt for h in book.disputes.values() if h.message.by is Role.CLIENT}
+    unsigned = [n for n in numbers if not book.receipts[n].claims(Role.CLIENT)]
+    proposals = [n for n in unsigned if book.receipts[n].record_id not in disputed]
     waiting = [book.receipts[n] for n in proposals if n > highest]
     overtaken = [book.receipts[n] for n in proposals if n < highest]
     if waiting:
-        labels = shortened([str(h) for h in waiting])
+        more = book.elided.waiting - _counted(book, waiting)
+        labels = shortened([str(h) for h in waiting], more)
         case.note(book, "awaiting-countersignature", waiting, f"The client has not countersigned {labels}.")
     if overtaken:
-        sentence = f"The client countersigned receipt {highest} and not {shortened([str(h) for h in overtaken])}."
+        labels = shortened([str(h) for h in overtaken], book.elided.overtaken - _counted(book, overtaken))
+        sentence = f"The client countersigned receipt {highest} and not {labels}."
         case.note(book, "proposal-overtaken", overtaken, sentence)
+
+
+def _counted(book: Book, records: Iterable[Held[Any]]) -> int:
+    """How many of them are among what the book leaves out."""
+    return sum(h.message.order_number in book.elided.counted for h in records)
 
 
 @dataclass(slots=True)
@@ -199,16 +231,17 @@ class _OrderCase:
         entry = offer.message.model_offer(order.message.model)
         if entry is not None:
             # The receipt first: what it repeats of a meter's fault is one fault, and the receipt is the bill.
-            self._judge_receipt(order, entry.tariff)
-            self._judge_meters(order, entry.tariff)
-            self._judge_vouchers(entry.tariff)
+            tariff = offer.message.tariff_at(entry, order.message.ordered_ms)
+            self._judge_receipt(order, entry, tariff)
+            self._judge_meters(order, tariff)
+            self._judge_vouchers(tariff)
 
     def _order(self) -> Held[Order] | None:
         orders = self.book.orders.get(self.number, {})
         named = [orders[r.message.order] for r in self.receipts if r.message.order in orders]
         return named[0] if named else orders[min(orders)] if orders else None
 
-    def _judge_receipt(self, order: Held[Order], tariff: Tariff) -> None:
+    def _judge_receipt(self, order: Held[Order], entry: ModelOffer, tariff: Tariff) -> None:
         if not self.receipts:
             return
         held = self.receipts[0]
@@ -224,6 +257,9 @@ class _OrderCase:
             voucher=self._voucher_for(held),
             countersigned=held.claims(Role.CLIENT),
         )
+        if all(fault.code == "beyond-window" for fault in faults):  # a voucher may come to light; two answers stay two
+            faults += faults_of_commitment(held.message, (meter.message for meter in meters.values()))
+            faults += faults_of_speed(held.message, entry, self.book.choices.get(self.number, MAX_CHOICES))
         for fault in faults:
             if fault.code == "beyond-window":
                 self._absent(Voucher, "a voucher", held, fault)
@@ -240,13 +276,15 @@ class _OrderCase:
     def _judge_meters(self, order: Held[Order], tariff: Tariff) -> None:
         previous: Meter | None = None
         meters = self.book.meters.get(self.number, {})
+        # A meter names no order by its id: until a receipt does, the client could put another in its place.
+        is_bound = any(receipt.message.order == order.record_id for receipt in self.receipts)
         for tick in sorted(meters):
             held = meters[tick]
             for fault in faults_of_meter(held.message, order=order.message, tariff=tariff, previous=previous):
                 if fault.code == "meter-gap":
                     self._miss_ticks(held, previous.tick + 1 if previous else 1, tick)
                 else:
-                    self._add(held, [fault])
+                    self._add(held, [fault if is_bound else replace(fault, proven=False)])
             previous = held.message
 
     def _judge_vouchers(self, tariff: Tariff) -> None:
@@ -374,7 +412,7 @@ class _OrderCase:
                 self.case.docket.add(draft)
 
 
-def shortened(labels: list[str]) -> str:
-    """`receipt 1, receipt 2, receipt 3 and 9 more`."""
-    shown = ", ".join(labels[:_MOST_LABELS])
-    return shown if len(labels) <= _MOST_LABELS else f"{shown} and {len(labels) - _MOST_LABELS} more"
+def shortened(labels: Sequence[str], more: int = 0) -> str:
+    """`receipt 1, receipt 2, receipt 3 and 9 more`. `more`: how many there are beside."""
+    shown, left = ", ".join(labels[:MOST_LABELS]), len(labels[MOST_LABELS:]) + more
+    return f"{shown} and {left} more" if left else shown

@@ -156,6 +156,11 @@ class Offer(Message, frozen=True, kw_only=True):
     def check(self) -> None:
         if self.valid_until_ms <= self.valid_from_ms:
             raise InvalidRecord("out-of-range", "the offer ends before it begins.")
+        digests = [self.card, self.data_terms.dpa_sha256]
+        for entry in self.models:
+            digests += [entry.weights_sha256, entry.tokenizer_sha256, entry.template_sha256]
+        if any(len(digest) not in (0, 32) for digest in digests):
+            raise InvalidRecord("out-of-range", "a digest has 32 bytes, or none where there is none.")
         names = [m.model for m in self.models]
         if len(set(names)) != len(names):
             raise InvalidRecord("out-of-range", "the offer names one model twice.")
@@ -167,7 +172,10 @@ class Offer(Message, frozen=True, kw_only=True):
 
     def model_offer(self, model: str) -> ModelOffer | None:
         """The entry for a model, or None."""
-        return next((m for m in self.models if m.model == model), None)
+        for entry in self.models:
+            if entry.model == model:
+                return entry
+        return None
 
     def tariff_at(self, entry: ModelOffer, time_ms: int) -> Tariff:
         """What `entry` costs for an order of that time (`Order.ordered_ms`): the one place where a price is chosen."""
@@ -205,6 +213,8 @@ class Channel(Message, frozen=True, kw_only=True):
     def check(self) -> None:
         if self.expires_ms <= self.opened_ms:
             raise InvalidRecord("out-of-range", "the channel ends before it begins.")
+        if len(self.continues) not in (0, 32):
+            raise InvalidRecord("out-of-range", "an id has 32 bytes, or none where there is none.")
         if self.channel != channel_id(self.provider, self.client, self.provider_nonce, self.client_nonce):
             raise InvalidRecord("channel-id", "the channel's id does not derive from its keys and nonces.")
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from p2pgrid.errors import InvalidRecord, Refused
 from p2pgrid.proto.counting import TokenCounter
-from p2pgrid.proto.messages import ModelOffer, Order, Status, Tariff, Usage
+from p2pgrid.proto.messages import Order, Status, Tariff, Usage
 from p2pgrid.units import MAX_AMOUNT_PICO, AmountPico
 
 _BY_VOUCHER: Final = frozenset({Status.INTERRUPTED, Status.UNACKNOWLEDGED})
@@ -56,10 +56,10 @@ def amount_owed(tariff: Tariff, usage: Usage, status: Status) -> AmountPico:
     return AmountPico(0) if owes_nothing(status) else price_of(tariff, usage)
 
 
-def most_owed(entry: ModelOffer, *, max_prompt_tokens: int, max_output_tokens: int) -> AmountPico:
+def most_owed(tariff: Tariff, *, max_prompt_tokens: int, max_output_tokens: int) -> AmountPico:
     """The most that an order within these counts can cost. Raises Refused (`credit-exhausted`) beyond 63 bits."""
     try:
-        return price_of(entry.tariff, Usage(prompt_tokens=max_prompt_tokens, output_tokens=max_output_tokens))
+        return price_of(tariff, Usage(prompt_tokens=max_prompt_tokens, output_tokens=max_output_tokens))
     except InvalidRecord:
         raise Refused(
             "credit-exhausted", "the order may cost more than any channel's credit.", hint="Lower max_tokens."

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from p2pgrid.errors import ProtocolViolation
-from p2pgrid.proto.channel import ChannelBooks
+from p2pgrid.proto.books import ChannelBooks
+from p2pgrid.proto.dispute import Dispute
+from p2pgrid.proto.disputing import verify_dispute
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import (
-    ModelOffer,
     Order,
     Receipt,
     Status,
+    Tariff,
     Usage,
 )
 from p2pgrid.proto.pricing import (
@@ -35,7 +37,7 @@ class Ending:
 def propose_receipt(
     books: ChannelBooks,
     order: Signed[Order],
-    entry: ModelOffer,
+    tariff: Tariff,
     usage: Usage,
     ending: Ending,
     *,
@@ -44,7 +46,7 @@ def propose_receipt(
 ) -> Signed[Receipt]:
     """Sign the channel's next receipt and make it the chain's last. The order stays open until it is countersigned."""
     message = order.message
-    amount = amount_owed(entry.tariff, usage, ending.status)
+    amount = amount_owed(tariff, usage, ending.status)
     receipt = sign_message(
         Receipt(
             channel=books.id,
@@ -64,6 +66,7 @@ def propose_receipt(
             first_token_ms=ending.first_token_ms,
             total_ms=ending.total_ms,
             issued_ms=now_ms,
+            mentions=books.mentions(now_ms),
         ),
         Role.PROVIDER,
         key,
@@ -92,3 +95,16 @@ def accept_countersignature(proposed: Signed[Receipt], payload: bytes, books: Ch
     receipt = check_countersignature(proposed, payload, books)
     books.settle(receipt.message)
     return receipt
+
+
+def accept_dispute(proposed: Signed[Receipt], payload: bytes, books: ChannelBooks, now_ms: int) -> Signed[Dispute]:
+    """The client's dispute of a receipt that was proposed to it: check it, and note it in the books.
+
+    The chain goes on above the receipt. The caller persists what is returned. Raises InvalidRecord.
+    """
+    dispute = verify_dispute(parse_record(payload), proposed, books.terms, now_ms=now_ms)
+    if dispute.message.by is not Role.CLIENT:
+        raise ProtocolViolation("the client sent a dispute that is not its own.")
+    books.note_disputed(proposed.message, dispute.message.owed_pico)
+    books.note_held(dispute.id, dispute.message)
+    return dispute

@@ -14,6 +14,7 @@ import binascii
 import hashlib
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, ClassVar, Final, Generic, Self, TypeVar
 
 import msgspec
@@ -120,8 +121,14 @@ class Signed(Generic[M_co]):
 
 def signature_input(payload_type: str, payload: bytes) -> bytes:
     """The bytes that are signed: domain, payload type, payload, each after its unsigned varint length."""
+    return signature_head(payload_type, len(payload)) + payload
+
+
+@lru_cache(maxsize=4096)
+def signature_head(payload_type: str, payload_bytes: int) -> bytes:
+    """What stands before the payload in `signature_input`, for a payload of so many bytes."""
     kind = payload_type.encode()
-    return b"".join((_DOMAIN_PREFIX, _uvarint(len(kind)), kind, _uvarint(len(payload)), payload))
+    return b"".join((_DOMAIN_PREFIX, _uvarint(len(kind)), kind, _uvarint(payload_bytes)))
 
 
 def signature_input_of(record: Record) -> bytes:

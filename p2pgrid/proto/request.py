@@ -16,6 +16,8 @@ from p2pgrid.proto.messages import ENDPOINTS, ModelOffer
 
 PROMPT_OVERHEAD_TOKENS: Final = 1024
 """What a chat template may add to a prompt. No token is shorter than a byte, so a body bounds its prompt's tokens."""
+MAX_CHOICES: Final = 128
+"""Most answers that one request may ask for."""
 _FORBIDDEN: Final = (
     "kv_transfer_params",
     "vllm_xargs",
@@ -48,7 +50,7 @@ class RequestFields(msgspec.Struct):
     max_completion_tokens: int | None = None
     n: int | None = None
     best_of: int | None = None
-    prompt: str | list[str | int | list[int]] | None = None
+    prompt: Raw | UnsetType = UNSET
     echo: bool | None = None
     include_reasoning: bool | None = None
     kv_transfer_params: Raw | UnsetType = UNSET
@@ -63,10 +65,8 @@ class RequestFields(msgspec.Struct):
 
     @property
     def prompts(self) -> int:
-        """How many prompts the request holds."""
-        if isinstance(self.prompt, list) and self.prompt and not isinstance(self.prompt[0], int):
-            return len(self.prompt)
-        return 1
+        """How many prompts the request holds. Raises Refused (`bad-request`) for what is no prompt."""
+        return 1 if isinstance(self.prompt, UnsetType) else _count_prompts(bytes(self.prompt))
 
     @property
     def choices(self) -> int:
@@ -85,6 +85,25 @@ class RequestFields(msgspec.Struct):
 
 
 _decoder: Final = msgspec.json.Decoder(RequestFields)
+
+
+def _count_prompts(prompt: bytes) -> int:
+    """A text, a list of texts, the ids of one prompt, or a list of such lists.
+
+    Ids hold no brackets: lists of them are counted before they are read, so that a body of nothing but brackets costs
+    nothing.
+    """
+    inner = prompt.strip()[1:].lstrip()
+    kind: Any = str
+    if prompt.lstrip().startswith(b"["):
+        kind = {b"[": list[list[int]], b'"': list[str], b"]": list[str]}.get(inner[:1], list[int])
+    if kind == list[list[int]] and prompt.count(b"[") - 1 > MAX_CHOICES:
+        raise Refused("bad-request", f"the request has over {MAX_CHOICES} prompts.")
+    try:
+        read = msgspec.json.decode(prompt, type=kind | None)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise Refused("bad-request", f"the request's prompt is neither text nor token ids: {error}.") from None
+    return len(read) if kind in (list[str], list[list[int]]) and read else 1
 
 
 def parse_request(endpoint: str, body: bytes) -> RequestFields:
@@ -106,8 +125,10 @@ def parse_request(endpoint: str, body: bytes) -> RequestFields:
         value = getattr(fields, name)
         if value is not None and not 1 <= value <= 1_000_000:
             raise Refused("bad-request", f"{name} is {value}; at least 1 was expected.")
-    if fields.choices > 128:
-        raise Refused("bad-request", f"{fields.choices} answers were asked for at once; at most 128 are served.")
+    if fields.choices > MAX_CHOICES:
+        raise Refused(
+            "bad-request", f"{fields.choices} answers were asked for at once; at most {MAX_CHOICES} are served."
+        )
     return fields
 
 

@@ -7,6 +7,7 @@ A live peer refuses to sign or to go on when the list is not empty; the audit ma
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,12 +15,13 @@ from p2pgrid.errors import InvalidRecord
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.codes import Party
 from p2pgrid.proto.keys import parse_public_key
-from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Status, Tariff, Usage, Voucher
+from p2pgrid.proto.messages import Channel, Meter, ModelOffer, Offer, Order, Receipt, Status, Tariff, Usage, Voucher
 from p2pgrid.proto.pricing import amount_owed, owes_nothing, price_of
+from p2pgrid.proto.request import MAX_CHOICES
 
 _BY_VOUCHER: Final = frozenset({Status.INTERRUPTED, Status.UNACKNOWLEDGED})
 _NOTHING: Final = Usage()
-_SHARED_BY_METER_AND_VOUCHER: Final = ("channel", "order_number", "tick", "usage", "amount_pico")
+_BURST_MS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class Fault:
     sentence: str
     party: Party | None = None
     """Who is at fault, where it is not the code's usual party."""
+    proven: bool = True
+    """False where a record that nobody shows could explain it: then it convinces nobody, whatever its code."""
 
 
 def bills_by_voucher(status: Status) -> bool:
@@ -88,21 +92,22 @@ def faults_of_meter(meter: Meter, *, order: Order, tariff: Tariff, previous: Met
     `meter-gap`, then at most one about counts (`usage-falls`, `over-caps`, `prompt-count`), one about
     money (`wrong-amount`, `over-caps`, `out-of-range`) and one about time (`time-backwards`).
     """
-    what = f"tick {meter.tick} of order {meter.order_number}"
     faults = []
     expected_tick = previous.tick + 1 if previous else 1
     if meter.tick != expected_tick:
-        faults.append(Fault("meter-gap", f"The tick {expected_tick} was due, and {what} came."))
+        faults.append(Fault("meter-gap", f"The tick {expected_tick} was due, and {_what(meter)} came."))
     if previous is not None and not meter.usage.covers(previous.usage):
-        counts = Fault("usage-falls", f"The counts of {what} are below those of tick {previous.tick}.")
+        counts = Fault("usage-falls", f"The counts of {_what(meter)} are below those of tick {previous.tick}.")
         faults.append(counts)
     else:
-        faults += _counts_against_order(meter.usage, order, what)
+        faults += _counts_against_order(meter, order)
     if not faults or faults[-1].code == "meter-gap":
-        faults += _priced(meter.usage, meter.amount_pico, tariff, what) or _amount_cap(meter.amount_pico, order, what)
+        faults += _priced(meter, tariff) or _amount_cap(meter, order)
     since_ms = max(order.ordered_ms, previous.metered_ms if previous else 0)
     if meter.metered_ms < since_ms - CLOCK_TOLERANCE_MS:
-        faults.append(Fault("time-backwards", f"By its time {what} comes before what it follows.", Party.PROVIDER))
+        faults.append(
+            Fault("time-backwards", f"By its time {_what(meter)} comes before what it follows.", Party.PROVIDER)
+        )
     return faults
 
 
@@ -113,17 +118,22 @@ def faults_of_voucher(
 
     With the meter: `wrong-voucher`. Without: `usage-falls` against the voucher before it, `wrong-amount`.
     """
-    what = f"voucher {voucher.tick} of order {voucher.order_number}"
     if meter is None:
         if previous is not None and not voucher.usage.covers(previous.usage):
-            sentence = f"The counts of {what} are below those of voucher {previous.tick}."
+            sentence = f"The counts of {_what(voucher)} are below those of voucher {previous.tick}."
             return [Fault("usage-falls", sentence, Party.CLIENT)]
-        return _priced(voucher.usage, voucher.amount_pico, tariff, what, Party.CLIENT)
+        return _priced(voucher, tariff)
     if voucher.meter != meter_id:
         # Somebody signed two stories about one tick, and the meter that would tell who is not here.
-        return [Fault("wrong-voucher", f"The {what} names another meter than that tick's.", Party.UNCLEAR)]
-    if any(getattr(voucher, name) != getattr(meter, name) for name in _SHARED_BY_METER_AND_VOUCHER):
-        return [Fault("wrong-voucher", f"The {what} differs from the meter that it names.")]
+        return [Fault("wrong-voucher", f"The {_what(voucher)} names another meter than that tick's.", Party.UNCLEAR)]
+    if not (
+        voucher.usage == meter.usage
+        and voucher.amount_pico == meter.amount_pico
+        and voucher.tick == meter.tick
+        and voucher.order_number == meter.order_number
+        and voucher.channel == meter.channel
+    ):
+        return [Fault("wrong-voucher", f"The {_what(voucher)} differs from the meter that it names.")]
     return []
 
 
@@ -147,26 +157,68 @@ def faults_of_receipt(
     `below-meter`, `beyond-window`), one about money (`refund-rule`, `wrong-amount`, `over-caps`) and
     one about time (`time-backwards`).
     """
-    what = f"receipt {receipt.receipt_number}"
     field = _receipt_against_order(receipt, order, order_id)
     if field:
-        return [Fault("wrong-order", f"The {field} of {what} is not that of order {order.order_number}.")]
+        return [Fault("wrong-order", f"The {field} of {_what(receipt)} is not that of order {order.order_number}.")]
     faults: list[Fault] = []
     if not owes_nothing(receipt.status):
         faults += (
-            _counts_against_order(receipt.usage, order, what)
+            _counts_against_order(receipt, order)
             or _counts_against_meter(receipt, meter, voucher)
             or _counts_against_voucher(receipt, channel.window_tokens, voucher, countersigned=countersigned)
         )
     money = _money_of_receipt(receipt, order, tariff)
-    faults += money if money or faults else _amount_cap(receipt.amount_pico, order, what)
+    faults += money if money or faults else _amount_cap(receipt, order)
     if receipt.issued_ms < order.ordered_ms - CLOCK_TOLERANCE_MS:
-        sentence = f"By its time {what} comes before the order that it bills."
+        sentence = f"By its time {_what(receipt)} comes before the order that it bills."
         faults.append(Fault("time-backwards", sentence, Party.PROVIDER))
     return faults
 
 
+def faults_of_commitment(receipt: Receipt, meters: Iterable[Meter]) -> list[Fault]:
+    """Does the receipt commit to the answer that was metered? `meters` are the order's. Gives `wrong-commitment`.
+
+    A receipt that goes by a voucher states the commitment of the meter with its counts; other endings deliver bytes
+    after the last token, and commit to more than any meter. All zero says that a crash lost it.
+    """
+    if not bills_by_voucher(receipt.status) or not any(receipt.response_commitment):
+        return []
+    metered = {meter.response_commitment for meter in meters if meter.usage == receipt.usage}
+    if not metered or receipt.response_commitment in metered:
+        return []
+    sentence = f"Receipt {receipt.receipt_number} commits to other bytes than the meter with the same counts does."
+    return [Fault("wrong-commitment", sentence)]
+
+
+def faults_of_speed(receipt: Receipt, entry: ModelOffer, choices: int = MAX_CHOICES) -> list[Fault]:
+    """Could the hardware offered give the answer in that time? `too-fast`.
+
+    `choices`: how many answers the request asked for, where it is known. Choices come side by side, and the longest
+    has at least the mean of their tokens. What waited for the first token's departure may follow at once: a second is
+    granted for it, and a tenth on the rate.
+    """
+    if receipt.status is not Status.COMPLETED or not entry.most_tokens_per_s or not receipt.first_token_ms:
+        return []
+    took_ms = max(receipt.total_ms - receipt.first_token_ms, 0) + _BURST_MS
+    each = -(-receipt.usage.output_tokens // max(choices, 1)) - 1
+    if each * 10_000 <= 11 * entry.most_tokens_per_s * took_ms:
+        return []
+    sentence = (
+        f"Receipt {receipt.receipt_number} counts {receipt.usage.output_tokens} tokens in {took_ms - _BURST_MS} ms "
+        f"after the first; the offer says that an answer comes at {entry.most_tokens_per_s} tokens/s at most."
+    )
+    return [Fault("too-fast", sentence)]
+
+
 def _receipt_against_order(receipt: Receipt, order: Order, order_id: bytes) -> str:
+    if (  # said twice because it is asked of every receipt, and almost always so
+        receipt.order == order_id
+        and receipt.order_number == order.order_number
+        and receipt.offer == order.offer
+        and receipt.model == order.model
+        and receipt.request_commitment == order.request_commitment
+    ):
+        return ""
     pairs = (
         ("order", receipt.order, order_id),
         ("order number", receipt.order_number, order.order_number),
@@ -177,39 +229,51 @@ def _receipt_against_order(receipt: Receipt, order: Order, order_id: bytes) -> s
     return next((name for name, said, ordered in pairs if said != ordered), "")
 
 
-def _counts_against_order(usage: Usage, order: Order, what: str) -> list[Fault]:
+def _what(message: Meter | Voucher | Receipt) -> str:
+    """The message for people. It is made only for a fault: of a million messages that are in order nobody reads it."""
+    if isinstance(message, Receipt):
+        return f"receipt {message.receipt_number}"
+    return f"{'tick' if isinstance(message, Meter) else 'voucher'} {message.tick} of order {message.order_number}"
+
+
+def _counts_against_order(message: Meter | Receipt, order: Order) -> list[Fault]:
+    usage = message.usage
     if usage.output_tokens > order.max_output_tokens:
-        sentence = f"In {what} the answer has {usage.output_tokens} tokens; the order allows {order.max_output_tokens}."
+        answer, most = usage.output_tokens, order.max_output_tokens
+        sentence = f"In {_what(message)} the answer has {answer} tokens; the order allows {most}."
         return [Fault("over-caps", sentence)]
     # 0 is "not counted yet", and bills nothing.
     if order.prompt_tokens and usage.prompt_tokens and usage.prompt_tokens != order.prompt_tokens:
-        sentence = f"In {what} the prompt has {usage.prompt_tokens} tokens; the client counted {order.prompt_tokens}."
+        prompt, counted = usage.prompt_tokens, order.prompt_tokens
+        sentence = f"In {_what(message)} the prompt has {prompt} tokens; the client counted {counted}."
         return [Fault("prompt-count", sentence)]
     if usage.prompt_tokens > order.max_prompt_tokens:
-        sentence = f"In {what} the prompt has {usage.prompt_tokens} tokens; the order allows {order.max_prompt_tokens}."
+        prompt, most = usage.prompt_tokens, order.max_prompt_tokens
+        sentence = f"In {_what(message)} the prompt has {prompt} tokens; the order allows {most}."
         return [Fault("over-caps", sentence)]
     return []
 
 
 def _counts_against_meter(receipt: Receipt, meter: Meter | None, voucher: Voucher | None) -> list[Fault]:
-    floors: list[tuple[str, Meter | Voucher | None]] = [("voucher", voucher)]
-    if not bills_by_voucher(receipt.status):  # those do not bill what was metered and not acknowledged
-        floors.append(("meter", meter))
-    for name, floor in floors:
-        if floor is not None and not receipt.usage.covers(floor.usage):
-            sentence = f"The counts of receipt {receipt.receipt_number} are below those of its order's last {name}."
-            return [Fault("below-meter", sentence)]
-    return []
+    usage = receipt.usage
+    if voucher is not None and not usage.covers(voucher.usage):
+        name = "voucher"
+    elif meter is not None and not usage.covers(meter.usage) and not bills_by_voucher(receipt.status):
+        name = "meter"  # those by voucher do not bill what was metered and not acknowledged
+    else:
+        return []
+    sentence = f"The counts of receipt {receipt.receipt_number} are below those of its order's last {name}."
+    return [Fault("below-meter", sentence)]
 
 
 def _counts_against_voucher(
     receipt: Receipt, window_tokens: int, voucher: Voucher | None, *, countersigned: bool
 ) -> list[Fault]:
     floor = voucher.usage if voucher else _NOTHING
-    what = f"Receipt {receipt.receipt_number}"
     if bills_by_voucher(receipt.status):
         if receipt.usage == floor:
             return []
+        what = f"Receipt {receipt.receipt_number}"
         sentence = f"{what} ({receipt.status}) bills {_counts(receipt.usage)}; vouchers cover {_counts(floor)}."
         return [Fault("beyond-window", sentence)]
     # Only output is held to the window: a prompt counts as its choices start, several prompts one after another, and
@@ -218,43 +282,45 @@ def _counts_against_voucher(
     if countersigned or ahead <= window_tokens:
         return []
     sentence = (
-        f"{what}, not countersigned, claims {ahead} tokens beyond the last voucher; the window is {window_tokens}."
+        f"Receipt {receipt.receipt_number}, not countersigned, claims {ahead} tokens beyond the last voucher; the "
+        f"window is {window_tokens}."
     )
     return [Fault("beyond-window", sentence)]
 
 
 def _money_of_receipt(receipt: Receipt, order: Order, tariff: Tariff) -> list[Fault]:
-    what, amount = f"receipt {receipt.receipt_number}", receipt.amount_pico
+    amount = receipt.amount_pico
     if amount and owes_nothing(receipt.status):
-        return [Fault("refund-rule", f"With status {receipt.status} nothing is owed, and {what} claims {amount} pico.")]
-    if amount and receipt.status is Status.COMPLETED and receipt.usage.output_tokens == 0:
-        return [Fault("refund-rule", f"An answer without a token owes nothing, and {what} claims {amount} pico.")]
-    if amount and is_late(order, receipt.first_token_ms):
-        return [Fault("refund-rule", f"The first token came after the deadline, and {what} claims {amount} pico.")]
-    if amount == 0 and (is_late(order, receipt.first_token_ms) or receipt.usage.output_tokens == 0):
+        why = f"With status {receipt.status} nothing is owed"
+    elif amount and receipt.status is Status.COMPLETED and receipt.usage.output_tokens == 0:
+        why = "An answer without a token owes nothing"
+    elif amount and is_late(order, receipt.first_token_ms):
+        why = "The first token came after the deadline"
+    elif amount == 0 and (is_late(order, receipt.first_token_ms) or receipt.usage.output_tokens == 0):
         return []  # waiving what the refund rule would waive under its proper status harms nobody
+    else:
+        return _priced(receipt, tariff, receipt.status)
+    return [Fault("refund-rule", f"{why}, and {_what(receipt)} claims {amount} pico.")]
+
+
+def _priced(message: Meter | Voucher | Receipt, tariff: Tariff, status: Status | None = None) -> list[Fault]:
+    amount, usage = message.amount_pico, message.usage
+    party = Party.CLIENT if isinstance(message, Voucher) else Party.PROVIDER
     try:
-        owed = amount_owed(tariff, receipt.usage, receipt.status)
+        owed = price_of(tariff, usage) if status is None else amount_owed(tariff, usage, status)
     except InvalidRecord as error:
-        return [Fault(error.code, f"In {what} {error.message}", Party.PROVIDER)]
+        return [Fault(error.code, f"In {_what(message)} {error.message}", party)]
     if amount != owed:
-        return [Fault("wrong-amount", f"The amount of {what} is {amount} pico; counts and tariff make {owed}.")]
+        sentence = f"The amount of {_what(message)} is {amount} pico; counts and tariff make {owed}."
+        return [Fault("wrong-amount", sentence, party)]
     return []
 
 
-def _priced(usage: Usage, amount: int, tariff: Tariff, what: str, party: Party = Party.PROVIDER) -> list[Fault]:
-    try:
-        owed = price_of(tariff, usage)
-    except InvalidRecord as error:
-        return [Fault(error.code, f"In {what} {error.message}", party)]
-    if amount != owed:
-        return [Fault("wrong-amount", f"The amount of {what} is {amount} pico; counts and tariff make {owed}.", party)]
-    return []
-
-
-def _amount_cap(amount: int, order: Order, what: str) -> list[Fault]:
-    if amount > order.max_amount_pico:
-        sentence = f"The amount of {what} is {amount} pico; the order allows {order.max_amount_pico}."
+def _amount_cap(message: Meter | Receipt, order: Order) -> list[Fault]:
+    if message.amount_pico > order.max_amount_pico:
+        sentence = (
+            f"The amount of {_what(message)} is {message.amount_pico} pico; the order allows {order.max_amount_pico}."
+        )
         return [Fault("over-caps", sentence)]
     return []
 

@@ -18,13 +18,13 @@ from p2pgrid.proto.actions import (
     AbortEngine,
     Action,
     Actions,
-    Dispute,
+    Disputed,
     EndStream,
     Persist,
     Send,
     Settled,
 )
-from p2pgrid.proto.channel import ChannelBooks
+from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.commitment import ResponseCommitment
 from p2pgrid.proto.counting import TokenCounter
 from p2pgrid.proto.fields import MAX_DURATION_MS
@@ -32,10 +32,10 @@ from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import (
     FINISH_REASON_CHARS,
     Meter,
-    ModelOffer,
     Order,
     Receipt,
     Status,
+    Tariff,
     Usage,
     Voucher,
 )
@@ -45,10 +45,10 @@ from p2pgrid.proto.pricing import (
     price_of,
     usage_of,
 )
-from p2pgrid.proto.proposal import Ending, check_countersignature, propose_receipt
+from p2pgrid.proto.proposal import Ending, accept_dispute, check_countersignature, propose_receipt
 from p2pgrid.proto.record import Role, Signed, parse_record, sign_message, verify_record
 from p2pgrid.proto.sse import EventSplitter
-from p2pgrid.proto.wire import CHUNK_BYTES, MAX_ENGINE_ERROR_BYTES, Head, Kind, OrderOpening, Refusal, parse_frame
+from p2pgrid.proto.wire import CHUNK_BYTES, MAX_ENGINE_ERROR_BYTES, Head, Kind, OrderOpening
 
 VOUCHER_TIMEOUT_MS: Final = 15_000
 """How long a full window waits for the client's voucher before the order is cut off."""
@@ -68,7 +68,9 @@ class SellerState(Enum):
     SETTLED = auto()
     """The receipt carries both signatures."""
     DISPUTED = auto()
-    """The client refused the receipt."""
+    """The client disputes the receipt."""
+    SUSPENDED = auto()
+    """The link is lost. The order has no receipt before the channel is resumed (`reconcile`)."""
 
 
 class SellerEvent(Enum):
@@ -80,24 +82,28 @@ class SellerEvent(Enum):
     FINISHED = auto()
     CANCEL = auto()
     COUNTERSIGNED = auto()
-    RECEIPT_REFUSED = auto()
+    DISPUTED = auto()
+    LINK_LOST = auto()
 
 
 _S, _E = SellerState, SellerEvent
 SELLER_TRANSITIONS: Final[dict[tuple[SellerState, SellerEvent], SellerState]] = {
     (_S.ASKED, _E.TOKENS): _S.STREAMING,
     (_S.ASKED, _E.FINISHED): _S.PROPOSED,
+    (_S.ASKED, _E.LINK_LOST): _S.SUSPENDED,
     (_S.STREAMING, _E.TOKENS): _S.STREAMING,
     (_S.STREAMING, _E.WINDOW_FULL): _S.HELD,
     (_S.STREAMING, _E.VOUCHER): _S.STREAMING,
     (_S.STREAMING, _E.FINISHED): _S.PROPOSED,
+    (_S.STREAMING, _E.LINK_LOST): _S.SUSPENDED,
     (_S.HELD, _E.WINDOW_FULL): _S.HELD,
     (_S.HELD, _E.VOUCHER): _S.STREAMING,
     (_S.HELD, _E.FINISHED): _S.PROPOSED,
+    (_S.HELD, _E.LINK_LOST): _S.SUSPENDED,
     (_S.PROPOSED, _E.VOUCHER): _S.PROPOSED,
     (_S.PROPOSED, _E.CANCEL): _S.PROPOSED,
     (_S.PROPOSED, _E.COUNTERSIGNED): _S.SETTLED,
-    (_S.PROPOSED, _E.RECEIPT_REFUSED): _S.DISPUTED,
+    (_S.PROPOSED, _E.DISPUTED): _S.DISPUTED,
 }
 """The machine as a table; what is not in it is not allowed."""
 
@@ -118,7 +124,7 @@ class SellerOrder:
         self,
         books: ChannelBooks,
         order: Signed[Order],
-        entry: ModelOffer,
+        tariff: Tariff,
         opening: OrderOpening,
         n: int,
         key: SecretKey,
@@ -128,7 +134,7 @@ class SellerOrder:
         self.order: Final = order
         self.books: Final = books
         self.receipt: Signed[Receipt] | None = None
-        self._entry = entry
+        self._tariff = tariff
         self._key = key
         self._arrived_ms = now_ms
         self._first_token_ms = 0
@@ -147,7 +153,7 @@ class SellerOrder:
         self._unanswered: dict[bytes, Meter] = {}
         self._ticks = 0
         self._held_since_ms = 0
-        books.open_order(order.message)
+        books.open_order(order.message, tariff)
 
     # -- what the shell asks ------------------------------------------------------------------------------------
 
@@ -226,7 +232,7 @@ class SellerOrder:
             Kind.VOUCHER: self._on_voucher,
             Kind.CANCEL: self._on_cancel,
             Kind.COUNTERSIGNATURE: self._on_countersignature,
-            Kind.RECEIPT_REFUSAL: self._on_receipt_refusal,
+            Kind.DISPUTE: self._on_dispute,
         }.get(kind)  # type: ignore[call-overload]
         if handler is None:
             raise ProtocolViolation(f"the client sent message kind {kind} on an order's stream.")
@@ -234,10 +240,17 @@ class SellerOrder:
         return actions
 
     def link_lost(self, now_ms: int) -> Actions:
-        """The link or the stream is gone. What no voucher acknowledged is lost to the provider.
-
-        The receipt is proposed again when the channel is resumed; see `accept_countersignature`.
+        """The link or the stream is gone. The order has no receipt before the channel is resumed: the client may hold
+        a voucher that is still on its way. One that has a receipt is proposed again then.
         """
+        if not self.is_running:
+            return ()
+        self._move(SellerEvent.LINK_LOST)
+        self._held.clear()
+        return [AbortEngine()]
+
+    def interrupt(self, now_ms: int) -> Actions:
+        """Break off while the link lives. What no voucher acknowledged is lost to the provider."""
         if not self.is_running:
             return ()
         return [AbortEngine(), *self._finish(Status.INTERRUPTED, now_ms)]
@@ -264,6 +277,10 @@ class SellerOrder:
         if following is None:
             raise ProtocolViolation(f"{event.name} came while the order was {self.state.name}.")
         self.state = following
+
+    @property
+    def _is_beyond_window(self) -> bool:
+        return self._delivered.output_tokens - self._acknowledged.output_tokens > self.books.terms.window_tokens
 
     def _take_in(self, data: bytes) -> Status | None:
         """Count the engine's events and put them in line. Returns how the order must end, or None to go on."""
@@ -323,7 +340,7 @@ class SellerOrder:
                 order_number=self.order.message.order_number,
                 tick=self._ticks,
                 usage=self._delivered,
-                amount_pico=price_of(self._entry.tariff, self._delivered),
+                amount_pico=price_of(self._tariff, self._delivered),
                 response_commitment=self._commitment.digest(),
                 metered_ms=now_ms,
             ),
@@ -362,7 +379,7 @@ class SellerOrder:
             self._move(SellerEvent.CANCEL)
             return ()
         status = Status.LATE if self._is_late(now_ms) else Status.CANCELLED
-        if self._delivered.output_tokens - self._acknowledged.output_tokens > self.books.terms.window_tokens:
+        if self._is_beyond_window:
             # One event was larger than the window. If the link is lost now, nobody could prove that it arrived.
             status = Status.INTERRUPTED
         return [AbortEngine(), *self._finish(status, now_ms)]
@@ -374,10 +391,12 @@ class SellerOrder:
         self.receipt = receipt
         return (Persist(receipt), Settled(receipt), EndStream())
 
-    def _on_receipt_refusal(self, payload: bytes, now_ms: int) -> Actions:
-        refusal = parse_frame(payload, Refusal)
-        self._move(SellerEvent.RECEIPT_REFUSED)
-        return (Dispute(refusal.code, f"the client refused the receipt: {refusal.message}"), EndStream())
+    def _on_dispute(self, payload: bytes, now_ms: int) -> Actions:
+        if self.receipt is None:
+            raise ProtocolViolation("the client disputed a receipt before it was proposed.")
+        dispute = accept_dispute(self.receipt, payload, self.books, now_ms)
+        self._move(SellerEvent.DISPUTED)
+        return (Persist(dispute), Disputed(self.receipt, dispute), EndStream())
 
     def _finish_if_drained(self, now_ms: int) -> Actions:
         if not self._engine_ended or self._held or not self.is_running:
@@ -386,6 +405,12 @@ class SellerOrder:
             return self._finish(Status.REFUSED if self._error_status < 500 else Status.FAILED, now_ms)
         if self._counter.error or not self._counter.done:
             return self._finish(Status.FAILED, now_ms)
+        if self._is_beyond_window:
+            # One event was larger than the window. A receipt for it that is judged only after a lost link would look
+            # like one that bills what never came: it must be acknowledged first.
+            self._held_since_ms = now_ms
+            self._move(SellerEvent.WINDOW_FULL)
+            return ()
         empty = self._delivered.output_tokens == 0
         return self._finish(Status.EMPTY if empty else Status.COMPLETED, now_ms)
 
@@ -401,7 +426,7 @@ class SellerOrder:
         receipt = propose_receipt(
             self.books,
             self.order,
-            self._entry,
+            self._tariff,
             self._acknowledged if by_voucher else self._delivered,
             Ending(
                 status=status,

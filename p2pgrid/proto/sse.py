@@ -8,12 +8,21 @@ recognised and runs into the cap.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from p2pgrid.errors import ProtocolViolation
 
 MAX_EVENT_BYTES: Final = 8 * 2**20
 """Room for the ids of a million-token prompt, which vLLM writes into one event."""
+
+MIN_MEAN_EVENT_BYTES: Final = 64
+FREE_EVENTS: Final = 1024
+"""Each event costs whoever reads it far more than its bytes. A chunk that brings one token has over 100 in practice;
+streams of more than `FREE_EVENTS` events that have under `MIN_MEAN_EVENT_BYTES` on average are no answers."""
+
+MAX_DATA_LINES: Final = 1024
+"""Of one event. Engines write one; each costs whoever joins them far more than its bytes."""
 
 DONE: Final = b"[DONE]"
 """The data of the event that ends an OpenAI stream."""
@@ -25,15 +34,17 @@ _BLANK_CRLF: Final = b"\n\r\n"
 class EventSplitter:
     """Cuts bytes, fed in pieces of any size, into whole events.
 
-    Raises ProtocolViolation from `feed` once an event grows past `max_event_bytes`; it is unusable afterwards.
+    Raises ProtocolViolation from `feed` once an event grows past `max_event_bytes`, or events come too small and too
+    many; it is unusable afterwards. Where it cuts and when it raises does not hang on how the bytes were fed.
     """
 
-    __slots__ = ("_buffer", "_max_event_bytes", "_scanned")
+    __slots__ = ("_allowance", "_buffer", "_max_event_bytes", "_scanned")
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self._buffer = bytearray()
         self._scanned = 0
         self._max_event_bytes = max_event_bytes
+        self._allowance = FREE_EVENTS * MIN_MEAN_EVENT_BYTES
 
     @property
     def pending_bytes(self) -> int:
@@ -42,22 +53,23 @@ class EventSplitter:
 
     def feed(self, data: bytes) -> list[bytes]:
         """The events that `data` completes, in order, each with the blank line that ends it."""
-        if not self._buffer and data.endswith(_BLANK_LF) and len(data) <= self._max_event_bytes:
-            # What an engine in step sends: whole events and nothing over. One event needs no copy at all.
-            end = _event_end(data, 0)
-            if end == len(data):
-                return [data]
+        is_whole = not self._buffer and data.endswith(_BLANK_LF) and len(data) <= self._max_event_bytes
+        if is_whole and data.find(_BLANK_LF) == len(data) - 2 and _BLANK_CRLF not in data:
+            # What an engine in step sends: one whole event and nothing over. It needs no copy at all.
+            self._spend(len(data))
+            return [data]
         self._buffer += data
-        buffer, events, start = self._buffer, [], 0
-        while (end := _event_end(buffer, max(start, self._scanned))) != -1:
+        events, start = [], 0
+        for end in _event_ends(self._buffer, self._scanned):
             self._check(end - start)
-            events.append(bytes(buffer[start:end]))
+            self._spend(end - start)
+            events.append(bytes(self._buffer[start:end]))
             start = end
         if start:
-            del buffer[:start]
-        self._check(len(buffer))
+            del self._buffer[:start]
+        self._check(len(self._buffer))
         # A blank line may have begun in the last two bytes: look at them again, and at nothing else.
-        self._scanned = max(0, len(buffer) - 2)
+        self._scanned = max(0, len(self._buffer) - 2)
         return events
 
     def _check(self, size: int) -> None:
@@ -67,24 +79,56 @@ class EventSplitter:
                 hint="The sender does not write Server-Sent Events, or fills memory on purpose: drop it.",
             )
 
+    def _spend(self, size: int) -> None:
+        self._allowance += size - MIN_MEAN_EVENT_BYTES
+        if self._allowance < 0:
+            raise ProtocolViolation(
+                f"the answer's stream has over {FREE_EVENTS} events of less than {MIN_MEAN_EVENT_BYTES} bytes each.",
+                hint="The sender keeps this side busy with nothing: drop it.",
+            )
+
 
 def event_data(event: bytes) -> bytes:
-    """The `data` of one event, its lines joined by LF; empty where the event carries none (a comment, a heartbeat)."""
+    """The `data` of one event, its lines joined by LF; empty where the event carries none (a comment, a heartbeat).
+
+    Raises ProtocolViolation for an event with over `MAX_DATA_LINES` of them.
+    """
     if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and event.endswith(_BLANK_LF):
         return event[6:-2]
-    found = []
-    for line in event.split(b"\n"):
-        name, colon, value = line.rstrip(b"\r").partition(b":")
-        if name == b"data" and (colon or not value):
-            found.append(value.removeprefix(b" "))
+    if event.count(b"\ndata") >= MAX_DATA_LINES:
+        raise ProtocolViolation(
+            f"an event of the answer's stream has over {MAX_DATA_LINES} lines of data.",
+            hint="The sender keeps this side busy with nothing: drop it.",
+        )
+    # From one data line to the next, so that lines of no account cost nothing.
+    lines, found, at = b"\n" + event + b"\n", [], 0
+    while (at := lines.find(b"\ndata", at)) != -1:
+        start, end = at + 5, lines.find(b"\n", at + 5)
+        rest = lines[start:end].rstrip(b"\r")
+        if rest[:1] in (b":", b""):
+            found.append(rest[1:].removeprefix(b" "))
+        at = end
     return b"\n".join(found)
 
 
-def _event_end(buffer: bytes | bytearray, start: int) -> int:
-    """The index after the first blank line at or after `start`, or -1."""
-    plain = buffer.find(_BLANK_LF, start)
-    # Only a CRLF blank line that ends before the other one does: where to cut must not hang on how bytes were fed.
-    crlf = buffer.find(_BLANK_CRLF, start, None if plain == -1 else plain + 1)
-    if crlf != -1:
-        return crlf + len(_BLANK_CRLF)
-    return plain + len(_BLANK_LF) if plain != -1 else -1
+def _event_ends(buffer: bytes | bytearray, start: int) -> Iterator[int]:
+    """The index after each blank line from `start` on, in order.
+
+    Each kind of blank line is looked for from where it was last found, so that no byte is looked at more than twice,
+    whichever kind the stream is made of.
+    """
+    size = len(buffer)
+    plain = crlf = -1
+    while True:
+        if plain < start:
+            plain = _found(buffer.find(_BLANK_LF, start), size)
+        if crlf < start:
+            crlf = _found(buffer.find(_BLANK_CRLF, start), size)
+        if plain == crlf:
+            return
+        start = plain + len(_BLANK_LF) if plain < crlf else crlf + len(_BLANK_CRLF)
+        yield start
+
+
+def _found(index: int, size: int) -> int:
+    return index if index >= 0 else size

@@ -6,7 +6,7 @@ findings in any order of lines; only the places differ.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,15 +14,25 @@ from typing import Any
 import msgspec
 
 from p2pgrid.errors import InvalidRecord
+from p2pgrid.proto.card import Card
 from p2pgrid.proto.channel_book import Book, open_book, report_rivals, roles_of
 from p2pgrid.proto.codes import CODES, Party, Weight
 from p2pgrid.proto.comparison import compare_sides
-from p2pgrid.proto.evidence import Evidence, Held, by_slot
+from p2pgrid.proto.dispute import Answer, Dispute, Opening
+from p2pgrid.proto.dispute_case import judge_disputes
+from p2pgrid.proto.elided import Elided, ElidedOrphans, Sums, note_activity, note_repeats
+from p2pgrid.proto.evidence import Evidence, Held, by_slot, time_of
 from p2pgrid.proto.findings import Absence, Docket, Draft, Finding, Place
 from p2pgrid.proto.judgement import Case, judge_channel
+from p2pgrid.proto.key_case import judge_cards, judge_continuation, judge_keys, key_term_of
+from p2pgrid.proto.key_rules import KeyTerm, chains_of
 from p2pgrid.proto.keys import PublicKey, parse_public_key
+from p2pgrid.proto.log_case import NO_DEMANDS, LogDemands, judge_logs
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
+from p2pgrid.proto.opening_case import Opened, judge_openings
 from p2pgrid.proto.record import PARTIES, Record, Role
+from p2pgrid.proto.settlement_case import judge_settlement, miss_statement
+from p2pgrid.proto.statement import Invoice, Payment, Statement
 
 
 @dataclass(slots=True)
@@ -65,6 +75,25 @@ class ChannelSummary(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int
     amount_pico: int
     countersigned_pico: int
+    credited_pico: int
+    """What accepted disputes take off."""
+    disputed_pico: int
+    """What other disputes contest: unanswered, or rejected."""
+    owed_pico: int
+    """The receipts' amounts less what is credited; payments are not taken off."""
+
+
+class Activity(msgspec.Struct, frozen=True, kw_only=True):
+    """What was billed in one hour for one model."""
+
+    hour_ms: int
+    """The hour's beginning, Unix milliseconds; by the receipts' `issued_ms`."""
+    currency: str
+    model: str
+    receipts: int
+    prompt_tokens: int
+    output_tokens: int
+    amount_pico: int
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,17 +101,35 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
     clean: bool
     """True if there are no findings. Notes do not count."""
+    unjudged: int = 0
+    """Orders in which something is wrong beyond the most that one audit judges one by one. They are in no sum."""
     bundles: tuple[BundleSummary, ...]
     channels: tuple[ChannelSummary, ...]
     findings: tuple[Finding, ...]
     notes: tuple[Finding, ...]
+    activity: tuple[Activity, ...] = ()
+    """By hour, currency and model."""
+    opened: tuple[Opened, ...] = ()
+    """Commitments that a party opened, and that are over what it shows."""
+    at_ms: int = 0
+    """The time that terms were held against."""
 
 
-def audit_records(bundles: Iterable[Bundle]) -> Verdict:
+def audit_records(
+    bundles: Iterable[Bundle],
+    elided: Elided | None = None,
+    *,
+    now_ms: int | None = None,
+    log_demands: LogDemands = NO_DEMANDS,
+) -> Verdict:
     """Check everything that the bundles hold, each by itself and one against the other.
 
+    `now_ms`: when the audit is made; None for the latest time that a receipt or a later record shows.
+    `log_demands`: what must be shown of providers' logs. `elided` speaks for records that were found plain and are left
+    out of `bundles`: the verdict is that of all.
     Raises nothing for whatever the records say; what a bundle's own iterator raises passes through.
     """
+    elided = elided or Elided()
     docket = Docket()
     evidence = Evidence(docket)
     sources: list[str] = []
@@ -92,18 +139,37 @@ def audit_records(bundles: Iterable[Bundle]) -> Verdict:
         sources.append(bundle.source)
         stated.append(bundle.side)
         sizes.append(_read(evidence, index, bundle))
+    sizes = sizes if elided.sizes is None else elided.sizes
     _admit_all(evidence)
     channels = _choose_channels(evidence, docket)
     owners = _Owners(sources, stated, channels)
-    books = _open_books(evidence, channels, docket)
-    _note_repeats(evidence, docket, sources)
+    books = _open_books(evidence, channels, docket, elided)
+    _note_repeats(evidence, docket, sources, elided)
     evidence.name_originals(sources)
     _judge_offers(evidence, docket)
-    case = Case(docket, evidence.of(Offer), tuple(owners.sides))
+    case = Case(
+        docket,
+        evidence.of(Offer),
+        tuple(owners.sides),
+        _latest_ms(books) if now_ms is None else now_ms,
+        evidence.of(Card),
+        chains_of({record_id: held.message for record_id, held in evidence.of(Card).items()}),
+        {**evidence.of(Dispute), **evidence.of(Answer)},
+        _heads(books),
+    )
+    judge_cards(case)
     for book in books:
+        judge_openings(case, book)
         judge_channel(case, book)
+        judge_keys(case, book)
+        judge_continuation(case, book)
+        judge_disputes(case, book)
+        judge_settlement(case, book)
         compare_sides(case, book, sources)
-    drafts = [(draft, owners.finding(draft)) for draft in docket.settle()]
+    _miss_statements(case, evidence)
+    judge_logs(case, evidence.attachments, books, evidence.of(Offer), log_demands)
+    times_ms = {held.record_id: time_of(held.message) for held in evidence.all()}
+    drafts = [(draft, owners.finding(draft, times_ms)) for draft in docket.settle()]
     drafts.sort(key=lambda pair: (pair[0].places, pair[0].code, pair[0].record_id, pair[0].sentence))
     by_weight: dict[Weight, list[Finding]] = defaultdict(list)
     for draft, finding in drafts:
@@ -114,12 +180,91 @@ def audit_records(bundles: Iterable[Bundle]) -> Verdict:
     )
     operators = _operators(evidence)
     return Verdict(
-        clean=not by_weight[Weight.FAULT],
+        clean=not by_weight[Weight.FAULT] and not elided.unjudged,
+        unjudged=elided.unjudged,
         bundles=tuple(summaries),
         channels=tuple(_summary(book, operators.get(book.channel.message.provider, "")) for book in books),
         findings=tuple(by_weight[Weight.FAULT]),
         notes=tuple(by_weight[Weight.NOTE]),
+        activity=_activity(books, elided),
+        opened=_opened(case, sources),
+        at_ms=case.now_ms,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What is known once every line outside of orders was read: which channels there are, and whose each bundle is."""
+
+    channels: dict[bytes, Held[Channel]]
+    offers: dict[bytes, Held[Offer]]
+    sides: tuple[Role | None, ...]
+    whole: frozenset[bytes]
+    """Channels with records that no plain channel has: all their orders are to be judged in full."""
+    wanted_orders: frozenset[tuple[bytes, int]]
+    """Orders that a record beside them is about."""
+    wanted_receipts: frozenset[tuple[bytes, int]]
+    """Channel and number of receipts that a record beside them is about."""
+    wanted_ids: frozenset[bytes]
+    """Ids of receipts that a record beside them names."""
+    has_continuations: bool
+    """Some channel goes on from another."""
+    key_terms: dict[bytes, KeyTerm]
+    """By offer, what the operator's cards say of the key that signed it, where they say anything."""
+    suspects: tuple[tuple[bytes, ...], ...]
+    """The signatures of each line that was altered."""
+
+
+def frame_of(bundles: Iterable[Bundle], log_demands: LogDemands = NO_DEMANDS) -> Frame:
+    """The frame of an audit, from the lines that are about no order. Nothing is reported."""
+    evidence = Evidence(Docket())
+    sources: list[str] = []
+    stated: list[Role | None] = []
+    for index, bundle in enumerate(bundles):
+        sources.append(bundle.source)
+        stated.append(bundle.side)
+        _read(evidence, index, bundle)
+    _admit_all(evidence)
+    channels = _choose_channels(evidence, Docket())
+    orders: set[tuple[bytes, int]] = set()
+    receipts: set[tuple[bytes, int]] = set()
+    whole: set[bytes] = set()
+    ids = {held.message.continues for held in channels.values()} - {b""}
+    has_continuations = bool(ids)
+    for held in evidence.all():
+        message = held.message
+        if isinstance(message, Offer | Channel):
+            continue
+        if isinstance(message, Dispute | Answer):
+            receipts.add((message.channel, message.receipt_number))
+            ids |= {message.receipt} if isinstance(message, Dispute) else set()
+        elif isinstance(message, Opening):
+            orders.add((message.channel, message.order_number))
+        else:
+            whole.add(getattr(message, "channel", b""))
+    ids |= {held.proof.record_id for held in evidence.attachments.proofs.values()}
+    if log_demands.proofs:
+        whole.update(channels)  # what no proof speaks of is to be named
+    return Frame(
+        channels,
+        evidence.of(Offer),
+        tuple(_Owners(sources, stated, channels).sides),
+        frozenset(whole),
+        frozenset(orders),
+        frozenset(receipts),
+        frozenset(ids),
+        has_continuations,
+        _key_terms(evidence),
+        evidence.suspects(),
+    )
+
+
+def _key_terms(evidence: Evidence) -> dict[bytes, KeyTerm]:
+    cards = evidence.of(Card)
+    chains = chains_of({record_id: held.message for record_id, held in cards.items()})
+    case = Case(Docket(), evidence.of(Offer), (), cards=cards, chains=chains)
+    terms = {offer_id: key_term_of(case, offer_id) for offer_id in case.offers}
+    return {offer_id: term for offer_id, term in terms.items() if term is not None}
 
 
 def _read(evidence: Evidence, index: int, bundle: Bundle) -> tuple[int, int]:
@@ -136,6 +281,48 @@ def _admit_all(evidence: Evidence) -> None:
         evidence.admit(offer, {Role.PROVIDER: offer.message.provider})
     for channel in list(evidence.of(Channel).values()):
         evidence.admit(channel, roles_of(channel.message))
+    for card in list(evidence.of(Card).values()):
+        evidence.admit(card, {Role.OPERATOR: card.message.operator})
+
+
+def _latest_ms(books: Iterable[Book]) -> int:
+    """The latest time that a receipt, or what comes after receipts, shows."""
+    times = [time for book in books for time in (book.elided.sums.latest_ms, book.latest_ms)]
+    return max(times, default=0)
+
+
+def _heads(books: Iterable[Book]) -> dict[bytes, Book]:
+    """For what channels go on from: the book that it is in."""
+    wanted = {book.channel.message.continues for book in books} - {b""}
+    return {
+        held.record_id: book for book in (books if wanted else ()) for held in book.chained if held.record_id in wanted
+    }
+
+
+def _miss_statements(case: Case, evidence: Evidence) -> None:
+    orphans: dict[bytes, list[Held[Any]]] = defaultdict(list)
+    billing: list[Held[Any]] = [*evidence.of(Invoice).values(), *evidence.of(Payment).values()]
+    for held in billing:
+        if held.message.statement not in evidence.of(Statement):
+            orphans[held.message.statement].append(held)
+    for statement_id in sorted(orphans):
+        miss_statement(case, statement_id, sorted(orphans[statement_id], key=lambda h: h.record_id))
+
+
+def _opened(case: Case, sources: Sequence[str]) -> tuple[Opened, ...]:
+    found = [
+        Opened(
+            channel=held.message.channel.hex(),
+            order_number=held.message.order_number,
+            subject=held.message.subject,
+            by=Party(held.message.by.value),
+            of=of,
+            content_bytes=len(held.message.content),
+            where=", ".join(f"{sources[p.bundle]}:{p.line}" for p in held.places),
+        )
+        for held, of in case.opened
+    ]
+    return tuple(sorted(found, key=lambda o: (o.channel, o.order_number, o.subject, o.by, o.where)))
 
 
 def _choose_channels(evidence: Evidence, docket: Docket) -> dict[bytes, Held[Channel]]:
@@ -150,7 +337,7 @@ def _choose_channels(evidence: Evidence, docket: Docket) -> dict[bytes, Held[Cha
     return chosen
 
 
-def _open_books(evidence: Evidence, channels: dict[bytes, Held[Channel]], docket: Docket) -> list[Book]:
+def _open_books(evidence: Evidence, channels: dict[bytes, Held[Channel]], docket: Docket, elided: Elided) -> list[Book]:
     sorted_out: dict[bytes, dict[type[Any], list[Held[Any]]]] = defaultdict(lambda: defaultdict(list))
     orphans: dict[bytes, list[Held[Any]]] = defaultdict(list)
     in_channels: tuple[Mapping[bytes, Held[Any]], ...] = (
@@ -158,6 +345,10 @@ def _open_books(evidence: Evidence, channels: dict[bytes, Held[Channel]], docket
         evidence.of(Meter),
         evidence.of(Voucher),
         evidence.of(Receipt),
+        evidence.of(Dispute),
+        evidence.of(Answer),
+        evidence.of(Opening),
+        evidence.of(Statement),
     )
     for held in [held for records in in_channels for held in records.values()]:
         channel = channels.get(held.message.channel)
@@ -165,20 +356,29 @@ def _open_books(evidence: Evidence, channels: dict[bytes, Held[Channel]], docket
             orphans[held.message.channel].append(held)
         elif evidence.admit(held, roles_of(channel.message)):
             sorted_out[held.message.channel][type(held.message)].append(held)
-    for channel_id in sorted(orphans):
-        _miss_channel(channel_id, orphans[channel_id], docket)
+    billing: list[Held[Any]] = [*evidence.of(Invoice).values(), *evidence.of(Payment).values()]
+    for held in billing:
+        statement = evidence.of(Statement).get(held.message.statement)
+        if statement is None or statement.message.channel not in channels:
+            continue
+        channel_id = statement.message.channel
+        if evidence.admit(held, roles_of(channels[channel_id].message)):
+            sorted_out[channel_id][type(held.message)].append(held)
+    for channel_id in sorted({*orphans, *elided.orphans}):
+        _miss_channel(channel_id, orphans[channel_id], elided.orphans.get(channel_id, ElidedOrphans()), docket)
     books = []
     for channel_id in sorted(channels, key=lambda c: (channels[c].message.opened_ms, c)):
         of_type = sorted_out[channel_id]
         parts = of_type[Order], of_type[Meter], of_type[Voucher], of_type[Receipt]
-        books.append(open_book(channels[channel_id], *parts, docket))
+        books.append(open_book(channels[channel_id], *parts, docket, elided.channels.get(channel_id), of_type))
     return books
 
 
-def _miss_channel(channel_id: bytes, orphans: list[Held[Any]], docket: Docket) -> None:
-    places = sorted(place for held in orphans for place in held.places)
-    bundles = tuple(sorted({place.bundle for place in places}))
-    sentence = f"No bundle holds channel {channel_id.hex()}; its {len(orphans)} records cannot be checked."
+def _miss_channel(channel_id: bytes, orphans: list[Held[Any]], others: ElidedOrphans, docket: Docket) -> None:
+    places = sorted([*(place for held in orphans for place in held.places), *([others.first] if others.first else [])])
+    bundles = tuple(sorted({place.bundle for place in places} | others.bundles))
+    count = len(orphans) + others.records
+    sentence = f"No bundle holds channel {channel_id.hex()}; its {count} records cannot be checked."
     draft = Draft("record-missing", sentence, tuple(places[:1]), channel=channel_id, holders=bundles)
     proof = f"It stands where channel {channel_id.hex()} is missing."
     docket.add_absence(Absence(Channel.payload_type, (channel_id,), "the channel", draft, bundles, proof=proof))
@@ -191,17 +391,20 @@ def _judge_offers(evidence: Evidence, docket: Docket) -> None:
             report_rivals(rivals, docket, code="two-offers-one-number", channel=b"")
 
 
-def _note_repeats(evidence: Evidence, docket: Docket, sources: Sequence[str]) -> None:
-    repeats: dict[int, list[Place]] = defaultdict(list)
+def _note_repeats(evidence: Evidence, docket: Docket, sources: Sequence[str], elided: Elided) -> None:
+    repeats = dict(elided.repeats)
     for held in evidence.all():
+        known = elided.channels.get(getattr(held.message, "channel", b""))
+        if known is not None and getattr(held.message, "order_number", 0) in known.counted:
+            continue
         seen: set[int] = set()
         for place in held.places:
             if place.bundle in seen:
-                repeats[place.bundle].append(place)
+                note_repeats(repeats, [place])
             seen.add(place.bundle)
-    for bundle, places in repeats.items():
-        sentence = f"In {sources[bundle]} {len(places)} lines repeat records that stand in it already."
-        docket.add(Draft("same-record-twice", sentence, (min(places),)))
+    for bundle, (count, first) in repeats.items():
+        sentence = f"In {sources[bundle]} {count} lines repeat records that stand in it already."
+        docket.add(Draft("same-record-twice", sentence, (first,)))
 
 
 def _operators(evidence: Evidence) -> dict[bytes, str]:
@@ -211,25 +414,50 @@ def _operators(evidence: Evidence) -> dict[bytes, str]:
 
 def _summary(book: Book, operator: str) -> ChannelSummary:
     channel = book.channel.message
-    receipts = [(h.message, Role.CLIENT in h.signers) for h in book.receipts.values()]
-    tokens: Counter[str] = Counter()
-    for receipt, _ in receipts:
-        usage = receipt.usage
-        tokens.update(prompt=usage.prompt_tokens, cached=usage.cached_tokens, output=usage.output_tokens)
+    counted = book.elided.counted
+    sums = Sums(orders=sum(number not in counted for number in book.order_numbers()))
+    sums.add(book.elided.sums)
+    for held in book.receipts.values():
+        if held.message.order_number not in counted:
+            sums.count(held.message, countersigned=Role.CLIENT in held.signers)
+    credited_pico = sum(credit.amount_pico for credit in book.credits.values())
     return ChannelSummary(
         channel=channel.channel.hex(),
         provider=_peer_id(channel.provider),
         client=_peer_id(channel.client),
         operator=operator,
         currency=channel.currency,
-        orders=len(book.order_numbers()),
-        receipts=len(receipts),
-        countersigned=sum(final for _, final in receipts),
-        prompt_tokens=tokens["prompt"],
-        cached_tokens=tokens["cached"],
-        output_tokens=tokens["output"],
-        amount_pico=sum(receipt.amount_pico for receipt, _ in receipts),
-        countersigned_pico=sum(receipt.amount_pico for receipt, final in receipts if final),
+        orders=sums.orders,
+        receipts=sums.receipts,
+        countersigned=sums.countersigned,
+        prompt_tokens=sums.prompt_tokens,
+        cached_tokens=sums.cached_tokens,
+        output_tokens=sums.output_tokens,
+        amount_pico=sums.amount_pico,
+        countersigned_pico=sums.countersigned_pico,
+        credited_pico=credited_pico,
+        disputed_pico=book.disputed_pico,
+        owed_pico=sums.amount_pico - credited_pico,
+    )
+
+
+def _activity(books: Iterable[Book], elided: Elided) -> tuple[Activity, ...]:
+    rows = {key: list(row) for key, row in elided.activity.items()}
+    for book in books:
+        for held in book.receipts.values():
+            if held.message.order_number not in book.elided.counted:
+                note_activity(rows, held.message, book.channel.message.currency)
+    return tuple(
+        Activity(
+            hour_ms=hour * 3_600_000,
+            currency=currency,
+            model=model,
+            receipts=receipts,
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            amount_pico=amount_pico,
+        )
+        for (hour, currency, model), (receipts, prompt_tokens, output_tokens, amount_pico) in sorted(rows.items())
     )
 
 
@@ -246,9 +474,10 @@ class _Owners:
         self.sides = [side or _common_side(held[i]) for i, side in enumerate(stated)]
         self._keys = [_only({roles_of(c)[side] for c in held[i]}) if side else b"" for i, side in enumerate(self.sides)]
 
-    def finding(self, draft: Draft) -> Finding:
+    def finding(self, draft: Draft, times_ms: Mapping[bytes, int]) -> Finding:
         """The draft with its party resolved and named."""
         party, keys = self._blame(draft)
+        is_absence = draft.code in ("left-out", "not-received")
         return Finding(
             code=draft.code,
             party=party,
@@ -257,6 +486,8 @@ class _Owners:
             where=", ".join(f"{self._sources[p.bundle]}:{p.line}" for p in draft.places),
             sentence=draft.sentence,
             convinces=draft.proves and CODES[draft.code].weight is Weight.FAULT,
+            channel=draft.channel.hex(),
+            time_ms=0 if is_absence else times_ms.get(draft.record_id, 0),
         )
 
     def _blame(self, draft: Draft) -> tuple[Party, list[bytes]]:

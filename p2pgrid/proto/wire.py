@@ -14,12 +14,24 @@ import msgspec
 from msgspec import Meta
 
 from p2pgrid.errors import ProtocolViolation
-from p2pgrid.proto.fields import Id
+from p2pgrid.proto.fields import Digest, Id
 
 MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 """Largest request body."""
 MAX_ENGINE_ERROR_BYTES: Final = 64 * 1024
 """Most of an engine's error body (HTTP status other than 200) that is passed on."""
+MAX_CARD_BYTES: Final = 20 * 1024
+"""Of a Card's record in wire form."""
+MAX_CARDS_BYTES: Final = 60 * 1024
+"""Of a Cards message."""
+MAX_BATCH_RECORDS: Final = 1024
+"""Records that one side sends in one exchange when a channel is resumed."""
+MAX_OPEN_TICKS: Final = 1024
+MAX_CHANNELS: Final = 15
+"""Of one pair, in a Channels message: the last ones."""
+MAX_NUMBER: Final = 2**53
+MAX_COMPARED: Final = 256
+"""Disputes and answers, together, that are compared in one exchange."""
 CHUNK_BYTES: Final = 32 * 1024
 """Bulk bytes are cut to frames of at most this size."""
 
@@ -38,9 +50,23 @@ class Kind(IntEnum):
     CHANNEL_OPENED = 20
     """provider -> client, empty: the channel is in the provider's ledger."""
     RESUME = 21
-    """client -> provider: a Channel with both signatures."""
+    """client -> provider: Resume."""
     RESUMED = 22
-    """provider -> client: Resumed, followed by the proposals it names."""
+    """provider -> client: Resumed, followed by RECORD as often as it says."""
+    RECORD = 23
+    """Either way: a signed record that the other side lacks."""
+    CARD_REQUEST = 24
+    """client -> provider, empty: who stands behind this key?"""
+    CARDS = 25
+    """provider -> client: Cards."""
+    RECORDS = 26
+    """client -> provider: Records, followed by RECORD as often as it says."""
+    PROPOSALS = 27
+    """provider -> client: Proposals, followed by RECEIPT as often as it says."""
+    CHANNELS_REQUEST = 28
+    """client -> provider, empty: which channels have we?"""
+    CHANNELS = 29
+    """provider -> client: Channels."""
     ORDER = 32
     """client -> provider: OrderOpening; the body follows as BODY, then the client's end of the stream's bulk."""
     REFUSAL = 33
@@ -55,10 +81,32 @@ class Kind(IntEnum):
     """provider -> client: a Receipt that the provider signed."""
     COUNTERSIGNATURE = 38
     """client -> provider: the same Receipt with both signatures."""
-    RECEIPT_REFUSAL = 39
-    """client -> provider: Refusal of a proposed receipt."""
+    DISPUTE = 39
+    """client -> provider: a signed Dispute of the proposed receipt, in place of its countersignature."""
     CANCEL = 40
     """client -> provider, empty: stop the answer."""
+    LOG_REQUEST = 48
+    """client -> provider: a path of the provider's log, UTF-8 (docs/spec/log.md, section 5)."""
+    LOG_RESPONSE = 49
+    """provider -> client: what stands there."""
+    WITNESS_REQUEST = 50
+    """client -> provider: an add-checkpoint request about any log."""
+    WITNESS_RESPONSE = 51
+    """provider -> client: LogReply."""
+    COSIGNATURE = 52
+    """client -> provider: a checkpoint of the provider's log with the client's cosignature."""
+    COSIGNATURE_TAKEN = 53
+    """provider -> client, empty: it is on record."""
+    DISPUTES = 60
+    """client -> provider: DisputesHeld."""
+    DISPUTES_COMPARED = 61
+    """provider -> client: DisputesCompared, followed by RECORD as often as it says."""
+    DISPUTES_TAKEN = 62
+    """Either way, empty: what came is on record. From the client, RECORD follows for each id of `lacks`."""
+    DISPUTES_WATCH = 63
+    """client -> provider, empty: say here when there is news, for as long as the stream is open."""
+    DISPUTES_NEWS = 64
+    """provider -> client: DisputesNews."""
     BODY = 128
     """client -> provider: a piece of the request's body."""
     CHUNK = 129
@@ -79,16 +127,109 @@ class ChannelRequest(Frame, frozen=True, kw_only=True):
     client_nonce: Id
     offer: Id
     now_ms: Annotated[int, Meta(ge=0)]
+    continues: Digest = b""
+    """After a change of the provider's key: the head of the channel under its former key; see `Channel.continues`."""
+
+
+class OpenTick(Frame, frozen=True, kw_only=True):
+    """An order without a receipt, and how far it is vouched for."""
+
+    order_number: Annotated[int, Meta(ge=1, le=MAX_NUMBER)]
+    tick: Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
+    """Of the last voucher; 0 if there is none."""
+
+
+class Held(Frame, frozen=True, kw_only=True):
+    """What a side's ledger holds of a channel."""
+
+    last_order_number: Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
+    """Highest order number that was used. Orders above the provider's never arrived, or are lost to it."""
+    last_receipt_number: Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
+    """Of its chain: proposals count on the provider's side, on the client's those that it has signed or disputed."""
+    last_receipt: Id
+    """That receipt's id; the channel's record id if there is none."""
+    open_orders: Annotated[tuple[OpenTick, ...], Meta(max_length=MAX_OPEN_TICKS)]
+    """By number; the lowest ones where there are more."""
+
+
+class Resume(Frame, frozen=True, kw_only=True):
+    """The client wants to go on with a channel."""
+
+    channel: Annotated[bytes, Meta(max_length=4096)]
+    """The Channel record with both signatures, in wire form."""
+    held: Held
 
 
 class Resumed(Frame, frozen=True, kw_only=True):
-    """What the provider holds of a channel."""
+    """What the provider holds, and how many records follow that the client lacks."""
 
-    last_order_number: Annotated[int, Meta(ge=0)]
-    """Orders above this never arrived."""
-    last_receipt_number: Annotated[int, Meta(ge=0)]
-    proposals: Annotated[int, Meta(ge=0, le=4096)]
-    """How many RECEIPT messages follow, in order of their numbers."""
+    held: Held
+    records: Annotated[int, Meta(ge=0, le=MAX_BATCH_RECORDS)]
+
+
+class Records(Frame, frozen=True, kw_only=True):
+    """How many records follow that the provider lacks."""
+
+    records: Annotated[int, Meta(ge=0, le=MAX_BATCH_RECORDS)]
+    is_all: bool
+    """False if the client holds more: the exchange is then repeated, and no receipt is made before."""
+
+
+class Proposals(Frame, frozen=True, kw_only=True):
+    """How many receipts follow that the client has neither signed nor disputed, in order of their numbers."""
+
+    proposals: Annotated[int, Meta(ge=0, le=MAX_BATCH_RECORDS)]
+    is_all: bool
+    """False if anything is left: records or proposals. The exchange is then repeated."""
+
+
+class Channels(Frame, frozen=True, kw_only=True):
+    """The channels of the two, oldest first, in wire form and with both signatures."""
+
+    channels: Annotated[tuple[Annotated[bytes, Meta(max_length=4096)], ...], Meta(max_length=MAX_CHANNELS)]
+
+
+class HeldDispute(Frame, frozen=True, kw_only=True):
+    """A dispute or an answer on record."""
+
+    receipt_number: Annotated[int, Meta(ge=1, le=MAX_NUMBER)]
+    """Of the receipt that it is about."""
+    id: Id
+
+
+class DisputesHeld(Frame, frozen=True, kw_only=True):
+    """All disputes and answers that the client holds about the receipts of a range."""
+
+    channel: Id
+    after: Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
+    until: Annotated[int, Meta(ge=1, le=MAX_NUMBER)]
+    """The range: receipts above `after`, up to and with `until`."""
+    held: Annotated[tuple[HeldDispute, ...], Meta(max_length=MAX_COMPARED)]
+    """In the order of the receipts' numbers; a dispute before its answer."""
+
+
+class DisputesCompared(Frame, frozen=True, kw_only=True):
+    """What each side lacks of the other's."""
+
+    until: Annotated[int, Meta(ge=1, le=MAX_NUMBER)]
+    """How far it was compared: below the client's `until` where the provider holds more than goes into one exchange."""
+    lacks: Annotated[tuple[Id, ...], Meta(max_length=MAX_COMPARED)]
+    """Ids of the client's that the provider lacks, in the client's order."""
+    records: Annotated[int, Meta(ge=0, le=MAX_COMPARED)]
+    """How many records follow that the client lacks."""
+
+
+class DisputesNews(Frame, frozen=True, kw_only=True):
+    """The provider has disputes or answers in this channel that the client may lack."""
+
+    channel: Id
+
+
+class Cards(Frame, frozen=True, kw_only=True):
+    """The last of an operator's cards, oldest first; none if it has no card."""
+
+    cards: Annotated[tuple[Annotated[bytes, Meta(max_length=MAX_CARD_BYTES)], ...], Meta(max_length=64)]
+    """Card records in wire form."""
 
 
 class OrderOpening(Frame, frozen=True, kw_only=True):
@@ -113,6 +254,20 @@ class Head(Frame, frozen=True, kw_only=True):
 
     status: Annotated[int, Meta(ge=100, le=599)]
     content_type: Annotated[str, Meta(max_length=128)]
+
+
+class LogCall(Frame, frozen=True, kw_only=True):
+    """A request about a log on the libp2p road: a path, or `add-checkpoint` with its body."""
+
+    path: Annotated[str, Meta(max_length=128)]
+    body: Annotated[bytes, Meta(max_length=56 * 1024)] = b""
+
+
+class LogReply(Frame, frozen=True, kw_only=True):
+    """An HTTP status and a body: the resource, a witness's answer, or a word on what is wrong."""
+
+    status: Annotated[int, Meta(ge=100, le=599)]
+    body: Annotated[bytes, Meta(max_length=56 * 1024)]
 
 
 F = TypeVar("F", bound=Frame)

@@ -2,8 +2,8 @@
 
 Receipts of a channel form one chain, and the client signs them in the chain's order. Two things follow, and are kept
 here: receipts leave in the order of their numbers, whichever stream they leave on; and where an accepted order's stream
-is lost, the link goes too, since the client could sign nothing that comes after it. A resumed channel starts from one
-state on both sides.
+is lost, the link goes too, since the client could sign nothing that comes after it. Such an order is suspended: it has
+no receipt before the channel is resumed, which brings both sides to one state, or until the client was away for long.
 """
 
 from __future__ import annotations
@@ -11,20 +11,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Protocol
 
 from p2pgrid.errors import LedgerError, Refused
-from p2pgrid.ledger.base import Ledger, OpenOrder
+from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
-from p2pgrid.proto.channel import ChannelBooks
+from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.keys import PublicKey, SecretKey
-from p2pgrid.proto.messages import Channel, Receipt, Status, Usage
-from p2pgrid.proto.proposal import Ending, propose_receipt
-from p2pgrid.proto.record import Signed
+from p2pgrid.proto.messages import Channel
+from p2pgrid.proto.reconcile import interrupt_open_orders
+from p2pgrid.proto.record import Role, Signed
+from p2pgrid.proto.restore import restore_books
 from p2pgrid.provider.limits import ProviderLimits
 
 log = logging.getLogger(__name__)
+
+_WATCH_INTERVAL_S: Final = 600.0
 
 
 class LiveOrder(Protocol):
@@ -36,8 +39,12 @@ class LiveOrder(Protocol):
     def send_waiting(self) -> None:
         """Its receipt is the next that may leave."""
 
+    @property
+    def may_end(self) -> bool:
+        """True once the client has signed or disputed its receipt."""
+
     def interrupt(self, reason: str) -> None:
-        """Its link is given up: end it as `interrupted`."""
+        """Its link is given up: suspend it."""
 
     def fail(self) -> None:
         """End it as `failed`."""
@@ -46,25 +53,41 @@ class LiveOrder(Protocol):
         """The books it relied on are not durable: stop, and send nothing more."""
 
 
-class OpenChannel:
-    """One channel: its books, its orders that have a stream, and the proposals that have none."""
+class Resuming(Protocol):
+    """An exchange that resumes a channel."""
 
-    def __init__(self, books: ChannelBooks, stranded: dict[int, Signed[Receipt]]) -> None:
+    def interrupt(self, reason: str) -> None:
+        """The client has begun another."""
+
+
+class OpenChannel:
+    """One channel: its books, and its orders that have a stream."""
+
+    def __init__(self, books: ChannelBooks, link: LinkConnection | None, away_since_ms: int) -> None:
         self.books = books
-        self.stranded = stranded
-        """Proposals that the client has not signed and that no stream waits for, by receipt number."""
+        self.link = link
+        """The link on which the channel was opened or resumed last; None while it has to be resumed."""
+        self.away_since_ms = away_since_ms
+        """When an order was last left without a stream, or this process began."""
         self.live: set[LiveOrder] = set()
         """Orders accepted and not settled."""
         self.arriving: set[LiveOrder] = set()
         """Orders whose body is not there yet."""
         self.broken: LedgerError | None = None
         """Set while the books in memory are not those in the ledger."""
+        self.resuming: Resuming | None = None
+        """The exchange that resumes it now."""
         self._unsent: deque[LiveOrder] = deque()
 
     def check_usable(self) -> None:
         """Raises Refused (`ledger-unavailable`) while the books cannot be relied on."""
         if self.broken is not None:
             raise Refused("ledger-unavailable", "the provider's ledger cannot be written to now.")
+
+    def check_resumed_on(self, connection: LinkConnection) -> None:
+        """Raises Refused (`not-resumed`) unless the channel was opened or resumed on that link."""
+        if self.link is not connection:
+            raise Refused("not-resumed", "the channel was not resumed on this link.", hint="Resume it first.")
 
     # -- receipts, in the order of their numbers --------------------------------------------------------------------
 
@@ -86,11 +109,10 @@ class OpenChannel:
         """The order's receipt carries both signatures, or is disputed: its stream has no more to say."""
         self.live.discard(order)
 
-    def lost(self, order: LiveOrder, proposal: Signed[Receipt] | None) -> None:
-        """The order's stream is gone; `proposal` is its receipt, if the client has still to sign it."""
+    def lost(self, order: LiveOrder, now_ms: int) -> None:
+        """The order's stream is gone. What it leaves open is closed when the channel is resumed."""
         self.live.discard(order)
-        if proposal is not None:
-            self.stranded[proposal.message.receipt_number] = proposal
+        self.away_since_ms = now_ms
         if order in self._unsent:
             self._unsent.remove(order)
 
@@ -99,21 +121,36 @@ class OpenChannel:
         for order in [one for one in self.live if one.connection is connection]:
             order.interrupt("another order's stream was lost")
 
-    def interrupt_others(self, connection: LinkConnection) -> None:
-        """The client resumes on `connection`: orders on its other links are over."""
+    def begin_resume(self, connection: LinkConnection) -> None:
+        """The client resumes on `connection`: orders on its other links are over, and nothing new begins until it has.
+
+        Raises Refused (`busy`) while orders of that very link are open.
+        """
         orders = [*self.live, *self.arriving]
+        if any(one.connection is connection and not one.may_end for one in orders):
+            raise Refused(
+                "busy", "orders on this link are open.", hint="Resume before ordering, or when they have ended."
+            )
+        self.link = None
         for order in [one for one in orders if one.connection is not connection]:
             order.interrupt("the client resumed the channel on another link")
-        if self._unsent:
-            self._unsent[0].send_waiting()
 
 
 class Channels:
     """All channels of the provider."""
 
-    def __init__(self, ledger: Ledger, key: SecretKey, limits: ProviderLimits, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        key: SecretKey,
+        limits: ProviderLimits,
+        now_ms: Callable[[], int],
+        former_keys: Sequence[SecretKey] = (),
+    ) -> None:
+        """Channels under `former_keys` are resumed, with those keys' signatures, and take no new order."""
         self._ledger = ledger
         self._key = key
+        self._keys = {one.public_key.raw: one for one in (*former_keys, key)}
         self._limits = limits
         self._now_ms = now_ms
         self._channels: dict[bytes, OpenChannel] = {}
@@ -121,18 +158,67 @@ class Channels:
         self._repairs: set[asyncio.Task[None]] = set()
 
     async def restore(self) -> int:
-        """Read every channel from the ledger; orders that a crash left open become `interrupted` proposals.
+        """Read every channel from the ledger; orders that a crash left open are suspended.
 
-        Returns how many there were. Raises LedgerError. Nothing may be served before it has returned.
+        Returns how many there are. Raises LedgerError. Nothing may be served before it has returned.
         """
-        interrupted = 0
+        suspended = 0
         for signed in self._ledger.channels():
-            if signed.message.provider != self._key.public_key.raw:
+            key = self._keys.get(signed.message.provider)
+            if key is None:
                 continue  # a client's node with the same ledger buys on these
-            channel, n_open = await restore_channel(self._ledger, signed, self._key, self._now_ms())
-            self._add(channel)
-            interrupted += n_open
-        return interrupted
+            books = restore_books(self._ledger, signed, Role.PROVIDER)
+            self._add(OpenChannel(books, None, self._now_ms()))
+            suspended += len(self._ledger.open_orders(books.id))
+        return suspended
+
+    def refresh(self, channel: OpenChannel) -> None:
+        """Take the books from the ledger, with the order numbers that were used besides. Raises LedgerError."""
+        books = restore_books(self._ledger, channel.books.signed, Role.PROVIDER)
+        books.last_order_number = max(books.last_order_number, channel.books.last_order_number)
+        channel.books = books
+
+    def key_of(self, channel: OpenChannel) -> SecretKey:
+        """Ours in that channel."""
+        return self._keys[channel.books.provider.raw]
+
+    def channels_of(self, client: PublicKey) -> list[Signed[Channel]]:
+        """The client's channels here, oldest first."""
+        return [one.books.signed for one in self._channels.values() if one.books.client == client]
+
+    async def close_overdue(self) -> int:
+        """Make receipts for suspended orders of clients that were away for `limits.away_s`, as if they had resumed.
+
+        Until then there are none: the client may hold vouchers that we lack, and after a loss of our ledger's end even
+        receipts. Returns how many were made. Raises LedgerError.
+        """
+        since_ms = self._now_ms() - int(self._limits.away_s * 1000)
+        made_in_all = 0
+        for channel in list(self._channels.values()):
+            is_away = channel.link is None or channel.link.closed.done()
+            if channel.live or channel.broken or not is_away or channel.away_since_ms > since_ms:
+                continue
+            if not self._ledger.open_orders(channel.books.id):
+                continue
+            channel.link, now_ms = None, self._now_ms()
+            await self._ledger.append(channel.books.signed)
+            self.refresh(channel)
+            made = interrupt_open_orders(self._ledger, channel.books, key=self.key_of(channel), now_ms=now_ms)
+            await self._ledger.append(*made)
+            made_in_all += len(made)
+        return made_in_all
+
+    async def watch(self) -> None:
+        """Close what is overdue, now and again, until cancelled."""
+        while True:
+            await asyncio.sleep(min(self._limits.away_s, _WATCH_INTERVAL_S))
+            try:
+                made = await self.close_overdue()
+            except LedgerError as error:
+                log.error("orders of clients that are away cannot be closed: %s", error)
+                continue
+            if made:
+                log.info("%d orders of clients that stayed away were closed", made)
 
     def __iter__(self) -> Iterator[OpenChannel]:
         return iter(self._channels.values())
@@ -157,6 +243,49 @@ class Channels:
             raise Refused("unknown-channel", "the client has no such channel here.", hint="Resume it, or open one.")
         return channel
 
+    def get(self, channel_id: bytes) -> OpenChannel | None:
+        """The channel of that id, whoever the client is."""
+        return self._channels.get(channel_id)
+
+    def is_party(self, channel_id: bytes, client: PublicKey) -> bool:
+        """True for the client's own channel."""
+        channel = self._channels.get(channel_id)
+        return channel is not None and channel.books.client == client
+
+    def has_client(self, client: PublicKey) -> bool:
+        """True if any channel is the client's."""
+        return self._by_client[client.raw] > 0
+
+    def find_current(self, channel_id: bytes, client: PublicKey) -> OpenChannel:
+        """As `find`, for a new order. Raises Refused (`channel-expired`) where the channel is under a former key."""
+        channel = self.find(channel_id, client)
+        if channel.books.provider != self._key.public_key:
+            raise Refused(
+                "channel-expired",
+                "the channel is under a key that this provider uses no more.",
+                hint="Open a channel that continues it.",
+            )
+        return channel
+
+    def own_key(self, provider: bytes) -> PublicKey:
+        """The key of ours that a channel names, this one or a former one; this one where it names a stranger's."""
+        return self._keys.get(provider, self._key).public_key
+
+    def check_head(self, head: bytes, client: PublicKey) -> None:
+        """Raises Refused (`unknown-channel`) unless `head` ends a settled channel of the client's under a former key,
+        and no other channel goes on from it."""
+        mine = [channel for channel in self._channels.values() if channel.books.client == client]
+        former = [channel for channel in mine if channel.books.provider != self._key.public_key]
+        ends = [
+            channel for channel in former if channel.books.last_receipt_id == head and not channel.books.open_orders
+        ]
+        if not ends or any(channel.books.terms.continues == head for channel in mine):
+            raise Refused(
+                "unknown-channel",
+                "no channel of the client's that ended here has that head.",
+                hint="Resume the channel under the former key first, or open one that continues nothing.",
+            )
+
     def check_room(self, client: PublicKey) -> None:
         """Raises Refused (`too-many-channels`, `busy`) if the client may open no further channel now."""
         if len(self._channels) >= self._limits.channels:
@@ -164,16 +293,26 @@ class Channels:
         if self._by_client[client.raw] < self._limits.channels_per_client:
             return
         now_ms = self._now_ms()
-        mine = [c for c in self._channels.values() if c.books.client == client and not c.books.is_expired(now_ms)]
+        own = self._key.public_key
+        mine = [
+            channel
+            for channel in self._channels.values()
+            if channel.books.client == client and channel.books.provider == own and not channel.books.is_expired(now_ms)
+        ]
         if len(mine) >= self._limits.channels_per_client:
             raise Refused(
                 "too-many-channels", f"the client has {len(mine)} channels here already.", hint="Resume one of them."
             )
 
-    def open(self, signed: Signed[Channel]) -> OpenChannel:
-        """Take on a channel that both have signed and that is in the ledger; one that is open already stays."""
+    def open(self, signed: Signed[Channel], link: LinkConnection | None = None) -> OpenChannel:
+        """Take on a channel that both have signed and that is in the ledger; one that is open already stays.
+
+        `link` is where it was opened just now; left out, it has to be resumed.
+        """
         known = self._channels.get(signed.message.channel)
-        return known or self._add(OpenChannel(ChannelBooks(signed, self._ledger.head(signed.message.channel)), {}))
+        if known is not None:
+            return known
+        return self._add(OpenChannel(restore_books(self._ledger, signed, Role.PROVIDER), link, self._now_ms()))
 
     def ledger_failed(self, channel: OpenChannel, error: LedgerError) -> None:
         """A record of the channel could not be made durable: end what runs on it, and go back to what the ledger has.
@@ -183,7 +322,7 @@ class Channels:
         if channel.broken is not None:
             return
         log.error("the ledger failed: %s", error)
-        channel.broken = error
+        channel.broken, channel.link = error, None
         for order in list(channel.live):
             order.abandon(error)
         repair = asyncio.get_running_loop().create_task(self._repair(channel), name="ledger repair")
@@ -207,44 +346,14 @@ class Channels:
             try:
                 # First a write that changes nothing: all that was queued before it has then succeeded or failed.
                 await self._ledger.append(channel.books.signed)
-                restored, _ = await restore_channel(self._ledger, channel.books.signed, self._key, self._now_ms())
+                self.refresh(channel)
             except LedgerError as error:
                 log.error("the ledger still fails: %s", error)
                 continue
-            channel.books, channel.stranded, channel.broken = restored.books, restored.stranded, None
+            channel.broken = None
             log.info("the ledger is back; channel %s goes on", channel.books.id.hex()[:16])
 
     def _repaired(self, repair: asyncio.Task[None]) -> None:
         self._repairs.discard(repair)
         if not repair.cancelled() and (error := repair.exception()) is not None:
             log.error("a channel could not be repaired and stays closed", exc_info=error)
-
-
-async def restore_channel(
-    ledger: Ledger, signed: Signed[Channel], key: SecretKey, now_ms: int
-) -> tuple[OpenChannel, int]:
-    """A channel as the ledger has it, and how many open orders became `interrupted` proposals, durable by now.
-
-    What is billed is what the last voucher acknowledged. Raises LedgerError.
-    """
-    channel_id = signed.message.channel
-    open_orders, proposals = ledger.open_orders(channel_id), ledger.proposals(channel_id)
-    books = ChannelBooks(signed, ledger.head(channel_id), open_orders=len(open_orders) + len(proposals))
-    made = [_interrupted(ledger, books, one, key, now_ms) for one in open_orders]
-    if made:
-        await ledger.append(*made)
-    stranded = {receipt.message.receipt_number: receipt for receipt in (*proposals, *made)}
-    return OpenChannel(books, stranded), len(made)
-
-
-def _interrupted(ledger: Ledger, books: ChannelBooks, one: OpenOrder, key: SecretKey, now_ms: int) -> Signed[Receipt]:
-    order = one.order.message
-    offer = ledger.offer(order.offer)
-    entry = offer.message.model_offer(order.model) if offer is not None else None
-    if entry is None:
-        raise LedgerError(
-            f"the ledger holds order {order.order_number} of channel {books.id.hex()[:16]} without its offer.",
-            hint="Restore the ledger from a backup.",
-        )
-    usage = one.voucher.message.usage if one.voucher is not None else Usage()
-    return propose_receipt(books, one.order, entry, usage, Ending(status=Status.INTERRUPTED), key=key, now_ms=now_ms)

@@ -20,6 +20,7 @@ from p2pgrid.proto.messages import ModelOffer
 from p2pgrid.provider.admission import ServedModel
 from p2pgrid.provider.metering import metered_endpoints
 from p2pgrid.provider.offers import tariff_of
+from p2pgrid.provider.schedule import schedule_of
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class EngineSet:
     def __init__(self, plans: Sequence[EnginePlan], *, health_interval_s: float = HEALTH_INTERVAL_S) -> None:
         """Raises UsageError for a price that is none."""
         self._plans = tuple(plans)
-        self._tariffs = {plan.model.name: tariff_of(plan.model) for plan in plans}
+        self._tariffs = {plan.model.name: (tariff_of(plan.model), schedule_of(plan.model)) for plan in plans}
         self._entries: dict[str, ModelOffer] = {}
         self._health: dict[str, EngineHealth] = {}
         self._interval_s = health_interval_s
@@ -125,9 +126,12 @@ class EngineSet:
         context_tokens = served[config.name] or config.context_tokens
         if context_tokens != config.context_tokens:
             log.info("%s: the engine's context is %d tokens; that is what is offered", config.name, context_tokens)
+        tariff, schedule = self._tariffs[config.name]
         self._entries[config.name] = ModelOffer(
             model=config.name,
-            tariff=self._tariffs[config.name],
+            tariff=tariff,
+            schedule=schedule,
+            most_tokens_per_s=config.most_tokens_per_s,
             context_tokens=context_tokens,
             concurrency=config.concurrency,
             endpoints=endpoints,

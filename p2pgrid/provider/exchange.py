@@ -8,15 +8,19 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from p2pgrid.desk.evidence import EvidenceKeeper
 from p2pgrid.errors import InvalidRecord, LedgerError, P2pgridError, ProtocolViolation, Refused
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.outbox import Outbox
+from p2pgrid.log.service import LogService
 from p2pgrid.net.stream import Stream, StreamHandler
+from p2pgrid.proto.card_chain import CardChain
 from p2pgrid.proto.frame import FIRST_CREDITED_KIND, ResetCode
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.wire import Kind, Refusal
 from p2pgrid.provider.admission import RETRY_AFTER_MS, Admission
 from p2pgrid.provider.channels import Channels
+from p2pgrid.provider.dispute_book import DisputeBook
 from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.links import ClientLinks
 from p2pgrid.provider.offers import OfferBook
@@ -36,8 +40,14 @@ class Shop:
     admission: Admission
     links: ClientLinks
     tally: Tally
+    evidence: EvidenceKeeper
+    disputes: DisputeBook
     limits: ProviderLimits
     now_ms: Callable[[], int]
+    log: LogService | None = None
+    """The node's log; None for a node without one."""
+    cards: Callable[[], CardChain] = tuple
+    """The operator's cards as they are now; none if it has no card."""
 
 
 class Exchange(StreamHandler):

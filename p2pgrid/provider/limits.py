@@ -33,5 +33,7 @@ class ProviderLimits:
     channels: int = 100_000
     channels_per_client: int = 4
     """In force at once. Each is credit given to a key that costs nothing."""
+    away_s: float = 86_400.0
+    """How long a client may be away before orders that it left open are closed without it."""
     ledger_retry_s: float = 5.0
     """Between attempts to go on after the ledger failed."""

@@ -9,6 +9,7 @@ from collections import Counter
 
 from p2pgrid.errors import P2pgridError
 from p2pgrid.net.connection import LinkConnection
+from p2pgrid.proto.keys import PublicKey
 from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.tally import Tally
 
@@ -29,6 +30,10 @@ class ClientLinks:
     def n_clients(self) -> int:
         """Clients with a link."""
         return len(self._by_client)
+
+    def is_connected(self, client: PublicKey) -> bool:
+        """True while the client has a link."""
+        return client.raw in self._by_client
 
     def note(self, connection: LinkConnection) -> None:
         """A stream was opened on `connection`. A client with one link too many loses its oldest."""

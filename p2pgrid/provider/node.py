@@ -10,39 +10,61 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Final, Self
 
+from p2pgrid import __version__
+from p2pgrid.commands.address import socket_path
+from p2pgrid.commands.server import serve_commands
+from p2pgrid.commands.wire import About
 from p2pgrid.config import Config, DataFolder, ModelConfig, parse_host_port
-from p2pgrid.errors import LedgerError, P2pgridError, Refused, UsageError
+from p2pgrid.desk.evidence import EvidenceKeeper
+from p2pgrid.desk.records_desk import RecordsDesk
+from p2pgrid.errors import LedgerError, LocalError, P2pgridError, Refused, UsageError
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.sqlite import SqliteLedger
+from p2pgrid.log.erasing import LogFiles, check_all_known, erase_salts
+from p2pgrid.log.forks import keep_fork
+from p2pgrid.log.log import TransparencyLog
+from p2pgrid.log.service import LogService
+from p2pgrid.log.witness import Witness, WitnessStore
 from p2pgrid.net import lookup_keys
 from p2pgrid.net.direct import DirectListener, listen
 from p2pgrid.net.network import Network
 from p2pgrid.net.peer_address import Health
 from p2pgrid.net.stream import Stream, StreamHandler
+from p2pgrid.proto.card_chain import pack_cards
+from p2pgrid.proto.dispute_exchange import Said
+from p2pgrid.proto.fork import ForkProof
 from p2pgrid.proto.messages import DataTerms, ModelOffer, Offer
 from p2pgrid.proto.record import Signed
 from p2pgrid.provider.addresses import offered_addresses
 from p2pgrid.provider.admission import Admission
+from p2pgrid.provider.cards import OwnCards
 from p2pgrid.provider.channels import Channels
+from p2pgrid.provider.desk import PROVIDER_ASKS, ProviderDesk
+from p2pgrid.provider.dispute_book import DisputeBook
 from p2pgrid.provider.engines import EnginePlan, EngineSet
 from p2pgrid.provider.exchange import Shop
 from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.links import ClientLinks
 from p2pgrid.provider.offers import OfferBook, OfferTerms, terms_of
+from p2pgrid.provider.schedule import time_zone
 from p2pgrid.provider.session import serve_streams
 from p2pgrid.provider.tally import Tally
+from p2pgrid.provider.witnessing import Witnessing, parse_witness
 
 log = logging.getLogger(__name__)
 
 ADVERTISE_TIMEOUT_S: Final = 10.0
 FIRST_PEER_TIMEOUT_S: Final = 0.5
 OFFER_RETRY_S: Final = 30.0
+CARD_INTERVAL_S: Final = 2.0
+"""How often the card's file is looked at."""
 SETTLE_S: Final = 3.0
 """How long orders that were ended by a shutdown may take to be countersigned."""
 
@@ -74,6 +96,7 @@ class Provider:
         self._data = data
         self._config = config.provider
         self.key: Final = data.load_key()
+        self._former_keys = data.load_retired_keys()
         if not self._config.models:
             raise UsageError(
                 "no model is configured, so there is nothing to sell.",
@@ -82,11 +105,15 @@ class Provider:
         self.network_name: Final = network_name
         self.limits: Final = limits or ProviderLimits()
         self.tally: Final = Tally()
+        self._links = ClientLinks(self.limits, self.tally)
         self.engines: Final = EngineSet(make_engines(self._config.models, data))
         self._bootstrap = tuple(bootstrap)
         self._join_network = join_network
         self._listen = parse_host_port(self._config.listen)
+        self._witnesses = [parse_witness(text, self.key, lambda: self._network) for text in self._config.witnesses]
         self._gpus = tuple(gpus)
+        self._zone = time_zone(self._config.time_zone)
+        self.cards: Final = OwnCards(data.card_file, self.key.public_key, now_ms)
         self._now_ms = now_ms
         self._stack = AsyncExitStack()
         self._is_drained = False
@@ -95,6 +122,8 @@ class Provider:
         self._offers: OfferBook
         self._admission: Admission
         self.channels: Channels
+        self.disputes: DisputeBook
+        self.log: LogService
 
     async def __aenter__(self) -> Self:
         """Start all. Returns when the node serves and is advertised. Raises P2pgridError with advice."""
@@ -145,6 +174,7 @@ class Provider:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         ledger = await self._open_ledger(stack)
+        await self._open_log(stack, ledger)
         await self._check_port()
         stack.push_async_callback(self.engines.aclose)
         started = time.monotonic()
@@ -160,7 +190,13 @@ class Provider:
         if self._join_network:
             await self._enter_network(stack)
         stack.push_async_callback(self._drain)
-        for name, work in (("renew offers", self._renew()), ("watch engines", self.engines.watch(self._reoffer))):
+        witnessing = Witnessing(self.log.log, self._witnesses)
+        for name, work in (
+            ("renew offers", self._renew()),
+            ("watch engines", self.engines.watch(self._reoffer)),
+            ("ask witnesses", witnessing.run()),
+            ("close what is overdue", self.channels.watch()),
+        ):
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(_report_end)
             stack.push_async_callback(_cancel, task)
@@ -170,9 +206,13 @@ class Provider:
         self._data.make()
         ledger = SqliteLedger.open(self._data.ledger_file)
         stack.push_async_callback(ledger.aclose)
-        self.channels = Channels(ledger, self.key, self.limits, self._now_ms)
+        self.channels = Channels(ledger, self.key, self.limits, self._now_ms, self._former_keys)
         stack.push_async_callback(self.channels.aclose)
-        interrupted = await self.channels.restore()
+        suspended = await self.channels.restore()
+        self.disputes = DisputeBook(ledger, self.channels, self._now_ms)
+        waiting = self.disputes.review()
+        if waiting:
+            log.warning("%d disputes of clients wait for your answer: p2pgrid receipts disputes", waiting)
         config = self._config
         self._offers = OfferBook(
             ledger,
@@ -183,6 +223,8 @@ class Provider:
                 terms=terms_of(config.terms),
                 gpus=self._gpus,
                 validity_ms=config.offer_minutes * 60_000,
+                zone=self._zone,
+                card_id=self.cards.offered_id,
             ),
             self._now_ms,
         )
@@ -190,10 +232,63 @@ class Provider:
             "ledger: %s, %d channels, %d orders that a crash had left open (%.1f s)",
             self._data.ledger_file,
             len(self.channels),
-            interrupted,
+            suspended,
             _since(started),
         )
+        await self._take_commands(stack, ledger)
         return ledger
+
+    async def _open_log(self, stack: AsyncExitStack, ledger: Ledger) -> None:
+        started = time.monotonic()
+        path, guard = self._data.log_file(self.peer_id), self._data.log_checkpoint_file(self.peer_id)
+        own = TransparencyLog(path, guard, self.key, ledger, now_ms=self._now_ms)
+        await stack.enter_async_context(own)
+        store = await asyncio.to_thread(WitnessStore, self._data.witness_file)
+        stack.callback(store.close)
+        trusted = {witness.key for witness in self._witnesses}
+        witness = Witness(
+            store,
+            self.key,
+            now_ms=self._now_ms,
+            follows=lambda key: key in trusted or self.channels.has_client(key),
+            on_fork=self._fork_found,
+        )
+        self.log = LogService(own, witness, is_party=self.channels.is_party, deals_with=self.channels.has_client)
+        size = own.checkpoint.size if own.checkpoint is not None else 0
+        log.info("log: %s, %d entries (%.1f s)", path, size, _since(started))
+
+    def _fork_found(self, proof: ForkProof) -> None:
+        try:
+            log.error("a proof of the fork is in %s", keep_fork(self._data.forks, proof))
+        except LocalError as error:
+            log.error("the proof of the fork could not be kept: %s\n%s", error, proof.to_json().decode())
+
+    async def _take_commands(self, stack: AsyncExitStack, ledger: Ledger) -> None:
+        """From now on, long before an engine is up: a command would find the ledger locked."""
+        about = About(version=__version__, peer_id=self.peer_id, role="provider", pid=os.getpid())
+        records = RecordsDesk(
+            ledger,
+            [self.key, *self._former_keys],
+            self._now_ms,
+            deliver=self._deliver_dispute,
+            erase_salts=self._erase_salts,
+        )
+        desk = ProviderDesk(ledger, self.key.public_key, self._links.is_connected, records)
+        await stack.enter_async_context(
+            serve_commands(socket_path(self._data.path), about, PROVIDER_ASKS, desk.perform)
+        )
+
+    async def _deliver_dispute(self, signed: Said) -> bool:
+        self.disputes.said(signed)
+        return False  # it is the client who fetches it
+
+    async def _erase_salts(self, record_ids: Sequence[bytes]) -> int:
+        logs = [LogFiles(*one) for one in self._data.logs_of_own_keys()]
+        check_all_known(logs, self._data.log_files)
+        erased = await asyncio.to_thread(
+            erase_salts, [one for one in logs if one.key.public_key != self.key.public_key], record_ids
+        )
+        return erased + await self.log.log.erase_all(record_ids)
 
     async def _check_port(self) -> None:
         """Learn now, and not after minutes of loading a model, that the port is taken. Raises LocalError."""
@@ -209,10 +304,14 @@ class Provider:
             offers=self._offers,
             channels=self.channels,
             admission=self._admission,
-            links=ClientLinks(self.limits, self.tally),
+            links=self._links,
             tally=self.tally,
+            evidence=EvidenceKeeper(ledger, self._now_ms),
+            disputes=self.disputes,
             limits=self.limits,
             now_ms=self._now_ms,
+            log=self.log,
+            cards=self.cards.chain,
         )
         host, port = self._listen
         self._listener = await listen(host, port, self.key, on_stream=serve_streams(shop))
@@ -229,6 +328,8 @@ class Provider:
             bootstrap=self._bootstrap,
             serve_dht=bool(config.libp2p_listen),
             offer=self._shown_offer,
+            log=self.log.answer_call,
+            cards=self._shown_cards,
         )
         await stack.enter_async_context(self._network)
         log.info("network %r: %s (%.1f s)", self.network_name, ", ".join(self.libp2p_addresses), _since(started))
@@ -239,6 +340,10 @@ class Provider:
     def _shown_offer(self) -> bytes | None:
         offer = self._offers.current
         return offer.record.to_bytes() if offer is not None else None
+
+    def _shown_cards(self) -> bytes | None:
+        chain = self.cards.chain()
+        return pack_cards(chain) if chain else None
 
     async def _publish(self) -> None:
         """Sign and show an offer of what is up; withdraw if nothing is. Raises LedgerError."""
@@ -277,9 +382,13 @@ class Provider:
             log.error("the network was not told: %s", error)
 
     async def _renew(self) -> None:
-        """A new offer at half time, for ever."""
+        """A new offer at half time, and when the operator's card is another, for ever."""
         while True:
-            await asyncio.sleep(max(self._offers.renewal_ms - self._now_ms(), 0) / 1000)
+            left_s = max(self._offers.renewal_ms - self._now_ms(), 0) / 1000
+            await asyncio.sleep(min(left_s, CARD_INTERVAL_S))
+            offer = self._offers.current
+            if left_s > CARD_INTERVAL_S and (offer is None or offer.message.card == self.cards.offered_id()):
+                continue
             try:
                 await self._publish()
             except LedgerError as error:

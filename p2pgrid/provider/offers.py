@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, tzinfo
 from typing import Final
 
 from p2pgrid.config import ModelConfig, TermsConfig
@@ -17,6 +18,7 @@ from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import DataTerms, ModelOffer, Offer, Tariff, Terms
 from p2pgrid.proto.record import Role, Signed, sign_message, verify_record
+from p2pgrid.provider.schedule import offset_change_ms, parse_tariff, utc_offset_minutes
 from p2pgrid.units import MICRO_PER_EUR, PICO_PER_EUR, parse_price_eur
 
 CURRENCY: Final = "EUR"
@@ -31,6 +33,10 @@ class OfferTerms:
     terms: Terms
     gpus: tuple[str, ...]
     validity_ms: int
+    zone: tzinfo = UTC
+    """The clock of the price schedules."""
+    card_id: Callable[[], bytes] = bytes
+    """The id of the operator's card as it is now; empty if it has none that names this node."""
 
 
 class OfferBook:
@@ -45,6 +51,7 @@ class OfferBook:
         self._ours: dict[bytes, Signed[Offer]] = {}
         self._last_sequence = 0
         self._withdrawn = True
+        self._renewal_ms = 0
         self._recall()
 
     @property
@@ -66,15 +73,17 @@ class OfferBook:
         """Sign the next offer, make it durable, then show it. Raises LedgerError, UsageError; the last one then stays.
 
         It is dated back by the clock difference that clients are allowed, so that none of them finds it in the future.
+        It ends early where the time zone's offset changes, and begins no earlier than at such a change.
         """
         now_ms = self._now_ms()
         terms = self._terms
         sequence = max(self._last_sequence + 1, now_ms // 1000)
+        from_ms, until_ms = self._term(now_ms)
         message = Offer(
             provider=self._key.public_key.raw,
             sequence=sequence,
-            valid_from_ms=now_ms - CLOCK_TOLERANCE_MS,
-            valid_until_ms=now_ms + terms.validity_ms,
+            valid_from_ms=from_ms,
+            valid_until_ms=until_ms,
             operator=terms.operator,
             currency=CURRENCY,
             addresses=tuple(addresses)[:16],
@@ -82,6 +91,8 @@ class OfferBook:
             models=tuple(models),
             gpus=terms.gpus,
             terms=terms.terms,
+            utc_offset_minutes=utc_offset_minutes(terms.zone, now_ms),
+            card=terms.card_id(),
         )
         try:
             offer = sign_message(message, Role.PROVIDER, self._key)
@@ -103,9 +114,19 @@ class OfferBook:
 
     @property
     def renewal_ms(self) -> int:
-        """When the current offer should be renewed: at half time."""
-        offer = self._current
-        return self._now_ms() if offer is None else offer.message.valid_until_ms - self._terms.validity_ms // 2
+        """When the current offer should be renewed: at half time, or at its end where the clock's offset changes."""
+        return self._now_ms() if self._current is None else self._renewal_ms
+
+    def _term(self, now_ms: int) -> tuple[int, int]:
+        """From when to when an offer signed now holds."""
+        zone, from_ms, until_ms = self._terms.zone, now_ms - CLOCK_TOLERANCE_MS, now_ms + self._terms.validity_ms
+        changed_ms = offset_change_ms(zone, from_ms, now_ms)
+        changes_ms = offset_change_ms(zone, now_ms, until_ms)
+        self._renewal_ms = until_ms - self._terms.validity_ms // 2
+        if changes_ms is not None:
+            until_ms = changes_ms - 1  # the end is included
+            self._renewal_ms = min(self._renewal_ms, changes_ms)
+        return max(from_ms, changed_ms or from_ms), until_ms
 
     def _recall(self) -> None:
         """Learn from the ledger which number was last, and which offers still bind."""
@@ -129,22 +150,11 @@ _BEHIND_THE_OFFERS: Final = frozenset(f"/p2pgrid/{name}/1" for name in ("order",
 
 
 def tariff_of(model: ModelConfig) -> Tariff:
-    """The prices of a model in the configuration. Raises UsageError that names the model."""
+    """The prices of a model at all hours that no schedule names. Raises UsageError that names the model."""
     try:
-        price_input = parse_price_eur(model.price_input_eur)
-        cached = model.price_cached_input_eur
-        tariff = Tariff(
-            input_upm=price_input,
-            cached_input_upm=price_input if cached is None else parse_price_eur(cached),
-            output_upm=parse_price_eur(model.price_output_eur),
-        )
+        return parse_tariff(model.price_input_eur, model.price_cached_input_eur, model.price_output_eur)
     except UsageError as error:
         raise UsageError(f"the model {model.name!r}: {error.message}", hint=error.hint) from None
-    if tariff.cached_input_upm > tariff.input_upm:
-        raise UsageError(
-            f"the model {model.name!r}: cached input costs more than input.", hint="Lower price-cached-input-eur."
-        )
-    return tariff
 
 
 def terms_of(config: TermsConfig) -> Terms:

@@ -22,13 +22,14 @@ from p2pgrid.proto.actions import (
     Action,
     Actions,
     AskEngine,
-    Dispute,
+    Disputed,
     EndStream,
     KeepEvidence,
     Persist,
     Send,
     Settled,
 )
+from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.frame import FIRST_CREDITED_KIND
 from p2pgrid.proto.messages import Order, Receipt
 from p2pgrid.proto.record import Signed, parse_message, parse_record
@@ -56,8 +57,11 @@ class OrderExchange(Exchange):
         self._machine: SellerOrder | None = None
         self._pump: asyncio.Task[None] | None = None
         self._reader: asyncio.Future[None] | None = None
+        self._awaited: Callable[[], bool] = self._may_read
         self._waiting: deque[tuple[Kind, bytes]] = deque()
         self._unsent_bytes = 0
+        self._served: ServedModel | None = None
+        self._is_engine_done = False
         self._is_dropping = False
         """The client was too slow: only the receipt is still sent."""
         self._stuck_since_ms: int | None = None
@@ -124,11 +128,11 @@ class OrderExchange(Exchange):
         if machine is not None and not self.may_end:
             log.info("order %s was interrupted: %s", self._name, reason)
             self._run(machine.link_lost(self.shop.now_ms()))
-            channel.lost(self, machine.receipt)
+            channel.lost(self, self.shop.now_ms())
             channel.interrupt_all_on(self.connection)
             self.shop.links.close(self.connection, "an order's stream was lost; resume the channel")
         else:
-            channel.lost(self, None)
+            channel.lost(self, self.shop.now_ms())
         self._abort_engine()
 
     def ledger_failed(self, error: LedgerError) -> None:
@@ -140,9 +144,10 @@ class OrderExchange(Exchange):
     def _open(self, payload: bytes) -> None:
         shop = self.shop
         named = parse_message(parse_record(parse_frame(payload, OrderOpening).order), Order)
-        channel = shop.channels.find(named.channel, self.stream.peer)
+        channel = shop.channels.find_current(named.channel, self.stream.peer)
         self._order, self._opening = verify_order(payload, channel.books)
         channel.check_usable()
+        channel.check_resumed_on(self.connection)
         shop.admission.check(named.model)
         shop.admission.reserve_body(self.stream.peer, self._opening.body_bytes)
         self._reserved_bytes = self._opening.body_bytes
@@ -165,11 +170,13 @@ class OrderExchange(Exchange):
         body = bytes(self._body)
         self._forget_body()
         channel.check_usable()
+        channel.check_resumed_on(self.connection)
         served = shop.admission.check(order.message.model)
         offer = shop.offers.find(order.message.offer)
         machine, actions = accept_order(channel.books, order, opening, body, offer, key=shop.key, now_ms=shop.now_ms())
         self._machine = machine
         channel.live.add(self)
+        shop.ledger.keep_request_key(order, opening.commitment_key)
         self._run(actions, functools.partial(self._ask_engine, served, body))
 
     def _forget_body(self) -> None:
@@ -207,11 +214,9 @@ class OrderExchange(Exchange):
             case EndStream():
                 self._outbox.run(self.finish)
             case KeepEvidence(record, reason):
-                self.shop.ledger.append_evidence(record, reason)
-            case Dispute(code, message):
-                assert self._channel is not None and self._machine is not None and self._machine.receipt is not None
-                self._channel.closed(self)
-                note_dispute(self.shop, self._machine.receipt, code, message)
+                self.shop.evidence.keep(self.stream.peer, record, reason)
+            case Disputed(_, dispute):
+                self._outbox.run(functools.partial(self._disputed, dispute))
             case _:
                 raise AssertionError(f"the seller's machine asked for {action}")
 
@@ -256,6 +261,11 @@ class OrderExchange(Exchange):
                 self._channel.receipt_sent()
         self._stuck_since_ms = None
 
+    def _disputed(self, dispute: Signed[Dispute]) -> None:
+        assert self._channel is not None
+        self._channel.closed(self)
+        note_dispute(self.shop, dispute)
+
     def _settled(self, receipt: Receipt) -> None:
         assert self._channel is not None
         self._channel.closed(self)
@@ -281,7 +291,7 @@ class OrderExchange(Exchange):
     def _go_on(self) -> None:
         """After anything happened: let the engine be read if it may, and look at the clock."""
         reader = self._reader
-        if reader is not None and not reader.done() and (self.is_over or self._may_read):
+        if reader is not None and not reader.done() and (self._awaited() or not self._is_running):
             reader.set_result(None)
         if self.is_over or self._machine is None:
             return
@@ -304,7 +314,8 @@ class OrderExchange(Exchange):
         if self._stuck_since_ms is None or self._machine is None:
             return None
         limits = self.shop.limits
-        timeout_s = limits.slow_reader_timeout_s if self._machine.is_running else limits.slow_end_timeout_s
+        is_asked = self._machine.is_running and not self._is_engine_done
+        timeout_s = limits.slow_reader_timeout_s if is_asked else limits.slow_end_timeout_s
         return self._stuck_since_ms + int(timeout_s * 1000)
 
     def tick(self) -> None:
@@ -313,7 +324,10 @@ class OrderExchange(Exchange):
         if self.is_over or self._machine is None:
             return
         now_ms, limits = self.shop.now_ms(), self.shop.limits
-        if self._stuck_until_ms is not None and now_ms >= self._stuck_until_ms:
+        deadline_ms = self._machine.deadline_ms()
+        if self._stuck_until_ms is not None and (
+            now_ms >= self._stuck_until_ms or (deadline_ms is not None and now_ms >= deadline_ms)
+        ):
             self._give_up_on_slow_reader(self._machine)
         elif (
             self._proposed_ms is not None
@@ -336,26 +350,46 @@ class OrderExchange(Exchange):
         self._is_dropping = True
         self._waiting.clear()
         self._unsent_bytes, self._stuck_since_ms = 0, None
-        self._run(machine.link_lost(self.shop.now_ms()))
+        self._run(machine.interrupt(self.shop.now_ms()))
 
     # -- the engine -------------------------------------------------------------------------------------------------
 
-    @property
     def _may_read(self) -> bool:
+        """False while the window is full, or what the engine made already waits: read no more of it."""
+        machine = self._machine
         return (
-            self._machine is not None
-            and self._machine.wants_engine
+            machine is not None
+            and machine.wants_engine
+            and self._stuck_since_ms is None
             and self._unsent_bytes <= self.shop.limits.unsent_bytes
         )
+
+    def _may_end(self) -> bool:
+        """True once all that the engine made is on its way.
+
+        A receipt has its number from the moment it is made: one that waited behind bytes which a slow reader does not
+        take would keep every later receipt of the channel waiting.
+        """
+        return self._machine is not None and self._machine.wants_engine and self._is_sent()
+
+    def _is_sent(self) -> bool:
+        return not self._unsent_bytes and self._stuck_since_ms is None
 
     def _ask_engine(self, served: ServedModel, body: bytes) -> None:
         assert self._order is not None
         served.running += 1
+        self._served = served
         self._pump = self._loop.create_task(self._read_engine(served, body), name=f"answer to {self._name}")
-        self._pump.add_done_callback(functools.partial(self._engine_done, served))
+        self._pump.add_done_callback(self._pump_done)
 
-    def _engine_done(self, served: ServedModel, pump: asyncio.Task[None]) -> None:
-        served.running -= 1
+    def _free_slot(self) -> None:
+        """The engine works on this order no more."""
+        if self._served is not None:
+            self._served.running -= 1
+            self._served = None
+
+    def _pump_done(self, pump: asyncio.Task[None]) -> None:
+        self._free_slot()
         if not pump.cancelled() and (error := pump.exception()) is not None:
             log.error("order %s failed", self._name, exc_info=error)
             self.cut("the provider failed")
@@ -374,18 +408,26 @@ class OrderExchange(Exchange):
                 self._run(machine.engine_head(answer.status, answer.content_type))
                 async for data in answer:
                     self._run(machine.engine_bytes(data, now_ms()))
-                    while not self._may_read:
-                        if not self._is_running:
-                            return
-                        self._reader = self._loop.create_future()
-                        await self._reader
+                    await self._until(self._may_read)
+                    if not self._is_running:
+                        return
+                self._is_engine_done = True
+                self._free_slot()
+                await self._until(self._may_end)
                 self._run(machine.engine_end(now_ms()))
             finally:
                 await answer.abort()
         except (EngineError, ProtocolViolation, Refused) as error:
             log.error("order %s: the engine failed: %s", self._name, error)
             self.shop.tally.engine_failures += 1
+            await self._until(self._is_sent)
             self.fail()
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        """Wait until `condition()` is true, or the order has ended."""
+        while self._is_running and not condition():
+            self._reader, self._awaited = self._loop.create_future(), condition
+            await self._reader
 
     @property
     def _is_running(self) -> bool:

@@ -1,4 +1,7 @@
-"""The operator's pages over HTTP, for people and monitoring: /offer, /health, /metrics. Nothing here takes orders."""
+"""The operator's pages over HTTP: /offer, /card, /health, /metrics for people, /log/ for everybody's checks.
+
+Nothing here takes orders. /.well-known/p2pgrid.json is there for the operator's web server to pass on.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,27 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from p2pgrid.errors import LocalError
-from p2pgrid.provider.node import Provider
+from p2pgrid.errors import LedgerError, LocalError, Refused
+from p2pgrid.log.service import MAX_PATH_CHARS, NOT_KEPT, status_of
+from p2pgrid.proto import well_known
+from p2pgrid.proto.witness import MAX_ADD_CHECKPOINT_BYTES
+from p2pgrid.provider.node import Provider, unix_ms
 
+BODY_TIMEOUT_S: Final = 10.0
+_UNCACHED: Final = {"Cache-Control": NOT_KEPT}
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @asynccontextmanager
 async def serve_pages(node: Provider, host: str, port: int) -> AsyncIterator[str]:
     """Serve the pages of a running node (port 0: any free one); gives their base URL. Raises LocalError."""
-    app = web.Application(client_max_size=1024)
-    pages = {"/offer": _offer, "/health": _health, "/metrics": _metrics}
+    app = web.Application(client_max_size=MAX_ADD_CHECKPOINT_BYTES)
+    pages = {"/offer": _offer, "/card": _card, well_known.PATH: _well_known, "/health": _health, "/metrics": _metrics}
     for path, page in pages.items():
         app.router.add_get(path, _handler(node, page))
+    app.router.add_get("/log/{path:.+}", _log_handler(node))
+    # A witness's submission prefix is the root, as its log's is /log.
+    app.router.add_post("/add-checkpoint", _witness_handler(node))
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
@@ -54,6 +65,7 @@ def health_of(node: Provider) -> dict[str, Any]:
         all(model.is_up for model in node.engines.models.values())
         and not node.channels.is_broken
         and node.offer is not None
+        and not node.log.log.frozen
         and (network is None or network.running)
     )
     offer = node.offer
@@ -66,6 +78,7 @@ def health_of(node: Provider) -> dict[str, Any]:
         "offer_valid_until_ms": offer.message.valid_until_ms if offer else None,
         "channels": len(node.channels),
         "open_orders": len(node.channels.live_orders),
+        "log": _log_health(node),
         "network": None
         if network is None
         else {
@@ -109,6 +122,8 @@ def metrics_of(node: Provider) -> str:
             ],
         ),
         ("earned_pico_eur_total", "counter", "Sum of the receipts that both have signed.", [("", tally.earned_pico)]),
+        ("log_entries", "gauge", "Leaves of the log that are signed.", [("", _log_health(node)["entries"])]),
+        ("log_waiting", "gauge", "Records that are not in the log yet.", [("", _log_health(node)["waiting"])]),
         ("open_orders", "gauge", "Orders accepted and not settled.", [("", len(node.channels.live_orders))]),
         (
             "engine_up",
@@ -142,6 +157,20 @@ def _offer(node: Provider) -> web.Response:
     return web.Response(body=offer.record.to_json_line(), content_type="application/json")
 
 
+def _card(node: Provider) -> web.Response:
+    lines = [card.record.to_json_line() for card in node.cards.chain()]
+    if not lines:
+        return web.json_response({"error": "there is no card"}, status=404)
+    return web.Response(body=b"\n".join(lines) + b"\n", content_type="application/jsonl")
+
+
+def _well_known(node: Provider) -> web.Response:
+    chain = node.cards.chain()
+    if not chain:
+        return web.json_response({"error": "there is no card"}, status=404)
+    return web.json_response(well_known.well_known_of(chain, unix_ms()))
+
+
 def _health(node: Provider) -> web.Response:
     health = health_of(node)
     return web.json_response(health, status=200 if health["status"] == "ok" else 503)
@@ -149,6 +178,51 @@ def _health(node: Provider) -> web.Response:
 
 def _metrics(node: Provider) -> web.Response:
     return web.Response(body=metrics_of(node).encode(), headers={"Content-Type": METRICS_TYPE})
+
+
+def _log_health(node: Provider) -> dict[str, Any]:
+    own = node.log.log
+    checkpoint = own.checkpoint
+    return {
+        "entries": checkpoint.size if checkpoint is not None else 0,
+        "root": checkpoint.root.hex() if checkpoint is not None else None,
+        "cosignatures": len(checkpoint.note.signatures) - 1 if checkpoint is not None else 0,
+        "waiting": own.waiting,
+        "frozen": own.frozen,
+    }
+
+
+def _log_handler(node: Provider) -> Any:
+    async def handle(request: web.Request) -> web.Response:
+        path = request.match_info["path"]
+        try:
+            resource = await node.log.get(path[: MAX_PATH_CHARS + 1])
+        except Refused as refusal:
+            return web.Response(text=f"{refusal.message}\n", status=status_of(refusal), headers=_UNCACHED)
+        except LedgerError:
+            return web.Response(text="the log cannot be read now\n", status=503, headers=_UNCACHED)
+        headers = {"Content-Type": resource.content_type, "Cache-Control": resource.cache_control}
+        return web.Response(body=resource.body, headers=headers)
+
+    return handle
+
+
+def _witness_handler(node: Provider) -> Any:
+    async def handle(request: web.Request) -> web.Response:
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                body = await request.read()
+            answer = await node.log.add_checkpoint(body)
+        except TimeoutError:
+            return web.Response(text="the request did not come in time\n", status=408)
+        except Refused as refusal:
+            return web.Response(text=f"{refusal.message}\n", status=status_of(refusal))
+        except LedgerError:
+            return web.Response(text="nothing can be put on record now\n", status=503)
+        headers = {"Content-Type": answer.content_type, **_UNCACHED}
+        return web.Response(body=answer.body, status=answer.status, headers=headers)
+
+    return handle
 
 
 def _handler(node: Provider, page: Any) -> Any:

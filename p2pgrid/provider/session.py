@@ -9,15 +9,25 @@ from p2pgrid.errors import ProtocolViolation
 from p2pgrid.net.connection import OnStream
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.proto.wire import Kind
-from p2pgrid.provider.control import ChannelExchange, OfferExchange, ResumeExchange
+from p2pgrid.provider.control import CardExchange, ChannelExchange, ChannelsExchange, OfferExchange
+from p2pgrid.provider.disputes import DisputesExchange, DisputesWatch
 from p2pgrid.provider.exchange import Exchange, Shop
+from p2pgrid.provider.log_exchange import CosignatureExchange, LogExchange, WitnessExchange
 from p2pgrid.provider.order import OrderExchange
+from p2pgrid.provider.resume import ResumeExchange
 
 _EXCHANGES: Final[dict[int, Callable[[Shop, Stream], Exchange]]] = {
     Kind.OFFER_REQUEST: OfferExchange,
+    Kind.CARD_REQUEST: CardExchange,
     Kind.CHANNEL_REQUEST: ChannelExchange,
     Kind.RESUME: ResumeExchange,
+    Kind.CHANNELS_REQUEST: ChannelsExchange,
     Kind.ORDER: OrderExchange,
+    Kind.DISPUTES: DisputesExchange,
+    Kind.DISPUTES_WATCH: DisputesWatch,
+    Kind.LOG_REQUEST: LogExchange,
+    Kind.WITNESS_REQUEST: WitnessExchange,
+    Kind.COSIGNATURE: CosignatureExchange,
 }
 
 

@@ -13,8 +13,11 @@ import aiohttp
 import pytest
 
 from p2pgrid.cli.gateway import read_api_key, with_flags
+from p2pgrid.commands.address import socket_path
+from p2pgrid.commands.client import find_node
 from p2pgrid.config import ClientConfig
 from p2pgrid.errors import UsageError
+from tests.factories import PROVIDER
 
 FILE = ClientConfig(listen="127.0.0.1:1", countries=("DE",), max_cost_eur="1")
 
@@ -92,8 +95,16 @@ async def test_a_gateway_that_finds_nobody_serves_and_stops_when_told(tmp_path: 
                 assert "search goes on" in (await response.json())["error"]["message"]
             async with http.get(ready["base_url"] + "/models") as response:
                 assert (await response.json())["data"] == []
+        node = await find_node(data)
+        assert node is not None
+        assert (node.about.role, node.about.peer_id, node.about.pid) == ("client", ready["peer_id"], process.pid)
+        peer = PROVIDER.public_key.peer_id
+        allowing = await start(data, "offers", "allow", peer, "--json")
+        output, errors = await asyncio.wait_for(allowing.communicate(), 20)
+        assert json.loads(output) == {"peer": peer, "was_held": False, "reason": "", "since_ms": 0}, errors
         process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), 20) == 0
+        assert not socket_path(data).exists()
     finally:
         if process.returncode is None:
             process.kill()

@@ -41,7 +41,9 @@ def test_the_file_shows_every_setting_with_its_default() -> None:
     provider = msgspec.structs.replace(config.provider, models=())
     assert msgspec.structs.replace(config, provider=provider) == Config()
     example = {key: getattr(model, key) for key in ("name", "price_input_eur", "price_output_eur", "model_path")}
-    assert model == ModelConfig(**example)
+    (period,) = model.schedule
+    assert (period.days, period.from_, period.until) == (("mon-fri",), "22:00", "06:00")
+    assert msgspec.structs.replace(model, schedule=()) == ModelConfig(**example)
 
 
 def test_the_file_as_written_changes_nothing() -> None:
@@ -53,7 +55,7 @@ def test_every_setting_is_explained_and_nothing_else(section: type) -> None:
     keys = {
         field.encode_name
         for field in msgspec.structs.fields(section)
-        if not isinstance(field.default, msgspec.Struct) and field.encode_name != "models"
+        if not isinstance(field.default, msgspec.Struct) and field.encode_name not in ("models", "schedule")
     }
     assert keys == set(EXPLAINED[section])
 

@@ -1,6 +1,6 @@
 """A provider for tests: real links over loopback, the real seller's machine, answers from a script, and faults.
 
-It keeps no ledger: what it must remember over a lost link stays in its memory. `FakeNetwork` finds such providers.
+Its ledger is in memory. `FakeNetwork` finds such providers.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import msgspec
 from p2pgrid.client.choice import Wishes
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.purchaser import Purchaser, unix_ms
+from p2pgrid.client.quarantine import Quarantine
 from p2pgrid.client.session import SessionLimits
 from p2pgrid.errors import P2pgridError, Refused, Unreachable
 from p2pgrid.ledger.base import Ledger
@@ -28,15 +29,33 @@ from p2pgrid.net.direct import DirectListener, dial, listen
 from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.proto.acceptance import accept_order, verify_order
-from p2pgrid.proto.actions import AbortEngine, Actions, AskEngine, EndStream, Send, Settled
-from p2pgrid.proto.channel import ChannelBooks, ChannelHead, propose_channel, verify_channel
+from p2pgrid.proto.actions import AbortEngine, Actions, AskEngine, Disputed, EndStream, Persist, Send, Settled
+from p2pgrid.proto.books import ChannelBooks
+from p2pgrid.proto.channel import propose_channel, verify_channel
+from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.frame import ResetCode
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import ENDPOINTS, Channel, DataTerms, ModelOffer, Offer, Receipt, Tariff, Terms
-from p2pgrid.proto.proposal import accept_countersignature
-from p2pgrid.proto.record import Role, Signed, parse_record, sign_message
+from p2pgrid.proto.proposal import accept_countersignature, accept_dispute
+from p2pgrid.proto.reconcile import check_restored, held_of, interrupt_open_orders, lacking, open_proposals
+from p2pgrid.proto.record import Record, Role, Signed, parse_record, sign_message
+from p2pgrid.proto.restore import restore_books
 from p2pgrid.proto.seller import SellerOrder
-from p2pgrid.proto.wire import ChannelRequest, Kind, OrderOpening, Refusal, Resumed, parse_frame
+from p2pgrid.proto.wire import (
+    ChannelRequest,
+    Channels,
+    DisputesCompared,
+    DisputesHeld,
+    Held,
+    Kind,
+    OrderOpening,
+    Proposals,
+    Records,
+    Refusal,
+    Resume,
+    Resumed,
+    parse_frame,
+)
 from tests.factories import CLIENT, secret_key
 
 MODEL = "tiny"
@@ -104,6 +123,8 @@ class TestSeller:
         self.tamper: Tamper | None = None
         self.keep_receipts = False
         """Never send a receipt on an order's stream: it comes when the channel is resumed."""
+        self.charges: Tariff | None = None
+        """What is billed, whatever the offer says."""
         self.forgets_channels = False
         self.resets_orders = False
         self.ahead_ms = 0
@@ -111,10 +132,12 @@ class TestSeller:
         self.orders: list[SellerOrder] = []
         self.aborted = 0
         self.settled: list[Signed[Receipt]] = []
+        self.disputed: list[Signed[Dispute]] = []
         self.seen: Counter[Kind] = Counter()
         self.most_open = 0
         self.books: dict[bytes, ChannelBooks] = {}
-        self.stranded: dict[bytes, list[Signed[Receipt]]] = {}
+        self.ledger = MemoryLedger()
+        self.written: list[Signed[Any]] = []
         self.listener: DirectListener | None = None
         self.changed = asyncio.Event()
         entry = ModelOffer(
@@ -162,6 +185,20 @@ class TestSeller:
     async def stop(self) -> None:
         if self.listener is not None:
             await self.listener.aclose(drain_s=0)
+            self.listener = None
+
+    def lose_end_of_ledger(self, kept: int) -> None:
+        """As after a disk that forgot: the first records remain, and nothing in memory."""
+        written, self.written = self.written[:kept], []
+        self.ledger, self.books = MemoryLedger(), {}
+        for one in written:
+            self.keep(one)
+        self.drop_links()
+
+    def keep(self, *signed: Signed[Any]) -> None:
+        """Write to the ledger."""
+        self.written += signed
+        self.ledger.append(*signed)
 
     def drop_links(self) -> None:
         """Cut every link, as a broken network does."""
@@ -190,6 +227,9 @@ class _Talk(StreamHandler):
         self.opening: tuple[Any, OrderOpening] | None = None
         self.body = b""
         self.order: SellerOrder | None = None
+        self.theirs: Held | None = None
+        self.records: list[Record] = []
+        self.n_records = 0
         self.proposals: list[Signed[Receipt]] = []
         self.pump: asyncio.Task[None] | None = None
         self.is_closed = False
@@ -210,6 +250,10 @@ class _Talk(StreamHandler):
         if kind == Kind.OFFER_REQUEST:
             self.send(Kind.OFFER, seller.offer.record.to_bytes())
             self.stream.end()
+        elif kind == Kind.CHANNELS_REQUEST:
+            found = tuple(one.record.to_bytes() for one in seller.ledger.channels())
+            self.send(Kind.CHANNELS, Channels(channels=found).to_bytes())
+            self.stream.end()
         elif kind == Kind.CHANNEL_REQUEST:
             self.propose(parse_frame(payload, ChannelRequest))
         elif kind == Kind.CHANNEL:
@@ -217,13 +261,32 @@ class _Talk(StreamHandler):
             self.send(Kind.CHANNEL_OPENED, b"")
             self.stream.end()
         elif kind == Kind.RESUME:
-            self.resume(self.verify(payload))
-        elif self.proposals and kind == Kind.COUNTERSIGNATURE:
-            signed = accept_countersignature(self.proposals.pop(0), payload, self.books)
-            seller.settled.append(signed)
-            seller.stranded[self.books.id] = list(self.proposals)
+            self.resume(parse_frame(payload, Resume))
+        elif kind == Kind.RECORDS:
+            self.n_records = parse_frame(payload, Records).records
+            self.take_records()
+        elif kind == Kind.RECORD:
+            self.records.append(parse_record(payload))
+            self.take_records()
+        elif self.proposals and kind in (Kind.COUNTERSIGNATURE, Kind.DISPUTE):
+            proposal = self.proposals.pop(0)
+            if kind == Kind.COUNTERSIGNATURE:
+                signed = accept_countersignature(proposal, payload, self.books)
+                seller.settled.append(signed)
+                seller.keep(signed)
+            else:
+                dispute = accept_dispute(proposal, payload, self.books, seller.now_ms())
+                seller.disputed.append(dispute)
+                seller.keep(dispute)
             if not self.proposals:
                 self.stream.end()
+        elif kind == Kind.DISPUTES:
+            compared = DisputesCompared(until=parse_frame(payload, DisputesHeld).until, lacks=(), records=0)
+            self.send(Kind.DISPUTES_COMPARED, compared.to_bytes())
+            self.send(Kind.DISPUTES_TAKEN, b"")
+            self.stream.end()
+        elif kind == Kind.DISPUTES_WATCH:
+            raise Refused("unsupported", "this provider exchanges no disputes.")
         elif kind == Kind.ORDER and seller.resets_orders:
             self.stream.reset(ResetCode.REFUSED, "not now")
         elif kind == Kind.ORDER:
@@ -252,20 +315,36 @@ class _Talk(StreamHandler):
         self.send(Kind.CHANNEL, self.channel.record.to_bytes())
 
     def open(self, channel: Signed[Channel]) -> None:
-        head = ChannelHead(0, 0, channel.id, 0, 0)
-        self.books = self.seller.books.setdefault(channel.message.channel, ChannelBooks(channel, head))
+        self.seller.keep(channel)
+        self.books = restore_books(self.seller.ledger, channel, Role.PROVIDER)
+        known = self.seller.books.get(self.books.id)
+        if known is not None:
+            self.books.last_order_number = max(known.last_order_number, self.books.last_order_number)
+        self.seller.books[self.books.id] = self.books
 
-    def resume(self, channel: Signed[Channel]) -> None:
+    def resume(self, frame: Resume) -> None:
         if self.seller.forgets_channels:
             raise Refused("unknown-channel", "never seen.")
-        self.open(channel)
-        self.proposals = list(self.seller.stranded.get(self.books.id, ()))
-        resumed = Resumed(
-            last_order_number=self.books.last_order_number,
-            last_receipt_number=self.books.last_receipt_number,
-            proposals=len(self.proposals),
-        )
-        self.send(Kind.RESUMED, resumed.to_bytes())
+        self.channel, self.theirs = self.verify(frame.channel), frame.held
+        self.open(self.channel)
+        held = held_of(self.seller.ledger, self.books.id, last_order_number=self.books.last_order_number)
+        batch = lacking(self.seller.ledger, self.books.id, frame.held, Role.PROVIDER)
+        self.send(Kind.RESUMED, Resumed(held=held, records=len(batch.records)).to_bytes())
+        for record in batch.records:
+            self.send(Kind.RECORD, record.to_bytes())
+
+    def take_records(self) -> None:
+        seller, ledger = self.seller, self.seller.ledger
+        if len(self.records) < self.n_records:
+            return
+        assert self.channel is not None
+        seller.keep(*check_restored(self.records, ledger, self.channel, Role.PROVIDER))
+        self.open(self.channel)
+        proposals = open_proposals(ledger, self.books.id)
+        made = interrupt_open_orders(ledger, self.books, key=seller.key, now_ms=seller.now_ms())
+        seller.keep(*made)
+        self.proposals = [*proposals, *made]
+        self.send(Kind.PROPOSALS, Proposals(proposals=len(self.proposals), is_all=True).to_bytes())
         for proposal in self.proposals:
             self.send(Kind.RECEIPT, proposal.record.to_bytes())
         if not self.proposals:
@@ -284,9 +363,12 @@ class _Talk(StreamHandler):
             self.stream.end()
             return
         offer = seller.offer if order.message.offer == seller.offer.id else None
+        seller.keep(seller.offer)
         self.order, actions = accept_order(
             self.books, order, opening, self.body, offer, key=seller.key, now_ms=seller.now_ms()
         )
+        if seller.charges is not None:
+            self.order._tariff = seller.charges
         seller.orders.append(self.order)
         seller.most_open = max(seller.most_open, self.books.open_orders)
         self.run(actions)
@@ -311,11 +393,10 @@ class _Talk(StreamHandler):
         for action in actions:
             match action:
                 case Send(kind, payload):
-                    if kind == Kind.RECEIPT and (self.seller.keep_receipts or self.is_closed):
-                        assert self.order is not None and self.order.receipt is not None
-                        self.seller.stranded.setdefault(self.books.id, []).append(self.order.receipt)
-                    else:
+                    if kind != Kind.RECEIPT or not (self.seller.keep_receipts or self.is_closed):
                         self.send(kind, payload)
+                case Persist(signed):
+                    self.seller.keep(signed)
                 case AskEngine():
                     self.pump = asyncio.create_task(self.answer())
                 case AbortEngine():
@@ -324,6 +405,8 @@ class _Talk(StreamHandler):
                         self.pump.cancel()
                 case Settled(receipt):
                     self.seller.settled.append(receipt)
+                case Disputed(_, dispute):
+                    self.seller.disputed.append(dispute)
                 case EndStream():
                     self.stream.end()
         self.seller.tell()
@@ -348,12 +431,7 @@ class _Talk(StreamHandler):
     def gone(self) -> None:
         self.is_closed = True
         if self.order is not None:
-            if self.order.is_running:
-                self.run(self.order.link_lost(self.seller.now_ms()))
-            elif self.order.receipt is not None and self.order.receipt not in self.seller.settled:
-                stranded = self.seller.stranded.setdefault(self.books.id, [])
-                if self.order.receipt not in stranded and Role.CLIENT not in self.order.receipt.signers:
-                    stranded.append(self.order.receipt)
+            self.run(self.order.link_lost(self.seller.now_ms()))
         self.seller.tell()
 
 
@@ -401,7 +479,7 @@ class Shop:
         await until(lambda: sum(row.countersigned for row in self.ledger.receipts()) >= receipts)
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
+async def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
     """Return as soon as `condition()` is true; fail after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -417,6 +495,7 @@ async def shop(
     limits: SessionLimits | None = None,
     now_ms: Callable[[], int] = unix_ms,
     network: FakeNetwork | None = None,
+    quarantine: Quarantine | None = None,
 ) -> AsyncIterator[Shop]:
     """A purchaser with a book of the sellers' offers. Sellers that are not started yet are."""
     network = network or FakeNetwork(*sellers)
@@ -427,7 +506,16 @@ async def shop(
     book = OfferBook(network, now_ms=now_ms)
     with contextlib.suppress(Unreachable):
         await book.search()
-    purchaser = Purchaser(CLIENT, kept, book, wishes=wishes, limits=limits, dial=network.dial, now_ms=now_ms)
+    purchaser = Purchaser(
+        CLIENT,
+        kept,
+        book,
+        wishes=wishes,
+        limits=limits,
+        dial=network.dial,
+        now_ms=now_ms,
+        quarantine=quarantine,
+    )
     try:
         async with purchaser:
             assert isinstance(kept, MemoryLedger)

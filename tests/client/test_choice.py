@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from p2pgrid.client.choice import Choice, Standing, Wishes, choose, expected_cost_pico
+from p2pgrid.client.openai_api import offer_object
 from p2pgrid.errors import Refused
-from p2pgrid.proto.messages import ENDPOINTS, DataTerms, ModelOffer, Offer, Tariff
+from p2pgrid.proto.messages import ENDPOINTS, DataTerms, ModelOffer, Offer, Tariff, TariffPeriod
 from p2pgrid.proto.record import Signed
 from p2pgrid.proto.request import parse_request
 from tests.factories import NOW_MS, make_offer, secret_key
@@ -126,6 +128,38 @@ def test_a_body_that_fits_no_context() -> None:
     assert pick(offer("a", context=100), body_bytes=3_000, body=b'{"model": "m"}').candidates
 
 
+def test_the_price_of_this_moment_counts() -> None:
+    """`a` is dearer by day and cheaper by night; the night begins at NOW_MS."""
+    minute = NOW_MS // 60_000 % 1440
+    night = TariffPeriod(
+        weekdays=127,
+        from_minute=minute,
+        until_minute=min(minute + 60, 1440),
+        tariff=Tariff(input_upm=1, cached_input_upm=1, output_upm=1),
+    )
+    entry = msgspec.structs.replace(offer("a", price=300).message.models[0], schedule=(night,))
+    by_the_hour, always = make_offer(secret_key("a"), models=(entry,)), offer("b", price=200)
+    assert names(pick(by_the_hour, always)) == ["a", "b"]
+    assert names(pick(by_the_hour, always, now_ms=NOW_MS - 60_000)) == ["b", "a"]
+    budget = Wishes(max_cost_pico=10**5)
+    assert names(pick(by_the_hour, always, wishes=budget)) == ["a"]
+    refusal = pick(by_the_hour, always, wishes=budget, now_ms=NOW_MS - 60_000).refusal("m", CHAT, budget)
+    assert refusal.code == "over-budget"
+    chosen = pick(by_the_hour).candidates[0]
+    assert chosen.tariff == night.tariff
+    shown = offer_object(chosen, NOW_MS)
+    assert shown["prices"]["output_eur"] == "0.000001" and shown["next_prices"]["output_eur"] == "0.0003"
+    assert shown["schedule"]["periods"][0]["days"] == ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+    assert shown["price_changes_ms"] == NOW_MS // 60_000 * 60_000 + (night.until_minute - minute) * 60_000
+
+
+def test_a_price_beyond_all_amounts_spoils_no_other_offer() -> None:
+    absurd = offer("a", price=10**12, context=8_000_000)
+    body = b'{"model": "m", "max_tokens": 1000000, "n": 100}'
+    choice = pick(absurd, offer("b", context=8_000_000), body=body, wishes=Wishes(max_cost_pico=10**18))
+    assert names(choice) == ["b"]
+
+
 def test_backoff_doubles_to_five_minutes() -> None:
     standing = Standing()
     pauses = []
@@ -167,4 +201,4 @@ def test_a_request_cannot_widen_them() -> None:
 def test_the_expected_cost_goes_by_bytes_and_max_tokens() -> None:
     entry = offer("a", price=2).message.models[0]
     fields = parse_request(CHAT, b'{"model": "m", "max_tokens": 100, "n": 2}')
-    assert expected_cost_pico(entry, fields, 400) == 2 * (101 + 200)
+    assert expected_cost_pico(entry, entry.tariff, fields, 400) == 2 * (101 + 200)

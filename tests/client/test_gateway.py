@@ -343,7 +343,7 @@ async def test_a_port_in_use() -> None:
 
 
 async def test_many_at_once() -> None:
-    seller = TestSeller()
+    seller = TestSeller(input_upm=0, output_upm=0)  # what is free needs no cover
     async with front(seller) as f:
         answers = await asyncio.gather(
             *(f.openai.chat.completions.create(model=MODEL, messages=MESSAGES) for _ in range(20))

@@ -66,8 +66,8 @@ def forged() -> Signed[Offer]:
         (altered(make_offer()), "bad-signature"),
         (raw(forged()), "wrong-key"),
         (raw(make_offer(CLIENT)), "wrong-key"),
-        (raw(make_offer(valid_from_ms=0, valid_until_ms=NOW_MS)), "offer-expired"),
-        (raw(make_offer(valid_from_ms=NOW_MS + 120_001)), "offer-not-begun"),
+        (raw(make_offer(valid_from_ms=0, valid_until_ms=NOW_MS)), "not-in-force"),
+        (raw(make_offer(valid_from_ms=NOW_MS + 120_001)), "not-in-force"),
     ],
 )
 def test_what_is_no_offer(data: bytes, code: str) -> None:
@@ -90,16 +90,18 @@ def test_the_newest_counts() -> None:
 
 
 def test_two_offers_under_one_number_are_evidence() -> None:
-    evidence: list[tuple[Record, str]] = []
-    offers, _, _ = book(on_conflict=lambda record, reason: evidence.append((record, reason)))
+    evidence: list[Record] = []
+    offers, _, _ = book(on_conflict=lambda peer_id, records, reason: evidence.extend(records))
     one, other = make_offer(), make_offer(operator="Another")
     offers.add(raw(one), PEER)
     with pytest.raises(InvalidRecord, match="two offers"):
         offers.add(raw(other), PEER)
-    assert [record.id for record, _ in evidence] == [one.id, other.id]
+    assert [record.id for record in evidence] == [one.id, other.id]
     assert offers.offers() == [] and offers.offer_of(PEER.peer_id) is None
     with pytest.raises(InvalidRecord, match="two offers"):
         offers.add(raw(make_offer(sequence=3)), PEER)
+    offers.unbar(PEER.peer_id)
+    assert offers.add(raw(make_offer(sequence=3)), PEER)
 
 
 def test_an_offer_past_its_time_is_gone() -> None:

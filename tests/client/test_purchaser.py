@@ -11,8 +11,11 @@ from p2pgrid.client.choice import Wishes
 from p2pgrid.client.purchaser import unix_ms
 from p2pgrid.client.session import SessionLimits
 from p2pgrid.errors import LedgerError, ProtocolViolation, Refused, RemoteError, Unreachable
-from p2pgrid.proto.messages import Channel, Meter, Receipt, Status, Voucher
+from p2pgrid.proto.codes import CODES, Party, Weight
+from p2pgrid.proto.messages import Channel, Meter, Receipt, Status, Tariff, Voucher
 from p2pgrid.proto.record import Role, parse_message, parse_record, sign_message
+from p2pgrid.proto.seller import SellerState
+from p2pgrid.proto.verdict import Bundle, audit_records
 from p2pgrid.proto.wire import Kind, Refusal
 from tests.client.seller import BODY, CHAT, WINDOW, FakeNetwork, TestSeller, chat_events, shop, until
 
@@ -143,7 +146,7 @@ async def test_a_gateway_that_crashed_goes_on_where_it_was() -> None:
         await seller.until(lambda: seller.seen[Kind.VOUCHER] == 6)
         ledger = s.ledger.crashed()
         seller.drop_links()
-    await seller.until(lambda: seller.orders[0].receipt)
+    await seller.until(lambda: seller.orders[0].state is SellerState.SUSPENDED)
     seller.hold_after = None
     try:
         async with shop(network=network, ledger=ledger) as s:
@@ -210,28 +213,128 @@ async def test_a_wrong_tick_is_not_signed_and_ends_the_dealings() -> None:
             assert answer.provider == dear.peer_id
         with pytest.raises(Refused, match="counted here"):
             await s.purchaser.buy(CHAT, BODY, Wishes(provider=cheap.peer_id))
+    # The next run remembers, until a person allows the provider again.
+    cheap.tamper = None
+    async with shop(cheap, dear, quarantine=s.purchaser.quarantine) as again:
+        async with await again.purchaser.buy(CHAT, BODY, whole=True) as answer:
+            assert answer.provider == dear.peer_id
+        held = await again.purchaser.allow(cheap.peer_id)
+        assert held is not None and held.reason.startswith("wrong-count")
+        async with await again.purchaser.buy(CHAT, BODY, whole=True) as answer:
+            assert answer.provider == cheap.peer_id
+        assert await again.purchaser.allow(cheap.peer_id) is None
 
 
-async def test_a_wrong_receipt_on_resuming_is_not_signed() -> None:
+async def test_a_receipt_that_breaks_the_chain_is_evidence_and_ends_the_dealings() -> None:
     seller = TestSeller()
     seller.keep_receipts = True
 
-    def dearer(kind: int, payload: bytes) -> bytes:
+    def elsewhere(kind: int, payload: bytes) -> bytes:
         if kind != Kind.RECEIPT:
             return payload
         receipt = parse_message(parse_record(payload), Receipt)
-        wrong = msgspec.structs.replace(receipt, amount_pico=receipt.amount_pico + 1, channel_total_pico=10**7)
+        wrong = msgspec.structs.replace(receipt, channel_total_pico=10**7)
         return sign_message(wrong, Role.PROVIDER, seller.key).record.to_bytes()
 
-    seller.tamper = dearer
+    seller.tamper = elsewhere
     async with shop(seller) as s, await s.purchaser.buy(CHAT, BODY, whole=True):
         await seller.until(lambda: seller.orders[0].receipt)
         seller.drop_links()
-        await seller.until(lambda: seller.seen[Kind.RECEIPT_REFUSAL])
         await until(lambda: s.ledger.counts()["evidence"])
         assert not s.ledger.receipts() and not seller.settled
         with pytest.raises(RemoteError):
             await s.purchaser.buy(CHAT, BODY)
+
+
+DEAR = Tariff(input_upm=900_000, cached_input_upm=900_000, output_upm=900_000)
+
+
+@pytest.mark.parametrize("is_resumed", [False, True], ids=["at once", "on resuming"])
+async def test_a_receipt_that_bills_too_much_is_disputed_and_the_chain_goes_on(is_resumed: bool) -> None:
+    seller = TestSeller(max_open_orders=4)
+    async with shop(seller) as s:
+        seller.events = chat_events(60)
+        async with await s.purchaser.buy(CHAT, BODY, whole=True):
+            await s.settled(1)
+        seller.events, seller.charges, seller.keep_receipts = chat_events(3), DEAR, is_resumed
+        async with await s.purchaser.buy(CHAT, BODY, whole=True) as answer:
+            assert "w2" in str(await answer.assemble())
+            if is_resumed:
+                await seller.until(lambda: seller.orders[1].receipt)
+                seller.keep_receipts = False
+                seller.drop_links()
+        await seller.until(lambda: seller.disputed)
+        seller.charges = None
+        async with await s.purchaser.buy(CHAT, BODY, whole=True) as answer:
+            assert answer.provider == seller.peer_id
+        await s.settled(2)
+        dispute = seller.disputed[0]
+        assert dispute.message.reason == "wrong-amount"
+        assert dispute.message.owed_pico == 5 * 200_000 + 3 * 800_000
+        last, disputed, first = (row.receipt for row in s.ledger.receipts())
+        assert [r.receipt_number for r in (first, disputed, last)] == [1, 2, 3]
+        assert last.mentions == (dispute.id,)
+        assert last.channel_total_pico == first.amount_pico + 8 * 900_000 + last.amount_pico
+        channel = s.ledger.channels()[0].message.channel
+        assert [r.message.receipt_number for r in s.ledger.proposals(channel)] == [2]
+        sides = [
+            Bundle("client", list(enumerate(s.ledger.records(), 1)), Role.CLIENT),
+            Bundle("provider", list(enumerate(seller.ledger.records(), 1)), Role.PROVIDER),
+        ]
+        for bundles in ([sides[0]], [sides[1]], sides):
+            findings = audit_records(bundles).findings
+            found = {(f.code, f.party) for f in findings if CODES[f.code].weight is not Weight.NOTE}
+            assert found == {("wrong-amount", Party.PROVIDER)}
+
+
+async def test_a_client_that_lost_its_ledger_gets_it_back() -> None:
+    seller = TestSeller()
+    await seller.start()
+    network = FakeNetwork(seller)
+    try:
+        async with shop(network=network) as s:
+            for number in range(1, 4):
+                async with await s.purchaser.buy(CHAT, BODY, whole=True):
+                    await s.settled(number)
+            before = list(s.ledger.records())
+        async with shop(network=network) as s:
+            async with await s.purchaser.buy(CHAT, BODY, whole=True) as answer:
+                assert answer.order_number == 4
+            await s.settled(4)
+            assert {one.id for one in before} <= {one.id for one in s.ledger.records()}
+            assert len(s.ledger.channels()) == 1
+    finally:
+        await seller.stop()
+
+
+async def test_a_provider_that_lost_its_ledger_s_end_uses_no_number_twice() -> None:
+    seller = TestSeller()
+    async with shop(seller) as s:
+        for number in range(1, 4):
+            async with await s.purchaser.buy(CHAT, BODY, whole=True):
+                await s.settled(number)
+        await seller.until(lambda: len(seller.settled) == 3)
+        seller.lose_end_of_ledger(kept=2)
+        assert not seller.ledger.receipts()
+        (change,), lifted = await s.purchaser.reconcile(seller.key.public_key)
+        assert lifted is None and change.sent + len(change.restored) in (0, 3 * 2 + 1)
+        async with await s.purchaser.buy(CHAT, BODY, whole=True) as answer:
+            assert answer.order_number == 4
+        await s.settled(4)
+        sold = [row.receipt for row in seller.ledger.receipts()]
+        assert [one.receipt_number for one in sold] == [4, 3, 2, 1]
+        assert sold == [row.receipt for row in s.ledger.receipts()]
+
+
+async def test_who_bills_too_much_again_and_again_is_dealt_with_no_more() -> None:
+    seller = TestSeller()
+    seller.charges = DEAR
+    async with shop(seller, limits=SessionLimits(most_disputed=1)) as s:
+        async with await s.purchaser.buy(CHAT, BODY, whole=True):
+            pass
+        await until(lambda: seller.peer_id in s.purchaser.quarantine)
+        with pytest.raises(Refused, match="wrong-amount"):
+            await s.purchaser.buy(CHAT, BODY, Wishes(provider=seller.peer_id))
 
 
 async def test_another_peer_behind_the_address_gets_nothing() -> None:

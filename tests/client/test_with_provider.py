@@ -12,6 +12,7 @@ from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.purchaser import Purchaser, unix_ms
 from p2pgrid.client.session import SessionLimits
 from p2pgrid.errors import RemoteError
+from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.direct import dial
@@ -38,21 +39,23 @@ class _NoNetwork:
 
 
 @contextlib.asynccontextmanager
-async def buying(rig: Rig, ledger: MemoryLedger | None = None) -> AsyncIterator[tuple[Purchaser, MemoryLedger]]:
+async def buying(
+    rig: Rig, ledger: Ledger | None = None, *, queue_timeout_s: float = 2.0, keeps_links: bool = True
+) -> AsyncIterator[tuple[Purchaser, Ledger]]:
     """A purchaser that knows one provider."""
 
     async def dial_rig(_: Sequence[tuple[str, int]], peer: PublicKey, key: SecretKey) -> LinkConnection:
         return await dial(*rig.address, peer, key)
 
-    ledger = ledger or MemoryLedger()
+    kept = ledger if ledger is not None else MemoryLedger()
     book = OfferBook(_NoNetwork(), now_ms=unix_ms)
     book.add(rig.offer.record.to_bytes(), PeerAddress(PROVIDER.public_key.peer_id, ()))
-    limits = SessionLimits(link_timeout_s=2.0, queue_timeout_s=2.0)
-    async with Purchaser(CLIENT, ledger, book, dial=dial_rig, limits=limits) as purchaser:
-        yield purchaser, ledger
+    limits = SessionLimits(link_timeout_s=2.0, queue_timeout_s=queue_timeout_s)
+    async with Purchaser(CLIENT, kept, book, dial=dial_rig, limits=limits, keeps_links=keeps_links) as purchaser:
+        yield purchaser, kept
 
 
-def signed_receipts(ledger: MemoryLedger) -> list[Receipt]:
+def signed_receipts(ledger: Ledger) -> list[Receipt]:
     return [row.receipt for row in ledger.receipts() if row.countersigned]
 
 

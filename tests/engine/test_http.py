@@ -11,7 +11,7 @@ import pytest
 
 from p2pgrid.engine.base import CHAT_COMPLETIONS, EngineModel
 from p2pgrid.engine.fake import FakeVllm, serve_fake
-from p2pgrid.engine.http import EngineLimits, HttpEngine
+from p2pgrid.engine.http import EngineLimits, HttpEngine, parse_health
 from p2pgrid.errors import EngineError, ProtocolViolation, Refused, UsageError
 from tests.engine.asking import ask, body
 
@@ -177,3 +177,9 @@ def test_a_url_that_is_none(url: str) -> None:
 def test_urls_as_people_write_them() -> None:
     for url in ("http://127.0.0.1:8000/", "http://[::1]:8000/v1", "https://engine.example", "unix:///run/e.sock"):
         HttpEngine(url)
+
+
+@pytest.mark.parametrize("value", ["1e999", ".", "--", "1e", "+-.e"])
+def test_a_metrics_page_of_nonsense_says_nothing_of_the_engine(value: str) -> None:
+    health = parse_health(f"vllm:num_requests_running {value}\n".encode())
+    assert (health.is_healthy, health.running, health.detail) == (True, -1, "its /metrics page is not vLLM's")

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from p2pgrid.errors import LedgerError
-from p2pgrid.ledger.base import SlotTaken
+from p2pgrid.ledger.base import DisputeRow, SlotTaken
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.ledger.tables import TABLES
 from p2pgrid.proto.channel import ChannelHead
 from p2pgrid.proto.messages import Usage
 from p2pgrid.proto.record import Record, Role, Signature, Signed
-from tests.factories import CLIENT, PROVIDER, Dealings, make_offer, resigned, secret_key
+from tests.factories import (
+    CLIENT,
+    PROVIDER,
+    Dealings,
+    digest,
+    make_answer,
+    make_dispute,
+    make_offer,
+    resigned,
+    secret_key,
+)
 
 if TYPE_CHECKING:
     from p2pgrid.ledger.base import Ledger
@@ -77,6 +87,8 @@ async def test_records_come_back_in_the_order_of_arrival_with_the_exact_bytes(le
         "/p2pgrid/meter/1": 8,
         "/p2pgrid/voucher/1": 8,
         "/p2pgrid/receipt/1": 5,
+        "/p2pgrid/dispute/1": 0,
+        "/p2pgrid/answer/1": 0,
         "evidence": 0,
     }
     assert list(ledger.records(channel=one.id)) == records_of(ones)
@@ -119,11 +131,12 @@ async def test_head_says_where_the_channel_stands(ledger: AnyLedger) -> None:
     assert ledger.head(d.id) == ChannelHead(0, 0, d.channel.id, 0, 0)
     await store(ledger, *d.completed(), *d.completed())
     last = d.receipts[-1]
-    assert ledger.head(d.id) == ChannelHead(2, 2, last.id, last.message.channel_total_pico, 2)
+    total = last.message.channel_total_pico
+    assert ledger.head(d.id) == ChannelHead(2, 2, last.id, total, 2, total)
     open_order = d.order()
     proposal = d.proposal(d.order())
     await store(ledger, open_order, proposal)
-    assert ledger.head(d.id) == ChannelHead(3, 3, proposal.id, proposal.message.channel_total_pico, 2)
+    assert ledger.head(d.id) == ChannelHead(3, 3, proposal.id, proposal.message.channel_total_pico, 2, total)
 
 
 async def test_a_countersignature_joins_the_proposal_on_record(ledger: AnyLedger) -> None:
@@ -300,6 +313,31 @@ async def test_receipts_for_people_newest_first(ledger: AnyLedger) -> None:
     assert ledger.receipts(limit=0) == []
 
 
+async def test_receipts_by_the_beginning_of_their_id(ledger: AnyLedger) -> None:
+    d = Dealings()
+    await store(ledger, *d.chain(20))
+    ids = sorted(receipt.id.hex() for receipt in d.receipts)
+    assert [row.record_id.hex() for row in ledger.find_receipts("", limit=100)] == ids
+    for one in ids:
+        (row,) = ledger.find_receipts(one)
+        assert row.record_id.hex() == one and row.countersigned
+        assert [r.record_id.hex() for r in ledger.find_receipts(one[0], limit=100)] == [
+            other for other in ids if other[0] == one[0]
+        ]
+    assert ledger.find_receipts("x") == [] == ledger.find_receipts(ids[0] + "0")
+
+
+async def test_the_records_of_one_order(ledger: AnyLedger) -> None:
+    d = Dealings()
+    records = d.chain(3, ticks=2)
+    await store(ledger, *records)
+    number = d.receipts[1].message.order_number
+    wanted = [s.record for s in records if getattr(s.message, "order_number", 0) == number]
+    assert len(wanted) >= 4
+    assert ledger.order_records(d.id, number) == wanted
+    assert ledger.order_records(d.id, 99) == []
+
+
 async def test_evidence_is_kept_once_and_apart(ledger: AnyLedger) -> None:
     d = Dealings()
     forged = Record(d.offer.record.payload_type, d.offer.record.payload + b"\0", d.offer.record.signatures)
@@ -325,3 +363,63 @@ async def test_closing_finishes_what_is_queued_and_ends_the_rest(ledger: AnyLedg
     with pytest.raises(LedgerError, match="closed"):
         await ledger.append_evidence(d.offer.record, "late.")
     await ledger.aclose()
+
+
+async def test_disputes_and_their_answers(ledger: AnyLedger) -> None:
+    d, other = Dealings(), Dealings(name="another", client=secret_key("another client"))
+    await store(ledger, *d.chain(3), *other.chain(1)[1:])
+    first, third = make_dispute(d.receipts[0]), make_dispute(d.receipts[2])
+    theirs, answer = make_dispute(d.receipts[0], Role.PROVIDER), make_answer(third)
+    await store(ledger, third, first, answer, theirs)
+
+    def ids_of(rows: Sequence[DisputeRow | None]) -> list[tuple[bytes, bytes]]:
+        return [(one.dispute.id, one.answer.id if one.answer else b"") for one in rows if one is not None]
+
+    rows = [(third.id, answer.id), (first.id, b""), (theirs.id, b"")]
+    assert ids_of(ledger.disputes()) == ids_of(ledger.disputes(channel=d.id)) == rows
+    assert ids_of(ledger.disputes(unanswered=True)) == rows[1:]
+    assert ids_of(ledger.disputes(channel=d.id, unanswered=True)) == rows[1:]
+    assert ledger.disputes(channel=other.id) == []
+    assert ids_of([ledger.dispute(third.id)]) == ids_of([ledger.dispute(answer.id)]) == rows[:1]
+    assert ledger.dispute(d.receipts[0].id) is None
+    ids = [(1, first.id), (1, theirs.id), (3, third.id), (3, answer.id)]
+    assert ledger.dispute_ids(d.id) == ids
+    assert ledger.dispute_ids(d.id, after=1) == ids[2:]
+    assert ledger.dispute_ids(d.id, limit=3) == ids[:3]
+    assert ledger.dispute_ids(other.id) == []
+
+    order = d.order()
+    await store(ledger, order, d.countersign(d.proposal(order, mentions=(third.id, answer.id))))
+    assert ledger.mentioned(d.id, 0) == ledger.mentioned(d.id, 3) == {third.id, answer.id}
+    assert ledger.mentioned(d.id, 4) == ledger.mentioned(other.id, 0) == set()
+    counts = ledger.counts()
+    assert (counts["/p2pgrid/dispute/1"], counts["/p2pgrid/answer/1"]) == (3, 1)
+
+
+async def test_one_dispute_for_each_receipt_and_side_and_one_answer(ledger: AnyLedger) -> None:
+    d = Dealings()
+    await store(ledger, *d.chain(1))
+    dispute = make_dispute(d.receipts[0])
+    await store(ledger, dispute, dispute)
+    with pytest.raises(SlotTaken):
+        await ledger.append(make_dispute(d.receipts[0], statement="Another."))
+    await store(ledger, make_answer(dispute))
+    with pytest.raises(SlotTaken):
+        await ledger.append(make_answer(dispute, statement="Another."))
+    assert len(ledger.disputes()) == 1
+
+
+async def test_request_keys_are_kept_with_their_order_and_erased(ledger: AnyLedger) -> None:
+    d = Dealings()
+    await store(ledger, d.offer, d.channel)
+    orders = [d.order() for _ in range(3)]
+    for order in orders[:2]:
+        ledger.keep_request_key(order, digest(f"key {order.message.order_number}"))
+        await store(ledger, order)
+    await store(ledger, orders[2])
+    assert [ledger.request_key(d.id, number) for number in (1, 2, 3)] == [digest("key 1"), digest("key 2"), None]
+    assert ledger.request_keys_before(orders[1].message.ordered_ms) == [(d.id, 1)]
+    assert ledger.request_keys_before(orders[1].message.ordered_ms + 1) == [(d.id, 1), (d.id, 2)]
+    await ledger.erase_request_keys([(d.id, 1), (d.id, 3), (d.id, 99)])
+    assert [ledger.request_key(d.id, number) for number in (1, 2)] == [None, digest("key 2")]
+    assert digest("key 2") not in b"".join(one.to_bytes() for one in ledger.records())

@@ -22,9 +22,10 @@ from sqlite_utils import Database
 
 from p2pgrid.errors import LedgerError, LocalError, UsageError
 from p2pgrid.ledger.base import SlotTaken
+from p2pgrid.ledger.schema import SCHEMA_VERSION
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.proto.record import Role, parse_record
-from tests.factories import CLIENT, Dealings, resigned
+from tests.factories import CLIENT, Dealings, digest, make_answer, make_dispute, resigned
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,6 +93,9 @@ async def test_plain_sqlite_tools_read_it(ledger: SqliteLedger, path: Path) -> N
         "meters",
         "vouchers",
         "receipts",
+        "disputes",
+        "answers",
+        "request_keys",
         "evidence",
     }
     receipt = d.receipts[1].message
@@ -185,12 +189,96 @@ def test_reading_where_there_is_no_ledger(path: Path) -> None:
 async def test_a_newer_ledger_is_left_alone(path: Path) -> None:
     await SqliteLedger.open(path).aclose()
     with closing(sqlite3.connect(path)) as conn:
-        conn.execute("PRAGMA user_version=2")
+        conn.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
     before = path.read_bytes()
     for opener in (SqliteLedger.open, SqliteLedger.open_readonly):
-        with pytest.raises(LedgerError, match=r"newer p2pgrid \(schema 2; this one knows 1\).*Upgrade"):
+        with pytest.raises(LedgerError, match=r"newer p2pgrid \(schema \d+; this one knows \d+\).*Upgrade"):
             opener(path)
     assert path.read_bytes() == before
+
+
+def version_1(path: Path) -> None:
+    """A ledger as version 1 of the schema left it."""
+    with closing(sqlite3.connect(path)) as conn:
+        conn.executescript(Path(__file__).with_name("version_1.sql").read_text(encoding="utf-8"))
+
+
+async def test_an_older_ledger_is_brought_up_to_date(path: Path) -> None:
+    version_1(path)
+    before = path.read_bytes()
+    with pytest.raises(LedgerError, match=r"older p2pgrid \(schema 1; \d was expected\).*Start the node once"):
+        SqliteLedger.open_readonly(path)
+    assert path.read_bytes() == before
+
+    d = Dealings()
+    old = d.chain(2)
+    ledger = SqliteLedger.open(path)
+    assert list(ledger.records())[: len(old)] == [one.record for one in old]
+    assert [one.order.message.order_number for one in ledger.open_orders(d.id)] == [4]
+    assert ledger.disputes() == [] and ledger.mentioned(d.id, 0) == set()
+    dispute = make_dispute(d.receipts[0])
+    answer = make_answer(dispute)
+    d.last_order_number = 4
+    order = d.order()
+    ledger.keep_request_key(order, digest("key"))
+    await ledger.append(dispute, answer, order, d.proposal(order, mentions=(dispute.id, answer.id)))
+    await ledger.aclose()
+
+    again = SqliteLedger.open(path)
+    assert again.mentioned(d.id, 0) == {dispute.id, answer.id}
+    assert again.request_key(d.id, 5) == digest("key")
+    assert again.counts()["evidence"] == 1
+    await again.aclose()
+    with closing(sqlite3.connect(path)) as conn, closing(sqlite3.connect(path.with_name("new"))) as new:
+        await SqliteLedger.open(path.with_name("new")).aclose()
+        names = "SELECT type, name FROM sqlite_schema ORDER BY type, name"
+        assert conn.execute(names).fetchall() == new.execute(names).fetchall()
+        assert conn.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+
+
+def test_a_migration_that_is_cut_short_leaves_the_ledger_as_it_was(path: Path) -> None:
+    version_1(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        conn.execute("CREATE TABLE request_keys (in_the_way)")
+    with pytest.raises(LedgerError):
+        SqliteLedger.open(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        assert conn.execute("PRAGMA user_version").fetchone() == (1,)
+        assert conn.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'disputes'").fetchone() == (0,)
+        conn.execute("DROP TABLE request_keys")
+    SqliteLedger.open(path).close()
+
+
+@pytest.mark.parametrize("is_read", [False, True], ids=["alone", "while it is read"])
+async def test_an_erased_key_is_in_no_file(path: Path, is_read: bool) -> None:
+    d = Dealings()
+    ledger = SqliteLedger.open(path)
+    await ledger.append(d.offer, d.channel)
+    keys = [digest(f"key {number}") for number in range(1, 201)]
+    for key in keys:
+        order = d.order()
+        ledger.keep_request_key(order, key)
+        await ledger.append(order)
+
+    def found() -> list[bytes]:
+        files = [one.read_bytes() for one in path.parent.iterdir()]
+        return [key for key in keys if any(key in one for one in files)]
+
+    assert found() == keys
+    reading = sqlite3.connect(path, isolation_level=None)
+    if is_read:
+        reading.execute("BEGIN")
+        reading.execute("SELECT count(*) FROM orders").fetchone()
+    await ledger.erase_request_keys([(d.id, number) for number in range(1, 151)])
+    assert ledger.request_key(d.id, 150) is None
+    if is_read:
+        # Whoever reads holds the older pages; they go with the next write.
+        reading.execute("COMMIT")
+        await ledger.append(d.order())
+    reading.close()
+    assert found() == keys[150:]
+    await ledger.aclose()
+    assert found() == keys[150:]
 
 
 def test_another_programs_database_is_left_alone(path: Path) -> None:

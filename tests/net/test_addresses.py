@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -106,3 +108,30 @@ def test_without_peer_id_leaves_others_alone() -> None:
     address = Multiaddr("/ip4/192.0.2.1/tcp/1")
     assert without_peer_id(address) == address
     assert without_peer_id(Multiaddr(f"/ip4/192.0.2.1/tcp/1/p2p/{PEER}")) == address
+
+
+@pytest.mark.parametrize("parse", [parse_listen_address, parse_announce_address, parse_peer_multiaddr])
+@pytest.mark.parametrize("part", ["/ip4/1.2.3.4", "/tcp/1", "/p2p-circuit", "x"])
+def test_a_text_too_long_for_an_address_is_refused_unread(parse: Callable[[str], object], part: str) -> None:
+    with pytest.raises(UsageError, match="too long") as caught:
+        parse(part * 100_000)
+    assert len(caught.value.message) < 200
+
+
+def test_only_so_many_of_a_peers_addresses_are_parsed() -> None:
+    """Each costs a tenth of a millisecond, and an answer of the DHT may hold thousands."""
+    good = [Multiaddr(f"/ip4/192.0.2.7/tcp/{port}").to_bytes() for port in range(1, 40)]
+    unfit = [Multiaddr(f"/ip4/0.0.0.0/tcp/{port}").to_bytes() for port in range(1, 13)]
+    other = [Multiaddr(f"/ip4/192.0.2.7/udp/{port}/quic-v1").to_bytes() for port in range(1, 31)]
+    assert usable_addresses([*other, good[0]], PEER) == [Multiaddr(good[0])]
+    assert usable_addresses([good[0]] * 30 + [good[1]], PEER) == [Multiaddr(good[0]), Multiaddr(good[1])]
+    assert usable_addresses([*unfit, good[0]], PEER) == []
+    assert usable_addresses([*other, *other, good[0]], PEER) == []
+    assert len(usable_addresses(good, PEER)) == MAX_ADDRESSES_PER_PEER
+
+
+@pytest.mark.parametrize("host", ["ip4/192.0.2.7", "ip6/2001:db8::1", "dns/a.example", "dns4/a.example", "dns6/a.b"])
+@pytest.mark.parametrize("end", ["", f"/p2p/{PEER}"])
+def test_every_shape_of_ours_is_taken_from_bytes_and_text(host: str, end: str) -> None:
+    text = f"/{host}/tcp/4001"
+    assert usable_addresses([text + end, Multiaddr(text + end).to_bytes()], PEER) == [Multiaddr(text)]

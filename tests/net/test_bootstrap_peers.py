@@ -33,6 +33,10 @@ def test_a_list_of_ones_own(tmp_path: Path) -> None:
         ("[networks.Test]\npeers = []", "no network name"),
         (f"[networks.test]\npeers = {[PEER] * 65}", "65 peers"),
         ("", "does not name the network 'test'"),
+        ("#" * 32 * 1024 + "\n", "too large"),
+        ("a." * 2049 + "b = 1", "too large"),
+        ("networks = " + "[" * 10_000, "no list of bootstrap peers"),
+        ("networks = " + "{a=" * 10_000, "no list of bootstrap peers"),
     ],
 )
 def test_a_bad_list_is_explained(tmp_path: Path, text: str, says: str) -> None:

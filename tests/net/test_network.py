@@ -57,13 +57,25 @@ async def _provider_client_and_bootstrap_peer() -> None:
         assert introducer.addresses[0].endswith(f"/p2p/{introducer.peer_id}")
         options: dict[str, Any] = {"bootstrap": introducer.addresses}
         async with (
-            Network(new_key(), "test", listen=[LOOPBACK], serve_dht=True, offer=current_offer, **options) as provider,
+            Network(
+                new_key(),
+                "test",
+                listen=[LOOPBACK],
+                serve_dht=True,
+                offer=current_offer,
+                cards=lambda: b"signed cards",
+                **options,
+            ) as provider,
             Network(new_key(), "test", **options) as client,
         ):
             assert await provider.advertise([lookup_keys.PROVIDER, MODEL]) >= 1
             (found,) = await client.find_providers(MODEL, timeout_s=5)
             assert found == PeerAddress(provider.peer_id, provider.addresses)
             assert await client.fetch_offer(found, timeout_s=5) == b"a signed offer"
+            assert await client.fetch_cards(found, timeout_s=5) == b"signed cards"
+            with pytest.raises(Refused, match="no card") as refused:
+                await client.fetch_cards(PeerAddress(introducer.peer_id, introducer.addresses), timeout_s=5)
+            assert refused.value.code == "no-card"
             assert loop_threads == {asyncio.get_running_loop()}, "the offer is asked for on the loop"
             offer = None
             with pytest.raises(Refused) as caught:

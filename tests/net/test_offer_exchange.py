@@ -45,7 +45,7 @@ def test_nothing_offered_is_a_refusal() -> None:
                 await fetch_offer(client, contact(provider), 5)
             assert caught.value.code == "no-offer"
             serve_offers(provider, no_offer)
-            with pytest.raises(Refused, match="offers nothing") as caught:
+            with pytest.raises(Refused, match="has no offer now") as caught:
                 await fetch_offer(client, contact(provider), 5)
             assert caught.value.code == "no-offer"
 

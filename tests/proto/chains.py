@@ -307,9 +307,16 @@ def entries_of(lines: Sequence[bytes]) -> Iterator[tuple[int, Record | InvalidRe
             yield number, invalid
 
 
-def bundle_of(lines: Sequence[bytes], side: Role | None = None, source: str = "") -> Bundle:
+@dataclass
+class LinesBundle(Bundle):
+    """A bundle that can also be written to a file."""
+
+    lines: tuple[bytes, ...] = ()
+
+
+def bundle_of(lines: Sequence[bytes], side: Role | None = None, source: str = "") -> LinesBundle:
     """A bundle under its side's usual name."""
-    return Bundle(source or f"{side or 'bundle'}.jsonl", entries_of(lines), side)
+    return LinesBundle(source or f"{side or 'bundle'}.jsonl", entries_of(lines), side, tuple(lines))
 
 
 def everyday_dealings(nonce: str = "") -> Dealings:

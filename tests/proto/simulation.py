@@ -19,8 +19,9 @@ from p2pgrid.proto.actions import (
     AbortEngine,
     Actions,
     AskEngine,
+    Breach,
     Deliver,
-    Dispute,
+    Disputed,
     EndStream,
     KeepEvidence,
     Persist,
@@ -28,26 +29,29 @@ from p2pgrid.proto.actions import (
     Settled,
     Turn,
 )
+from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.buyer import BuyerOrder, check_resumed, place_order
-from p2pgrid.proto.channel import ChannelBooks, ChannelHead, accept_channel, propose_channel
+from p2pgrid.proto.channel import ChannelHead, accept_channel, propose_channel
 from p2pgrid.proto.counting import TokenCounter
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import (
     Channel,
     DataTerms,
+    Meter,
     ModelOffer,
     Offer,
     Order,
     Receipt,
+    Status,
     Tariff,
     Terms,
     Usage,
     Voucher,
 )
-from p2pgrid.proto.proposal import accept_countersignature
+from p2pgrid.proto.proposal import Ending, accept_countersignature, propose_receipt
 from p2pgrid.proto.record import Message, Role, Signed, sign_message
 from p2pgrid.proto.request import metered_body, parse_request
-from p2pgrid.proto.seller import SellerOrder
+from p2pgrid.proto.seller import SellerOrder, SellerState
 from p2pgrid.proto.sse import EventSplitter
 from p2pgrid.proto.verdict import Bundle, Verdict, audit_records
 from p2pgrid.proto.wire import Kind, OrderOpening, Refusal
@@ -106,8 +110,8 @@ def make_channel(offer: Signed[Offer]) -> Signed[Channel]:
 
 
 def make_books(channel: Signed[Channel], *, countersigned: int = 0) -> ChannelBooks:
-    """The books of a channel that has no receipts yet (`countersigned` skips the slow start)."""
-    return ChannelBooks(channel, ChannelHead(0, 0, channel.id, 0, countersigned))
+    """The books of a channel that has no receipts yet (`countersigned` receipts of 1 EUR cover open orders)."""
+    return ChannelBooks(channel, ChannelHead(0, 0, channel.id, 0, countersigned, countersigned * 10**12))
 
 
 def sse(chunk: dict[str, Any] | str) -> bytes:
@@ -204,7 +208,8 @@ class Lane:
     bodies: deque[bytes] = field(default_factory=deque)
     body: bytes = b""
     delivered: bytes = b""
-    disputes: list[Dispute] = field(default_factory=list)
+    breaches: list[Breach] = field(default_factory=list)
+    disputes: list[Disputed] = field(default_factory=list)
     evidence: list[KeepEvidence] = field(default_factory=list)
     settled: list[Signed[Receipt]] = field(default_factory=list)
     sent: TokenCounter = field(default_factory=TokenCounter)
@@ -212,6 +217,11 @@ class Lane:
     sent_before_last_event: int = 0
     acknowledged: int = 0
     refused: Refused | None = None
+
+    @property
+    def complaints(self) -> list[str]:
+        """Codes of what the client found wrong."""
+        return [one.code for one in self.breaches] + [one.dispute.message.reason for one in self.disputes]
 
 
 Tamper = Callable[[int, bytes], "Iterator[tuple[int, bytes]]"]
@@ -350,7 +360,12 @@ class Grid:
             lane.to_client.clear()
 
     def resume(self) -> None:
-        """As a shell resumes a channel on a new link."""
+        """As a shell resumes a channel on a new link: the last voucher that either side holds decides."""
+        for lane in self.lanes.values():
+            billed = {r.message.order_number for r in receipts(self.provider_ledger)}
+            is_suspended = lane.seller is not None and lane.seller.state is SellerState.SUSPENDED
+            if is_suspended and lane.number not in billed:
+                self.provider_ledger.append(self._interrupted(lane))
         signed = {s.id for s in self.provider_ledger if isinstance(s.message, Receipt) and Role.CLIENT in s.signers}
         for proposal in receipts(self.provider_ledger):
             if proposal.id in signed or Role.CLIENT in proposal.signers:
@@ -358,22 +373,38 @@ class Grid:
             held = next((r for r in receipts(self.client_ledger) if r.id == proposal.id), None)
             if held is None:
                 buyer = self.lanes[proposal.message.order_number].buyer
-                held = check_resumed(
+                held, dispute = check_resumed(
                     self.client,
                     proposal.record,
                     buyer.order,
-                    buyer.entry,
+                    buyer.tariff,
                     vouched=buyer.vouched,
                     delivered=buyer.usage,
                     key=CLIENT,
                     now_ms=self.now_ms,
                 )
+                assert dispute is None
                 self.client_ledger.append(held)
             self.provider_ledger.append(accept_countersignature(proposal, held.record.to_bytes(), self.provider))
         ended = {r.message.order_number for r in receipts(self.client_ledger)}
         for lane in self.lanes.values():
             if lane.number not in ended and lane.buyer.refusal is None:
                 self.client.close_order(lane.number)
+
+    def _interrupted(self, lane: Lane) -> Signed[Receipt]:
+        vouchers = [
+            s.message
+            for s in (*self.provider_ledger, *self.client_ledger)
+            if isinstance(s.message, Voucher) and s.message.order_number == lane.number
+        ]
+        last = max(vouchers, key=lambda voucher: voucher.tick, default=None)
+        usage = last.usage if last is not None else Usage()
+        meters = {s.id: s.message for s in self.client_ledger if isinstance(s.message, Meter)}
+        commitment = meters[last.meter].response_commitment if last is not None else bytes(32)
+        ending = Ending(status=Status.INTERRUPTED, response_commitment=commitment)
+        return propose_receipt(
+            self.provider, lane.buyer.order, lane.buyer.tariff, usage, ending, key=PROVIDER, now_ms=self.now_ms
+        )
 
     # -- running to the end -----------------------------------------------------------------------------------
 
@@ -420,7 +451,9 @@ class Grid:
                     self.client_ledger.append(signed)
                 case Deliver(data):
                     lane.delivered += data
-                case Dispute():
+                case Breach():
+                    lane.breaches.append(action)
+                case Disputed():
                     lane.disputes.append(action)
                 case KeepEvidence():
                     lane.evidence.append(action)
@@ -459,7 +492,7 @@ class Grid:
                     self.provider_ledger.append(signed)
                     if isinstance(signed.message, Voucher):
                         lane.acknowledged = signed.message.usage.output_tokens
-                case Settled() | EndStream() | Dispute():
+                case Settled() | EndStream() | Disputed():
                     pass
                 case _:
                     raise AssertionError(f"a provider's machine asked for {action}")

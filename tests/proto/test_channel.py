@@ -8,17 +8,16 @@ import msgspec
 import pytest
 
 from p2pgrid.errors import InvalidRecord, Refused
+from p2pgrid.proto.books import ChannelBooks, risk_pico
 from p2pgrid.proto.channel import (
     CLOCK_TOLERANCE_MS,
-    ChannelBooks,
     ChannelHead,
     accept_channel,
-    allowed_open_orders,
     check_clock,
     propose_channel,
     verify_channel,
 )
-from p2pgrid.proto.messages import Channel, channel_id
+from p2pgrid.proto.messages import Channel, Order, Tariff, channel_id
 from p2pgrid.proto.record import Role, Signed, sign_message
 from tests.proto.simulation import (
     CLIENT,
@@ -30,6 +29,7 @@ from tests.proto.simulation import (
     make_books,
     make_channel,
     make_offer,
+    receipts,
     script,
 )
 
@@ -64,12 +64,22 @@ def test_a_channel_is_opened() -> None:
     assert signed.message.expires_ms - signed.message.opened_ms == 90 * 86_400_000
 
 
+def test_a_channel_goes_on_from_the_head_that_both_hold() -> None:
+    head = bytes([9] * 32)
+    assert accept(proposed(continues=head).record, continues=head).message.continues == head
+    for other in (b"", bytes(32)):
+        with pytest.raises(InvalidRecord) as error:
+            accept(proposed(continues=other).record, continues=head)
+        assert error.value.code == "wrong-channel"
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"client": STRANGER.public_key.raw},
         {"client_nonce": bytes(32)},
         {"currency": "USD"},
+        {"continues": bytes([9] * 32)},
         {"window_tokens": 512},
         {"max_open_orders": 1},
         {"dispute_days": 1},
@@ -106,21 +116,80 @@ def test_a_channel_needs_both_signatures_of_its_own_parties() -> None:
     assert invalid.value.code == "wrong-channel"
 
 
-def test_slow_start() -> None:
-    channel = make_channel(make_offer(max_open_orders=4)).message
-    assert [allowed_open_orders(channel, n) for n in (0, 1, 2, 3, 4, 100)] == [1, 2, 3, 4, 4, 4]
+TARIFF = Tariff(input_upm=100, cached_input_upm=100, output_upm=1000)
+
+
+def order(number: int, *, prompt: int = 10, output: int = 1000, most: int = 10**9) -> Order:
+    return Order(
+        channel=bytes(32),
+        order_number=number,
+        offer=bytes(32),
+        model="m",
+        endpoint="/v1/chat/completions",
+        request_commitment=bytes(32),
+        max_prompt_tokens=prompt,
+        max_output_tokens=output,
+        max_amount_pico=most,
+        ordered_ms=NOW_MS,
+        first_token_deadline_ms=NOW_MS + 1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "risk"),
+    [
+        (order(1), 10 * 100 + 16 * 1000),
+        (order(1, output=3), 10 * 100 + 3 * 1000),
+        (order(1, prompt=0), 16 * 1000),
+        (order(1, most=7), 7),
+        (order(1, prompt=2**40, most=7), 7),
+    ],
+)
+def test_the_risk_of_an_order(one: Order, risk: int) -> None:
+    assert risk_pico(one, TARIFF, 16) == risk
+
+
+def test_what_is_at_risk_is_covered_but_for_the_dearest_order() -> None:
+    channel = make_channel(make_offer(max_open_orders=3))
+    books = ChannelBooks(channel, ChannelHead(0, 0, channel.id, 0, 0, countersigned_pico=1000))
+    assert books.may_open(10**12)
+    books.open_order(order(1, most=5000), TARIFF)
+    assert books.may_open(1000) and not books.may_open(1001)
+    books.open_order(order(2, most=600), TARIFF)
+    assert books.may_open(400) and not books.may_open(401)
+    books.open_order(order(3, most=0), TARIFF)
+    with pytest.raises(Refused) as refused:
+        books.check_may_open(0)
+    assert refused.value.code == "too-many-open-orders"
+    books.close_order(3)
+    books.close_order(1)
+    assert books.may_open(1000)
+
+
+def test_a_disputed_order_stays_at_risk_until_the_dispute_is_accepted() -> None:
+    grid = Grid()
+    grid.ordered(script(answer(5, [1])))
+    grid.settle()
+    (receipt,) = [one.message for one in receipts(grid.client_ledger)]
+    channel = make_channel(make_offer())
+    books = ChannelBooks(channel, ChannelHead(0, 0, channel.id, 0, 0))
+    books.open_order(order(receipt.order_number, most=5000), TARIFF)
+    books.note_disputed(receipt, 0)
+    assert books.open_orders == 0 and books.reserved_pico == 0
+    assert books.may_open(0) and not books.may_open(1)
+    books.note_accepted(receipt.receipt_number)
+    assert books.may_open(10**12)
 
 
 def test_books_after_a_restart() -> None:
     channel = make_channel(make_offer())
-    books = ChannelBooks(channel, ChannelHead(7, 5, bytes(32), 1000, 4), open_orders=2)
+    books = ChannelBooks(channel, ChannelHead(7, 5, bytes(32), 1000, 4))
     assert (books.last_order_number, books.last_receipt_number, books.total_pico) == (7, 5, 1000)
-    assert books.may_order
     assert books.credit_left_pico() == channel.message.credit_limit_pico - 1000
-    books.close_order(6)
-    books.close_order(7)
-    books.close_order(7)
-    assert books.open_orders == 0
+    books.open_order(order(6), TARIFF)
+    for _ in range(2):
+        books.close_order(6)
+        assert books.open_orders == 0
 
 
 def test_order_numbers_only_rise() -> None:

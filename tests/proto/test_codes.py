@@ -26,6 +26,34 @@ def codes_raised_in(module: str) -> set[str]:
     }
 
 
+LIVE_ONLY = {
+    "bad-tile",  # of the log's transport: a tile is asked for again elsewhere
+    "clock-skew",  # nothing is signed then
+    "not-a-fork",  # what was to be a fork proof is none
+    "wrong-channel",  # an answer about another channel than the one asked about
+    "wrong-count",  # an answer to a reconciliation
+}
+"""Codes of `InvalidRecord` for answers that no bundle ever holds."""
+
+
+def test_what_a_peer_refuses_live_has_the_name_that_an_audit_gives_it() -> None:
+    for path in sorted(ROOT.parent.rglob("*.py")):
+        assert codes_raised_in(f"../{path.relative_to(ROOT.parent)}") <= set(CODES) | LIVE_ONLY, path
+
+
+OF_THE_ANSWER = {"wrong-count", "wrong-status"}
+"""What only the side that got the answer can know: reasons for its dispute, and no finding."""
+
+
+def test_what_the_client_disputes_has_the_name_that_an_audit_gives_it() -> None:
+    for module in ("buyer.py", "receipt_check.py", "disputing.py", "reconcile.py", "restore.py"):
+        tree = ast.parse((ROOT / module).read_text())
+        firsts = [node.elts[0] for node in ast.walk(tree) if isinstance(node, ast.Tuple) and len(node.elts) == 2]
+        said = {each.value for each in firsts if isinstance(each, ast.Constant) and isinstance(each.value, str)}
+        codes = {text for text in said if re.fullmatch(r"[a-z]+(-[a-z]+)+", text)}
+        assert codes <= set(CODES) | LIVE_ONLY | OF_THE_ANSWER, module
+
+
 def test_parsers_and_rules_raise_codes_of_the_table_alone() -> None:
     for module in ("keys.py", "record.py", "messages.py", "pricing.py", "rules.py", "chain.py", "judgement.py"):
         raised = codes_raised_in(module)

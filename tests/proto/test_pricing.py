@@ -72,9 +72,9 @@ def test_refund_rule() -> None:
 
 def test_beyond_63_bits_is_beyond_any_credit() -> None:
     entry = make_offer().message.models[0]
-    assert most_owed(entry, max_prompt_tokens=10, max_output_tokens=10) == 10 * 200_000 + 10 * 600_000
+    assert most_owed(entry.tariff, max_prompt_tokens=10, max_output_tokens=10) == 10 * 200_000 + 10 * 600_000
     with pytest.raises(Refused) as refused:
-        most_owed(entry, max_prompt_tokens=10**14, max_output_tokens=0)
+        most_owed(entry.tariff, max_prompt_tokens=10**14, max_output_tokens=0)
     assert refused.value.code == "credit-exhausted"
 
 

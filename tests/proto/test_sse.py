@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pgrid.errors import ProtocolViolation
-from p2pgrid.proto.sse import EventSplitter, event_data
+from p2pgrid.proto.sse import FREE_EVENTS, MIN_MEAN_EVENT_BYTES, EventSplitter, event_data
 
 STREAM = b'data: {"a":1}\n\n: a comment\n\ndata: x\r\ndata: y\r\n\r\n\ndata: {"b":"\\n\\n"}\n\ndata: [DONE]\n\n'
 
@@ -75,3 +75,21 @@ def test_an_event_past_the_cap_is_a_violation(size: int) -> None:
 def test_a_whole_event_past_the_cap_is_a_violation() -> None:
     with pytest.raises(ProtocolViolation):
         EventSplitter(max_event_bytes=100).feed(b"x" * 99 + b"\n\n")
+
+
+def test_small_events_are_taken_while_they_are_few() -> None:
+    events = [b": ping\n\n", b"data: " + b"x" * 120 + b"\n\n"] * 5000
+    assert split(events) == events
+    assert split([b"".join(events)]) == events
+
+
+@pytest.mark.parametrize("event", [b"\n\n", b"\n\r\n", b":\n\n", b"data: {}\n\n"])
+@pytest.mark.parametrize("size", [1, 1000, 10**6])
+def test_events_that_are_small_and_many_are_a_violation_at_one_place(event: bytes, size: int) -> None:
+    stream, splitter, events = event * 3000, EventSplitter(), 0
+    with pytest.raises(ProtocolViolation, match="events of less than 64 bytes"):
+        for start in range(0, len(stream), size):
+            events += len(splitter.feed(stream[start : start + size]))
+    most = FREE_EVENTS * MIN_MEAN_EVENT_BYTES // (MIN_MEAN_EVENT_BYTES - len(event))
+    assert events <= most
+    assert size > 1 or events == most

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
+from p2pgrid.proto.codes import CODES
+from p2pgrid.proto.log_case import LogDemands
 from p2pgrid.proto.message_types import MESSAGE_TYPES
-from p2pgrid.proto.record import parse_json_line, parse_message, parse_record
+from p2pgrid.proto.record import Role, parse_json_line, parse_message, parse_record
+from p2pgrid.proto.verdict import audit_records
+from tests.proto.chains import bundle_of
 from tests.proto.vectors import FOLDER, all_vectors, to_text
 
 VECTORS = all_vectors()
@@ -30,6 +35,32 @@ def test_records_read_back(vector: dict[str, Any]) -> None:
     assert (record.id.hex(), record.payload.hex()) == (vector["id"], vector["payload"])
     message = parse_message(record, MESSAGE_TYPES[record.payload_type])
     assert type(message).__name__ == vector["message"]
+
+
+AUDIT = json.loads((FOLDER / "audit.json").read_text())
+
+
+def test_there_is_a_verdict_for_every_code() -> None:
+    assert [vector["code"] for vector in AUDIT] == list(CODES)
+    for vector in AUDIT:
+        found = vector["verdict"]["notes" if vector["weight"] == "note" else "findings"]
+        assert [one["code"] for one in found] == [vector["code"]]
+
+
+@pytest.mark.parametrize("vector", AUDIT, ids=lambda v: v["code"])
+def test_the_verdict_follows_from_the_lines_alone(vector: dict[str, Any]) -> None:
+    bundles = []
+    for bundle in vector["bundles"]:
+        lines = [vector["lines"][int(index)].encode() for index in bundle["lines"].split()]
+        bundles.append(bundle_of(lines, Role(bundle["side"]) if bundle["side"] else None, bundle["source"]))
+    asked = vector["asked"]
+    demands = LogDemands(proofs=asked["log_proofs"], witnesses=asked["log_witnesses"])
+    verdict = audit_records(bundles, now_ms=asked["at_ms"], log_demands=demands)
+    expected = vector["verdict"]
+    assert (verdict.clean, verdict.at_ms) == (expected["clean"], expected["at_ms"])
+    for kind in ("findings", "notes", "channels"):
+        said = json.loads(msgspec.json.encode(getattr(verdict, kind)))
+        assert [{k: one[k] for k in row} for one, row in zip(said, expected[kind], strict=True)] == expected[kind]
 
 
 def test_one_of_each_message() -> None:

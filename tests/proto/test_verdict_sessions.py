@@ -9,8 +9,11 @@ import pytest
 
 from p2pgrid.proto.acceptance import accept_order, verify_order
 from p2pgrid.proto.actions import Action, Actions, Persist, Send
+from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.buyer import BuyerOrder, place_order
-from p2pgrid.proto.channel import ChannelBooks, ChannelHead
+from p2pgrid.proto.channel import ChannelHead
+from p2pgrid.proto.messages import Status
+from p2pgrid.proto.proposal import Ending, propose_receipt
 from p2pgrid.proto.record import Role
 from p2pgrid.proto.request import metered_body, parse_request
 from p2pgrid.proto.seller import SellerOrder
@@ -91,7 +94,19 @@ class Pair:
 
     def lose_link(self) -> None:
         assert self.seller is not None
+        assert self.buyer is not None
         self.keep("provider", self.seller.link_lost(self.now_ms))
+        self.buyer.link_lost()
+        receipt = propose_receipt(
+            self.seller_books,
+            self.seller.order,
+            self.buyer.tariff,
+            self.buyer.vouched,
+            Ending(status=Status.INTERRUPTED),
+            key=self.grid.provider,
+            now_ms=self.now_ms,
+        )
+        self.grid.keep(receipt, by="provider")
 
 
 def event(chunk: dict[str, object]) -> bytes:
@@ -190,6 +205,5 @@ def test_what_sessions_sign_is_clean(happen: Callable[[Pair], None], which: str)
     verdict = audit_records(bundles)
     assert verdict.clean, verdict.findings
     assert pair.seller is not None
-    assert pair.seller.receipt is not None
     if which != "client":
         assert verdict.channels[0].receipts == pair.seller_books.last_receipt_number

@@ -13,22 +13,51 @@ from p2pgrid.errors import ProtocolViolation
 from p2pgrid.proto.frame import FIRST_CREDITED_KIND, FIRST_MESSAGE_KIND
 from p2pgrid.proto.wire import (
     MAX_BODY_BYTES,
+    MAX_COMPARED,
     ChannelRequest,
+    Channels,
+    DisputesCompared,
+    DisputesHeld,
+    DisputesNews,
     Frame,
     Head,
+    Held,
+    HeldDispute,
     Kind,
+    OpenTick,
     OrderOpening,
+    Proposals,
+    Records,
     Refusal,
+    Resume,
     Resumed,
     parse_frame,
 )
 
+HELD = Held(
+    last_order_number=2**53,
+    last_receipt_number=0,
+    last_receipt=bytes(32),
+    open_orders=tuple(OpenTick(order_number=n, tick=2**53) for n in range(1, 1025)),
+)
 FRAMES: list[Frame] = [
     ChannelRequest(client_nonce=bytes(32), offer=bytes(32), now_ms=0),
-    Resumed(last_order_number=0, last_receipt_number=0, proposals=4096),
+    OpenTick(order_number=1, tick=0),
+    HELD,
+    Resume(channel=bytes(4096), held=HELD),
+    Resumed(held=HELD, records=1024),
+    Records(records=0, is_all=True),
+    Proposals(proposals=1024, is_all=False),
+    Channels(channels=(bytes(4096),) * 15),
     OrderOpening(order=bytes(4096), commitment_key=bytes(32), body_bytes=MAX_BODY_BYTES),
     Refusal(code="busy", message="ł" * 512, retry_after_ms=3_600_000),
     Head(status=200, content_type="text/event-stream"),
+    HeldDispute(receipt_number=2**53, id=bytes(32)),
+    DisputesHeld(
+        channel=bytes(32), after=0, until=2**53, held=(HeldDispute(receipt_number=2**53, id=bytes(32)),) * MAX_COMPARED
+    ),
+    DisputesCompared(until=2**53, lacks=(bytes(32),) * MAX_COMPARED, records=MAX_COMPARED),
+    DisputesNews(channel=bytes(32)),
 ]
 
 
@@ -60,9 +89,27 @@ def test_round_trip(frame: Frame) -> None:
         (OrderOpening, [b"", bytes(31), 2]),
         (OrderOpening, [b"", bytes(32), 1]),
         (OrderOpening, [b"", bytes(32), MAX_BODY_BYTES + 1]),
-        (Resumed, [0, 0, 4097]),
-        (Resumed, [-1, 0, 0]),
+        (Held, [0, 0, bytes(31), []]),
+        (Held, [-1, 0, bytes(32), []]),
+        (Held, [2**53 + 1, 0, bytes(32), []]),
+        (Held, [0, 0, bytes(32), [[1, 1]] * 1025]),
+        (Held, [0, 0, bytes(32), [[0, 1]]]),
+        (Resume, [bytes(4097), [0, 0, bytes(32), []]]),
+        (Resumed, [[0, 0, bytes(32), []], 1025]),
+        (Resumed, [[0, 0, bytes(32)], 0]),
+        (Records, [-1, True]),
+        (Records, [0, 1]),
+        (Proposals, [1025, True]),
+        (Channels, [[b""] * 16]),
         (ChannelRequest, [bytes(32), bytes(33), 0]),
+        (DisputesHeld, [bytes(31), 0, 1, []]),
+        (DisputesHeld, [bytes(32), -1, 1, []]),
+        (DisputesHeld, [bytes(32), 0, 0, []]),
+        (DisputesHeld, [bytes(32), 0, 1, [[0, bytes(32)]]]),
+        (DisputesHeld, [bytes(32), 0, 1, [[1, bytes(32)]] * (MAX_COMPARED + 1)]),
+        (DisputesCompared, [1, [bytes(31)], 0]),
+        (DisputesCompared, [1, [], MAX_COMPARED + 1]),
+        (DisputesNews, [b""]),
     ],
 )
 def test_out_of_range(frame_type: type[Frame], items: Any) -> None:

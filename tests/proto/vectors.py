@@ -14,11 +14,15 @@ import msgspec
 
 from p2pgrid.proto.commitment import ResponseCommitment, request_commitment
 from p2pgrid.proto.keys import SecretKey
-from p2pgrid.proto.messages import Status, Tariff
+from p2pgrid.proto.messages import ENDPOINTS, ModelOffer, Status, Tariff, TariffPeriod
 from p2pgrid.proto.pricing import amount_owed, price_of
 from p2pgrid.proto.record import Message, Signed, signature_input
 from tests import factories
+from tests.proto.audit_vectors import audit_vectors
+from tests.proto.counting_vectors import counting_vectors
+from tests.proto.log_vectors import log_vectors, merkle_vectors
 from tests.proto.simulation import CLIENT, PROVIDER, TARIFF, Grid, answer, receipts, script, usage
+from tests.proto.speccheck import signature_vectors, speccheck_vectors
 
 FOLDER = Path(__file__).parent.parent / "vectors"
 
@@ -30,7 +34,13 @@ def all_vectors() -> dict[str, Any]:
         "records.json": _records(),
         "commitments.json": _commitments(),
         "pricing.json": _pricing(),
+        "counting.json": counting_vectors(),
         "session.json": _session(),
+        "speccheck.json": speccheck_vectors(),
+        "signatures.json": signature_vectors(),
+        "merkle.json": merkle_vectors(),
+        "log.json": log_vectors(),
+        "audit.json": audit_vectors(),
     }
 
 
@@ -125,7 +135,56 @@ def _commitments() -> list[dict[str, str]]:
     ]
 
 
-def _pricing() -> list[dict[str, Any]]:
+def _pricing() -> dict[str, Any]:
+    return {"amounts": _amounts(), "schedules": _schedules()}
+
+
+def _schedules() -> list[dict[str, Any]]:
+    """Which tariff an order of a time costs: by the offer's offset, the first period that holds, else the entry's."""
+
+    def tariff(price: int) -> Tariff:
+        return Tariff(input_upm=price, cached_input_upm=price, output_upm=price)
+
+    def period(weekdays: int, from_minute: int, until_minute: int, price: int) -> TariffPeriod:
+        return TariffPeriod(weekdays=weekdays, from_minute=from_minute, until_minute=until_minute, tariff=tariff(price))
+
+    saturday = 1_800_057_600_000  # 2027-01-16 00:00 UTC, a Saturday; by a clock behind UTC, a Friday
+    minute = 60_000
+    night = [period(31, 1320, 1440, 2), period(62, 0, 360, 3)]
+    overlapping = [period(96, 0, 1440, 4), period(127, 0, 1440, 5)]
+    cases: list[tuple[int, list[TariffPeriod], list[int]]] = [
+        (0, [], [0, saturday]),
+        (
+            0,
+            night,
+            [saturday - 120 * minute - 1, saturday - 120 * minute, saturday - 1, saturday, saturday + 360 * minute],
+        ),
+        (120, night, [saturday - 241 * minute, saturday - 240 * minute, saturday - 120 * minute, saturday]),
+        (-300, night, [saturday, saturday + 180 * minute, saturday + 300 * minute, saturday + 660 * minute]),
+        (345, overlapping, [saturday - 345 * minute - 1, saturday - 345 * minute, saturday + 86_400_000 * 2]),
+    ]
+    made = []
+    for offset, periods, times in cases:
+        entry = ModelOffer(
+            model="m", tariff=tariff(1), context_tokens=64, concurrency=1, endpoints=ENDPOINTS, schedule=tuple(periods)
+        )
+        offer = factories.make_offer(models=(entry,), utc_offset_minutes=offset).message
+        made.append(
+            {
+                "utc_offset_minutes": offset,
+                "tariff": msgspec.to_builtins(entry.tariff),
+                "schedule": [
+                    {**_readable(msgspec.to_builtins(p), p), "tariff": msgspec.to_builtins(p.tariff)} for p in periods
+                ],
+                "prices": [
+                    {"ordered_ms": at, "tariff": msgspec.to_builtins(offer.tariff_at(entry, at))} for at in times
+                ],
+            }
+        )
+    return made
+
+
+def _amounts() -> list[dict[str, Any]]:
     tariffs = [TARIFF, Tariff(input_upm=0, cached_input_upm=0, output_upm=10**12)]
     cases = [usage(0, 0), usage(1, 1), usage(1000, 256, 512), usage(8_000_000, 1_000_000, 8_000_000)]
     return [

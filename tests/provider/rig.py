@@ -12,25 +12,42 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self, cast
 
 from p2pgrid.config import ModelConfig
+from p2pgrid.desk.evidence import EvidenceKeeper
 from p2pgrid.engine.fake import FakeState, FakeVllm, serve_fake
 from p2pgrid.engine.http import HttpEngine
 from p2pgrid.errors import P2pgridError
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.memory import MemoryLedger
+from p2pgrid.log.service import LogService
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.direct import dial, listen
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.net.stream_reader import StreamReader
-from p2pgrid.proto.actions import Actions, Deliver, Dispute, EndStream, Send, Turn
+from p2pgrid.proto.actions import Actions, Breach, Deliver, EndStream, Send, Turn
+from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.buyer import BuyerOrder, BuyerState, place_order
-from p2pgrid.proto.channel import ChannelBooks, ChannelHead, accept_channel
+from p2pgrid.proto.channel import ChannelHead, accept_channel
+from p2pgrid.proto.dispute import Dispute
+from p2pgrid.proto.disputing import sign_dispute
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import Channel, DataTerms, Offer, Receipt, Terms
 from p2pgrid.proto.record import Role, Signed, parse_record, verify_record
 from p2pgrid.proto.request import metered_body, parse_request
-from p2pgrid.proto.wire import ChannelRequest, Kind, Refusal, Resumed, parse_frame
+from p2pgrid.proto.wire import (
+    ChannelRequest,
+    Held,
+    Kind,
+    OpenTick,
+    Proposals,
+    Records,
+    Refusal,
+    Resume,
+    Resumed,
+    parse_frame,
+)
 from p2pgrid.provider.admission import Admission
 from p2pgrid.provider.channels import Channels
+from p2pgrid.provider.dispute_book import DisputeBook
 from p2pgrid.provider.engines import EnginePlan, EngineSet
 from p2pgrid.provider.exchange import Shop
 from p2pgrid.provider.limits import ProviderLimits
@@ -104,6 +121,7 @@ async def provider(
     limits: ProviderLimits = QUICK,
     clock_ahead_ms: int = 0,
     models: tuple[str, ...] = (MODEL,),
+    log: LogService | None = None,
 ) -> AsyncIterator[Rig]:
     """A provider on a free port of 127.0.0.1 with a fake engine; one `ModelConfig` a name."""
     ledger = ledger if ledger is not None else MemoryLedger()
@@ -138,8 +156,11 @@ async def provider(
             admission=Admission(engines.models, channels, limits),
             links=ClientLinks(limits, tally),
             tally=tally,
+            evidence=EvidenceKeeper(ledger, now_ms),
+            disputes=DisputeBook(ledger, channels, now_ms),
             limits=limits,
             now_ms=now_ms,
+            log=log,
         )
         listener = await listen("127.0.0.1", 0, PROVIDER, on_stream=serve_streams(shop))
         try:
@@ -153,12 +174,16 @@ async def provider(
             await engines.aclose()
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
+async def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
     """Return as soon as `condition()` is true; fail after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "it did not come about"
         await asyncio.sleep(0.005)
+
+
+TRUST_PICO = 10**12
+"""Enough for all that these tests have open at once."""
 
 
 @dataclass
@@ -181,7 +206,14 @@ class Buyer:
         buyer = cls(rig, link, key, provider=provider)
         buyer.channel = await buyer.open_channel()
         buyer.books = new_books(buyer.channel)
+        if rig.shop is not None:
+            buyer.cover(rig.shop.channels, TRUST_PICO)
         return buyer
+
+    def cover(self, channels: Channels, countersigned_pico: int) -> None:
+        """Both books say that the client has countersigned so much: it covers what is at risk on open orders."""
+        books = channels.find(self.books.id, self.key.public_key).books
+        books.countersigned_pico = self.books.countersigned_pico = countersigned_pico
 
     async def reconnect(self, rig: Rig | None = None) -> None:
         """A new link, to the same provider or to what it was restarted as."""
@@ -220,14 +252,24 @@ class Buyer:
         return signed
 
     async def resume(self, *, sign: bool = True) -> tuple[Resumed, list[Signed[Receipt]]]:
-        """Resume the channel; countersign what is proposed. What this side owes is for the test to check."""
+        """Resume the channel; countersign what is proposed. What this side owes is for the test to check.
+
+        It has no records that the provider might lack, and takes none.
+        """
         stream, reader = self.stream()
-        stream.send(Kind.RESUME, self.channel.record.to_bytes())
+        stream.send(Kind.RESUME, self.resume_frame())
         kind, payload = await receive(reader)
         assert kind == Kind.RESUMED, (kind, payload)
         resumed = parse_frame(payload, Resumed)
+        for _ in range(resumed.records):
+            assert (await receive(reader))[0] == Kind.RECORD
+        stream.send(Kind.RECORDS, Records(records=0, is_all=True).to_bytes())
+        kind, payload = await receive(reader)
+        assert kind == Kind.PROPOSALS, (kind, payload)
+        proposals = parse_frame(payload, Proposals)
+        assert proposals.is_all
         receipts = []
-        for _ in range(resumed.proposals):
+        for _ in range(proposals.proposals):
             kind, payload = await receive(reader)
             assert kind == Kind.RECEIPT
             receipt = verify_record(parse_record(payload), Receipt, {Role.PROVIDER: self.provider})
@@ -241,7 +283,35 @@ class Buyer:
         if sign:
             stream.end()
             assert await reader.receive() is None
+            if self.rig.shop is not None:
+                self.cover(self.rig.shop.channels, TRUST_PICO)
         return resumed, receipts
+
+    def dispute(self, receipt: Signed[Receipt]) -> Signed[Dispute]:
+        """This client's dispute of a receipt: nothing is owed."""
+        return sign_dispute(
+            receipt,
+            self.channel.message,
+            reason="not-delivered",
+            statement="Nothing came.",
+            owed_pico=0,
+            key=self.key,
+            now_ms=self.now_ms(),
+        )
+
+    def resume_frame(self) -> bytes:
+        """What a client says that holds its receipts."""
+        held = Held(
+            last_order_number=self.books.last_order_number,
+            last_receipt_number=self.books.last_receipt_number,
+            last_receipt=self.books.last_receipt_id,
+            open_orders=tuple(
+                OpenTick(order_number=number, tick=one.machine._ticks)
+                for one in self.placed
+                if self.books.is_open(number := one.machine.order.message.order_number)
+            ),
+        )
+        return Resume(channel=self.channel.record.to_bytes(), held=held).to_bytes()
 
     def order(self, *, rig_offer: Signed[Offer] | None = None, **fields: Any) -> Placed:
         """Sign an order for a chat. `fields` go into the body: `max_tokens`, `fake` (see engine/fake.py)."""
@@ -282,7 +352,7 @@ class Placed(StreamHandler):
     takes_bytes: bool = True
     """False: a client that gives no credit back."""
     answer: bytes = b""
-    dispute: Dispute | None = None
+    breach: Breach | None = None
     kinds: list[int] = field(default_factory=list)
     """Of the messages that came."""
     over: str = ""
@@ -320,7 +390,7 @@ class Placed(StreamHandler):
         assert self.machine.state is BuyerState.SETTLED, (
             self.machine.state,
             self.machine.refusal,
-            self.dispute,
+            self.breach,
             self.over,
         )
         assert self.machine.receipt is not None
@@ -378,8 +448,8 @@ class Placed(StreamHandler):
                 self.answer += action.data
             elif isinstance(action, EndStream):
                 self.stream.end()
-            elif isinstance(action, Dispute):
-                self.dispute = action
+            elif isinstance(action, Breach):
+                self.breach = action
             elif isinstance(action, Turn):
                 for other in self.buyer.placed:
                     if other.machine.order.message.order_number == action.order_number:

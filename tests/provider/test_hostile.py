@@ -58,7 +58,7 @@ def test_any_messages_on_a_stream_end_in_nothing_worse_than_a_reset(messages: li
             buyer = await Buyer.connect(rig)
             for first in (Kind.ORDER, Kind.RESUME, Kind.CHANNEL_REQUEST):
                 stream, _ = buyer.stream()
-                genuine = buyer.order().actions[1].payload if first is Kind.ORDER else buyer.channel.record.to_bytes()
+                genuine = buyer.order().actions[1].payload if first is Kind.ORDER else buyer.resume_frame()
                 stream.send(first, genuine)
                 for kind, payload in messages:
                     stream.send(kind, payload)
@@ -66,6 +66,7 @@ def test_any_messages_on_a_stream_end_in_nothing_worse_than_a_reset(messages: li
             await until(lambda: buyer.link.n_streams == 0 or buyer.link.closed.done())
             await buyer.reconnect()
             buyer.forget_orders()
+            await buyer.resume()
             assert (await buyer.order(max_tokens=4).send().to_end()).status is Status.COMPLETED
 
     asyncio.run(run())

@@ -6,8 +6,8 @@ from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.proto.buyer import check_resumed
 from p2pgrid.proto.messages import Status
 from p2pgrid.proto.record import Role
-from p2pgrid.proto.wire import Kind
-from tests.provider.rig import Buyer, Placed, Rig, provider, until
+from p2pgrid.proto.wire import Kind, Records
+from tests.provider.rig import Buyer, Placed, Rig, limits, provider, receive, until
 
 SLOW = {"tokens": 200, "pace_ms": 3}
 
@@ -30,16 +30,15 @@ async def test_a_lost_link_interrupts_and_the_receipt_waits_for_the_client() -> 
         await until_idle(rig)
         assert rig.fake.aborted == 1
         await buyer.reconnect()
-        before = buyer.books
         resumed, (receipt,) = await buyer.resume(sign=False)
-        assert (resumed.last_order_number, resumed.last_receipt_number) == (1, 1)
+        assert (resumed.held.last_order_number, resumed.held.last_receipt_number) == (1, 0)
         assert receipt.message.status is Status.INTERRUPTED
         assert placed.machine.vouched.covers(receipt.message.usage)
         check_resumed(
-            before,
+            buyer.books,
             receipt.record,
             placed.machine.order,
-            placed.machine.entry,
+            placed.machine.tariff,
             vouched=placed.machine.vouched,
             delivered=placed.machine.usage,
             key=buyer.key,
@@ -60,7 +59,7 @@ async def test_a_resumed_channel_goes_on() -> None:
         assert (receipt.receipt_number, receipt.order_number, receipt.status) == (2, 2, Status.COMPLETED)
         assert (await buyer.resume())[1] == []
         channel = next(iter(rig.shop.channels))
-        assert (channel.books.open_orders, channel.books.countersigned, channel.stranded) == (0, 2, {})
+        assert (channel.books.open_orders, channel.books.countersigned) == (0, 2)
 
 
 async def test_a_lost_countersignature_is_asked_for_again() -> None:
@@ -75,9 +74,10 @@ async def test_a_lost_countersignature_is_asked_for_again() -> None:
         assert placed.machine.receipt is not None and receipt.id == placed.machine.receipt.id
         # The gap in this resume's answers is the client's fault; a second one, answered, closes the books.
         stream, reader = buyer.stream()
-        stream.send(Kind.RESUME, buyer.channel.record.to_bytes())
-        for _ in range(2):
-            await reader.receive()
+        stream.send(Kind.RESUME, buyer.resume_frame())
+        assert (await receive(reader))[0] == Kind.RESUMED
+        stream.send(Kind.RECORDS, Records(records=0, is_all=True).to_bytes())
+        assert [(await receive(reader))[0] for _ in range(2)] == [Kind.PROPOSALS, Kind.RECEIPT]
         stream.send(Kind.COUNTERSIGNATURE, receipt.countersigned(Role.CLIENT, buyer.key).record.to_bytes())
         stream.end()
         assert await reader.receive() is None
@@ -101,7 +101,7 @@ async def test_a_reset_stream_takes_the_link_and_its_other_orders_with_it() -> N
         first.stream.reset()
         await second.cut()
         await until_idle(rig)
-        assert second.dispute is None
+        assert second.breach is None
         await buyer.reconnect()
         _, receipts = await buyer.resume()
         assert [(r.message.receipt_number, r.message.status) for r in receipts] == [
@@ -139,7 +139,25 @@ async def test_a_client_that_takes_no_bytes_loses_the_order_and_not_the_link() -
         assert not buyer.link.closed.done()
 
 
-async def test_an_order_that_a_crash_left_open_is_interrupted_before_anything_is_served() -> None:
+async def test_bytes_that_nobody_takes_keep_no_later_receipt_waiting() -> None:
+    """The engine is done, and the last of its bytes wait for credit: the chain goes on without that order."""
+    async with provider(window_tokens=65_536, limits=limits(slow_reader_timeout_s=30.0)) as rig:
+        buyer = await Buyer.connect(rig)
+        await buyer.order(max_tokens=4).send().to_end()
+        stalled = buyer.order(max_tokens=4000, fake={"tokens": 880})
+        stalled.takes_bytes = False
+        stalled.send()
+        await until(lambda: rig.live and rig.fake.completed == 2 and rig.live[0]._stuck_since_ms is not None)
+        for number in range(2, 12):
+            assert (await buyer.order(max_tokens=4).send().to_end()).receipt_number == number
+        stalled.stream.consume(len(stalled.answer))
+        stalled.takes_bytes = True
+        receipt = await stalled.to_end()
+        assert (receipt.receipt_number, receipt.status) == (12, Status.COMPLETED)
+        assert receipt.usage.output_tokens == 880
+
+
+async def test_an_order_that_a_crash_left_open_is_suspended_until_the_client_resumes() -> None:
     ledger = MemoryLedger()
     async with provider(ledger) as rig:
         buyer = await Buyer.connect(rig)
@@ -149,10 +167,11 @@ async def test_an_order_that_a_crash_left_open_is_interrupted_before_anything_is
         found = ledger.crashed()
     assert vouched_at_crash is not None
     async with provider(found) as rig:
-        assert [p.message.status for p in found.proposals(buyer.books.id)] == [Status.INTERRUPTED]
+        assert found.proposals(buyer.books.id) == []
+        assert next(iter(rig.shop.channels)).books.open_orders == 1
         await buyer.reconnect(rig)
         resumed, (receipt,) = await buyer.resume()
-        assert resumed.last_order_number == 1
+        assert resumed.held.last_order_number == 1
         assert receipt.message.usage == vouched_at_crash.message.usage
         assert placed.machine.vouched.covers(receipt.message.usage)
         assert (await buyer.order(max_tokens=4).send().to_end()).receipt_number == 2
@@ -164,5 +183,5 @@ async def test_a_channel_that_a_crash_kept_from_the_ledger_is_adopted() -> None:
     async with provider() as rig:  # another ledger: it never heard of the channel
         await buyer.reconnect(rig)
         resumed, receipts = await buyer.resume()
-        assert (resumed.last_order_number, receipts) == (0, [])
+        assert (resumed.held.last_order_number, receipts) == (0, [])
         assert (await buyer.order(max_tokens=4).send().to_end()).receipt_number == 1

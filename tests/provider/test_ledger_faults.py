@@ -36,7 +36,7 @@ async def test_nothing_is_sent_after_a_write_that_failed_and_the_channel_comes_b
         await until(lambda: rig.fake.running == 0)
 
         resumed, receipts = await settle(buyer)
-        assert resumed.last_order_number == stored["/p2pgrid/order/1"]
+        assert resumed.held.last_order_number == 1
         assert [r.message.status for r in receipts] in ([], [Status.INTERRUPTED], [Status.COMPLETED])
         assert (await buyer.order(max_tokens=4).send().to_end()).status is Status.COMPLETED
         assert ledger.proposals(buyer.books.id) == []
@@ -85,7 +85,7 @@ async def test_while_the_ledger_fails_orders_are_refused_and_say_when_to_come_ba
         refusal = await other.order(max_tokens=4).send().refused()
         assert (refusal.code, refusal.retry_after_ms) == ("ledger-unavailable", 5000)
         stream, reader = buyer.stream()
-        stream.send(Kind.RESUME, buyer.channel.record.to_bytes())
+        stream.send(Kind.RESUME, buyer.resume_frame())
         received = await reader.receive()
         assert received is not None and parse_frame(received.payload, Refusal).code == "ledger-unavailable"
         await until(lambda: not rig.shop.channels.is_broken)

@@ -25,7 +25,7 @@ from p2pgrid.provider.engine_plan import plan_engines
 from p2pgrid.provider.node import Provider, advertised_keys
 from p2pgrid.provider.pages import serve_pages
 from tests.factories import secret_key
-from tests.provider.rig import Buyer, Clock, Rig, until
+from tests.provider.rig import TRUST_PICO, Buyer, Clock, Rig, until
 
 
 @pytest.fixture
@@ -75,7 +75,9 @@ async def running(data: DataFolder, **fields: Any) -> AsyncIterator[tuple[Provid
 
 
 async def buyer_of(provider: Provider, rig: Rig) -> Buyer:
-    return await Buyer.connect(rig, provider=provider.key.public_key)
+    buyer = await Buyer.connect(rig, provider=provider.key.public_key)
+    buyer.cover(provider.channels, TRUST_PICO)
+    return buyer
 
 
 async def test_a_node_sells_and_remembers(data: DataFolder) -> None:

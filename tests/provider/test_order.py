@@ -63,7 +63,7 @@ async def test_many_orders_at_once_settle_in_the_order_of_their_receipts() -> No
         placed = [buyer.order(max_tokens=100, fake={"tokens": 20 + 17 * i % 60, "pace_ms": 1}).send() for i in range(5)]
         receipts = await asyncio.gather(*(one.to_end() for one in placed))
         assert sorted(r.receipt_number for r in receipts) == [6, 7, 8, 9, 10]
-        assert all(one.dispute is None for one in placed)
+        assert all(one.breach is None for one in placed)
 
 
 @pytest.mark.parametrize(

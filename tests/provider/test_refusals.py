@@ -95,7 +95,7 @@ async def test_another_clients_channel_is_unknown() -> None:
         kind, payload = await thief.ask(Kind.ORDER, owner.order().actions[1].payload)
         assert (kind, parse_frame(payload, Refusal).code) == (Kind.REFUSAL, "unknown-channel")
         stream, reader = thief.stream()
-        stream.send(Kind.RESUME, owner.channel.record.to_bytes())
+        stream.send(Kind.RESUME, owner.resume_frame())
         with pytest.raises(Exception, match="another key"):
             await reader.receive()
         owner.forget_orders()
@@ -152,6 +152,7 @@ async def test_busy_says_when_to_come_back() -> None:
 async def test_a_client_that_never_signs_has_one_order_to_take() -> None:
     async with provider() as rig:
         buyer = await Buyer.connect(rig)
+        rig.shop.channels.find(buyer.books.id, buyer.key.public_key).books.countersigned_pico = 0
         await buyer.order(max_tokens=8).muted(Kind.COUNTERSIGNATURE).send().until_kind(Kind.RECEIPT)
         refusal = await buyer.order(max_tokens=4).send().refused()
         assert (refusal.code, refusal.retry_after_ms) == ("too-many-open-orders", 1000)

@@ -1,0 +1,504 @@
+"""An audit of bundles of any size, in several processes and in memory that does not grow with them.
+
+1. *Scan*: where each line stands, and what order it is about (`index`). Lines about no order (offers, channels, what
+   cannot be read) are kept.
+2. *Check*: for each part of the orders, which are plain (`parts.check_part`, `proto.plain`), and what those come to.
+3. *Link*: the receipts of each channel, by their numbers.
+4. *Compare*: what one side's bundles lack of the other's plain orders.
+5. *Judge*: `proto.verdict` over what is left: orders that are not plain, their neighbours in the chain, and whatever
+   else a finding may name. `proto.elided` speaks for the rest.
+
+The verdict is that of `proto.verdict.audit_records` over all lines: a test compares them.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final, TypeVar
+
+from p2pgrid.audit.index import Index, IndexedChunk, ScannedChunk, plan_chunks, read_loose, scan_chunk
+from p2pgrid.audit.parts import (
+    Catalog,
+    ChannelSummary,
+    CheckedPart,
+    GroupKey,
+    LinkedGroup,
+    check_part,
+    compare_part,
+    find_in_part,
+    first_absences,
+    is_proven_link,
+    link_group,
+    load_part,
+)
+from p2pgrid.audit.workers import Workers
+from p2pgrid.errors import InvalidRecord
+from p2pgrid.ledger.bundle import parse_line
+from p2pgrid.proto.chain import chain_start, extend
+from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
+from p2pgrid.proto.comparison import groups_of
+from p2pgrid.proto.elided import MOST_ACTIVITY_ROWS, Elided, ElidedOrders, ElidedOrphans
+from p2pgrid.proto.judgement import MOST_LABELS
+from p2pgrid.proto.log_case import NO_DEMANDS, LogDemands
+from p2pgrid.proto.plain import ORDERS_A_BLOCK, Link, OrderKey, PlainChannel, partition_of
+from p2pgrid.proto.record import Record, Role
+from p2pgrid.proto.verdict import Bundle, Frame, Verdict, audit_records, frame_of
+
+_MOST_PARTS: Final = 4096
+
+R = TypeVar("R")
+Report = Callable[[str, int, int], None]
+"""Called with the step, how much of it is done, and how much there is."""
+Keep = Callable[[Record], None]
+"""Called with each record that findings can be about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How the work is cut up. The verdict is the same for all, the last apart."""
+
+    chunk_bytes: int = 4 * 1024 * 1024
+    """Bundles are read in pieces of about this size."""
+    part_bytes: int = 4 * 1024 * 1024
+    """Orders are checked in parts with about so many bytes of lines."""
+    orders_a_block: int = ORDERS_A_BLOCK
+    """Orders with neighbouring numbers that are in one part."""
+    links_a_group: int = 4096
+    """Receipts with neighbouring numbers that are linked together."""
+    most_judged_orders: int = 20_000
+    """Orders that are not plain beyond so many are counted, and not judged one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A bundle's file."""
+
+    path: Path
+    name: str
+    """As findings show it."""
+    side: Role | None
+
+
+@dataclass(slots=True)
+class _Scan:
+    """What the first reading found."""
+
+    index: Index
+    shown: list[int]
+    """For each bundle: lines that are not blank."""
+    loose: list[list[tuple[int, int, int]]]
+    """For each bundle: lines about no order: offset, length, number."""
+    channels: dict[bytes, set[int]] = field(default_factory=lambda: defaultdict(set))
+    """In which bundles lines about orders name a channel."""
+
+
+@dataclass(slots=True)
+class _Checked:
+    """What the parts came to, together."""
+
+    channels: dict[bytes, ElidedOrders] = field(default_factory=lambda: defaultdict(ElidedOrders))
+    odd: dict[bytes, set[int]] = field(default_factory=lambda: defaultdict(set))
+    wanted: dict[bytes, set[int]] = field(default_factory=lambda: defaultdict(set))
+    partial: dict[int, dict[bytes, Sequence[int]]] = field(default_factory=lambda: defaultdict(dict))
+    """By partition."""
+    first_open: dict[bytes, list[int]] = field(default_factory=lambda: defaultdict(list))
+    without_offer: dict[tuple[bytes, bytes], int] = field(default_factory=dict)
+    times: dict[bytes, dict[int, tuple[int, int, int]]] = field(default_factory=lambda: defaultdict(dict))
+    groups: dict[GroupKey, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
+    elided: Elided = field(default_factory=Elided)
+    strays: set[OrderKey] = field(default_factory=set)
+    signatures: set[bytes] = field(default_factory=set)
+    meters: set[bytes] = field(default_factory=set)
+
+
+class Engine:
+    """One audit."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        workers: Workers,
+        folder: Path,
+        report: Report,
+        sizes: Sizes,
+        now_ms: int | None = None,
+        keep: Keep | None = None,
+        log_demands: LogDemands = NO_DEMANDS,
+    ) -> None:
+        self._sources: Final = sources
+        self._workers: Final = workers
+        self._report: Final = report
+        self._sizes: Final = sizes
+        self._now_ms: Final = now_ms
+        self._log_demands: Final = log_demands
+        self._keep: Final = keep
+        self._index_path: Final = folder / "index"
+        self._links_path: Final = folder / "links"
+        self._catalog_path: Final = folder / "catalog"
+
+    def verdict(self) -> Verdict:
+        """Read, check, judge. Raises LocalError if a file cannot be read on, or a worker dies."""
+        scan = self._scan()
+        frame = frame_of(self._bundles(scan, {}), self._log_demands)
+        catalog = self._catalog(scan, frame)
+        checked = self._check(catalog, frozenset(frame.wanted_orders))
+        if checked.strays:
+            # Lines made to look as if they were about other orders than they are: once more, now that it is known.
+            checked = self._check(catalog, frozenset(frame.wanted_orders | checked.strays))
+        open_pairs = self._link(catalog, checked, frame)
+        self._find(catalog, checked, frame)
+        loaded = self._choose(catalog, checked, open_pairs)
+        self._compare(catalog, checked, frame, loaded)
+        lines = self._load(catalog, loaded)
+        checked.elided.channels = dict(checked.channels)
+        checked.elided.sizes = [(count, count) for count in scan.shown]
+        self._report("judging", 0, 1)
+        bundles = self._bundles(scan, lines, checked.elided.sizes)
+        if self._keep is not None:
+            bundles = keeping(bundles, self._keep)
+        verdict = audit_records(bundles, checked.elided, now_ms=self._now_ms, log_demands=self._log_demands)
+        self._report("judging", 1, 1)
+        return verdict
+
+    # -- scan ---------------------------------------------------------------------------------------------------------
+
+    def _scan(self) -> _Scan:
+        chunks = [
+            chunk
+            for bundle, source in enumerate(self._sources)
+            for chunk in plan_chunks(bundle, source.path, self._sizes.chunk_bytes)
+        ]
+        size = sum(chunk.end - chunk.start for chunk in chunks)
+        partitions = max(1, min(_MOST_PARTS, size // self._sizes.part_bytes + 1))
+        done: list[tuple[int, ScannedChunk]] = []
+        jobs = (partial(scan_chunk, chunk, partitions, self._sizes.orders_a_block) for chunk in chunks)
+        with self._index_path.open("wb") as file:
+            for scanned in self._steps("reading", jobs, len(chunks)):
+                done.append((file.tell(), scanned))
+                file.write(scanned.entries)
+                scanned.entries = b""
+        done.sort(key=lambda pair: (pair[1].chunk.bundle, pair[1].chunk.start))
+        scan = _Scan(
+            Index(self._index_path, partitions, self._sizes.orders_a_block),
+            [0] * len(self._sources),
+            [[] for _ in self._sources],
+        )
+        before, gave_up = [0] * len(self._sources), set()
+        for position, scanned in done:
+            bundle = scanned.chunk.bundle
+            if bundle in gave_up:
+                continue
+            path, first = scanned.chunk.path, before[bundle] + 1
+            scan.index.chunks.append(IndexedChunk(bundle, path, position, scanned.starts, first))
+            scan.shown[bundle] += scanned.shown
+            scan.loose[bundle] += [(offset, length, first - 1 + n) for offset, length, n in scanned.loose]
+            for channel in scanned.channels:
+                scan.channels[channel].add(bundle)
+            before[bundle] += scanned.lines
+            gave_up |= {bundle} if scanned.gave_up else set()
+        return scan
+
+    def _bundles(
+        self, scan: _Scan, lines: dict[int, list[tuple[int, bytes]]], sizes: list[tuple[int, int]] | None = None
+    ) -> Iterator[Bundle]:
+        """The lines about no order, with those in `lines`; `sizes` is told how many are no records."""
+        for bundle, source in enumerate(self._sources):
+            yield Bundle(source.name, self._entries(scan, bundle, lines.get(bundle, []), sizes), source.side)
+
+    def _entries(
+        self, scan: _Scan, bundle: int, lines: list[tuple[int, bytes]], sizes: list[tuple[int, int]] | None
+    ) -> Iterator[tuple[int, Record | InvalidRecord]]:
+        path = self._sources[bundle].path
+        loose = [(number, partial(read_loose, path, offset, length)) for offset, length, number in scan.loose[bundle]]
+        loaded = [(number, partial(parse_line, line)) for number, line in lines]
+        for number, read in sorted([*loose, *loaded], key=lambda pair: pair[0]):
+            entry = read()
+            if sizes is not None and isinstance(entry, InvalidRecord):
+                sizes[bundle] = sizes[bundle][0], sizes[bundle][1] - 1
+            yield number, entry
+
+    # -- check --------------------------------------------------------------------------------------------------------
+
+    def _catalog(self, scan: _Scan, frame: Frame) -> Catalog:
+        channels = {}
+        for channel_id, held in frame.channels.items():
+            bundles = sorted(scan.channels.get(channel_id, set()) | {place.bundle for place in held.places})
+            groups = groups_of(bundles, frame.sides)
+            group_of = {bundle: index for index, (_, members) in enumerate(groups) for bundle in members}
+            channels[channel_id] = (
+                held.record_id,
+                PlainChannel(held.message, held.message.provider, held.message.client, group_of, len(groups)),
+            )
+        offers = {offer_id: held.message for offer_id, held in frame.offers.items()}
+        names = tuple(source.name for source in self._sources)
+        terms, group = frame.key_terms, self._sizes.links_a_group
+        catalog = Catalog(scan.index, names, frame.sides, channels, offers, terms, frame.whole, group)
+        self._catalog_path.write_bytes(pickle.dumps(catalog))
+        return catalog
+
+    def _check(self, catalog: Catalog, odd: frozenset[OrderKey]) -> _Checked:
+        checked = _Checked()
+        count = catalog.index.partitions
+        jobs = (partial(check_part, self._catalog_path, partition, odd) for partition in range(count))
+        with self._links_path.open("wb") as file:
+            for part in self._steps("checking", jobs, count):
+                for key, encoded in part.links.items():
+                    checked.groups[key].append((file.tell(), len(encoded)))
+                    file.write(encoded)
+                _add_part(checked, part, catalog)
+        return checked
+
+    # -- link ---------------------------------------------------------------------------------------------------------
+
+    def _link(self, catalog: Catalog, checked: _Checked, frame: Frame) -> dict[bytes, list[tuple[Link | None, Link]]]:
+        """For each channel the receipts whose link to the one before is to be judged, with that one."""
+        asked: dict[bytes, set[int]] = defaultdict(set)
+        for channel_id, number in frame.wanted_receipts:
+            asked[channel_id].add(number)
+        jobs = (
+            partial(
+                link_group,
+                self._catalog_path,
+                self._links_path,
+                key,
+                spans,
+                asked.get(key[0], set()),
+                frame.wanted_ids,
+            )
+            for key, spans in checked.groups.items()
+        )
+        groups: dict[bytes, list[LinkedGroup]] = defaultdict(list)
+        for group in self._steps("linking", jobs, len(checked.groups)):
+            groups[group.key[0]].append(group)
+        if frame.has_continuations:  # what goes on from a channel is held against its last receipt
+            for channel_id, of_channel in groups.items():
+                checked.wanted[channel_id].add(max(of_channel, key=lambda group: group.key[1]).last.order_number)
+        return {channel_id: _link_groups(catalog, checked, channel_id, groups[channel_id]) for channel_id in groups}
+
+    # -- what the judgement needs -------------------------------------------------------------------------------------
+
+    def _find(self, catalog: Catalog, checked: _Checked, frame: Frame) -> None:
+        """Look everywhere for what altered lines are copies of, and for meters that vouchers of other orders name."""
+        signatures = checked.signatures.union(*frame.suspects)
+        if not signatures and not checked.meters:
+            return
+        count = catalog.index.partitions
+        jobs = (
+            partial(find_in_part, self._catalog_path, partition, signatures, checked.meters)
+            for partition in range(count)
+        )
+        for found in self._steps("searching", jobs, count):
+            for channel_id, number in found:
+                checked.wanted[channel_id].add(number)
+
+    def _choose(
+        self, catalog: Catalog, checked: _Checked, open_pairs: dict[bytes, list[tuple[Link | None, Link]]]
+    ) -> dict[bytes, set[int]]:
+        """The orders that are judged in full, by channel; `checked.channels` is told."""
+        for (channel_id, _), number in checked.without_offer.items():
+            checked.wanted[channel_id].add(number)
+        for channel_id, numbers in checked.first_open.items():
+            checked.wanted[channel_id].update(sorted(numbers)[:MOST_LABELS])
+        for channel_id, times in checked.times.items():
+            checked.wanted[channel_id] |= _out_of_time(times, self._sizes.orders_a_block)
+        loaded: dict[bytes, set[int]] = {}
+        left = self._sizes.most_judged_orders
+        for channel_id in sorted({*checked.odd, *checked.wanted, *open_pairs, *checked.channels}):
+            odd, wanted = checked.odd[channel_id], checked.wanted[channel_id]
+            judged = odd & wanted | set(sorted(odd)[:left])
+            left = max(0, left - len(judged))
+            checked.elided.unjudged += len(odd) - len(judged)
+            chosen = judged | wanted
+            links = set()
+            for before, link in open_pairs.get(channel_id, []):
+                orders = {link.order_number} | ({before.order_number} if before is not None else set())
+                if not (orders & odd) - judged:
+                    chosen |= orders
+                    links.add(link.receipt_number)
+            loaded[channel_id] = chosen
+            if channel_id in catalog.channels and channel_id not in catalog.whole:
+                elided = checked.channels[channel_id]
+                elided.open_links, elided.counted = links, chosen - odd
+        return loaded
+
+    def _compare(self, catalog: Catalog, checked: _Checked, frame: Frame, loaded: dict[bytes, set[int]]) -> None:
+        bundles: dict[bytes, tuple[int, ...]] = {}
+        for channel_id, elided in checked.channels.items():
+            held = frame.channels.get(channel_id)
+            of_channel = {place.bundle for place in held.places} if held is not None else set()
+            bundles[channel_id] = tuple(sorted(elided.bundles | of_channel))
+        jobs = []
+        for partition, by_channel in checked.partial.items():
+            left = {
+                channel_id: [n for n in numbers if n not in loaded.get(channel_id, ())]
+                for channel_id, numbers in by_channel.items()
+                if len(groups_of(bundles[channel_id], frame.sides)) > 1
+            }
+            if any(left.values()):
+                jobs.append(partial(compare_part, self._catalog_path, partition, left, bundles))
+        found = first_absences([])
+        for part in self._steps("comparing", jobs, len(jobs)):
+            found = first_absences([found, part])
+        for channel_id, rank, absence in found.first:
+            checked.channels[channel_id].absences.append((rank, absence))
+        for channel_id, more in found.more.items():
+            checked.channels[channel_id].more_absences.update(more)
+
+    def _load(self, catalog: Catalog, loaded: dict[bytes, set[int]]) -> dict[int, list[tuple[int, bytes]]]:
+        """The lines about these orders, by bundle."""
+        count = catalog.index.partitions
+        by_partition: dict[int, set[OrderKey]] = defaultdict(set)
+        for channel_id, numbers in loaded.items():
+            for number in numbers:
+                by_partition[partition_of((channel_id, number), count, catalog.index.orders_a_block)].add(
+                    (channel_id, number)
+                )
+        if catalog.whole:
+            by_partition.update({p: by_partition[p] for p in range(count)})
+        jobs = (
+            partial(load_part, self._catalog_path, partition, orders, catalog.whole)
+            for partition, orders in by_partition.items()
+        )
+        lines: dict[int, list[tuple[int, bytes]]] = defaultdict(list)
+        for part in self._steps("fetching", jobs, len(by_partition)):
+            for place, line in part:
+                lines[place.bundle].append((place.line, line))
+        return lines
+
+    def _steps(self, step: str, jobs: Iterable[Callable[[], R]], count: int) -> Iterator[R]:
+        self._report(step, 0, count)
+        for done, result in enumerate(self._workers.run(jobs), start=1):
+            yield result
+            self._report(step, done, count)
+
+
+def run_engine(
+    sources: Sequence[Source],
+    processes: int,
+    report: Report,
+    sizes: Sizes | None = None,
+    *,
+    now_ms: int | None = None,
+    keep: Keep | None = None,
+    log_demands: LogDemands = NO_DEMANDS,
+) -> Verdict:
+    """Audit bundles of any size. Raises LocalError if a file cannot be read on, or a worker dies.
+
+    `now_ms`: as for `audit_records`. `keep` is given every record that is judged in full. With
+    `log_demands.proofs` all are, and memory grows with the bundles.
+    """
+    with Workers(processes) as workers, TemporaryDirectory(prefix="p2pgrid-audit-") as folder:
+        return Engine(sources, workers, Path(folder), report, sizes or Sizes(), now_ms, keep, log_demands).verdict()
+
+
+def keeping(bundles: Iterable[Bundle], keep: Keep) -> Iterator[Bundle]:
+    """The bundles, with `keep` given every record as it is read."""
+
+    def kept(entries: Iterable[tuple[int, Record | InvalidRecord]]) -> Iterator[tuple[int, Record | InvalidRecord]]:
+        for number, entry in entries:
+            if isinstance(entry, Record):
+                keep(entry)
+            yield number, entry
+
+    for bundle in bundles:
+        yield Bundle(bundle.source, kept(bundle.entries), bundle.side)
+
+
+def _add_part(checked: _Checked, part: CheckedPart, catalog: Catalog) -> None:
+    for channel_id, summary in part.channels.items():
+        checked.odd[channel_id].update(summary.odd)
+        checked.wanted[channel_id] |= summary.wanted
+        _add_repeats(checked.elided, summary)
+        if channel_id not in catalog.channels:
+            _add_orphans(checked.elided, channel_id, summary.orphans)
+            continue
+        elided = checked.channels[channel_id]
+        elided.sums.add(summary.sums)
+        elided.bundles |= summary.bundles
+        elided.offers |= summary.offers
+        elided.served |= summary.served
+        elided.open_orders += summary.open_orders
+        checked.first_open[channel_id] += summary.first_open
+        for offer_id, number in summary.without_offer.items():
+            key = channel_id, offer_id
+            checked.without_offer[key] = min(number, checked.without_offer.get(key, number))
+        checked.times[channel_id].update(summary.times)
+        if summary.partial:
+            checked.partial[part.partition][channel_id] = summary.partial
+    activity = checked.elided.activity
+    for hour, row in part.activity.items():
+        kept = activity.get(hour)
+        if kept is None:
+            full = len(activity) >= MOST_ACTIVITY_ROWS
+            kept = activity.setdefault((0, hour[1], "") if full else hour, [0, 0, 0, 0])
+        kept[:] = [a + b for a, b in zip(kept, row, strict=True)]
+    checked.strays |= part.strays
+    for channel_id, number in part.wanted_orders:
+        checked.wanted[channel_id].add(number)
+    checked.signatures |= part.wanted_signatures
+    checked.meters |= part.wanted_meters
+
+
+def _add_repeats(elided: Elided, summary: ChannelSummary) -> None:
+    for bundle, (count, first) in summary.repeats.items():
+        known, earliest = elided.repeats.get(bundle, (0, first))
+        elided.repeats[bundle] = known + count, min(earliest, first)
+
+
+def _add_orphans(elided: Elided, channel_id: bytes, orphans: ElidedOrphans) -> None:
+    if not orphans.records or orphans.first is None:
+        return
+    kept = elided.orphans.setdefault(channel_id, ElidedOrphans())
+    kept.records += orphans.records
+    kept.bundles |= orphans.bundles
+    kept.first = orphans.first if kept.first is None else min(kept.first, orphans.first)
+
+
+def _link_groups(
+    catalog: Catalog, checked: _Checked, channel_id: bytes, groups: list[LinkedGroup]
+) -> list[tuple[Link | None, Link]]:
+    record_id, plain = catalog.channels[channel_id]
+    elided = checked.channels[channel_id]
+    groups.sort(key=lambda group: group.key[1])
+    open_pairs: list[tuple[Link | None, Link]] = []
+    head, before = chain_start(plain.message, record_id), None
+    for group in groups:
+        if not is_proven_link(head, before, group.first, plain.message):
+            open_pairs.append((before, group.first))
+        open_pairs += group.open_pairs
+        before = group.last
+        head = extend(before, before.record_id)
+        checked.wanted[channel_id].update(group.named)
+    elided.highest_final = max(group.highest_final for group in groups)
+    first_waiting: list[int] = []
+    first_overtaken: list[int] = []
+    for group in groups:
+        elided.overtaken += group.overtaken
+        first_overtaken += group.first_overtaken
+        if group.first.receipt_number < elided.highest_final and group.highest_final < elided.highest_final:
+            elided.overtaken += group.waiting
+            first_overtaken += group.first_waiting
+        else:
+            elided.waiting += group.waiting
+            first_waiting += group.first_waiting
+    checked.wanted[channel_id].update(first_waiting[:MOST_LABELS], first_overtaken[:MOST_LABELS])
+    return open_pairs
+
+
+def _out_of_time(times: dict[int, tuple[int, int, int]], orders_a_block: int) -> set[int]:
+    """Orders that may come before one with a lower number, and that one."""
+    latest_ms = holder = 0
+    orders: set[int] = set()
+    for block in sorted(times):
+        earliest, latest, of = times[block]
+        if earliest < latest_ms - CLOCK_TOLERANCE_MS:
+            orders |= {holder, *range(block * orders_a_block, (block + 1) * orders_a_block)}
+        if latest > latest_ms:
+            latest_ms, holder = latest, of
+    return orders

@@ -1,0 +1,230 @@
+"""Where the lines of bundles stand, sorted by the orders that they are about.
+
+Bundles can be larger than memory, and their lines in any order. So they are read twice: here, in pieces, to see what
+each line is about; then part by part (`parts`), each with all the lines about its orders, wherever they stand. Of a
+line only its place is kept, in a file: 16 bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from io import FileIO
+from pathlib import Path
+from struct import Struct
+from typing import Final
+
+from p2pgrid.errors import InvalidRecord, LocalError
+from p2pgrid.ledger.bundle import MAX_LINE_BYTES, MAX_SKIPPED_BYTES, parse_line, too_long
+from p2pgrid.proto.plain import partition_of, route_of
+from p2pgrid.proto.record import Record
+
+_GAP_BYTES: Final = 16 * 1024
+"""Lines that stand no further apart are read in one go."""
+_RUN_BYTES: Final = 4 * 1024 * 1024
+_ENTRY: Final = Struct("<QII")
+"""Offset in the file, length with the line feed, number within the chunk."""
+_LINE_FEED: Final = 10
+_NOT_READ_ON: Final = MAX_LINE_BYTES + 2
+"""The length that stands for a line so long that the reader gives up there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a bundle that begins and ends with a line."""
+
+    bundle: int
+    path: Path
+    start: int
+    end: int
+
+
+@dataclass(slots=True)
+class ScannedChunk:
+    """What a piece holds."""
+
+    chunk: Chunk
+    entries: bytes
+    """Entries of all lines about orders, partition by partition."""
+    starts: array[int]
+    """For each partition the number of its first entry, and the number of all."""
+    lines: int
+    """Line feeds, so that lines of later pieces can be numbered."""
+    shown: int
+    """Lines that are not blank."""
+    loose: list[tuple[int, int, int]]
+    """Lines about no order: offset, length, number."""
+    channels: set[bytes]
+    """Those that lines about orders name."""
+    gave_up: bool
+    """The rest of the bundle is not read."""
+
+
+@dataclass(slots=True)
+class IndexedChunk:
+    """A piece whose entries are in the index file."""
+
+    bundle: int
+    path: Path
+    position: int
+    """Of its first entry, in the index file."""
+    starts: array[int]
+    first_line: int
+    """The number of its first line."""
+
+
+@dataclass(slots=True)
+class Index:
+    """Every line about an order."""
+
+    path: Path
+    partitions: int
+    orders_a_block: int
+    chunks: list[IndexedChunk] = field(default_factory=list)
+
+
+def plan_chunks(bundle: int, path: Path, chunk_bytes: int) -> list[Chunk]:
+    """Cut a bundle at the ends of lines. Raises LocalError if it cannot be read on."""
+    chunks = []
+    try:
+        with path.open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            start = 0
+            while start < size:
+                end = _line_end(file, start + chunk_bytes, size)
+                chunks.append(Chunk(bundle, path, start, end))
+                # Without an end in sight there is a line that the reader gives up at.
+                start = end if end - start <= chunk_bytes + MAX_SKIPPED_BYTES + 2 * MAX_LINE_BYTES else size
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return chunks
+
+
+def scan_chunk(chunk: Chunk, partitions: int, orders_a_block: int) -> ScannedChunk:
+    """See what each line of a piece is about."""
+    sections: dict[int, bytearray] = {}
+    loose: list[tuple[int, int, int]] = []
+    channels: set[bytes] = set()
+    known: dict[tuple[bytes, int], bytearray] = {}
+    pack = _ENTRY.pack
+    offset, number, shown, gave_up = chunk.start, 0, 0, False
+    data = _read_span(chunk.path, chunk.start, chunk.end)
+    lines = data.split(b"\n")
+    del data
+    last = len(lines) - 1
+    for number, line in enumerate(lines, start=1):
+        length = len(line) + 1 if number <= last else len(line)
+        if line and not line.isspace():
+            shown += 1
+            if length > MAX_LINE_BYTES:
+                gave_up = length - MAX_LINE_BYTES - 1 > MAX_SKIPPED_BYTES
+                loose.append((offset, _NOT_READ_ON if gave_up else MAX_LINE_BYTES + 1, number))
+                if gave_up:
+                    break
+            else:
+                key = route_of(line)
+                if key is None:
+                    loose.append((offset, length, number))
+                else:
+                    section = known.get(key)
+                    if section is None:
+                        channels.add(key[0])
+                        section = known[key] = sections.setdefault(
+                            partition_of(key, partitions, orders_a_block), bytearray()
+                        )
+                    section += pack(offset, length, number)
+        offset += length
+    starts, count = array("I", [0]), 0
+    for partition in range(partitions):
+        count += len(sections.get(partition, b"")) // _ENTRY.size
+        starts.append(count)
+    entries = b"".join(bytes(sections[p]) for p in sorted(sections))
+    return ScannedChunk(chunk, entries, starts, last, shown, loose, channels, gave_up)
+
+
+def lines_of(index: Index, partition: int, *, ends: bool = False) -> Iterator[tuple[int, int, bytes]]:
+    """Every line of a partition: bundle, number, and the line; in the order of both. `ends`: with its line feed."""
+    with index.path.open("rb", buffering=0) as entries:
+        for chunk in index.chunks:
+            first, after = chunk.starts[partition], chunk.starts[partition + 1]
+            if first == after:
+                continue
+            section = _read_at(entries, (after - first) * _ENTRY.size, chunk.position + first * _ENTRY.size)
+            yield from _read_entries(chunk, list(_ENTRY.iter_unpack(section)), ends=ends)
+
+
+def read_loose(path: Path, offset: int, length: int) -> Record | InvalidRecord:
+    """The line at a place that `scan_chunk` calls loose."""
+    if length > MAX_LINE_BYTES:
+        return too_long(is_read_on=length != _NOT_READ_ON)
+    return parse_line(_read_span(path, offset, offset + length))
+
+
+def _read_entries(
+    chunk: IndexedChunk, entries: list[tuple[int, int, int]], *, ends: bool
+) -> Iterator[tuple[int, int, bytes]]:
+    bundle, before = chunk.bundle, chunk.first_line - 1
+    at, count = 0, len(entries)
+    try:
+        with chunk.path.open("rb", buffering=0) as file:
+            while at < count:
+                start, length, _ = entries[at]
+                end, after = start + length, at + 1
+                while after < count and entries[after][0] - end <= _GAP_BYTES and end - start < _RUN_BYTES:
+                    end = entries[after][0] + entries[after][1]
+                    after += 1
+                data = _read_at(file, end - start, start)
+                if len(data) != end - start:
+                    raise _shrunk(chunk.path)
+                for offset, length, number in entries[at:after]:
+                    last = offset - start + length
+                    if not ends and data[last - 1] == _LINE_FEED:
+                        last -= 1
+                    yield bundle, before + number, data[offset - start : last]
+                at = after
+    except OSError as error:
+        raise _unreadable(chunk.path, error) from None
+
+
+def _read_at(file: FileIO, count: int, offset: int) -> bytes:
+    file.seek(offset)
+    return file.read(count) or b""
+
+
+def _line_end(file: FileIO, offset: int, size: int) -> int:
+    """Where the line ends that goes on at `offset`; as far as a reader looks if it does not."""
+    looked = 0
+    while offset < size and looked <= MAX_SKIPPED_BYTES + 2 * MAX_LINE_BYTES:
+        part = _read_at(file, 1024 * 1024, offset)
+        found = part.find(b"\n")
+        if found >= 0:
+            return offset + found + 1
+        looked += len(part)
+        offset += len(part)
+        if not part:
+            break
+    return min(offset, size)
+
+
+def _read_span(path: Path, start: int, end: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            data = file.read(end - start)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    if len(data) != end - start:
+        raise _shrunk(path)
+    return data
+
+
+def _unreadable(path: Path, error: OSError) -> LocalError:
+    return LocalError(f"the bundle {path} cannot be read on: {error.strerror}.", hint="Check its disk.")
+
+
+def _shrunk(path: Path) -> LocalError:
+    return LocalError(
+        f"the bundle {path} became shorter while it was read.", hint="Audit a copy that nobody writes to."
+    )

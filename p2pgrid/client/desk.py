@@ -1,0 +1,70 @@
+"""What a client does when its owner asks: in the running gateway through the command socket, or in a command."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from p2pgrid.client.purchaser import Purchaser
+from p2pgrid.desk.asks import Allowed, AllowPeer, DeskAsk, Erase, GiveAnswer, MakeDispute, Reconcile
+from p2pgrid.desk.records_desk import RecordsDesk
+from p2pgrid.desk.standing import NOTHING, Reconciled, changes_since, channels_with, require_channels, standing_of
+from p2pgrid.errors import Unreachable, UsageError
+from p2pgrid.proto.keys import PublicKey, parse_peer_id
+from p2pgrid.proto.record import Role
+
+CLIENT_ASKS: Final = AllowPeer | Reconcile | DeskAsk
+
+
+class ClientDesk:
+    """The owner's desk of a client."""
+
+    def __init__(self, purchaser: Purchaser, ours: PublicKey, records: RecordsDesk | None = None) -> None:
+        """Without `records` nothing is signed or erased."""
+        self._records = records
+        self._purchaser = purchaser
+        self._ours = ours
+
+    async def perform(self, ask: Any) -> Any:
+        """Do what was asked. Raises P2pgridError."""
+        match ask:
+            case AllowPeer(peer=peer):
+                return await self._allow(peer)
+            case Reconcile(peer=peer):
+                return await self._reconcile(parse_peer_id(peer))
+            case MakeDispute() | GiveAnswer() | Erase() if self._records is not None:
+                return await self._records.perform(ask)
+        raise UsageError(f"a gateway cannot do {type(ask).__name__}.")
+
+    async def _allow(self, peer: str) -> Allowed:
+        held = await self._purchaser.allow(peer)
+        if held is None:
+            return Allowed(peer=peer, was_held=False)
+        return Allowed(peer=peer, was_held=True, reason=held.reason, since_ms=held.since_ms)
+
+    async def _reconcile(self, provider: PublicKey) -> Reconciled:
+        ledger = self._purchaser.ledger
+        if channels_with(ledger, self._ours, provider):
+            require_channels(ledger, self._ours, provider, Role.CLIENT)
+        before = {
+            one.message.channel: standing_of(ledger, one.message.channel)
+            for one in channels_with(ledger, self._ours, provider)
+        }
+        try:
+            done, lifted = await self._purchaser.reconcile(provider)
+        except Unreachable:
+            require_channels(ledger, self._ours, provider, Role.CLIENT)  # more telling for a stranger
+            raise
+        by_channel = {one.channel: one for one in done}
+        # Not those of before alone: a ledger that was lost has them back now.
+        channels = [c.message.channel for c in require_channels(ledger, self._ours, provider, Role.CLIENT)]
+        changes = tuple(
+            changes_since(ledger, channel, before.get(channel, NOTHING), by_channel.get(channel))
+            for channel in channels
+        )
+        return Reconciled(
+            peer=provider.peer_id,
+            role=Role.CLIENT.value,
+            changed=any(one.is_changed for one in changes) or lifted is not None,
+            channels=changes,
+            quarantine_lifted=lifted.reason if lifted is not None else "",
+        )

@@ -1,0 +1,73 @@
+"""What a person may ask of a node, and what comes of it. Over the command socket these travel as JSON."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of what is asked."""
+
+
+class AllowPeer(Ask, frozen=True, kw_only=True, tag="allow-peer"):
+    """Lift a provider's quarantine (client)."""
+
+    peer: str
+
+
+class Allowed(msgspec.Struct, frozen=True, kw_only=True):
+    """What `AllowPeer` changed."""
+
+    peer: str
+    was_held: bool
+    reason: str = ""
+    since_ms: int = 0
+
+
+class Reconcile(Ask, frozen=True, kw_only=True, tag="reconcile"):
+    """Bring both ledgers of the channels with a peer together."""
+
+    peer: str
+
+
+class MakeDispute(Ask, frozen=True, kw_only=True, tag="dispute"):
+    """Sign that a receipt is not accepted."""
+
+    receipt: str
+    """As a person names it: see `p2pgrid.desk.find`."""
+    reason: str
+    statement: str = ""
+    owed_pico: int | None = None
+    """What is owed for the order, by this side; left out, nothing."""
+
+
+class GiveAnswer(Ask, frozen=True, kw_only=True, tag="answer"):
+    """Answer the other side's dispute."""
+
+    dispute: str
+    """Its id or the beginning of it, or its receipt as a person names it."""
+    accept: bool
+    statement: str = ""
+    owed_pico: int | None = None
+    """Where it is rejected: what is owed, by this side; left out, what the receipt says."""
+
+
+class Erase(Ask, frozen=True, kw_only=True, tag="erase"):
+    """Destroy what could ever show a request and its answer: commitment keys, and the salts of their receipts' leaves.
+
+    Of one receipt, or of all orders of before a time.
+    """
+
+    receipt: str = ""
+    before_ms: int = 0
+
+
+class Erased(msgspec.Struct, frozen=True, kw_only=True):
+    """What `Erase` destroyed."""
+
+    request_keys: int
+    log_salts: int
+
+
+DeskAsk = MakeDispute | GiveAnswer | Erase
+"""What a node's owner says about receipts, on either side."""

@@ -1,0 +1,70 @@
+"""What bundles carry beside signed records: checkpoints of logs and proofs of inclusion (docs/spec/log.md, section 4).
+
+An attachment is a line without signatures. A checkpoint says itself who signed it; a proof says nothing until a
+checkpoint bears it out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from p2pgrid.errors import InvalidRecord
+from p2pgrid.proto.checkpoint import CHECKPOINT_TYPE, SignedCheckpoint, verify_checkpoint
+from p2pgrid.proto.findings import Blemish, Docket, Draft, Place
+from p2pgrid.proto.inclusion import INCLUSION_PROOF_TYPE, InclusionProof, parse_inclusion_proof
+from p2pgrid.proto.record import Record
+
+ATTACHMENT_TYPES: Final = frozenset({CHECKPOINT_TYPE, INCLUSION_PROOF_TYPE})
+
+
+@dataclass(slots=True)
+class HeldCheckpoint:
+    """A checkpoint that the log named in it signed, and where it stands."""
+
+    record_id: bytes
+    checkpoint: SignedCheckpoint
+    places: list[Place] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class HeldProof:
+    """A proof in its one form, borne out by nothing yet, and where it stands."""
+
+    record_id: bytes
+    """Of the attachment; what it proves is in `proof`."""
+    proof: InclusionProof
+    places: list[Place] = field(default_factory=list)
+
+
+class Attachments:
+    """Every attachment that is sound by itself; what is not is put on the docket."""
+
+    def __init__(self, docket: Docket) -> None:
+        self._docket: Final = docket
+        self.checkpoints: Final[dict[bytes, HeldCheckpoint]] = {}
+        """By the attachment's id."""
+        self.proofs: Final[dict[bytes, HeldProof]] = {}
+
+    def take(self, place: Place, record: Record) -> None:
+        """One line. `malformed`, `oversize`, `not-canonical`; of checkpoints what `verify_checkpoint` raises too."""
+        record_id = record.id
+        known = self.checkpoints.get(record_id) or self.proofs.get(record_id)
+        try:
+            if record.signatures:
+                raise InvalidRecord("malformed", "an attachment has no signatures of its own.")
+            if known is None:
+                known = self._read(record_id, record)
+        except InvalidRecord as error:
+            sentence = f"This {'proof' if record.payload_type == INCLUSION_PROOF_TYPE else 'checkpoint'} does not hold:"
+            draft = Draft(error.code, f"{sentence} {error.message}", (place,), record_id=record_id)
+            self._docket.add(draft)
+            self._docket.add_blemish(Blemish(draft, record.payload_type))
+            return
+        known.places.append(place)
+
+    def _read(self, record_id: bytes, record: Record) -> HeldCheckpoint | HeldProof:
+        if record.payload_type == CHECKPOINT_TYPE:
+            checkpoint = HeldCheckpoint(record_id, verify_checkpoint(record.payload))
+            return self.checkpoints.setdefault(record_id, checkpoint)
+        return self.proofs.setdefault(record_id, HeldProof(record_id, parse_inclusion_proof(record.payload)))

@@ -1,0 +1,167 @@
+"""Disputes judged: each with the receipt it names, its answer, and the receipts that mention them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from p2pgrid.proto.channel_book import Book, Credit
+from p2pgrid.proto.codes import Party
+from p2pgrid.proto.dispute import Answer, Dispute
+from p2pgrid.proto.dispute_rules import (
+    DAY_MS,
+    contested_pico,
+    faults_of_answer,
+    faults_of_dispute,
+    faults_of_mention,
+    is_accepted,
+    is_in_term,
+    is_unanswered,
+    other_party,
+)
+from p2pgrid.proto.evidence import Held
+from p2pgrid.proto.findings import Absence, Draft
+from p2pgrid.proto.judgement import Case
+from p2pgrid.proto.messages import Receipt
+from p2pgrid.proto.record import Role
+from p2pgrid.proto.rules import Fault
+
+_MENTION_MS: Final = DAY_MS
+"""Receipts made so long after an answer might have mentioned it."""
+
+
+def judge_disputes(case: Case, book: Book) -> None:
+    """Report what is wrong with the channel's disputes, answers and mentions; put into the book what they come to."""
+    receipts = {held.record_id: held for held in book.all_receipts}
+    for dispute in book.disputes.values():
+        _judge_dispute(case, book, dispute, receipts.get(dispute.message.receipt))
+    for answer in book.answers.values():
+        known = book.disputes.get(answer.message.dispute)
+        if known is None:
+            sentence = f"No bundle holds the dispute that {answer} is to."
+            _miss(case, book, answer, Dispute.payload_type, answer.message.dispute, "the dispute", sentence)
+            continue
+        for fault in faults_of_answer(answer.message, dispute=known.message):
+            case.report(book, answer, fault)
+    _sum_up(book, receipts)
+    _judge_mentions(case, book)
+
+
+def _judge_dispute(case: Case, book: Book, held: Held[Dispute], receipt: Held[Receipt] | None) -> None:
+    dispute = held.message
+    if receipt is None:
+        standing = book.receipts.get(dispute.receipt_number)
+        if standing is not None:
+            sentence = f"{_capital(held)} names another record than the receipt with that number."
+            case.report(book, held, Fault("wrong-dispute", sentence, Party.UNCLEAR))
+        else:
+            sentence = f"No bundle holds the receipt that {held} names."
+            label = f"receipt {dispute.receipt_number}"
+            _miss(case, book, held, Receipt.payload_type, dispute.receipt, label, sentence)
+        return
+    faults = faults_of_dispute(dispute, receipt=receipt.message)
+    for fault in faults:
+        case.report(book, held, fault)
+    if any(fault.code == "wrong-dispute" for fault in faults):
+        return
+    days = book.channel.message.dispute_days
+    if not _has_force(book, held, receipt):
+        sentence = f"{_capital(held)} came more than {days} days after it."
+        party = Party(dispute.by.value)
+        case.docket.add(Draft("dispute-late", sentence, held.places[:1], party, held.record_id, book.id))
+    elif held.record_id not in book.answered and is_unanswered(dispute, dispute_days=days, now_ms=case.now_ms):
+        party = other_party(dispute.by)
+        sentence = f"The {party} has not answered {held} within {days} days."
+        draft = Draft("dispute-unanswered", sentence, held.places, party, held.record_id, book.id)
+        slot = book.id, dispute.receipt_number, held.record_id
+        proof = f"It stands where the answer to {held} is missing."
+        case.docket.add_absence(
+            Absence(Answer.payload_type, slot, f"the answer to {held}", draft, book.bundles, proof=proof)
+        )
+
+
+def _has_force(book: Book, held: Held[Dispute], receipt: Held[Receipt]) -> bool:
+    return is_in_term(
+        held.message,
+        receipt=receipt.message,
+        countersigned=receipt.claims(Role.CLIENT),
+        dispute_days=book.channel.message.dispute_days,
+    )
+
+
+def _judge_mentions(case: Case, book: Book) -> None:
+    known = case.mentionable
+    mentioned_in: dict[bytes, int] = {}
+    for number in sorted(book.receipts):
+        held = book.receipts[number]
+        for record_id in held.message.mentions:
+            about = known.get(record_id)
+            if about is None:
+                sentence = f"No bundle holds a record that {held} mentions, {record_id.hex()}."
+                _miss(case, book, held, Dispute.payload_type, record_id, "what a receipt mentions", sentence)
+                continue
+            before = mentioned_in.setdefault(record_id, 0)
+            for fault in faults_of_mention(held.message, about.message, mentioned_before=before):
+                case.report(book, held, fault)
+            mentioned_in[record_id] = before or number
+    _note_unmentioned(case, book, set(mentioned_in))
+
+
+def _note_unmentioned(case: Case, book: Book, mentioned: set[bytes]) -> None:
+    latest_ms = max([book.elided.sums.latest_ms, *(h.message.issued_ms for h in book.receipts.values())])
+    for answer in book.answers.values():
+        dispute = book.disputes.get(answer.message.dispute)
+        if dispute is None or {dispute.record_id, answer.record_id} & mentioned:
+            continue
+        if latest_ms > answer.message.answered_ms + _MENTION_MS:
+            sentence = f"Receipts were made more than a day after {answer}, and none mentions it or the dispute."
+            about = answer.record_id, book.id
+            case.docket.add(Draft("dispute-not-mentioned", sentence, answer.places[:1], None, *about))
+
+
+def _sum_up(book: Book, receipts: dict[bytes, Held[Receipt]]) -> None:
+    """What is credited and what is contested, each receipt once: by the dispute that takes most off."""
+    contested: dict[bytes, int] = {}
+    for held in book.disputes.values():
+        receipt = receipts.get(held.message.receipt)
+        # A receipt that shares its slot and does not stand bills nothing that could be credited.
+        if receipt is None or book.receipts.get(receipt.message.receipt_number) is not receipt:
+            continue
+        if faults_of_dispute(held.message, receipt=receipt.message) or not _has_force(book, held, receipt):
+            continue
+        answer = book.answered.get(held.record_id)
+        amount = contested_pico(held.message, receipt=receipt.message)
+        if answer is None or not is_accepted(answer.message, held.message):
+            contested[receipt.record_id] = max(amount, contested.get(receipt.record_id, 0))
+            continue
+        known = book.credits.get(receipt.record_id)
+        if known is None or known.amount_pico < amount:
+            credit = Credit(receipt.message.receipt_number, amount, answer.message.answered_ms)
+            book.credits[receipt.record_id] = credit
+    for record_id, amount in contested.items():
+        credited = book.credits.get(record_id)
+        book.disputed_pico += max(amount - (credited.amount_pico if credited else 0), 0)
+
+
+def _miss(
+    case: Case, book: Book, held: Held[Any], payload_type: str, record_id: bytes, label: str, sentence: str
+) -> None:
+    is_mention = isinstance(held.message, Receipt)  # of a dispute or of an answer: nobody can tell
+    draft = Draft("record-missing", sentence, held.places, None, held.record_id, book.id, holders=book.bundles)
+    proof = f"It stands where the record {record_id.hex()} is missing, which {held} names."
+    case.docket.add_absence(
+        Absence(
+            payload_type,
+            (book.id,),
+            label,
+            draft,
+            book.bundles,
+            record_id,
+            proof=proof,
+            other_type=Answer.payload_type if is_mention else "",
+        )
+    )
+
+
+def _capital(held: Held[Any]) -> str:
+    text = str(held)
+    return text[0].upper() + text[1:]

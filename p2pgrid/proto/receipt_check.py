@@ -1,0 +1,97 @@
+"""What the client holds a proposed receipt against: the order, the tariff, the vouchers (docs/spec/session.md, 7).
+
+Each check gives a finding's code and a sentence, or None.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
+from p2pgrid.proto.messages import Order, Receipt, Tariff, Usage
+from p2pgrid.proto.pricing import amount_owed, is_billed_by_voucher, is_within_caps, owes_nothing, price_of
+from p2pgrid.proto.record import Signed
+
+Fault = tuple[str, str]
+"""A code of docs/spec/audit.md, and a sentence."""
+
+DISPUTABLE: Final = frozenset(
+    {
+        "wrong-count",
+        "wrong-amount",
+        "wrong-status",
+        "wrong-commitment",
+        "wrong-mention",
+        "refund-rule",
+        "over-caps",
+        "beyond-window",
+    }
+)
+"""Faults of what a receipt says. The client signs that it disputes it, and the chain goes on; any other breaks it."""
+
+
+def receipt_fault(receipt: Receipt, order: Signed[Order], tariff: Tariff) -> Fault | None:
+    """What can be said of a receipt from its order and tariff alone: a finding code and a sentence, or None."""
+    message = order.message
+    named = (receipt.order_number, receipt.order, receipt.offer, receipt.model, receipt.request_commitment)
+    if named != (message.order_number, order.id, message.offer, message.model, message.request_commitment):
+        return "wrong-order", "the receipt is not for the order that was placed."
+    if not is_within_caps(receipt.usage, message):
+        return "over-caps", f"the receipt's {counts_text(receipt.usage)} pass the order's caps."
+    owed = amount_owed(tariff, receipt.usage, receipt.status)
+    if receipt.amount_pico != owed:
+        code = "refund-rule" if owes_nothing(receipt.status) else "wrong-amount"
+        return code, f"the receipt bills {receipt.amount_pico} pico-EUR; tariff and refund rule give {owed}."
+    if receipt.amount_pico > message.max_amount_pico:
+        return "over-caps", "the receipt's amount passes the most that the order allows."
+    if receipt.amount_pico and receipt.first_token_ms > message.first_token_timeout_ms:
+        return "refund-rule", "the receipt bills an answer whose first token came after the deadline."
+    if receipt.issued_ms < message.ordered_ms - CLOCK_TOLERANCE_MS:
+        return "time-backwards", "the receipt is dated before its order."
+    return None
+
+
+def resumed_fault(
+    receipt: Receipt, tariff: Tariff, *, vouched: Usage, delivered: Usage | None, window_tokens: int
+) -> Fault | None:
+    """Does the receipt bill more than can be known after a lost link?
+
+    `delivered` is our own count where this process made it, None after a crash. The provider may have ended the order
+    before it knew that the link was gone, so up to one window beyond the last voucher is accepted although it never
+    arrived: that is the most that is ever at risk.
+    """
+    if owes_nothing(receipt.status):
+        return None
+    if is_billed_by_voucher(receipt.status):
+        return beyond_voucher(receipt, vouched, tariff)
+    return _beyond_window(receipt.usage, vouched, delivered or vouched, window_tokens)
+
+
+def _beyond_window(usage: Usage, vouched: Usage, known: Usage, window_tokens: int) -> Fault | None:
+    if known.prompt_tokens and usage.prompt_tokens != known.prompt_tokens:
+        return (
+            "wrong-count",
+            f"the receipt bills a prompt of {usage.prompt_tokens}; {known.prompt_tokens} were counted.",
+        )
+    if usage.cached_tokens < known.cached_tokens:
+        return "wrong-count", f"the receipt leaves out cached tokens; {known.cached_tokens} were counted."
+    if usage.output_tokens > max(known.output_tokens, vouched.output_tokens + window_tokens):
+        return "beyond-window", "the receipt bills more than one window beyond the last voucher."
+    return None
+
+
+def beyond_voucher(receipt: Receipt, vouched: Usage, tariff: Tariff) -> Fault | None:
+    # Fewer cached tokens make the same counts dearer, so the amount is compared too.
+    if vouched.covers(receipt.usage) and receipt.amount_pico <= price_of(tariff, vouched):
+        return None
+    return "wrong-count", f"the receipt bills {counts_text(receipt.usage)}; {counts_text(vouched)} are vouched."
+
+
+def clock_fault(their_ms: int, our_ms: int) -> Fault | None:
+    if their_ms > our_ms + CLOCK_TOLERANCE_MS:
+        return "clock-skew", f"the record is dated {(their_ms - our_ms) // 1000} s in the future."
+    return None
+
+
+def counts_text(usage: Usage) -> str:
+    return f"{usage.prompt_tokens} in ({usage.cached_tokens} cached), {usage.output_tokens} out"

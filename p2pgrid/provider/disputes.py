@@ -1,0 +1,158 @@
+"""The exchanges about disputes: both ledgers brought together, and a stream for news (docs/spec/disputes.md, 3)."""
+
+from __future__ import annotations
+
+import logging
+from enum import Enum, auto
+
+from p2pgrid.errors import LedgerError, ProtocolViolation
+from p2pgrid.net.connection import LinkConnection
+from p2pgrid.net.stream import Stream
+from p2pgrid.proto.dispute_exchange import (
+    CONFLICT,
+    MAX_DISPUTE_BYTES,
+    Checked,
+    check_sent,
+    compare,
+    held_by_both,
+    note_held,
+)
+from p2pgrid.proto.record import Record, Role, parse_record
+from p2pgrid.proto.wire import DisputesCompared, DisputesHeld, DisputesNews, Kind, parse_frame
+from p2pgrid.provider.channels import OpenChannel
+from p2pgrid.provider.control import note_dispute
+from p2pgrid.provider.exchange import Exchange, Shop
+
+log = logging.getLogger(__name__)
+
+
+class _Stage(Enum):
+    """What is expected of the client."""
+
+    HELD = auto()
+    TAKEN = auto()
+    RECORDS = auto()
+    NOTHING = auto()
+
+
+class DisputesExchange(Exchange):
+    """DISPUTES -> DISPUTES_COMPARED, RECORD* -> DISPUTES_TAKEN, RECORD* -> DISPUTES_TAKEN."""
+
+    def __init__(self, shop: Shop, stream: Stream) -> None:
+        super().__init__(shop, stream)
+        self._stage = _Stage.HELD
+        self._outbox = self.outbox()
+        self._records: list[Record] = []
+        self._sent: list[Record] = []
+        self._channel: OpenChannel
+        self._theirs: DisputesHeld
+        self._compared: DisputesCompared
+
+    @property
+    def may_end(self) -> bool:
+        return self._stage is _Stage.NOTHING
+
+    def take(self, kind: int, payload: bytes) -> None:
+        try:
+            if self._stage is _Stage.HELD:
+                self._compare(payload)
+            elif self._stage is _Stage.TAKEN and kind == Kind.DISPUTES_TAKEN and not payload:
+                self._confirmed()
+            elif self._stage is _Stage.RECORDS and kind == Kind.RECORD:
+                self._record(payload)
+            else:
+                raise ProtocolViolation(f"message kind {kind} came where disputes were exchanged.")
+        except LedgerError as error:
+            log.error("the ledger cannot be read: %s", error)
+            self.cut("ledger-unavailable: the provider could not read its ledger")
+
+    def _compare(self, payload: bytes) -> None:
+        theirs = parse_frame(payload, DisputesHeld)
+        self._channel = self.shop.channels.find(theirs.channel, self.stream.peer)
+        self._channel.check_usable()
+        self._theirs = theirs
+        self._compared, self._sent = compare(self.shop.ledger, theirs)
+        self.stream.send(Kind.DISPUTES_COMPARED, self._compared.to_bytes())
+        for record in self._sent:
+            self.stream.send(Kind.RECORD, record.to_bytes())
+        self._stage = _Stage.TAKEN
+        self.expect_next()
+
+    def _confirmed(self) -> None:
+        """What was sent is on record with the client."""
+        self._stage = _Stage.RECORDS
+        self._records_so_far()
+
+    def _record(self, payload: bytes) -> None:
+        if len(payload) > MAX_DISPUTE_BYTES:
+            raise ProtocolViolation(f"a dispute or an answer has at most {MAX_DISPUTE_BYTES} bytes.")
+        record = parse_record(payload)
+        if record.id != self._compared.lacks[len(self._records)]:
+            raise ProtocolViolation("another record came than the client had listed.")
+        self._records.append(record)
+        self._records_so_far()
+
+    def _records_so_far(self) -> None:
+        if len(self._records) < len(self._compared.lacks):
+            self.expect_next()
+            return
+        self._stage = _Stage.NOTHING
+        self.cancel_timer()
+        shop, channel = self.shop, self._channel
+        channel.check_usable()
+        checked = check_sent(self._records, shop.ledger, channel.books.signed, now_ms=shop.now_ms())
+        for record in checked.conflicting:
+            shop.evidence.keep(self.stream.peer, record, CONFLICT)
+        if checked.keep:
+            self._outbox.persist(*checked.keep)
+        self._outbox.run(lambda: self._kept(checked))
+
+    def _kept(self, checked: Checked) -> None:
+        shop = self.shop
+        both = held_by_both(shop.ledger, self._theirs, self._compared.until, self._sent, checked.conflicting)
+        note_held(self._channel.books, shop.ledger, both)
+        if not self.is_over:
+            self.stream.send(Kind.DISPUTES_TAKEN, b"")
+            self.finish()
+        for dispute in checked.disputes:
+            if dispute.message.by is Role.CLIENT:
+                note_dispute(shop, dispute)
+
+
+class DisputesWatch(Exchange):
+    """DISPUTES_WATCH -> DISPUTES_NEWS whenever there is news, until the client ends the stream."""
+
+    _is_watching = False
+
+    @property
+    def connection(self) -> LinkConnection:
+        return self.stream.connection
+
+    def take(self, kind: int, payload: bytes) -> None:
+        if self._is_watching or payload:
+            raise ProtocolViolation("a DISPUTES_WATCH carries no bytes, and nothing follows it.")
+        self._is_watching = True
+        self.shop.disputes.watch(self)
+
+    def tell(self, channel: bytes) -> None:
+        """There is news of the client's channel."""
+        if not self.is_over:
+            self.stream.send(Kind.DISPUTES_NEWS, DisputesNews(channel=channel).to_bytes())
+
+    def replaced(self) -> None:
+        """The client has opened another on this link."""
+        self.finish()
+
+    @property
+    def may_end(self) -> bool:
+        return self._is_watching
+
+    def ended(self, stream: Stream) -> None:
+        self.shop.disputes.unwatch(self)
+        if self.is_over:
+            super().ended(stream)
+        else:
+            self.finish()
+
+    def lost(self, reason: str) -> None:
+        self.shop.disputes.unwatch(self)

@@ -1,0 +1,191 @@
+"""What an all-seeing observer holds against a history while it runs: who has what, and who has signed for it.
+
+It counts by itself, from the bytes that leave and arrive, and believes no machine. What breaks a promise of
+docs/spec/session.md raises `Broken` at the step that broke it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from p2pgrid.errors import P2pgridError
+from p2pgrid.proto.counting import TokenCounter
+from p2pgrid.proto.evidence import slot_of
+from p2pgrid.proto.message_types import MESSAGE_TYPES
+from p2pgrid.proto.messages import Channel, Order, Receipt, Tariff, Usage, Voucher
+from p2pgrid.proto.pricing import price_of, usage_of
+from p2pgrid.proto.record import Message, Record, Role, Signed, parse_message, parse_record
+from p2pgrid.proto.sse import EventSplitter
+from p2pgrid.proto.wire import Head, Kind, OrderOpening, parse_frame
+
+
+class Broken(AssertionError):
+    """A promise was broken."""
+
+
+RECORD_KINDS: Final = frozenset(
+    {Kind.CHANNEL, Kind.METER, Kind.VOUCHER, Kind.RECEIPT, Kind.COUNTERSIGNATURE, Kind.RECORD, Kind.DISPUTE}
+)
+"""Kinds whose payload is a signed record."""
+
+
+@dataclass(slots=True)
+class Sale:
+    """One order, as it really went."""
+
+    order: Order
+    tariff: Tariff
+    largest_event: int
+    sent: TokenCounter
+    """What left the provider."""
+    got: TokenCounter
+    """What reached the client's program."""
+    secured: Usage = field(default_factory=Usage)
+    """What the client has signed for, in the provider's ledger."""
+    signed: Usage = field(default_factory=Usage)
+    """The most that the client has signed for, in its own ledger."""
+    sent_bytes: bytearray = field(default_factory=bytearray)
+    got_bytes: bytearray = field(default_factory=bytearray)
+    sent_status: int = 0
+    got_status: int = 0
+    receipt: Receipt | None = None
+    """With both signatures, in the provider's ledger."""
+    _sent_events: EventSplitter = field(default_factory=EventSplitter)
+    _got_events: EventSplitter = field(default_factory=EventSplitter)
+
+    def send(self, data: bytes, window: int) -> str:
+        """Bytes leave the provider; what is wrong with that, if anything."""
+        self.sent_bytes += data
+        if self.sent_status != 200:
+            return ""
+        for event in self._sent_events.feed(data):
+            before = self.sent.output_tokens
+            self.sent.feed(event)
+            ahead = self.sent.output_tokens - self.secured.output_tokens
+            if ahead > window and before > self.secured.output_tokens and self.sent.output_tokens > before:
+                return f"{ahead} tokens ran ahead of the last voucher, in more than one event; W is {window}."
+        return ""
+
+    def get(self, data: bytes) -> str:
+        """Bytes reach the program; what is wrong with that, if anything."""
+        self.got_bytes += data
+        if self.got_status == 200:
+            for event in self._got_events.feed(data):
+                self.got.feed(event)
+        if not self.sent_bytes.startswith(self.got_bytes):
+            return "the program got other bytes than were sent."
+        return ""
+
+    def lacking_pico(self) -> int:
+        """What the provider has delivered and cannot prove."""
+        return max(0, price_of(self.tariff, usage_of(self.sent)) - price_of(self.tariff, self.secured))
+
+
+class Observer:
+    """Sees everything that leaves, arrives, and becomes durable."""
+
+    def __init__(self, window: int, honest: frozenset[Role]) -> None:
+        self.window: Final = window
+        self.honest: Final = honest
+        self.sales: Final[dict[bytes, Sale]] = {}
+        """By the order record's id."""
+        self._slots: dict[tuple[Any, ...], bytes] = {}
+        self._orders: dict[tuple[bytes, int], Sale] = {}
+
+    def ordered(self, order: Signed[Order], tariff: Tariff, *, n: int, largest_event: int) -> None:
+        sale = Sale(order.message, tariff, largest_event, TokenCounter(n), TokenCounter(n))
+        self.sales[order.id] = sale
+        self._orders[order.message.channel, order.message.order_number] = sale
+
+    # -- the wire -------------------------------------------------
+
+    def leaves(self, side: Role, kind: int, payload: bytes, durable: dict[bytes, set[Role]]) -> None:
+        """A message leaves a side: what it signed must be durable there."""
+        if side not in self.honest:
+            return
+        record = record_in(kind, payload)
+        if record is None or (kind == Kind.CHANNEL and side is Role.PROVIDER):
+            return
+        if record.signature_of(side) is not None and side not in durable.get(record.id, ()):
+            raise Broken(f"the {side}'s {record.payload_type} left before it was durable.")
+
+    def arrives(self, to: Role, kind: int, payload: bytes) -> None:
+        """A message arrives: whoever signed it, and is honest, has shown no other in its place."""
+        try:
+            record = record_in(kind, payload)
+            if record is None:
+                return
+            message = parse_message(record, MESSAGE_TYPES[record.payload_type])
+        except P2pgridError as nonsense:
+            if len(self.honest) == 2:
+                raise Broken(f"what reached the {to} is no record: {nonsense}") from None
+            return
+        for signature in record.signatures:
+            if signature.role in self.honest and signature.role is not to:
+                self._show(signature.role, message, record)
+
+    def _show(self, role: Role, message: Message, record: Record) -> None:
+        slot = (role, type(message), *slot_of(message))
+        known = self._slots.setdefault(slot, record.id)
+        if known != record.id:
+            raise Broken(f"the {role} has signed two different records for {slot_name(message)}.")
+
+    def sends(self, order_id: bytes, data: bytes) -> None:
+        """A CHUNK leaves the provider."""
+        fault = self.sales[order_id].send(data, self.window)
+        if fault and Role.PROVIDER in self.honest:
+            raise Broken(f"order {self.sales[order_id].order.order_number}: {fault}")
+
+    def heads(self, order_id: bytes, payload: bytes) -> None:
+        """A HEAD reaches the client."""
+        self.sales[order_id].got_status = parse_frame(payload, Head).status
+
+    def delivers(self, order_id: bytes, data: bytes) -> None:
+        """Bytes are handed to the client's program."""
+        fault = self.sales[order_id].get(data)
+        if fault and len(self.honest) == 2:
+            raise Broken(f"order {self.sales[order_id].order.order_number}: {fault}")
+
+    # -- the ledgers -------------------------------------------------
+
+    def stored(self, side: Role, signed: Signed[Message]) -> None:
+        """A record is durable in a side's ledger."""
+        message = signed.message
+        if not isinstance(message, Voucher | Receipt):
+            return
+        sale = self._orders.get((message.channel, message.order_number))
+        if sale is None or Role.CLIENT not in signed.signers:
+            return
+        if side is Role.PROVIDER:
+            if isinstance(message, Receipt):
+                sale.receipt = message
+            if message.amount_pico >= price_of(sale.tariff, sale.secured):
+                sale.secured = message.usage
+        elif Role.CLIENT in self.honest:
+            self._client_signs(sale, message)
+
+    def _client_signs(self, sale: Sale, message: Voucher | Receipt) -> None:
+        """What the client has signed for is what it got, or at most one window more on a receipt after a lost link."""
+        got, usage = usage_of(sale.got), message.usage
+        if isinstance(message, Receipt) and message.amount_pico == 0:
+            return
+        beyond = usage.output_tokens - got.output_tokens
+        if beyond > (self.window if isinstance(message, Receipt) else 0):
+            raise Broken(f"the client signed for {beyond} tokens more than it got of order {message.order_number}.")
+        if usage.output_tokens > sale.signed.output_tokens:
+            sale.signed = usage
+
+
+def record_in(kind: int, payload: bytes) -> Record | None:
+    """The signed record in a message, if there is one."""
+    if kind == Kind.ORDER:
+        return parse_record(parse_frame(payload, OrderOpening).order)
+    return parse_record(payload) if kind in RECORD_KINDS else None
+
+
+def slot_name(message: Message) -> str:
+    """`order 3`, `receipt 7`: for people."""
+    if isinstance(message, Channel):
+        return "a channel"
+    return f"{type(message).__name__} {slot_of(message)[1:]}"

@@ -1,0 +1,476 @@
+"""A reader of records written from docs/spec alone: nothing of p2pgrid is imported here.
+
+Ed25519 is PyNaCl's; the rest is the standard library. What a message's fields are, it takes from the tables of
+messages.md, and what they may be, too: so a table that says too little fails.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import nacl.bindings
+import nacl.exceptions
+
+ROOT = Path(__file__).parents[2]
+SPEC, VECTORS = ROOT / "docs/spec", ROOT / "tests/vectors"
+
+
+class Refused(Exception):
+    """What the specification has a reader refuse; the code first."""
+
+
+# -- record.md, section 1 and 2 -----------------------------------------------------------------------------------
+
+
+def uvarint(value: int) -> bytes:
+    out = b""
+    while value >= 0x80:
+        out += bytes([value % 0x80 + 0x80])
+        value //= 0x80
+    return out + bytes([value])
+
+
+def signature_input(payload_type: str, payload: bytes) -> bytes:
+    return b"".join(uvarint(len(part)) + part for part in (b"p2pgrid", payload_type.encode(), payload))
+
+
+def record_id(payload_type: str, payload: bytes) -> bytes:
+    return hashlib.sha256(signature_input(payload_type, payload)).digest()
+
+
+def admit_key(key: bytes) -> None:
+    if len(key) != 33 or key[0] != 1 or not nacl.bindings.crypto_core_ed25519_is_valid_point(key[1:]):
+        raise Refused("key-not-admissible")
+
+
+def verify(key: bytes, message: bytes, signature: bytes) -> None:
+    admit_key(key)
+    try:
+        nacl.bindings.crypto_sign_open(signature + message, key[1:])
+    except nacl.exceptions.BadSignatureError:
+        raise Refused("bad-signature") from None
+
+
+def peer_id(key: bytes) -> str:
+    digits = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+    raw = bytes.fromhex("002408011220") + key[1:]
+    number, text = int.from_bytes(raw), ""
+    while number:
+        number, digit = divmod(number, 58)
+        text = digits[digit] + text
+    return "1" * (len(raw) - len(raw.lstrip(b"\0"))) + text
+
+
+# -- MessagePack, the shortest form -------------------------------------------------------------------------------
+
+
+def pack(value: Any) -> bytes:
+    if isinstance(value, bool):
+        return b"\xc3" if value else b"\xc2"
+    if isinstance(value, int):
+        return _pack_int(value)
+    if isinstance(value, bytes):
+        return _head(len(value), ((0xFF, b"\xc4", "B"), (0xFFFF, b"\xc5", ">H"), (2**32, b"\xc6", ">I"))) + value
+    if isinstance(value, str):
+        raw = value.encode()
+        if len(raw) < 32:
+            return bytes([0xA0 + len(raw)]) + raw
+        return _head(len(raw), ((0xFF, b"\xd9", "B"), (0xFFFF, b"\xda", ">H"), (2**32, b"\xdb", ">I"))) + raw
+    items = b"".join(map(pack, value))
+    if len(value) < 16:
+        return bytes([0x90 + len(value)]) + items
+    return _head(len(value), ((0xFFFF, b"\xdc", ">H"), (2**32, b"\xdd", ">I"))) + items
+
+
+def _head(length: int, forms: Sequence[tuple[int, bytes, str]]) -> bytes:
+    _, mark, form = next(each for each in forms if length <= each[0])
+    return mark + struct.pack(form, length)
+
+
+def _pack_int(value: int) -> bytes:
+    if 0 <= value < 128:
+        return bytes([value])
+    if -32 <= value < 0:
+        return struct.pack("b", value)
+    unsigned = ((8, 0xCC, "B"), (16, 0xCD, ">H"), (32, 0xCE, ">I"), (64, 0xCF, ">Q"))
+    signed = ((8, 0xD0, "b"), (16, 0xD1, ">h"), (32, 0xD2, ">i"), (64, 0xD3, ">q"))
+    for bits, mark, form in unsigned if value >= 0 else signed:
+        if -(2 ** (bits - 1)) <= value < (2**bits if value >= 0 else 0):
+            return bytes([mark]) + struct.pack(form, value)
+    raise Refused("malformed")
+
+
+def unpack(data: bytes) -> Any:
+    value, rest = _unpack(data)
+    if rest:
+        raise Refused("malformed")
+    if pack(value) != data:
+        raise Refused("not-canonical")
+    return value
+
+
+def _unpack(data: bytes) -> tuple[Any, bytes]:
+    if not data:
+        raise Refused("malformed")
+    mark, rest = data[0], data[1:]
+    if mark < 0x80:
+        return mark, rest
+    if mark >= 0xE0:
+        return mark - 256, rest
+    if 0xA0 <= mark < 0xC0:
+        return rest[: mark - 0xA0].decode(), rest[mark - 0xA0 :]
+    if 0x90 <= mark < 0xA0:
+        return _unpack_items(mark - 0x90, rest)
+    if mark in (0xC2, 0xC3):
+        return mark == 0xC3, rest
+    numbers = {0xCC: "B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q", 0xD0: "b", 0xD1: ">h", 0xD2: ">i", 0xD3: ">q"}
+    if mark in numbers:
+        size = struct.calcsize(numbers[mark])
+        return struct.unpack(numbers[mark], rest[:size])[0], rest[size:]
+    lengths = {0xC4: "B", 0xC5: ">H", 0xC6: ">I", 0xD9: "B", 0xDA: ">H", 0xDB: ">I", 0xDC: ">H", 0xDD: ">I"}
+    if mark not in lengths:
+        raise Refused("malformed")
+    size = struct.calcsize(lengths[mark])
+    (length,), rest = struct.unpack(lengths[mark], rest[:size]), rest[size:]
+    if mark in (0xDC, 0xDD):
+        return _unpack_items(length, rest)
+    raw, rest = rest[:length], rest[length:]
+    return (raw if mark <= 0xC6 else raw.decode()), rest
+
+
+def _unpack_items(count: int, rest: bytes) -> tuple[list[Any], bytes]:
+    items = []
+    for _ in range(count):
+        item, rest = _unpack(rest)
+        items.append(item)
+    return items, rest
+
+
+# -- record.md, sections 3 to 5 -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Record:
+    type: str
+    payload: bytes
+    signatures: dict[str, tuple[bytes, bytes]]
+    """Key and signature by role."""
+
+    @property
+    def id(self) -> bytes:
+        return record_id(self.type, self.payload)
+
+    def check_signatures(self) -> None:
+        for key, signature in self.signatures.values():
+            verify(key, signature_input(self.type, self.payload), signature)
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The payload by field names, its form checked."""
+        name, most = message_types()[self.type]
+        if len(self.payload) > most:
+            raise Refused("oversize")
+        return named(name, unpack(self.payload))
+
+
+def from_wire(data: bytes) -> Record:
+    if len(data) > 131072:
+        raise Refused("oversize")
+    kind, payload, signatures = unpack(data)
+    if len({role for role, _, _ in signatures}) != len(signatures) or len(signatures) > 8 or len(kind) > 64:
+        raise Refused("malformed")
+    return Record(kind, payload, {role: (key, signature) for role, key, signature in signatures})
+
+
+def from_line(line: str) -> Record:
+    shown = json.loads(line)
+    if set(shown) != {"type", "payload", "signatures"}:
+        raise Refused("malformed")
+    signatures = {s["role"]: (_base64(s["key"]), _base64(s["signature"])) for s in shown["signatures"]}
+    return Record(shown["type"], _base64(shown["payload"]), signatures)
+
+
+def _base64(text: str) -> bytes:
+    raw = base64.b64decode(text, validate=True)
+    if base64.b64encode(raw).decode() != text:
+        raise Refused("malformed")
+    return raw
+
+
+# -- messages.md --------------------------------------------------------------------------------------------------
+
+
+@cache
+def message_types() -> dict[str, tuple[str, int]]:
+    """Name and size by payload type, as the page has them."""
+    text = (SPEC / "messages.md").read_text()
+    found = re.findall(r"<!-- fields (\w+) -->\n`(\S+)`, at most (\d+) bytes of payload\.", text)
+    return {kind: (name, int(most)) for name, kind, most in found}
+
+
+@cache
+def tables() -> dict[str, list[tuple[str, str]]]:
+    """For each message or part: its fields with their types."""
+    text = (SPEC / "messages.md").read_text()
+    found = {}
+    for name, block in re.findall(r"<!-- fields (\w+) -->\n(.*?)<!-- /fields", text, flags=re.DOTALL):
+        rows = re.findall(r"^\| (\d+) \| (\w+) \| (.+?) \| (.+) \|$", block, flags=re.MULTILINE)
+        assert [int(row[0]) for row in rows] == list(range(len(rows))), name
+        found[name] = [(field, kind) for _, field, kind, _ in rows]
+    return found
+
+
+@cache
+def named_types() -> dict[str, str]:
+    text = (SPEC / "messages.md").read_text().partition("<!-- types -->")[2].partition("<!-- /types -->")[0]
+    return dict(re.findall(r"^\| \*\*(\w+)\*\* \| (.+?) \|", text, flags=re.MULTILINE))
+
+
+def named(name: str, values: list[Any]) -> dict[str, Any]:
+    fields = tables()[name]
+    if not isinstance(values, list) or len(values) != len(fields):
+        raise Refused("malformed")
+    return {field: typed(kind, value) for (field, kind), value in zip(fields, values, strict=True)}
+
+
+def typed(kind: str, value: Any) -> Any:
+    """A value, held against its type as the table words it."""
+    if array := re.fullmatch(r"array of (\d+) to (\d+): (.+)", kind):
+        _within(isinstance(value, list) and int(array[1]) <= len(value) <= int(array[2]))
+        return [typed(array[3], each) for each in value]
+    if alias := re.fullmatch(r"\*\*(\w+)\*\*", kind):
+        return typed(named_types()[alias[1]], value)
+    if kind in tables():
+        return named(kind, value)
+    if numbers := re.fullmatch(r"integer, (\S+) to (\S+)", kind):
+        _within(type(value) is int and _number(numbers[1]) <= value <= _number(numbers[2]))
+    elif sizes := re.fullmatch(r"(?:(\d+) to )?(\d+) bytes", kind):
+        _within(isinstance(value, bytes) and int(sizes[1] or sizes[2]) <= len(value) <= int(sizes[2]))
+    elif sizes := re.fullmatch(r"text, (\d+) to (\d+) characters", kind):
+        _within(isinstance(value, str) and int(sizes[1]) <= len(value) <= int(sizes[2]))
+    elif pattern := re.fullmatch(r"text `(.+)`", kind):
+        _within(isinstance(value, str) and re.fullmatch(pattern[1], value) is not None)
+    elif kind == "true or false":
+        _within(isinstance(value, bool))
+    else:
+        words = re.findall(r"`(\w+)`", kind)
+        assert words, f"the page has a type that a reader cannot know: {kind}"
+        _within(value in words)
+    return value
+
+
+def _within(is_right: bool) -> None:
+    if not is_right:
+        raise Refused("malformed")
+
+
+def _number(text: str) -> int:
+    if text.startswith("-(") or (text.startswith("-") and "^" in text):
+        return -_number(text[1:].strip("()"))
+    if power := re.fullmatch(r"(\d+)\^(\d+)(-1)?", text):
+        return int(power[1]) ** int(power[2]) - bool(power[3])
+    return int(text)
+
+
+def price(tariff: dict[str, int], usage: dict[str, int]) -> int:
+    """Rule 12."""
+    if usage["cached_tokens"] > usage["prompt_tokens"]:
+        raise Refused("out-of-range")
+    amount = (usage["prompt_tokens"] - usage["cached_tokens"]) * tariff["input_upm"]
+    amount += usage["cached_tokens"] * tariff["cached_input_upm"] + usage["output_tokens"] * tariff["output_upm"]
+    if amount >= 2**63:
+        raise Refused("out-of-range")
+    return amount
+
+
+def tariff_at(entry: dict[str, Any], utc_offset_minutes: int, ordered_ms: int) -> dict[str, int]:
+    """Rule 8."""
+    minute = ordered_ms // 60_000 + utc_offset_minutes
+    weekday = 2 ** ((minute // 1440 + 3) % 7)
+    for period in entry["schedule"]:
+        if period["weekdays"] & weekday and period["from_minute"] <= minute % 1440 < period["until_minute"]:
+            return dict(period["tariff"])
+    return dict(entry["tariff"])
+
+
+def channel_id(channel: dict[str, bytes]) -> bytes:
+    """Rule 10."""
+    parts = (channel[name] for name in ("provider", "client", "provider_nonce", "client_nonce"))
+    return hashlib.sha256(b"p2pgrid/channel/1" + b"".join(parts)).digest()
+
+
+def commitment(word: str, key: bytes, content: bytes) -> bytes:
+    """session.md, section 3."""
+    return hmac.digest(key, word.encode() + b"\0" + content, "sha256")
+
+
+# -- log.md -------------------------------------------------------------------------------------------------------
+
+
+def leaf_hash(entry: bytes) -> bytes:
+    return hashlib.sha256(b"\0" + entry).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    return hashlib.sha256(b"\1" + left + right).digest()
+
+
+def tree_hash(leaves: Sequence[bytes]) -> bytes:
+    """RFC 6962, section 2.1, over leaf hashes."""
+    if len(leaves) < 2:
+        return leaves[0] if leaves else hashlib.sha256(b"").digest()
+    split = 1
+    while 2 * split < len(leaves):
+        split *= 2
+    return node_hash(tree_hash(leaves[:split]), tree_hash(leaves[split:]))
+
+
+def root_of(leaf: bytes, index: int, size: int, hashes: Sequence[bytes]) -> bytes:
+    """Where an inclusion proof leads (RFC 9162, section 2.1.3.2)."""
+    node, last, found = index, size - 1, leaf
+    for each in hashes:
+        if last == 0:
+            raise Refused("bad-proof")
+        if node % 2 or node == last:
+            found = node_hash(each, found)
+            while node % 2 == 0 and node:
+                node, last = node // 2, last // 2
+        else:
+            found = node_hash(found, each)
+        node, last = node // 2, last // 2
+    if last:
+        raise Refused("bad-proof")
+    return found
+
+
+def check_note(note: str, origin: str, key: bytes) -> tuple[int, bytes]:
+    """Size and root of a checkpoint that the log's own key signed."""
+    text, _, tail = note.rpartition("\n\n")
+    text += "\n"
+    key_id = hashlib.sha256(f"{origin}\n".encode() + b"\x01" + key[1:]).digest()[:4]
+    lines = [base64.b64decode(line.split(" ")[2]) for line in tail.splitlines() if line.split(" ")[1] == origin]
+    own = [raw for raw in lines if raw[:4] == key_id]
+    if not own:
+        raise Refused("signature-missing")
+    for raw in own:
+        verify(key, text.encode(), raw[4:])
+    named_origin, size, root = text.splitlines()[:3]
+    if named_origin != origin or origin != f"p2pgrid/{peer_id(key)}":
+        raise Refused("wrong-origin")
+    return int(size), base64.b64decode(root)
+
+
+def check_cosignature(note: str, witness: bytes) -> int:
+    """When the witness saw it, in seconds."""
+    text, _, tail = note.rpartition("\n\n")
+    text += "\n"
+    name = f"p2pgrid/{peer_id(witness)}"
+    key_id = hashlib.sha256(f"{name}\n".encode() + b"\x04" + witness[1:]).digest()[:4]
+    raw = next(base64.b64decode(line.split(" ")[2]) for line in tail.splitlines() if line.split(" ")[1] == name)
+    time_s = int.from_bytes(raw[4:12])
+    if raw[:4] != key_id:
+        raise Refused("signature-missing")
+    verify(witness, f"cosignature/v1\ntime {time_s}\n{text}".encode(), raw[12:])
+    return time_s
+
+
+# -- session.md, section 5 ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Counts:
+    n: int
+    by_choice: dict[int, int]
+    prompts: dict[int, int]
+    usage: dict[str, Any] | None = None
+    response_id: str = ""
+    finished: dict[int, str] | None = None
+    contradicts_itself: bool = False
+    done: bool = False
+
+    @property
+    def output_tokens(self) -> int:
+        return sum(self.by_choice.values())
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(self.prompts.values()) if self.prompts else int((self.usage or {}).get("prompt_tokens", 0))
+
+    @property
+    def cached_tokens(self) -> int:
+        details = (self.usage or {}).get("prompt_tokens_details") or {}
+        return min(int(details.get("cached_tokens") or 0), self.prompt_tokens)
+
+    @property
+    def finish_reason(self) -> str | None:
+        return self.finished[min(self.finished)] if self.finished else None
+
+    def contradict(self, is_one: bool) -> None:
+        self.contradicts_itself = self.contradicts_itself or is_one
+
+    def see_prompt(self, number: int, ids: list[int] | None) -> None:
+        if ids is not None:
+            self.contradict(self.prompts.setdefault(number, len(ids)) != len(ids))
+
+
+def count_answer(stream: str, n: int) -> tuple[Counts, bool]:
+    """Rules 5.1 to 5.3; False if it is no stream."""
+    counts = Counts(n, {}, {}, finished={})
+    events = stream.replace("\r\n", "\n").split("\n\n")[:-1]  # what comes after the last blank line is no event
+    for event in events:
+        lines = [line for line in event.split("\n") if line == "data" or line.startswith("data:")]
+        data = "\n".join(line[5:].removeprefix(" ") for line in lines)
+        if not data:
+            continue
+        if counts.done:
+            return counts, False
+        if data == "[DONE]":
+            counts.done = True
+            continue
+        try:
+            chunk = json.loads(data)
+        except ValueError:
+            return counts, False
+        _count_chunk(counts, chunk)
+    return counts, True
+
+
+def _count_chunk(counts: Counts, chunk: dict[str, Any]) -> None:
+    assert counts.finished is not None
+    said = chunk.get("id", "")
+    counts.contradict(bool(counts.response_id and said and said != counts.response_id))
+    counts.response_id = counts.response_id or said
+    counts.see_prompt(0, chunk.get("prompt_token_ids"))
+    choices = chunk.get("choices", [])
+    for choice in choices:
+        index = choice.get("index", 0)
+        counts.see_prompt(index // counts.n, choice.get("prompt_token_ids"))
+        ids = choice.get("token_ids") or []
+        counts.contradict(bool(ids) and index in counts.finished)
+        counts.by_choice[index] = counts.by_choice.get(index, 0) + len(ids)
+        if choice.get("finish_reason") is not None:
+            counts.finished.setdefault(index, choice["finish_reason"])
+    usage = chunk.get("usage")
+    if usage is None:
+        return
+    if not choices:
+        counts.usage = usage
+        counts.contradict(usage["completion_tokens"] != counts.output_tokens)
+        counts.contradict(bool(counts.prompts) and usage["prompt_tokens"] != counts.prompt_tokens)
+        details = usage.get("prompt_tokens_details") or {}
+        counts.contradict((details.get("cached_tokens") or 0) > usage["prompt_tokens"])
+    elif len(choices) == 1:
+        index = choices[0].get("index", 0)
+        counts.contradict(usage["completion_tokens"] != counts.by_choice[index])
+        known = counts.prompts.get(index // counts.n, usage["prompt_tokens"])
+        counts.contradict(known != usage["prompt_tokens"])

@@ -1,0 +1,213 @@
+"""Who follows docs/spec and has none of our code finds in tests/vectors what we find."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import nacl.bindings
+import pytest
+
+from tests.spec import reader
+from tests.spec.reader import Record, Refused, from_line, from_wire
+
+
+def vectors(name: str) -> Any:
+    return json.loads((reader.VECTORS / f"{name}.json").read_text())
+
+
+def shown(value: Any) -> Any:
+    """Bytes as the vectors write them."""
+    if isinstance(value, dict):
+        return {name: shown(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [shown(each) for each in value]
+    return value.hex() if isinstance(value, bytes) else value
+
+
+def test_nothing_of_ours_is_imported() -> None:
+    for module in ("reader.py", "test_independent.py"):
+        tree = ast.parse(Path(__file__).with_name(module).read_text())
+        names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+        names |= {str(n.module) for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+        assert not [name for name in names if name.startswith("p2pgrid")]
+
+
+@pytest.mark.parametrize("vector", vectors("records"), ids=lambda v: v["message"])
+def test_records(vector: dict[str, Any]) -> None:
+    record = from_wire(bytes.fromhex(vector["wire"]))
+    assert record == from_line(vector["text"])
+    assert reader.signature_input(record.type, record.payload).hex() == vector["signature_input"]
+    assert (record.id.hex(), record.payload.hex()) == (vector["id"], vector["payload"])
+    record.check_signatures()
+    assert reader.message_types()[record.type][0] == vector["message"]
+    assert shown(record.message) == vector["fields"]
+
+
+def test_every_message_of_the_page_is_among_the_records() -> None:
+    assert {name for name, _ in reader.message_types().values()} == {v["message"] for v in vectors("records")}
+
+
+def test_keys() -> None:
+    for vector in vectors("keys"):
+        public, _ = nacl.bindings.crypto_sign_seed_keypair(bytes.fromhex(vector["seed"]))
+        assert (b"\x01" + public).hex() == vector["public_key"]
+        assert reader.peer_id(b"\x01" + public) == vector["peer_id"]
+
+
+def test_speccheck() -> None:
+    for vector in vectors("speccheck"):
+        key, message, signature = (bytes.fromhex(vector[n]) for n in ("public_key", "message", "signature"))
+        with pytest.raises(Refused, match=vector["fault"]):
+            reader.verify(b"\x01" + key, message, signature)
+
+
+def test_signatures() -> None:
+    for vector in vectors("signatures"):
+        key, message, signature = (bytes.fromhex(vector[n]) for n in ("public_key", "message", "signature"))
+        if vector["signature_fits"]:
+            reader.verify(key, message, signature)
+            continue
+        with pytest.raises(Refused, match="bad-signature"):
+            reader.verify(key, message, signature)
+
+
+def test_commitments() -> None:
+    delivered = b""
+    for vector in vectors("commitments"):
+        key = bytes.fromhex(vector["key"])
+        if vector["of"] == "response":
+            delivered += bytes.fromhex(vector["piece"])
+        content = delivered if vector["of"] == "response" else bytes.fromhex(vector["body"])
+        assert reader.commitment(vector["of"], key, content).hex() == vector["commitment"]
+
+
+def test_prices() -> None:
+    nothing = {"failed", "refused", "empty", "late"}
+    for vector in vectors("pricing")["amounts"]:
+        tariff, usage = reader.named("Tariff", vector["tariff"]), reader.named("Usage", vector["usage"])
+        price = reader.price(tariff, usage)
+        assert price == vector["price_pico"]
+        assert {s: 0 if s in nothing else price for s in vector["owed_pico"]} == vector["owed_pico"]
+    for vector in vectors("pricing")["schedules"]:
+        periods = [{**each, "tariff": reader.named("Tariff", each["tariff"])} for each in vector["schedule"]]
+        entry = {"tariff": reader.named("Tariff", vector["tariff"]), "schedule": periods}
+        for case in vector["prices"]:
+            found = reader.tariff_at(entry, vector["utc_offset_minutes"], case["ordered_ms"])
+            assert found == reader.named("Tariff", case["tariff"])
+
+
+@pytest.mark.parametrize("vector", vectors("counting"), ids=lambda v: v["case"])
+def test_counting(vector: dict[str, Any]) -> None:
+    counts, is_stream = reader.count_answer(vector["stream"], vector["n"])
+    assert is_stream is vector["is_stream"]
+    for name in ("prompt_tokens", "cached_tokens", "output_tokens", "finish_reason", "contradicts_itself", "done"):
+        assert getattr(counts, name) == vector[name], name
+
+
+def by_type(records: list[Record], name: str) -> list[Record]:
+    return [record for record in records if record.type == f"/p2pgrid/{name}/1"]
+
+
+@pytest.mark.parametrize("side", ["provider", "client"])
+def test_a_session_s_chain(side: str) -> None:
+    session = vectors("session")
+    records = [from_line(line) for line in session[side]]
+    for record in records:
+        record.check_signatures()
+    known = {record.id: record for record in records}  # of two copies the later, which has both signatures
+    records = list(known.values())
+    (channel,) = by_type(records, "channel")
+    assert reader.channel_id(channel.message) == channel.message["channel"]
+    previous, total, told = channel.id, 0, []
+    for number, receipt in enumerate(by_type(records, "receipt"), start=1):
+        said = receipt.message
+        order, offer = known[said["order"]].message, known[said["offer"]].message
+        entry = next(each for each in offer["models"] if each["model"] == said["model"])
+        tariff = reader.tariff_at(entry, offer["utc_offset_minutes"], order["ordered_ms"])
+        total += reader.price(tariff, said["usage"])
+        assert (said["receipt_number"], said["previous"]) == (number, previous)
+        assert (said["amount_pico"], said["channel_total_pico"]) == (reader.price(tariff, said["usage"]), total)
+        assert set(receipt.signatures) == {"provider", "client"}
+        previous = receipt.id
+        told.append({"id": previous.hex(), "status": said["status"], "amount_pico": said["amount_pico"]})
+    assert (told, total) == (session["receipts"], session["channel_total_pico"])
+    for voucher in by_type(records, "voucher"):
+        meter = known[voucher.message["meter"]].message
+        assert {k: v for k, v in voucher.message.items() if k != "meter"}.items() <= meter.items()
+
+
+def test_trees() -> None:
+    tree = vectors("merkle")
+    leaves = [reader.leaf_hash(bytes.fromhex(entry)) for entry in tree["entries"]]
+    assert [leaf.hex() for leaf in leaves] == tree["leaf_hashes"]
+    assert [reader.tree_hash(leaves[:n]).hex() for n in range(len(leaves) + 1)] == tree["roots"]
+    for proof in tree["inclusion"]:
+        hashes = [bytes.fromhex(each) for each in proof["proof"]]
+        found = reader.root_of(leaves[proof["index"]], proof["index"], proof["size"], hashes)
+        assert found.hex() == tree["roots"][proof["size"]]
+
+
+def test_a_log() -> None:
+    log = vectors("log")
+    public, witness = (
+        b"\x01" + nacl.bindings.crypto_sign_seed_keypair(bytes.fromhex(log[name]))[0]
+        for name in ("log_seed", "witness_seed")
+    )
+    leaves = []
+    for record in log["records"]:
+        entry = hashlib.sha256(bytes.fromhex(record["salt"]) + bytes.fromhex(record["record_id"])).digest()
+        leaves.append(reader.leaf_hash(entry))
+        assert (entry.hex(), leaves[-1].hex()) == (record["entry"], record["leaf_hash"])
+    note = log["cosigned_checkpoint"]
+    assert reader.check_note(note, f"p2pgrid/{reader.peer_id(public)}", public) == (11, reader.tree_hash(leaves))
+    assert reader.check_cosignature(note, witness) == log["cosigned_at"]
+    checkpoint, proof = (from_line(line) for line in log["attachments"])
+    assert (checkpoint.payload.decode(), checkpoint.signatures, proof.signatures) == (note, {}, {})
+    said = reader.named("InclusionProof", reader.unpack(proof.payload))
+    leaf = reader.leaf_hash(hashlib.sha256(said["salt"] + said["record_id"]).digest())
+    assert reader.root_of(leaf, said["leaf_index"], said["tree_size"], said["hashes"]) == reader.tree_hash(leaves)
+
+
+AUDIT = vectors("audit")
+FORM = {
+    "malformed",
+    "oversize",
+    "not-canonical",
+    "wrong-type",
+    "wrong-key",
+    "signature-missing",
+    "two-records-one-slot",
+}
+
+
+@pytest.mark.parametrize("vector", AUDIT, ids=lambda v: v["code"])
+def test_audited_bundles(vector: dict[str, Any]) -> None:
+    """Of what an audit is given: form and signatures of each line, and the sums over the receipts."""
+    receipts: dict[bytes, Record] = {}
+    faults = set()
+    for line in vector["lines"]:
+        try:
+            record = from_line(line)
+            if not record.signatures:
+                continue  # an attachment, or the fault in question
+            record.check_signatures()
+            if record.message and record.type == "/p2pgrid/receipt/1":
+                receipts[record.id] = record
+        except (Refused, ValueError, KeyError) as fault:
+            faults.add(str(fault) if isinstance(fault, Refused) else "malformed")
+    said = {one["code"] for one in vector["verdict"]["findings"]}
+    explained = {"wrong-type"} if faults == {"'/p2pgrid/tomorrow/1'"} else set()
+    assert faults <= said | {"malformed"} | explained
+    assert (vector["code"] in faults) or not faults or vector["code"] in FORM
+    if vector["code"] in FORM or len(vector["verdict"]["channels"]) != 1:
+        return
+    (channel,) = vector["verdict"]["channels"]
+    signed = [record for record in receipts.values() if "client" in record.signatures]
+    assert channel["receipts"] == len(receipts)
+    assert channel["amount_pico"] == sum(record.message["amount_pico"] for record in receipts.values())
+    if vector["code"] not in ("left-out", "not-received"):  # there two copies differ in their signatures
+        assert channel["countersigned_pico"] == sum(record.message["amount_pico"] for record in signed)
