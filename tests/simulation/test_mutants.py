@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from p2pgrid.ledger.outbox import Outbox
-from p2pgrid.proto import reconcile, seller
+from p2pgrid.proto import seller
 from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.seller import SellerOrder
 from tests.simulation.observer import Broken
@@ -77,14 +77,6 @@ def interrupted_billed_in_full(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(seller, "is_billed_by_voucher", lambda status: False)
 
 
-def vouchers_are_not_brought_together(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(reconcile, "_ticks", lambda *_, **__: iter(()))
-
-
-def records_are_not_brought_back(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(reconcile, "_lacking", lambda *_: iter(()))
-
-
 MUTANTS = (
     window_not_enforced,
     sent_before_durable,
@@ -93,8 +85,6 @@ MUTANTS = (
     one_token_too_many,
     total_forgotten,
     interrupted_billed_in_full,
-    vouchers_are_not_brought_together,
-    records_are_not_brought_back,
 )
 
 
