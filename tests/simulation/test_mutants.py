@@ -77,10 +77,6 @@ def interrupted_billed_in_full(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(seller, "is_billed_by_voucher", lambda status: False)
 
 
-def settled_orders_stay_open(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(ChannelBooks, "close_order", lambda self, order_number: None)
-
-
 MUTANTS = (
     window_not_enforced,
     sent_before_durable,
@@ -89,7 +85,6 @@ MUTANTS = (
     one_token_too_many,
     total_forgotten,
     interrupted_billed_in_full,
-    settled_orders_stay_open,
 )
 
 
