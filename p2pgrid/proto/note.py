@@ -149,10 +149,10 @@ def verify_text(note: Note, key: NoteKey) -> None:
 
 def is_key_name(text: str) -> bool:
     """True for what may name a key: not empty, no white space, no plus."""
-    is_text = not any("\ud800" <= char <= "\udfff" for char in name)  # half a surrogate pair has no bytes
-    return is_text and (
-        0 < len(text) <= MAX_NAME_CHARS and "+" not in text and not any(c.isspace() or c < " " for c in text)
-    )
+    if not 0 < len(text) <= MAX_NAME_CHARS or "+" in text:
+        return False
+    # Half a surrogate pair has no bytes to sign.
+    return not any(c.isspace() or c < " " or "\ud800" <= c <= "\udfff" for c in text)
 
 
 def to_base64(raw: bytes) -> str:

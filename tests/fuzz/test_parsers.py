@@ -86,7 +86,8 @@ ELSEWHERE: Final = {
     "parse_version", "parse_hello", "verify_proof", "parse_reason", "parse_credit", "parse_ping", "parse_line",
     "parse_decimal", "verify_cosignature", "verify_inclusion", "parse_frame",
     # what the node's owner writes
-    "parse_host_port", "parse_tariff", "parse_witness", "parse_price_eur", "parse_amount_eur", "parse_budget", "parse_days",
+    "parse_host_port", "parse_tariff", "parse_witness", "parse_price_eur", "parse_amount_eur", "parse_budget",
+    "parse_days",
 }  # fmt: skip
 
 
