@@ -149,7 +149,10 @@ def verify_text(note: Note, key: NoteKey) -> None:
 
 def is_key_name(text: str) -> bool:
     """True for what may name a key: not empty, no white space, no plus."""
-    return 0 < len(text) <= MAX_NAME_CHARS and "+" not in text and not any(c.isspace() or c < " " for c in text)
+    if not 0 < len(text) <= MAX_NAME_CHARS or "+" in text:
+        return False
+    # Half a surrogate pair has no bytes to sign.
+    return not any(c.isspace() or c < " " or "\ud800" <= c <= "\udfff" for c in text)
 
 
 def to_base64(raw: bytes) -> str:

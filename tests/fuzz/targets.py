@@ -58,14 +58,19 @@ from p2pgrid.net.offer_exchange import OFFER, _read
 from p2pgrid.proto import frame, wire
 from p2pgrid.proto.acceptance import verify_order
 from p2pgrid.proto.answer import AnswerAssembler
+from p2pgrid.proto.card_chain import pack_cards, unpack_cards
 from p2pgrid.proto.channel import verify_channel
+from p2pgrid.proto.checkpoint import parse_checkpoint, verify_checkpoint
 from p2pgrid.proto.counting import TokenCounter
+from p2pgrid.proto.fork import verify_fork
 from p2pgrid.proto.frame import encode_frame
+from p2pgrid.proto.inclusion import parse_inclusion_proof, parse_log_proof
 from p2pgrid.proto.keys import parse_peer_id, parse_public_key
 from p2pgrid.proto.link import Link, Phase
 from p2pgrid.proto.link_events import Ended, LinkLimits, Message, Opened, Proved, Writable
 from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.messages import ENDPOINTS
+from p2pgrid.proto.note import parse_note, parse_note_key, parse_signature_lines
 from p2pgrid.proto.record import (
     MAX_RECORD_BYTES,
     Record,
@@ -77,7 +82,10 @@ from p2pgrid.proto.record import (
 )
 from p2pgrid.proto.request import metered_body, parse_request, require_metered
 from p2pgrid.proto.sse import EventSplitter
+from p2pgrid.proto.tiles import parse_bundle, parse_tile_path
 from p2pgrid.proto.verdict import Bundle, audit_records
+from p2pgrid.proto.well_known import parse_well_known, well_known_of
+from p2pgrid.proto.witness import parse_add_checkpoint
 from tests import factories
 from tests.proto import simulation, vectors
 from tests.proto.simulation import CLIENT, PROVIDER, Grid, answer, make_books
@@ -621,6 +629,56 @@ def _config(data: bytes) -> None:
 # -- the registry -----------------------------------------------------------------------------------------------------
 
 
+@cache
+def _log_vectors() -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.json.decode((vectors.FOLDER / "log.json").read_bytes())
+    return found
+
+
+def _log_samples(*names: str) -> tuple[bytes, ...]:
+    return tuple(str(_log_vectors()[name]).encode() for name in names)
+
+
+def _signature_lines() -> tuple[bytes, ...]:
+    return tuple(note.split(b"\n\n", 1)[1] for note in _log_samples("checkpoint_of_11", "cosigned_checkpoint"))
+
+
+def _note_text(data: bytes) -> None:
+    parse_checkpoint(_text(data))
+
+
+def _log_targets() -> Iterator[Target]:
+    """What a log, a witness and a domain send."""
+    refused: tuple[type[P2pgridError], ...] = (InvalidRecord, ProtocolViolation)
+    notes = partial(_log_samples, "checkpoint_of_6", "checkpoint_of_11", "cosigned_checkpoint")
+    texts = lambda: tuple(note.split(b"\n\n", 1)[0] + b"\n" for note in notes())  # noqa: E731
+    yield Target("note", parse_note, refused, notes, "text")
+    yield Target("note-signatures", partial(_from_text, parse_signature_lines), refused, _signature_lines, "text")
+    yield Target("note-key", partial(_from_text, parse_note_key), refused, partial(_log_samples, "vkey"), "text")
+    yield Target("checkpoint-text", _note_text, refused, texts, "text")
+    yield Target("checkpoint", verify_checkpoint, refused, notes, "text")
+    yield Target("log-proof", parse_log_proof, refused, partial(_log_samples, "tlog_proof"), "text")
+    yield Target(
+        "inclusion-proof",
+        parse_inclusion_proof,
+        refused,
+        lambda: (bytes.fromhex(_log_vectors()["inclusion_proof"]),),
+        "msgpack",
+    )
+    yield Target("add-checkpoint", parse_add_checkpoint, refused, partial(_log_samples, "add_checkpoint"), "text")
+    yield Target("fork-proof", verify_fork, refused, partial(_log_samples, "fork_proof", "fork_in_one_size"), "json")
+    paths = lambda: tuple(path.encode() for path in _log_vectors()["tile_paths"])  # noqa: E731
+    yield Target("tile-path", partial(_from_text, parse_tile_path), refused, paths, "text")
+    yield Target(
+        "entry-bundle", parse_bundle, refused, lambda: (b"\x00\x20" + bytes(32) + b"\x00\x20" + bytes(32),), "raw"
+    )
+    cards = lambda: (pack_cards((factories.make_card(),)),)  # noqa: E731
+    yield Target("cards", unpack_cards, refused, cards, "msgpack")
+    card = factories.make_card()
+    well_known = lambda: (msgspec.json.encode(well_known_of((card,), NOW_MS)),)  # noqa: E731
+    yield Target("well-known", parse_well_known, refused, well_known, "json")
+
+
 def _targets() -> Iterator[Target]:
     record, violation = (InvalidRecord,), (ProtocolViolation,)
     yield Target("record", parse_record, record, _wire_records, "msgpack", MAX_RECORD_BYTES)
@@ -637,6 +695,7 @@ def _targets() -> Iterator[Target]:
             f"frame-{frame_type.__name__.lower()}", parse, violation, samples, "msgpack", frame.MAX_PAYLOAD_BYTES
         )
     order = (InvalidRecord, ProtocolViolation, Refused)
+    yield from _log_targets()
     yield Target("order", _order, order, _order_openings, "msgpack", frame.MAX_PAYLOAD_BYTES)
     yield Target("channel", _channel, record, _wire_records, "msgpack", frame.MAX_PAYLOAD_BYTES)
     yield Target("offer", _offer, record, lambda: (factories.make_offer().record.to_bytes(),), "msgpack")

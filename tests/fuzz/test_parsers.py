@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -14,6 +17,7 @@ from p2pgrid.proto import wire
 from tests.fuzz.mutation import MUTATIONS, TOKENS, mutate
 from tests.fuzz.targets import TARGETS, Target
 
+ROOT: Final = Path(__file__).resolve().parents[2]
 EXAMPLES: Final = int(os.environ.get("P2PGRID_FUZZ_EXAMPLES", "50"))
 """For each target. `scripts/fuzz` looks longer."""
 
@@ -59,3 +63,36 @@ def test_every_unsigned_frame_has_a_target() -> None:
 
 def test_only_errors_of_ours_are_allowed() -> None:
     assert all(issubclass(error, P2pgridError) for target in TARGETS.values() for error in target.allowed)
+
+
+def _public_parsers() -> set[str]:
+    """Functions that read bytes or text of somebody else's, by their names' first word."""
+    found = set()
+    for path in sorted((ROOT / "p2pgrid").rglob("*.py")):
+        if path.relative_to(ROOT / "p2pgrid").parts[0] in ("cli", "demo", "engine"):
+            continue  # what their owner writes
+        for node in ast.parse(path.read_text()).body:
+            if not isinstance(node, ast.FunctionDef) or not node.args.args:
+                continue
+            annotation = node.args.args[0].annotation
+            takes = {name.id for name in ast.walk(annotation) if isinstance(name, ast.Name)} if annotation else set()
+            if node.name.split("_")[0] in ("parse", "unpack", "verify") and takes & {"bytes", "str"}:
+                found.add(node.name)
+    return found
+
+
+ELSEWHERE: Final = {
+    # read within another parser that has a target
+    "parse_version", "parse_hello", "verify_proof", "parse_reason", "parse_credit", "parse_ping", "parse_line",
+    "parse_decimal", "verify_cosignature", "verify_inclusion", "parse_frame",
+    # what the node's owner writes
+    "parse_host_port", "parse_tariff", "parse_witness", "parse_price_eur", "parse_amount_eur", "parse_budget",
+    "parse_days",
+}  # fmt: skip
+
+
+def test_every_parser_has_a_target() -> None:
+    registry = (Path(__file__).parent / "targets.py").read_text()
+    missing = {name for name in _public_parsers() if not re.search(rf"\b{name}\b", registry)} - ELSEWHERE
+    assert not missing, f"add a target to tests/fuzz/targets.py for {sorted(missing)}, with what an honest peer sends"
+    assert _public_parsers() >= ELSEWHERE, "ELSEWHERE names what is no parser any more"

@@ -1,1 +1,1 @@
-"""A client, a provider, their ledgers and a network, driven through seeded histories: `python -m tests.simulation`."""
+"""A seeded world for both session machines, both ledgers and what lies between them (docs/simulation.md)."""

@@ -6,8 +6,11 @@ docs/spec/session.md raises `Broken` at the step that broke it.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+import msgspec
 
 from p2pgrid.errors import P2pgridError
 from p2pgrid.proto.counting import TokenCounter
@@ -77,9 +80,12 @@ class Sale:
             return "the program got other bytes than were sent."
         return ""
 
-    def lacking_pico(self) -> int:
-        """What the provider has delivered and cannot prove."""
-        return max(0, price_of(self.tariff, usage_of(self.sent)) - price_of(self.tariff, self.secured))
+    def lacking_pico(self, window: int) -> int:
+        """What the provider has delivered and cannot prove, a single event larger than the window apart."""
+        sent, secured = usage_of(self.sent), self.secured
+        output = min(sent.output_tokens, secured.output_tokens + window)
+        billed = msgspec.structs.replace(sent, output_tokens=output)
+        return max(0, price_of(self.tariff, billed) - price_of(self.tariff, secured))
 
 
 class Observer:
@@ -92,6 +98,8 @@ class Observer:
         """By the order record's id."""
         self._slots: dict[tuple[Any, ...], bytes] = {}
         self._orders: dict[tuple[bytes, int], Sale] = {}
+        self._signed_pico: Counter[bytes] = Counter()
+        """Of receipts with both signatures in the provider's ledger, by channel."""
 
     def ordered(self, order: Signed[Order], tariff: Tariff, *, n: int, largest_event: int) -> None:
         sale = Sale(order.message, tariff, largest_event, TokenCounter(n), TokenCounter(n))
@@ -136,6 +144,21 @@ class Observer:
         fault = self.sales[order_id].send(data, self.window)
         if fault and Role.PROVIDER in self.honest:
             raise Broken(f"order {self.sales[order_id].order.order_number}: {fault}")
+        if Role.PROVIDER in self.honest:
+            self._check_exposure(self.sales[order_id].order.channel)
+
+    def _check_exposure(self, channel: bytes) -> None:
+        """What is out unpaid on all orders, the dearest apart, is no more than the client has signed receipts for."""
+        unpaid = [
+            one.lacking_pico(self.window)
+            for one in self.sales.values()
+            if one.receipt is None and one.order.channel == channel and one.sent.output_tokens
+        ]
+        if len(unpaid) > 1 and sum(unpaid) - max(unpaid) > self._signed_pico[channel]:
+            raise Broken(
+                f"{sum(unpaid)} pico-EUR are out on {len(unpaid)} orders, the dearest {max(unpaid)}; "
+                f"receipts over {self._signed_pico[channel]} are signed."
+            )
 
     def heads(self, order_id: bytes, payload: bytes) -> None:
         """A HEAD reaches the client."""
@@ -159,6 +182,8 @@ class Observer:
             return
         if side is Role.PROVIDER:
             if isinstance(message, Receipt):
+                if sale.receipt is None:
+                    self._signed_pico[message.channel] += message.amount_pico
                 sale.receipt = message
             if message.amount_pico >= price_of(sale.tariff, sale.secured):
                 sale.secured = message.usage

@@ -183,6 +183,5 @@ def describe(plan: Plan) -> str:
     return (
         f"W = {terms.window_tokens}, at most {terms.max_open_orders} open, "
         f"{len(plan.requests)} requests ({', '.join(r.answer.kind for r in plan.requests[:8])}), "
-        f"{json.dumps(weather)}, {'in order' if plan.in_order else 'any order'}, "
-        f"clocks {sorted(plan.clocks_ms.items())}"
+        f"{json.dumps(weather)}, {'in order' if plan.in_order else 'any order'}, clocks {sorted(plan.clocks_ms.items())}"  # noqa: E501
     )

@@ -19,7 +19,7 @@ NOTHING: Final[Received] = (0, b"")
 
 
 class Script:
-    """Runs the steps of one exchange. `wait` calls what it is given once the outbox is empty, `fault` the error."""
+    """Runs the steps of one exchange. `wait` calls what it is given once the outbox is empty; `fault` gets what is raised."""  # noqa: E501
 
     def __init__(
         self, steps: Steps, wait: Callable[[Callable[[], None]], None], fault: Callable[[P2pgridError], None]

@@ -120,7 +120,7 @@ class Seller:
         self.is_up = True
 
     def ledger_failed(self, error: LedgerError) -> None:
-        """Nothing in memory can be relied on: drop it, and go back to what the ledger has once it can be written."""
+        """Nothing in memory can be relied on: drop it all, and go back to what the ledger has once it can be written."""  # noqa: E501
         self.world.note(f"provider: {error.message}")
         if not self.is_up and self._boot.is_idle and not self.talks:
             self._boot = Outbox(self.ledger, self.ledger_failed)

@@ -77,7 +77,12 @@ def interrupted_billed_in_full(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(seller, "is_billed_by_voucher", lambda status: False)
 
 
+def as_many_orders_as_you_like(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ChannelBooks, "may_open", lambda self, risk: True)
+
+
 MUTANTS = (
+    as_many_orders_as_you_like,
     window_not_enforced,
     sent_before_durable,
     receipt_number_used_twice,

@@ -21,7 +21,7 @@ from tests.simulation.plans import Plan, Request
 from tests.simulation.seller import OrderTalk, Seller
 
 SIDES: Final = (Role.PROVIDER, Role.CLIENT)
-_PATIENCE: Final = 20_000
+_PATIENCE: Final = 6_000
 """Steps after which a history that does not come to rest is one that never will."""
 
 
