@@ -61,7 +61,7 @@ class NetworkService:
         config: NetworkConfig,
         current_offer: Callable[[], Awaitable[bytes | None]] | None,
         current_cards: Callable[[], Awaitable[bytes | None]] | None = None,
-        answer_log: Callable[[bytes], Awaitable[bytes]] | None = None,
+        answer_log: log_exchange.Answer | None = None,
     ) -> None:
         self._config = config
         self._current_offer = current_offer

@@ -88,7 +88,9 @@ async def test_proofs_of_ones_own_log(tmp_path: Path) -> None:
     for arguments, words in (
         (("prove", dealings.receipts[1].id.hex()), "erased"),
         (("prove", "abc"), "is no record id"),
-        (("prove", "0" * 64), "no receipt here begins"),
+        (("prove", "0" * 64), "no receipt whose id begins"),
+        (("prove", "abcdefg"), "is no record id"),
+        (("prove", "ab:1"), "no channel's id begins"),
         (("prove", receipt.hex(), "--out", str(tmp_path / "no" / "file")), "cannot be written"),
         (("verify", str(tmp_path / "nothing")), "cannot be read"),
     ):
