@@ -1,4 +1,4 @@
-"""Logs of real nodes: exports with proofs, for an auditor who demands them; providers that moved; one that leaves out."""
+"""Logs of real nodes: exports with proofs for a demanding auditor; providers that moved; one that leaves out."""
 
 from __future__ import annotations
 
