@@ -135,7 +135,8 @@ def reconcile(
 
     Each side sends what the other lacks; orders that were cut off become `interrupted` receipts by their last voucher,
     and every receipt is signed by both or disputed. A gateway that runs does it; without one this command dials PEER
-    itself. On a provider's side it shows what is open: it is the client who connects.
+    itself. A gateway does the same by itself on every new link: what the last 16 such exchanges since its start have
+    changed is shown first, with the time. On a provider's side it shows what is open: it is the client who connects.
     """
     from p2pgrid.cli.asking import parse_peer
     from p2pgrid.cli.reconciling import print_reconciled, reconcile_with

@@ -33,6 +33,7 @@ from p2pgrid.client.order import AnswerLost, OrderStream
 from p2pgrid.client.quarantine import Held, Quarantine
 from p2pgrid.client.roads import Dialler, dial_provider, direct_addresses
 from p2pgrid.client.session import ProviderSession, Purchase, SessionLimits
+from p2pgrid.client.settling import EarlierExchanges
 from p2pgrid.client.succession import Succession
 from p2pgrid.desk.evidence import EvidenceKeeper
 from p2pgrid.desk.standing import last_offer
@@ -103,6 +104,7 @@ class Purchaser:
         self._sessions: dict[str, ProviderSession] = {}
         self._standings: dict[str, Standing] = {}
         self._cards = cards
+        self.earlier: Final = EarlierExchanges(self._now_ms)
         self._away: set[str] = set()
         """Providers whose last failure was not to be there."""
         self._searched: dict[str, int] = {}
@@ -374,6 +376,7 @@ class Purchaser:
                 succession=self._succession(provider),
                 offer=lambda: self.book.offer_of(peer_id),
                 evidence=self._evidence,
+                on_settled=lambda changes: self.earlier.note(peer_id, changes),
                 on_quarantine=lambda reason: self.quarantine.add(peer_id, reason, self._now_ms()),
             )
         return session
