@@ -30,6 +30,7 @@ from p2pgrid.client.choice import (
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.operator import Operator
 from p2pgrid.client.order import AnswerLost, OrderStream
+from p2pgrid.client.prompt_sizes import shape_of
 from p2pgrid.client.quarantine import Held, Quarantine
 from p2pgrid.client.roads import Dialler, dial_provider, direct_addresses
 from p2pgrid.client.session import ProviderSession, Purchase, SessionLimits
@@ -253,7 +254,13 @@ class Purchaser:
         metered = metered_body(dict(body))
         if len(metered) > MAX_BODY_BYTES:
             raise Refused("oversize", f"the request has {len(metered)} bytes; at most {MAX_BODY_BYTES} are sent.")
-        purchase = Purchase(endpoint=endpoint, body=metered, fields=fields, max_amount_pico=allowed.max_cost_pico)
+        purchase = Purchase(
+            endpoint=endpoint,
+            body=metered,
+            fields=fields,
+            max_amount_pico=allowed.max_cost_pico,
+            shape=shape_of(endpoint, body),
+        )
         return purchase, allowed
 
     def _choose(self, purchase: Purchase, wishes: Wishes) -> Choice:

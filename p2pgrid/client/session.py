@@ -18,6 +18,7 @@ from p2pgrid.client.background import log_end
 from p2pgrid.client.disputes import Disputes, Exchanged
 from p2pgrid.client.exchanges import DisputedRecord, open_channel, request_cards, request_offer
 from p2pgrid.client.order import OrderOwner, OrderStream
+from p2pgrid.client.prompt_sizes import PromptSizes, Shape
 from p2pgrid.client.resume import recover_channels, resume_channel
 from p2pgrid.client.succession import Succession
 from p2pgrid.desk.evidence import EvidenceKeeper
@@ -79,6 +80,8 @@ class Purchase:
     """Made by `metered_body`."""
     fields: RequestFields
     max_amount_pico: int | None = None
+    shape: Shape | None = None
+    """Of its prompt, where sizes can be learned."""
 
 
 class ProviderSession(OrderOwner):
@@ -122,7 +125,8 @@ class ProviderSession(OrderOwner):
         self._dial = dial
         self._keeper = LinkKeeper(self._dial_and_tell, rng=rng, backoff=_BACKOFF, name=provider.peer_id)
         self._books: ChannelBooks | None = None
-        self._orders: set[OrderStream] = set()
+        self._orders: dict[OrderStream, Shape | None] = {}
+        self._prompt_sizes = PromptSizes()
         self._seen_to_end: dict[tuple[bytes, int], Usage] = {}
         self._stored_offers: set[bytes] = set()
         self._link: LinkConnection | None = None
@@ -302,6 +306,7 @@ class ProviderSession(OrderOwner):
             now_ms=self._now_ms(),
             first_token_timeout_ms=int(self._limits.first_token_timeout_s * 1000),
             max_amount_pico=purchase.max_amount_pico,
+            most_prompt_tokens=self._prompt_sizes.most(offer.id, purchase.shape, len(purchase.body)),
         )
         stored = () if offer.id in self._stored_offers else (offer,)
         order = OrderStream(buyer, self._ledger, self, self._now_ms, stored)
@@ -311,7 +316,7 @@ class ProviderSession(OrderOwner):
             books.close_order(buyer.order.message.order_number)
             raise
         self._stored_offers.add(offer.id)
-        self._orders.add(order)
+        self._orders[order] = purchase.shape
         self._ledger.keep_request_key(buyer.order, commitment_key)
         order.start(stream, actions)
         return order
@@ -368,8 +373,10 @@ class ProviderSession(OrderOwner):
         self._evidence.keep(self.provider, record, reason)
 
     def order_ended(self, order: OrderStream) -> None:
-        self._orders.discard(order)
         buyer = order.buyer
+        shape = self._orders.pop(order, None)
+        signed = buyer.receipt.message if buyer.receipt is not None and buyer.dispute is None else None
+        self._prompt_sizes.learn(buyer.order.message.offer, shape, signed)
         if buyer.state is BuyerState.LOST and buyer.counter.done:
             self._seen_to_end[(buyer.books.id, buyer.order.message.order_number)] = buyer.usage
         self._tell()

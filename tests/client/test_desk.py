@@ -96,9 +96,8 @@ async def test_what_came_by_itself_on_a_new_link_is_shown_with_its_time() -> Non
 async def test_what_a_new_link_brought_while_it_was_asked_for_is_counted_once() -> None:
     """The ledger's end is lost; the link that `reconcile` has to make brings it back before the exchange asked for."""
     async with provider() as rig:
-        async with buying(rig) as (purchaser, ledger):
-            async with await purchaser.buy(CHAT, BODY, whole=True):
-                await until(lambda: signed_receipts(ledger))
+        async with buying(rig) as (purchaser, ledger), await purchaser.buy(CHAT, BODY, whole=True):
+            await until(lambda: signed_receipts(ledger))
         async with buying(rig, MemoryLedger(), keeps_links=False) as (purchaser, fresh):
             done = await reconcile(purchaser)
             (channel,) = done.channels
