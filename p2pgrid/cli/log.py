@@ -161,9 +161,11 @@ def watch(
     Exit codes: 0 nothing was wrong; 1 a log forked, and a proof was written.
     """
     choice = network_choice(context, network, bootstrap, bootstrap_peers)
-    from p2pgrid.cli.log_roads import Roads, open_witness
+    from p2pgrid.cli.log_roads import Roads, check_named, open_witness
     from p2pgrid.cli.running import run
 
+    for peer in peers:
+        check_named(peer)
     found: list[tuple[ForkProof, Path | None]] = []
     witness = open_witness(context.data, _now_ms(), found)
 
@@ -210,6 +212,9 @@ def show(context: CliContext, as_json: bool) -> None:
         click.echo(f"  erased    {erased} salt(s): those entries can no more be shown to stand for anything")
 
 
+_VERIFY_HINT = "`log prove --out`, `log check` and gateways write such files; bundles are for `p2pgrid audit`."
+
+
 @log.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
@@ -227,6 +232,8 @@ def verify(file: Path, as_json: bool) -> None:
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}.", hint="Check its name.") from None
     if data.lstrip()[:1] == b"{":
+        if b'"p2pgrid/fork-proof/1"' not in data:
+            raise InvalidRecord("malformed", f"{file} is no proof of a log.", hint=_VERIFY_HINT)
         fork = verify_fork(data)
         click.echo(json.dumps(fork_json(fork, None), indent=2) if as_json else f"The proof holds: {fork.describe()}")
         return

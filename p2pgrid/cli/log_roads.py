@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 from p2pgrid.client.offers import verify_offer
 from p2pgrid.client.roads import dial_provider, direct_addresses
@@ -26,6 +27,7 @@ from p2pgrid.proto.checkpoint import verify_checkpoint
 from p2pgrid.proto.fork import ForkProof
 from p2pgrid.proto.keys import PublicKey, SecretKey, parse_peer_id
 
+MOST_FOUND: Final = 1000
 NetworkChoice = Callable[[], tuple[str, tuple[str, ...]]]
 """The network's name and the peers to join through. Raises UsageError."""
 
@@ -108,7 +110,7 @@ class Roads:
     async def providers(self) -> list[str]:
         """The peer ids of the providers that are found. Raises RemoteError."""
         network = await self._joined()
-        found = await network.find_providers(PROVIDER, timeout_s=self._timeout_s)
+        found = await network.find_providers(PROVIDER, limit=MOST_FOUND, timeout_s=self._timeout_s)
         self._found.update((peer.peer_id, peer) for peer in found)
         return [peer.peer_id for peer in found]
 
@@ -134,6 +136,12 @@ def addresses_of(ledger: Books, ours: Sequence[PublicKey], provider: PublicKey) 
     """Where a provider's direct road was when something was last bought of it."""
     offers = [offer for key in ours if (offer := last_offer(ledger, key, provider)) is not None]
     return [address for offer in offers for address in direct_addresses(offer.message.addresses)]
+
+
+def check_named(text: str) -> None:
+    """Raises UsageError for what cannot name a peer, in whatever state the network is."""
+    if not text.startswith(("http://", "https://")):
+        _parse_key(text.rpartition("/p2p/")[2] if text.startswith("/") else text)
 
 
 def open_witness(data: DataFolder, now_ms: int, found: list[tuple[ForkProof, Path | None]]) -> Witness:

@@ -71,9 +71,9 @@ def print_reconciled(done: Reconciled) -> None:
 def _print_channel(channel: ChannelChanges) -> None:
     click.echo(f"channel {channel.channel[:16]}")
     if channel.restored:
-        click.echo(f"  {channel.restored} records that this ledger lacked came")
+        click.echo(f"  {channel.restored} record(s) that this ledger lacked came")
     if channel.sent:
-        click.echo(f"  {channel.sent} records that the other ledger lacked were sent")
+        click.echo(f"  {channel.sent} record(s) that the other ledger lacked went")
     for receipt in channel.receipts:
         what = "new" if receipt.is_new else "countersigned"
         signed = "signed by both" if receipt.is_countersigned else "signed by the provider alone"

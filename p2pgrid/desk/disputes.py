@@ -18,6 +18,7 @@ from p2pgrid.proto.disputing import other_role, sign_answer, sign_dispute
 from p2pgrid.proto.keys import PublicKey, SecretKey, parse_public_key
 from p2pgrid.proto.messages import Channel, Receipt
 from p2pgrid.proto.record import Role, Signed
+from p2pgrid.units import format_amount_eur
 
 MOST_STATEMENT_CHARS: Final = 256
 
@@ -87,6 +88,11 @@ def make_dispute(ledger: Disputed, keys: Sequence[SecretKey], ask: MakeDispute, 
             )
     billed = receipt.message.amount_pico
     owed = ask.owed_pico if ask.owed_pico is not None else billed if role is Role.PROVIDER else 0
+    if role is Role.CLIENT and owed > billed:
+        raise UsageError(
+            f"{format_amount_eur(owed)} EUR are more than the {format_amount_eur(billed)} that were billed.",
+            hint="Say with --owed what is owed for the order, in EUR.",
+        )
     return sign_dispute(
         receipt, channel.message, reason=ask.reason, statement=ask.statement, owed_pico=owed, key=key, now_ms=now_ms
     )
@@ -138,6 +144,11 @@ def find_dispute(ledger: Disputed, name: str, keys: Sequence[SecretKey]) -> Disp
     for row in theirs:
         if row.dispute.message.receipt == receipt.id:
             return row
+    if any(row.dispute.message.receipt == receipt.id for row in ledger.disputes()):
+        raise UsageError(
+            f"the dispute of receipt {receipt.message.receipt_number} is this node's own: the other side answers it.",
+            hint="`p2pgrid receipts disputes` shows until when.",
+        )
     raise UsageError(
         f"the other side does not dispute receipt {receipt.message.receipt_number}.",
         hint="`p2pgrid receipts disputes` lists what waits for an answer.",
