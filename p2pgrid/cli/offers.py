@@ -290,6 +290,9 @@ def _print_own(rows: list[dict[str, Any]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    if not rows:
+        Console().print("No offer was signed by this node.")
+        return
     table = Table(title="Offers signed by this node (UTC), EUR per million tokens; each is honoured until it ends")
     for name in ("sequence", "shown from", "until", "honoured until", "model", "input", "cached", "output", "changes"):
         table.add_column(name, no_wrap=name != "model")

@@ -133,26 +133,25 @@ def find_dispute(ledger: Disputed, name: str, keys: Sequence[SecretKey]) -> Disp
         terms = channels.get(row.dispute.message.channel)
         return terms is not None and _key_of(terms, other_role(row.dispute.message.by)) in ours
 
-    theirs = [row for row in ledger.disputes() if is_theirs(row)]
-    if len(name) >= MIN_PREFIX_CHARS:
-        named = [row for row in theirs if row.dispute.id.hex().startswith(name.lower())]
-        if len(named) > 1:
-            raise UsageError(f"more than one dispute's id begins with {name}.", hint="Give more of it.")
-        if named:
-            return named[0]
-    receipt, _ = find_receipt(ledger, name)
-    for row in theirs:
-        if row.dispute.message.receipt == receipt.id:
-            return row
-    if any(row.dispute.message.receipt == receipt.id for row in ledger.disputes()):
+    rows = ledger.disputes()
+    named = [row for row in rows if len(name) >= MIN_PREFIX_CHARS and row.dispute.id.hex().startswith(name.lower())]
+    if len(named) > 1:
+        raise UsageError(f"more than one dispute's id begins with {name}.", hint="Give more of it.")
+    if not named:
+        receipt, _ = find_receipt(ledger, name)
+        named = sorted((row for row in rows if row.dispute.message.receipt == receipt.id), key=is_theirs, reverse=True)
+        if not named:
+            raise UsageError(
+                f"nobody disputes receipt {receipt.message.receipt_number}.",
+                hint="`p2pgrid receipts disputes` lists what waits for an answer.",
+            )
+    if not is_theirs(named[0]):
         raise UsageError(
-            f"the dispute of receipt {receipt.message.receipt_number} is this node's own: the other side answers it.",
+            f"the dispute of receipt {named[0].dispute.message.receipt_number} is not the other side's, which is to "
+            "answer it.",
             hint="`p2pgrid receipts disputes` shows until when.",
         )
-    raise UsageError(
-        f"the other side does not dispute receipt {receipt.message.receipt_number}.",
-        hint="`p2pgrid receipts disputes` lists what waits for an answer.",
-    )
+    return named[0]
 
 
 def check_reason(reason: str) -> None:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from p2pgrid.audit.check import audit_files
 from p2pgrid.cli.main import cli
 from p2pgrid.config import DataFolder
-from p2pgrid.errors import P2pgridError
+from p2pgrid.errors import P2pgridError, UsageError
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.log.log import TransparencyLog
 from p2pgrid.log.store import LogStore
@@ -101,6 +101,9 @@ async def test_a_dispute_is_made_answered_and_listed_without_a_node(sides: tuple
     assert (shown["reason"], shown["statement"], shown["owed_pico"]) == ("quality", "Poor.", 10**6)
     assert shown["due_ms"] == shown["disputed_ms"] + 14 * 86_400_000
     assert await run(client, "disputes") == [shown]
+    for name in (receipt[:12], shown["id"]):
+        with pytest.raises(UsageError, match="is not the other side's"):
+            await run(client, "answer", name, "--accept")
     text = await asyncio.to_thread(client, "disputes")
     assert "disputed by you" in text and "the other side has until" in text
 
@@ -137,11 +140,12 @@ async def test_accepting_owes_what_the_dispute_says(sides: tuple[Command, Comman
     [
         (("dispute", "{0}", "--reason", "ugly"), "no reason.*not-delivered"),
         (("dispute", "{0}", "--reason", "quality", "--owed", "x"), "no number"),
-        (("dispute", "{0}", "--reason", "quality", "--owed", "7"), "more than the"),
+        (("dispute", "{0}", "--reason", "quality", "--owed", "7"), r"7\.00 EUR are more than the 0\.0"),
         (("dispute", "{0}", "--reason", "quality", "--statement", "x" * 257), "at most 256"),
         (("dispute", "abcd", "--reason", "quality"), "no receipt whose id begins"),
         (("answer", "{0}"), "neither --accept nor --reject"),
-        (("answer", "{0}", "--accept"), "does not dispute receipt 1"),
+        (("answer", "{0}", "--accept", "--reject"), "both --accept and --reject"),
+        (("answer", "{0}", "--accept"), "nobody disputes receipt 1"),
         (("erase",), "either ID or --before"),
         (("erase", "{0}", "--before", "2027-01-01"), "either ID or --before"),
         (("erase", "--before", "tomorrow"), "no day.*2027-01-31"),
@@ -158,6 +162,16 @@ async def test_what_cannot_be_done_is_said(
     with pytest.raises(P2pgridError, match=f"(?s){words}"):
         await run(client, *(one.format(receipt) for one in arguments))
     assert await run(client, "disputes") == []
+
+
+async def test_a_client_has_offered_nothing(sides: tuple[Command, Command]) -> None:
+    """Its ledger holds offers, of others."""
+    client, seller = sides
+    offers = [CliRunner().invoke(cli, ["--data", str(one.data.path), "offers", "--own", "--json"]) for one in sides]
+    assert [result.exit_code for result in offers] == [0, 0]
+    assert [len(json.loads(result.stdout)) for result in offers] == [0, 1]
+    text = CliRunner().invoke(cli, ["--data", str(client.data.path), "offers", "--own"])
+    assert text.exit_code == 0 and "no offer" in text.stdout.lower()
 
 
 async def test_a_receipt_is_disputed_once_and_in_time(sides: tuple[Command, Command], tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -85,7 +86,11 @@ async def test_proofs_of_ones_own_log(tmp_path: Path) -> None:
     file.write_text(text.replace("index 1", "index 0"))
     broken = run(folder, "verify", str(file))
     assert broken.exit_code == 1 and "does not lead" in str(broken.exception)
+    (tmp_path / "bundle.jsonl").write_text(lines[0])
     for arguments, words in (
+        (("verify", str(tmp_path / "bundle.jsonl")), "no proof of a log.*bundles are for `p2pgrid audit`"),
+        (("watch", "http://127.0.0.1:1", "nobody"), "'nobody' names no peer"),
+        (("watch", "/ip4/127.0.0.1/tcp/1/p2p/nobody"), "names no peer"),
         (("prove", dealings.receipts[1].id.hex()), "erased"),
         (("prove", "abc"), "is no record id"),
         (("prove", "0" * 64), "no receipt whose id begins"),
@@ -94,7 +99,9 @@ async def test_proofs_of_ones_own_log(tmp_path: Path) -> None:
         (("prove", receipt.hex(), "--out", str(tmp_path / "no" / "file")), "cannot be written"),
         (("verify", str(tmp_path / "nothing")), "cannot be read"),
     ):
-        assert words in str((await run_beside(folder, *arguments)).exception), arguments
+        failed = await run_beside(folder, *arguments)
+        said = f"{failed.exception} {getattr(failed.exception, 'hint', '')}"
+        assert re.search(words, said), (arguments, said)
 
 
 async def test_showing_ones_own_log(tmp_path: Path) -> None:
