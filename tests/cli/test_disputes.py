@@ -166,7 +166,7 @@ async def test_what_cannot_be_done_is_said(
 
 async def test_a_client_has_offered_nothing(sides: tuple[Command, Command]) -> None:
     """Its ledger holds offers, of others."""
-    client, seller = sides
+    client, _ = sides
     offers = [CliRunner().invoke(cli, ["--data", str(one.data.path), "offers", "--own", "--json"]) for one in sides]
     assert [result.exit_code for result in offers] == [0, 0]
     assert [len(json.loads(result.stdout)) for result in offers] == [0, 1]
