@@ -18,6 +18,7 @@ from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.log.log import TransparencyLog
 from p2pgrid.log.store import LogStore
 from p2pgrid.proto.keys import SecretKey
+from p2pgrid.proto.log_case import LogDemands
 from p2pgrid.proto.record import Role, parse_json_line
 from tests.client.seller import CHAT, until
 from tests.client.test_with_provider import BODY, buying, signed_receipts
@@ -255,6 +256,9 @@ async def test_erasing_leaves_proofs_and_audit_and_no_key_in_any_file(
     salts = [one.salt for one in found if one is not None]
     assert all(seller.files_with(secret or b"") for secret in [*keys, *salts])
 
+    handed_out = tmp_path / "before.jsonl"
+    assert (await run(seller, "export", str(handed_out), "--logged"))["complete"]
+
     # The receipt's leaf, and that of the dispute.
     assert await run(seller, "erase", ids[0]) == {"request_keys": 1, "log_salts": 2}
     assert seller.files_with(keys[0] or b"") == seller.files_with(salts[0] or b"") == []
@@ -277,6 +281,14 @@ async def test_erasing_leaves_proofs_and_audit_and_no_key_in_any_file(
     await run(seller, "export", str(file))
     report = audit_files([file])
     assert report.clean, report.findings
+    # What was handed out proves what it proved; from now on nobody can be shown what the leaves were.
+    report = audit_files([handed_out], log_demands=LogDemands(proofs=True))
+    assert report.clean, report.findings
+    after = await asyncio.to_thread(
+        CliRunner().invoke, cli, ["--data", str(seller.data.path), "receipts", "export", str(file), "--logged"]
+    )
+    assert after.exit_code == 1 and f"erased: receipt {ids[0][:16]}" in after.stdout
+    assert [one.code for one in audit_files([file], log_demands=LogDemands(proofs=True)).findings] == ["not-logged"]
 
 
 class LogStoreOf:
