@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from p2pgrid.errors import InvalidRecord, ProtocolViolation, Refused
+from p2pgrid.errors import InvalidRecord, ProtocolViolation, Refused, Unreachable
 from p2pgrid.log.reader import LogEntry, LogReader
 from p2pgrid.log.remote import PROVE_PATH, Get, RemoteLog
 from p2pgrid.proto.checkpoint import SignedCheckpoint, cosignatures_of
@@ -23,6 +23,7 @@ from p2pgrid.proto.tiles import nodes_of
 
 ASKED_AT_ONCE: Final = 8
 """As many as a node works on at once."""
+BUSY: Final = "busy"
 BUSY_TRIES: Final = 5
 BUSY_PAUSE_S: Final = 0.5
 
@@ -104,6 +105,8 @@ class AskedLog:
                 try:
                     inclusion = (await self.proof(record_id)).inclusion
                 except Refused as refusal:
+                    if refusal.code == BUSY:  # the next would be refused like this one
+                        raise Unreachable(f"{self.key} is busy: {refusal.message}") from refusal
                     return refusal
             self._last = Leaf(inclusion.leaf_index, record_id, inclusion.salt)
             return self._last
@@ -135,7 +138,7 @@ class AskedLog:
             try:
                 return await self._get(path)
             except Refused as refusal:
-                if refusal.code != "busy":
+                if refusal.code != BUSY:
                     raise
                 await asyncio.sleep(BUSY_PAUSE_S)
         return await self._get(path)
