@@ -46,8 +46,9 @@ from p2pgrid.proto.comparison import groups_of
 from p2pgrid.proto.elided import MOST_ACTIVITY_ROWS, Elided, ElidedOrders, ElidedOrphans
 from p2pgrid.proto.judgement import MOST_LABELS
 from p2pgrid.proto.log_case import NO_DEMANDS, LogDemands
-from p2pgrid.proto.plain import ORDERS_A_BLOCK, Link, OrderKey, PlainChannel, partition_of
+from p2pgrid.proto.plain import Link, PlainChannel
 from p2pgrid.proto.record import Record, Role
+from p2pgrid.proto.route import ORDERS_A_BLOCK, OrderKey, partition_of
 from p2pgrid.proto.verdict import Bundle, Frame, Verdict, audit_records, frame_of
 
 _MOST_PARTS: Final = 4096
@@ -229,12 +230,8 @@ class Engine:
         channels = {}
         for channel_id, held in frame.channels.items():
             bundles = sorted(scan.channels.get(channel_id, set()) | {place.bundle for place in held.places})
-            groups = groups_of(bundles, frame.sides)
-            group_of = {bundle: index for index, (_, members) in enumerate(groups) for bundle in members}
-            channels[channel_id] = (
-                held.record_id,
-                PlainChannel(held.message, held.message.provider, held.message.client, group_of, len(groups)),
-            )
+            groups = tuple(sum(1 << b for b in members) for _, members in groups_of(bundles, frame.sides))
+            channels[channel_id] = held.record_id, PlainChannel(held.message, groups)
         offers = {offer_id: held.message for offer_id, held in frame.offers.items()}
         names = tuple(source.name for source in self._sources)
         terms, group = frame.key_terms, self._sizes.links_a_group

@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from io import FileIO
+from io import BytesIO, FileIO
+from itertools import chain, repeat
 from pathlib import Path
 from struct import Struct
 from typing import Final
 
 from p2pgrid.errors import InvalidRecord, LocalError
 from p2pgrid.ledger.bundle import MAX_LINE_BYTES, MAX_SKIPPED_BYTES, parse_line, too_long
-from p2pgrid.proto.plain import partition_of, route_of
 from p2pgrid.proto.record import Record
+from p2pgrid.proto.route import partition_of, route_of
 
 _GAP_BYTES: Final = 16 * 1024
 """Lines that stand no further apart are read in one go."""
-_RUN_BYTES: Final = 4 * 1024 * 1024
+_RUN_BYTES: Final = 1024 * 1024
+_READ_BYTES: Final = 256 * 1024
 _ENTRY: Final = Struct("<QII")
-"""Offset in the file, length with the line feed, number within the chunk."""
+"""Offset in the file, length without the line feed, number within the chunk."""
 _LINE_FEED: Final = 10
 _NOT_READ_ON: Final = MAX_LINE_BYTES + 2
 """The length that stands for a line so long that the reader gives up there."""
@@ -105,54 +107,46 @@ def plan_chunks(bundle: int, path: Path, chunk_bytes: int) -> list[Chunk]:
 def scan_chunk(chunk: Chunk, partitions: int, orders_a_block: int) -> ScannedChunk:
     """See what each line of a piece is about."""
     sections: dict[int, bytearray] = {}
+    of_block: dict[tuple[bytes, int], bytearray] = {}
     loose: list[tuple[int, int, int]] = []
     channels: set[bytes] = set()
-    known: dict[tuple[bytes, int], bytearray] = {}
     pack = _ENTRY.pack
     offset, number, shown, gave_up = chunk.start, 0, 0, False
-    data = _read_span(chunk.path, chunk.start, chunk.end)
-    lines = data.split(b"\n")
-    del data
-    last = len(lines) - 1
-    for number, line in enumerate(lines, start=1):
-        length = len(line) + 1 if number <= last else len(line)
-        if line and not line.isspace():
+    for number, line in enumerate(_lines_from(chunk), start=1):
+        length = len(line)
+        if length > MAX_LINE_BYTES:
             shown += 1
-            if length > MAX_LINE_BYTES:
-                gave_up = length - MAX_LINE_BYTES - 1 > MAX_SKIPPED_BYTES
-                loose.append((offset, _NOT_READ_ON if gave_up else MAX_LINE_BYTES + 1, number))
-                if gave_up:
-                    break
-            else:
-                key = route_of(line)
-                if key is None:
-                    loose.append((offset, length, number))
-                else:
-                    section = known.get(key)
-                    if section is None:
-                        channels.add(key[0])
-                        section = known[key] = sections.setdefault(
-                            partition_of(key, partitions, orders_a_block), bytearray()
-                        )
-                    section += pack(offset, length, number)
+            gave_up = length - MAX_LINE_BYTES - 1 > MAX_SKIPPED_BYTES
+            loose.append((offset, _NOT_READ_ON if gave_up else MAX_LINE_BYTES + 1, number))
+            if gave_up:
+                break
+        else:
+            key = route_of(line)
+            if key is not None:
+                shown += 1
+                channel, order = key
+                section = of_block.get((channel, order // orders_a_block))
+                if section is None:
+                    channels.add(channel)
+                    partition = partition_of(key, partitions, orders_a_block)
+                    section = sections.setdefault(partition, bytearray())
+                    of_block[channel, order // orders_a_block] = section
+                section += pack(offset, length - (line[-1] == _LINE_FEED), number)
+            elif not line.isspace():
+                shown += 1
+                loose.append((offset, length, number))
         offset += length
     starts, count = array("I", [0]), 0
     for partition in range(partitions):
         count += len(sections.get(partition, b"")) // _ENTRY.size
         starts.append(count)
     entries = b"".join(bytes(sections[p]) for p in sorted(sections))
-    return ScannedChunk(chunk, entries, starts, last, shown, loose, channels, gave_up)
+    return ScannedChunk(chunk, entries, starts, number, shown, loose, channels, gave_up)
 
 
 def lines_of(index: Index, partition: int, *, ends: bool = False) -> Iterator[tuple[int, int, bytes]]:
     """Every line of a partition: bundle, number, and the line; in the order of both. `ends`: with its line feed."""
-    with index.path.open("rb", buffering=0) as entries:
-        for chunk in index.chunks:
-            first, after = chunk.starts[partition], chunk.starts[partition + 1]
-            if first == after:
-                continue
-            section = _read_at(entries, (after - first) * _ENTRY.size, chunk.position + first * _ENTRY.size)
-            yield from _read_entries(chunk, list(_ENTRY.iter_unpack(section)), ends=ends)
+    return chain.from_iterable(_runs_of(index, partition, ends=ends))
 
 
 def read_loose(path: Path, offset: int, length: int) -> Record | InvalidRecord:
@@ -162,11 +156,21 @@ def read_loose(path: Path, offset: int, length: int) -> Record | InvalidRecord:
     return parse_line(_read_span(path, offset, offset + length))
 
 
+def _runs_of(index: Index, partition: int, *, ends: bool) -> Iterator[Iterable[tuple[int, int, bytes]]]:
+    """Lines that stand near one another, together: they are read in one go."""
+    with index.path.open("rb", buffering=0) as file:
+        for chunk in index.chunks:
+            first, after = chunk.starts[partition], chunk.starts[partition + 1]
+            if first == after:
+                continue
+            section = _read_at(file, (after - first) * _ENTRY.size, chunk.position + first * _ENTRY.size)
+            yield from _read_entries(chunk, list(_ENTRY.iter_unpack(section)), ends=ends)
+
+
 def _read_entries(
     chunk: IndexedChunk, entries: list[tuple[int, int, int]], *, ends: bool
-) -> Iterator[tuple[int, int, bytes]]:
-    bundle, before = chunk.bundle, chunk.first_line - 1
-    at, count = 0, len(entries)
+) -> Iterator[Iterable[tuple[int, int, bytes]]]:
+    before, at, count = chunk.first_line - 1, 0, len(entries)
     try:
         with chunk.path.open("rb", buffering=0) as file:
             while at < count:
@@ -175,14 +179,12 @@ def _read_entries(
                 while after < count and entries[after][0] - end <= _GAP_BYTES and end - start < _RUN_BYTES:
                     end = entries[after][0] + entries[after][1]
                     after += 1
-                data = _read_at(file, end - start, start)
-                if len(data) != end - start:
+                data = _read_at(file, end - start + ends, start)
+                if len(data) < end - start:
                     raise _shrunk(chunk.path)
-                for offset, length, number in entries[at:after]:
-                    last = offset - start + length
-                    if not ends and data[last - 1] == _LINE_FEED:
-                        last -= 1
-                    yield bundle, before + number, data[offset - start : last]
+                run = entries[at:after]
+                lines = [data[offset - start : offset - start + length + ends] for offset, length, _ in run]
+                yield zip(repeat(chunk.bundle), [before + number for _, _, number in run], lines, strict=False)
                 at = after
     except OSError as error:
         raise _unreadable(chunk.path, error) from None
@@ -206,6 +208,28 @@ def _line_end(file: FileIO, offset: int, size: int) -> int:
         if not part:
             break
     return min(offset, size)
+
+
+def _lines_from(chunk: Chunk) -> Iterator[bytes]:
+    """The lines of a piece, with their line feeds."""
+    unended: list[bytes] = []
+    try:
+        with chunk.path.open("rb", buffering=0) as file:
+            at = chunk.start
+            while at < chunk.end:
+                data = _read_at(file, min(chunk.end - at, _READ_BYTES), at)
+                if not data:
+                    raise _shrunk(chunk.path)
+                at += len(data)
+                end = data.rfind(b"\n") + 1
+                if end:
+                    yield from BytesIO(b"".join([*unended, data[:end]]))
+                    unended.clear()
+                unended.append(data[end:])
+    except OSError as error:
+        raise _unreadable(chunk.path, error) from None
+    if any(unended):
+        yield b"".join(unended)
 
 
 def _read_span(path: Path, start: int, end: int) -> bytes:

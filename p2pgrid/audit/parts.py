@@ -29,16 +29,10 @@ from p2pgrid.proto.findings import Absence, Docket, Place
 from p2pgrid.proto.judgement import MOST_LABELS, Case
 from p2pgrid.proto.key_rules import KeyTerm
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
-from p2pgrid.proto.plain import (
-    ChannelPart,
-    Link,
-    OrderKey,
-    PlainBlock,
-    PlainChannel,
-    roles_of_mask,
-    route_of,
-)
+from p2pgrid.proto.plain import ChannelPart, Link, PlainBlock, PlainChannel
+from p2pgrid.proto.plain_lines import PlainLines, bundles_of_mask, roles_of_mask
 from p2pgrid.proto.record import Role, parse_json_line
+from p2pgrid.proto.route import OrderKey, route_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -65,6 +59,11 @@ class Catalog:
     whole: frozenset[bytes]
     links_a_group: int
 
+    @property
+    def messages(self) -> dict[bytes, Channel]:
+        """The channels alone."""
+        return {key: channel.message for key, (_, channel) in self.channels.items()}
+
 
 @lru_cache(maxsize=1)
 def read_catalog(path: Path) -> Catalog:
@@ -85,6 +84,7 @@ class ChannelSummary:
     offers: set[bytes]
     served: bool
     odd: array[int]
+    odd_lines: array[int]
     wanted: set[int]
     partial: array[int]
     open_orders: int
@@ -133,11 +133,11 @@ def check_part(catalog_path: Path, partition: int, odd: Collection[OrderKey]) ->
     catalog = read_catalog(catalog_path)
     channels = {key: channel for key, (_, channel) in catalog.channels.items()}
     several = len(catalog.sources) > 1
-    block = PlainBlock(channels, catalog.offers, catalog.whole, odd, key_terms=catalog.key_terms, several=several)
-    block.take(lines_of(catalog.index, partition))
-    parts = block.judge()
-    orders, signatures, meters = block.wanted()
-    block.forget()
+    lines = PlainLines(catalog.messages, catalog.whole, several=several)
+    lines.take(lines_of(catalog.index, partition))
+    parts = PlainBlock(lines, channels, catalog.offers, odd, key_terms=catalog.key_terms).judge()
+    orders, signatures, meters = lines.wanted()
+    lines.forget()
     activity: Activity = {}
     links: dict[GroupKey, list[Link]] = defaultdict(list)
     for channel_id, part in parts.items():
@@ -149,7 +149,7 @@ def check_part(catalog_path: Path, partition: int, odd: Collection[OrderKey]) ->
                 links[channel_id, link.receipt_number // catalog.links_a_group].append(link)
     summaries = {channel_id: _summary(part, catalog.index.orders_a_block) for channel_id, part in parts.items()}
     encoded = {key: msgspec.msgpack.encode(group) for key, group in links.items()}
-    return CheckedPart(partition, summaries, encoded, activity, set(block.strays), orders, signatures, meters)
+    return CheckedPart(partition, summaries, encoded, activity, set(lines.strays), orders, signatures, meters)
 
 
 def _summary(part: ChannelPart, orders_a_block: int) -> ChannelSummary:
@@ -162,10 +162,11 @@ def _summary(part: ChannelPart, orders_a_block: int) -> ChannelSummary:
         times[block] = min(earliest, ordered_ms), latest, holder
     return ChannelSummary(
         part.sums,
-        part.bundles,
+        bundles_of_mask(part.bundles),
         part.offers,
         part.served,
         array("Q", part.odd),
+        array("Q", part.odd_lines),
         part.wanted,
         array("Q", part.partial),
         len(part.open),
@@ -265,14 +266,14 @@ def compare_part(
     """Compare the sides over the orders in `partial`, by channel; all were found plain. `bundles`: `Book.bundles`."""
     catalog = read_catalog(catalog_path)
     channels = {key: channel for key, (_, channel) in catalog.channels.items() if key in partial}
-    block = PlainBlock(channels, catalog.offers, verify=False)
-    block.take(lines_of(catalog.index, partition))
+    lines = PlainLines({key: channel.message for key, channel in channels.items()}, verify=False)
+    lines.take(lines_of(catalog.index, partition))
     found = ComparedPart()
     for channel_id, numbers in partial.items():
         record_id, channel = catalog.channels[channel_id]
         book = Book(Held(record_id, channel.message), bundles=bundles[channel_id])
         for number in numbers:
-            _put_in_book(book, block, channel, number)
+            _put_in_book(book, lines, channel, number)
         case = Case(Docket(), {}, catalog.sides)
         found.first += [(channel_id, rank, absence) for rank, absence in absences_of(case, book, catalog.sources)]
     return first_absences([found])
@@ -295,15 +296,16 @@ def first_absences(parts: Iterable[ComparedPart]) -> ComparedPart:
     return kept
 
 
-def _put_in_book(book: Book, block: PlainBlock, channel: PlainChannel, number: int) -> None:
+def _put_in_book(book: Book, lines: PlainLines, channel: PlainChannel, number: int) -> None:
     keys = {Role.PROVIDER: channel.message.provider, Role.CLIENT: channel.message.client}
-    for record in block.records_of(channel.message.channel, number):
+    for record in lines.orders[channel.message.channel][number].records:
         message = record.message
         signers = {role: keys[role] for role in roles_of_mask(record.claimed)}
         held: Held[Any] = Held(record.record_id, message, signers=signers)
-        for bundle, line, shown in record.copies:
-            roles = roles_of_mask(shown.claimed)
-            held.copies.append(Copy(Place(bundle, line), {role: keys[role] for role in roles}, frozenset(roles), None))
+        for place, roles in sorted(
+            (place, roles_of_mask(line.claimed)) for line in record.lines for place in line.places
+        ):
+            held.copies.append(Copy(Place(*place), {role: keys[role] for role in roles}, frozenset(roles), None))
         if isinstance(message, Receipt):
             book.receipts[message.receipt_number] = held
         elif isinstance(message, Order):

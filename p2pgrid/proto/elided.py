@@ -8,7 +8,7 @@ module says of the others. Without anything left out every value here is empty.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -119,6 +119,13 @@ def note_repeats(repeats: dict[int, tuple[int, Place]], places: Iterable[Place])
     for place in places:
         count, first = repeats.get(place.bundle, (0, place))
         repeats[place.bundle] = count + 1, min(first, place)
+
+
+def add_repeats(repeats: dict[int, tuple[int, Place]], others: Mapping[int, tuple[int, Place]]) -> None:
+    """Add what `note_repeats` counted elsewhere."""
+    for bundle, (more, place) in others.items():
+        count, first = repeats.get(bundle, (0, place))
+        repeats[bundle] = count + more, min(first, place)
 
 
 def note_activity(activity: Activity, receipt: Receipt, currency: str) -> None:
