@@ -94,7 +94,7 @@ def is_signed_by_binding(signed: bytes, point: bytes) -> bool:
 
 
 def is_signed_by_library(signed: bytes, point: bytes) -> bool:
-    """`is_signed`, by libsodium itself: nothing is copied. The binding copies each message twice, and nobody reads it."""
+    """`is_signed`, by libsodium itself. The binding copies each message twice, and nobody reads the copies."""
     opened: int = _library.crypto_sign_open(_NULL, _NULL, signed, len(signed), point)
     return opened == 0
 

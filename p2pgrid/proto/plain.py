@@ -41,15 +41,17 @@ class PlainChannel:
     """For each side the bundles that count with it (`comparison.groups_of`), as bits, of those in which a line names
     the channel."""
 
+    full: set[int] = field(default_factory=set)
+    """Bundles, as bits, that were found to be of all sides."""
+
     def shows_all(self, record: PlainRecord) -> bool:
         """True if every side's bundles hold the plain record with all its signatures."""
-        if len(record.lines) == 1:
-            bundles = record.bundles
-            for group in self.groups:
-                if not bundles & group:
-                    return False
-            return True
-        return all(_claimed_in(group, record) == record.claimed for group in self.groups)
+        if len(record.lines) > 1:
+            return all(_claimed_in(group, record) == record.claimed for group in self.groups)
+        if not all(record.bundles & group for group in self.groups):
+            return False
+        self.full.add(record.bundles)
+        return True
 
 
 class Link(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -149,15 +151,15 @@ class PlainBlock:
         if receipt is False:
             _note_odd(part, number, lines)
             return
-        if len(channel.groups) > 1:
-            for record in records:
-                if not channel.shows_all(record):
-                    part.partial.append(number)
-                    break
+        is_partial = False
         for record in records:
             part.bundles |= record.bundles
             if type(record.message) is Order:
                 part.times.append((number, record.message.ordered_ms))
+            if record.bundles not in channel.full or len(record.lines) > 1:
+                is_partial = is_partial or not channel.shows_all(record)
+        if is_partial:
+            part.partial.append(number)
         if lines.repeats:
             add_repeats(part.repeats, lines.repeats)
         part.sums.orders += 1

@@ -132,7 +132,8 @@ class PlainLines:
         self._is_verifying: Final = verify
         self._most_lines: Final = most_lines
         self._known: Final[dict[bytes, ShownLine]] = {}
-        self._unverified: Final[list[ShownLine]] = []
+        self._doubtful: Final[list[ShownLine]] = []
+        """Lines that are not good as far as is known, or not their record's first."""
         self._checks: Final[list[tuple[bytes, bytes, ShownLine, int]]] = []
         self._by_id: Final[dict[bytes, PlainRecord]] = {}
         self._keys: Final[dict[bytes, tuple[bytes, ...] | None]] = {}
@@ -161,8 +162,8 @@ class PlainLines:
                 order = self._order_of(record)
                 order.repeats = order.repeats or {}
                 note_repeats(order.repeats, [Place(bundle, number)])
-            record.bundles |= bit
             if not shown.bundles & bit:
+                record.bundles |= bit
                 shown.bundles |= bit
                 shown.places.append((bundle, number))
         self._verify()
@@ -260,8 +261,10 @@ class PlainLines:
         is_new = record is None
         if record is None:
             record = PlainRecord(message, record_id)
+        else:
+            self._verify()  # what the record's first line proved need not be proven again
         shown = ShownLine(record, signatures)
-        claimed, checks, keys = 0, [], self._keys_of(channel)
+        claimed, good, checks, keys = 0, 0, [], self._keys_of(channel)
         for signature in signatures:
             mask, key, raw = _MASKS[signature.role], signature.key, signature.signature
             if claimed & mask or len(key) != PUBLIC_KEY_BYTES or len(raw) != SIGNATURE_BYTES:
@@ -270,16 +273,21 @@ class PlainLines:
             if (keys is not None and key != keys[mask]) or mask == _STRANGE:
                 continue
             if not self._is_verifying or (not is_new and _is_proven_by(record.lines[0], signature, mask)):
-                shown.good |= mask
+                good |= mask
             elif point := point_of(key):
+                good |= mask  # until it is found that it does not fit
                 checks.append((raw + signed, point, shown, mask))
-        shown.claimed = claimed
+        shown.claimed, shown.good = claimed, good
+        if is_new and good == claimed and shown.usable:
+            record.usable = True
+            record.claimed |= claimed
+        else:
+            self._doubtful.append(shown)
         order.read += 1
         if is_new:
             self._by_id[record_id] = record
             order.records.append(record)
         record.lines.append(shown)
-        self._unverified.append(shown)
         self._checks.extend(checks)
         return shown
 
@@ -298,21 +306,23 @@ class PlainLines:
     def _verify(self) -> None:
         """Verify what was read. Many at a time: among other work each one takes longer, for caches hold less of it."""
         for signed, point, shown, mask in self._checks:
-            if is_signed(signed, point):
-                shown.good |= mask
+            if not is_signed(signed, point):
+                shown.good &= ~mask
+                self._doubtful.append(shown)
         self._checks.clear()
-        for shown in self._unverified:
-            record, good = shown.record, shown.good
-            required = _REQUIRED[type(record.message)]
-            if good & required == required:
+        for shown in {id(shown): shown for shown in self._doubtful}.values():
+            record, is_usable = shown.record, shown.usable
+            if shown is record.lines[0]:
+                record.usable, record.claimed = is_usable, shown.claimed if is_usable else 0
+            elif is_usable:
                 record.usable = True
                 record.claimed |= shown.claimed
-            elif record.message.channel in self._channels:
+            if not is_usable and record.message.channel in self._channels:
                 self._order_of(record).spoilt = True
-            if good != shown.claimed:
+            if shown.good != shown.claimed:
                 self._order_of(record).spoilt = True
                 self._suspects.append(tuple(s.signature for s in shown.signatures))
-        self._unverified.clear()
+        self._doubtful.clear()
 
 
 def roles_of_mask(mask: int) -> tuple[Role, ...]:
