@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import os
 from array import array
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from io import BytesIO, FileIO
 from itertools import chain, repeat
 from pathlib import Path
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple
 
 from p2pgrid.errors import InvalidRecord, LocalError
 from p2pgrid.ledger.bundle import MAX_LINE_BYTES, MAX_SKIPPED_BYTES, parse_line, too_long
+from p2pgrid.proto.evidence import Alike
+from p2pgrid.proto.findings import MOST_ALIKE
 from p2pgrid.proto.record import Record
-from p2pgrid.proto.route import partition_of, route_of
+from p2pgrid.proto.route import partition_of, read_route
 
 _GAP_BYTES: Final = 16 * 1024
 """Lines that stand no further apart are read in one go."""
@@ -43,6 +46,17 @@ class Chunk:
     end: int
 
 
+class LoosePlace(NamedTuple):
+    """Where a line about no order stands."""
+
+    offset: int
+    length: int
+    """With its line feed."""
+    number: int
+    fault: str = ""
+    """Why it cannot be read; empty if it can."""
+
+
 @dataclass(slots=True)
 class ScannedChunk:
     """What a piece holds."""
@@ -56,8 +70,13 @@ class ScannedChunk:
     """Line feeds, so that lines of later pieces can be numbered."""
     shown: int
     """Lines that are not blank."""
-    loose: list[tuple[int, int, int]]
-    """Lines about no order: offset, length, number."""
+    loose: list[LoosePlace]
+    """Lines about no order; of those that cannot be read the first `MOST_ALIKE` with each fault, of others the first
+    `most_loose`."""
+    alike: dict[str, Alike]
+    """By their fault, the other lines that cannot be read."""
+    left_out: int
+    """How many others are about no order."""
     channels: set[bytes]
     """Those that lines about orders name."""
     gave_up: bool
@@ -104,11 +123,11 @@ def plan_chunks(bundle: int, path: Path, chunk_bytes: int) -> list[Chunk]:
     return chunks
 
 
-def scan_chunk(chunk: Chunk, partitions: int, orders_a_block: int) -> ScannedChunk:
+def scan_chunk(chunk: Chunk, partitions: int, orders_a_block: int, most_loose: int) -> ScannedChunk:
     """See what each line of a piece is about."""
     sections: dict[int, bytearray] = {}
     of_block: dict[tuple[bytes, int], bytearray] = {}
-    loose: list[tuple[int, int, int]] = []
+    sorter = LooseLines(most_loose)
     channels: set[bytes] = set()
     pack = _ENTRY.pack
     offset, number, shown, gave_up = chunk.start, 0, 0, False
@@ -117,12 +136,12 @@ def scan_chunk(chunk: Chunk, partitions: int, orders_a_block: int) -> ScannedChu
         if length > MAX_LINE_BYTES:
             shown += 1
             gave_up = length - MAX_LINE_BYTES - 1 > MAX_SKIPPED_BYTES
-            loose.append((offset, _NOT_READ_ON if gave_up else MAX_LINE_BYTES + 1, number))
+            sorter.add(LoosePlace(offset, _NOT_READ_ON if gave_up else MAX_LINE_BYTES + 1, number, "oversize"))
             if gave_up:
                 break
         else:
-            key = route_of(line)
-            if key is not None:
+            key = read_route(line)
+            if type(key) is tuple:
                 shown += 1
                 channel, order = key
                 section = of_block.get((channel, order // orders_a_block))
@@ -134,14 +153,45 @@ def scan_chunk(chunk: Chunk, partitions: int, orders_a_block: int) -> ScannedChu
                 section += pack(offset, length - (line[-1] == _LINE_FEED), number)
             elif not line.isspace():
                 shown += 1
-                loose.append((offset, length, number))
+                sorter.add(LoosePlace(offset, length, number, key.code if isinstance(key, InvalidRecord) else ""))
         offset += length
     starts, count = array("I", [0]), 0
     for partition in range(partitions):
         count += len(sections.get(partition, b"")) // _ENTRY.size
         starts.append(count)
     entries = b"".join(bytes(sections[p]) for p in sorted(sections))
-    return ScannedChunk(chunk, entries, starts, number, shown, loose, channels, gave_up)
+    found = sorter.places, dict(sorter.alike), sorter.left_out
+    return ScannedChunk(chunk, entries, starts, number, shown, *found, channels, gave_up)
+
+
+class LooseLines:
+    """Lines about no order, as many as are to be read; of the others only the numbers."""
+
+    def __init__(self, most_loose: int) -> None:
+        self._most_loose: Final = most_loose
+        self._kept: Final[Counter[str]] = Counter()
+        self.places: Final[list[LoosePlace]] = []
+        self.alike: Final[dict[str, Alike]] = defaultdict(Alike)
+        self.left_out = 0
+
+    def add(self, place: LoosePlace, before: int = 0) -> None:
+        """Add a line, with so many before those that its number counts."""
+        number, fault = before + place.number, place.fault
+        if self._kept[fault] < (MOST_ALIKE if fault else self._most_loose):
+            self._kept[fault] += 1
+            self.places.append(place._replace(number=number))
+        elif fault:
+            self.alike[fault].add(Alike(1, number, number))
+        else:
+            self.left_out += 1
+
+    def add_all(self, chunk: ScannedChunk, before: int) -> None:
+        """Add what a piece holds that stands after so many lines."""
+        for place in chunk.loose:
+            self.add(place, before)
+        for fault, alike in chunk.alike.items():
+            self.alike[fault].add(Alike(alike.count, before + alike.first, before + alike.last))
+        self.left_out += chunk.left_out
 
 
 def lines_of(index: Index, partition: int, *, ends: bool = False) -> Iterator[tuple[int, int, bytes]]:
@@ -149,11 +199,20 @@ def lines_of(index: Index, partition: int, *, ends: bool = False) -> Iterator[tu
     return chain.from_iterable(_runs_of(index, partition, ends=ends))
 
 
-def read_loose(path: Path, offset: int, length: int) -> Record | InvalidRecord:
-    """The line at a place that `scan_chunk` calls loose."""
-    if length > MAX_LINE_BYTES:
-        return too_long(is_read_on=length != _NOT_READ_ON)
-    return parse_line(_read_span(path, offset, offset + length))
+def read_loose(path: Path, places: Iterable[LoosePlace]) -> Iterator[tuple[int, Record | InvalidRecord]]:
+    """The lines at these places, with their numbers."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            for offset, length, number, _ in places:
+                if length > MAX_LINE_BYTES:
+                    yield number, too_long(is_read_on=length != _NOT_READ_ON)
+                    continue
+                line = _read_at(file, length, offset)
+                if len(line) != length:
+                    raise _shrunk(path)
+                yield number, parse_line(line)
+    except OSError as error:
+        raise _unreadable(path, error) from None
 
 
 def _runs_of(index: Index, partition: int, *, ends: bool) -> Iterator[Iterable[tuple[int, int, bytes]]]:
@@ -230,18 +289,6 @@ def _lines_from(chunk: Chunk) -> Iterator[bytes]:
         raise _unreadable(chunk.path, error) from None
     if any(unended):
         yield b"".join(unended)
-
-
-def _read_span(path: Path, start: int, end: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            file.seek(start)
-            data = file.read(end - start)
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    if len(data) != end - start:
-        raise _shrunk(path)
-    return data
 
 
 def _unreadable(path: Path, error: OSError) -> LocalError:

@@ -16,7 +16,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from p2pgrid.audit import charts
 from p2pgrid.audit.advice import ADVICE
-from p2pgrid.audit.report import counts_of, date_time, grouped, headline, printable, summary_lines, totals_of
+from p2pgrid.audit.report import count_of, counts_of, date_time, grouped, headline, printable, summary_lines, totals_of
 from p2pgrid.ledger.bundle import write_lines
 from p2pgrid.proto.codes import CODES, Weight
 from p2pgrid.proto.findings import Finding
@@ -68,7 +68,7 @@ def policy_of(style: str) -> str:
 
 def _add_tiles(main: Element, verdict: Verdict) -> None:
     totals, tiles = totals_of(verdict.channels), SubElement(main, "div", {"class": "tiles"})
-    shown = [(f"{len(verdict.findings):,}", "findings"), (f"{totals['receipts']:,}", "receipts")]
+    shown = [(f"{count_of(verdict.findings):,}", "findings"), (f"{totals['receipts']:,}", "receipts")]
     shown.append((f"{totals['prompt_tokens']:,} / {totals['output_tokens']:,}", "tokens in / out"))
     for currency, sums in totals["sums"].items():
         for name in ("owed", "credited", "disputed"):
@@ -89,7 +89,7 @@ def _add_charts(main: Element, verdict: Verdict) -> None:
     _add(main, "h2", f"Receipts by {axis.unit}, and findings")
     card = SubElement(main, "div", {"class": "card"})
     card.append(charts.timeline(activity, verdict.findings, axis))
-    untimed = sum(1 for finding in verdict.findings if not finding.time_ms)
+    untimed = count_of(finding for finding in verdict.findings if not finding.time_ms)
     if verdict.findings:
         more = f" {untimed} more are about something that shows no time." if untimed else ""
         _add(card, "p", f"Diamonds are findings.{more}", "dim")
@@ -113,12 +113,12 @@ def _add_chart(main: Element, chart: Element, title: str, names: Sequence[str]) 
 def _add_findings(main: Element, title: str, findings: Sequence[Finding]) -> None:
     if not findings:
         return
-    _add(main, "h2", f"{title}: {len(findings)}")
+    _add(main, "h2", f"{title}: {count_of(findings):,}")
     for group in grouped(findings):
         first, code = group[0], CODES[group[0].code]
         card = SubElement(main, "section", {"class": f"card {'fault' if code.weight is Weight.FAULT else 'note'}"})
         heading = _add(card, "h3", f"{first.code} ")
-        _add(heading, "span", f"{len(group):,}", "tag dim")
+        _add(heading, "span", f"{count_of(group):,}", "tag dim")
         if any(finding.convinces for finding in group):
             _add(heading, "span", "proves itself to anybody", "tag dim")
         party = _add(card, "p", f"{'At fault' if code.weight is Weight.FAULT else 'About'}: {first.party} ")
@@ -129,10 +129,10 @@ def _add_findings(main: Element, title: str, findings: Sequence[Finding]) -> Non
         _add_rows(card, group[:_OPEN_ROWS])
         if len(group) > _OPEN_ROWS:
             details = SubElement(card, "details")
-            _add(details, "summary", f"{len(group) - _OPEN_ROWS:,} more")
+            _add(details, "summary", f"{count_of(group[_OPEN_ROWS:]):,} more")
             _add_rows(details, group[_OPEN_ROWS:MOST_ROWS])
             if len(group) > MOST_ROWS:
-                _add(details, "p", f"and {len(group) - MOST_ROWS:,} that --json lists", "dim")
+                _add(details, "p", f"and {count_of(group[MOST_ROWS:]):,} that --json lists", "dim")
 
 
 def _add_rows(parent: Element, findings: Iterable[Finding]) -> None:

@@ -40,6 +40,8 @@ R = TypeVar("R")
 FIRST_ABSENCES: Final = 1000
 """So many absences of a kind are kept one by one, for the lines that may explain them; of the rest only the number."""
 
+OpenLinks = list[tuple[int, int, int]]
+"""The order of the receipt before (0 if there is none), the receipt's own order, and the receipt's number."""
 GroupKey = tuple[bytes, int]
 """A channel's id, and which group of neighbouring receipts."""
 
@@ -85,7 +87,7 @@ class ChannelSummary:
     served: bool
     odd: array[int]
     odd_lines: array[int]
-    wanted: set[int]
+    late: set[int]
     partial: array[int]
     open_orders: int
     first_open: list[int]
@@ -167,7 +169,7 @@ def _summary(part: ChannelPart, orders_a_block: int) -> ChannelSummary:
         part.served,
         array("Q", part.odd),
         array("Q", part.odd_lines),
-        part.wanted,
+        part.late,
         array("Q", part.partial),
         len(part.open),
         part.open[:MOST_LABELS],
@@ -188,8 +190,8 @@ class LinkedGroup:
     key: GroupKey
     first: Link
     last: Link
-    open_pairs: list[tuple[Link, Link]]
-    """Neighbours whose link is to be judged in full."""
+    open_links: OpenLinks
+    """Links that are to be judged in full."""
     highest_final: int
     waiting: int
     """Plain proposals above `highest_final`."""
@@ -224,7 +226,7 @@ def link_group(
     before = links[0]
     for link in links[1:]:
         if not is_proven_link(extend(before, before.record_id), before, link, channel):
-            group.open_pairs.append((before, link))
+            group.open_links.append((before.order_number, link.order_number, link.receipt_number))
         before = link
     group.named = [link.order_number for link in links if link.receipt_number in asked or link.record_id in asked_ids]
     group.highest_final = max((link.receipt_number for link in links if link.claims_client), default=0)
@@ -319,10 +321,15 @@ def _put_in_book(book: Book, lines: PlainLines, channel: PlainChannel, number: i
 # -- finding and loading ------------------------------------------------------------------------------------------
 
 
-def find_in_part(
-    catalog_path: Path, partition: int, signatures: Collection[bytes], record_ids: Collection[bytes]
-) -> set[OrderKey]:
-    """The orders of lines that show one of the signatures, or are one of the records."""
+@lru_cache(maxsize=1)
+def _sought(path: Path) -> tuple[set[bytes], set[bytes]]:
+    found: tuple[set[bytes], set[bytes]] = pickle.loads(path.read_bytes())  # noqa: S301
+    return found
+
+
+def find_in_part(catalog_path: Path, sought_path: Path, partition: int) -> set[OrderKey]:
+    """The orders of lines that show one of the signatures, or are one of the records, that are sought."""
+    signatures, record_ids = _sought(sought_path)
     found = set()
     for _, _, line in lines_of(read_catalog(catalog_path).index, partition):
         try:

@@ -97,8 +97,13 @@ def headline(verdict: Verdict) -> str:
     """Clean, or how many findings."""
     if verdict.clean:
         return "Clean."
-    found = len(verdict.findings)
+    found = count_of(verdict.findings)
     return f"{found} finding{'s' * (found != 1)}."
+
+
+def count_of(findings: Iterable[Finding]) -> int:
+    """How many findings there are, those that stand for many counted as what they stand for."""
+    return sum(finding.count for finding in findings)
 
 
 def counts_of(verdict: Verdict) -> str:
@@ -119,6 +124,8 @@ def summary_lines(verdict: Verdict) -> list[str]:
         lines.append(
             f"{verdict.unjudged} more orders are not in order; there are too many to judge each, or to count in."
         )
+    if verdict.unjudged_records:
+        lines.append(f"{verdict.unjudged_records} more records about no order were not looked at; there are too many.")
     for currency, sums in totals_of(verdict.channels)["sums"].items():
         lines.append(
             f"{currency}: {sums['owed']} owed ({sums['amount']} billed, {sums['credited']} credited), "
@@ -134,7 +141,7 @@ def at_fault(findings: Iterable[Finding]) -> dict[tuple[Party, str], int]:
     counts: dict[tuple[Party, str], int] = defaultdict(int)
     for finding in findings:
         for peer_id in finding.peer_ids or ("",):
-            counts[finding.party, peer_id] += 1
+            counts[finding.party, peer_id] += finding.count
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
@@ -144,7 +151,7 @@ def grouped(findings: Iterable[Finding]) -> list[list[Finding]]:
     for finding in findings:
         groups[finding.code, finding.party, finding.peer_ids].append(finding)
     order = list(CODES)
-    return sorted(groups.values(), key=lambda g: (not g[0].convinces, -len(g), order.index(g[0].code)))
+    return sorted(groups.values(), key=lambda g: (not g[0].convinces, -count_of(g), order.index(g[0].code)))
 
 
 def totals_of(channels: Iterable[ChannelSummary]) -> dict[str, Any]:
@@ -215,7 +222,8 @@ def _print_findings(title: str, findings: Sequence[Finding], console: Console) -
         first, code = group[0], CODES[group[0].code]
         party = " ".join((first.party.value, *first.peer_ids))
         role = "at fault" if code.weight is Weight.FAULT else "about"
-        many = f" ({len(group)} times)" if len(group) > 1 else ""
+        count = count_of(group)
+        many = f" ({count} times)" if count > 1 else ""
         console.print(_plain(f"{first.code}  {role}: {party}{many}"), style="bold", soft_wrap=True)
         console.print(_plain(f"  {code.title} {ADVICE[first.code].means}"), soft_wrap=True)
         for finding in group[:MOST_OF_A_KIND]:
@@ -224,7 +232,8 @@ def _print_findings(title: str, findings: Sequence[Finding], console: Console) -
             console.print(_plain(f"  - {finding.sentence}"), soft_wrap=True)
             console.print(_plain(f"    {record} at {finding.where}{proof}"), style="dim", soft_wrap=True)
         if len(group) > MOST_OF_A_KIND:
-            console.print(f"  - and {len(group) - MOST_OF_A_KIND} more; --json and --html list them all")
+            left = count_of(group[MOST_OF_A_KIND:])
+            console.print(f"  - and {left} more, which --json and --html tell of")
         console.print(_plain(f"  What to do: {ADVICE[first.code].do}"), soft_wrap=True)
 
 

@@ -6,6 +6,7 @@ checkpoint bears it out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -40,8 +41,10 @@ class HeldProof:
 class Attachments:
     """Every attachment that is sound by itself; what is not is put on the docket."""
 
-    def __init__(self, docket: Docket) -> None:
+    def __init__(self, docket: Docket, is_one_of_many: Callable[[Place, str, str], bool]) -> None:
+        """`is_one_of_many` is told of each line that does not hold; True if it is only counted."""
         self._docket: Final = docket
+        self._is_one_of_many: Final = is_one_of_many
         self.checkpoints: Final[dict[bytes, HeldCheckpoint]] = {}
         """By the attachment's id."""
         self.proofs: Final[dict[bytes, HeldProof]] = {}
@@ -56,6 +59,8 @@ class Attachments:
             if known is None:
                 known = self._read(record_id, record)
         except InvalidRecord as error:
+            if self._is_one_of_many(place, error.code, record.payload_type):
+                return
             sentence = f"This {'proof' if record.payload_type == INCLUSION_PROOF_TYPE else 'checkpoint'} does not hold:"
             draft = Draft(error.code, f"{sentence} {error.message}", (place,), record_id=record_id)
             self._docket.add(draft)

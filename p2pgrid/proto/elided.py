@@ -112,6 +112,8 @@ class Elided:
     activity: Activity = field(default_factory=dict)
     unjudged: int = 0
     """Orders that are not plain, and too many to be judged."""
+    unjudged_records: int = 0
+    """Records about no order that are too many to be looked at."""
 
 
 def note_repeats(repeats: dict[int, tuple[int, Place]], places: Iterable[Place]) -> None:

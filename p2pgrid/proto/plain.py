@@ -84,8 +84,8 @@ class ChannelPart:
     """Numbers of orders that are not plain."""
     odd_lines: list[int] = field(default_factory=list)
     """For each of them, how many lines are about it."""
-    wanted: set[int] = field(default_factory=set)
-    """Orders, plain or not, that the full judgement must see because of others."""
+    late: set[int] = field(default_factory=set)
+    """Orders, plain or not, that are out of time, and those that they are held against."""
     partial: list[int] = field(default_factory=list)
     """Plain orders that not every side shows whole."""
     open: list[int] = field(default_factory=list)
@@ -340,6 +340,6 @@ def _look_at_times(part: ChannelPart) -> None:
     latest_ms = holder = 0
     for number, ordered_ms in part.times:
         if ordered_ms < latest_ms - CLOCK_TOLERANCE_MS:
-            part.wanted |= {number, holder}
+            part.late |= {number, holder}
         if ordered_ms > latest_ms:
             latest_ms, holder = ordered_ms, number

@@ -9,7 +9,7 @@ from zlib import crc32
 
 from p2pgrid.errors import InvalidRecord
 from p2pgrid.proto.messages import Meter, Order, Receipt, Voucher
-from p2pgrid.proto.record import parse_json_line, parse_message
+from p2pgrid.proto.record import SHORTEST_LINE_BYTES, TOO_SHORT, parse_json_line, parse_message
 
 OrderKey = tuple[bytes, int]
 """A channel's id and an order number."""
@@ -44,7 +44,15 @@ def partition_of(key: OrderKey, partitions: int, orders_a_block: int = ORDERS_A_
 
 
 def route_of(line: bytes) -> OrderKey | None:
-    """The order that a line says it is about, by its first bytes if it is in its usual form; None if by nothing.
+    """The order that a line says it is about, None if it is about none, or cannot be read."""
+    route = read_route(line)
+    return route if isinstance(route, tuple) else None
+
+
+def read_route(line: bytes) -> OrderKey | InvalidRecord | None:
+    """The order that a line says it is about, by its first bytes if it is in its usual form.
+
+    None if it is about none, InvalidRecord if it cannot be read.
 
     Nothing is believed. JSON can name a thing twice, and then what comes first is not what counts: whoever reads the
     line whole compares, and tells of a stray (`PlainBlock.strays`).
@@ -66,9 +74,14 @@ def route_of(line: bytes) -> OrderKey | None:
     return _slow_route(line)
 
 
-def _slow_route(line: bytes) -> OrderKey | None:
+def _slow_route(line: bytes) -> OrderKey | InvalidRecord | None:
+    if len(line) < SHORTEST_LINE_BYTES:
+        return TOO_SHORT
     try:
         record = parse_json_line(line)
+    except InvalidRecord as error:
+        return error.with_traceback(None)
+    try:
         message_type = PLAIN_TYPES.get(record.payload_type)
         if message_type is None:
             return None

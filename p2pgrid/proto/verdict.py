@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import msgspec
 
@@ -21,7 +21,7 @@ from p2pgrid.proto.comparison import compare_sides
 from p2pgrid.proto.dispute import Answer, Dispute, Opening
 from p2pgrid.proto.dispute_case import judge_disputes
 from p2pgrid.proto.elided import Elided, ElidedOrphans, Sums, note_activity, note_repeats
-from p2pgrid.proto.evidence import Evidence, Held, by_slot, time_of
+from p2pgrid.proto.evidence import Alike, Evidence, Held, by_slot, time_of
 from p2pgrid.proto.findings import Absence, Docket, Draft, Finding, Place
 from p2pgrid.proto.judgement import Case, judge_channel
 from p2pgrid.proto.key_case import judge_cards, judge_continuation, judge_keys, key_term_of
@@ -34,6 +34,9 @@ from p2pgrid.proto.record import PARTIES, Record, Role
 from p2pgrid.proto.settlement_case import judge_settlement, miss_statement
 from p2pgrid.proto.statement import Invoice, Payment, Statement
 
+MOST_PLACES: Final = 16
+"""Lines that a finding names; of more it says how many."""
+
 
 @dataclass(slots=True)
 class Bundle:
@@ -45,6 +48,8 @@ class Bundle:
     """Line numbers from 1, with what stands there. Read once."""
     side: Role | None = None
     """Whose export it is, if whoever asks for the audit says so."""
+    more: Mapping[str, Alike] = field(default_factory=dict, kw_only=True)
+    """By code, lines that cannot be read beyond the first `findings.MOST_ALIKE`, where they are not among `entries`."""
 
 
 class BundleSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +108,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """True if there are no findings. Notes do not count."""
     unjudged: int = 0
     """Orders in which something is wrong beyond the most that one audit judges one by one. They are in no sum."""
+    unjudged_records: int = 0
+    """Records about no order beyond the most that one audit looks at: nothing is said of them."""
     bundles: tuple[BundleSummary, ...]
     channels: tuple[ChannelSummary, ...]
     findings: tuple[Finding, ...]
@@ -139,6 +146,7 @@ def audit_records(
         sources.append(bundle.source)
         stated.append(bundle.side)
         sizes.append(_read(evidence, index, bundle))
+    evidence.sum_up()
     sizes = sizes if elided.sizes is None else elided.sizes
     _admit_all(evidence)
     channels = _choose_channels(evidence, docket)
@@ -180,8 +188,9 @@ def audit_records(
     )
     operators = _operators(evidence)
     return Verdict(
-        clean=not by_weight[Weight.FAULT] and not elided.unjudged,
+        clean=not (by_weight[Weight.FAULT] or elided.unjudged or elided.unjudged_records),
         unjudged=elided.unjudged,
+        unjudged_records=elided.unjudged_records,
         bundles=tuple(summaries),
         channels=tuple(_summary(book, operators.get(book.channel.message.provider, "")) for book in books),
         findings=tuple(by_weight[Weight.FAULT]),
@@ -273,6 +282,9 @@ def _read(evidence: Evidence, index: int, bundle: Bundle) -> tuple[int, int]:
         lines += 1
         records += isinstance(entry, Record)
         evidence.take(Place(index, number), entry)
+    for code, alike in bundle.more.items():
+        evidence.take_more(index, code, alike)
+        lines += alike.count
     return lines, records
 
 
@@ -483,12 +495,20 @@ class _Owners:
             party=party,
             peer_ids=tuple(_peer_id(key) for key in keys if key),
             record_id=draft.record_id.hex(),
-            where=", ".join(f"{self._sources[p.bundle]}:{p.line}" for p in draft.places),
+            where=self._where(draft),
             sentence=draft.sentence,
             convinces=draft.proves and CODES[draft.code].weight is Weight.FAULT,
             channel=draft.channel.hex(),
             time_ms=0 if is_absence else times_ms.get(draft.record_id, 0),
+            count=draft.count,
         )
+
+    def _where(self, draft: Draft) -> str:
+        if draft.last_line:
+            return f"{self._sources[draft.places[0].bundle]}:{draft.places[0].line}-{draft.last_line}"
+        shown = ", ".join(f"{self._sources[p.bundle]}:{p.line}" for p in draft.places[:MOST_PLACES])
+        more = len(draft.places) - MOST_PLACES
+        return f"{shown} and {more} more" if more > 0 else shown
 
     def _blame(self, draft: Draft) -> tuple[Party, list[bytes]]:
         party = draft.blamed
