@@ -181,7 +181,7 @@ class LooseLines:
             self._kept[fault] += 1
             self.places.append(place._replace(number=number))
         elif fault:
-            self.alike[fault].add(Alike(1, number, number))
+            self.alike[fault].add(1, number, number)
         else:
             self.left_out += 1
 
@@ -190,7 +190,7 @@ class LooseLines:
         for place in chunk.loose:
             self.add(place, before)
         for fault, alike in chunk.alike.items():
-            self.alike[fault].add(Alike(alike.count, before + alike.first, before + alike.last))
+            self.alike[fault].add(alike.count, before + alike.first, before + alike.last)
         self.left_out += chunk.left_out
 
 

@@ -157,11 +157,11 @@ class Alike:
     first: int = 0
     last: int = 0
 
-    def add(self, other: Alike) -> None:
+    def add(self, count: int, first: int, last: int) -> None:
         """Add others."""
-        self.first = min(self.first, other.first) if self.count else other.first
-        self.last = max(self.last, other.last)
-        self.count += other.count
+        self.first = min(self.first, first) if self.count else first
+        self.last = max(self.last, last)
+        self.count += count
 
 
 class Evidence:
@@ -204,7 +204,7 @@ class Evidence:
 
     def take_more(self, bundle: int, code: str, lines: Alike) -> None:
         """Count lines that cannot be read and are not taken one by one: those after the first `MOST_ALIKE`."""
-        self._alike[bundle, code, ""].add(lines)
+        self._alike[bundle, code, ""].add(lines.count, lines.first, lines.last)
 
     def sum_up(self) -> None:
         """Report lines alike beyond the first of them, when every line is taken."""
@@ -222,7 +222,7 @@ class Evidence:
         if self._singles[key] < MOST_ALIKE:
             self._singles[key] += 1
             return False
-        self._alike[key].add(Alike(1, place.line, place.line))
+        self._alike[key].add(1, place.line, place.line)
         return True
 
     def of(self, message_type: type[M]) -> dict[bytes, Held[M]]:
