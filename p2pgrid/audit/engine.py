@@ -25,6 +25,7 @@ from typing import Final, TypeVar
 
 from p2pgrid.audit.index import Index, IndexedChunk, LooseLines, ScannedChunk, plan_chunks, read_loose, scan_chunk
 from p2pgrid.audit.parts import (
+    FIRST_ABSENCES,
     Catalog,
     ChannelSummary,
     CheckedPart,
@@ -116,7 +117,7 @@ class _Checked:
     odd: dict[bytes, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
     """Orders that are not plain, with the number of their lines."""
     late: dict[bytes, set[int]] = field(default_factory=lambda: defaultdict(set))
-    """Orders that may be out of time, and those that they are held against."""
+    """Orders that may be out of time, those that they are held against, and those with proofs that may not hold."""
     wanted: dict[bytes, set[int]] = field(default_factory=lambda: defaultdict(set))
     partial: dict[int, dict[bytes, Sequence[int]]] = field(default_factory=lambda: defaultdict(dict))
     """By partition."""
@@ -159,7 +160,7 @@ class Engine:
     def verdict(self) -> Verdict:
         """Read, check, judge. Raises LocalError if a file cannot be read on, or a worker dies."""
         scan = self._scan()
-        frame = frame_of(self._bundles(scan, {}), self._log_demands)
+        frame = frame_of(self._bundles(scan, {}))
         catalog = self._catalog(scan, frame)
         checked = self._check(catalog, frozenset(frame.wanted_orders))
         if checked.strays:
@@ -171,6 +172,7 @@ class Engine:
         self._compare(catalog, checked, frame, loaded)
         lines = self._load(catalog, loaded)
         checked.elided.channels = dict(checked.channels)
+        checked.elided.proofs = frame.proofs
         checked.elided.unjudged_records = sum(loose.left_out for loose in scan.loose)
         checked.elided.sizes = [(count, count) for count in scan.shown]
         self._report("judging", 0, 1)
@@ -252,7 +254,10 @@ class Engine:
         offers = {offer_id: held.message for offer_id, held in frame.offers.items()}
         names = tuple(source.name for source in self._sources)
         terms, group = frame.key_terms, self._sizes.links_a_group
-        catalog = Catalog(scan.index, names, frame.sides, channels, offers, terms, frame.whole, group)
+        demands = self._log_demands.proofs
+        catalog = Catalog(
+            scan.index, names, frame.sides, channels, offers, terms, frame.whole, group, frame.logs, demands
+        )
         self._catalog_path.write_bytes(pickle.dumps(catalog))
         return catalog
 
@@ -405,8 +410,7 @@ def run_engine(
 ) -> Verdict:
     """Audit bundles of any size. Raises LocalError if a file cannot be read on, or a worker dies.
 
-    `now_ms`: as for `audit_records`. `keep` is given every record that is judged in full. With
-    `log_demands.proofs` all are, and memory grows with the bundles.
+    `now_ms` and `log_demands`: as for `audit_records`. `keep` is given every record that is judged in full.
     """
     with Workers(processes) as workers, TemporaryDirectory(prefix="p2pgrid-audit-") as folder:
         return Engine(sources, workers, Path(folder), report, sizes or Sizes(), now_ms, keep, log_demands).verdict()
@@ -490,10 +494,14 @@ def _link_groups(catalog: Catalog, checked: _Checked, channel_id: bytes, groups:
         before = group.last
         head = extend(before, before.record_id)
         checked.wanted[channel_id].update(group.named)
+        checked.late[channel_id].update(group.proven)
     elided.highest_final = max(group.highest_final for group in groups)
     first_waiting: list[int] = []
     first_overtaken: list[int] = []
+    first_unlogged: list[int] = []
     for group in groups:
+        elided.unlogged += group.unlogged
+        first_unlogged += group.first_unlogged
         elided.overtaken += group.overtaken
         first_overtaken += group.first_overtaken
         if group.first.receipt_number < elided.highest_final and group.highest_final < elided.highest_final:
@@ -503,6 +511,7 @@ def _link_groups(catalog: Catalog, checked: _Checked, channel_id: bytes, groups:
             elided.waiting += group.waiting
             first_waiting += group.first_waiting
     checked.wanted[channel_id].update(first_waiting[:MOST_LABELS], first_overtaken[:MOST_LABELS])
+    checked.wanted[channel_id].update(first_unlogged[:FIRST_ABSENCES])
     return open_links
 
 

@@ -28,6 +28,7 @@ from p2pgrid.proto.evidence import Copy, Held
 from p2pgrid.proto.findings import Absence, Docket, Place
 from p2pgrid.proto.judgement import MOST_LABELS, Case
 from p2pgrid.proto.key_rules import KeyTerm
+from p2pgrid.proto.log_case import ShownLogs, is_logged, is_plainly_logged
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.plain import ChannelPart, Link, PlainBlock, PlainChannel
 from p2pgrid.proto.plain_lines import PlainLines, bundles_of_mask, roles_of_mask
@@ -60,6 +61,9 @@ class Catalog:
     """By offer."""
     whole: frozenset[bytes]
     links_a_group: int
+    logs: dict[bytes, ShownLogs]
+    """By record, the logs that proofs show it in."""
+    demands_proofs: bool
 
     @property
     def messages(self) -> dict[bytes, Channel]:
@@ -201,6 +205,11 @@ class LinkedGroup:
     first_overtaken: list[int]
     named: list[int]
     """Orders of the receipts that were asked for."""
+    proven: list[int] = field(default_factory=list)
+    """Orders of the receipts with proofs that are to be judged in full."""
+    unlogged: int = 0
+    """Plain receipts that no proof shows in the provider's log, where proofs are demanded."""
+    first_unlogged: list[int] = field(default_factory=list)
 
 
 def link_group(
@@ -215,7 +224,8 @@ def link_group(
 
     `asked`: the numbers of receipts whose orders are wanted; `asked_ids`: the same by id.
     """
-    channel = read_catalog(catalog_path).channels[key[0]][1].message
+    catalog = read_catalog(catalog_path)
+    channel, logs = catalog.channels[key[0]][1].message, catalog.logs
     links: list[Link] = []
     with links_path.open("rb") as file:
         for offset, count in spans:
@@ -229,6 +239,15 @@ def link_group(
             group.open_links.append((before.order_number, link.order_number, link.receipt_number))
         before = link
     group.named = [link.order_number for link in links if link.receipt_number in asked or link.record_id in asked_ids]
+    for link in links if logs else ():
+        if not is_plainly_logged(logs.get(link.record_id, ()), channel, link.issued_ms):
+            group.proven.append(link.order_number)
+    if catalog.demands_proofs:
+        final = [link for link in links if link.plain and link.claims_client]
+        unlogged = [
+            link.order_number for link in final if not is_logged(logs.get(link.record_id, ()), channel.provider)
+        ]
+        group.unlogged, group.first_unlogged = len(unlogged), unlogged[:FIRST_ABSENCES]
     group.highest_final = max((link.receipt_number for link in links if link.claims_client), default=0)
     proposals = [link for link in links if link.plain and not link.claims_client]
     overtaken = [link.order_number for link in proposals if link.receipt_number < group.highest_final]

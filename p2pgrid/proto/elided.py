@@ -12,6 +12,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from p2pgrid.proto.attachments import ProofFact
 from p2pgrid.proto.findings import Absence, Place
 from p2pgrid.proto.messages import Receipt
 
@@ -78,6 +79,8 @@ class ElidedOrders:
     """Proposals above it."""
     overtaken: int = 0
     """Proposals below it."""
+    unlogged: int = 0
+    """Receipts with both signatures that no proof shows in the provider's log, where proofs are demanded."""
     open_orders: int = 0
     """Served and without a receipt."""
     served: bool = False
@@ -110,6 +113,8 @@ class Elided:
     sizes: list[tuple[int, int]] | None = None
     """For each bundle: lines, and how many of them are records. Counted where every line is read if None."""
     activity: Activity = field(default_factory=dict)
+    proofs: Mapping[bytes, ProofFact] = field(default_factory=dict)
+    """Proofs of inclusion that were read before, by the attachment's id: not left out, and not worked out again."""
     unjudged: int = 0
     """Orders that are not plain, and too many to be judged."""
     unjudged_records: int = 0

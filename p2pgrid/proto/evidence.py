@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar, cast
 
 from p2pgrid.errors import InvalidRecord
-from p2pgrid.proto.attachments import ATTACHMENT_TYPES, Attachments
+from p2pgrid.proto.attachments import ATTACHMENT_TYPES, Attachments, ProofFact
 from p2pgrid.proto.card import Card
 from p2pgrid.proto.codes import Party
 from p2pgrid.proto.dispute import Answer, Dispute, Opening
@@ -167,9 +167,10 @@ class Alike:
 class Evidence:
     """Every record of every bundle whose signatures fit the keys beside them, and what was found on the way."""
 
-    def __init__(self, docket: Docket) -> None:
+    def __init__(self, docket: Docket, known_proofs: Mapping[bytes, ProofFact] | None = None) -> None:
+        """`known_proofs`: as for `Attachments`."""
         self._docket: Final = docket
-        self.attachments: Final = Attachments(docket, self._is_one_of_many)
+        self.attachments: Final = Attachments(docket, self._is_one_of_many, known_proofs)
         self._held: Final[dict[type[Message], dict[bytes, Held[Any]]]] = defaultdict(dict)
         self._verified: Final[dict[bytes, tuple[bytes, bytes]]] = {}
         self._suspects: Final[list[tuple[Draft, Blemish | None, tuple[bytes, ...]]]] = []

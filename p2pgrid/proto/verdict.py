@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from p2pgrid.errors import InvalidRecord
+from p2pgrid.proto.attachments import ProofFact
 from p2pgrid.proto.card import Card
 from p2pgrid.proto.channel_book import Book, open_book, report_rivals, roles_of
 from p2pgrid.proto.codes import CODES, Party, Weight
@@ -27,7 +28,7 @@ from p2pgrid.proto.judgement import Case, judge_channel
 from p2pgrid.proto.key_case import judge_cards, judge_continuation, judge_keys, key_term_of
 from p2pgrid.proto.key_rules import KeyTerm, chains_of
 from p2pgrid.proto.keys import PublicKey, parse_public_key
-from p2pgrid.proto.log_case import NO_DEMANDS, LogDemands, judge_logs
+from p2pgrid.proto.log_case import NO_DEMANDS, LogDemands, ShownLogs, judge_logs, logs_shown
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.opening_case import Opened, judge_openings
 from p2pgrid.proto.record import PARTIES, Record, Role
@@ -138,7 +139,7 @@ def audit_records(
     """
     elided = elided or Elided()
     docket = Docket()
-    evidence = Evidence(docket)
+    evidence = Evidence(docket, elided.proofs)
     sources: list[str] = []
     stated: list[Role | None] = []
     sizes: list[tuple[int, int]] = []
@@ -222,9 +223,13 @@ class Frame:
     """By offer, what the operator's cards say of the key that signed it, where they say anything."""
     suspects: tuple[tuple[bytes, ...], ...]
     """The signatures of each line that was altered."""
+    proofs: dict[bytes, ProofFact]
+    """Proofs of inclusion, by the attachment's id."""
+    logs: dict[bytes, ShownLogs]
+    """By record, the logs that proofs show it in."""
 
 
-def frame_of(bundles: Iterable[Bundle], log_demands: LogDemands = NO_DEMANDS) -> Frame:
+def frame_of(bundles: Iterable[Bundle]) -> Frame:
     """The frame of an audit, from the lines that are about no order. Nothing is reported."""
     evidence = Evidence(Docket())
     sources: list[str] = []
@@ -251,9 +256,6 @@ def frame_of(bundles: Iterable[Bundle], log_demands: LogDemands = NO_DEMANDS) ->
             orders.add((message.channel, message.order_number))
         else:
             whole.add(getattr(message, "channel", b""))
-    ids |= {held.proof.record_id for held in evidence.attachments.proofs.values()}
-    if log_demands.proofs:
-        whole.update(channels)  # what no proof speaks of is to be named
     return Frame(
         channels,
         evidence.of(Offer),
@@ -265,6 +267,8 @@ def frame_of(bundles: Iterable[Bundle], log_demands: LogDemands = NO_DEMANDS) ->
         has_continuations,
         _key_terms(evidence),
         evidence.suspects(),
+        {proof_id: held.proof for proof_id, held in evidence.attachments.proofs.items()},
+        logs_shown(evidence.attachments),
     )
 
 
