@@ -52,8 +52,8 @@ def page_of(verdict: Verdict) -> str:
     for line in summary_lines(verdict):
         _add(main, "p", line, "dim")
     _add_tiles(main, verdict)
-    _add_charts(main, verdict)
     _add_findings(main, "Findings", verdict.findings)
+    _add_charts(main, verdict)
     _add_findings(main, "Notes (no fault)", verdict.notes)
     _add_channels(main, verdict.channels)
     _add_bundles(main, verdict)
@@ -87,7 +87,7 @@ def _add_charts(main: Element, verdict: Verdict) -> None:
     if axis is None:
         return
     _add(main, "h2", f"Receipts by {axis.unit}, and findings")
-    card = SubElement(main, "div", {"class": "card"})
+    card = SubElement(main, "div", {"class": "card chart"})
     card.append(charts.timeline(activity, verdict.findings, axis))
     untimed = count_of(finding for finding in verdict.findings if not finding.time_ms)
     if verdict.findings:
@@ -105,7 +105,7 @@ def _add_charts(main: Element, verdict: Verdict) -> None:
 
 def _add_chart(main: Element, chart: Element, title: str, names: Sequence[str]) -> None:
     _add(main, "h2", title)
-    card = SubElement(main, "div", {"class": "card"})
+    card = SubElement(main, "div", {"class": "card chart"})
     card.append(chart)
     card.append(charts.legend(names))
 
@@ -125,7 +125,7 @@ def _add_findings(main: Element, title: str, findings: Sequence[Finding]) -> Non
         for peer_id in first.peer_ids:
             _add(party, "code", peer_id + " ")
         _add(card, "p", f"{code.title} {ADVICE[first.code].means}")
-        _add(card, "p", f"What to do: {ADVICE[first.code].do}")
+        _add_with_code(card, f"What to do: {ADVICE[first.code].do}")
         _add_rows(card, group[:_OPEN_ROWS])
         if len(group) > _OPEN_ROWS:
             details = SubElement(card, "details")
@@ -136,14 +136,16 @@ def _add_findings(main: Element, title: str, findings: Sequence[Finding]) -> Non
 
 
 def _add_rows(parent: Element, findings: Iterable[Finding]) -> None:
-    table = _table(parent, ("what", "where", "record", "channel", "time"))
+    table = _table(SubElement(parent, "div", {"class": "findings"}), ("what", "where", "record", "channel", "time"))
     for finding in findings:
         row = SubElement(table, "tr")
         _add(row, "td", finding.sentence)
-        _add(SubElement(row, "td"), "code", finding.where)
-        for cell in (finding.record_id[:16] or "none readable", finding.channel[:8]):
+        where = SubElement(row, "td")
+        for place in finding.where.split(", "):
+            _add(SubElement(where, "div"), "code", place)
+        for cell in (finding.record_id[:16], finding.channel[:8]):
             _add(SubElement(row, "td", {"class": "id"}), "code", cell)
-        _add(row, "td", date_time(finding.time_ms) if finding.time_ms else "", "dim")
+        _add(row, "td", date_time(finding.time_ms) if finding.time_ms else "", "time dim")
 
 
 def _add_channels(main: Element, channels: Sequence[ChannelSummary]) -> None:
@@ -194,6 +196,18 @@ def _add(parent: Element, tag: str, text: str, name: str = "") -> Element:
     element = SubElement(parent, tag, {"class": name} if name else {})
     element.text = printable(text)
     return element
+
+
+def _add_with_code(parent: Element, text: str) -> None:
+    """A paragraph in which what stands between backticks is code."""
+    paragraph = SubElement(parent, "p")
+    for index, piece in enumerate(text.split("`")):
+        if index % 2:
+            _add(paragraph, "code", piece).tail = ""
+        elif len(paragraph):
+            paragraph[-1].tail = printable(piece)
+        else:
+            paragraph.text = printable(piece)
 
 
 def _amount_of(row: Activity) -> int:

@@ -89,8 +89,9 @@ def print_verdict(verdict: Verdict, console: Console) -> None:
             console.print(f"and {len(verdict.channels) - MOST_CHANNELS} more; --json and --html list them all")
     for party, peer_id, name in _parties(verdict)[: 2 * MOST_CHANNELS]:
         console.print(_plain(f"{party} {peer_id} {name}".rstrip()), style="dim", soft_wrap=True)
-    _print_findings("Findings", verdict.findings, console)
-    _print_findings("Notes (no fault)", verdict.notes, console)
+    several = len(verdict.channels) > 1
+    _print_findings("Findings", verdict.findings, console, several=several)
+    _print_findings("Notes (no fault)", verdict.notes, console, several=several)
 
 
 def headline(verdict: Verdict) -> str:
@@ -108,9 +109,11 @@ def count_of(findings: Iterable[Finding]) -> int:
 
 def counts_of(verdict: Verdict) -> str:
     """How much was audited."""
-    totals, lines = totals_of(verdict.channels), sum(bundle.lines for bundle in verdict.bundles)
+    totals, records = totals_of(verdict.channels), sum(bundle.records for bundle in verdict.bundles)
+    others = sum(bundle.lines for bundle in verdict.bundles) - records
+    more = f" and {others} lines that are none" if others else ""
     return (
-        f" {lines} records in {len(verdict.bundles)} bundle(s): {totals['channels']} channel(s), "
+        f" {records} records{more} in {len(verdict.bundles)} bundle(s): {totals['channels']} channel(s), "
         f"{totals['receipts']} receipts, {totals['countersigned']} of them countersigned."
     )
 
@@ -215,7 +218,8 @@ def _channel_table(channels: Sequence[ChannelSummary]) -> Table:
     return table
 
 
-def _print_findings(title: str, findings: Sequence[Finding], console: Console) -> None:
+def _print_findings(title: str, findings: Sequence[Finding], console: Console, *, several: bool) -> None:
+    """`several`: there are several channels, and it is said of which one a finding is."""
     if findings:
         console.print(Text(f"\n{title}", style="bold"))
     for group in grouped(findings):
@@ -227,10 +231,11 @@ def _print_findings(title: str, findings: Sequence[Finding], console: Console) -
         console.print(_plain(f"{first.code}  {role}: {party}{many}"), style="bold", soft_wrap=True)
         console.print(_plain(f"  {code.title} {ADVICE[first.code].means}"), soft_wrap=True)
         for finding in group[:MOST_OF_A_KIND]:
-            record = f"record {finding.record_id[:16]}" if finding.record_id else "no readable record"
+            record = f"record {finding.record_id[:16]} " if finding.record_id else ""
+            channel = f"of channel {finding.channel[:8]} " if finding.channel and several else ""
             proof = "; proves itself to anybody" if finding.convinces else ""
             console.print(_plain(f"  - {finding.sentence}"), soft_wrap=True)
-            console.print(_plain(f"    {record} at {finding.where}{proof}"), style="dim", soft_wrap=True)
+            console.print(_plain(f"    {record}{channel}at {finding.where}{proof}"), style="dim", soft_wrap=True)
         if len(group) > MOST_OF_A_KIND:
             left = count_of(group[MOST_OF_A_KIND:])
             console.print(f"  - and {left} more, which --json and --html tell of")

@@ -419,7 +419,8 @@ def _note_repeats(evidence: Evidence, docket: Docket, sources: Sequence[str], el
                 note_repeats(repeats, [place])
             seen.add(place.bundle)
     for bundle, (count, first) in repeats.items():
-        sentence = f"In {sources[bundle]} {count} lines repeat records that stand in it already."
+        lines = "1 line repeats a record that stands" if count == 1 else f"{count} lines repeat records that stand"
+        sentence = f"In {sources[bundle]} {lines} in it already."
         docket.add(Draft("same-record-twice", sentence, (first,)))
 
 
