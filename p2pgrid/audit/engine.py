@@ -23,13 +23,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, TypeVar
 
+from p2pgrid.audit.checked import Checked, add_part
 from p2pgrid.audit.index import Index, IndexedChunk, LooseLines, ScannedChunk, plan_chunks, read_loose, scan_chunk
 from p2pgrid.audit.parts import (
     FIRST_ABSENCES,
     Catalog,
-    ChannelSummary,
-    CheckedPart,
-    GroupKey,
     LinkedGroup,
     OpenLinks,
     check_part,
@@ -46,7 +44,6 @@ from p2pgrid.ledger.bundle import parse_line
 from p2pgrid.proto.chain import chain_start, extend
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.comparison import groups_of
-from p2pgrid.proto.elided import MOST_ACTIVITY_ROWS, Elided, ElidedOrders, ElidedOrphans
 from p2pgrid.proto.judgement import MOST_LABELS
 from p2pgrid.proto.log_case import NO_DEMANDS, LogDemands
 from p2pgrid.proto.plain import PlainChannel
@@ -56,8 +53,6 @@ from p2pgrid.proto.route import ORDERS_A_BLOCK, OrderKey, partition_of
 from p2pgrid.proto.verdict import Bundle, Frame, Verdict, audit_records, frame_of
 
 _MOST_PARTS: Final = 4096
-_MOST_SOUGHT: Final = 200_000
-"""About so many altered lines are held against all others, to say what they are copies of."""
 
 R = TypeVar("R")
 Report = Callable[[str, int, int], None]
@@ -107,28 +102,6 @@ class _Scan:
     """For each bundle: lines about no order."""
     channels: dict[bytes, set[int]] = field(default_factory=lambda: defaultdict(set))
     """In which bundles lines about orders name a channel."""
-
-
-@dataclass(slots=True)
-class _Checked:
-    """What the parts came to, together."""
-
-    channels: dict[bytes, ElidedOrders] = field(default_factory=lambda: defaultdict(ElidedOrders))
-    odd: dict[bytes, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
-    """Orders that are not plain, with the number of their lines."""
-    late: dict[bytes, set[int]] = field(default_factory=lambda: defaultdict(set))
-    """Orders that may be out of time, those that they are held against, and those with proofs that may not hold."""
-    wanted: dict[bytes, set[int]] = field(default_factory=lambda: defaultdict(set))
-    partial: dict[int, dict[bytes, Sequence[int]]] = field(default_factory=lambda: defaultdict(dict))
-    """By partition."""
-    first_open: dict[bytes, list[int]] = field(default_factory=lambda: defaultdict(list))
-    without_offer: dict[tuple[bytes, bytes], int] = field(default_factory=dict)
-    times: dict[bytes, dict[int, tuple[int, int, int]]] = field(default_factory=lambda: defaultdict(dict))
-    groups: dict[GroupKey, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
-    elided: Elided = field(default_factory=Elided)
-    strays: set[OrderKey] = field(default_factory=set)
-    signatures: set[bytes] = field(default_factory=set)
-    meters: set[bytes] = field(default_factory=set)
 
 
 class Engine:
@@ -261,8 +234,8 @@ class Engine:
         self._catalog_path.write_bytes(pickle.dumps(catalog))
         return catalog
 
-    def _check(self, catalog: Catalog, odd: frozenset[OrderKey]) -> _Checked:
-        checked = _Checked()
+    def _check(self, catalog: Catalog, odd: frozenset[OrderKey]) -> Checked:
+        checked = Checked()
         count = catalog.index.partitions
         odd_of: dict[int, set[OrderKey]] = defaultdict(set)
         for key in odd:
@@ -273,12 +246,12 @@ class Engine:
                 for key, encoded in part.links.items():
                     checked.groups[key].append((file.tell(), len(encoded)))
                     file.write(encoded)
-                _add_part(checked, part, catalog)
+                add_part(checked, part, catalog)
         return checked
 
     # -- link ---------------------------------------------------------------------------------------------------------
 
-    def _link(self, catalog: Catalog, checked: _Checked, frame: Frame) -> dict[bytes, OpenLinks]:
+    def _link(self, catalog: Catalog, checked: Checked, frame: Frame) -> dict[bytes, OpenLinks]:
         """For each channel the receipts whose link to the one before is to be judged, with that one."""
         asked: dict[bytes, set[int]] = defaultdict(set)
         for channel_id, number in frame.wanted_receipts:
@@ -305,7 +278,7 @@ class Engine:
 
     # -- what the judgement needs -------------------------------------------------------------------------------------
 
-    def _find(self, catalog: Catalog, checked: _Checked, frame: Frame) -> None:
+    def _find(self, catalog: Catalog, checked: Checked, frame: Frame) -> None:
         """Look everywhere for what altered lines are copies of, and for meters that vouchers of other orders name."""
         signatures = checked.signatures.union(*frame.suspects)
         if not signatures and not checked.meters:
@@ -317,7 +290,7 @@ class Engine:
             for channel_id, number in found:
                 checked.wanted[channel_id].add(number)
 
-    def _choose(self, catalog: Catalog, checked: _Checked, open_links: dict[bytes, OpenLinks]) -> dict[bytes, set[int]]:
+    def _choose(self, catalog: Catalog, checked: Checked, open_links: dict[bytes, OpenLinks]) -> dict[bytes, set[int]]:
         """The orders that are judged in full, by channel; `checked.channels` is told."""
         for (channel_id, _), number in checked.without_offer.items():
             checked.wanted[channel_id].add(number)
@@ -347,7 +320,7 @@ class Engine:
         checked.elided.unjudged += budget.refused
         return loaded
 
-    def _compare(self, catalog: Catalog, checked: _Checked, frame: Frame, loaded: dict[bytes, set[int]]) -> None:
+    def _compare(self, catalog: Catalog, checked: Checked, frame: Frame, loaded: dict[bytes, set[int]]) -> None:
         bundles: dict[bytes, tuple[int, ...]] = {}
         for channel_id, elided in checked.channels.items():
             held = frame.channels.get(channel_id)
@@ -429,58 +402,7 @@ def keeping(bundles: Iterable[Bundle], keep: Keep) -> Iterator[Bundle]:
         yield Bundle(bundle.source, kept(bundle.entries), bundle.side, more=bundle.more)
 
 
-def _add_part(checked: _Checked, part: CheckedPart, catalog: Catalog) -> None:
-    for channel_id, summary in part.channels.items():
-        checked.odd[channel_id].update(zip(summary.odd, summary.odd_lines, strict=True))
-        checked.late[channel_id] |= summary.late
-        _add_repeats(checked.elided, summary)
-        if channel_id not in catalog.channels:
-            _add_orphans(checked.elided, channel_id, summary.orphans)
-            continue
-        elided = checked.channels[channel_id]
-        elided.sums.add(summary.sums)
-        elided.bundles |= summary.bundles
-        elided.offers |= summary.offers
-        elided.served |= summary.served
-        elided.open_orders += summary.open_orders
-        checked.first_open[channel_id] += summary.first_open
-        for offer_id, number in summary.without_offer.items():
-            key = channel_id, offer_id
-            checked.without_offer[key] = min(number, checked.without_offer.get(key, number))
-        checked.times[channel_id].update(summary.times)
-        if summary.partial:
-            checked.partial[part.partition][channel_id] = summary.partial
-    activity = checked.elided.activity
-    for hour, row in part.activity.items():
-        kept = activity.get(hour)
-        if kept is None:
-            full = len(activity) >= MOST_ACTIVITY_ROWS
-            kept = activity.setdefault((0, hour[1], "") if full else hour, [0, 0, 0, 0])
-        kept[:] = [a + b for a, b in zip(kept, row, strict=True)]
-    checked.strays |= part.strays
-    for channel_id, number in part.wanted_orders:
-        checked.wanted[channel_id].add(number)
-    if len(checked.signatures) + len(checked.meters) < _MOST_SOUGHT:
-        checked.signatures |= part.wanted_signatures
-        checked.meters |= part.wanted_meters
-
-
-def _add_repeats(elided: Elided, summary: ChannelSummary) -> None:
-    for bundle, (count, first) in summary.repeats.items():
-        known, earliest = elided.repeats.get(bundle, (0, first))
-        elided.repeats[bundle] = known + count, min(earliest, first)
-
-
-def _add_orphans(elided: Elided, channel_id: bytes, orphans: ElidedOrphans) -> None:
-    if not orphans.records or orphans.first is None:
-        return
-    kept = elided.orphans.setdefault(channel_id, ElidedOrphans())
-    kept.records += orphans.records
-    kept.bundles |= orphans.bundles
-    kept.first = orphans.first if kept.first is None else min(kept.first, orphans.first)
-
-
-def _link_groups(catalog: Catalog, checked: _Checked, channel_id: bytes, groups: list[LinkedGroup]) -> OpenLinks:
+def _link_groups(catalog: Catalog, checked: Checked, channel_id: bytes, groups: list[LinkedGroup]) -> OpenLinks:
     record_id, plain = catalog.channels[channel_id]
     elided = checked.channels[channel_id]
     groups.sort(key=lambda group: group.key[1])
