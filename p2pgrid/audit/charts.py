@@ -21,6 +21,7 @@ MOST_BARS: Final = 90
 MOST_MARKS: Final = 500
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 960, 260, 76, 8, 10, 30
+_MOST_COLUMN_WIDTH: Final = 56
 _PLOT_WIDTH: Final = _WIDTH - _LEFT - _RIGHT
 _PLOT_HEIGHT: Final = _HEIGHT - _TOP - _BOTTOM
 _WIDTHS_MS: Final = (HOUR_MS, 3 * HOUR_MS, 6 * HOUR_MS, DAY_MS, 7 * DAY_MS, 30 * DAY_MS, 90 * DAY_MS, 365 * DAY_MS)
@@ -100,7 +101,7 @@ def stacked_bars(
             if value <= 0:
                 continue
             base -= height
-            rect = _rect(svg, _LEFT + index * step + step * 0.1, base, step * 0.8, height, f"s{colour}")
+            rect = _column(svg, _LEFT + (index + 0.5) * step, step, base, height, f"s{colour}")
             SubElement(rect, "title").text = f"{axis.label(index)}, {printable(name) or '?'}: {shown(value)}"
     return svg
 
@@ -115,9 +116,8 @@ def timeline(activity: Sequence[Activity], findings: Sequence[Finding], axis: Ax
     for index, count in enumerate(counts):
         if count:
             height = count / top * _PLOT_HEIGHT
-            rect = _rect(
-                svg, _LEFT + index * step + step * 0.1, _TOP + _PLOT_HEIGHT - height, step * 0.8, height, "receipts"
-            )
+            base = _TOP + _PLOT_HEIGHT - height
+            rect = _column(svg, _LEFT + (index + 0.5) * step, step, base, height, "receipts")
             SubElement(rect, "title").text = f"{axis.label(index)}: {count:,} receipts"
     stacked: dict[int, int] = defaultdict(int)
     for finding in [f for f in findings if f.time_ms][:MOST_MARKS]:
@@ -167,6 +167,11 @@ def _nice_step(highest: int) -> int:
             if highest <= factor * power * 4:
                 return factor * power
         power *= 10
+
+
+def _column(parent: Element, middle: float, step: float, y: float, height: float, colour: str) -> Element:
+    width = min(step * 0.8, _MOST_COLUMN_WIDTH)
+    return _rect(parent, middle - width / 2, y, width, height, colour)
 
 
 def _rect(parent: Element, x: float, y: float, width: float, height: float, colour: str) -> Element:

@@ -18,17 +18,18 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from heapq import merge
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, TypeVar
 
-from p2pgrid.audit.index import Index, IndexedChunk, ScannedChunk, plan_chunks, read_loose, scan_chunk
+from p2pgrid.audit.checked import Checked, add_part
+from p2pgrid.audit.index import Index, IndexedChunk, LooseLines, ScannedChunk, plan_chunks, read_loose, scan_chunk
 from p2pgrid.audit.parts import (
+    FIRST_ABSENCES,
     Catalog,
-    ChannelSummary,
-    CheckedPart,
-    GroupKey,
     LinkedGroup,
+    OpenLinks,
     check_part,
     compare_part,
     find_in_part,
@@ -43,11 +44,12 @@ from p2pgrid.ledger.bundle import parse_line
 from p2pgrid.proto.chain import chain_start, extend
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.comparison import groups_of
-from p2pgrid.proto.elided import MOST_ACTIVITY_ROWS, Elided, ElidedOrders, ElidedOrphans
 from p2pgrid.proto.judgement import MOST_LABELS
 from p2pgrid.proto.log_case import NO_DEMANDS, LogDemands
-from p2pgrid.proto.plain import ORDERS_A_BLOCK, Link, OrderKey, PlainChannel, partition_of
+from p2pgrid.proto.plain import PlainChannel
+from p2pgrid.proto.plain_lines import MOST_LINES_AN_ORDER
 from p2pgrid.proto.record import Record, Role
+from p2pgrid.proto.route import ORDERS_A_BLOCK, OrderKey, partition_of
 from p2pgrid.proto.verdict import Bundle, Frame, Verdict, audit_records, frame_of
 
 _MOST_PARTS: Final = 4096
@@ -73,6 +75,10 @@ class Sizes:
     """Receipts with neighbouring numbers that are linked together."""
     most_judged_orders: int = 20_000
     """Orders that are not plain beyond so many are counted, and not judged one by one."""
+    most_judged_lines: int = 100_000
+    """The same for lines about such orders."""
+    most_loose_lines: int = 50_000
+    """Records about no order (disputes, offers) of one bundle that are looked at; others are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,29 +98,10 @@ class _Scan:
     index: Index
     shown: list[int]
     """For each bundle: lines that are not blank."""
-    loose: list[list[tuple[int, int, int]]]
-    """For each bundle: lines about no order: offset, length, number."""
+    loose: list[LooseLines]
+    """For each bundle: lines about no order."""
     channels: dict[bytes, set[int]] = field(default_factory=lambda: defaultdict(set))
     """In which bundles lines about orders name a channel."""
-
-
-@dataclass(slots=True)
-class _Checked:
-    """What the parts came to, together."""
-
-    channels: dict[bytes, ElidedOrders] = field(default_factory=lambda: defaultdict(ElidedOrders))
-    odd: dict[bytes, set[int]] = field(default_factory=lambda: defaultdict(set))
-    wanted: dict[bytes, set[int]] = field(default_factory=lambda: defaultdict(set))
-    partial: dict[int, dict[bytes, Sequence[int]]] = field(default_factory=lambda: defaultdict(dict))
-    """By partition."""
-    first_open: dict[bytes, list[int]] = field(default_factory=lambda: defaultdict(list))
-    without_offer: dict[tuple[bytes, bytes], int] = field(default_factory=dict)
-    times: dict[bytes, dict[int, tuple[int, int, int]]] = field(default_factory=lambda: defaultdict(dict))
-    groups: dict[GroupKey, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
-    elided: Elided = field(default_factory=Elided)
-    strays: set[OrderKey] = field(default_factory=set)
-    signatures: set[bytes] = field(default_factory=set)
-    meters: set[bytes] = field(default_factory=set)
 
 
 class Engine:
@@ -141,22 +128,25 @@ class Engine:
         self._index_path: Final = folder / "index"
         self._links_path: Final = folder / "links"
         self._catalog_path: Final = folder / "catalog"
+        self._sought_path: Final = folder / "sought"
 
     def verdict(self) -> Verdict:
         """Read, check, judge. Raises LocalError if a file cannot be read on, or a worker dies."""
         scan = self._scan()
-        frame = frame_of(self._bundles(scan, {}), self._log_demands)
+        frame = frame_of(self._bundles(scan, {}))
         catalog = self._catalog(scan, frame)
         checked = self._check(catalog, frozenset(frame.wanted_orders))
         if checked.strays:
             # Lines made to look as if they were about other orders than they are: once more, now that it is known.
             checked = self._check(catalog, frozenset(frame.wanted_orders | checked.strays))
-        open_pairs = self._link(catalog, checked, frame)
+        open_links = self._link(catalog, checked, frame)
         self._find(catalog, checked, frame)
-        loaded = self._choose(catalog, checked, open_pairs)
+        loaded = self._choose(catalog, checked, open_links)
         self._compare(catalog, checked, frame, loaded)
         lines = self._load(catalog, loaded)
         checked.elided.channels = dict(checked.channels)
+        checked.elided.proofs = frame.proofs
+        checked.elided.unjudged_records = sum(loose.left_out for loose in scan.loose)
         checked.elided.sizes = [(count, count) for count in scan.shown]
         self._report("judging", 0, 1)
         bundles = self._bundles(scan, lines, checked.elided.sizes)
@@ -177,7 +167,8 @@ class Engine:
         size = sum(chunk.end - chunk.start for chunk in chunks)
         partitions = max(1, min(_MOST_PARTS, size // self._sizes.part_bytes + 1))
         done: list[tuple[int, ScannedChunk]] = []
-        jobs = (partial(scan_chunk, chunk, partitions, self._sizes.orders_a_block) for chunk in chunks)
+        block, most = self._sizes.orders_a_block, self._sizes.most_loose_lines
+        jobs = (partial(scan_chunk, chunk, partitions, block, most) for chunk in chunks)
         with self._index_path.open("wb") as file:
             for scanned in self._steps("reading", jobs, len(chunks)):
                 done.append((file.tell(), scanned))
@@ -185,9 +176,9 @@ class Engine:
                 scanned.entries = b""
         done.sort(key=lambda pair: (pair[1].chunk.bundle, pair[1].chunk.start))
         scan = _Scan(
-            Index(self._index_path, partitions, self._sizes.orders_a_block),
+            Index(self._index_path, partitions, block),
             [0] * len(self._sources),
-            [[] for _ in self._sources],
+            [LooseLines(most) for _ in self._sources],
         )
         before, gave_up = [0] * len(self._sources), set()
         for position, scanned in done:
@@ -197,7 +188,7 @@ class Engine:
             path, first = scanned.chunk.path, before[bundle] + 1
             scan.index.chunks.append(IndexedChunk(bundle, path, position, scanned.starts, first))
             scan.shown[bundle] += scanned.shown
-            scan.loose[bundle] += [(offset, length, first - 1 + n) for offset, length, n in scanned.loose]
+            scan.loose[bundle].add_all(scanned, before[bundle])
             for channel in scanned.channels:
                 scan.channels[channel].add(bundle)
             before[bundle] += scanned.lines
@@ -209,19 +200,21 @@ class Engine:
     ) -> Iterator[Bundle]:
         """The lines about no order, with those in `lines`; `sizes` is told how many are no records."""
         for bundle, source in enumerate(self._sources):
-            yield Bundle(source.name, self._entries(scan, bundle, lines.get(bundle, []), sizes), source.side)
+            more = scan.loose[bundle].alike
+            yield Bundle(source.name, self._entries(scan, bundle, lines.get(bundle, []), sizes), source.side, more=more)
 
     def _entries(
         self, scan: _Scan, bundle: int, lines: list[tuple[int, bytes]], sizes: list[tuple[int, int]] | None
     ) -> Iterator[tuple[int, Record | InvalidRecord]]:
         path = self._sources[bundle].path
-        loose = [(number, partial(read_loose, path, offset, length)) for offset, length, number in scan.loose[bundle]]
-        loaded = [(number, partial(parse_line, line)) for number, line in lines]
-        for number, read in sorted([*loose, *loaded], key=lambda pair: pair[0]):
-            entry = read()
-            if sizes is not None and isinstance(entry, InvalidRecord):
-                sizes[bundle] = sizes[bundle][0], sizes[bundle][1] - 1
+        loose = read_loose(path, scan.loose[bundle].places)
+        loaded = ((number, parse_line(line)) for number, line in sorted(lines))
+        unreadable = sum(alike.count for alike in scan.loose[bundle].alike.values())
+        for number, entry in merge(loose, loaded, key=lambda pair: pair[0]):
+            unreadable += isinstance(entry, InvalidRecord)
             yield number, entry
+        if sizes is not None:
+            sizes[bundle] = scan.shown[bundle], scan.shown[bundle] - unreadable
 
     # -- check --------------------------------------------------------------------------------------------------------
 
@@ -229,34 +222,36 @@ class Engine:
         channels = {}
         for channel_id, held in frame.channels.items():
             bundles = sorted(scan.channels.get(channel_id, set()) | {place.bundle for place in held.places})
-            groups = groups_of(bundles, frame.sides)
-            group_of = {bundle: index for index, (_, members) in enumerate(groups) for bundle in members}
-            channels[channel_id] = (
-                held.record_id,
-                PlainChannel(held.message, held.message.provider, held.message.client, group_of, len(groups)),
-            )
+            groups = tuple(sum(1 << b for b in members) for _, members in groups_of(bundles, frame.sides))
+            channels[channel_id] = held.record_id, PlainChannel(held.message, groups)
         offers = {offer_id: held.message for offer_id, held in frame.offers.items()}
         names = tuple(source.name for source in self._sources)
         terms, group = frame.key_terms, self._sizes.links_a_group
-        catalog = Catalog(scan.index, names, frame.sides, channels, offers, terms, frame.whole, group)
+        demands = self._log_demands.proofs
+        catalog = Catalog(
+            scan.index, names, frame.sides, channels, offers, terms, frame.whole, group, frame.logs, demands
+        )
         self._catalog_path.write_bytes(pickle.dumps(catalog))
         return catalog
 
-    def _check(self, catalog: Catalog, odd: frozenset[OrderKey]) -> _Checked:
-        checked = _Checked()
+    def _check(self, catalog: Catalog, odd: frozenset[OrderKey]) -> Checked:
+        checked = Checked()
         count = catalog.index.partitions
-        jobs = (partial(check_part, self._catalog_path, partition, odd) for partition in range(count))
+        odd_of: dict[int, set[OrderKey]] = defaultdict(set)
+        for key in odd:
+            odd_of[partition_of(key, count, catalog.index.orders_a_block)].add(key)
+        jobs = (partial(check_part, self._catalog_path, partition, odd_of[partition]) for partition in range(count))
         with self._links_path.open("wb") as file:
             for part in self._steps("checking", jobs, count):
                 for key, encoded in part.links.items():
                     checked.groups[key].append((file.tell(), len(encoded)))
                     file.write(encoded)
-                _add_part(checked, part, catalog)
+                add_part(checked, part, catalog)
         return checked
 
     # -- link ---------------------------------------------------------------------------------------------------------
 
-    def _link(self, catalog: Catalog, checked: _Checked, frame: Frame) -> dict[bytes, list[tuple[Link | None, Link]]]:
+    def _link(self, catalog: Catalog, checked: Checked, frame: Frame) -> dict[bytes, OpenLinks]:
         """For each channel the receipts whose link to the one before is to be judged, with that one."""
         asked: dict[bytes, set[int]] = defaultdict(set)
         for channel_id, number in frame.wanted_receipts:
@@ -283,51 +278,49 @@ class Engine:
 
     # -- what the judgement needs -------------------------------------------------------------------------------------
 
-    def _find(self, catalog: Catalog, checked: _Checked, frame: Frame) -> None:
+    def _find(self, catalog: Catalog, checked: Checked, frame: Frame) -> None:
         """Look everywhere for what altered lines are copies of, and for meters that vouchers of other orders name."""
         signatures = checked.signatures.union(*frame.suspects)
         if not signatures and not checked.meters:
             return
         count = catalog.index.partitions
-        jobs = (
-            partial(find_in_part, self._catalog_path, partition, signatures, checked.meters)
-            for partition in range(count)
-        )
+        self._sought_path.write_bytes(pickle.dumps((signatures, checked.meters)))
+        jobs = (partial(find_in_part, self._catalog_path, self._sought_path, partition) for partition in range(count))
         for found in self._steps("searching", jobs, count):
             for channel_id, number in found:
                 checked.wanted[channel_id].add(number)
 
-    def _choose(
-        self, catalog: Catalog, checked: _Checked, open_pairs: dict[bytes, list[tuple[Link | None, Link]]]
-    ) -> dict[bytes, set[int]]:
+    def _choose(self, catalog: Catalog, checked: Checked, open_links: dict[bytes, OpenLinks]) -> dict[bytes, set[int]]:
         """The orders that are judged in full, by channel; `checked.channels` is told."""
         for (channel_id, _), number in checked.without_offer.items():
             checked.wanted[channel_id].add(number)
         for channel_id, numbers in checked.first_open.items():
             checked.wanted[channel_id].update(sorted(numbers)[:MOST_LABELS])
         for channel_id, times in checked.times.items():
-            checked.wanted[channel_id] |= _out_of_time(times, self._sizes.orders_a_block)
+            checked.late[channel_id] |= _out_of_time(times, self._sizes.orders_a_block)
         loaded: dict[bytes, set[int]] = {}
-        left = self._sizes.most_judged_orders
-        for channel_id in sorted({*checked.odd, *checked.wanted, *open_pairs, *checked.channels}):
+        budget = Budget(self._sizes.most_judged_orders, self._sizes.most_judged_lines)
+        for channel_id in sorted({*checked.odd, *checked.late, *checked.wanted, *open_links, *checked.channels}):
             odd, wanted = checked.odd[channel_id], checked.wanted[channel_id]
-            judged = odd & wanted | set(sorted(odd)[:left])
-            left = max(0, left - len(judged))
-            checked.elided.unjudged += len(odd) - len(judged)
-            chosen = judged | wanted
+            in_turn = [*sorted(odd.keys() & wanted), *sorted(odd.keys() - wanted)]
+            judged = {number for number in in_turn if budget.is_enough_for(odd[number])}
+            chosen = judged | (wanted - odd.keys())
+            chosen |= {n for n in sorted(checked.late[channel_id] - odd.keys() - chosen) if budget.is_enough_for(0)}
             links = set()
-            for before, link in open_pairs.get(channel_id, []):
-                orders = {link.order_number} | ({before.order_number} if before is not None else set())
-                if not (orders & odd) - judged:
+            for before, number, receipt in open_links.get(channel_id, ()):
+                orders = {number, before} - {0}
+                # Nothing is said of a link to an order that is not judged.
+                if not (orders & odd.keys()) - judged and (orders <= chosen or budget.is_enough_for(0)):
                     chosen |= orders
-                    links.add(link.receipt_number)
+                    links.add(receipt)
             loaded[channel_id] = chosen
             if channel_id in catalog.channels and channel_id not in catalog.whole:
                 elided = checked.channels[channel_id]
-                elided.open_links, elided.counted = links, chosen - odd
+                elided.open_links, elided.counted = links, chosen - odd.keys()
+        checked.elided.unjudged += budget.refused
         return loaded
 
-    def _compare(self, catalog: Catalog, checked: _Checked, frame: Frame, loaded: dict[bytes, set[int]]) -> None:
+    def _compare(self, catalog: Catalog, checked: Checked, frame: Frame, loaded: dict[bytes, set[int]]) -> None:
         bundles: dict[bytes, tuple[int, ...]] = {}
         for channel_id, elided in checked.channels.items():
             held = frame.channels.get(channel_id)
@@ -390,8 +383,7 @@ def run_engine(
 ) -> Verdict:
     """Audit bundles of any size. Raises LocalError if a file cannot be read on, or a worker dies.
 
-    `now_ms`: as for `audit_records`. `keep` is given every record that is judged in full. With
-    `log_demands.proofs` all are, and memory grows with the bundles.
+    `now_ms` and `log_demands`: as for `audit_records`. `keep` is given every record that is judged in full.
     """
     with Workers(processes) as workers, TemporaryDirectory(prefix="p2pgrid-audit-") as folder:
         return Engine(sources, workers, Path(folder), report, sizes or Sizes(), now_ms, keep, log_demands).verdict()
@@ -407,78 +399,31 @@ def keeping(bundles: Iterable[Bundle], keep: Keep) -> Iterator[Bundle]:
             yield number, entry
 
     for bundle in bundles:
-        yield Bundle(bundle.source, kept(bundle.entries), bundle.side)
+        yield Bundle(bundle.source, kept(bundle.entries), bundle.side, more=bundle.more)
 
 
-def _add_part(checked: _Checked, part: CheckedPart, catalog: Catalog) -> None:
-    for channel_id, summary in part.channels.items():
-        checked.odd[channel_id].update(summary.odd)
-        checked.wanted[channel_id] |= summary.wanted
-        _add_repeats(checked.elided, summary)
-        if channel_id not in catalog.channels:
-            _add_orphans(checked.elided, channel_id, summary.orphans)
-            continue
-        elided = checked.channels[channel_id]
-        elided.sums.add(summary.sums)
-        elided.bundles |= summary.bundles
-        elided.offers |= summary.offers
-        elided.served |= summary.served
-        elided.open_orders += summary.open_orders
-        checked.first_open[channel_id] += summary.first_open
-        for offer_id, number in summary.without_offer.items():
-            key = channel_id, offer_id
-            checked.without_offer[key] = min(number, checked.without_offer.get(key, number))
-        checked.times[channel_id].update(summary.times)
-        if summary.partial:
-            checked.partial[part.partition][channel_id] = summary.partial
-    activity = checked.elided.activity
-    for hour, row in part.activity.items():
-        kept = activity.get(hour)
-        if kept is None:
-            full = len(activity) >= MOST_ACTIVITY_ROWS
-            kept = activity.setdefault((0, hour[1], "") if full else hour, [0, 0, 0, 0])
-        kept[:] = [a + b for a, b in zip(kept, row, strict=True)]
-    checked.strays |= part.strays
-    for channel_id, number in part.wanted_orders:
-        checked.wanted[channel_id].add(number)
-    checked.signatures |= part.wanted_signatures
-    checked.meters |= part.wanted_meters
-
-
-def _add_repeats(elided: Elided, summary: ChannelSummary) -> None:
-    for bundle, (count, first) in summary.repeats.items():
-        known, earliest = elided.repeats.get(bundle, (0, first))
-        elided.repeats[bundle] = known + count, min(earliest, first)
-
-
-def _add_orphans(elided: Elided, channel_id: bytes, orphans: ElidedOrphans) -> None:
-    if not orphans.records or orphans.first is None:
-        return
-    kept = elided.orphans.setdefault(channel_id, ElidedOrphans())
-    kept.records += orphans.records
-    kept.bundles |= orphans.bundles
-    kept.first = orphans.first if kept.first is None else min(kept.first, orphans.first)
-
-
-def _link_groups(
-    catalog: Catalog, checked: _Checked, channel_id: bytes, groups: list[LinkedGroup]
-) -> list[tuple[Link | None, Link]]:
+def _link_groups(catalog: Catalog, checked: Checked, channel_id: bytes, groups: list[LinkedGroup]) -> OpenLinks:
     record_id, plain = catalog.channels[channel_id]
     elided = checked.channels[channel_id]
     groups.sort(key=lambda group: group.key[1])
-    open_pairs: list[tuple[Link | None, Link]] = []
+    open_links: OpenLinks = []
     head, before = chain_start(plain.message, record_id), None
     for group in groups:
         if not is_proven_link(head, before, group.first, plain.message):
-            open_pairs.append((before, group.first))
-        open_pairs += group.open_pairs
+            first = group.first
+            open_links.append((0 if before is None else before.order_number, first.order_number, first.receipt_number))
+        open_links += group.open_links
         before = group.last
         head = extend(before, before.record_id)
         checked.wanted[channel_id].update(group.named)
+        checked.late[channel_id].update(group.proven)
     elided.highest_final = max(group.highest_final for group in groups)
     first_waiting: list[int] = []
     first_overtaken: list[int] = []
+    first_unlogged: list[int] = []
     for group in groups:
+        elided.unlogged += group.unlogged
+        first_unlogged += group.first_unlogged
         elided.overtaken += group.overtaken
         first_overtaken += group.first_overtaken
         if group.first.receipt_number < elided.highest_final and group.highest_final < elided.highest_final:
@@ -488,7 +433,25 @@ def _link_groups(
             elided.waiting += group.waiting
             first_waiting += group.first_waiting
     checked.wanted[channel_id].update(first_waiting[:MOST_LABELS], first_overtaken[:MOST_LABELS])
-    return open_pairs
+    checked.wanted[channel_id].update(first_unlogged[:FIRST_ABSENCES])
+    return open_links
+
+
+class Budget:
+    """How much is judged in full."""
+
+    def __init__(self, orders: int, lines: int) -> None:
+        self._orders, self._lines = orders, lines
+        self.refused = 0
+
+    def is_enough_for(self, lines: int) -> bool:
+        """Take an order with so many lines out of it if that is left."""
+        if not self._orders or lines > min(self._lines, MOST_LINES_AN_ORDER):
+            self.refused += 1
+            return False
+        self._orders -= 1
+        self._lines -= lines
+        return True
 
 
 def _out_of_time(times: dict[int, tuple[int, int, int]], orders_a_block: int) -> set[int]:

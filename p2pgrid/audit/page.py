@@ -16,7 +16,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from p2pgrid.audit import charts
 from p2pgrid.audit.advice import ADVICE
-from p2pgrid.audit.report import counts_of, date_time, grouped, headline, printable, summary_lines, totals_of
+from p2pgrid.audit.report import count_of, counts_of, date_time, grouped, headline, printable, summary_lines, totals_of
 from p2pgrid.ledger.bundle import write_lines
 from p2pgrid.proto.codes import CODES, Weight
 from p2pgrid.proto.findings import Finding
@@ -52,8 +52,8 @@ def page_of(verdict: Verdict) -> str:
     for line in summary_lines(verdict):
         _add(main, "p", line, "dim")
     _add_tiles(main, verdict)
-    _add_charts(main, verdict)
     _add_findings(main, "Findings", verdict.findings)
+    _add_charts(main, verdict)
     _add_findings(main, "Notes (no fault)", verdict.notes)
     _add_channels(main, verdict.channels)
     _add_bundles(main, verdict)
@@ -68,7 +68,7 @@ def policy_of(style: str) -> str:
 
 def _add_tiles(main: Element, verdict: Verdict) -> None:
     totals, tiles = totals_of(verdict.channels), SubElement(main, "div", {"class": "tiles"})
-    shown = [(f"{len(verdict.findings):,}", "findings"), (f"{totals['receipts']:,}", "receipts")]
+    shown = [(f"{count_of(verdict.findings):,}", "findings"), (f"{totals['receipts']:,}", "receipts")]
     shown.append((f"{totals['prompt_tokens']:,} / {totals['output_tokens']:,}", "tokens in / out"))
     for currency, sums in totals["sums"].items():
         for name in ("owed", "credited", "disputed"):
@@ -87,9 +87,9 @@ def _add_charts(main: Element, verdict: Verdict) -> None:
     if axis is None:
         return
     _add(main, "h2", f"Receipts by {axis.unit}, and findings")
-    card = SubElement(main, "div", {"class": "card"})
+    card = SubElement(main, "div", {"class": "card chart"})
     card.append(charts.timeline(activity, verdict.findings, axis))
-    untimed = sum(1 for finding in verdict.findings if not finding.time_ms)
+    untimed = count_of(finding for finding in verdict.findings if not finding.time_ms)
     if verdict.findings:
         more = f" {untimed} more are about something that shows no time." if untimed else ""
         _add(card, "p", f"Diamonds are findings.{more}", "dim")
@@ -105,7 +105,7 @@ def _add_charts(main: Element, verdict: Verdict) -> None:
 
 def _add_chart(main: Element, chart: Element, title: str, names: Sequence[str]) -> None:
     _add(main, "h2", title)
-    card = SubElement(main, "div", {"class": "card"})
+    card = SubElement(main, "div", {"class": "card chart"})
     card.append(chart)
     card.append(charts.legend(names))
 
@@ -113,37 +113,39 @@ def _add_chart(main: Element, chart: Element, title: str, names: Sequence[str]) 
 def _add_findings(main: Element, title: str, findings: Sequence[Finding]) -> None:
     if not findings:
         return
-    _add(main, "h2", f"{title}: {len(findings)}")
+    _add(main, "h2", f"{title}: {count_of(findings):,}")
     for group in grouped(findings):
         first, code = group[0], CODES[group[0].code]
         card = SubElement(main, "section", {"class": f"card {'fault' if code.weight is Weight.FAULT else 'note'}"})
         heading = _add(card, "h3", f"{first.code} ")
-        _add(heading, "span", f"{len(group):,}", "tag dim")
+        _add(heading, "span", f"{count_of(group):,}", "tag dim")
         if any(finding.convinces for finding in group):
             _add(heading, "span", "proves itself to anybody", "tag dim")
         party = _add(card, "p", f"{'At fault' if code.weight is Weight.FAULT else 'About'}: {first.party} ")
         for peer_id in first.peer_ids:
             _add(party, "code", peer_id + " ")
         _add(card, "p", f"{code.title} {ADVICE[first.code].means}")
-        _add(card, "p", f"What to do: {ADVICE[first.code].do}")
+        _add_with_code(card, f"What to do: {ADVICE[first.code].do}")
         _add_rows(card, group[:_OPEN_ROWS])
         if len(group) > _OPEN_ROWS:
             details = SubElement(card, "details")
-            _add(details, "summary", f"{len(group) - _OPEN_ROWS:,} more")
+            _add(details, "summary", f"{count_of(group[_OPEN_ROWS:]):,} more")
             _add_rows(details, group[_OPEN_ROWS:MOST_ROWS])
             if len(group) > MOST_ROWS:
-                _add(details, "p", f"and {len(group) - MOST_ROWS:,} that --json lists", "dim")
+                _add(details, "p", f"and {count_of(group[MOST_ROWS:]):,} that --json lists", "dim")
 
 
 def _add_rows(parent: Element, findings: Iterable[Finding]) -> None:
-    table = _table(parent, ("what", "where", "record", "channel", "time"))
+    table = _table(SubElement(parent, "div", {"class": "findings"}), ("what", "where", "record", "channel", "time"))
     for finding in findings:
         row = SubElement(table, "tr")
         _add(row, "td", finding.sentence)
-        _add(SubElement(row, "td"), "code", finding.where)
-        for cell in (finding.record_id[:16] or "none readable", finding.channel[:8]):
+        where = SubElement(row, "td")
+        for place in finding.where.split(", "):
+            _add(SubElement(where, "div"), "code", place)
+        for cell in (finding.record_id[:16], finding.channel[:8]):
             _add(SubElement(row, "td", {"class": "id"}), "code", cell)
-        _add(row, "td", date_time(finding.time_ms) if finding.time_ms else "", "dim")
+        _add(row, "td", date_time(finding.time_ms) if finding.time_ms else "", "time dim")
 
 
 def _add_channels(main: Element, channels: Sequence[ChannelSummary]) -> None:
@@ -194,6 +196,18 @@ def _add(parent: Element, tag: str, text: str, name: str = "") -> Element:
     element = SubElement(parent, tag, {"class": name} if name else {})
     element.text = printable(text)
     return element
+
+
+def _add_with_code(parent: Element, text: str) -> None:
+    """A paragraph in which what stands between backticks is code."""
+    paragraph = SubElement(parent, "p")
+    for index, piece in enumerate(text.split("`")):
+        if index % 2:
+            _add(paragraph, "code", piece).tail = ""
+        elif len(paragraph):
+            paragraph[-1].tail = printable(piece)
+        else:
+            paragraph.text = printable(piece)
 
 
 def _amount_of(row: Activity) -> int:

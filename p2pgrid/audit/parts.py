@@ -28,17 +28,12 @@ from p2pgrid.proto.evidence import Copy, Held
 from p2pgrid.proto.findings import Absence, Docket, Place
 from p2pgrid.proto.judgement import MOST_LABELS, Case
 from p2pgrid.proto.key_rules import KeyTerm
+from p2pgrid.proto.log_case import ShownLogs, is_logged, is_plainly_logged
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
-from p2pgrid.proto.plain import (
-    ChannelPart,
-    Link,
-    OrderKey,
-    PlainBlock,
-    PlainChannel,
-    roles_of_mask,
-    route_of,
-)
+from p2pgrid.proto.plain import ChannelPart, Link, PlainBlock, PlainChannel
+from p2pgrid.proto.plain_lines import PlainLines, bundles_of_mask, roles_of_mask
 from p2pgrid.proto.record import Role, parse_json_line
+from p2pgrid.proto.route import OrderKey, route_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,6 +41,8 @@ R = TypeVar("R")
 FIRST_ABSENCES: Final = 1000
 """So many absences of a kind are kept one by one, for the lines that may explain them; of the rest only the number."""
 
+OpenLinks = list[tuple[int, int, int]]
+"""The order of the receipt before (0 if there is none), the receipt's own order, and the receipt's number."""
 GroupKey = tuple[bytes, int]
 """A channel's id, and which group of neighbouring receipts."""
 
@@ -64,6 +61,14 @@ class Catalog:
     """By offer."""
     whole: frozenset[bytes]
     links_a_group: int
+    logs: dict[bytes, ShownLogs]
+    """By record, the logs that proofs show it in."""
+    demands_proofs: bool
+
+    @property
+    def messages(self) -> dict[bytes, Channel]:
+        """The channels alone."""
+        return {key: channel.message for key, (_, channel) in self.channels.items()}
 
 
 @lru_cache(maxsize=1)
@@ -85,7 +90,8 @@ class ChannelSummary:
     offers: set[bytes]
     served: bool
     odd: array[int]
-    wanted: set[int]
+    odd_lines: array[int]
+    late: set[int]
     partial: array[int]
     open_orders: int
     first_open: list[int]
@@ -133,11 +139,11 @@ def check_part(catalog_path: Path, partition: int, odd: Collection[OrderKey]) ->
     catalog = read_catalog(catalog_path)
     channels = {key: channel for key, (_, channel) in catalog.channels.items()}
     several = len(catalog.sources) > 1
-    block = PlainBlock(channels, catalog.offers, catalog.whole, odd, key_terms=catalog.key_terms, several=several)
-    block.take(lines_of(catalog.index, partition))
-    parts = block.judge()
-    orders, signatures, meters = block.wanted()
-    block.forget()
+    lines = PlainLines(catalog.messages, catalog.whole, several=several)
+    lines.take(lines_of(catalog.index, partition))
+    parts = PlainBlock(lines, channels, catalog.offers, odd, key_terms=catalog.key_terms).judge()
+    orders, signatures, meters = lines.wanted()
+    lines.forget()
     activity: Activity = {}
     links: dict[GroupKey, list[Link]] = defaultdict(list)
     for channel_id, part in parts.items():
@@ -149,7 +155,7 @@ def check_part(catalog_path: Path, partition: int, odd: Collection[OrderKey]) ->
                 links[channel_id, link.receipt_number // catalog.links_a_group].append(link)
     summaries = {channel_id: _summary(part, catalog.index.orders_a_block) for channel_id, part in parts.items()}
     encoded = {key: msgspec.msgpack.encode(group) for key, group in links.items()}
-    return CheckedPart(partition, summaries, encoded, activity, set(block.strays), orders, signatures, meters)
+    return CheckedPart(partition, summaries, encoded, activity, set(lines.strays), orders, signatures, meters)
 
 
 def _summary(part: ChannelPart, orders_a_block: int) -> ChannelSummary:
@@ -162,11 +168,12 @@ def _summary(part: ChannelPart, orders_a_block: int) -> ChannelSummary:
         times[block] = min(earliest, ordered_ms), latest, holder
     return ChannelSummary(
         part.sums,
-        part.bundles,
+        bundles_of_mask(part.bundles),
         part.offers,
         part.served,
         array("Q", part.odd),
-        part.wanted,
+        array("Q", part.odd_lines),
+        part.late,
         array("Q", part.partial),
         len(part.open),
         part.open[:MOST_LABELS],
@@ -187,8 +194,8 @@ class LinkedGroup:
     key: GroupKey
     first: Link
     last: Link
-    open_pairs: list[tuple[Link, Link]]
-    """Neighbours whose link is to be judged in full."""
+    open_links: OpenLinks
+    """Links that are to be judged in full."""
     highest_final: int
     waiting: int
     """Plain proposals above `highest_final`."""
@@ -198,6 +205,11 @@ class LinkedGroup:
     first_overtaken: list[int]
     named: list[int]
     """Orders of the receipts that were asked for."""
+    proven: list[int] = field(default_factory=list)
+    """Orders of the receipts with proofs that are to be judged in full."""
+    unlogged: int = 0
+    """Plain receipts that no proof shows in the provider's log, where proofs are demanded."""
+    first_unlogged: list[int] = field(default_factory=list)
 
 
 def link_group(
@@ -212,7 +224,8 @@ def link_group(
 
     `asked`: the numbers of receipts whose orders are wanted; `asked_ids`: the same by id.
     """
-    channel = read_catalog(catalog_path).channels[key[0]][1].message
+    catalog = read_catalog(catalog_path)
+    channel, logs = catalog.channels[key[0]][1].message, catalog.logs
     links: list[Link] = []
     with links_path.open("rb") as file:
         for offset, count in spans:
@@ -223,9 +236,18 @@ def link_group(
     before = links[0]
     for link in links[1:]:
         if not is_proven_link(extend(before, before.record_id), before, link, channel):
-            group.open_pairs.append((before, link))
+            group.open_links.append((before.order_number, link.order_number, link.receipt_number))
         before = link
     group.named = [link.order_number for link in links if link.receipt_number in asked or link.record_id in asked_ids]
+    for link in links if logs else ():
+        if not is_plainly_logged(logs.get(link.record_id, ()), channel, link.issued_ms):
+            group.proven.append(link.order_number)
+    if catalog.demands_proofs:
+        final = [link for link in links if link.plain and link.claims_client]
+        unlogged = [
+            link.order_number for link in final if not is_logged(logs.get(link.record_id, ()), channel.provider)
+        ]
+        group.unlogged, group.first_unlogged = len(unlogged), unlogged[:FIRST_ABSENCES]
     group.highest_final = max((link.receipt_number for link in links if link.claims_client), default=0)
     proposals = [link for link in links if link.plain and not link.claims_client]
     overtaken = [link.order_number for link in proposals if link.receipt_number < group.highest_final]
@@ -265,14 +287,14 @@ def compare_part(
     """Compare the sides over the orders in `partial`, by channel; all were found plain. `bundles`: `Book.bundles`."""
     catalog = read_catalog(catalog_path)
     channels = {key: channel for key, (_, channel) in catalog.channels.items() if key in partial}
-    block = PlainBlock(channels, catalog.offers, verify=False)
-    block.take(lines_of(catalog.index, partition))
+    lines = PlainLines({key: channel.message for key, channel in channels.items()}, verify=False)
+    lines.take(lines_of(catalog.index, partition))
     found = ComparedPart()
     for channel_id, numbers in partial.items():
         record_id, channel = catalog.channels[channel_id]
         book = Book(Held(record_id, channel.message), bundles=bundles[channel_id])
         for number in numbers:
-            _put_in_book(book, block, channel, number)
+            _put_in_book(book, lines, channel, number)
         case = Case(Docket(), {}, catalog.sides)
         found.first += [(channel_id, rank, absence) for rank, absence in absences_of(case, book, catalog.sources)]
     return first_absences([found])
@@ -295,15 +317,16 @@ def first_absences(parts: Iterable[ComparedPart]) -> ComparedPart:
     return kept
 
 
-def _put_in_book(book: Book, block: PlainBlock, channel: PlainChannel, number: int) -> None:
+def _put_in_book(book: Book, lines: PlainLines, channel: PlainChannel, number: int) -> None:
     keys = {Role.PROVIDER: channel.message.provider, Role.CLIENT: channel.message.client}
-    for record in block.records_of(channel.message.channel, number):
+    for record in lines.orders[channel.message.channel][number].records:
         message = record.message
         signers = {role: keys[role] for role in roles_of_mask(record.claimed)}
         held: Held[Any] = Held(record.record_id, message, signers=signers)
-        for bundle, line, shown in record.copies:
-            roles = roles_of_mask(shown.claimed)
-            held.copies.append(Copy(Place(bundle, line), {role: keys[role] for role in roles}, frozenset(roles), None))
+        for place, roles in sorted(
+            (place, roles_of_mask(line.claimed)) for line in record.lines for place in line.places
+        ):
+            held.copies.append(Copy(Place(*place), {role: keys[role] for role in roles}, frozenset(roles), None))
         if isinstance(message, Receipt):
             book.receipts[message.receipt_number] = held
         elif isinstance(message, Order):
@@ -317,10 +340,15 @@ def _put_in_book(book: Book, block: PlainBlock, channel: PlainChannel, number: i
 # -- finding and loading ------------------------------------------------------------------------------------------
 
 
-def find_in_part(
-    catalog_path: Path, partition: int, signatures: Collection[bytes], record_ids: Collection[bytes]
-) -> set[OrderKey]:
-    """The orders of lines that show one of the signatures, or are one of the records."""
+@lru_cache(maxsize=1)
+def _sought(path: Path) -> tuple[set[bytes], set[bytes]]:
+    found: tuple[set[bytes], set[bytes]] = pickle.loads(path.read_bytes())  # noqa: S301
+    return found
+
+
+def find_in_part(catalog_path: Path, sought_path: Path, partition: int) -> set[OrderKey]:
+    """The orders of lines that show one of the signatures, or are one of the records, that are sought."""
+    signatures, record_ids = _sought(sought_path)
     found = set()
     for _, _, line in lines_of(read_catalog(catalog_path).index, partition):
         try:

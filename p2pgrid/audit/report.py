@@ -89,23 +89,31 @@ def print_verdict(verdict: Verdict, console: Console) -> None:
             console.print(f"and {len(verdict.channels) - MOST_CHANNELS} more; --json and --html list them all")
     for party, peer_id, name in _parties(verdict)[: 2 * MOST_CHANNELS]:
         console.print(_plain(f"{party} {peer_id} {name}".rstrip()), style="dim", soft_wrap=True)
-    _print_findings("Findings", verdict.findings, console)
-    _print_findings("Notes (no fault)", verdict.notes, console)
+    several = len(verdict.channels) > 1
+    _print_findings("Findings", verdict.findings, console, several=several)
+    _print_findings("Notes (no fault)", verdict.notes, console, several=several)
 
 
 def headline(verdict: Verdict) -> str:
     """Clean, or how many findings."""
     if verdict.clean:
         return "Clean."
-    found = len(verdict.findings)
+    found = count_of(verdict.findings)
     return f"{found} finding{'s' * (found != 1)}."
+
+
+def count_of(findings: Iterable[Finding]) -> int:
+    """How many findings there are, those that stand for many counted as what they stand for."""
+    return sum(finding.count for finding in findings)
 
 
 def counts_of(verdict: Verdict) -> str:
     """How much was audited."""
-    totals, lines = totals_of(verdict.channels), sum(bundle.lines for bundle in verdict.bundles)
+    totals, records = totals_of(verdict.channels), sum(bundle.records for bundle in verdict.bundles)
+    others = sum(bundle.lines for bundle in verdict.bundles) - records
+    more = f" and {others} lines that are none" if others else ""
     return (
-        f" {lines} records in {len(verdict.bundles)} bundle(s): {totals['channels']} channel(s), "
+        f" {records} records{more} in {len(verdict.bundles)} bundle(s): {totals['channels']} channel(s), "
         f"{totals['receipts']} receipts, {totals['countersigned']} of them countersigned."
     )
 
@@ -119,6 +127,8 @@ def summary_lines(verdict: Verdict) -> list[str]:
         lines.append(
             f"{verdict.unjudged} more orders are not in order; there are too many to judge each, or to count in."
         )
+    if verdict.unjudged_records:
+        lines.append(f"{verdict.unjudged_records} more records about no order were not looked at; there are too many.")
     for currency, sums in totals_of(verdict.channels)["sums"].items():
         lines.append(
             f"{currency}: {sums['owed']} owed ({sums['amount']} billed, {sums['credited']} credited), "
@@ -134,7 +144,7 @@ def at_fault(findings: Iterable[Finding]) -> dict[tuple[Party, str], int]:
     counts: dict[tuple[Party, str], int] = defaultdict(int)
     for finding in findings:
         for peer_id in finding.peer_ids or ("",):
-            counts[finding.party, peer_id] += 1
+            counts[finding.party, peer_id] += finding.count
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
@@ -144,7 +154,7 @@ def grouped(findings: Iterable[Finding]) -> list[list[Finding]]:
     for finding in findings:
         groups[finding.code, finding.party, finding.peer_ids].append(finding)
     order = list(CODES)
-    return sorted(groups.values(), key=lambda g: (not g[0].convinces, -len(g), order.index(g[0].code)))
+    return sorted(groups.values(), key=lambda g: (not g[0].convinces, -count_of(g), order.index(g[0].code)))
 
 
 def totals_of(channels: Iterable[ChannelSummary]) -> dict[str, Any]:
@@ -208,23 +218,27 @@ def _channel_table(channels: Sequence[ChannelSummary]) -> Table:
     return table
 
 
-def _print_findings(title: str, findings: Sequence[Finding], console: Console) -> None:
+def _print_findings(title: str, findings: Sequence[Finding], console: Console, *, several: bool) -> None:
+    """`several`: there are several channels, and it is said of which one a finding is."""
     if findings:
         console.print(Text(f"\n{title}", style="bold"))
     for group in grouped(findings):
         first, code = group[0], CODES[group[0].code]
         party = " ".join((first.party.value, *first.peer_ids))
         role = "at fault" if code.weight is Weight.FAULT else "about"
-        many = f" ({len(group)} times)" if len(group) > 1 else ""
+        count = count_of(group)
+        many = f" ({count} times)" if count > 1 else ""
         console.print(_plain(f"{first.code}  {role}: {party}{many}"), style="bold", soft_wrap=True)
         console.print(_plain(f"  {code.title} {ADVICE[first.code].means}"), soft_wrap=True)
         for finding in group[:MOST_OF_A_KIND]:
-            record = f"record {finding.record_id[:16]}" if finding.record_id else "no readable record"
+            record = f"record {finding.record_id[:16]} " if finding.record_id else ""
+            channel = f"of channel {finding.channel[:8]} " if finding.channel and several else ""
             proof = "; proves itself to anybody" if finding.convinces else ""
             console.print(_plain(f"  - {finding.sentence}"), soft_wrap=True)
-            console.print(_plain(f"    {record} at {finding.where}{proof}"), style="dim", soft_wrap=True)
+            console.print(_plain(f"    {record}{channel}at {finding.where}{proof}"), style="dim", soft_wrap=True)
         if len(group) > MOST_OF_A_KIND:
-            console.print(f"  - and {len(group) - MOST_OF_A_KIND} more; --json and --html list them all")
+            left = count_of(group[MOST_OF_A_KIND:])
+            console.print(f"  - and {left} more, which --json and --html tell of")
         console.print(_plain(f"  What to do: {ADVICE[first.code].do}"), soft_wrap=True)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from p2pgrid.errors import InvalidRecord, LocalError, UsageError
-from p2pgrid.proto.record import MAX_RECORD_BYTES, Record, parse_json_line
+from p2pgrid.proto.record import MAX_RECORD_BYTES, SHORTEST_LINE_BYTES, TOO_SHORT, Record, parse_json_line
 
 MAX_LINE_BYTES: Final = 2 * MAX_RECORD_BYTES
 MAX_SKIPPED_BYTES: Final = 64 * 1024 * 1024
@@ -113,6 +113,8 @@ def _parsed(path: Path, file: BinaryIO) -> Iterator[Line]:
 
 def parse_line(line: bytes) -> Record | InvalidRecord:
     """What a line, with its line feed, holds. The last of a file that is cut off has none."""
+    if len(line) < SHORTEST_LINE_BYTES and line.endswith(b"\n"):
+        return TOO_SHORT
     try:
         return parse_json_line(line)
     except InvalidRecord as error:

@@ -8,10 +8,11 @@ module says of the others. Without anything left out every value here is empty.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from p2pgrid.proto.attachments import ProofFact
 from p2pgrid.proto.findings import Absence, Place
 from p2pgrid.proto.messages import Receipt
 
@@ -78,6 +79,8 @@ class ElidedOrders:
     """Proposals above it."""
     overtaken: int = 0
     """Proposals below it."""
+    unlogged: int = 0
+    """Receipts with both signatures that no proof shows in the provider's log, where proofs are demanded."""
     open_orders: int = 0
     """Served and without a receipt."""
     served: bool = False
@@ -110,8 +113,12 @@ class Elided:
     sizes: list[tuple[int, int]] | None = None
     """For each bundle: lines, and how many of them are records. Counted where every line is read if None."""
     activity: Activity = field(default_factory=dict)
+    proofs: Mapping[bytes, ProofFact] = field(default_factory=dict)
+    """Proofs of inclusion that were read before, by the attachment's id: not left out, and not worked out again."""
     unjudged: int = 0
     """Orders that are not plain, and too many to be judged."""
+    unjudged_records: int = 0
+    """Records about no order that are too many to be looked at."""
 
 
 def note_repeats(repeats: dict[int, tuple[int, Place]], places: Iterable[Place]) -> None:
@@ -119,6 +126,13 @@ def note_repeats(repeats: dict[int, tuple[int, Place]], places: Iterable[Place])
     for place in places:
         count, first = repeats.get(place.bundle, (0, place))
         repeats[place.bundle] = count + 1, min(first, place)
+
+
+def add_repeats(repeats: dict[int, tuple[int, Place]], others: Mapping[int, tuple[int, Place]]) -> None:
+    """Add what `note_repeats` counted elsewhere."""
+    for bundle, (more, place) in others.items():
+        count, first = repeats.get(bundle, (0, place))
+        repeats[bundle] = count + more, min(first, place)
 
 
 def note_activity(activity: Activity, receipt: Receipt, currency: str) -> None:

@@ -7,17 +7,17 @@ that key is held against the party's. Copies of one record are merged: what one 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar, cast
 
 from p2pgrid.errors import InvalidRecord
-from p2pgrid.proto.attachments import ATTACHMENT_TYPES, Attachments
+from p2pgrid.proto.attachments import ATTACHMENT_TYPES, Attachments, ProofFact
 from p2pgrid.proto.card import Card
 from p2pgrid.proto.codes import Party
 from p2pgrid.proto.dispute import Answer, Dispute, Opening
-from p2pgrid.proto.findings import Blemish, Docket, Draft, Place, Slot
+from p2pgrid.proto.findings import MOST_ALIKE, Blemish, Docket, Draft, Place, Slot
 from p2pgrid.proto.keys import PublicKey, parse_public_key
 from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
@@ -149,24 +149,44 @@ def required_roles(message: Message) -> frozenset[Role]:
     return REQUIRED_ROLES[type(message)] if by is None else frozenset({by})
 
 
+@dataclass(slots=True)
+class Alike:
+    """Lines of one bundle that have the same fault, and of which only the number is told."""
+
+    count: int = 0
+    first: int = 0
+    last: int = 0
+
+    def add(self, count: int, first: int, last: int) -> None:
+        """Add others."""
+        self.first = min(self.first, first) if self.count else first
+        self.last = max(self.last, last)
+        self.count += count
+
+
 class Evidence:
     """Every record of every bundle whose signatures fit the keys beside them, and what was found on the way."""
 
-    def __init__(self, docket: Docket) -> None:
+    def __init__(self, docket: Docket, known_proofs: Mapping[bytes, ProofFact] | None = None) -> None:
+        """`known_proofs`: as for `Attachments`."""
         self._docket: Final = docket
-        self.attachments: Final = Attachments(docket)
+        self.attachments: Final = Attachments(docket, self._is_one_of_many, known_proofs)
         self._held: Final[dict[type[Message], dict[bytes, Held[Any]]]] = defaultdict(dict)
         self._verified: Final[dict[bytes, tuple[bytes, bytes]]] = {}
         self._suspects: Final[list[tuple[Draft, Blemish | None, tuple[bytes, ...]]]] = []
         self._told: Final[dict[tuple[str, bytes], Draft]] = {}
         self._keys: Final[dict[bytes, PublicKey | None]] = {}
+        self._singles: Final[Counter[tuple[int, str, str]]] = Counter()
+        self._alike: Final[dict[tuple[int, str, str], Alike]] = defaultdict(Alike)
+        """By bundle, code and payload type (empty if unsure)."""
 
     def take(self, place: Place, entry: Record | InvalidRecord) -> None:
         """Take one line of a bundle."""
         if isinstance(entry, InvalidRecord):
-            draft = Draft(entry.code, f"The line cannot be read: {entry.message}", (place,))
-            self._docket.add(draft)
-            self._docket.add_blemish(Blemish(draft))
+            if not self._is_one_of_many(place, entry.code):
+                draft = Draft(entry.code, f"The line cannot be read: {entry.message}", (place,))
+                self._docket.add(draft)
+                self._docket.add_blemish(Blemish(draft))
             return
         if entry.payload_type in ATTACHMENT_TYPES:
             self.attachments.take(place, entry)
@@ -182,6 +202,29 @@ class Evidence:
             else:
                 bad.append(fault)
         self._file(place, entry, record_id, good, bad)
+
+    def take_more(self, bundle: int, code: str, lines: Alike) -> None:
+        """Count lines that cannot be read and are not taken one by one: those after the first `MOST_ALIKE`."""
+        self._alike[bundle, code, ""].add(lines.count, lines.first, lines.last)
+
+    def sum_up(self) -> None:
+        """Report lines alike beyond the first of them, when every line is taken."""
+        for (bundle, code, payload_type), lines in self._alike.items():
+            if lines.count > 0:
+                what = "of this kind" if payload_type or code == "wrong-type" else "cannot be read"
+                sentence = f"{lines.count} more lines {what}, from line {lines.first} to line {lines.last}."
+                draft = Draft(code, sentence, (Place(bundle, lines.first),), count=lines.count, last_line=lines.last)
+                self._docket.add(draft)
+                self._docket.add_blemish(Blemish(draft, payload_type, left=lines.count))
+
+    def _is_one_of_many(self, place: Place, code: str, payload_type: str = "") -> bool:
+        """True if a line is alike many, and only counted."""
+        key = place.bundle, code, payload_type
+        if self._singles[key] < MOST_ALIKE:
+            self._singles[key] += 1
+            return False
+        self._alike[key].add(1, place.line, place.line)
+        return True
 
     def of(self, message_type: type[M]) -> dict[bytes, Held[M]]:
         """The records of a type by id."""
@@ -265,6 +308,10 @@ class Evidence:
         self, place: Place, record: Record, record_id: bytes, good: dict[Role, bytes], bad: list[tuple[str, str]]
     ) -> None:
         message, fault = _read(record)
+        if fault is not None and not record.signatures:
+            known_type = record.payload_type if record.payload_type in MESSAGE_TYPES else ""
+            if self._is_one_of_many(place, fault.code, known_type):
+                return
         draft = None
         if bad:
             what = label_of(message) if message is not None and good else "a record"

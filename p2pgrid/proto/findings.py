@@ -3,8 +3,9 @@
 A record whose copy was altered is also a record that is not there: the line does not verify, and where the record
 belongs there is a gap. So every line that cannot be used is a *blemish* of its file, and every place where a record
 is wanting is an *absence*. `Docket.settle` lets each blemish explain one absence, the likeliest first: the very record,
-its slot, its type, any. What is left over is reported. However many lines are spoilt, there are never fewer findings
-than spoilt lines, and no absence beyond their number is excused.
+its slot, its type, any. What is left over is reported. However many lines are spoilt, findings count no fewer than
+spoilt lines, and no absence beyond their number is excused. Beyond `MOST_ALIKE` lines of one file that say nothing and
+have the same fault, the rest are one finding, with their number.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ import msgspec
 
 from p2pgrid.proto.codes import CODES, Party, Weight
 from p2pgrid.proto.record import Role
+
+MOST_ALIKE: Final = 100
+"""Lines of one file without a readable record and with the same fault that are reported one by one."""
 
 Slot = tuple[bytes | int, ...]
 
@@ -41,7 +45,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     record_id: str
     """In hex; empty where there is no readable record."""
     where: str
-    """`file:line`, with commas between several."""
+    """`file:line`, with commas between several; `file:first-last` where it stands for many lines."""
     sentence: str
     convinces: bool
     """True if the records prove it to anybody, whoever presents them."""
@@ -49,6 +53,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """The channel's id in hex; empty where it is about none, or where that is not known."""
     time_ms: int = 0
     """When the record was made, as it says itself; 0 where it says nothing, or where it is not there."""
+    count: int = 1
+    """How many findings it stands for: lines alike beyond the first of them are one finding with their number."""
 
 
 @dataclass(slots=True)
@@ -69,6 +75,9 @@ class Draft:
     """As the code usually does if None."""
     holders: tuple[int, ...] = ()
     """The bundles whose holders are meant, where `party` is HOLDER; those of `places` if empty."""
+    count: int = 1
+    """How many lines it is about, if it is about lines alike: from the one of `places` to `last_line`."""
+    last_line: int = 0
 
     @property
     def blamed(self) -> Party:
@@ -92,7 +101,8 @@ class Blemish:
     """What the line claims to fill; empty if unreadable."""
     record_id: bytes = b""
     """Of the record it is a copy of, where that is known."""
-    spent: bool = False
+    left: int = 1
+    """How many absences it may still explain: as many as it is lines."""
 
 
 @dataclass(slots=True)
@@ -162,7 +172,8 @@ class Docket:
     def settle(self) -> list[Draft]:
         """Every draft that stands, blemishes with what they explain."""
         pools: dict[int, _Pool] = defaultdict(_Pool)
-        for blemish in self._blemishes:
+        # Many lines in one are added first, and so taken last: of single ones it is said what they explain.
+        for blemish in sorted(self._blemishes, key=lambda b: b.draft.count == 1):
             pools[blemish.draft.places[0].bundle].add(blemish)
         # Faults first: a blemish explains the absence that counts rather than one that is only worth a note.
         open_absences = sorted(self._absences, key=lambda a: CODES[a.draft.code].weight is Weight.NOTE)
@@ -181,21 +192,30 @@ class Docket:
 def _explained(
     absence: Absence, pools: dict[int, _Pool], candidates_of: Callable[[_Pool, Absence], list[Blemish]]
 ) -> bool:
-    free: list[Blemish] = []
+    free: list[tuple[Blemish, int]] = []
+    found = 0
     for holder in absence.holders:
         waiting = candidates_of(pools[holder], absence) if holder in pools else []
-        while waiting and len(free) < absence.count:
-            blemish = waiting.pop()
+        while waiting and found < absence.count:
+            blemish = waiting[-1]
             # A blemish known to be a copy of one record stands for no other.
-            if not blemish.spent and (not blemish.record_id or blemish.record_id == absence.record_id):
-                free.append(blemish)
-    if len(free) < absence.count:
-        for blemish in free:
-            candidates_of(pools[blemish.draft.places[0].bundle], absence).append(blemish)
+            if not blemish.left or (blemish.record_id and blemish.record_id != absence.record_id):
+                waiting.pop()
+                continue
+            taken = min(blemish.left, absence.count - found)
+            blemish.left -= taken
+            found += taken
+            free.append((blemish, taken))
+            if not blemish.left:
+                waiting.pop()
+    if found < absence.count:
+        for blemish, taken in free:
+            if not blemish.left:
+                candidates_of(pools[blemish.draft.places[0].bundle], absence).append(blemish)
+            blemish.left += taken
         return False
-    for blemish in free:
-        blemish.spent = True
-        if absence.proof and not blemish.record_id:
+    for blemish, _ in free:
+        if absence.proof and not blemish.record_id and blemish.draft.count == 1:
             blemish.draft.sentence += f" {absence.proof}"
     return True
 

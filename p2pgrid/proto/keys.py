@@ -10,7 +10,7 @@ part; OpenSSL takes R = identity, with which a signer gives its secret key away.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import base58
 import nacl.bindings
@@ -18,10 +18,18 @@ import nacl.exceptions
 
 from p2pgrid.errors import InvalidRecord
 
+try:  # what `nacl.bindings` itself calls, and no public name of PyNaCl's: it may be gone from a later one
+    from nacl import _sodium
+except ImportError:
+    _sodium = None
+
 ALGORITHM_ED25519: Final = 1
 PUBLIC_KEY_BYTES: Final = 33
 SIGNATURE_BYTES: Final = 64
 SEED_BYTES: Final = 32
+
+_library: Final[Any] = getattr(_sodium, "lib", None)
+_NULL: Final = _library and _sodium.ffi.NULL
 
 # libp2p's PublicKey message {Type = Ed25519, Data = 32 bytes}, and the identity multihash around it.
 _LIBP2P_PUBLIC_KEY_PREFIX: Final = b"\x08\x01\x12\x20"
@@ -42,13 +50,7 @@ class PublicKey:
 
     def verify(self, message: bytes, signature: bytes) -> bool:
         """True if `signature` (64 bytes, RFC 8032) is this key's over `message`."""
-        if len(signature) != SIGNATURE_BYTES:
-            return False
-        try:
-            nacl.bindings.crypto_sign_open(signature + message, self.raw[1:])
-        except nacl.exceptions.BadSignatureError:
-            return False
-        return True
+        return len(signature) == SIGNATURE_BYTES and is_signed(signature + message, self.raw[1:])
 
     def __str__(self) -> str:
         return self.peer_id
@@ -80,6 +82,25 @@ class SecretKey:
 
     def __reduce__(self) -> str:
         raise TypeError("a secret key is not pickled")
+
+
+def is_signed_by_binding(signed: bytes, point: bytes) -> bool:
+    """`is_signed`, by what PyNaCl offers to everybody."""
+    try:
+        nacl.bindings.crypto_sign_open(signed, point)
+    except nacl.exceptions.BadSignatureError:
+        return False
+    return True
+
+
+def is_signed_by_library(signed: bytes, point: bytes) -> bool:
+    """`is_signed`, by libsodium itself. The binding copies each message twice, and nobody reads the copies."""
+    opened: int = _library.crypto_sign_open(_NULL, _NULL, signed, len(signed), point)
+    return opened == 0
+
+
+is_signed: Final = is_signed_by_binding if _library is None else is_signed_by_library
+"""True if `signed`, 64 bytes of signature and then the message, opens under an admitted key's 32 bytes."""
 
 
 def parse_public_key(raw: bytes) -> PublicKey:

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from p2pgrid.errors import InvalidRecord
 from p2pgrid.proto.attachments import Attachments, HeldCheckpoint, HeldProof
 from p2pgrid.proto.card import Card
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
@@ -21,8 +20,7 @@ from p2pgrid.proto.evidence import Held
 from p2pgrid.proto.findings import Absence, Blemish, Draft, Place
 from p2pgrid.proto.inclusion import INCLUSION_PROOF_TYPE
 from p2pgrid.proto.judgement import Case, shortened
-from p2pgrid.proto.merkle import leaf_hash, root_from_inclusion
-from p2pgrid.proto.messages import Offer
+from p2pgrid.proto.messages import Channel, Offer
 from p2pgrid.proto.record import Role
 from p2pgrid.proto.rules import Fault
 
@@ -131,6 +129,53 @@ def judge_logs(
         _judge_demands(case, trees, books, logged, demands)
 
 
+@dataclass(frozen=True, slots=True)
+class ShownLog:
+    """A log that a proof leads to."""
+
+    log_key: bytes
+    first_seen_ms: int
+    """When a witness saw the tree for the first time; 0 if none did."""
+
+
+ShownLogs = tuple[tuple[ShownLog, ...], ...]
+"""For each proof of a record: the logs that it leads to."""
+
+
+def logs_shown(attachments: Attachments) -> dict[bytes, ShownLogs]:
+    """By record, the logs that proofs show it in."""
+    logs: dict[tuple[int, bytes], tuple[ShownLog, ...]] = defaultdict(tuple)
+    for tree in _trees_of(attachments):
+        shown = ShownLog(tree.log_key, min((time_ms for _, time_ms in tree.seen), default=0))
+        logs[tree.size, tree.first.checkpoint.root] += (shown,)
+    single = {key: (shown_in,) for key, shown_in in logs.items()}  # shared: there may be many proofs of one tree
+    found: dict[bytes, ShownLogs] = {}
+    for held in attachments.proofs.values():
+        of_proof = single.get((held.proof.tree_size, held.proof.root))
+        if of_proof is not None:
+            known = found.get(held.proof.record_id)
+            found[held.proof.record_id] = of_proof if known is None else known + of_proof
+    return found
+
+
+def is_plainly_logged(logs: ShownLogs, channel: Channel, issued_ms: int) -> bool:
+    """True if `judge_logs` has nothing to say of a receipt's proofs, there being any or none."""
+    for of_proof in logs:
+        own = [log for log in of_proof if log.log_key in (channel.provider, channel.client)]
+        if not own or any(log.first_seen_ms and _is_after(issued_ms, log.first_seen_ms) for log in own):
+            return False
+    return True
+
+
+def is_logged(logs: ShownLogs, log_key: bytes) -> bool:
+    """True if some proof leads to the log."""
+    return any(log.log_key == log_key for of_proof in logs for log in of_proof)
+
+
+def _is_after(issued_ms: int, seen_ms: int) -> bool:
+    return issued_ms - CLOCK_TOLERANCE_MS > seen_ms
+
+
 def _trees_of(attachments: Attachments) -> list[Tree]:
     found: dict[tuple[int, bytes, bytes], Tree] = {}
     for checkpoint_id in sorted(attachments.checkpoints):
@@ -167,12 +212,8 @@ def _borne_out(
 ) -> list[Tree]:
     """The trees that the proof leads to; that there is none is reported."""
     said = proof.proof
-    why = "it leads to none of their roots."
-    try:
-        root = root_from_inclusion(leaf_hash(said.entry), said.leaf_index, said.tree_size, said.hashes)
-    except InvalidRecord as error:
-        root, why = b"", error.message
-    found = by_root.get((said.tree_size, root), [])
+    why = said.why or "it leads to none of their roots."
+    found = by_root.get((said.tree_size, said.root), [])
     what = f"the proof for leaf {said.leaf_index} of {said.tree_size}"
     if said.tree_size not in sizes:
         bundles = tuple(sorted({place.bundle for place in proof.places}))
@@ -219,7 +260,7 @@ def _judge_logged(case: Case, proof: HeldProof, trees: Sequence[Tree], held: Hel
         return
     issued_ms: int = getattr(held.message, "issued_ms", 0)
     seen_ms = [time_ms for tree in own for _, time_ms in tree.seen]
-    if seen_ms and issued_ms - CLOCK_TOLERANCE_MS > min(seen_ms):
+    if seen_ms and _is_after(issued_ms, min(seen_ms)):
         sentence = f"By its time {held} comes after a checkpoint that it is in, as a witness saw it."
         case.report(book, held, Fault("after-checkpoint", sentence))
 
@@ -246,15 +287,18 @@ def _demand_proofs(case: Case, book: Book, logged: set[tuple[bytes, bytes]]) -> 
     def phrase(labels: Sequence[str], more: int) -> str:
         return f"No bundle shows that the provider's log holds {shortened(labels, more)}."
 
+    more = book.elided.unlogged
     for number in sorted(book.receipts):
         held = book.receipts[number]
         if not held.claims(Role.CLIENT) or (provider, held.record_id) in logged:
             continue
+        more -= held.message.order_number in book.elided.counted
         draft = Draft("not-logged", phrase([str(held)], 0), held.places[:1], None, held.record_id, book.id)
         absence = Absence(INCLUSION_PROOF_TYPE, (held.record_id,), str(held), draft, book.bundles)
         absence.merge, absence.phrase = ("not-logged", book.id), phrase
         absence.proof = "It stands where a proof of inclusion is missing."
         case.docket.add_absence(absence)
+    case.docket.add_more({("not-logged", book.id): more})
 
 
 def _demand_witnesses(case: Case, book: Book, tree: Tree | None, wanted: int) -> None:

@@ -179,6 +179,8 @@ class Offer(Message, frozen=True, kw_only=True):
 
     def tariff_at(self, entry: ModelOffer, time_ms: int) -> Tariff:
         """What `entry` costs for an order of that time (`Order.ordered_ms`): the one place where a price is chosen."""
+        if not entry.schedule:
+            return entry.tariff
         minute = time_ms // 60_000 + self.utc_offset_minutes
         day, minute_of_day = divmod(minute, 1440)
         weekday = 1 << (day + _EPOCH_WEEKDAY) % 7
@@ -326,7 +328,7 @@ class Receipt(Message, frozen=True, kw_only=True):
     """Disputes and answers, by their ids, that both sides hold and no receipt before this one mentions."""
 
     def check(self) -> None:
-        if len(set(self.mentions)) != len(self.mentions):
+        if self.mentions and len(set(self.mentions)) != len(self.mentions):
             raise InvalidRecord("out-of-range", "the receipt mentions one record twice.")
         if self.usage.cached_tokens > self.usage.prompt_tokens:
             raise InvalidRecord("out-of-range", "more cached tokens than the prompt has.")

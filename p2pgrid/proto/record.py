@@ -290,3 +290,7 @@ _DOMAIN_PREFIX: Final = _uvarint(len(DOMAIN)) + DOMAIN.encode()
 _record_decoder: Final = msgspec.msgpack.Decoder(Record)
 _text_decoder: Final = msgspec.json.Decoder(_TextRecord)
 _decoders: Final[dict[type[Message], msgspec.msgpack.Decoder]] = {}  # type: ignore[type-arg]
+
+SHORTEST_LINE_BYTES: Final = len(Record("", b"", ()).to_json_line())
+TOO_SHORT: Final = InvalidRecord("malformed", "the line is no record: it is too short for one.")
+"""What there is to say of a shorter line. Made once, for there may be millions of them."""

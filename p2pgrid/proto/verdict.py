@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import msgspec
 
 from p2pgrid.errors import InvalidRecord
+from p2pgrid.proto.attachments import ProofFact
 from p2pgrid.proto.card import Card
 from p2pgrid.proto.channel_book import Book, open_book, report_rivals, roles_of
 from p2pgrid.proto.codes import CODES, Party, Weight
@@ -21,18 +22,21 @@ from p2pgrid.proto.comparison import compare_sides
 from p2pgrid.proto.dispute import Answer, Dispute, Opening
 from p2pgrid.proto.dispute_case import judge_disputes
 from p2pgrid.proto.elided import Elided, ElidedOrphans, Sums, note_activity, note_repeats
-from p2pgrid.proto.evidence import Evidence, Held, by_slot, time_of
+from p2pgrid.proto.evidence import Alike, Evidence, Held, by_slot, time_of
 from p2pgrid.proto.findings import Absence, Docket, Draft, Finding, Place
 from p2pgrid.proto.judgement import Case, judge_channel
 from p2pgrid.proto.key_case import judge_cards, judge_continuation, judge_keys, key_term_of
 from p2pgrid.proto.key_rules import KeyTerm, chains_of
 from p2pgrid.proto.keys import PublicKey, parse_public_key
-from p2pgrid.proto.log_case import NO_DEMANDS, LogDemands, judge_logs
+from p2pgrid.proto.log_case import NO_DEMANDS, LogDemands, ShownLogs, judge_logs, logs_shown
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.opening_case import Opened, judge_openings
 from p2pgrid.proto.record import PARTIES, Record, Role
 from p2pgrid.proto.settlement_case import judge_settlement, miss_statement
 from p2pgrid.proto.statement import Invoice, Payment, Statement
+
+MOST_PLACES: Final = 16
+"""Lines that a finding names; of more it says how many."""
 
 
 @dataclass(slots=True)
@@ -45,6 +49,8 @@ class Bundle:
     """Line numbers from 1, with what stands there. Read once."""
     side: Role | None = None
     """Whose export it is, if whoever asks for the audit says so."""
+    more: Mapping[str, Alike] = field(default_factory=dict, kw_only=True)
+    """By code, lines that cannot be read beyond the first `findings.MOST_ALIKE`, where they are not among `entries`."""
 
 
 class BundleSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +109,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """True if there are no findings. Notes do not count."""
     unjudged: int = 0
     """Orders in which something is wrong beyond the most that one audit judges one by one. They are in no sum."""
+    unjudged_records: int = 0
+    """Records about no order beyond the most that one audit looks at: nothing is said of them."""
     bundles: tuple[BundleSummary, ...]
     channels: tuple[ChannelSummary, ...]
     findings: tuple[Finding, ...]
@@ -131,7 +139,7 @@ def audit_records(
     """
     elided = elided or Elided()
     docket = Docket()
-    evidence = Evidence(docket)
+    evidence = Evidence(docket, elided.proofs)
     sources: list[str] = []
     stated: list[Role | None] = []
     sizes: list[tuple[int, int]] = []
@@ -139,6 +147,7 @@ def audit_records(
         sources.append(bundle.source)
         stated.append(bundle.side)
         sizes.append(_read(evidence, index, bundle))
+    evidence.sum_up()
     sizes = sizes if elided.sizes is None else elided.sizes
     _admit_all(evidence)
     channels = _choose_channels(evidence, docket)
@@ -180,8 +189,9 @@ def audit_records(
     )
     operators = _operators(evidence)
     return Verdict(
-        clean=not by_weight[Weight.FAULT] and not elided.unjudged,
+        clean=not (by_weight[Weight.FAULT] or elided.unjudged or elided.unjudged_records),
         unjudged=elided.unjudged,
+        unjudged_records=elided.unjudged_records,
         bundles=tuple(summaries),
         channels=tuple(_summary(book, operators.get(book.channel.message.provider, "")) for book in books),
         findings=tuple(by_weight[Weight.FAULT]),
@@ -213,9 +223,13 @@ class Frame:
     """By offer, what the operator's cards say of the key that signed it, where they say anything."""
     suspects: tuple[tuple[bytes, ...], ...]
     """The signatures of each line that was altered."""
+    proofs: dict[bytes, ProofFact]
+    """Proofs of inclusion, by the attachment's id."""
+    logs: dict[bytes, ShownLogs]
+    """By record, the logs that proofs show it in."""
 
 
-def frame_of(bundles: Iterable[Bundle], log_demands: LogDemands = NO_DEMANDS) -> Frame:
+def frame_of(bundles: Iterable[Bundle]) -> Frame:
     """The frame of an audit, from the lines that are about no order. Nothing is reported."""
     evidence = Evidence(Docket())
     sources: list[str] = []
@@ -242,9 +256,6 @@ def frame_of(bundles: Iterable[Bundle], log_demands: LogDemands = NO_DEMANDS) ->
             orders.add((message.channel, message.order_number))
         else:
             whole.add(getattr(message, "channel", b""))
-    ids |= {held.proof.record_id for held in evidence.attachments.proofs.values()}
-    if log_demands.proofs:
-        whole.update(channels)  # what no proof speaks of is to be named
     return Frame(
         channels,
         evidence.of(Offer),
@@ -256,6 +267,8 @@ def frame_of(bundles: Iterable[Bundle], log_demands: LogDemands = NO_DEMANDS) ->
         has_continuations,
         _key_terms(evidence),
         evidence.suspects(),
+        {proof_id: held.proof for proof_id, held in evidence.attachments.proofs.items()},
+        logs_shown(evidence.attachments),
     )
 
 
@@ -273,6 +286,9 @@ def _read(evidence: Evidence, index: int, bundle: Bundle) -> tuple[int, int]:
         lines += 1
         records += isinstance(entry, Record)
         evidence.take(Place(index, number), entry)
+    for code, alike in bundle.more.items():
+        evidence.take_more(index, code, alike)
+        lines += alike.count
     return lines, records
 
 
@@ -403,7 +419,8 @@ def _note_repeats(evidence: Evidence, docket: Docket, sources: Sequence[str], el
                 note_repeats(repeats, [place])
             seen.add(place.bundle)
     for bundle, (count, first) in repeats.items():
-        sentence = f"In {sources[bundle]} {count} lines repeat records that stand in it already."
+        lines = "1 line repeats a record that stands" if count == 1 else f"{count} lines repeat records that stand"
+        sentence = f"In {sources[bundle]} {lines} in it already."
         docket.add(Draft("same-record-twice", sentence, (first,)))
 
 
@@ -483,12 +500,20 @@ class _Owners:
             party=party,
             peer_ids=tuple(_peer_id(key) for key in keys if key),
             record_id=draft.record_id.hex(),
-            where=", ".join(f"{self._sources[p.bundle]}:{p.line}" for p in draft.places),
+            where=self._where(draft),
             sentence=draft.sentence,
             convinces=draft.proves and CODES[draft.code].weight is Weight.FAULT,
             channel=draft.channel.hex(),
             time_ms=0 if is_absence else times_ms.get(draft.record_id, 0),
+            count=draft.count,
         )
+
+    def _where(self, draft: Draft) -> str:
+        if draft.last_line:
+            return f"{self._sources[draft.places[0].bundle]}:{draft.places[0].line}-{draft.last_line}"
+        shown = ", ".join(f"{self._sources[p.bundle]}:{p.line}" for p in draft.places[:MOST_PLACES])
+        more = len(draft.places) - MOST_PLACES
+        return f"{shown} and {more} more" if more > 0 else shown
 
     def _blame(self, draft: Draft) -> tuple[Party, list[bytes]]:
         party = draft.blamed

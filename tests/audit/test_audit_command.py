@@ -165,7 +165,7 @@ def test_findings_of_one_kind_stand_together(tmp_path: Path) -> None:
     assert shown.count("wrong-amount  at fault: provider") == 1
     assert "(8 times)" in shown
     assert shown.count("  - The amount of receipt") == 5
-    assert "and 3 more; --json and --html list them all" in shown
+    assert "and 3 more, which --json and --html tell of" in shown
     assert len(json.loads(CliRunner().invoke(audit, [str(path), "--json"]).stdout)["findings"]) == 8
 
 

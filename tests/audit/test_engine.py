@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from p2pgrid.audit.engine import Sizes, Source, run_engine
 from p2pgrid.errors import UsageError
 from p2pgrid.ledger.bundle import read_bundle
+from p2pgrid.proto.log_case import LogDemands
 from p2pgrid.proto.messages import Status, Usage
 from p2pgrid.proto.record import Role
 from p2pgrid.proto.verdict import Bundle, Verdict, audit_records
@@ -161,7 +162,7 @@ def test_damaged_bundles_of_several_channels(seed: int, times: int, is_named: bo
         links_a_group=random.choice([1, 4, 100]),
     )
     try:
-        whole, cut = both_verdicts(bundles, sizes, end)
+        whole, cut = both_verdicts(bundles, sizes, end, log_demands=LogDemands(proofs=random.random() < 0.5))
     except UsageError:
         return
     assert cut == whole

@@ -12,6 +12,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from p2pgrid.errors import InvalidRecord
+from p2pgrid.proto import keys
 from p2pgrid.proto.codes import CODES
 from p2pgrid.proto.keys import parse_public_key
 from tests.proto.vectors import FOLDER
@@ -40,6 +41,18 @@ def test_each_case_has_the_verdict_of_the_specification(case: dict[str, Any]) ->
 def test_under_a_good_key_one_signature_fits(case: dict[str, Any]) -> None:
     key = parse_public_key(bytes.fromhex(case["public_key"]))
     assert key.verify(bytes.fromhex(case["message"]), bytes.fromhex(case["signature"])) is case["signature_fits"]
+
+
+def test_the_library_called_as_it_is_and_through_its_binding_is_one_verdict() -> None:
+    assert keys.is_signed is keys.is_signed_by_library, "this PyNaCl hides its library: audits are slower"
+    signatures = json.loads((FOLDER / "signatures.json").read_text())
+    for case in [*CASES, *signatures]:
+        raw, message, signature = parts_of(case)
+        raw = raw[-32:]  # those of signatures.json have the algorithm before them
+        signed = signature + message
+        assert keys.is_signed_by_library(signed, raw) is keys.is_signed_by_binding(signed, raw), case
+        for cut in (signed[:63], signed[:64], signed[:-1], b""):
+            assert keys.is_signed_by_library(cut, raw) is keys.is_signed_by_binding(cut, raw), case
 
 
 def test_there_are_twelve_and_their_faults_are_codes() -> None:
