@@ -21,6 +21,7 @@ from tests import factories
 from tests.proto.audit_vectors import audit_vectors
 from tests.proto.counting_vectors import counting_vectors
 from tests.proto.log_vectors import log_vectors, merkle_vectors
+from tests.proto.refusal_vectors import refusal_vectors
 from tests.proto.simulation import CLIENT, PROVIDER, TARIFF, Grid, answer, receipts, script, usage
 from tests.proto.speccheck import signature_vectors, speccheck_vectors
 
@@ -36,6 +37,7 @@ def all_vectors() -> dict[str, Any]:
         "pricing.json": _pricing(),
         "counting.json": counting_vectors(),
         "session.json": _session(),
+        "refused.json": refusal_vectors(),
         "speccheck.json": speccheck_vectors(),
         "signatures.json": signature_vectors(),
         "merkle.json": merkle_vectors(),

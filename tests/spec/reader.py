@@ -12,7 +12,7 @@ import hmac
 import json
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -38,6 +38,12 @@ def uvarint(value: int) -> bytes:
         out += bytes([value % 0x80 + 0x80])
         value //= 0x80
     return out + bytes([value])
+
+
+def unsqueezed(text: str) -> bytes:
+    """Hex in which `ab*300` between spaces is the bytes `ab` so often (tests/vectors/README.md)."""
+    parts = (part.partition("*") for part in text.split(" "))
+    return b"".join(bytes.fromhex(unit) * int(times or 1) for unit, _, times in parts)
 
 
 def signature_input(payload_type: str, payload: bytes) -> bytes:
@@ -111,41 +117,58 @@ def _pack_int(value: int) -> bytes:
 
 
 def unpack(data: bytes) -> Any:
+    """In any encoding: whether it is the shortest is asked once the fields are known to be right."""
     value, rest = _unpack(data)
     if rest:
         raise Refused("malformed")
-    if pack(value) != data:
-        raise Refused("not-canonical")
     return value
 
 
-def _unpack(data: bytes) -> tuple[Any, bytes]:
-    if not data:
+def check_canonical(value: Any, data: bytes) -> None:
+    if pack(value) != data:
+        raise Refused("not-canonical")
+
+
+def _take(rest: bytes, size: int) -> tuple[bytes, bytes]:
+    if len(rest) < size:
         raise Refused("malformed")
-    mark, rest = data[0], data[1:]
+    return rest[:size], rest[size:]
+
+
+def _text(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise Refused("malformed") from None
+
+
+def _unpack(data: bytes) -> tuple[Any, bytes]:
+    head, rest = _take(data, 1)
+    mark = head[0]
     if mark < 0x80:
         return mark, rest
     if mark >= 0xE0:
         return mark - 256, rest
     if 0xA0 <= mark < 0xC0:
-        return rest[: mark - 0xA0].decode(), rest[mark - 0xA0 :]
+        raw, rest = _take(rest, mark - 0xA0)
+        return _text(raw), rest
     if 0x90 <= mark < 0xA0:
         return _unpack_items(mark - 0x90, rest)
     if mark in (0xC2, 0xC3):
         return mark == 0xC3, rest
     numbers = {0xCC: "B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q", 0xD0: "b", 0xD1: ">h", 0xD2: ">i", 0xD3: ">q"}
     if mark in numbers:
-        size = struct.calcsize(numbers[mark])
-        return struct.unpack(numbers[mark], rest[:size])[0], rest[size:]
+        raw, rest = _take(rest, struct.calcsize(numbers[mark]))
+        return struct.unpack(numbers[mark], raw)[0], rest
     lengths = {0xC4: "B", 0xC5: ">H", 0xC6: ">I", 0xD9: "B", 0xDA: ">H", 0xDB: ">I", 0xDC: ">H", 0xDD: ">I"}
     if mark not in lengths:
         raise Refused("malformed")
-    size = struct.calcsize(lengths[mark])
-    (length,), rest = struct.unpack(lengths[mark], rest[:size]), rest[size:]
+    raw, rest = _take(rest, struct.calcsize(lengths[mark]))
+    (length,) = struct.unpack(lengths[mark], raw)
     if mark in (0xDC, 0xDD):
         return _unpack_items(length, rest)
-    raw, rest = rest[:length], rest[length:]
-    return (raw if mark <= 0xC6 else raw.decode()), rest
+    raw, rest = _take(rest, length)
+    return (raw if mark <= 0xC6 else _text(raw)), rest
 
 
 def _unpack_items(count: int, rest: bytes) -> tuple[list[Any], bytes]:
@@ -177,27 +200,74 @@ class Record:
     @property
     def message(self) -> dict[str, Any]:
         """The payload by field names, its form checked."""
-        name, most = message_types()[self.type]
-        if len(self.payload) > most:
-            raise Refused("oversize")
-        return named(name, unpack(self.payload))
+        if self.type not in message_types():
+            raise Refused("wrong-type")
+        return read_payload(message_types()[self.type][0], self.payload)
+
+    def check_signed_by(self, keys: dict[str, bytes]) -> None:
+        """Rule 14, then the payload."""
+        for role, key in keys.items():
+            if role not in self.signatures:
+                raise Refused("signature-missing")
+            if self.signatures[role][0] != key:
+                raise Refused("wrong-key")
+            verify(key, signature_input(self.type, self.payload), self.signatures[role][1])
+        assert self.message
 
 
 def from_wire(data: bytes) -> Record:
     if len(data) > 131072:
         raise Refused("oversize")
-    kind, payload, signatures = unpack(data)
-    if len({role for role, _, _ in signatures}) != len(signatures) or len(signatures) > 8 or len(kind) > 64:
+    value = unpack(data)
+    if not isinstance(value, list) or len(value) != 3 or not isinstance(value[2], list):
         raise Refused("malformed")
-    return Record(kind, payload, {role: (key, signature) for role, key, signature in signatures})
+    kind, payload, signatures = value
+    for one in signatures:
+        if not isinstance(one, list) or len(one) != 3:
+            raise Refused("malformed")
+        _check_signature(*one)
+    _check_record(kind, payload, signatures)
+    check_canonical(value, data)
+    return _record(kind, payload, signatures)
 
 
-def from_line(line: str) -> Record:
-    shown = json.loads(line)
-    if set(shown) != {"type", "payload", "signatures"}:
+def from_line(line: str | bytes) -> Record:
+    raw = line.encode() if isinstance(line, str) else line
+    if len(raw) > 262144:
+        raise Refused("oversize")
+    try:
+        shown = json.loads(_text(raw))
+        assert set(shown) == {"type", "payload", "signatures"}
+        assert all(set(s) == {"role", "key", "signature"} for s in shown["signatures"])
+        shown["type"].encode()
+        payload = _base64(shown["payload"])
+        signatures = [[s["role"], _base64(s["key"]), _base64(s["signature"])] for s in shown["signatures"]]
+    except (ValueError, AssertionError, TypeError, AttributeError):
+        raise Refused("malformed") from None
+    for one in signatures:
+        _check_signature(*one)
+    _check_record(shown["type"], payload, signatures)
+    if len(payload) > 131072:
+        raise Refused("oversize")
+    return _record(shown["type"], payload, signatures)
+
+
+def _check_record(kind: Any, payload: Any, signatures: list[Any]) -> None:
+    if not isinstance(kind, str) or len(kind) > 64 or not isinstance(payload, bytes) or len(signatures) > 8:
         raise Refused("malformed")
-    signatures = {s["role"]: (_base64(s["key"]), _base64(s["signature"])) for s in shown["signatures"]}
-    return Record(shown["type"], _base64(shown["payload"]), signatures)
+
+
+def _check_signature(role: Any, key: Any, signature: Any) -> None:
+    is_sized = all(isinstance(b, bytes) and len(b) == n for b, n in ((key, 33), (signature, 64)))
+    if role not in ("provider", "client", "operator") or not is_sized:
+        raise Refused("malformed")
+
+
+def _record(kind: str, payload: bytes, signatures: list[Any]) -> Record:
+    by_role = {role: (key, signature) for role, key, signature in signatures}
+    if len(by_role) != len(signatures):
+        raise Refused("malformed")
+    return Record(kind, payload, by_role)
 
 
 def _base64(text: str) -> bytes:
@@ -280,6 +350,104 @@ def _number(text: str) -> int:
     if power := re.fullmatch(r"(\d+)\^(\d+)(-1)?", text):
         return int(power[1]) ** int(power[2]) - bool(power[3])
     return int(text)
+
+
+def read_payload(name: str, payload: bytes) -> dict[str, Any]:
+    """record.md, rule 13: a message's payload by field names."""
+    sizes = dict(message_types().values())
+    if name in sizes and len(payload) > sizes[name]:
+        raise Refused("oversize")
+    value = unpack(payload)
+    message = named(name, value)
+    check_canonical(value, payload)
+    if name in sizes:
+        check_between(name, message)
+    return message
+
+
+def check_between(name: str, message: dict[str, Any]) -> None:
+    """The rules between fields of one message, in the order of messages.md."""
+    holds = all(_rules_of(name, message)) and all(len(digest) in (0, 32) for digest in _digests_of(name, message))
+    if not holds:
+        raise Refused("out-of-range")
+    if name == "Channel" and channel_id(message) != message["channel"]:
+        raise Refused("channel-id")
+
+
+def _rules_of(name: str, m: dict[str, Any]) -> Iterator[bool]:
+    match name:
+        case "Offer":
+            yield m["valid_until_ms"] > m["valid_from_ms"]
+            yield len({entry["model"] for entry in m["models"]}) == len(m["models"])
+            for entry in m["models"]:
+                for tariff in (entry["tariff"], *(period["tariff"] for period in entry["schedule"])):
+                    yield tariff["cached_input_upm"] <= tariff["input_upm"]
+                yield from (period["until_minute"] > period["from_minute"] for period in entry["schedule"])
+        case "Channel":
+            yield m["expires_ms"] > m["opened_ms"]
+        case "Receipt":
+            yield len(set(m["mentions"])) == len(m["mentions"])
+            yield m["usage"]["cached_tokens"] <= m["usage"]["prompt_tokens"]
+        case "Dispute" | "Answer" | "Opening":
+            yield m["by"] != "operator"
+        case "Card":
+            yield m["valid_until_ms"] > m["valid_from_ms"]
+            for names in ("peers", "revoked"):
+                yield len({one["key"] for one in m[names]}) == len(m[names])
+            yield from (peer["valid_until_ms"] > peer["valid_from_ms"] for peer in m["peers"])
+            yield len(m["successor"]) in (0, 33)
+            yield m["domain"] == "" or is_domain(m["domain"])
+        case "Statement":
+            yield m["last_receipt"] >= m["first_receipt"]
+        case "Invoice":
+            yield m["gross_cents"] == m["net_cents"] + m["vat_cents"]
+
+
+def _digests_of(name: str, message: dict[str, Any]) -> Iterator[bytes]:
+    for field, kind in tables()[name]:
+        if kind == "**digest**":
+            yield message[field]
+        part = kind.rpartition(": ")[2]
+        if part in tables():
+            inner = message[field] if kind != part else [message[field]]
+            for each in inner:
+                yield from _digests_of(part, each)
+
+
+def is_domain(text: str) -> bool:
+    """card.md, rule 3."""
+    labels = text.split(".")
+    fits = all(re.fullmatch(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", label) for label in labels)
+    return fits and len(labels) > 1 and len(text) <= 253 and labels[-1][0].isalpha()
+
+
+def check_keys(name: str, message: dict[str, Any]) -> None:
+    """record.md, rule 13: keys within a payload."""
+    if name == "Channel":
+        if message["provider"] == message["client"]:
+            raise Refused("same-party")
+        keys = [message["provider"], message["client"]]
+    else:
+        keys = [one["key"] for one in (*message["peers"], *message["revoked"])]
+        keys += [message["successor"]] if message["successor"] else []
+    for key in keys:
+        admit_key(key)
+
+
+def parse_peer_id(text: str) -> bytes:
+    """record.md, rule 11: the key of 33 bytes."""
+    digits = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+    number = 0
+    for letter in text:
+        if letter not in digits:
+            raise Refused("key-not-admissible")
+        number = number * 58 + digits.index(letter)
+    raw = number.to_bytes((number.bit_length() + 7) // 8)
+    key = b"\x01" + raw[5:]
+    if raw[:5] != bytes.fromhex("2408011220") or peer_id(key) != text:
+        raise Refused("key-not-admissible")
+    admit_key(key)
+    return key
 
 
 def price(tariff: dict[str, int], usage: dict[str, int]) -> int:

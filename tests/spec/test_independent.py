@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,69 @@ def test_keys() -> None:
         public, _ = nacl.bindings.crypto_sign_seed_keypair(bytes.fromhex(vector["seed"]))
         assert (b"\x01" + public).hex() == vector["public_key"]
         assert reader.peer_id(b"\x01" + public) == vector["peer_id"]
+
+
+def code_of(read: Callable[[], object]) -> str:
+    """What a reader refuses it with; empty if it takes it."""
+    try:
+        read()
+    except Refused as refused:
+        return str(refused)
+    return ""
+
+
+REFUSED = vectors("refused")
+
+
+def found_in(cases: list[dict[str, Any]], read: Callable[[dict[str, Any]], object]) -> list[tuple[str, str]]:
+    """Each case with what `read` refuses it with."""
+    return [(told(case), code_of(lambda c=case: read(c))) for case in cases]
+
+
+def said_of(cases: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return [(told(case), case["code"]) for case in cases]
+
+
+def told(case: dict[str, Any]) -> str:
+    return f"{case.get('message', case.get('frame', ''))} {case['case']}"
+
+
+def test_refused_payloads() -> None:
+    cases = REFUSED["payloads"]
+    assert found_in(cases, lambda c: reader.read_payload(c["message"], reader.unsqueezed(c["payload"]))) == said_of(
+        cases
+    )
+
+
+def test_refused_keys() -> None:
+    cases = REFUSED["keys"]
+    assert found_in(cases, lambda c: reader.admit_key(bytes.fromhex(c["key"]))) == said_of(cases)
+    cases = REFUSED["peer_ids"]
+    assert found_in(cases, lambda c: reader.parse_peer_id(c["peer_id"])) == said_of(cases)
+    cases = REFUSED["payload_keys"]
+    messages = {told(c): reader.read_payload(c["message"], reader.unsqueezed(c["payload"])) for c in cases}
+    assert found_in(cases, lambda c: reader.check_keys(c["message"], messages[told(c)])) == said_of(cases)
+
+
+def test_refused_records() -> None:
+    cases = REFUSED["wire"]
+    assert found_in(cases, lambda c: from_wire(reader.unsqueezed(c["wire"]))) == said_of(cases)
+    cases = REFUSED["lines"]
+    assert found_in(cases, lambda c: from_line(reader.unsqueezed(c["line"]))) == said_of(cases)
+    cases = REFUSED["signed"]
+    assert found_in(cases, lambda c: signed_as_wanted(c)) == said_of(cases)
+
+
+def signed_as_wanted(case: dict[str, Any]) -> None:
+    keys = {role: bytes.fromhex(key) for role, key in case["keys"].items()}
+    from_wire(reader.unsqueezed(case["wire"])).check_signed_by(keys)
+
+
+def test_refused_frames() -> None:
+    cases = REFUSED["frames"]
+    found = found_in(cases, lambda c: reader.read_payload(c["frame"], reader.unsqueezed(c["payload"])))
+    links = [name if name.startswith("InclusionProof") else "" for name, _ in found]
+    assert [(n, c if link else c and "violation") for (n, c), link in zip(found, links, strict=True)] == said_of(cases)
 
 
 def test_speccheck() -> None:
@@ -167,7 +231,7 @@ def test_a_log() -> None:
     assert reader.check_cosignature(note, witness) == log["cosigned_at"]
     checkpoint, proof = (from_line(line) for line in log["attachments"])
     assert (checkpoint.payload.decode(), checkpoint.signatures, proof.signatures) == (note, {}, {})
-    said = reader.named("InclusionProof", reader.unpack(proof.payload))
+    said = reader.read_payload("InclusionProof", proof.payload)
     leaf = reader.leaf_hash(hashlib.sha256(said["salt"] + said["record_id"]).digest())
     assert reader.root_of(leaf, said["leaf_index"], said["tree_size"], said["hashes"]) == reader.tree_hash(leaves)
 
