@@ -15,7 +15,6 @@ from p2pgrid.errors import InvalidRecord, ProtocolViolation
 from p2pgrid.proto.card import Card
 from p2pgrid.proto.inclusion import parse_inclusion_proof
 from p2pgrid.proto.key_rules import faults_of_card_keys
-from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.messages import Channel, TariffPeriod, channel_id
 from p2pgrid.proto.record import Message, Record, Role, parse_message
 from p2pgrid.proto.rules import faults_of_channel
