@@ -159,7 +159,9 @@ def faults_of_receipt(
     """
     field = _receipt_against_order(receipt, order, order_id)
     if field:
-        return [Fault("wrong-order", f"The {field} of {_what(receipt)} is not that of order {order.order_number}.")]
+        sentence = f"The {field} of {_what(receipt)} is not that of order {order.order_number}."
+        # Where it names another record, the client can have made this one afterwards.
+        return [Fault("wrong-order", sentence, proven=receipt.order == order_id)]
     faults: list[Fault] = []
     if not owes_nothing(receipt.status):
         faults += (

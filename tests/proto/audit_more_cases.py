@@ -185,7 +185,7 @@ def another_offer_than_the_order_s() -> list[LinesBundle]:
     return both(sale(offer=digest("another offer")))
 
 
-@vector("wrong-order", P)
+@vector("wrong-order", P, proven=False)
 def another_order_of_that_number() -> list[LinesBundle]:
     grid = Dealings()
     order = grid.order()
