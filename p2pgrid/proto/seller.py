@@ -409,7 +409,7 @@ class SellerOrder:
         if self._error_status:
             is_refusal = 300 <= self._error_status < 500
             return self._finish(Status.REFUSED if is_refusal else Status.FAILED, now_ms)
-        if self._counter.error or not self._counter.done:
+        if self._counter.has_failed or not self._counter.done:
             return self._finish(Status.FAILED, now_ms)
         if self._is_beyond_window:
             # One event was larger than the window. A receipt for it that is judged only after a lost link would look
