@@ -89,7 +89,7 @@ def pages() -> dict[Path, str]:
 
 
 def with_codes(text: str) -> str:
-    """The page with the tables of codes made afresh, between their markers. Its last two columns are written by hand."""
+    """The page with the tables of codes made afresh. The last two columns are written by hand."""
     for weight in Weight:
         name = f"codes {weight}"
         known = {row[0]: row[-2:] for row in _rows(_between(text, name)) if len(row) > 4}

@@ -12,14 +12,16 @@ from typing import Any
 
 import msgspec
 
+from p2pgrid.errors import InvalidRecord
 from p2pgrid.proto.commitment import ResponseCommitment, request_commitment
 from p2pgrid.proto.keys import SecretKey
-from p2pgrid.proto.messages import ENDPOINTS, ModelOffer, Status, Tariff, TariffPeriod
+from p2pgrid.proto.messages import ENDPOINTS, ModelOffer, Status, Tariff, TariffPeriod, Usage
 from p2pgrid.proto.pricing import amount_owed, price_of
 from p2pgrid.proto.record import Message, Signed, signature_input
 from tests import factories
 from tests.proto.audit_vectors import audit_vectors
 from tests.proto.counting_vectors import counting_vectors
+from tests.proto.link_vectors import link_vectors
 from tests.proto.log_vectors import log_vectors, merkle_vectors
 from tests.proto.refusal_vectors import refusal_vectors
 from tests.proto.simulation import CLIENT, PROVIDER, TARIFF, Grid, answer, receipts, script, usage
@@ -40,6 +42,7 @@ def all_vectors() -> dict[str, Any]:
         "refused.json": refusal_vectors(),
         "speccheck.json": speccheck_vectors(),
         "signatures.json": signature_vectors(),
+        "link.json": link_vectors(),
         "merkle.json": merkle_vectors(),
         "log.json": log_vectors(),
         "audit.json": audit_vectors(),
@@ -163,6 +166,8 @@ def _schedules() -> list[dict[str, Any]]:
         ),
         (120, night, [saturday - 241 * minute, saturday - 240 * minute, saturday - 120 * minute, saturday]),
         (-300, night, [saturday, saturday + 180 * minute, saturday + 300 * minute, saturday + 660 * minute]),
+        (-840, night, [0, 839 * minute, 840 * minute, 1439 * minute]),
+        (-1, overlapping, [0, 3 * minute, 60_000 * 4320]),
         (345, overlapping, [saturday - 345 * minute - 1, saturday - 345 * minute, saturday + 86_400_000 * 2]),
     ]
     made = []
@@ -189,16 +194,19 @@ def _schedules() -> list[dict[str, Any]]:
 def _amounts() -> list[dict[str, Any]]:
     tariffs = [TARIFF, Tariff(input_upm=0, cached_input_upm=0, output_upm=10**12)]
     cases = [usage(0, 0), usage(1, 1), usage(1000, 256, 512), usage(8_000_000, 1_000_000, 8_000_000)]
-    return [
-        {
-            "tariff": msgspec.to_builtins(t),
-            "usage": msgspec.to_builtins(u),
-            "price_pico": price_of(t, u),
-            "owed_pico": {s.value: amount_owed(t, u, s) for s in Status},
-        }
-        for t in tariffs
-        for u in cases
-    ]
+    dearest = Tariff(input_upm=10**12, cached_input_upm=10**12, output_upm=10**12)
+    most, beyond = usage(1_223_372, 8_000_000), usage(1_223_373, 8_000_000)
+    priced = [*((t, u) for t in tariffs for u in cases), (dearest, most), (dearest, beyond), (TARIFF, usage(5, 1, 6))]
+    return [_amount(tariff, one) for tariff, one in priced]
+
+
+def _amount(tariff: Tariff, used: Usage) -> dict[str, Any]:
+    told = {"tariff": msgspec.to_builtins(tariff), "usage": msgspec.to_builtins(used)}
+    try:
+        owed = {s.value: amount_owed(tariff, used, s) for s in Status}
+    except InvalidRecord as invalid:
+        return {**told, "code": invalid.code}
+    return {**told, "price_pico": price_of(tariff, used), "owed_pico": owed}
 
 
 def _session() -> dict[str, Any]:

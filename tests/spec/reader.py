@@ -565,6 +565,7 @@ class Counts:
     finished: dict[int, str] | None = None
     contradicts_itself: bool = False
     done: bool = False
+    failed: bool = False
 
     @property
     def output_tokens(self) -> int:
@@ -581,7 +582,7 @@ class Counts:
 
     @property
     def finish_reason(self) -> str | None:
-        return self.finished[min(self.finished)] if self.finished else None
+        return self.finished[min(self.finished)][:32] if self.finished else None
 
     def contradict(self, is_one: bool) -> None:
         self.contradicts_itself = self.contradicts_itself or is_one
@@ -592,12 +593,16 @@ class Counts:
 
 
 def count_answer(stream: str, n: int) -> tuple[Counts, bool]:
-    """Rules 5.1 to 5.3; False if it is no stream."""
+    """Rules 5.1 to 5.5; False if it is no stream."""
     counts = Counts(n, {}, {}, finished={})
-    events = stream.replace("\r\n", "\n").split("\n\n")[:-1]  # what comes after the last blank line is no event
-    for event in events:
-        lines = [line for line in event.split("\n") if line == "data" or line.startswith("data:")]
-        data = "\n".join(line[5:].removeprefix(" ") for line in lines)
+    spent = 0
+    for event in re.findall(r"(.*?(?<![^\n])(?:\r?\n))", stream, flags=re.DOTALL):  # up to each blank line
+        spent += 64 - len(event.encode())
+        lines = event.replace("\r\n", "\n").split("\n")
+        shown = [line[5:].removeprefix(" ") for line in lines if line == "data" or line.startswith("data:")]
+        if len(event.encode()) > 2**23 or len(shown) > 1024 or spent > 65536:
+            return counts, False
+        data = "\n".join(shown)
         if not data:
             continue
         if counts.done:
@@ -607,14 +612,49 @@ def count_answer(stream: str, n: int) -> tuple[Counts, bool]:
             continue
         try:
             chunk = json.loads(data)
-        except ValueError:
+            data.encode().decode()
+            json.dumps(chunk, ensure_ascii=False).encode()
+            _check_chunk(chunk)
+        except (ValueError, AssertionError, AttributeError, TypeError):
             return counts, False
         _count_chunk(counts, chunk)
     return counts, True
 
 
+def _check_chunk(chunk: dict[str, Any]) -> None:
+    """Rule 5.5: what is known has its type."""
+    assert isinstance(chunk, dict) and _is_text(chunk.get("id", ""), 256)
+    assert isinstance(chunk.get("choices", []), list) and len(chunk.get("choices", [])) <= 1024
+    assert _is_ids(chunk.get("prompt_token_ids"))
+    for choice in chunk.get("choices", []):
+        assert _is_number(choice.get("index", 0), 1023)
+        assert _is_ids(choice.get("token_ids")) and _is_ids(choice.get("prompt_token_ids"))
+        assert choice.get("finish_reason") is None or _is_text(choice["finish_reason"], 64)
+    usage = chunk.get("usage") or {}
+    assert isinstance(usage, dict) and (usage or chunk.get("usage") in (None, {}))
+    assert _is_number(usage.get("prompt_tokens", 0), 8_000_000)
+    details = usage.get("prompt_tokens_details") or {}
+    for count in (usage.get("completion_tokens"), details.get("cached_tokens")):
+        assert count is None or _is_number(count, 8_000_000)
+    error = chunk.get("error") or {}
+    assert isinstance(error, dict) and _is_text(error.get("message", ""), 2**23)
+
+
+def _is_number(value: Any, most: int) -> bool:
+    return type(value) is int and 0 <= value <= most
+
+
+def _is_text(value: Any, most: int) -> bool:
+    return isinstance(value, str) and len(value) <= most
+
+
+def _is_ids(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(_is_number(one, 2**31 - 1) for one in value))
+
+
 def _count_chunk(counts: Counts, chunk: dict[str, Any]) -> None:
     assert counts.finished is not None
+    counts.failed = counts.failed or chunk.get("error") is not None
     said = chunk.get("id", "")
     counts.contradict(bool(counts.response_id and said and said != counts.response_id))
     counts.response_id = counts.response_id or said
@@ -628,17 +668,19 @@ def _count_chunk(counts: Counts, chunk: dict[str, Any]) -> None:
         counts.by_choice[index] = counts.by_choice.get(index, 0) + len(ids)
         if choice.get("finish_reason") is not None:
             counts.finished.setdefault(index, choice["finish_reason"])
+            counts.failed = counts.failed or counts.finished[index] == "abort"
     usage = chunk.get("usage")
     if usage is None:
         return
     if not choices:
         counts.usage = usage
-        counts.contradict(usage["completion_tokens"] != counts.output_tokens)
-        counts.contradict(bool(counts.prompts) and usage["prompt_tokens"] != counts.prompt_tokens)
+        counts.contradict((usage.get("completion_tokens") or 0) != counts.output_tokens)
+        prompt = usage.get("prompt_tokens", 0)
+        counts.contradict(bool(counts.prompts) and prompt != counts.prompt_tokens)
         details = usage.get("prompt_tokens_details") or {}
-        counts.contradict((details.get("cached_tokens") or 0) > usage["prompt_tokens"])
+        counts.contradict((details.get("cached_tokens") or 0) > prompt)
     elif len(choices) == 1:
         index = choices[0].get("index", 0)
-        counts.contradict(usage["completion_tokens"] != counts.by_choice[index])
-        known = counts.prompts.get(index // counts.n, usage["prompt_tokens"])
-        counts.contradict(known != usage["prompt_tokens"])
+        counts.contradict((usage.get("completion_tokens") or 0) != counts.by_choice[index])
+        prompt = usage.get("prompt_tokens", 0)
+        counts.contradict(counts.prompts.get(index // counts.n, prompt) != prompt)
