@@ -24,7 +24,19 @@ from tests.proto.counting_vectors import counting_vectors
 from tests.proto.link_vectors import link_vectors
 from tests.proto.log_vectors import log_vectors, merkle_vectors
 from tests.proto.refusal_vectors import refusal_vectors
-from tests.proto.simulation import CLIENT, PROVIDER, TARIFF, Grid, answer, receipts, script, usage
+from tests.proto.request_vectors import request_vectors
+from tests.proto.simulation import (
+    CLIENT,
+    PROVIDER,
+    TARIFF,
+    Grid,
+    Lane,
+    answer,
+    audit,
+    receipts,
+    script,
+    usage,
+)
 from tests.proto.speccheck import signature_vectors, speccheck_vectors
 
 FOLDER = Path(__file__).parent.parent / "vectors"
@@ -39,6 +51,7 @@ def all_vectors() -> dict[str, Any]:
         "pricing.json": _pricing(),
         "counting.json": counting_vectors(),
         "session.json": _session(),
+        "requests.json": request_vectors(),
         "refused.json": refusal_vectors(),
         "speccheck.json": speccheck_vectors(),
         "signatures.json": signature_vectors(),
@@ -226,11 +239,25 @@ def _session() -> dict[str, Any]:
         return [s.record.to_json_line().decode() for s in [*common, *ledger]]
 
     chain = receipts(grid.client_ledger)
+    verdict = audit(grid)
     return {
+        "orders": [_delivered(grid.lanes[number]) for number in sorted(grid.lanes)],
+        "verdict": {"clean": verdict.clean, "notes": [note.code for note in verdict.notes]},
         "receipts": [
             {"id": r.id.hex(), "status": r.message.status.value, "amount_pico": r.message.amount_pico} for r in chain
         ],
         "channel_total_pico": grid.client.total_pico,
         "provider": lines(grid.provider_ledger),
         "client": lines(grid.client_ledger),
+    }
+
+
+def _delivered(lane: Lane) -> dict[str, Any]:
+    """What was asked and what came: with the key, all that commitments are over."""
+    assert lane.opening is not None
+    return {
+        "order_number": lane.number,
+        "commitment_key": lane.opening.commitment_key.hex(),
+        "body": lane.body.decode(),
+        "answer": lane.delivered.decode(),
     }

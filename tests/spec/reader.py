@@ -482,6 +482,70 @@ def commitment(word: str, key: bytes, content: bytes) -> bytes:
     return hmac.digest(key, word.encode() + b"\0" + content, "sha256")
 
 
+FORBIDDEN = {
+    "kv_transfer_params",
+    "vllm_xargs",
+    "priority",
+    "request_id",
+    "use_beam_search",
+    "prompt_embeds",
+    "chat_template",
+    "mm_processor_kwargs",
+    "media_io_kwargs",
+}
+
+
+def read_request(endpoint: str, body: str, context_tokens: int) -> dict[str, Any] | str:
+    """session.md, rules 3.2 to 3.4: what a body asks for, or why it is refused."""
+    if endpoint not in ("/v1/chat/completions", "/v1/completions"):
+        return "unknown-endpoint"
+    try:
+        asked = json.loads(body)
+        options = asked.get("stream_options") or {}
+        assert isinstance(asked["model"], str) and isinstance(options, dict)
+        for flag in (*map(asked.get, ("stream", "return_token_ids", "echo", "include_reasoning")), *options.values()):
+            assert flag is None or isinstance(flag, bool)
+        numbers = [asked.get(name) for name in ("max_tokens", "max_completion_tokens", "n", "best_of")]
+        assert all(number is None or type(number) is int for number in numbers)
+    except (ValueError, AssertionError, AttributeError, KeyError):
+        return "bad-request"
+    if FORBIDDEN & set(asked) or asked.get("echo") or asked.get("include_reasoning") is False:
+        return "unsupported"
+    if not all(number is None or 1 <= number <= 1_000_000 for number in numbers):
+        return "bad-request"
+    prompts = _prompts(asked.get("prompt"))
+    n, best_of = asked.get("n") or 1, asked.get("best_of") or 1
+    choices = prompts * max(n, best_of)
+    if not 1 <= choices <= 128:
+        return "bad-request"
+    if not (asked.get("stream") and asked.get("return_token_ids") and options.get("include_usage")):
+        return "not-metered"
+    each = max(asked.get("max_tokens") or 0, asked.get("max_completion_tokens") or 0) or context_tokens
+    return {
+        "code": "",
+        "n": n,
+        "prompts": prompts,
+        "choices": choices,
+        "max_output_tokens": min(each, context_tokens) * choices,
+        "max_prompt_tokens": min(len(body.encode()) + 1024 * prompts, context_tokens * prompts),
+    }
+
+
+def _prompts(prompt: Any) -> int:
+    """A text, a list of texts, the ids of one prompt, or a list of such lists; 0 for what is none of these."""
+    if prompt is None or isinstance(prompt, str) or prompt == []:
+        return 1
+    if not isinstance(prompt, list):
+        return 0
+    if all(isinstance(one, str) for one in prompt) or all(_is_plain_ids(one) for one in prompt):
+        return len(prompt)
+    return int(_is_plain_ids(prompt))
+
+
+def _is_plain_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(type(one) is int for one in value)
+
+
 # -- log.md -------------------------------------------------------------------------------------------------------
 
 

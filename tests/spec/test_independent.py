@@ -210,6 +210,40 @@ def test_a_session_s_chain(side: str) -> None:
         assert {k: v for k, v in voucher.message.items() if k != "meter"}.items() <= meter.items()
 
 
+def test_a_session_s_commitments_and_counts() -> None:
+    session = vectors("session")
+    records = {record.id: record for record in map(from_line, session["client"])}.values()
+    for told in session["orders"]:
+        key, number = bytes.fromhex(told["commitment_key"]), told["order_number"]
+        (order,) = (r.message for r in by_type(list(records), "order") if r.message["order_number"] == number)
+        (receipt,) = (r.message for r in by_type(list(records), "receipt") if r.message["order_number"] == number)
+        assert reader.commitment("request", key, told["body"].encode()) == order["request_commitment"]
+        pieces = [piece + "\n\n" for piece in told["answer"].split("\n\n")]
+        running = {}
+        for count in range(len(pieces) + 1):
+            text = "".join(pieces[:count])
+            counts, is_stream = reader.count_answer(text, 1)
+            assert is_stream
+            running[reader.commitment("response", key, text.encode())] = counts
+        for meter in (r.message for r in by_type(list(records), "meter") if r.message["order_number"] == number):
+            counts = running[meter["response_commitment"]]
+            assert (counts.prompt_tokens, counts.output_tokens) == (
+                meter["usage"]["prompt_tokens"],
+                meter["usage"]["output_tokens"],
+            )
+        counts = running[receipt["response_commitment"]]
+        assert counts.output_tokens == receipt["usage"]["output_tokens"]
+        assert receipt["finish_reason"] == (counts.finish_reason or "")
+
+
+@pytest.mark.parametrize("vector", vectors("requests")["cases"], ids=lambda v: v["body"][:60])
+def test_requests(vector: dict[str, Any]) -> None:
+    context = vectors("requests")["context_tokens"]
+    found = reader.read_request(vector["endpoint"], vector["body"], context)
+    expected = {name: value for name, value in vector.items() if name not in ("endpoint", "body")}
+    assert (found if isinstance(found, dict) else {"code": found}) == expected
+
+
 def test_trees() -> None:
     tree = vectors("merkle")
     leaves = [reader.leaf_hash(bytes.fromhex(entry)) for entry in tree["entries"]]
