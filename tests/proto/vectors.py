@@ -21,8 +21,10 @@ from p2pgrid.proto.record import Message, Signed, signature_input
 from tests import factories
 from tests.proto.audit_vectors import audit_vectors
 from tests.proto.counting_vectors import counting_vectors
+from tests.proto.exchange_vectors import exchange_vectors
 from tests.proto.link_vectors import link_vectors
 from tests.proto.log_vectors import log_vectors, merkle_vectors
+from tests.proto.machine_vectors import machine_vectors
 from tests.proto.refusal_vectors import refusal_vectors
 from tests.proto.request_vectors import request_vectors
 from tests.proto.simulation import (
@@ -55,7 +57,9 @@ def all_vectors() -> dict[str, Any]:
         "refused.json": refusal_vectors(),
         "speccheck.json": speccheck_vectors(),
         "signatures.json": signature_vectors(),
+        "exchanges.json": exchange_vectors(),
         "link.json": link_vectors(),
+        "machines.json": machine_vectors(),
         "merkle.json": merkle_vectors(),
         "log.json": log_vectors(),
         "audit.json": audit_vectors(),
