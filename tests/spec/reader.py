@@ -546,6 +546,94 @@ def _is_plain_ids(value: Any) -> bool:
     return isinstance(value, list) and all(type(one) is int for one in value)
 
 
+def risk(order: dict[str, Any], tariff: dict[str, int], window_tokens: int) -> int:
+    """session.md, section 8."""
+    output = min(window_tokens, order["max_output_tokens"])
+    used = {"prompt_tokens": order["max_prompt_tokens"], "cached_tokens": 0, "output_tokens": output}
+    try:
+        return min(price(tariff, used), int(order["max_amount_pico"]))
+    except Refused:
+        return int(order["max_amount_pico"])
+
+
+def refusal_of(
+    case: dict[str, Any], record: Record, opening: dict[str, Any], channel: dict[str, Any], offer: Record | None
+) -> str:
+    """session.md, rule 4.1: the first that fits."""
+    order, now_ms, body = record.message, case["now_ms"], case["body"].encode()
+    if order["channel"] != channel["channel"]:
+        return "wrong-channel"
+    if order["order_number"] <= case["last_order_number"]:
+        return "order-number"
+    if abs(order["ordered_ms"] - now_ms) > 120_000:
+        return "clock-skew"
+    if now_ms >= channel["expires_ms"]:
+        return "channel-expired"
+    if offer is None or offer.id != order["offer"]:
+        return "unknown-offer"
+    terms = offer.message
+    if not terms["valid_from_ms"] <= now_ms <= terms["valid_until_ms"]:
+        return "offer-expired"
+    if terms["currency"] != channel["currency"]:
+        return "wrong-currency"
+    entry = next((one for one in terms["models"] if one["model"] == order["model"]), None)
+    if entry is None:
+        return "unknown-model"
+    if order["endpoint"] not in entry["endpoints"]:
+        return "unknown-endpoint"
+    if commitment("request", opening["commitment_key"], body) != order["request_commitment"]:
+        return "commitment"
+    asked = read_request(order["endpoint"], case["body"], entry["context_tokens"])
+    if isinstance(asked, str):
+        return asked
+    tariff = tariff_at(entry, terms["utc_offset_minutes"], order["ordered_ms"])
+    most = {
+        "prompt_tokens": order["max_prompt_tokens"],
+        "cached_tokens": 0,
+        "output_tokens": order["max_output_tokens"],
+    }
+    is_covered = order["max_output_tokens"] >= asked["max_output_tokens"] and order["max_amount_pico"] >= price(
+        tariff, most
+    )
+    if order["first_token_deadline_ms"] <= order["ordered_ms"] or not is_covered:
+        return "order-caps"
+    risks = [*case["open_risks_pico"], risk(order, tariff, channel["window_tokens"])]
+    if len(risks) > channel["max_open_orders"] or sum(risks) - max(risks) > case["countersigned_pico"]:
+        return "too-many-open-orders"
+    is_beyond = case["total_pico"] + case["reserved_pico"] + order["max_amount_pico"] > channel["credit_limit_pico"]
+    return "credit-exhausted" if is_beyond else ""
+
+
+# -- card.md ------------------------------------------------------------------------------------------------------
+
+
+def check_chain(cards: Sequence[Record]) -> None:
+    """Section 2: each card follows the one before."""
+    for before, card in zip((None, *cards), cards, strict=False):
+        card.check_signed_by({"operator": card.message["operator"]})
+        check_keys("Card", card.message)
+        if before is None:
+            continue
+        old, new = before.message, card.message
+        if new["sequence"] == old["sequence"]:
+            raise Refused("two-records-one-slot")
+        follows = new["previous"] == before.id and new["operator"] in (old["operator"], old["successor"])
+        if new["sequence"] < old["sequence"] or not follows:
+            raise Refused("broken-card-chain")
+
+
+def state_of_key(chain: Sequence[dict[str, Any]], key: bytes, at_ms: int) -> str:
+    """Rule 7."""
+    revoked = [one["since_ms"] for card in chain for one in card["revoked"] if one["key"] == key]
+    named = [one for card in chain for one in card["peers"] if one["key"] == key]
+    if revoked and min(revoked) <= at_ms:
+        return "revoked"
+    if not named or at_ms < named[-1]["valid_from_ms"]:
+        return "unknown"
+    until_ms = min(named[-1]["valid_until_ms"], chain[-1]["valid_until_ms"])
+    return "expired" if at_ms > until_ms else "bound"
+
+
 # -- log.md -------------------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import nacl.bindings
 import pytest
 
 from tests.spec import reader
+from tests.spec.link_reader import Closed, LinkSide
 from tests.spec.reader import Record, Refused, from_line, from_wire
 
 
@@ -30,7 +32,7 @@ def shown(value: Any) -> Any:
 
 
 def test_nothing_of_ours_is_imported() -> None:
-    for module in ("reader.py", "test_independent.py"):
+    for module in ("reader.py", "link_reader.py", "test_independent.py"):
         tree = ast.parse(Path(__file__).with_name(module).read_text())
         names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
         names |= {str(n.module) for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
@@ -242,6 +244,158 @@ def test_requests(vector: dict[str, Any]) -> None:
     found = reader.read_request(vector["endpoint"], vector["body"], context)
     expected = {name: value for name, value in vector.items() if name not in ("endpoint", "body")}
     assert (found if isinstance(found, dict) else {"code": found}) == expected
+
+
+LINK = vectors("link")
+
+
+@pytest.mark.parametrize("case", LINK["cases"], ids=lambda c: c["case"])
+def test_links(case: dict[str, Any]) -> None:
+    keys = {name: bytes.fromhex(LINK[f"{name}_seed"]) for name in ("listener", "dialler")}
+    listener = b"\x01" + nacl.bindings.crypto_sign_seed_keypair(keys["listener"])[0]
+    seed = keys["listener" if case["side"] == "L" else "dialler"]
+    terms = LINK["terms"]["streams"], LINK["terms"]["credit"]
+    link = LinkSide(case["side"], seed, listener, bytes.fromhex(LINK["nonce"]), *terms)
+    assert link.take_out() == reader.unsqueezed(case["start"])
+    for step in case["steps"]:
+        (what, *given), events = step["do"], list[Any]()
+        fault, goaway = "", None
+        try:
+            if what == "in":
+                link.receive(reader.unsqueezed(given[0]), events)
+            else:
+                link.do(what, *given)
+        except Closed as closed:
+            fault, goaway = closed.fault, closed.goaway
+        told = [
+            [reader.unsqueezed(e[3]) if e[0] == "message" and n == 3 else v for n, v in enumerate(e)]
+            for e in step["events"]
+        ]
+        out = link.take_out()
+        if what == "goaway":
+            assert out[:8] == bytes([0, 0, 0, 2 + len(given[1]), 0, 0, 0, 0]) and out[8] == 3
+            out, goaway = b"", int.from_bytes(out[9:11])
+        assert (events, fault, goaway) == (told, step["fault"], step["goaway"]), step
+        assert out == reader.unsqueezed(step["out"]), step
+
+
+def test_machines() -> None:
+    machines = vectors("machines")
+    for case in machines["orders"]:
+        channel = from_wire(bytes.fromhex(machines["channels"][str(case["window_tokens"])]["channel"]))
+        offer = from_wire(bytes.fromhex(machines["channels"][str(case["window_tokens"])]["offer"]))
+        check_order(case, offer.message["models"][0]["tariff"], channel)
+
+
+def check_order(case: dict[str, Any], tariff: dict[str, int], channel: Record) -> None:
+    """What the provider sends is what docs/spec/session.md makes of the bytes it let go."""
+    stream, vouched, key = b"", {"prompt_tokens": 0, "cached_tokens": 0, "output_tokens": 0}, b""
+    meters: dict[bytes, dict[str, Any]] = {}
+    for step in case["steps"]:
+        if step["event"] == "PLACE":
+            key = bytes.fromhex(step["data"]["commitment_key"])
+        if step["side"] == "provider" and step["event"] == "VOUCHER" and "records" in step:
+            voucher = from_wire(reader.unsqueezed(step["data"])).message
+            meter = meters[voucher["meter"]]
+            assert {name: meter.get(name, voucher["meter"]) for name in voucher} == voucher
+            vouched = voucher["usage"]
+        for kind, payload in step.get("out", []):
+            data = reader.unsqueezed(payload)
+            if kind == "CHUNK":
+                stream += data
+            if kind == "METER":
+                record = from_wire(data)
+                meters[record.id] = record.message
+                counts, _ = reader.count_answer(stream.decode(), 1)
+                assert record.message["usage"] == usage_of(counts), case["case"]
+                assert record.message["amount_pico"] == reader.price(tariff, usage_of(counts))
+                assert record.message["response_commitment"] == reader.commitment("response", key, stream)
+            if kind == "RECEIPT":
+                check_receipt(case["case"], from_wire(data).message, stream, vouched, tariff, channel)
+
+
+def usage_of(counts: reader.Counts) -> dict[str, int]:
+    return {name: getattr(counts, name) for name in ("prompt_tokens", "cached_tokens", "output_tokens")}
+
+
+def check_receipt(
+    name: str, said: dict[str, Any], stream: bytes, vouched: dict[str, int], tariff: dict[str, int], channel: Record
+) -> None:
+    is_answer = stream.startswith(b"data:")
+    counts = usage_of(reader.count_answer(stream.decode(), 1)[0]) if is_answer else dict.fromkeys(vouched, 0)
+    by_voucher = said["status"] in ("interrupted", "unacknowledged")
+    assert said["usage"] == (vouched if by_voucher else counts), name
+    owes = by_voucher or said["status"] in ("completed", "cancelled")
+    assert said["amount_pico"] == (reader.price(tariff, said["usage"]) if owes else 0), name
+    assert (said["receipt_number"], said["previous"]) == (1, channel.id)
+
+
+def test_orders_that_are_refused() -> None:
+    machines = vectors("machines")
+    for case in machines["refused"]:
+        offer = machines["channels"]["16"]["offer"] if case["offer"] == "16" else case["offer"]
+        opening = reader.read_payload("OrderOpening", bytes.fromhex(case["order"]))
+        order = from_wire(opening["order"])
+        channel = from_wire(bytes.fromhex(machines["channels"][case["channel"]]["channel"])).message
+        found = reader.refusal_of(case, order, opening, channel, from_wire(bytes.fromhex(offer)) if offer else None)
+        assert found == case["code"], case["case"]
+    for case in machines["risks"]:
+        assert reader.risk(case, reader.named("Tariff", case["tariff"]), case["window_tokens"]) == case["risk_pico"]
+
+
+def test_exchanges() -> None:
+    exchanges = vectors("exchanges")
+    for case in (*exchanges["resumes"], *exchanges["disputes"]):
+        held = {side: {from_line(line).id for line in case[side]} for side in ("provider", "client")}
+        due, lacks = 0, list[bytes]()
+        for who, kind, payload in case["messages"]:
+            data = bytes.fromhex(payload)
+            if kind in ("RECORD", "RECEIPT", "COUNTERSIGNATURE", "DISPUTE"):
+                record = from_wire(data)
+                record.check_signatures()
+                assert record.message
+                assert kind != "RECORD" or record.id in held[who]
+                due -= kind in ("RECORD", "RECEIPT")
+            elif kind == "DISPUTES_TAKEN":
+                assert due == 0, case["case"]
+                due, lacks = (len(lacks), []) if who == "client" else (0, [])
+            else:
+                assert due == 0, case["case"]
+                names = {"DISPUTES": "DisputesHeld", "DISPUTES_COMPARED": "DisputesCompared"}
+                said = reader.read_payload(names.get(kind, kind.title()), data)
+                due, lacks = said.get("records", said.get("proposals", 0)), said.get("lacks", [])
+        assert due == 0 or case["fault"]
+
+
+def test_cards_and_discovery() -> None:
+    for case in vectors("discovery"):
+        digest = hashlib.sha256(f"{case['network']}\0{case['key']}".encode()).hexdigest()
+        assert "1220" + digest == case["dht_key"]
+    cards = vectors("cards")
+    key = bytes.fromhex(cards["key"])
+    for case in cards["chains"]:
+        chain = [from_wire(bytes.fromhex(card)) for card in case["cards"]]
+        assert code_of(lambda c=chain: reader.check_chain(c)) == case["code"], case["case"]
+        for at_ms, state in case["states"].items():
+            assert reader.state_of_key([card.message for card in chain], key, int(at_ms)) == state, case["case"]
+
+
+def test_refused_logs() -> None:
+    for case in vectors("merkle")["refused_inclusion"]:
+        leaf, proof = bytes.fromhex(case["leaf_hash"]), [bytes.fromhex(one) for one in case["proof"]]
+        if case["code"]:
+            continue
+        assert reader.root_of(leaf, case["index"], case["size"], proof).hex() == case["root"]
+    for path, code in vectors("log")["refused"]["tile_paths"].items():
+        match = re.fullmatch(
+            r"tile/(entries|[0-6])/((?:x\d{3}/)*)(\d{3})(\.p/([1-9]\d?|1\d\d|2[0-4]\d|25[0-5]))?", path
+        )
+        assert bool(match and not match[2].startswith("x000")) == (not code), path
+    tile = vectors("log")["full_tile"]
+    hashes = bytes.fromhex(tile["tile/0/000"])
+    entries = bytes.fromhex(tile["tile/entries/000"])
+    leaves = [reader.leaf_hash(entries[at + 2 : at + 34]) for at in range(0, len(entries), 34)]
+    assert b"".join(leaves) == hashes and reader.tree_hash(leaves).hex() == tile["root"]
 
 
 def test_trees() -> None:
