@@ -17,6 +17,7 @@ from tests.proto.audit_cases_disputes import BODY, KEY, answered, billed_later, 
 from tests.proto.audit_cases_disputes import rejected as rejection
 from tests.proto.audit_cases_keys import both_keys, card, peer, rotated, sold_under
 from tests.proto.audit_cases_log import (
+    ALL_PROOFS,
     TWO_WITNESSES,
     WITNESSES,
     attached,
@@ -313,7 +314,12 @@ STORIES: tuple[Story, ...] = (
     Story("a payment of 120 s later, counted", of(paid_at, CLOCKS_MS, counted=True)),
     Story("a payment of just before, not counted yet", of(paid_at, -1000, counted=False, third=True)),
     # Logs.
-    Story("a receipt that awaits its signature, and its log", unsigned_and_logged, (), ("awaiting-countersignature",)),
+    Story(
+        "a receipt that awaits its signature, and its log",
+        unsigned_and_logged,
+        notes=("awaiting-countersignature",),
+        demands=ALL_PROOFS,
+    ),
     Story("the log's own cosignature of yesterday", own_word_of_yesterday),
     Story("a witness 120 s before the receipt", lambda: seen(-120)),
     Story("a stranger's log forked", stranger_s_fork, ("log-forked",)),

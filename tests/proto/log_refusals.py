@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 
-from p2pgrid.proto.checkpoint import Checkpoint, SignedCheckpoint, cosign, cosignatures_of, origin_of, verify_checkpoint
+from p2pgrid.proto.checkpoint import (
+    Checkpoint,
+    SignedCheckpoint,
+    cosign,
+    cosignatures_of,
+    origin_of,
+    sign_checkpoint,
+    verify_checkpoint,
+)
 from p2pgrid.proto.fork import ForkProof, verify_fork
-from p2pgrid.proto.merkle import inclusion_proof, leaf_hash, root_from_inclusion
+from p2pgrid.proto.merkle import inclusion_proof, leaf_hash, prefix_roots, root_from_inclusion
 from p2pgrid.proto.note import Note, sign_text
 from p2pgrid.proto.tiles import parse_tile_path
 from tests.factories import CLIENT, PROVIDER, digest, secret_key
@@ -65,7 +74,7 @@ def refused_notes(whole: SignedCheckpoint) -> list[dict[str, Any]]:
         ("no UTF-8", raw.replace(b"p2pgrid", b"p2p\xffgrid", 1)),
         ("64 signatures", Note(text, (good,) * 64).to_bytes()),
         ("65 signatures", Note(text, (good,) * 65).to_bytes()),
-        ("49153 bytes", raw + b"x" * (49_153 - len(raw))),
+        *((f"{size} bytes", _of_size(text, signed, size)) for size in (49_152, 49_153)),
     ]
     return [
         {
@@ -78,6 +87,11 @@ def refused_notes(whole: SignedCheckpoint) -> list[dict[str, Any]]:
     ]
 
 
+def _of_size(text: str, signed: Callable[[str], Note], size: int) -> bytes:
+    """A note with an extension line that makes it as long."""
+    return signed(f"{text}{'x' * (size - len(signed(f'{text}x{chr(10)}').to_bytes()) + 1)}\n").to_bytes()
+
+
 def _cosigners(note: bytes) -> int:
     return len(cosignatures_of(verify_checkpoint(note))) if not code_of(lambda: verify_checkpoint(note)) else 0
 
@@ -87,10 +101,13 @@ def refused_forks(whole: SignedCheckpoint, fork: ForkProof) -> list[dict[str, st
     smaller, larger = fork.smaller, fork.larger
     other = checkpoint_of([digest(f"elsewhere {n}") for n in range(13)], secret_key("another log"))
     changed = (digest("another"), *fork.hashes[1:])
+    honest = sign_checkpoint(smaller.size, prefix_roots(smaller.size, larger.size, fork.hashes)[0], PROVIDER)
     proofs = [
         ("as it should be", fork),
         ("two checkpoints that say the same", replace(fork, smaller=whole, larger=whole, hashes=())),
         ("another log", replace(fork, larger=other)),
+        ("another log with the same tree", replace(fork, larger=_by_another(larger))),
+        ("the larger tree begins with the smaller one", replace(fork, smaller=honest, hashes=fork.hashes)),
         ("a hash changed", replace(fork, hashes=changed)),
         ("a hash too few", replace(fork, hashes=fork.hashes[:-1])),
         ("a hash too many", replace(fork, hashes=(*fork.hashes, digest("more")))),
@@ -104,6 +121,10 @@ def refused_forks(whole: SignedCheckpoint, fork: ForkProof) -> list[dict[str, st
         ("a field more", msgspec.json.encode({**read, "more": 1})),
     ]
     return [{"case": n, "proof": p.decode(), "code": code_of(lambda p=p: verify_fork(p))} for n, p in told]
+
+
+def _by_another(checkpoint: SignedCheckpoint) -> SignedCheckpoint:
+    return sign_checkpoint(checkpoint.size, checkpoint.root, secret_key("another log"))
 
 
 def refused_paths() -> dict[str, str]:

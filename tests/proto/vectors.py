@@ -188,6 +188,7 @@ def _schedules() -> list[dict[str, Any]]:
         (120, night, [saturday - 241 * minute, saturday - 240 * minute, saturday - 120 * minute, saturday]),
         (-300, night, [saturday, saturday + 180 * minute, saturday + 300 * minute, saturday + 660 * minute]),
         (-840, night, [0, 839 * minute, 840 * minute, 1439 * minute]),
+        (-840, [period(4, 0, 1440, 6)], [0, 840 * minute - 1, 840 * minute]),
         (-1, overlapping, [0, 3 * minute, 60_000 * 4320]),
         (345, overlapping, [saturday - 345 * minute - 1, saturday - 345 * minute, saturday + 86_400_000 * 2]),
     ]
