@@ -351,7 +351,7 @@ class BuyerOrder:
     def _owed_pico(self, receipt: Receipt) -> int:
         """What this side says is owed where it disputes the receipt: never more than was billed."""
         counted = self.usage
-        if owes_nothing(receipt.status) or self.counter.error:
+        if owes_nothing(receipt.status) or self.counter.has_failed:
             return 0
         is_counted = is_within_caps(counted, self.order.message) and not self.counter.contradiction
         is_ended = self.counter.done or (receipt.status is Status.CANCELLED and self._cancelled)
@@ -379,7 +379,7 @@ class BuyerOrder:
             return "wrong-status", f"the receipt's finish reason {receipt.finish_reason!r} is not the answer's."
         if receipt.status is Status.CANCELLED and not self._cancelled:
             return "wrong-status", "the receipt says cancelled; this side did not cancel."
-        if receipt.status is Status.COMPLETED and (self.counter.error or not self.counter.done):
+        if receipt.status is Status.COMPLETED and (self.counter.has_failed or not self.counter.done):
             return "wrong-status", "the receipt says completed; the answer failed or did not end."
         if not owes_nothing(receipt.status) and self.counter.contradiction:
             return "wrong-count", f"the answer contradicts itself: {self.counter.contradiction}."

@@ -85,6 +85,7 @@ def accept_channel(
     provider = parse_public_key(offer.message.provider)
     signed = verify_record(record, Channel, {Role.PROVIDER: provider})
     channel, terms = signed.message, offer.message.terms
+    _check_parties(channel)
     if (channel.provider, channel.client, channel.client_nonce) != (provider.raw, key.public_key.raw, client_nonce):
         raise InvalidRecord("wrong-channel", "the provider signed a channel that was not asked for.")
     if channel.continues != continues:
@@ -107,7 +108,13 @@ def verify_channel(record: Record, *, provider: PublicKey, client: PublicKey) ->
     signed = verify_record(record, Channel, {Role.PROVIDER: provider, Role.CLIENT: client})
     if signed.message.provider != provider.raw or signed.message.client != client.raw:
         raise InvalidRecord("wrong-channel", "the channel names other parties than those who signed it.")
+    _check_parties(signed.message)
     return signed
+
+
+def _check_parties(channel: Channel) -> None:
+    if channel.provider == channel.client:
+        raise InvalidRecord("same-party", "the channel's provider and client are one key.")
 
 
 def check_clock(their_ms: int, our_ms: int, who: str) -> None:

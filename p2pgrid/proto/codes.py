@@ -98,7 +98,7 @@ _ALL: Final = (
     _fault("order-billed-twice", Party.PROVIDER, "Two receipts of one channel bill the same order.", convinces=True),
     _fault("too-fast", Party.PROVIDER, "The answer came faster than the hardware offered can give it."),
     # Commitments.
-    _fault("wrong-commitment", Party.PROVIDER, "Receipt and meter of one count commit to two answers.", convinces=True),
+    _fault("wrong-commitment", Party.PROVIDER, "A receipt by voucher commits to another answer.", convinces=True),
     _fault("commitment-mismatch", Party.SIGNER, "What was opened is not what was committed to.", convinces=True),
     # The chain.
     _fault("receipt-gap", Party.HOLDER, "Receipts are missing before others."),

@@ -142,13 +142,17 @@ class TokenCounter:
         return dict(self._finish_reasons)
 
     @property
-    def is_whole(self) -> bool:
-        """True for an answer that came to its end, told its usage, and neither failed nor contradicted itself.
+    def has_failed(self) -> bool:
+        """True if the engine failed inside the stream: it sent an error, or ended a choice in `abort`.
 
-        A choice that ended in `abort` failed: a stopping vLLM ends so, under HTTP 200, what it admits too late.
+        A stopping vLLM ends so, under HTTP 200, what it admits too late.
         """
-        sound = self.error is None and not self.contradiction and "abort" not in self._finish_reasons.values()
-        return self.done and self.usage is not None and sound
+        return self.error is not None or "abort" in self._finish_reasons.values()
+
+    @property
+    def is_whole(self) -> bool:
+        """True for an answer that came to its end, told its usage, and neither failed nor contradicted itself."""
+        return self.done and self.usage is not None and not self.has_failed and not self.contradiction
 
     def feed(self, event: bytes) -> None:
         """Count one event, as `EventSplitter.feed` returns it.

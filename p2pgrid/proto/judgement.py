@@ -271,7 +271,7 @@ class _OrderCase:
         for held in self.receipts[:1]:
             if held.message.order != order.record_id:
                 sentence = f"Receipt {held.message.receipt_number} names another record as order {self.number}."
-                self._add(held, [Fault("wrong-order", sentence)])
+                self._add(held, [Fault("wrong-order", sentence, proven=False)])
 
     def _judge_meters(self, order: Held[Order], tariff: Tariff) -> None:
         previous: Meter | None = None

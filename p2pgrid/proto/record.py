@@ -198,7 +198,10 @@ def parse_message(record: Record, message_type: type[M]) -> M:
         message = decoder.decode(record.payload)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InvalidRecord("malformed", f"the payload is no {record.payload_type}: {error}.") from None
-    if msgspec.msgpack.encode(message) != record.payload:
+    encoded = msgspec.msgpack.encode(message)
+    if encoded != record.payload:
+        if msgspec.msgpack.decode(encoded) != msgspec.msgpack.decode(record.payload):
+            raise InvalidRecord("malformed", f"the payload is no {record.payload_type}: a field is left out.")
         raise InvalidRecord("not-canonical", "the payload is not in its one canonical MessagePack encoding.")
     message.check()
     checked: M = message

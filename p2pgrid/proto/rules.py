@@ -159,7 +159,9 @@ def faults_of_receipt(
     """
     field = _receipt_against_order(receipt, order, order_id)
     if field:
-        return [Fault("wrong-order", f"The {field} of {_what(receipt)} is not that of order {order.order_number}.")]
+        sentence = f"The {field} of {_what(receipt)} is not that of order {order.order_number}."
+        # Where it names another record, the client can have made this one afterwards.
+        return [Fault("wrong-order", sentence, proven=receipt.order == order_id)]
     faults: list[Fault] = []
     if not owes_nothing(receipt.status):
         faults += (
@@ -256,14 +258,15 @@ def _counts_against_order(message: Meter | Receipt, order: Order) -> list[Fault]
 
 def _counts_against_meter(receipt: Receipt, meter: Meter | None, voucher: Voucher | None) -> list[Fault]:
     usage = receipt.usage
-    if voucher is not None and not usage.covers(voucher.usage):
-        name = "voucher"
-    elif meter is not None and not usage.covers(meter.usage) and not bills_by_voucher(receipt.status):
+    if meter is not None and not usage.covers(meter.usage) and not bills_by_voucher(receipt.status):
         name = "meter"  # those by voucher do not bill what was metered and not acknowledged
+    elif voucher is not None and not usage.covers(voucher.usage):
+        name = "voucher"
     else:
         return []
     sentence = f"The counts of receipt {receipt.receipt_number} are below those of its order's last {name}."
-    return [Fault("below-meter", sentence)]
+    # A voucher is the client's word: by itself it binds no provider.
+    return [Fault("below-meter", sentence, proven=name == "meter")]
 
 
 def _counts_against_voucher(

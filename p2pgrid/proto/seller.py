@@ -90,18 +90,22 @@ _S, _E = SellerState, SellerEvent
 SELLER_TRANSITIONS: Final[dict[tuple[SellerState, SellerEvent], SellerState]] = {
     (_S.ASKED, _E.TOKENS): _S.STREAMING,
     (_S.ASKED, _E.FINISHED): _S.PROPOSED,
+    (_S.ASKED, _E.CANCEL): _S.PROPOSED,
     (_S.ASKED, _E.LINK_LOST): _S.SUSPENDED,
     (_S.STREAMING, _E.TOKENS): _S.STREAMING,
     (_S.STREAMING, _E.WINDOW_FULL): _S.HELD,
     (_S.STREAMING, _E.VOUCHER): _S.STREAMING,
     (_S.STREAMING, _E.FINISHED): _S.PROPOSED,
+    (_S.STREAMING, _E.CANCEL): _S.PROPOSED,
     (_S.STREAMING, _E.LINK_LOST): _S.SUSPENDED,
     (_S.HELD, _E.WINDOW_FULL): _S.HELD,
     (_S.HELD, _E.VOUCHER): _S.STREAMING,
     (_S.HELD, _E.FINISHED): _S.PROPOSED,
+    (_S.HELD, _E.CANCEL): _S.PROPOSED,
     (_S.HELD, _E.LINK_LOST): _S.SUSPENDED,
     (_S.PROPOSED, _E.VOUCHER): _S.PROPOSED,
     (_S.PROPOSED, _E.CANCEL): _S.PROPOSED,
+    (_S.PROPOSED, _E.LINK_LOST): _S.PROPOSED,
     (_S.PROPOSED, _E.COUNTERSIGNED): _S.SETTLED,
     (_S.PROPOSED, _E.DISPUTED): _S.DISPUTED,
 }
@@ -243,11 +247,12 @@ class SellerOrder:
         """The link or the stream is gone. The order has no receipt before the channel is resumed: the client may hold
         a voucher that is still on its way. One that has a receipt is proposed again then.
         """
-        if not self.is_running:
+        if not self.is_running and self.state is not SellerState.PROPOSED:
             return ()
+        was_running = self.is_running
         self._move(SellerEvent.LINK_LOST)
         self._held.clear()
-        return [AbortEngine()]
+        return [AbortEngine()] if was_running else ()
 
     def interrupt(self, now_ms: int) -> Actions:
         """Break off while the link lives. What no voucher acknowledged is lost to the provider."""
@@ -382,7 +387,7 @@ class SellerOrder:
         if self._is_beyond_window:
             # One event was larger than the window. If the link is lost now, nobody could prove that it arrived.
             status = Status.INTERRUPTED
-        return [AbortEngine(), *self._finish(status, now_ms)]
+        return [AbortEngine(), *self._finish(status, now_ms, SellerEvent.CANCEL)]
 
     def _on_countersignature(self, payload: bytes, now_ms: int) -> Actions:
         receipt = check_countersignature(self.receipt, payload, self.books)
@@ -402,8 +407,9 @@ class SellerOrder:
         if not self._engine_ended or self._held or not self.is_running:
             return ()
         if self._error_status:
-            return self._finish(Status.REFUSED if self._error_status < 500 else Status.FAILED, now_ms)
-        if self._counter.error or not self._counter.done:
+            is_refusal = 300 <= self._error_status < 500
+            return self._finish(Status.REFUSED if is_refusal else Status.FAILED, now_ms)
+        if self._counter.has_failed or not self._counter.done:
             return self._finish(Status.FAILED, now_ms)
         if self._is_beyond_window:
             # One event was larger than the window. A receipt for it that is judged only after a lost link would look
@@ -414,13 +420,13 @@ class SellerOrder:
         empty = self._delivered.output_tokens == 0
         return self._finish(Status.EMPTY if empty else Status.COMPLETED, now_ms)
 
-    def _finish(self, status: Status, now_ms: int) -> list[Action]:
+    def _finish(self, status: Status, now_ms: int, event: SellerEvent = SellerEvent.FINISHED) -> list[Action]:
         """Propose the receipt: the one place where the provider decides what is owed.
 
         Interrupted and unacknowledged orders state what the last voucher acknowledged, and the commitment of its
         meter; all others what was delivered.
         """
-        self._move(SellerEvent.FINISHED)
+        self._move(event)
         self._held.clear()
         by_voucher = is_billed_by_voucher(status)
         receipt = propose_receipt(

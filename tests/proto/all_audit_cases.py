@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from tests.proto import audit_cases_disputes, audit_cases_keys, audit_cases_log, audit_cases_settlement
+from tests.proto import (
+    audit_cases_disputes,
+    audit_cases_keys,
+    audit_cases_log,
+    audit_cases_settlement,
+    audit_more_cases,
+)
 from tests.proto.audit_cases import CASES, AuditCase
 
-assert audit_cases_disputes and audit_cases_keys and audit_cases_log and audit_cases_settlement  # they fill the list
+_ROOMS = (audit_cases_disputes, audit_cases_keys, audit_cases_log, audit_cases_settlement, audit_more_cases)
+assert all(_ROOMS)  # they fill the list
 
 __all__ = ["CASES", "AuditCase"]

@@ -1,46 +1,51 @@
-"""What stands in tests/vectors/audit.json: for each code of the audit the bundles that give it, and the verdict."""
+"""What stands in tests/vectors/audit.json: bundles, and the verdict of an audit of them."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 from p2pgrid.proto.codes import CODES
 from p2pgrid.proto.findings import Finding
-from p2pgrid.proto.log_case import LogDemands
+from p2pgrid.proto.log_case import NO_DEMANDS, LogDemands
 from p2pgrid.proto.verdict import ChannelSummary, audit_records
-from tests.proto.all_audit_cases import CASES, AuditCase
+from tests.proto.all_audit_cases import CASES
+from tests.proto.audit_stories import STORIES
 from tests.proto.chains import LinesBundle
 
+MAX_LINE_BYTES: Final = 200_000
+"""Longer lines are written as a letter and a count."""
 _AMOUNTS = ("amount_pico", "countersigned_pico", "credited_pico", "disputed_pico", "owed_pico")
 _COUNTS = ("orders", "receipts", "countersigned", "prompt_tokens", "cached_tokens", "output_tokens")
 
 
-def audit_vectors() -> list[dict[str, Any]]:
-    """One vector for each code, in the order of docs/spec/audit.md: its smallest case."""
-    smallest: dict[str, tuple[int, AuditCase]] = {}
-    for case in CASES:
-        size = sum(len(line) for bundle in case.build() for line in bundle.lines)
-        if case.code not in smallest or size < smallest[case.code][0]:
-            smallest[case.code] = size, case
-    return [_vector(smallest[code][1]) for code in CODES if code in smallest]
-
-
-def _vector(case: AuditCase) -> dict[str, Any]:
-    bundles = case.build()
-    lines = list(dict.fromkeys(line for bundle in bundles for line in bundle.lines))
-    verdict = audit_records(case.build(), **case.options)
-    demands: LogDemands = case.options.get("log_demands", LogDemands())
+def audit_vectors() -> dict[str, Any]:
+    """Every case of the audit, in the order of the codes of docs/spec/audit.md, then the stories."""
+    cases = sorted(CASES, key=lambda case: list(CODES).index(case.code))
+    told: list[tuple[str, Callable[[], list[LinesBundle]], dict[str, Any]]] = [
+        *((f"{case.code}: {case.name.replace('-', ' ')}", case.build, case.options) for case in cases),
+        *((story.name, story.build, story.options) for story in STORIES),
+    ]
+    built = [(name, build(), options) for name, build, options in told]
+    lines = list(dict.fromkeys(line for _, bundles, _ in built for bundle in bundles for line in bundle.lines))
+    places = {line: str(index) for index, line in enumerate(lines)}
     return {
-        "code": case.code,
-        "case": case.name,
-        "weight": CODES[case.code].weight,
+        "lines": [line.decode() if len(line) < MAX_LINE_BYTES else _long(line) for line in lines],
+        "cases": [_vector(name, bundles, options, places) for name, bundles, options in built],
+    }
+
+
+def _vector(name: str, bundles: list[LinesBundle], options: dict[str, Any], places: dict[bytes, str]) -> dict[str, Any]:
+    demands: LogDemands = options.get("log_demands", NO_DEMANDS)
+    verdict = audit_records(bundles, **options)
+    return {
+        "case": name,
         "asked": {
-            "at_ms": case.options.get("now_ms"),
+            "at_ms": options.get("now_ms"),
             "log_proofs": demands.proofs,
             "log_witnesses": demands.witnesses,
         },
-        "lines": [line.decode() for line in lines],
-        "bundles": [_bundle(bundle, lines) for bundle in bundles],
+        "bundles": [_bundle(bundle, places) for bundle in bundles],
         "verdict": {
             "clean": verdict.clean,
             "at_ms": verdict.at_ms,
@@ -51,11 +56,17 @@ def _vector(case: AuditCase) -> dict[str, Any]:
     }
 
 
-def _bundle(bundle: LinesBundle, lines: list[bytes]) -> dict[str, Any]:
+def _long(line: bytes) -> str:
+    """A line of one letter, which is not written out."""
+    assert line == line[:1] * len(line)
+    return f"{line[:1].decode()}*{len(line)}"
+
+
+def _bundle(bundle: LinesBundle, places: dict[bytes, str]) -> dict[str, Any]:
     return {
         "source": bundle.source,
         "side": bundle.side,
-        "lines": " ".join(str(lines.index(line)) for line in bundle.lines),
+        "lines": " ".join(places[line] for line in bundle.lines),
     }
 
 

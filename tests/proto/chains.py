@@ -164,7 +164,7 @@ class Dealings:
             "max_output_tokens": 2000,
             "max_amount_pico": 10**10,
             "ordered_ms": self.now_ms,
-            "first_token_deadline_ms": self.now_ms + 30_000,
+            "first_token_deadline_ms": changes.get("ordered_ms", self.now_ms) + 30_000,
         }
         return self.keep(sign_message(Order(**{**fields, **changes}), Role.CLIENT, self.client), by=by)
 

@@ -10,9 +10,10 @@ from p2pgrid.proto.fork import prove_fork_by_tree
 from p2pgrid.proto.inclusion import InclusionProof, LogProof, log_entry
 from p2pgrid.proto.merkle import consistency_proof, inclusion_proof, leaf_hash, prefix_proof
 from p2pgrid.proto.note import NoteKey
-from p2pgrid.proto.tiles import ENTRIES, Tile
+from p2pgrid.proto.tiles import ENTRIES, Tile, encode_bundle, root_of_hashes
 from p2pgrid.proto.witness import AddCheckpoint, cosigned_answer
 from tests.factories import CLIENT, PROVIDER, digest
+from tests.proto.log_refusals import refused_forks, refused_inclusion, refused_notes, refused_paths
 from tests.proto.trees import LEAF_INPUTS, checkpoint_of, hash_at_of_entries, tree_hash
 
 COSIGNED_S = 1_800_000_000
@@ -36,6 +37,7 @@ def merkle_vectors() -> dict[str, Any]:
             for new in sizes
             for old in range(new + 1)
         ],
+        "refused_inclusion": refused_inclusion(),
         "prefix": [
             {"old": old, "new": new, "proof": _hex(prefix_proof(hash_at, old, new))}
             for new in sizes
@@ -77,10 +79,27 @@ def log_vectors() -> dict[str, Any]:
         "add_checkpoint_answer": cosigned_answer(whole, CLIENT, COSIGNED_S).body.decode(),
         "fork_proof": fork.to_json().decode(),
         "fork_in_one_size": replace(fork, larger=checkpoint_of(forked[:11]), hashes=()).to_json().decode(),
+        "refused": {
+            "notes": refused_notes(whole),
+            "forks": refused_forks(whole, fork),
+            "tile_paths": refused_paths(),
+        },
+        "full_tile": _full_tile(),
         "tile_paths": {
             one.path: [one.level, one.index, one.width]
             for one in (Tile(0, 0), Tile(0, 1234067), Tile(1, 17, 3), Tile(ENTRIES, 999, 255), Tile(ENTRIES, 1000))
         },
+    }
+
+
+def _full_tile() -> dict[str, str]:
+    """The first tile of a log of 256 entries, its bundle of entries, and the root over both."""
+    entries = [digest(f"entry {number}") for number in range(256)]
+    tile = b"".join(leaf_hash(entry) for entry in entries)
+    return {
+        "tile/0/000": tile.hex(),
+        "tile/entries/000": encode_bundle(entries).hex(),
+        "root": root_of_hashes(tile).hex(),
     }
 
 

@@ -6,8 +6,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from p2pgrid.proto.buyer import BUYER_TRANSITIONS, BuyerState
-from p2pgrid.proto.seller import SELLER_TRANSITIONS, SellerState
+from p2pgrid.proto.buyer import BUYER_TRANSITIONS, BuyerEvent, BuyerState
+from p2pgrid.proto.seller import SELLER_TRANSITIONS, SellerEvent, SellerState
 
 SPEC = Path(__file__).parent.parent.parent / "docs/spec/session.md"
 
@@ -15,7 +15,23 @@ SPEC = Path(__file__).parent.parent.parent / "docs/spec/session.md"
 def with_diagrams(text: str) -> str:
     """The page with both diagrams made afresh, between their markers."""
     text = _replace(text, "seller", _mermaid(SELLER_TRANSITIONS, SellerState.ASKED))
-    return _replace(text, "buyer", _mermaid(BUYER_TRANSITIONS, BuyerState.ORDERED))
+    text = _replace(text, "buyer", _mermaid(BUYER_TRANSITIONS, BuyerState.ORDERED))
+    text = _replace(text, "seller events", _events(text, "seller events", SellerEvent))
+    return _replace(text, "buyer events", _events(text, "buyer events", BuyerEvent))
+
+
+def meanings_of_events(text: str, name: str) -> dict[str, list[str]]:
+    """What the page says of each event."""
+    block = text.partition(f"<!-- {name} -->")[2].partition(f"<!-- /{name} -->")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines() if "|" in line]
+    return {row[0].strip("`"): row[1:] for row in rows if len(row) > 2}
+
+
+def _events(text: str, name: str, events: type[Enum]) -> str:
+    """A row for each event of the code; what it is and what follows is written by hand."""
+    known = meanings_of_events(text, name)
+    rows = [f"| `{event.name}` | {' | '.join(known.get(event.name, ['', '']))} |" for event in events]
+    return "\n".join(["| event | what it is | what follows |", "|---|---|---|", *rows]) + "\n"
 
 
 def _replace(text: str, name: str, diagram: str) -> str:

@@ -89,16 +89,18 @@ def pages() -> dict[Path, str]:
 
 
 def with_codes(text: str) -> str:
-    """The page with the tables of codes made afresh, between their markers."""
+    """The page with the tables of codes made afresh. The last two columns are written by hand."""
     for weight in Weight:
+        name = f"codes {weight}"
+        known = {row[0]: row[-2:] for row in _rows(_between(text, name)) if len(row) > 4}
+        head = ["| code | party | convinces | what it says | record | once for each |", "|---|---|---|---|---|---|"]
         rows = [
-            f"| `{c.code}` | {c.party} | {'yes' if c.convinces else 'no'} | {c.title} |"
+            f"| `{c.code}` | {c.party} | {'yes' if c.convinces else 'no'} | {c.title} "
+            f"| {' | '.join(known.get(f'`{c.code}`', ['', '']))} |"
             for c in CODES.values()
             if c.weight is weight
         ]
-        text = _replaced(
-            text, f"codes {weight}", ["| code | party | convinces | what it says |", "|---|---|---|---|", *rows]
-        )
+        text = _replaced(text, name, [*head, *rows])
     return text
 
 
@@ -132,13 +134,17 @@ def _fields(message: Any, text: str) -> list[str]:
     return [*head, "| | field | type | meaning |", "|---|---|---|---|", *rows]
 
 
+def _rows(block: str) -> list[list[str]]:
+    lines = (line.strip() for line in block.splitlines() if line.startswith("|"))
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
 def _meanings(block: str) -> dict[str, str]:
     """The last column of a table, by the name in the row."""
     found = {}
-    for line in block.splitlines():
-        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+    for cells in _rows(block):
         name = cells[1] if len(cells) > 1 and cells[0].isdecimal() else cells[0]
-        if line.startswith("|") and len(cells) > 2:
+        if len(cells) > 2:
             found[name] = cells[-1]
     return found
 

@@ -107,6 +107,11 @@ ENDINGS: list[tuple[str, list[bytes], dict[str, Any], Status, Usage, int]] = [
     ("400", [b'{"error": "no"}'], {"status": 400, "content_type": "application/json"}, Status.REFUSED, usage(0, 0), 0),
     ("500", [b"oops"], {"status": 500, "content_type": "text/plain"}, Status.FAILED, usage(0, 0), 0),
     ("redirect", [], {"status": 307}, Status.REFUSED, usage(0, 0), 0),
+    ("early hints", [], {"status": 103}, Status.FAILED, usage(0, 0), 0),
+    ("no content", [], {"status": 204}, Status.FAILED, usage(0, 0), 0),
+    ("300", [], {"status": 300}, Status.REFUSED, usage(0, 0), 0),
+    ("499", [], {"status": 499}, Status.REFUSED, usage(0, 0), 0),
+    ("abort", answer(10, [1] * 5, finish="abort"), {}, Status.FAILED, usage(10, 5), 0),
     ("status 999", [b"?"], {"status": 999}, Status.FAILED, usage(0, 0), 0),
     ("error page without end", [b"x" * 50_000] * 4, {"status": 503}, Status.FAILED, usage(0, 0), 0),
 ]

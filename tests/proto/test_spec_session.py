@@ -11,7 +11,7 @@ from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.messages import ModelOffer, Status, TariffPeriod, Terms
 from p2pgrid.proto.statement import StatementLine
 from p2pgrid.proto.wire import Kind
-from tests.proto.session_diagrams import SPEC, with_diagrams
+from tests.proto.session_diagrams import SPEC, meanings_of_events, with_diagrams
 
 TEXT = SPEC.read_text()
 MESSAGES = (SPEC.parent / "messages.md").read_text()
@@ -19,6 +19,11 @@ MESSAGES = (SPEC.parent / "messages.md").read_text()
 
 def test_the_diagrams_are_current() -> None:
     assert with_diagrams(TEXT) == TEXT, "run scripts/make_vectors"
+
+
+@pytest.mark.parametrize("name", ["seller events", "buyer events"])
+def test_every_event_is_explained(name: str) -> None:
+    assert all(all(cells) for cells in meanings_of_events(TEXT, name).values())
 
 
 @pytest.mark.parametrize("kind", Kind)

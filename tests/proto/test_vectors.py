@@ -13,6 +13,7 @@ from p2pgrid.proto.log_case import LogDemands
 from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.record import Role, parse_json_line, parse_message, parse_record
 from p2pgrid.proto.verdict import audit_records
+from tests.proto.audit_stories import STORIES, Story
 from tests.proto.chains import bundle_of
 from tests.proto.vectors import FOLDER, all_vectors, to_text
 
@@ -41,17 +42,22 @@ AUDIT = json.loads((FOLDER / "audit.json").read_text())
 
 
 def test_there_is_a_verdict_for_every_code() -> None:
-    assert [vector["code"] for vector in AUDIT] == list(CODES)
-    for vector in AUDIT:
-        found = vector["verdict"]["notes" if vector["weight"] == "note" else "findings"]
-        assert [one["code"] for one in found] == [vector["code"]]
+    verdicts = [case["verdict"] for case in AUDIT["cases"]]
+    assert {one["code"] for verdict in verdicts for one in (*verdict["findings"], *verdict["notes"])} == set(CODES)
+    assert sum(verdict["clean"] for verdict in verdicts) > len(STORIES) / 2
 
 
-@pytest.mark.parametrize("vector", AUDIT, ids=lambda v: v["code"])
+def line_of(text: str) -> bytes:
+    """A line; `x*300000` is so many letters."""
+    letter, _, count = text.partition("*")
+    return letter.encode() * int(count) if count.isdecimal() else text.encode()
+
+
+@pytest.mark.parametrize("vector", AUDIT["cases"], ids=lambda v: v["case"])
 def test_the_verdict_follows_from_the_lines_alone(vector: dict[str, Any]) -> None:
     bundles = []
     for bundle in vector["bundles"]:
-        lines = [vector["lines"][int(index)].encode() for index in bundle["lines"].split()]
+        lines = [line_of(AUDIT["lines"][int(index)]) for index in bundle["lines"].split()]
         bundles.append(bundle_of(lines, Role(bundle["side"]) if bundle["side"] else None, bundle["source"]))
     asked = vector["asked"]
     demands = LogDemands(proofs=asked["log_proofs"], witnesses=asked["log_witnesses"])
@@ -61,6 +67,13 @@ def test_the_verdict_follows_from_the_lines_alone(vector: dict[str, Any]) -> Non
     for kind in ("findings", "notes", "channels"):
         said = json.loads(msgspec.json.encode(getattr(verdict, kind)))
         assert [{k: one[k] for k in row} for one, row in zip(said, expected[kind], strict=True)] == expected[kind]
+
+
+@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.name)
+def test_a_story_has_its_codes_and_no_others(story: Story) -> None:
+    verdict = audit_records(story.build(), **story.options)
+    assert sorted(one.code for one in verdict.findings) == sorted(story.findings), verdict.findings
+    assert sorted(one.code for one in verdict.notes) == sorted(story.notes), verdict.notes
 
 
 def test_one_of_each_message() -> None:

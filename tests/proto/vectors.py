@@ -12,16 +12,34 @@ from typing import Any
 
 import msgspec
 
+from p2pgrid.errors import InvalidRecord
 from p2pgrid.proto.commitment import ResponseCommitment, request_commitment
 from p2pgrid.proto.keys import SecretKey
-from p2pgrid.proto.messages import ENDPOINTS, ModelOffer, Status, Tariff, TariffPeriod
+from p2pgrid.proto.messages import ENDPOINTS, ModelOffer, Status, Tariff, TariffPeriod, Usage
 from p2pgrid.proto.pricing import amount_owed, price_of
 from p2pgrid.proto.record import Message, Signed, signature_input
 from tests import factories
 from tests.proto.audit_vectors import audit_vectors
+from tests.proto.card_vectors import card_vectors, discovery_vectors, proof_vectors
 from tests.proto.counting_vectors import counting_vectors
+from tests.proto.exchange_vectors import exchange_vectors
+from tests.proto.link_vectors import link_vectors
 from tests.proto.log_vectors import log_vectors, merkle_vectors
-from tests.proto.simulation import CLIENT, PROVIDER, TARIFF, Grid, answer, receipts, script, usage
+from tests.proto.machine_vectors import machine_vectors
+from tests.proto.refusal_vectors import refusal_vectors
+from tests.proto.request_vectors import request_vectors
+from tests.proto.simulation import (
+    CLIENT,
+    PROVIDER,
+    TARIFF,
+    Grid,
+    Lane,
+    answer,
+    audit,
+    receipts,
+    script,
+    usage,
+)
 from tests.proto.speccheck import signature_vectors, speccheck_vectors
 
 FOLDER = Path(__file__).parent.parent / "vectors"
@@ -36,11 +54,19 @@ def all_vectors() -> dict[str, Any]:
         "pricing.json": _pricing(),
         "counting.json": counting_vectors(),
         "session.json": _session(),
+        "requests.json": request_vectors(),
+        "refused.json": refusal_vectors(),
         "speccheck.json": speccheck_vectors(),
         "signatures.json": signature_vectors(),
+        "exchanges.json": exchange_vectors(),
+        "link.json": link_vectors(),
+        "machines.json": machine_vectors(),
         "merkle.json": merkle_vectors(),
         "log.json": log_vectors(),
         "audit.json": audit_vectors(),
+        "proofs.json": proof_vectors(),
+        "cards.json": card_vectors(),
+        "discovery.json": discovery_vectors(),
     }
 
 
@@ -161,6 +187,9 @@ def _schedules() -> list[dict[str, Any]]:
         ),
         (120, night, [saturday - 241 * minute, saturday - 240 * minute, saturday - 120 * minute, saturday]),
         (-300, night, [saturday, saturday + 180 * minute, saturday + 300 * minute, saturday + 660 * minute]),
+        (-840, night, [0, 839 * minute, 840 * minute, 1439 * minute]),
+        (-840, [period(4, 0, 1440, 6)], [0, 840 * minute - 1, 840 * minute]),
+        (-1, overlapping, [0, 3 * minute, 60_000 * 4320]),
         (345, overlapping, [saturday - 345 * minute - 1, saturday - 345 * minute, saturday + 86_400_000 * 2]),
     ]
     made = []
@@ -187,16 +216,19 @@ def _schedules() -> list[dict[str, Any]]:
 def _amounts() -> list[dict[str, Any]]:
     tariffs = [TARIFF, Tariff(input_upm=0, cached_input_upm=0, output_upm=10**12)]
     cases = [usage(0, 0), usage(1, 1), usage(1000, 256, 512), usage(8_000_000, 1_000_000, 8_000_000)]
-    return [
-        {
-            "tariff": msgspec.to_builtins(t),
-            "usage": msgspec.to_builtins(u),
-            "price_pico": price_of(t, u),
-            "owed_pico": {s.value: amount_owed(t, u, s) for s in Status},
-        }
-        for t in tariffs
-        for u in cases
-    ]
+    dearest = Tariff(input_upm=10**12, cached_input_upm=10**12, output_upm=10**12)
+    most, beyond = usage(1_223_372, 8_000_000), usage(1_223_373, 8_000_000)
+    priced = [*((t, u) for t in tariffs for u in cases), (dearest, most), (dearest, beyond), (TARIFF, usage(5, 1, 6))]
+    return [_amount(tariff, one) for tariff, one in priced]
+
+
+def _amount(tariff: Tariff, used: Usage) -> dict[str, Any]:
+    told = {"tariff": msgspec.to_builtins(tariff), "usage": msgspec.to_builtins(used)}
+    try:
+        owed = {s.value: amount_owed(tariff, used, s) for s in Status}
+    except InvalidRecord as invalid:
+        return {**told, "code": invalid.code}
+    return {**told, "price_pico": price_of(tariff, used), "owed_pico": owed}
 
 
 def _session() -> dict[str, Any]:
@@ -216,11 +248,25 @@ def _session() -> dict[str, Any]:
         return [s.record.to_json_line().decode() for s in [*common, *ledger]]
 
     chain = receipts(grid.client_ledger)
+    verdict = audit(grid)
     return {
+        "orders": [_delivered(grid.lanes[number]) for number in sorted(grid.lanes)],
+        "verdict": {"clean": verdict.clean, "notes": [note.code for note in verdict.notes]},
         "receipts": [
             {"id": r.id.hex(), "status": r.message.status.value, "amount_pico": r.message.amount_pico} for r in chain
         ],
         "channel_total_pico": grid.client.total_pico,
         "provider": lines(grid.provider_ledger),
         "client": lines(grid.client_ledger),
+    }
+
+
+def _delivered(lane: Lane) -> dict[str, Any]:
+    """What was asked and what came: with the key, all that commitments are over."""
+    assert lane.opening is not None
+    return {
+        "order_number": lane.number,
+        "commitment_key": lane.opening.commitment_key.hex(),
+        "body": lane.body.decode(),
+        "answer": lane.delivered.decode(),
     }

@@ -12,7 +12,7 @@ import hmac
 import json
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -38,6 +38,12 @@ def uvarint(value: int) -> bytes:
         out += bytes([value % 0x80 + 0x80])
         value //= 0x80
     return out + bytes([value])
+
+
+def unsqueezed(text: str) -> bytes:
+    """Hex in which `ab*300` between spaces is the bytes `ab` so often (tests/vectors/README.md)."""
+    parts = (part.partition("*") for part in text.split(" "))
+    return b"".join(bytes.fromhex(unit) * int(times or 1) for unit, _, times in parts)
 
 
 def signature_input(payload_type: str, payload: bytes) -> bytes:
@@ -111,41 +117,58 @@ def _pack_int(value: int) -> bytes:
 
 
 def unpack(data: bytes) -> Any:
+    """In any encoding: whether it is the shortest is asked once the fields are known to be right."""
     value, rest = _unpack(data)
     if rest:
         raise Refused("malformed")
-    if pack(value) != data:
-        raise Refused("not-canonical")
     return value
 
 
-def _unpack(data: bytes) -> tuple[Any, bytes]:
-    if not data:
+def check_canonical(value: Any, data: bytes) -> None:
+    if pack(value) != data:
+        raise Refused("not-canonical")
+
+
+def _take(rest: bytes, size: int) -> tuple[bytes, bytes]:
+    if len(rest) < size:
         raise Refused("malformed")
-    mark, rest = data[0], data[1:]
+    return rest[:size], rest[size:]
+
+
+def _text(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise Refused("malformed") from None
+
+
+def _unpack(data: bytes) -> tuple[Any, bytes]:
+    head, rest = _take(data, 1)
+    mark = head[0]
     if mark < 0x80:
         return mark, rest
     if mark >= 0xE0:
         return mark - 256, rest
     if 0xA0 <= mark < 0xC0:
-        return rest[: mark - 0xA0].decode(), rest[mark - 0xA0 :]
+        raw, rest = _take(rest, mark - 0xA0)
+        return _text(raw), rest
     if 0x90 <= mark < 0xA0:
         return _unpack_items(mark - 0x90, rest)
     if mark in (0xC2, 0xC3):
         return mark == 0xC3, rest
     numbers = {0xCC: "B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q", 0xD0: "b", 0xD1: ">h", 0xD2: ">i", 0xD3: ">q"}
     if mark in numbers:
-        size = struct.calcsize(numbers[mark])
-        return struct.unpack(numbers[mark], rest[:size])[0], rest[size:]
+        raw, rest = _take(rest, struct.calcsize(numbers[mark]))
+        return struct.unpack(numbers[mark], raw)[0], rest
     lengths = {0xC4: "B", 0xC5: ">H", 0xC6: ">I", 0xD9: "B", 0xDA: ">H", 0xDB: ">I", 0xDC: ">H", 0xDD: ">I"}
     if mark not in lengths:
         raise Refused("malformed")
-    size = struct.calcsize(lengths[mark])
-    (length,), rest = struct.unpack(lengths[mark], rest[:size]), rest[size:]
+    raw, rest = _take(rest, struct.calcsize(lengths[mark]))
+    (length,) = struct.unpack(lengths[mark], raw)
     if mark in (0xDC, 0xDD):
         return _unpack_items(length, rest)
-    raw, rest = rest[:length], rest[length:]
-    return (raw if mark <= 0xC6 else raw.decode()), rest
+    raw, rest = _take(rest, length)
+    return (raw if mark <= 0xC6 else _text(raw)), rest
 
 
 def _unpack_items(count: int, rest: bytes) -> tuple[list[Any], bytes]:
@@ -177,27 +200,74 @@ class Record:
     @property
     def message(self) -> dict[str, Any]:
         """The payload by field names, its form checked."""
-        name, most = message_types()[self.type]
-        if len(self.payload) > most:
-            raise Refused("oversize")
-        return named(name, unpack(self.payload))
+        if self.type not in message_types():
+            raise Refused("wrong-type")
+        return read_payload(message_types()[self.type][0], self.payload)
+
+    def check_signed_by(self, keys: dict[str, bytes]) -> None:
+        """Rule 14, then the payload."""
+        for role, key in keys.items():
+            if role not in self.signatures:
+                raise Refused("signature-missing")
+            if self.signatures[role][0] != key:
+                raise Refused("wrong-key")
+            verify(key, signature_input(self.type, self.payload), self.signatures[role][1])
+        assert self.message
 
 
 def from_wire(data: bytes) -> Record:
     if len(data) > 131072:
         raise Refused("oversize")
-    kind, payload, signatures = unpack(data)
-    if len({role for role, _, _ in signatures}) != len(signatures) or len(signatures) > 8 or len(kind) > 64:
+    value = unpack(data)
+    if not isinstance(value, list) or len(value) != 3 or not isinstance(value[2], list):
         raise Refused("malformed")
-    return Record(kind, payload, {role: (key, signature) for role, key, signature in signatures})
+    kind, payload, signatures = value
+    for one in signatures:
+        if not isinstance(one, list) or len(one) != 3:
+            raise Refused("malformed")
+        _check_signature(*one)
+    _check_record(kind, payload, signatures)
+    check_canonical(value, data)
+    return _record(kind, payload, signatures)
 
 
-def from_line(line: str) -> Record:
-    shown = json.loads(line)
-    if set(shown) != {"type", "payload", "signatures"}:
+def from_line(line: str | bytes) -> Record:
+    raw = line.encode() if isinstance(line, str) else line
+    if len(raw) > 262144:
+        raise Refused("oversize")
+    try:
+        shown = json.loads(_text(raw))
+        assert set(shown) == {"type", "payload", "signatures"}
+        assert all(set(s) == {"role", "key", "signature"} for s in shown["signatures"])
+        shown["type"].encode()
+        payload = _base64(shown["payload"])
+        signatures = [[s["role"], _base64(s["key"]), _base64(s["signature"])] for s in shown["signatures"]]
+    except (ValueError, AssertionError, TypeError, AttributeError):
+        raise Refused("malformed") from None
+    for one in signatures:
+        _check_signature(*one)
+    _check_record(shown["type"], payload, signatures)
+    if len(payload) > 131072:
+        raise Refused("oversize")
+    return _record(shown["type"], payload, signatures)
+
+
+def _check_record(kind: Any, payload: Any, signatures: list[Any]) -> None:
+    if not isinstance(kind, str) or len(kind) > 64 or not isinstance(payload, bytes) or len(signatures) > 8:
         raise Refused("malformed")
-    signatures = {s["role"]: (_base64(s["key"]), _base64(s["signature"])) for s in shown["signatures"]}
-    return Record(shown["type"], _base64(shown["payload"]), signatures)
+
+
+def _check_signature(role: Any, key: Any, signature: Any) -> None:
+    is_sized = all(isinstance(b, bytes) and len(b) == n for b, n in ((key, 33), (signature, 64)))
+    if role not in ("provider", "client", "operator") or not is_sized:
+        raise Refused("malformed")
+
+
+def _record(kind: str, payload: bytes, signatures: list[Any]) -> Record:
+    by_role = {role: (key, signature) for role, key, signature in signatures}
+    if len(by_role) != len(signatures):
+        raise Refused("malformed")
+    return Record(kind, payload, by_role)
 
 
 def _base64(text: str) -> bytes:
@@ -282,6 +352,104 @@ def _number(text: str) -> int:
     return int(text)
 
 
+def read_payload(name: str, payload: bytes) -> dict[str, Any]:
+    """record.md, rule 13: a message's payload by field names."""
+    sizes = dict(message_types().values())
+    if name in sizes and len(payload) > sizes[name]:
+        raise Refused("oversize")
+    value = unpack(payload)
+    message = named(name, value)
+    check_canonical(value, payload)
+    if name in sizes:
+        check_between(name, message)
+    return message
+
+
+def check_between(name: str, message: dict[str, Any]) -> None:
+    """The rules between fields of one message, in the order of messages.md."""
+    holds = all(_rules_of(name, message)) and all(len(digest) in (0, 32) for digest in _digests_of(name, message))
+    if not holds:
+        raise Refused("out-of-range")
+    if name == "Channel" and channel_id(message) != message["channel"]:
+        raise Refused("channel-id")
+
+
+def _rules_of(name: str, m: dict[str, Any]) -> Iterator[bool]:
+    match name:
+        case "Offer":
+            yield m["valid_until_ms"] > m["valid_from_ms"]
+            yield len({entry["model"] for entry in m["models"]}) == len(m["models"])
+            for entry in m["models"]:
+                for tariff in (entry["tariff"], *(period["tariff"] for period in entry["schedule"])):
+                    yield tariff["cached_input_upm"] <= tariff["input_upm"]
+                yield from (period["until_minute"] > period["from_minute"] for period in entry["schedule"])
+        case "Channel":
+            yield m["expires_ms"] > m["opened_ms"]
+        case "Receipt":
+            yield len(set(m["mentions"])) == len(m["mentions"])
+            yield m["usage"]["cached_tokens"] <= m["usage"]["prompt_tokens"]
+        case "Dispute" | "Answer" | "Opening":
+            yield m["by"] != "operator"
+        case "Card":
+            yield m["valid_until_ms"] > m["valid_from_ms"]
+            for names in ("peers", "revoked"):
+                yield len({one["key"] for one in m[names]}) == len(m[names])
+            yield from (peer["valid_until_ms"] > peer["valid_from_ms"] for peer in m["peers"])
+            yield len(m["successor"]) in (0, 33)
+            yield m["domain"] == "" or is_domain(m["domain"])
+        case "Statement":
+            yield m["last_receipt"] >= m["first_receipt"]
+        case "Invoice":
+            yield m["gross_cents"] == m["net_cents"] + m["vat_cents"]
+
+
+def _digests_of(name: str, message: dict[str, Any]) -> Iterator[bytes]:
+    for field, kind in tables()[name]:
+        if kind == "**digest**":
+            yield message[field]
+        part = kind.rpartition(": ")[2]
+        if part in tables():
+            inner = message[field] if kind != part else [message[field]]
+            for each in inner:
+                yield from _digests_of(part, each)
+
+
+def is_domain(text: str) -> bool:
+    """card.md, rule 3."""
+    labels = text.split(".")
+    fits = all(re.fullmatch(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", label) for label in labels)
+    return fits and len(labels) > 1 and len(text) <= 253 and labels[-1][0].isalpha()
+
+
+def check_keys(name: str, message: dict[str, Any]) -> None:
+    """record.md, rule 13: keys within a payload."""
+    if name == "Channel":
+        if message["provider"] == message["client"]:
+            raise Refused("same-party")
+        keys = [message["provider"], message["client"]]
+    else:
+        keys = [one["key"] for one in (*message["peers"], *message["revoked"])]
+        keys += [message["successor"]] if message["successor"] else []
+    for key in keys:
+        admit_key(key)
+
+
+def parse_peer_id(text: str) -> bytes:
+    """record.md, rule 11: the key of 33 bytes."""
+    digits = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+    number = 0
+    for letter in text:
+        if letter not in digits:
+            raise Refused("key-not-admissible")
+        number = number * 58 + digits.index(letter)
+    raw = number.to_bytes((number.bit_length() + 7) // 8)
+    key = b"\x01" + raw[5:]
+    if raw[:5] != bytes.fromhex("2408011220") or peer_id(key) != text:
+        raise Refused("key-not-admissible")
+    admit_key(key)
+    return key
+
+
 def price(tariff: dict[str, int], usage: dict[str, int]) -> int:
     """Rule 12."""
     if usage["cached_tokens"] > usage["prompt_tokens"]:
@@ -312,6 +480,158 @@ def channel_id(channel: dict[str, bytes]) -> bytes:
 def commitment(word: str, key: bytes, content: bytes) -> bytes:
     """session.md, section 3."""
     return hmac.digest(key, word.encode() + b"\0" + content, "sha256")
+
+
+FORBIDDEN = {
+    "kv_transfer_params",
+    "vllm_xargs",
+    "priority",
+    "request_id",
+    "use_beam_search",
+    "prompt_embeds",
+    "chat_template",
+    "mm_processor_kwargs",
+    "media_io_kwargs",
+}
+
+
+def read_request(endpoint: str, body: str, context_tokens: int) -> dict[str, Any] | str:
+    """session.md, rules 3.2 to 3.4: what a body asks for, or why it is refused."""
+    if endpoint not in ("/v1/chat/completions", "/v1/completions"):
+        return "unknown-endpoint"
+    try:
+        asked = json.loads(body)
+        options = asked.get("stream_options") or {}
+        assert isinstance(asked["model"], str) and isinstance(options, dict)
+        for flag in (*map(asked.get, ("stream", "return_token_ids", "echo", "include_reasoning")), *options.values()):
+            assert flag is None or isinstance(flag, bool)
+        numbers = [asked.get(name) for name in ("max_tokens", "max_completion_tokens", "n", "best_of")]
+        assert all(number is None or type(number) is int for number in numbers)
+    except (ValueError, AssertionError, AttributeError, KeyError):
+        return "bad-request"
+    if FORBIDDEN & set(asked) or asked.get("echo") or asked.get("include_reasoning") is False:
+        return "unsupported"
+    if not all(number is None or 1 <= number <= 1_000_000 for number in numbers):
+        return "bad-request"
+    prompts = _prompts(asked.get("prompt"))
+    n, best_of = asked.get("n") or 1, asked.get("best_of") or 1
+    choices = prompts * max(n, best_of)
+    if not 1 <= choices <= 128:
+        return "bad-request"
+    if not (asked.get("stream") and asked.get("return_token_ids") and options.get("include_usage")):
+        return "not-metered"
+    each = max(asked.get("max_tokens") or 0, asked.get("max_completion_tokens") or 0) or context_tokens
+    return {
+        "code": "",
+        "n": n,
+        "prompts": prompts,
+        "choices": choices,
+        "max_output_tokens": min(each, context_tokens) * choices,
+        "max_prompt_tokens": min(len(body.encode()) + 1024 * prompts, context_tokens * prompts),
+    }
+
+
+def _prompts(prompt: Any) -> int:
+    """A text, a list of texts, the ids of one prompt, or a list of such lists; 0 for what is none of these."""
+    if prompt is None or isinstance(prompt, str) or prompt == []:
+        return 1
+    if not isinstance(prompt, list):
+        return 0
+    if all(isinstance(one, str) for one in prompt) or all(_is_plain_ids(one) for one in prompt):
+        return len(prompt)
+    return int(_is_plain_ids(prompt))
+
+
+def _is_plain_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(type(one) is int for one in value)
+
+
+def risk(order: dict[str, Any], tariff: dict[str, int], window_tokens: int) -> int:
+    """session.md, section 8."""
+    output = min(window_tokens, order["max_output_tokens"])
+    used = {"prompt_tokens": order["max_prompt_tokens"], "cached_tokens": 0, "output_tokens": output}
+    try:
+        return min(price(tariff, used), int(order["max_amount_pico"]))
+    except Refused:
+        return int(order["max_amount_pico"])
+
+
+def refusal_of(
+    case: dict[str, Any], record: Record, opening: dict[str, Any], channel: dict[str, Any], offer: Record | None
+) -> str:
+    """session.md, rule 4.1: the first that fits."""
+    order, now_ms, body = record.message, case["now_ms"], case["body"].encode()
+    if order["channel"] != channel["channel"]:
+        return "wrong-channel"
+    if order["order_number"] <= case["last_order_number"]:
+        return "order-number"
+    if abs(order["ordered_ms"] - now_ms) > 120_000:
+        return "clock-skew"
+    if now_ms >= channel["expires_ms"]:
+        return "channel-expired"
+    if offer is None or offer.id != order["offer"]:
+        return "unknown-offer"
+    terms = offer.message
+    if not terms["valid_from_ms"] <= now_ms <= terms["valid_until_ms"]:
+        return "offer-expired"
+    if terms["currency"] != channel["currency"]:
+        return "wrong-currency"
+    entry = next((one for one in terms["models"] if one["model"] == order["model"]), None)
+    if entry is None:
+        return "unknown-model"
+    if order["endpoint"] not in entry["endpoints"]:
+        return "unknown-endpoint"
+    if commitment("request", opening["commitment_key"], body) != order["request_commitment"]:
+        return "commitment"
+    asked = read_request(order["endpoint"], case["body"], entry["context_tokens"])
+    if isinstance(asked, str):
+        return asked
+    tariff = tariff_at(entry, terms["utc_offset_minutes"], order["ordered_ms"])
+    most = {
+        "prompt_tokens": order["max_prompt_tokens"],
+        "cached_tokens": 0,
+        "output_tokens": order["max_output_tokens"],
+    }
+    is_covered = order["max_output_tokens"] >= asked["max_output_tokens"] and order["max_amount_pico"] >= price(
+        tariff, most
+    )
+    if order["first_token_deadline_ms"] <= order["ordered_ms"] or not is_covered:
+        return "order-caps"
+    risks = [*case["open_risks_pico"], risk(order, tariff, channel["window_tokens"])]
+    if len(risks) > channel["max_open_orders"] or sum(risks) - max(risks) > case["countersigned_pico"]:
+        return "too-many-open-orders"
+    is_beyond = case["total_pico"] + case["reserved_pico"] + order["max_amount_pico"] > channel["credit_limit_pico"]
+    return "credit-exhausted" if is_beyond else ""
+
+
+# -- card.md ------------------------------------------------------------------------------------------------------
+
+
+def check_chain(cards: Sequence[Record]) -> None:
+    """Section 2: each card follows the one before."""
+    for before, card in zip((None, *cards), cards, strict=False):
+        card.check_signed_by({"operator": card.message["operator"]})
+        check_keys("Card", card.message)
+        if before is None:
+            continue
+        old, new = before.message, card.message
+        if new["sequence"] == old["sequence"]:
+            raise Refused("two-records-one-slot")
+        follows = new["previous"] == before.id and new["operator"] in (old["operator"], old["successor"])
+        if new["sequence"] < old["sequence"] or not follows:
+            raise Refused("broken-card-chain")
+
+
+def state_of_key(chain: Sequence[dict[str, Any]], key: bytes, at_ms: int) -> str:
+    """Rule 7."""
+    revoked = [one["since_ms"] for card in chain for one in card["revoked"] if one["key"] == key]
+    named = [one for card in chain for one in card["peers"] if one["key"] == key]
+    if revoked and min(revoked) <= at_ms:
+        return "revoked"
+    if not named or at_ms < named[-1]["valid_from_ms"]:
+        return "unknown"
+    until_ms = min(named[-1]["valid_until_ms"], chain[-1]["valid_until_ms"])
+    return "expired" if at_ms > until_ms else "bound"
 
 
 # -- log.md -------------------------------------------------------------------------------------------------------
@@ -397,6 +717,7 @@ class Counts:
     finished: dict[int, str] | None = None
     contradicts_itself: bool = False
     done: bool = False
+    failed: bool = False
 
     @property
     def output_tokens(self) -> int:
@@ -413,7 +734,7 @@ class Counts:
 
     @property
     def finish_reason(self) -> str | None:
-        return self.finished[min(self.finished)] if self.finished else None
+        return self.finished[min(self.finished)][:32] if self.finished else None
 
     def contradict(self, is_one: bool) -> None:
         self.contradicts_itself = self.contradicts_itself or is_one
@@ -424,12 +745,16 @@ class Counts:
 
 
 def count_answer(stream: str, n: int) -> tuple[Counts, bool]:
-    """Rules 5.1 to 5.3; False if it is no stream."""
+    """Rules 5.1 to 5.5; False if it is no stream."""
     counts = Counts(n, {}, {}, finished={})
-    events = stream.replace("\r\n", "\n").split("\n\n")[:-1]  # what comes after the last blank line is no event
-    for event in events:
-        lines = [line for line in event.split("\n") if line == "data" or line.startswith("data:")]
-        data = "\n".join(line[5:].removeprefix(" ") for line in lines)
+    spent = 0
+    for event in re.findall(r"(.*?(?<![^\n])(?:\r?\n))", stream, flags=re.DOTALL):  # up to each blank line
+        spent += 64 - len(event.encode())
+        lines = event.replace("\r\n", "\n").split("\n")
+        shown = [line[5:].removeprefix(" ") for line in lines if line == "data" or line.startswith("data:")]
+        if len(event.encode()) > 2**23 or len(shown) > 1024 or spent > 65536:
+            return counts, False
+        data = "\n".join(shown)
         if not data:
             continue
         if counts.done:
@@ -439,14 +764,49 @@ def count_answer(stream: str, n: int) -> tuple[Counts, bool]:
             continue
         try:
             chunk = json.loads(data)
-        except ValueError:
+            data.encode().decode()
+            json.dumps(chunk, ensure_ascii=False).encode()
+            _check_chunk(chunk)
+        except (ValueError, AssertionError, AttributeError, TypeError):
             return counts, False
         _count_chunk(counts, chunk)
     return counts, True
 
 
+def _check_chunk(chunk: dict[str, Any]) -> None:
+    """Rule 5.5: what is known has its type."""
+    assert isinstance(chunk, dict) and _is_text(chunk.get("id", ""), 256)
+    assert isinstance(chunk.get("choices", []), list) and len(chunk.get("choices", [])) <= 1024
+    assert _is_ids(chunk.get("prompt_token_ids"))
+    for choice in chunk.get("choices", []):
+        assert _is_number(choice.get("index", 0), 1023)
+        assert _is_ids(choice.get("token_ids")) and _is_ids(choice.get("prompt_token_ids"))
+        assert choice.get("finish_reason") is None or _is_text(choice["finish_reason"], 64)
+    usage = chunk.get("usage") or {}
+    assert isinstance(usage, dict) and (usage or chunk.get("usage") in (None, {}))
+    assert _is_number(usage.get("prompt_tokens", 0), 8_000_000)
+    details = usage.get("prompt_tokens_details") or {}
+    for count in (usage.get("completion_tokens"), details.get("cached_tokens")):
+        assert count is None or _is_number(count, 8_000_000)
+    error = chunk.get("error") or {}
+    assert isinstance(error, dict) and _is_text(error.get("message", ""), 2**23)
+
+
+def _is_number(value: Any, most: int) -> bool:
+    return type(value) is int and 0 <= value <= most
+
+
+def _is_text(value: Any, most: int) -> bool:
+    return isinstance(value, str) and len(value) <= most
+
+
+def _is_ids(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(_is_number(one, 2**31 - 1) for one in value))
+
+
 def _count_chunk(counts: Counts, chunk: dict[str, Any]) -> None:
     assert counts.finished is not None
+    counts.failed = counts.failed or chunk.get("error") is not None
     said = chunk.get("id", "")
     counts.contradict(bool(counts.response_id and said and said != counts.response_id))
     counts.response_id = counts.response_id or said
@@ -460,17 +820,19 @@ def _count_chunk(counts: Counts, chunk: dict[str, Any]) -> None:
         counts.by_choice[index] = counts.by_choice.get(index, 0) + len(ids)
         if choice.get("finish_reason") is not None:
             counts.finished.setdefault(index, choice["finish_reason"])
+            counts.failed = counts.failed or counts.finished[index] == "abort"
     usage = chunk.get("usage")
     if usage is None:
         return
     if not choices:
         counts.usage = usage
-        counts.contradict(usage["completion_tokens"] != counts.output_tokens)
-        counts.contradict(bool(counts.prompts) and usage["prompt_tokens"] != counts.prompt_tokens)
+        counts.contradict((usage.get("completion_tokens") or 0) != counts.output_tokens)
+        prompt = usage.get("prompt_tokens", 0)
+        counts.contradict(bool(counts.prompts) and prompt != counts.prompt_tokens)
         details = usage.get("prompt_tokens_details") or {}
-        counts.contradict((details.get("cached_tokens") or 0) > usage["prompt_tokens"])
+        counts.contradict((details.get("cached_tokens") or 0) > prompt)
     elif len(choices) == 1:
         index = choices[0].get("index", 0)
-        counts.contradict(usage["completion_tokens"] != counts.by_choice[index])
-        known = counts.prompts.get(index // counts.n, usage["prompt_tokens"])
-        counts.contradict(known != usage["prompt_tokens"])
+        counts.contradict((usage.get("completion_tokens") or 0) != counts.by_choice[index])
+        prompt = usage.get("prompt_tokens", 0)
+        counts.contradict(counts.prompts.get(index // counts.n, prompt) != prompt)

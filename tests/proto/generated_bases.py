@@ -1,0 +1,88 @@
+"""One of each message and of each unsigned payload, small and right: what the vectors of refusals are made from."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from p2pgrid.proto.inclusion import InclusionProof
+from p2pgrid.proto.messages import Usage
+from p2pgrid.proto.record import Message, Role
+from p2pgrid.proto.wire import (
+    Cards,
+    ChannelRequest,
+    Channels,
+    DisputesCompared,
+    DisputesHeld,
+    DisputesNews,
+    Head,
+    Held,
+    HeldDispute,
+    LogCall,
+    LogReply,
+    OpenTick,
+    OrderOpening,
+    Proposals,
+    Records,
+    Refusal,
+    Resume,
+    Resumed,
+)
+from tests import factories
+from tests.factories import digest
+
+
+def one_of_each_message() -> list[Message]:
+    """In the order of docs/spec/messages.md."""
+    dealings = factories.Dealings()
+    order = dealings.order()
+    meter = dealings.meter(order, output_tokens=8)
+    usage = Usage(prompt_tokens=10, cached_tokens=4, output_tokens=20)
+    receipt = dealings.proposal(order, usage=usage)
+    dispute = factories.make_dispute(receipt)
+    statement = factories.make_statement([receipt], hashlib.sha256(b"\0" + receipt.id).digest())
+    invoice = factories.make_invoice(statement)
+    signed = (
+        factories.make_offer(),
+        dealings.channel,
+        order,
+        meter,
+        dealings.voucher(meter),
+        receipt,
+        dispute,
+        factories.make_answer(dispute),
+        factories.make_opening(order, b'{"model":"m"}', bytes(range(32)), by=Role.CLIENT),
+        factories.make_card(),
+        statement,
+        invoice,
+        factories.make_payment(invoice),
+    )
+    return [one.message for one in signed]
+
+
+def one_of_each_frame() -> list[Any]:
+    """In the order of docs/spec/messages.md, sections 8 and 9."""
+    tick = OpenTick(order_number=7, tick=2)
+    held = Held(last_order_number=7, last_receipt_number=6, last_receipt=digest("receipt"), open_orders=(tick,))
+    dispute = HeldDispute(receipt_number=2, id=digest("dispute"))
+    return [
+        InclusionProof(record_id=digest("r"), salt=digest("s"), leaf_index=0, tree_size=2, hashes=(digest("h"),)),
+        ChannelRequest(client_nonce=digest("nonce"), offer=digest("offer"), now_ms=factories.NOW_MS),
+        held,
+        tick,
+        Resume(channel=b"record", held=held),
+        Resumed(held=held, records=0),
+        Records(records=0, is_all=True),
+        Proposals(proposals=1, is_all=True),
+        Channels(channels=(b"record",)),
+        DisputesHeld(channel=digest("channel"), after=0, until=9, held=(dispute,)),
+        dispute,
+        DisputesCompared(until=9, lacks=(digest("dispute"),), records=0),
+        DisputesNews(channel=digest("channel")),
+        Cards(cards=(b"record",)),
+        OrderOpening(order=b"record", commitment_key=digest("key"), body_bytes=100),
+        Refusal(code="busy", message="Later.", retry_after_ms=1000),
+        Head(status=200, content_type="text/event-stream"),
+        LogCall(path="checkpoint"),
+        LogReply(status=200, body=b"size"),
+    ]
