@@ -17,7 +17,7 @@ from p2pgrid.proto.counting import TokenCounter
 from p2pgrid.proto.evidence import slot_of
 from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.messages import Channel, Order, Receipt, Tariff, Usage, Voucher
-from p2pgrid.proto.pricing import price_of, usage_of
+from p2pgrid.proto.pricing import owes_nothing, price_of, usage_of
 from p2pgrid.proto.record import Message, Record, Role, Signed, parse_message, parse_record
 from p2pgrid.proto.sse import EventSplitter
 from p2pgrid.proto.wire import Head, Kind, OrderOpening, parse_frame
@@ -46,8 +46,10 @@ class Sale:
     """What reached the client's program."""
     secured: Usage = field(default_factory=Usage)
     """What the client has signed for, in the provider's ledger."""
-    signed: Usage = field(default_factory=Usage)
+    signed_pico: int = 0
     """The most that the client has signed for, in its own ledger."""
+    signed_receipt: bytes = b""
+    """The id of the receipt that the client has signed, in its own ledger."""
     sent_bytes: bytearray = field(default_factory=bytearray)
     got_bytes: bytearray = field(default_factory=bytearray)
     sent_status: int = 0
@@ -87,6 +89,18 @@ class Sale:
         billed = msgspec.structs.replace(sent, output_tokens=output)
         return max(0, price_of(self.tariff, billed) - price_of(self.tariff, secured))
 
+    @property
+    def is_borne(self) -> bool:
+        """True if it ended in a way that the provider bears, by a receipt that both signed."""
+        return self.receipt is not None and owes_nothing(self.receipt.status)
+
+    def most_signed_pico(self, window: int) -> int:
+        """The most that the client may lose its signature for: what it got, one window more, and one prompt."""
+        got = usage_of(self.got)
+        prompt = got.prompt_tokens or self.order.max_prompt_tokens
+        most = msgspec.structs.replace(got, prompt_tokens=prompt, output_tokens=got.output_tokens + window)
+        return price_of(self.tariff, most)
+
 
 class Observer:
     """Sees everything that leaves, arrives, and becomes durable."""
@@ -104,7 +118,7 @@ class Observer:
     def ordered(self, order: Signed[Order], tariff: Tariff, *, n: int, largest_event: int) -> None:
         sale = Sale(order.message, tariff, largest_event, TokenCounter(n), TokenCounter(n))
         self.sales[order.id] = sale
-        self._orders[order.message.channel, order.message.order_number] = sale
+        self._orders.setdefault((order.message.channel, order.message.order_number), sale)
 
     # -- the wire -------------------------------------------------
 
@@ -148,11 +162,11 @@ class Observer:
             self._check_exposure(self.sales[order_id].order.channel)
 
     def _check_exposure(self, channel: bytes) -> None:
-        """What is out unpaid on all orders, the dearest apart, is no more than the client has signed receipts for."""
+        """What went out unsigned on all orders ever, the dearest apart, is no more than the client signed receipts for."""
         unpaid = [
             one.lacking_pico(self.window)
             for one in self.sales.values()
-            if one.receipt is None and one.order.channel == channel and one.sent.output_tokens
+            if one.order.channel == channel and one.sent.prompt_tokens and not one.is_borne
         ]
         if len(unpaid) > 1 and sum(unpaid) - max(unpaid) > self._signed_pico[channel]:
             raise Broken(
@@ -175,6 +189,8 @@ class Observer:
     def stored(self, side: Role, signed: Signed[Message]) -> None:
         """A record is durable in a side's ledger."""
         message = signed.message
+        if isinstance(message, Order) and side is Role.PROVIDER and signed.id in self.sales:
+            self._orders[message.channel, message.order_number] = self.sales[signed.id]
         if not isinstance(message, Voucher | Receipt):
             return
         sale = self._orders.get((message.channel, message.order_number))
@@ -188,18 +204,25 @@ class Observer:
             if message.amount_pico >= price_of(sale.tariff, sale.secured):
                 sale.secured = message.usage
         elif Role.CLIENT in self.honest:
-            self._client_signs(sale, message)
+            self._client_signs(sale, message, signed.id)
 
-    def _client_signs(self, sale: Sale, message: Voucher | Receipt) -> None:
-        """What the client has signed for is what it got, or at most one window more on a receipt after a lost link."""
+    def _client_signs(self, sale: Sale, message: Voucher | Receipt, record_id: bytes) -> None:
+        """What the client signs for is what it got; on a receipt after a lost link one window and a prompt more."""
+        number = message.order_number
+        if isinstance(message, Receipt):
+            if sale.signed_receipt not in (b"", record_id):
+                raise Broken(f"the client signed two receipts for order {number}: it pays twice.")
+            sale.signed_receipt = record_id
+            if message.amount_pico == 0:
+                return
         got, usage = usage_of(sale.got), message.usage
-        if isinstance(message, Receipt) and message.amount_pico == 0:
-            return
         beyond = usage.output_tokens - got.output_tokens
         if beyond > (self.window if isinstance(message, Receipt) else 0):
-            raise Broken(f"the client signed for {beyond} tokens more than it got of order {message.order_number}.")
-        if usage.output_tokens > sale.signed.output_tokens:
-            sale.signed = usage
+            raise Broken(f"the client signed for {beyond} tokens more than it got of order {number}.")
+        most_pico = sale.most_signed_pico(self.window if isinstance(message, Receipt) else 0)
+        if message.amount_pico > most_pico:
+            raise Broken(f"the client signed for {message.amount_pico} pico-EUR on order {number}; at most {most_pico}.")
+        sale.signed_pico = max(sale.signed_pico, message.amount_pico)
 
 
 def record_in(kind: int, payload: bytes) -> Record | None:

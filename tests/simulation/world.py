@@ -9,10 +9,12 @@ from random import Random
 from typing import Any, Final
 
 from p2pgrid.errors import P2pgridError
+from p2pgrid.ledger.base import SlotTaken
 from p2pgrid.proto.messages import Offer, Order
 from p2pgrid.proto.record import Role, Signed
 from p2pgrid.proto.wire import Kind
 from tests.proto.simulation import CLIENT, NOW_MS, PROVIDER, Engine
+from tests.simulation.answers import plain_answer
 from tests.simulation.buyer import Buyer, BuyerPhase
 from tests.simulation.ledgers import Disk, SlowLedger
 from tests.simulation.network import Link
@@ -100,11 +102,16 @@ class World:
         if len(self.honest) == 2:
             raise Broken(f"the honest {side} was told that the other broke a rule: {code}: {message}")
 
+    def slot_taken(self, side: Role, error: SlotTaken) -> None:
+        """A ledger was to hold a second record in one place: the rules should have kept it out."""
+        if side in self.honest:
+            raise Broken(f"the {side} was about to keep a second record for one slot: {error.message}")
+
     def client_broke(self, fault: P2pgridError) -> None:
         """The provider took a message for no honest client's doing."""
         self.note(f"provider: the client broke a rule: {fault.message}")
         self.breaches.append(fault)
-        if Role.CLIENT in self.honest:
+        if len(self.honest) == 2:
             raise Broken(f"the honest client was taken for a liar: {fault.message}")
 
     def ordered(self, order: Signed[Order], request: Request) -> None:
@@ -117,7 +124,8 @@ class World:
 
     def engine_for(self, body: bytes) -> Engine:
         """The engine that answers this body: as scripted, from its beginning."""
-        script = self._requests_by_body[body].answer.engine
+        known = self._requests_by_body.get(body)
+        script = (known.answer if known is not None else plain_answer(10, [1] * (4 * self.plan.window))).engine
         return Engine(type(script.pieces)(script.pieces), script.status, script.content_type, script.fails)
 
     def process(self, side: Role) -> Any:
@@ -186,7 +194,7 @@ class World:
         """The client dials."""
         assert self.seller is not None and self.buyer is not None
         self.links += 1
-        link = Link(self.links, self.plan.in_order)
+        link = Link(self.links, self.buyer.key.public_key, self.plan.in_order)
         self.live_links = [x for x in self.live_links if len(x.noticed) < 2] + [link]
         self.note(f"link {link.number} stands")
         self.seller.accept(link)
