@@ -447,7 +447,7 @@ def place_order(
         ordered_ms=now_ms,
         first_token_deadline_ms=now_ms + first_token_timeout_ms,
     )
-    books.check_may_open(risk_pico(message, tariff, books.terms.window_tokens))
+    books.check_may_open(risk_pico(message, tariff, books.terms.window_tokens), now_ms)
     order = sign_message(message, Role.CLIENT, key)
     opening = OrderOpening(order=order.record.to_bytes(), commitment_key=commitment_key, body_bytes=len(body))
     buyer = BuyerOrder(books, order, tariff, commitment_key, fields.n or 1, key)

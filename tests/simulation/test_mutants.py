@@ -78,7 +78,7 @@ def interrupted_billed_in_full(patch: pytest.MonkeyPatch) -> None:
 
 
 def as_many_orders_as_you_like(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(ChannelBooks, "may_open", lambda self, risk: True)
+    patch.setattr(ChannelBooks, "may_open", lambda self, risk, now_ms=0: True)
 
 
 MUTANTS = (
