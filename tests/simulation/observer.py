@@ -13,14 +13,17 @@ from typing import Any, Final
 import msgspec
 
 from p2pgrid.errors import P2pgridError
+from p2pgrid.proto.books import UNSIGNED_COUNTS_MS
 from p2pgrid.proto.counting import TokenCounter
 from p2pgrid.proto.evidence import slot_of
 from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.messages import Channel, Order, Receipt, Tariff, Usage, Voucher
-from p2pgrid.proto.pricing import owes_nothing, price_of, usage_of
+from p2pgrid.proto.pricing import is_billed_by_voucher, owes_nothing, price_of, usage_of
 from p2pgrid.proto.record import Message, Record, Role, Signed, parse_message, parse_record
 from p2pgrid.proto.sse import EventSplitter
 from p2pgrid.proto.wire import Head, Kind, OrderOpening, parse_frame
+
+MAX_TIME_MS: Final = 2**53
 
 
 class Broken(AssertionError):
@@ -54,6 +57,8 @@ class Sale:
     got_bytes: bytearray = field(default_factory=bytearray)
     sent_status: int = 0
     got_status: int = 0
+    counts_until_ms: int = MAX_TIME_MS
+    """Until when what went out unsigned counts: an hour after its receipt, if that goes by a voucher."""
     receipt: Receipt | None = None
     """With both signatures, in the provider's ledger."""
     _sent_events: EventSplitter = field(default_factory=EventSplitter)
@@ -96,9 +101,9 @@ class Sale:
 
     def most_signed_pico(self, window: int) -> int:
         """The most that the client may lose its signature for: what it got, one window more, and one prompt."""
-        got = usage_of(self.got)
-        prompt = got.prompt_tokens or self.order.max_prompt_tokens
-        most = msgspec.structs.replace(got, prompt_tokens=prompt, output_tokens=got.output_tokens + window)
+        # That tokens were cached is known at the answer's end alone: what was signed before was right without.
+        prompt = self.got.prompt_tokens or self.order.max_prompt_tokens
+        most = Usage(prompt_tokens=prompt, output_tokens=self.got.output_tokens + window)
         return price_of(self.tariff, most)
 
 
@@ -153,20 +158,23 @@ class Observer:
         if known != record.id:
             raise Broken(f"the {role} has signed two different records for {slot_name(message)}.")
 
-    def sends(self, order_id: bytes, data: bytes) -> None:
+    def sends(self, order_id: bytes, data: bytes, now_ms: int) -> None:
         """A CHUNK leaves the provider."""
         fault = self.sales[order_id].send(data, self.window)
         if fault and Role.PROVIDER in self.honest:
             raise Broken(f"order {self.sales[order_id].order.order_number}: {fault}")
         if Role.PROVIDER in self.honest:
-            self._check_exposure(self.sales[order_id].order.channel)
+            self._check_exposure(self.sales[order_id].order.channel, now_ms)
 
-    def _check_exposure(self, channel: bytes) -> None:
-        """What went out unsigned on all orders ever, the dearest apart, is no more than the client signed receipts for."""
+    def _check_exposure(self, channel: bytes, now_ms: int) -> None:
+        """What went out unsigned on all orders, the dearest apart, is no more than the client signed receipts for."""
         unpaid = [
             one.lacking_pico(self.window)
             for one in self.sales.values()
-            if one.order.channel == channel and one.sent.prompt_tokens and not one.is_borne
+            if one.order.channel == channel
+            and one.sent.prompt_tokens
+            and not one.is_borne
+            and one.counts_until_ms > now_ms
         ]
         if len(unpaid) > 1 and sum(unpaid) - max(unpaid) > self._signed_pico[channel]:
             raise Broken(
@@ -201,6 +209,8 @@ class Observer:
                 if sale.receipt is None:
                     self._signed_pico[message.channel] += message.amount_pico
                 sale.receipt = message
+                if is_billed_by_voucher(message.status):
+                    sale.counts_until_ms = message.issued_ms + UNSIGNED_COUNTS_MS
             if message.amount_pico >= price_of(sale.tariff, sale.secured):
                 sale.secured = message.usage
         elif Role.CLIENT in self.honest:
@@ -221,7 +231,9 @@ class Observer:
             raise Broken(f"the client signed for {beyond} tokens more than it got of order {number}.")
         most_pico = sale.most_signed_pico(self.window if isinstance(message, Receipt) else 0)
         if message.amount_pico > most_pico:
-            raise Broken(f"the client signed for {message.amount_pico} pico-EUR on order {number}; at most {most_pico}.")
+            raise Broken(
+                f"the client signed for {message.amount_pico} pico-EUR on order {number}; at most {most_pico}."
+            )
         sale.signed_pico = max(sale.signed_pico, message.amount_pico)
 
 

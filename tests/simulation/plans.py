@@ -108,7 +108,7 @@ def random_plan(random: Random) -> Plan:
             side: random.choice((0, random.randint(-CLOCKS_APART_MS, CLOCKS_APART_MS)))
             for side in (Role.PROVIDER, Role.CLIENT)
         },
-        drift={side: random.choice((0.0, random.uniform(-0.01, 0.01))) for side in (Role.PROVIDER, Role.CLIENT)},
+        drift={side: random.choice((0.0, random.uniform(-0.002, 0.002))) for side in (Role.PROVIDER, Role.CLIENT)},
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from p2pgrid.errors import InvalidRecord, LedgerError, P2pgridError, ProtocolViolation, Refused
 from p2pgrid.ledger.base import SlotTaken
@@ -89,7 +89,7 @@ class Seller:
     """The provider's process, from its start to its crash."""
 
     side = Role.PROVIDER
-    talk_types: dict[int, type[Talk]] = {}
+    talk_types: ClassVar[dict[int, type[Talk]]] = {}
     """What a stream begins, by its first message's kind."""
 
     def __init__(self, world: World, ledger: SlowLedger) -> None:
@@ -492,7 +492,7 @@ class OrderTalk(Talk):
         if kind == Kind.HEAD:
             self.world.observer.sales[self.order.id].sent_status = self.engine.status
         if kind == Kind.CHUNK:
-            self.world.observer.sends(self.order.id, payload)
+            self.world.observer.sends(self.order.id, payload, self.seller.now_ms)
         if kind == Kind.RECEIPT and self.channel is not None:
             self.ready = payload
             self.channel.flush()

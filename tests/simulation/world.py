@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from p2pgrid.errors import P2pgridError
 from p2pgrid.ledger.base import SlotTaken
+from p2pgrid.proto.books import UNSIGNED_COUNTS_MS
 from p2pgrid.proto.messages import Offer, Order
 from p2pgrid.proto.record import Role, Signed
 from p2pgrid.proto.wire import Kind
@@ -269,6 +270,9 @@ class World:
             self.buyer.open_channel()
         elif self.buyer.order(self.requests[0]) or self.random.random() < 0.02:
             self.requests.pop(0)
+        elif not self.buyer.books.open_orders and self.random.random() < 0.2:
+            # What was broken off counts against the client for an hour; its program comes back then.
+            self.pass_time(UNSIGNED_COUNTS_MS)
 
     async def step(self) -> bool:
         """One thing happens, whatever the dice say. False if nothing can."""
