@@ -10,6 +10,7 @@ part; OpenSSL takes R = identity, with which a signer gives its secret key away.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import base58
@@ -88,9 +89,15 @@ def parse_public_key(raw: bytes) -> PublicKey:
         raise InvalidRecord("key-not-admissible", f"a public key has {PUBLIC_KEY_BYTES} bytes, this has {len(raw)}.")
     if raw[0] != ALGORITHM_ED25519:
         raise InvalidRecord("key-not-admissible", f"key algorithm {raw[0]} is unknown; 1 (Ed25519) was expected.")
+    return _admitted(bytes(raw))
+
+
+@lru_cache(maxsize=4096)
+def _admitted(raw: bytes) -> PublicKey:
+    """The few keys of those one deals with come again and again, and each check costs as much as half a signature."""
     if not nacl.bindings.crypto_core_ed25519_is_valid_point(raw[1:]):
         raise InvalidRecord("key-not-admissible", "the key is no canonical point of the prime-order subgroup.")
-    return PublicKey(bytes(raw))
+    return PublicKey(raw)
 
 
 def parse_peer_id(text: str) -> PublicKey:
