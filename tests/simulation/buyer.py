@@ -37,7 +37,7 @@ from p2pgrid.proto.reconcile import (
     held_of,
     lacking,
 )
-from p2pgrid.proto.record import Role, Signed, parse_record
+from p2pgrid.proto.record import Message, Role, Signed, parse_record
 from p2pgrid.proto.request import parse_request
 from p2pgrid.proto.restore import restore_books
 from p2pgrid.proto.wire import ChannelRequest, Held, Kind, Proposals, Records, Resume, Resumed, parse_frame
@@ -70,6 +70,7 @@ class Buyer:
     side = Role.CLIENT
     resume_type: type[ResumeTalk]
     order_type: type[OrderTalk]
+    open_type: type[OpenTalk]
 
     def __init__(self, world: World, ledger: SlowLedger) -> None:
         self.world = world
@@ -80,7 +81,7 @@ class Buyer:
         self.orders: dict[int, OrderTalk] = {}
         """By stream of the link."""
         self.talk: Talk | None = None
-        self.seen_to_end: dict[tuple[bytes, int], Usage] = {}
+        self.counted: dict[tuple[bytes, int], Usage] = {}
         self.key = world.client_key
         self.unsettled: list[Signed[Channel]] = []
         self.has_stored_offer = False
@@ -179,7 +180,7 @@ class Buyer:
         """Ask for a channel: there is none yet."""
         assert self.link is not None
         self.phase = BuyerPhase.OPENING
-        self.talk = OpenTalk(self, self.link)
+        self.talk = self.open_type(self, self.link)
 
     def order(self, request: Request) -> bool:
         """Place an order if the channel lets us; False if it does not."""
@@ -333,7 +334,7 @@ class ResumeTalk(Talk):
         frame = parse_frame(payload, Proposals)
         books = restore_books(ledger, channel, Role.CLIENT)
         books.last_order_number = max(books.last_order_number, theirs.last_order_number)
-        delivered = {n: usage for (of, n), usage in buyer.seen_to_end.items() if of == number}
+        delivered = {n: usage for (of, n), usage in buyer.counted.items() if of == number}
         for _ in range(frame.proposals):
             _, payload = yield from expect(Kind.RECEIPT)
             proposal = parse_record(payload)
@@ -361,7 +362,7 @@ class ResumeTalk(Talk):
             ledger.note_outcome(one.order, "never-arrived" if placed > theirs.last_order_number else "not-taken")
             books.close_order(placed)
         for n in delivered:
-            del buyer.seen_to_end[number, n]
+            del buyer.counted[number, n]
         buyer.books = books
         buyer.next_channel()
 
@@ -385,17 +386,22 @@ class OrderTalk(Talk):
 
     def lost(self) -> None:
         machine = self.machine
-        if not machine.is_open:
-            return
         machine.link_lost()
-        if machine.counter.done:
-            self.buyer.seen_to_end[machine.books.id, self.number] = machine.usage
+        if machine.state not in (BuyerState.LOST, BuyerState.BREACHED):
+            return
+        if machine.counter.prompt_tokens:
+            self.buyer.counted[machine.books.id, self.number] = machine.usage
 
     def act(self, actions: Actions) -> None:
+        records: list[Signed[Message]] = []
         for action in actions:
+            if isinstance(action, Persist):
+                records.append(action.signed)
+                continue
+            if records:  # What is persisted in one go is one write: a receipt and its dispute, a tick and its voucher.
+                self.outbox.persist(*records)
+                records = []
             match action:
-                case Persist(signed):
-                    self.outbox.persist(signed)
                 case Send(kind, payload):
                     self.outbox.run(lambda kind=kind, payload=payload: self._let_go(kind, payload))  # type: ignore[misc]
                 case Deliver(data):
@@ -416,6 +422,8 @@ class OrderTalk(Talk):
                     pass
                 case _:
                     raise AssertionError(f"a client's machine asked for {action}")
+        if records:
+            self.outbox.persist(*records)
         if self.machine.state is BuyerState.REFUSED and self.stream in self.buyer.orders:
             assert self.machine.refusal is not None
             self.world.note(f"order {self.number} was refused: {self.machine.refusal.code}")
@@ -438,4 +446,4 @@ class OrderTalk(Talk):
             self.send(kind, payload)
 
 
-Buyer.resume_type, Buyer.order_type = ResumeTalk, OrderTalk
+Buyer.resume_type, Buyer.order_type, Buyer.open_type = ResumeTalk, OrderTalk, OpenTalk

@@ -36,6 +36,12 @@ class Disk(Protocol):
     def close(self) -> None:
         """Nobody will open it again."""
 
+    def copy(self) -> Disk:
+        """Another disk with what is durable here now: a backup."""
+
+    def wipe(self) -> None:
+        """Forget everything. No process has it open."""
+
 
 class MemoryDisk:
     """A `MemoryLedger` that outlives its process."""
@@ -55,6 +61,9 @@ class MemoryDisk:
         other.ledger = self.ledger.crashed()
         return other
 
+    def wipe(self) -> None:
+        self.ledger = MemoryLedger()
+
     def close(self) -> None:
         pass
 
@@ -65,6 +74,7 @@ class SqliteDisk:
     def __init__(self, folder: Path, template: Path | None = None) -> None:
         self._folder = folder
         self._generation = 0
+        self._copies = 0
         self._opened: SqliteLedger | None = None
         self.path.parent.mkdir(parents=True)
         if template is not None:
@@ -93,11 +103,17 @@ class SqliteDisk:
             opened.close()  # Whatever it does now, it does to files that nobody looks at again.
         shutil.rmtree(before.parent)
 
-    def copy(self, folder: Path) -> SqliteDisk:
+    def copy(self) -> SqliteDisk:
         """Another disk with the files as they are now: a backup, or what a power cut leaves."""
-        other = SqliteDisk(folder)
+        self._copies += 1
+        other = SqliteDisk(self._folder.with_name(f"{self._folder.name}-{self._copies}"))
         _copy_files(self.path, other.path)
         return other
+
+    def wipe(self) -> None:
+        self.crash()
+        self.wal.unlink(missing_ok=True)
+        self.path.unlink()
 
     def close(self) -> None:
         if self._opened is not None:

@@ -12,9 +12,10 @@ from typing import Any, Final
 
 import msgspec
 
-from p2pgrid.errors import P2pgridError
+from p2pgrid.errors import P2pgridError, ProtocolViolation
 from p2pgrid.proto.books import UNSIGNED_COUNTS_MS
 from p2pgrid.proto.counting import TokenCounter
+from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.evidence import slot_of
 from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.messages import Channel, Order, Receipt, Tariff, Usage, Voucher
@@ -49,6 +50,8 @@ class Sale:
     """What reached the client's program."""
     secured: Usage = field(default_factory=Usage)
     """What the client has signed for, in the provider's ledger."""
+    admitted_pico: int = 0
+    """What the client says is owed, in a dispute of its own in the provider's ledger."""
     signed_pico: int = 0
     """The most that the client has signed for, in its own ledger."""
     signed_receipt: bytes = b""
@@ -59,6 +62,12 @@ class Sale:
     got_status: int = 0
     counts_until_ms: int = MAX_TIME_MS
     """Until when what went out unsigned counts: an hour after its receipt, if that goes by a voucher."""
+    is_answered: bool = False
+    """True if the provider's ledger has the client's signature on the receipt, or its dispute."""
+    knows_prompt: bool = True
+    """False if the client's process is gone that counted the prompt, and no voucher tells it."""
+    proposed: Receipt | None = None
+    """In the provider's ledger, whoever signed it."""
     receipt: Receipt | None = None
     """With both signatures, in the provider's ledger."""
     _sent_events: EventSplitter = field(default_factory=EventSplitter)
@@ -92,17 +101,24 @@ class Sale:
         sent, secured = usage_of(self.sent), self.secured
         output = min(sent.output_tokens, secured.output_tokens + window)
         billed = msgspec.structs.replace(sent, output_tokens=output)
-        return max(0, price_of(self.tariff, billed) - price_of(self.tariff, secured))
+        return max(0, price_of(self.tariff, billed) - max(price_of(self.tariff, secured), self.admitted_pico))
+
+    def answer(self) -> None:
+        """The client signs or disputes its receipt."""
+        self.is_answered = True
+        if self.proposed is not None and is_billed_by_voucher(self.proposed.status):
+            self.counts_until_ms = self.proposed.issued_ms + UNSIGNED_COUNTS_MS
 
     @property
     def is_borne(self) -> bool:
-        """True if it ended in a way that the provider bears, by a receipt that both signed."""
-        return self.receipt is not None and owes_nothing(self.receipt.status)
+        """True if it ended in a way that the provider bears, by a receipt that the client has answered."""
+        return self.is_answered and self.proposed is not None and owes_nothing(self.proposed.status)
 
     def most_signed_pico(self, window: int) -> int:
         """The most that the client may lose its signature for: what it got, one window more, and one prompt."""
         # That tokens were cached is known at the answer's end alone: what was signed before was right without.
-        prompt = self.got.prompt_tokens or self.order.max_prompt_tokens
+        prompt = self.got.prompt_tokens if self.knows_prompt else 0
+        prompt = prompt or self.order.max_prompt_tokens
         most = Usage(prompt_tokens=prompt, output_tokens=self.got.output_tokens + window)
         return price_of(self.tariff, most)
 
@@ -117,6 +133,8 @@ class Observer:
         """By the order record's id."""
         self._slots: dict[tuple[Any, ...], bytes] = {}
         self._orders: dict[tuple[bytes, int], Sale] = {}
+        self._billed: dict[bytes, Sale] = {}
+        """By the receipt record's id."""
         self._signed_pico: Counter[bytes] = Counter()
         """Of receipts with both signatures in the provider's ledger, by channel."""
 
@@ -143,6 +161,8 @@ class Observer:
             record = record_in(kind, payload)
             if record is None:
                 return
+            if record.payload_type not in MESSAGE_TYPES:
+                return
             message = parse_message(record, MESSAGE_TYPES[record.payload_type])
         except P2pgridError as nonsense:
             if len(self.honest) == 2:
@@ -164,9 +184,9 @@ class Observer:
         if fault and Role.PROVIDER in self.honest:
             raise Broken(f"order {self.sales[order_id].order.order_number}: {fault}")
         if Role.PROVIDER in self.honest:
-            self._check_exposure(self.sales[order_id].order.channel, now_ms)
+            self.check_exposure(self.sales[order_id].order.channel, now_ms)
 
-    def _check_exposure(self, channel: bytes, now_ms: int) -> None:
+    def check_exposure(self, channel: bytes, now_ms: int) -> None:
         """What went out unsigned on all orders, the dearest apart, is no more than the client signed receipts for."""
         unpaid = [
             one.lacking_pico(self.window)
@@ -184,13 +204,22 @@ class Observer:
 
     def heads(self, order_id: bytes, payload: bytes) -> None:
         """A HEAD reaches the client."""
-        self.sales[order_id].got_status = parse_frame(payload, Head).status
+        try:
+            self.sales[order_id].got_status = parse_frame(payload, Head).status
+        except ProtocolViolation:
+            if len(self.honest) == 2:
+                raise
 
     def delivers(self, order_id: bytes, data: bytes) -> None:
         """Bytes are handed to the client's program."""
         fault = self.sales[order_id].get(data)
         if fault and len(self.honest) == 2:
             raise Broken(f"order {self.sales[order_id].order.order_number}: {fault}")
+
+    def client_forgets(self) -> None:
+        """The client's process is gone, with what it counted."""
+        for sale in self.sales.values():
+            sale.knows_prompt = sale.knows_prompt and sale.signed_pico > 0
 
     # -- the ledgers -------------------------------------------------
 
@@ -199,8 +228,16 @@ class Observer:
         message = signed.message
         if isinstance(message, Order) and side is Role.PROVIDER and signed.id in self.sales:
             self._orders[message.channel, message.order_number] = self.sales[signed.id]
+        if isinstance(message, Dispute) and side is Role.PROVIDER and message.receipt in self._billed:
+            sale = self._billed[message.receipt]
+            sale.answer()
+            if message.by is Role.CLIENT:
+                sale.admitted_pico = max(sale.admitted_pico, message.owed_pico)
         if not isinstance(message, Voucher | Receipt):
             return
+        if isinstance(message, Receipt) and side is Role.PROVIDER and message.order in self.sales:
+            self._billed[signed.id] = self.sales[message.order]
+            self._billed[signed.id].proposed = message
         sale = self._orders.get((message.channel, message.order_number))
         if sale is None or Role.CLIENT not in signed.signers:
             return
@@ -209,8 +246,7 @@ class Observer:
                 if sale.receipt is None:
                     self._signed_pico[message.channel] += message.amount_pico
                 sale.receipt = message
-                if is_billed_by_voucher(message.status):
-                    sale.counts_until_ms = message.issued_ms + UNSIGNED_COUNTS_MS
+                sale.answer()
             if message.amount_pico >= price_of(sale.tariff, sale.secured):
                 sale.secured = message.usage
         elif Role.CLIENT in self.honest:

@@ -40,7 +40,7 @@ from p2pgrid.proto.reconcile import (
 )
 from p2pgrid.proto.record import Role, Signed, parse_message, parse_record
 from p2pgrid.proto.restore import restore_books
-from p2pgrid.proto.seller import SellerOrder
+from p2pgrid.proto.seller import SellerOrder, SellerState
 from p2pgrid.proto.wire import (
     ChannelRequest,
     Held,
@@ -179,6 +179,15 @@ class Seller:
             raise ProtocolViolation(f"a stream begins with message kind {kind}, which begins nothing.")
         return talk_type(self, link, stream)
 
+    def end_orders(self, channel: OpenChannel, link: Link) -> None:
+        """The client resumes on this link: what runs on its others is over. Raises Refused where orders run on it."""
+        running = [one for one in self.orders() if one.channel is channel and not one.is_over and not one.is_answered]
+        if any(one.link is link for one in running):
+            raise Refused("busy", "orders on this link are open.")
+        channel.link = None
+        for other in [one for one in self.links if one is not link and one.client == link.client]:
+            self.lose(other)
+
     def lose(self, link: Link) -> None:
         """The link is gone: what runs on it is over."""
         if link not in self.links:
@@ -308,18 +317,20 @@ class ResumeTalk(Talk):
         signed = verify_channel(
             parse_record(resume.channel), provider=world.provider_key.public_key, client=self.link.client
         )
+        channel = seller.channels.get(signed.message.channel)
+        if channel is None:
+            # The client signed it, and a crash kept it from our ledger.
+            seller.check_room(self.link)
+            self.outbox.persist(signed)
+            yield DURABLE
+            channel = OpenChannel(restore_books(ledger, signed, Role.PROVIDER), None)
+            seller.channels[channel.books.id] = channel
+        elif channel.books.signed.id != signed.id:
+            raise InvalidRecord("wrong-channel", "the client resumes a channel on other terms than were signed.")
+        seller.end_orders(channel, self.link)
+        # A write that changes nothing: once it is durable, so are all that were queued before it.
         self.outbox.persist(signed)
         yield DURABLE
-        known = seller.channels.get(signed.message.channel)
-        if known is None:
-            seller.check_room(self.link)
-        elif known.books.signed.id != signed.id:
-            raise InvalidRecord("wrong-channel", "the client resumes a channel on other terms than were signed.")
-        channel = known or OpenChannel(restore_books(ledger, signed, Role.PROVIDER), None)
-        seller.channels[channel.books.id] = channel
-        for other in [link for link in seller.links if link is not self.link]:
-            seller.lose(other)
-        channel.link = None
         seller.refresh(channel)
         check_same_chain(ledger, signed, resume.held)
         held = self.held(channel.books)
@@ -423,6 +434,11 @@ class OrderTalk(Talk):
         self.act(actions)
 
     # -- the engine and the clock -------------------------------------------------
+
+    @property
+    def is_answered(self) -> bool:
+        """True once the receipt is signed or disputed."""
+        return self.machine is not None and self.machine.state in (SellerState.SETTLED, SellerState.DISPUTED)
 
     @property
     def may_read(self) -> bool:

@@ -12,7 +12,7 @@ from p2pgrid.proto import seller
 from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.seller import SellerOrder
 from tests.simulation.observer import Broken
-from tests.simulation.run import run_honest
+from tests.simulation.run import run_many
 
 SEEDS = 60
 
@@ -97,4 +97,4 @@ MUTANTS = (
 def test_is_found(mutate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     mutate(monkeypatch)
     with pytest.raises(Broken, match="scripts/simulate --seed"):
-        run_honest(range(SEEDS))
+        run_many(range(SEEDS))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, Final
 
-from p2pgrid.errors import P2pgridError
+from p2pgrid.errors import LedgerError, P2pgridError
 from p2pgrid.ledger.base import SlotTaken
 from p2pgrid.proto.books import UNSIGNED_COUNTS_MS
 from p2pgrid.proto.messages import Offer, Order
@@ -18,6 +18,7 @@ from tests.proto.simulation import CLIENT, NOW_MS, PROVIDER, Engine
 from tests.simulation.answers import plain_answer
 from tests.simulation.buyer import Buyer, BuyerPhase
 from tests.simulation.ledgers import Disk, SlowLedger
+from tests.simulation.lies import Lies
 from tests.simulation.network import Link
 from tests.simulation.observer import Broken, Observer
 from tests.simulation.plans import Plan, Request
@@ -26,6 +27,7 @@ from tests.simulation.seller import OrderTalk, Seller
 SIDES: Final = (Role.PROVIDER, Role.CLIENT)
 _PATIENCE: Final = 6_000
 """Steps after which a history that does not come to rest is one that never will."""
+_PATIENCE_WITH_LIARS: Final = 300
 
 
 class World:
@@ -38,6 +40,7 @@ class World:
         disks: dict[Role, Disk],
         *,
         honest: frozenset[Role] = frozenset(SIDES),
+        lies: Lies | None = None,
         trace: Callable[[str], None] | None = None,
         seller_type: type[Seller] = Seller,
         buyer_type: type[Buyer] = Buyer,
@@ -50,6 +53,8 @@ class World:
         self.client_key: Final = CLIENT
         self.observer: Final = Observer(plan.window, honest)
         self.honest: Final = honest
+        self.lies: Final = lies or Lies(Random(0), ())
+        self._backups: dict[Role, Disk] = {}
         self.elapsed_ms = 0
         self.steps = 0
         self.requests = list(plan.requests)
@@ -58,6 +63,8 @@ class World:
         """What the provider took for no honest client's doing."""
         self.clocks_ms = dict(plan.clocks_ms)
         self.happened: Counter[str] = Counter()
+        self.found: Counter[str] = Counter()
+        """What audits found against a liar."""
         self.links = 0
         self.live_links: list[Link] = []
         self._requests_by_body = {r.body: r for r in plan.requests}
@@ -147,12 +154,21 @@ class World:
     def start(self, side: Role) -> None:
         """A process starts, with nothing but its ledger."""
         self.note(f"{side}: starts")
-        ledger = SlowLedger(self.disks[side].open())
+        if side in self._backups and self.lies.tell("an old ledger"):
+            self.disks[side].close()
+            self.disks[side] = self._backups.pop(side)
         seller_type, buyer_type = self._types
-        if side is Role.PROVIDER:
-            self.seller = seller_type(self, ledger)
-        else:
-            self.buyer = buyer_type(self, ledger)
+        try:
+            ledger = SlowLedger(self.disks[side].open())
+            if side is Role.PROVIDER:
+                self.seller = seller_type(self, ledger)
+            else:
+                self.buyer = buyer_type(self, ledger)
+        except LedgerError:
+            if side in self.honest:
+                raise
+            self.note(f"{side}: cannot read what it wrote, and starts with nothing")
+            self.disks[side].wipe()
 
     async def crash(self, side: Role, durable: int | None = None) -> None:
         """A process ends without a word. Of what waits for the disk, `durable` writes were faster."""
@@ -167,6 +183,7 @@ class World:
             self.seller = None
         else:
             self.buyer = None
+            self.observer.client_forgets()
         self.disks[side].crash()
 
     async def commit(self, side: Role, count: int) -> None:
@@ -174,7 +191,14 @@ class World:
         ledger = self.ledger(side)
         self.note(f"{side}: {count} of {ledger.waiting} writes are durable")
         await ledger.commit(count, stored=lambda records: self._store(side, records))
+        if side not in self.honest and "an old ledger" in self.lies.repertoire and self.random.random() < 0.05:
+            self._keep_backup(side)
         self._look()
+
+    def _keep_backup(self, side: Role) -> None:
+        if side in self._backups:
+            self._backups[side].close()
+        self._backups[side] = self.disks[side].copy()
 
     async def fail(self, side: Role, *, persisted: bool) -> None:
         """All that a side waits to have written fails."""
@@ -258,6 +282,11 @@ class World:
         )
 
     @property
+    def may_allow(self) -> bool:
+        """The owner may let a liar in again."""
+        return len(self.honest) < 2 and self.buyer is not None and self.buyer.is_quarantined
+
+    @property
     def may_order(self) -> bool:
         if not self.requests or self.buyer is None or self.buyer.phase is not BuyerPhase.READY:
             return False
@@ -297,6 +326,7 @@ class World:
             ("cancel", weather.cancel * bool(orders)),
             ("stall", weather.stall * bool(engines)),
             ("time", weather.time),
+            ("allow", 0.1 * self.may_allow),
         ]
         goes_on = any(weight for name, weight in choices if name not in ("cut", "crash", "time"))
         names, weights = zip(*choices, strict=True)
@@ -316,6 +346,9 @@ class World:
                 self.start(random.choice(dead))
             case "connect":
                 self.connect()
+            case "allow":
+                self.note("client: the provider is allowed again")
+                self.buyer.phase = BuyerPhase.DOWN
             case "order":
                 self.order()
             case "cut":
@@ -341,9 +374,10 @@ class World:
     # -- to the end -------------------------------------------------
 
     async def rest(self) -> None:
-        """Let everything happen that can, without any more trouble, until nothing does."""
+        """Let everything happen that can, without any more trouble, until nothing does. With a liar it may never."""
         random = self.random
-        for _ in range(_PATIENCE):
+        patience = _PATIENCE if len(self.honest) == 2 else _PATIENCE_WITH_LIARS
+        for _ in range(patience):
             self.steps += 1
             writes, deliveries = self.writes(), self.deliveries()
             if writes:
@@ -363,7 +397,8 @@ class World:
                 self.pass_time(due_ms)
             else:
                 return
-        raise Broken(f"the two did not come to rest in {_PATIENCE} steps.")
+        if len(self.honest) == 2:
+            raise Broken(f"the two did not come to rest in {_PATIENCE} steps.")
 
     def _due_in_ms(self) -> int | None:
         """When the next deadline of the provider's is."""
@@ -386,6 +421,7 @@ class World:
             if not await self.step():
                 break
         self.clocks_ms = dict.fromkeys(SIDES, 0) if self.are_clocks_apart else self.clocks_ms
+        self.lies.are_over = self.random.random() < 0.5
         await self.settle()
 
     @property
@@ -395,7 +431,7 @@ class World:
 
     async def close(self) -> None:
         """Let go of the disks."""
-        for disk in self.disks.values():
+        for disk in (*self.disks.values(), *self._backups.values()):
             disk.close()
 
 
