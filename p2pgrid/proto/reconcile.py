@@ -401,8 +401,7 @@ def answer_proposal(
     placed = records.order(books.id, message.order_number)
     if placed is None or placed.order.id != message.order:
         raise InvalidRecord("wrong-order", f"the receipt is for order {message.order_number}, which was never placed.")
-    of_order = records.order_records(books.id, message.order_number)
-    if any(one.payload_type == Receipt.payload_type for one in of_order):
+    if _has_receipt(records, placed.order.message):
         raise InvalidRecord("order-billed-twice", f"order {message.order_number} has a receipt already.")
     receipt, dispute = check_resumed(
         books,
@@ -418,6 +417,11 @@ def answer_proposal(
     if dispute is None:
         return Answered((receipt,), Kind.COUNTERSIGNATURE, receipt.record.to_bytes(), receipt, None, is_new=True)
     return Answered((receipt, dispute), Kind.DISPUTE, dispute.record.to_bytes(), receipt, dispute, is_new=True)
+
+
+def _has_receipt(records: ChannelRecords, order: Order) -> bool:
+    of_order = records.order_records(order.channel, order.order_number)
+    return any(one.payload_type == Receipt.payload_type for one in of_order)
 
 
 def _answered_before(known: Signed[Receipt], disputes: Mapping[int, Signed[Dispute]]) -> Answered:

@@ -381,6 +381,10 @@ class OrderTalk(Talk):
             self.world.observer.heads(self.order_id, payload)
         self.act(self.machine.message(kind, payload, self.buyer.now_ms))
 
+    @property
+    def is_open(self) -> bool:
+        return self.machine.is_open
+
     def cancel(self) -> None:
         self.act(self.machine.cancel())
 

@@ -20,6 +20,8 @@ from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.proto.messages import Order
 from p2pgrid.proto.record import Message, Record, Role, Signed
 
+Cut = Callable[[bytes], bytes]
+"""What is left of a file's bytes."""
 RealLedger = MemoryLedger | SqliteLedger
 Stored = Callable[[tuple[Signed[Message], ...]], None]
 
@@ -30,8 +32,8 @@ class Disk(Protocol):
     def open(self) -> RealLedger:
         """The ledger, as a process that starts now finds it."""
 
-    def crash(self) -> None:
-        """The process that had it open is gone without a word."""
+    def crash(self, cut: Cut | None = None) -> None:
+        """The process that had it open is gone without a word. `cut`: what the power cut left of the WAL."""
 
     def close(self) -> None:
         """Nobody will open it again."""
@@ -52,7 +54,8 @@ class MemoryDisk:
     def open(self) -> RealLedger:
         return self.ledger
 
-    def crash(self) -> None:
+    def crash(self, cut: Cut | None = None) -> None:
+        assert cut is None, "there is no WAL in memory"
         self.ledger = self.ledger.crashed()
 
     def copy(self) -> MemoryDisk:
@@ -94,10 +97,12 @@ class SqliteDisk:
         self._opened = SqliteLedger.open(self.path)
         return self._opened
 
-    def crash(self) -> None:
+    def crash(self, cut: Cut | None = None) -> None:
         before, opened = self.path, self._opened
         self._generation += 1
         _copy_files(before, self.path)
+        if cut is not None and self.wal.exists():
+            self.wal.write_bytes(cut(self.wal.read_bytes()))
         self._opened = None
         if opened is not None:
             opened.close()  # Whatever it does now, it does to files that nobody looks at again.

@@ -130,6 +130,7 @@ class RawTalk(_Talks, Talk):
             self.world.depart(Role.CLIENT, self.link, self.stream, *frame)
 
     number = 0
+    is_open = False
 
     def receive(self, kind: int, payload: bytes) -> None:
         pass
@@ -395,7 +396,8 @@ class LyingBuyer(Buyer):
             self.open_channel()
             return False
         self.books = random.choice(self.channels_here)
-        if tell("orders beyond the bound"):
+        # Whoever means to allow too little is not held back by what it should allow.
+        if tell("orders beyond the bound") or "order: less money allowed" in self.world.lies.repertoire:
             for at_risk in (self.books._risks, self.books._at_stake, self.books._unsigned, self.books._reserved):
                 at_risk.clear()
             self.books.countersigned_pico = 10**15

@@ -174,7 +174,8 @@ class LyingOrderTalk(_Talks, OrderTalk):
         out: list[Action] = []
         instead: dict[bytes, bytes | None] = {}
         for action in actions:
-            if isinstance(action, Persist) and isinstance(action.signed.message, Meter | Receipt):
+            is_own = isinstance(action, Persist) and Role.CLIENT not in action.signed.signers
+            if is_own and isinstance(action.signed.message, Meter | Receipt):
                 true = action.signed
                 told = self._twisted_meter(true) if isinstance(true.message, Meter) else self._twisted_receipt(true)
                 for one in told:
@@ -330,6 +331,7 @@ class LyingSeller(Seller):
         """What is said in place of a receipt; `usage` is what was delivered, where it is known."""
         tell, key, random = self.world.lies.tell, self.world.provider_key, self.world.random
         told = true
+        before = true.message.channel_total_pico - true.message.amount_pico
         for name, changes in self._changes(true.message, where, usage):
             if not tell(name):
                 continue
@@ -338,11 +340,10 @@ class LyingSeller(Seller):
                 price = tariff or self._tariff(message)
                 amount = 0 if price is None else amount_owed(price, message.usage, message.status)
                 changes = {**changes, "amount_pico": amount}
+            if "amount_pico" in changes:
+                # What was before it in the total stays: the lie is in the receipt alone.
+                changes = {**changes, "channel_total_pico": before + changes["amount_pico"]}
             told = forged(told, Role.PROVIDER, key, **changes)
-        # What was before it in the total stays: the lie is in the receipt alone, unless it is about the total.
-        before = true.message.channel_total_pico - true.message.amount_pico
-        if told.id != true.id and told.message.channel_total_pico == true.message.channel_total_pico:
-            told = forged(told, Role.PROVIDER, key, channel_total_pico=before + told.message.amount_pico)
         if tell(f"{where}: wrong total"):
             total = told.message.channel_total_pico + random.choice((1, 10**6))
             told = forged(told, Role.PROVIDER, key, channel_total_pico=total)
@@ -379,7 +380,13 @@ class LyingSeller(Seller):
             ("receipt: nothing cached", {"usage": more(cached_tokens=0)}),
             ("receipt: completed", {"status": Status.COMPLETED, "usage": now}),
             ("receipt: cancelled", {"status": Status.CANCELLED, "usage": now}),
-            ("receipt: interrupted", {"status": Status.INTERRUPTED, "usage": now}),
+            (
+                "receipt: interrupted",
+                {
+                    "status": Status.INTERRUPTED,
+                    "usage": more(output_tokens=now.output_tokens + random.choice((0, 1, 3 * window))),
+                },
+            ),
             ("receipt: more money", {"amount_pico": receipt.amount_pico + random.choice((1, 10**9))}),
             ("receipt: failed, and billed", {"status": Status.FAILED, "amount_pico": 10**6}),
             ("receipt: wrong commitment", {"response_commitment": random.randbytes(32)}),
@@ -447,8 +454,8 @@ def _bill(
 
 
 def _dearer(receipt: Signed[Receipt], seller: LyingSeller) -> Signed[Receipt]:
-    amount = receipt.message.amount_pico + 1
-    return forged(receipt, Role.PROVIDER, seller.world.provider_key, amount_pico=amount)
+    amount, total = receipt.message.amount_pico + 1, receipt.message.channel_total_pico + 1
+    return forged(receipt, Role.PROVIDER, seller.world.provider_key, amount_pico=amount, channel_total_pico=total)
 
 
 def _go_on_from(books: ChannelBooks, receipt: Signed[Receipt]) -> None:

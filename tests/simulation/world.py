@@ -12,12 +12,14 @@ from p2pgrid.errors import LedgerError, P2pgridError
 from p2pgrid.ledger.base import SlotTaken
 from p2pgrid.proto.books import UNSIGNED_COUNTS_MS
 from p2pgrid.proto.messages import Offer, Order
-from p2pgrid.proto.record import Role, Signed
+from p2pgrid.proto.keys import parse_public_key
+from p2pgrid.proto.message_types import MESSAGE_TYPES
+from p2pgrid.proto.record import Role, Signed, parse_message
 from p2pgrid.proto.wire import Kind
 from tests.proto.simulation import CLIENT, NOW_MS, PROVIDER, Engine
 from tests.simulation.answers import plain_answer
 from tests.simulation.buyer import Buyer, BuyerPhase
-from tests.simulation.ledgers import Disk, SlowLedger
+from tests.simulation.ledgers import Cut, Disk, SlowLedger
 from tests.simulation.lies import Lies
 from tests.simulation.network import Link
 from tests.simulation.observer import Broken, Observer
@@ -176,6 +178,24 @@ class World:
         kept = self.random.randint(0, ledger.waiting) if durable is None else durable
         self.note(f"{side}: CRASH; of {ledger.waiting} writes {kept} reached the disk")
         await ledger.die(kept, lambda records: self._store(side, records))
+        self._gone(side)
+        self.disks[side].crash()
+
+    async def tear(self, side: Role, cut: Cut) -> None:
+        """The power fails while the oldest write is under way: of the WAL with it, `cut` is left."""
+        self.note(f"{side}: POWER CUT in a write")
+        await self.ledger(side).die(1, lambda records: None)
+        self._gone(side)
+        self.disks[side].crash(cut)
+
+    def recount(self, side: Role) -> None:
+        """Tell the observer what a ledger holds that a power cut has been at."""
+        for record in self.ledger(side).real.records():
+            signers = {one.role: parse_public_key(one.key) for one in record.signatures}
+            message = parse_message(record, MESSAGE_TYPES[record.payload_type])
+            self.observer.stored(side, Signed(message, record, record.id, signers))
+
+    def _gone(self, side: Role) -> None:
         for link in self.live_links:
             link.cut(self.random)
             link.notice(side)
@@ -184,7 +204,6 @@ class World:
         else:
             self.buyer = None
             self.observer.client_forgets()
-        self.disks[side].crash()
 
     async def commit(self, side: Role, count: int) -> None:
         """The oldest writes of a side become durable."""
@@ -290,7 +309,7 @@ class World:
     def may_order(self) -> bool:
         if not self.requests or self.buyer is None or self.buyer.phase is not BuyerPhase.READY:
             return False
-        return self.plan.parallel or not self.buyer.orders
+        return self.plan.parallel or not any(order.is_open for order in self.buyer.orders.values())
 
     def order(self) -> None:
         """The program asks for its next answer. If the channel has no room, it comes back, or thinks better of it."""
