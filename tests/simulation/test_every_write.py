@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from p2pgrid.proto.record import Role
+from tests.simulation import seller
 from tests.simulation.ledgers import SqliteDisk
+from tests.simulation.observer import Broken
 from tests.simulation.run import Shelf, each_signature_checked_once, memory_disks, sqlite_disks
 from tests.simulation.scenes import SCENES, Fault, Scene, check_scene, make_world, play
-from tests.simulation.world import SIDES, World
+from tests.simulation.world import World
 
 WAL_HEADER_BYTES = 32
 FRAME_HEADER_BYTES = 24
@@ -187,3 +189,17 @@ RESTORED = [(scene, side, n) for scene, side, n in WRITES if has_channel(n)]
 )
 async def test_what_a_disk_loses_comes_back_from_the_other_side(shelf: Shelf, scene: Scene, side: Role, n: int) -> None:
     await play_on_disk(shelf, scene, side, n, lost_though_acknowledged)
+
+
+async def test_what_a_disk_loses_is_missed_where_nobody_brings_it_back(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test before this one can fail."""
+    monkeypatch.setattr(seller, "check_restored", lambda sent, records, channel, own: [])
+    scene, missed = SCENES[0], 0
+    for n in [n for of, side, n in WRITES if of is scene and side is Role.PROVIDER][-6:]:
+        try:
+            await play_on_disk(shelf, scene, Role.PROVIDER, n, lost_though_acknowledged)
+        except (Broken, AssertionError):
+            missed += 1
+    assert missed

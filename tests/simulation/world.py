@@ -11,9 +11,9 @@ from typing import Any, Final
 from p2pgrid.errors import LedgerError, P2pgridError
 from p2pgrid.ledger.base import SlotTaken
 from p2pgrid.proto.books import UNSIGNED_COUNTS_MS
-from p2pgrid.proto.messages import Offer, Order
 from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.message_types import MESSAGE_TYPES
+from p2pgrid.proto.messages import Offer, Order
 from p2pgrid.proto.record import Role, Signed, parse_message
 from p2pgrid.proto.wire import Kind
 from tests.proto.simulation import CLIENT, NOW_MS, PROVIDER, Engine
@@ -184,7 +184,7 @@ class World:
     async def tear(self, side: Role, cut: Cut) -> None:
         """The power fails while the oldest write is under way: of the WAL with it, `cut` is left."""
         self.note(f"{side}: POWER CUT in a write")
-        await self.ledger(side).die(1, lambda records: None)
+        await self.ledger(side).die(min(1, self.ledger(side).waiting), lambda records: None)
         self._gone(side)
         self.disks[side].crash(cut)
 
