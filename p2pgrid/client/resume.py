@@ -71,9 +71,9 @@ async def resume_channel(
     """Settle everything that an earlier link, or an earlier life of this process, left open on the channel.
 
     No order of the channel may be live, and what was appended to the ledger must be durable. `delivered` holds, by
-    order number, our own count of the answers that this process saw to their end. Orders that have no receipt at the
-    end never became the provider's business: they are closed without one. Returns the books as they are then, and what
-    changed.
+    order number, our own count of the answers that this process saw, whole or in part. Orders that have no receipt at
+    the end never became the provider's business: they are closed without one. Returns the books as they are then, and
+    what changed.
     """
     resuming = _Resuming(channel, ledger, key, delivered, now_ms)
     while not await resuming.go_round(link):

@@ -127,7 +127,7 @@ class ProviderSession(OrderOwner):
         self._books: ChannelBooks | None = None
         self._orders: dict[OrderStream, Shape | None] = {}
         self._prompt_sizes = PromptSizes()
-        self._seen_to_end: dict[tuple[bytes, int], Usage] = {}
+        self._counted: dict[tuple[bytes, int], Usage] = {}
         self._stored_offers: set[bytes] = set()
         self._link: LinkConnection | None = None
         """The link on which the channels are resumed."""
@@ -377,8 +377,8 @@ class ProviderSession(OrderOwner):
         shape = self._orders.pop(order, None)
         signed = buyer.receipt.message if buyer.receipt is not None and buyer.dispute is None else None
         self._prompt_sizes.learn(buyer.order.message.offer, shape, signed)
-        if buyer.state is BuyerState.LOST and buyer.counter.done:
-            self._seen_to_end[(buyer.books.id, buyer.order.message.order_number)] = buyer.usage
+        if buyer.state in (BuyerState.LOST, BuyerState.BREACHED) and buyer.counter.prompt_tokens:
+            self._counted[(buyer.books.id, buyer.order.message.order_number)] = buyer.usage
         self._tell()
 
     def order_disputed(self, order: OrderStream, dispute: Signed[Dispute]) -> None:
@@ -487,7 +487,7 @@ class ProviderSession(OrderOwner):
             if not every and channel is not current and self._is_settled(channel_id):
                 continue
             before = standing_of(self._ledger, channel_id)
-            seen = {number: usage for (of, number), usage in self._seen_to_end.items() if of == channel_id}
+            seen = {number: usage for (of, number), usage in self._counted.items() if of == channel_id}
             try:
                 books, change = await resume_channel(
                     link, channel, self._ledger, key=self._key, delivered=seen, now_ms=self._now_ms
@@ -498,7 +498,7 @@ class ProviderSession(OrderOwner):
                 log.warning("%s does not know the channel %s any more", self.provider, channel_id.hex()[:16])
                 continue
             for number in seen:
-                del self._seen_to_end[(channel_id, number)]
+                del self._counted[(channel_id, number)]
             if channel is current and not books.is_expired(now_ms):
                 self._books = books
             changes.append(change)

@@ -100,6 +100,9 @@ class Ledger(Protocol):
     def order(self, channel: bytes, order_number: int) -> OpenOrder | None:
         """One order with its last voucher, whatever became of it."""
 
+    def billed_by_voucher(self, channel: bytes) -> list[Signed[Receipt]]:
+        """Receipts that bill what a voucher acknowledged, issued within the hour before the channel's latest."""
+
     def receipt(self, channel: bytes, receipt_number: int) -> Signed[Receipt] | None:
         """One receipt with the signatures it has (`signers` tells which), or None."""
 

@@ -27,10 +27,12 @@ from p2pgrid.ledger.tables import (
     table_of,
 )
 from p2pgrid.ledger.writer import resolve
+from p2pgrid.proto.books import UNSIGNED_COUNTS_MS
 from p2pgrid.proto.channel import ChannelHead
 from p2pgrid.proto.dispute import Answer, Dispute
 from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
+from p2pgrid.proto.pricing import is_billed_by_voucher
 from p2pgrid.proto.record import M, Message, Record, Signed
 
 _Slot = tuple[str, tuple[str, ...], tuple[int | str, ...]]
@@ -182,6 +184,16 @@ class MemoryLedger:
         receipts = sorted(self._books.of(Receipt, channel), key=lambda entry: entry[0].receipt_number)
         return [
             self._signed(row.record, Receipt, channel) for _, row in receipts if signed_by(row.record) == "provider"
+        ]
+
+    def billed_by_voucher(self, channel: bytes) -> list[Signed[Receipt]]:
+        """Receipts that bill what a voucher acknowledged, issued within the hour before the channel's latest."""
+        receipts = sorted(self._books.of(Receipt, channel), key=lambda entry: entry[0].receipt_number)
+        since_ms = receipts[-1][0].issued_ms - UNSIGNED_COUNTS_MS if receipts else 0
+        return [
+            self._signed(row.record, Receipt, channel)
+            for message, row in receipts
+            if is_billed_by_voucher(message.status) and message.issued_ms > since_ms
         ]
 
     def receipt(self, channel: bytes, receipt_number: int) -> Signed[Receipt] | None:

@@ -28,12 +28,15 @@ from p2pgrid.ledger.schema import (
     storage_errors,
 )
 from p2pgrid.ledger.tables import BOTH_ROLES, TABLES, damaged, decode_signatures, read_channel, read_offer, read_signed
+from p2pgrid.proto.books import UNSIGNED_COUNTS_MS
 from p2pgrid.proto.channel import ChannelHead
 from p2pgrid.proto.dispute import Answer, Dispute
-from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
+from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Status, Voucher
+from p2pgrid.proto.pricing import is_billed_by_voucher
 from p2pgrid.proto.record import M, Message, Record, Signed, parse_message
 
 _FETCH_ROWS: Final = 256
+_BY_VOUCHER: Final = ", ".join(f"'{status.value}'" for status in Status if is_billed_by_voucher(status))
 
 
 class SqliteReader:
@@ -102,9 +105,17 @@ class SqliteReader:
         """Receipts that the provider signed and the client has not, by number."""
         return self._channel_receipts(channel, "signed_by = 'provider' ORDER BY receipt_number")
 
+    def billed_by_voucher(self, channel: bytes) -> list[Signed[Receipt]]:
+        """Receipts that bill what a voucher acknowledged, issued within the hour before the channel's latest."""
+        where = (
+            f"status IN ({_BY_VOUCHER}) AND issued_ms > (SELECT issued_ms FROM receipts AS last WHERE channel = ?1 "
+            "ORDER BY receipt_number DESC LIMIT 1) - ?2 ORDER BY receipt_number"
+        )
+        return self._channel_receipts(channel, where, UNSIGNED_COUNTS_MS)
+
     def receipt(self, channel: bytes, receipt_number: int) -> Signed[Receipt] | None:
         """One receipt with the signatures it has (`signers` tells which), or None."""
-        return next(iter(self._channel_receipts(channel, "receipt_number = ?", receipt_number)), None)
+        return next(iter(self._channel_receipts(channel, "receipt_number = ?2", receipt_number)), None)
 
     def offer(self, offer_id: bytes) -> Signed[Offer] | None:
         """One offer by its record id, or None."""
@@ -300,7 +311,7 @@ class SqliteReader:
 
     def _channel_receipts(self, channel: bytes, where: str, *parameters: int) -> list[Signed[Receipt]]:
         rows = self._rows(
-            f"SELECT payload, signatures FROM receipts WHERE channel = ? AND {where}",
+            f"SELECT payload, signatures FROM receipts WHERE channel = ?1 AND {where}",
             channel.hex(),
             *parameters,
         )

@@ -68,7 +68,7 @@ def accept_order(
     most = most_owed(tariff, max_prompt_tokens=message.max_prompt_tokens, max_output_tokens=message.max_output_tokens)
     if message.max_output_tokens < fields.max_output_tokens(entry) or message.max_amount_pico < most:
         raise Refused("order-caps", "the order's caps do not cover what its body asks for.")
-    books.check_may_open(risk_pico(message, tariff, books.terms.window_tokens))
+    books.check_may_open(risk_pico(message, tariff, books.terms.window_tokens), now_ms)
     if message.max_amount_pico > books.credit_left_pico():
         raise Refused(
             "credit-exhausted",

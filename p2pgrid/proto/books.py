@@ -4,8 +4,9 @@ The provider numbers receipts and proposes them; the client checks that each fit
 decide alike from the same messages; `restore.restore_books` gives either its books back from its ledger.
 
 The bound: an order may be opened when none is open, or when what is at risk on all that are open, the dearest one
-apart, is covered by what the client has countersigned on the channel. Who runs away with more than one window has
-signed for at least as much before.
+apart, is covered by what the client has countersigned on the channel. What an order that was broken off may have
+brought without a signature stays at risk for an hour. Who runs away with more than one window has signed for at least
+as much before.
 """
 
 from __future__ import annotations
@@ -18,14 +19,31 @@ from p2pgrid.proto.dispute import Answer, Dispute
 from p2pgrid.proto.dispute_rules import faults_of_mention
 from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.messages import MAX_MENTIONS, Channel, Order, Receipt, Tariff, Usage
-from p2pgrid.proto.pricing import price_of
+from p2pgrid.proto.pricing import is_billed_by_voucher, price_of
 from p2pgrid.proto.record import Signed
 from p2pgrid.units import AmountPico
+
+UNSIGNED_COUNTS_MS: Final = 3_600_000
+"""How long what nobody signed for counts. Whoever lost its first link in its first window may come back then."""
 
 
 def risk_pico(order: Order, tariff: Tariff, window_tokens: int) -> AmountPico:
     """What the provider can lose on the order: the prompt and one window of output, unpaid."""
     usage = Usage(prompt_tokens=order.max_prompt_tokens, output_tokens=min(window_tokens, order.max_output_tokens))
+    try:
+        return AmountPico(min(price_of(tariff, usage), order.max_amount_pico))
+    except InvalidRecord:
+        return AmountPico(order.max_amount_pico)
+
+
+def unsigned_pico(receipt: Receipt, order: Order, tariff: Tariff, window_tokens: int) -> AmountPico:
+    """The most that went out on an order beyond its receipt: nothing, unless the receipt goes by a voucher."""
+    if not is_billed_by_voucher(receipt.status):
+        return AmountPico(0)
+    usage = Usage(
+        prompt_tokens=0 if receipt.usage.prompt_tokens else order.max_prompt_tokens,
+        output_tokens=max(0, min(window_tokens, order.max_output_tokens - receipt.usage.output_tokens)),
+    )
     try:
         return AmountPico(min(price_of(tariff, usage), order.max_amount_pico))
     except InvalidRecord:
@@ -49,6 +67,10 @@ class ChannelBooks:
         self.countersigned = head.countersigned
         self.countersigned_pico = head.countersigned_pico
         self._risks: dict[int, int] = {}
+        self._orders: dict[int, tuple[Order, Tariff]] = {}
+        """Those at risk."""
+        self._unsigned: dict[int, tuple[int, int]] = {}
+        """By receipt: until when (Unix milliseconds) what went out beyond it counts, and how much."""
         self._at_stake: dict[int, int] = {}
         self._reserved: dict[int, int] = {}
         self._waiting: dict[int, int] = {}
@@ -69,23 +91,28 @@ class ChannelBooks:
         """True while the order is open."""
         return order_number in self._risks
 
-    def at_risk_pico(self, more_pico: int = 0) -> int:
-        """What must be covered with one more order of that risk: all that is at risk, the dearest apart."""
-        risks = [*self._risks.values(), *self._at_stake.values(), more_pico]
+    def at_risk_pico(self, more_pico: int = 0, now_ms: int = 0) -> int:
+        """What must be covered with one more order of that risk: all that is at risk, the dearest apart.
+
+        What counts no more at `now_ms` is left out.
+        """
+        unsigned = [pico for until_ms, pico in self._unsigned.values() if until_ms > now_ms]
+        risks = [*self._risks.values(), *self._at_stake.values(), *unsigned, more_pico]
         return sum(risks) - max(risks)
 
-    def may_open(self, risk: int) -> bool:
-        """True if an order of that risk may be opened now."""
-        return self.open_orders < self.terms.max_open_orders and self.at_risk_pico(risk) <= self.countersigned_pico
+    def may_open(self, risk: int, now_ms: int = 0) -> bool:
+        """True if an order of that risk may be opened at that time."""
+        is_covered = self.at_risk_pico(risk, now_ms) <= self.countersigned_pico
+        return self.open_orders < self.terms.max_open_orders and is_covered
 
-    def check_may_open(self, risk: int) -> None:
+    def check_may_open(self, risk: int, now_ms: int) -> None:
         """Raises Refused (`too-many-open-orders`) unless `may_open`."""
-        if not self.may_open(risk):
+        if not self.may_open(risk, now_ms):
             raise Refused(
                 "too-many-open-orders",
-                f"{self.open_orders} orders of this channel are open; with one more, {self.at_risk_pico(risk)} "
+                f"{self.open_orders} orders of this channel are open; with one more, {self.at_risk_pico(risk, now_ms)} "
                 f"pico-EUR would have to be covered, and {self.countersigned_pico} are countersigned.",
-                hint="Wait for one to end; receipts that are countersigned make room for more.",
+                hint="Wait for one to end, or an hour after one that was broken off; countersigned receipts make room.",
             )
 
     def credit_left_pico(self) -> int:
@@ -108,6 +135,7 @@ class ChannelBooks:
     def open_order(self, order: Order, tariff: Tariff) -> None:
         """An order is under way: reserve the most that it may cost, and count what it puts at risk."""
         self._risks[order.order_number] = risk_pico(order, tariff, self.terms.window_tokens)
+        self._orders[order.order_number] = order, tariff
         self.last_order_number = max(self.last_order_number, order.order_number)
         self._reserved[order.order_number] = order.max_amount_pico
 
@@ -119,12 +147,21 @@ class ChannelBooks:
         """The order needs nothing more: refused, never arrived, or its receipt carries both signatures."""
         self.release(order_number)
         self._risks.pop(order_number, None)
+        self._orders.pop(order_number, None)
 
     def settle(self, receipt: Receipt) -> None:
         """A receipt carries both signatures now."""
         self.countersigned += 1
         self.countersigned_pico += receipt.amount_pico
+        if receipt.order_number in self._orders:
+            self.note_unsigned(receipt, *self._orders[receipt.order_number])
         self.close_order(receipt.order_number)
+
+    def note_unsigned(self, receipt: Receipt, order: Order, tariff: Tariff) -> None:
+        """The receipt is answered; what may have gone out beyond it stays at risk for `UNSIGNED_COUNTS_MS`."""
+        pico = unsigned_pico(receipt, order, tariff, self.terms.window_tokens)
+        if pico:
+            self._unsigned[receipt.receipt_number] = receipt.issued_ms + UNSIGNED_COUNTS_MS, pico
 
     def note_disputed(self, receipt: Receipt, owed_pico: int, risk: int | None = None) -> None:
         """The client disputes the chain's receipt, and says that so much is owed: its order is closed.
@@ -135,6 +172,8 @@ class ChannelBooks:
         """
         risk = self._risks.get(receipt.order_number, 0) if risk is None else risk
         self._at_stake[receipt.receipt_number] = min(risk, max(receipt.amount_pico - owed_pico, 0))
+        if receipt.order_number in self._orders:
+            self.note_unsigned(receipt, *self._orders[receipt.order_number])
         self.close_order(receipt.order_number)
 
     def note_accepted(self, receipt_number: int) -> None:

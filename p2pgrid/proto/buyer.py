@@ -451,7 +451,7 @@ def place_order(
         ordered_ms=now_ms,
         first_token_deadline_ms=now_ms + first_token_timeout_ms,
     )
-    books.check_may_open(risk_pico(message, tariff, books.terms.window_tokens))
+    books.check_may_open(risk_pico(message, tariff, books.terms.window_tokens), now_ms)
     order = sign_message(message, Role.CLIENT, key)
     opening = OrderOpening(order=order.record.to_bytes(), commitment_key=commitment_key, body_bytes=len(body))
     buyer = BuyerOrder(books, order, tariff, commitment_key, fields.n or 1, key)
@@ -506,9 +506,11 @@ def check_resumed(
     delivered: Usage | None,
     key: SecretKey,
     now_ms: int,
+    is_closed: bool = False,
 ) -> tuple[Signed[Receipt], Signed[Dispute] | None]:
     """Judge a receipt that comes after a lost link, within what this side can still know: see `resumed_fault`.
 
+    `is_closed`: both sides went on without a receipt for the order, because it never became the provider's business.
     The order is then closed in the books, which are those that it was placed in, or were restored with it. Returns what
     `conclude` does. Raises InvalidRecord with the finding's code for a receipt that the chain cannot go on with.
     """
@@ -518,7 +520,14 @@ def check_resumed(
     fault = (
         broken
         or receipt_fault(message, order, tariff)
-        or resumed_fault(message, tariff, vouched=vouched, delivered=delivered, window_tokens=books.terms.window_tokens)
+        or resumed_fault(
+            message,
+            tariff,
+            vouched=vouched,
+            delivered=delivered,
+            window_tokens=books.terms.window_tokens,
+            is_closed=is_closed,
+        )
         or books.mention_fault(message)
     )
     if fault is not None and fault[0] not in DISPUTABLE:

@@ -146,7 +146,9 @@ def _miss(
     case: Case, book: Book, held: Held[Any], payload_type: str, record_id: bytes, label: str, sentence: str
 ) -> None:
     is_mention = isinstance(held.message, Receipt)  # of a dispute or of an answer: nobody can tell
-    draft = Draft("record-missing", sentence, held.places, None, held.record_id, book.id, holders=book.bundles)
+    # Who signs a receipt must hold what it mentions. A client that disputes it may be shown what nobody ever said.
+    party = Party.UNCLEAR if is_mention and not held.claims(Role.CLIENT) else None
+    draft = Draft("record-missing", sentence, held.places, party, held.record_id, book.id)
     proof = f"It stands where the record {record_id.hex()} is missing, which {held} names."
     case.docket.add_absence(
         Absence(

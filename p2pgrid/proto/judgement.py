@@ -166,7 +166,6 @@ def _note_gap(case: Case, book: Book, held: Held[Receipt], first: int, after: in
                 held.places,
                 record_id=held.record_id,
                 channel=book.id,
-                holders=book.bundles,
             ),
             book.bundles,
             record_id=held.message.previous if single else b"",
@@ -348,9 +347,7 @@ class _OrderCase:
             Offer.payload_type,
             (self.book.channel.message.provider,),
             "the offer",
-            Draft(
-                "record-missing", sentence, order.places, None, order.record_id, self.book.id, holders=self.book.bundles
-            ),
+            Draft("record-missing", sentence, order.places, None, order.record_id, self.book.id),
             self.book.bundles,
             record_id=wanted,
             proof=f"It stands where the offer is missing that order {self.number} names, {wanted.hex()}.",
@@ -377,7 +374,7 @@ class _OrderCase:
         count: int = 1,
     ) -> None:
         bundles = self.book.bundles
-        draft = Draft(code, sentence, held.places, None, held.record_id, self.book.id, holders=bundles)
+        draft = Draft(code, sentence, held.places, None, held.record_id, self.book.id)
         self.case.docket.add_absence(
             Absence(
                 message_type.payload_type,

@@ -9,6 +9,7 @@ part; OpenSSL takes R = identity, with which a signer gives its secret key away.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ ALGORITHM_ED25519: Final = 1
 PUBLIC_KEY_BYTES: Final = 33
 SIGNATURE_BYTES: Final = 64
 SEED_BYTES: Final = 32
+_REMEMBERED: Final = 16_384
 
 _library: Final[Any] = getattr(_sodium, "lib", None)
 _NULL: Final = _library and _sodium.ffi.NULL
@@ -109,9 +111,15 @@ def parse_public_key(raw: bytes) -> PublicKey:
         raise InvalidRecord("key-not-admissible", f"a public key has {PUBLIC_KEY_BYTES} bytes, this has {len(raw)}.")
     if raw[0] != ALGORITHM_ED25519:
         raise InvalidRecord("key-not-admissible", f"key algorithm {raw[0]} is unknown; 1 (Ed25519) was expected.")
+    return _admitted(bytes(raw))
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _admitted(raw: bytes) -> PublicKey:
+    """Looking at the point costs as much as a verification, and the same few thousand keys come again and again."""
     if not nacl.bindings.crypto_core_ed25519_is_valid_point(raw[1:]):
         raise InvalidRecord("key-not-admissible", "the key is no canonical point of the prime-order subgroup.")
-    return PublicKey(bytes(raw))
+    return PublicKey(raw)
 
 
 def parse_peer_id(text: str) -> PublicKey:

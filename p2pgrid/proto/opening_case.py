@@ -58,7 +58,7 @@ def judge_openings(case: Case, book: Book) -> None:
         commitments = _commitments(book, opening)
         if not commitments:
             sentence = f"No bundle holds what {held} opens."
-            draft = Draft("record-missing", sentence, held.places, None, held.record_id, book.id, holders=book.bundles)
+            draft = Draft("record-missing", sentence, held.places, None, held.record_id, book.id)
             wanted = Order if opening.subject is Subject.REQUEST else Receipt
             slot = (book.id, opening.order_number) if wanted is Order else (book.id,)
             label = f"the {wanted.__name__.lower()} of order {opening.order_number}"

@@ -52,17 +52,24 @@ def receipt_fault(receipt: Receipt, order: Signed[Order], tariff: Tariff) -> Fau
 
 
 def resumed_fault(
-    receipt: Receipt, tariff: Tariff, *, vouched: Usage, delivered: Usage | None, window_tokens: int
+    receipt: Receipt,
+    tariff: Tariff,
+    *,
+    vouched: Usage,
+    delivered: Usage | None,
+    window_tokens: int,
+    is_closed: bool = False,
 ) -> Fault | None:
     """Does the receipt bill more than can be known after a lost link?
 
     `delivered` is our own count where this process made it, None after a crash. The provider may have ended the order
     before it knew that the link was gone, so up to one window beyond the last voucher is accepted although it never
-    arrived: that is the most that is ever at risk.
+    arrived: that is the most that is ever at risk. For an order that `is_closed` without a receipt nothing is
+    accepted but what was vouched.
     """
     if owes_nothing(receipt.status):
         return None
-    if is_billed_by_voucher(receipt.status):
+    if is_closed or is_billed_by_voucher(receipt.status):
         return beyond_voucher(receipt, vouched, tariff)
     return _beyond_window(receipt.usage, vouched, delivered or vouched, window_tokens)
 

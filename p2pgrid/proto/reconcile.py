@@ -16,9 +16,10 @@ from p2pgrid.errors import InvalidRecord, LedgerError, ProtocolViolation, Refuse
 from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.buyer import check_resumed
 from p2pgrid.proto.dispute import Dispute
+from p2pgrid.proto.dispute_rules import faults_of_dispute
 from p2pgrid.proto.keys import SecretKey, parse_public_key
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Status, Usage, Voucher
-from p2pgrid.proto.pricing import is_billed_by_voucher
+from p2pgrid.proto.pricing import is_billed_by_voucher, is_within_caps, price_of
 from p2pgrid.proto.proposal import Ending, propose_receipt
 from p2pgrid.proto.record import Message, Record, Role, Signed, parse_message, verify_record
 from p2pgrid.proto.restore import ChannelRecords, PlacedOrder, disputed_by_client, order_of, tariff_of
@@ -219,7 +220,7 @@ class _Restoring:
         self._provider = parse_public_key(channel.message.provider)
         self._client = parse_public_key(channel.message.client)
         self._head = ChannelBooks(channel, records.head(channel.message.channel))
-        self._offers: set[bytes] = set()
+        self._offers: dict[bytes, Signed[Offer]] = {}
         self._orders: dict[int, Signed[Order]] = {}
         self._shown: set[int] = set()
         """Orders of which we signed something, or that we hold."""
@@ -262,7 +263,7 @@ class _Restoring:
 
     def _offer(self, record: Record) -> Signed[Offer]:
         offer = verify_record(record, Offer, {Role.PROVIDER: self._provider})
-        self._offers.add(offer.id)
+        self._offers[offer.id] = offer
         return offer
 
     def _order(self, record: Record) -> Signed[Order]:
@@ -282,7 +283,7 @@ class _Restoring:
     def _meter(self, record: Record) -> Signed[Meter]:
         meter = verify_record(record, Meter, {Role.PROVIDER: self._provider})
         self._check_channel(meter.message.channel)
-        self._find_order(meter.message.order_number)
+        self._check_of_order(meter.message, self._find_order(meter.message.order_number).message)
         self._meters[meter.id] = meter
         self._shown.add(meter.message.order_number)
         return meter
@@ -318,10 +319,24 @@ class _Restoring:
 
     def _dispute(self, record: Record) -> Signed[Dispute]:
         dispute = verify_record(record, Dispute, {Role.CLIENT: self._client})
-        if self._undisputed is None or dispute.message.receipt != self._undisputed.id:
-            raise ProtocolViolation("a dispute came that does not follow the receipt it names.")
+        message, receipt = dispute.message, self._undisputed
+        if receipt is None or message.receipt != receipt.id or message.by is not Role.CLIENT:
+            raise ProtocolViolation("a dispute came that is not the client's of the receipt before it.")
+        for fault in faults_of_dispute(message, receipt=receipt.message):
+            raise InvalidRecord(fault.code, fault.sentence)
         self._undisputed = None
         return dispute
+
+    def _check_of_order(self, meter: Meter, order: Order) -> None:
+        """A tick names no order by its id: one of the same number and other terms must not take its place."""
+        offer = self._offers.get(order.offer) or self._records.offer(order.offer)
+        entry = offer.message.model_offer(order.model) if offer is not None else None
+        if offer is None or entry is None:
+            raise ProtocolViolation(f"a tick of order {order.order_number} came without the offer that prices it.")
+        if meter.amount_pico != price_of(offer.message.tariff_at(entry, order.ordered_ms), meter.usage):
+            raise InvalidRecord("wrong-amount", f"the tick is not priced as order {order.order_number} is.")
+        if not is_within_caps(meter.usage, order):
+            raise InvalidRecord("over-caps", f"the tick passes the caps of order {order.order_number}.")
 
     def _check_channel(self, channel: bytes) -> None:
         if channel != self._channel.channel:
@@ -372,16 +387,22 @@ def answer_proposal(
 ) -> Answered:
     """The client's answer to a receipt that was proposed when the channel was resumed.
 
-    `delivered` holds, by order number, our own count of the answers that this process saw to their end. Raises
-    InvalidRecord for one that the chain cannot go on with: keep it as evidence.
+    `delivered` holds, by order number, our own count of the answers that this process saw, whole or in part. Raises
+    ProtocolViolation for what the provider has not signed, InvalidRecord for what it has and the chain cannot go on
+    with: keep that as evidence.
     """
-    message = parse_message(proposal, Receipt)
+    try:
+        message = verify_record(proposal, Receipt, {Role.PROVIDER: books.provider}).message
+    except InvalidRecord as fault:
+        raise ProtocolViolation(f"no receipt of the provider's was proposed: {fault.message}") from fault
     known = records.receipt(books.id, message.receipt_number)
     if known is not None and known.id == proposal.id:
         return _answered_before(known, disputed_by_client(records, books.id))
     placed = records.order(books.id, message.order_number)
     if placed is None or placed.order.id != message.order:
         raise InvalidRecord("wrong-order", f"the receipt is for order {message.order_number}, which was never placed.")
+    if _has_receipt(records, placed.order.message):
+        raise InvalidRecord("order-billed-twice", f"order {message.order_number} has a receipt already.")
     receipt, dispute = check_resumed(
         books,
         proposal,
@@ -389,12 +410,18 @@ def answer_proposal(
         tariff_of(records, placed.order.message),
         vouched=placed.voucher.message.usage if placed.voucher is not None else Usage(),
         delivered=delivered.get(message.order_number),
+        is_closed=not books.is_open(message.order_number),
         key=key,
         now_ms=now_ms,
     )
     if dispute is None:
         return Answered((receipt,), Kind.COUNTERSIGNATURE, receipt.record.to_bytes(), receipt, None, is_new=True)
     return Answered((receipt, dispute), Kind.DISPUTE, dispute.record.to_bytes(), receipt, dispute, is_new=True)
+
+
+def _has_receipt(records: ChannelRecords, order: Order) -> bool:
+    of_order = records.order_records(order.channel, order.order_number)
+    return any(one.payload_type == Receipt.payload_type for one in of_order)
 
 
 def _answered_before(known: Signed[Receipt], disputes: Mapping[int, Signed[Dispute]]) -> Answered:

@@ -47,6 +47,9 @@ class ChannelRecords(Protocol):
     def proposals(self, channel: bytes) -> Sequence[Signed[Receipt]]:
         """Receipts that the client has not signed, by number; also those that it disputes."""
 
+    def billed_by_voucher(self, channel: bytes) -> Sequence[Signed[Receipt]]:
+        """Receipts that bill what a voucher acknowledged, issued within the hour before the channel's latest."""
+
     def receipt(self, channel: bytes, receipt_number: int) -> Signed[Receipt] | None:
         """One receipt with the signatures it has, or None."""
 
@@ -87,6 +90,10 @@ def restore_books(records: ChannelRecords, channel: Signed[Channel], own: Role) 
         elif not _is_accepted(dispute):
             risk = risk_pico(order.message, tariff, channel.message.window_tokens)
             books.note_disputed(proposal.message, dispute.dispute.message.owed_pico, risk)
+    for receipt in records.billed_by_voucher(channel_id):
+        if Role.CLIENT in receipt.signers or receipt.message.receipt_number in by_client:
+            order = order_of(records, receipt.message)
+            books.note_unsigned(receipt.message, order.message, tariff_of(records, order.message))
     if disputes:
         _note_mentionable(records, books, disputes, own)
     return books

@@ -215,7 +215,7 @@ def _miss(
     record_id: bytes = b"",
     slot: tuple[int, ...] = (),
 ) -> None:
-    draft = Draft("record-missing", sentence, held.places, None, held.record_id, book.id, holders=book.bundles)
+    draft = Draft("record-missing", sentence, held.places, None, held.record_id, book.id)
     proof = f"It stands where {label} is missing."
     absence = Absence(message_type.payload_type, (book.id, *slot), label, draft, book.bundles, record_id, proof=proof)
     case.docket.add_absence(absence)

@@ -200,15 +200,20 @@ async def test_a_wrong_tick_is_not_signed_and_ends_the_dealings() -> None:
         wrong = msgspec.structs.replace(meter, usage=more, amount_pico=amount)
         return sign_message(wrong, Role.PROVIDER, cheap.key).record.to_bytes()
 
-    cheap.tamper = inflate
     async with shop(cheap, dear) as s:
+        # Honest sales cover what is left unsigned by the next: the provider is bought from again below.
+        for _ in range(8):
+            async with await s.purchaser.buy(CHAT, BODY | {"max_tokens": 200}, whole=True) as answer:
+                assert answer.provider == cheap.peer_id
+        honest = s.ledger.counts()[Voucher.payload_type]
+        cheap.tamper = inflate
         async with await s.purchaser.buy(CHAT, BODY) as answer:
             assert answer.provider == cheap.peer_id
             with pytest.raises(ProtocolViolation, match="were counted here"):
                 _ = [data async for data in answer]
-        assert cheap.seen[Kind.VOUCHER] == 0
+        assert cheap.seen[Kind.VOUCHER] == honest
         counts = s.ledger.counts()
-        assert counts["evidence"] == 1 and counts.get(Voucher.payload_type, 0) == 0
+        assert counts["evidence"] == 1 and counts[Voucher.payload_type] == honest
         async with await s.purchaser.buy(CHAT, BODY, whole=True) as answer:
             assert answer.provider == dear.peer_id
         with pytest.raises(Refused, match="counted here"):

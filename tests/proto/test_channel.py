@@ -159,7 +159,7 @@ def test_what_is_at_risk_is_covered_but_for_the_dearest_order() -> None:
     assert books.may_open(400) and not books.may_open(401)
     books.open_order(order(3, most=0), TARIFF)
     with pytest.raises(Refused) as refused:
-        books.check_may_open(0)
+        books.check_may_open(0, 0)
     assert refused.value.code == "too-many-open-orders"
     books.close_order(3)
     books.close_order(1)

@@ -15,9 +15,14 @@ from p2pgrid.errors import InvalidRecord, P2pgridError, ProtocolViolation, Refus
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.channel import ChannelHead
+from p2pgrid.proto.dispute import Dispute
+from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.messages import Receipt, Status, Usage, Voucher
-from p2pgrid.proto.record import Record, Role, Signed
+from p2pgrid.proto.reconcile import answer_proposal, check_restored
+from p2pgrid.proto.record import Record, Role, Signed, parse_message, sign_message
+from p2pgrid.proto.restore import restore_books
 from p2pgrid.proto.verdict import Bundle, audit_records
+from tests.factories import resigned
 from tests.proto.chains import WINDOW, Dealings, key
 from tests.proto.reconciling import Resuming
 
@@ -269,3 +274,104 @@ async def test_what_is_not_signed_by_whom_it_binds_is_not_taken(
         assert error.value.code == code
     assert ledger.head(d.channel.message.channel) == ChannelHead(0, 0, d.channel.id, 0, 0)
     assert list(ledger.records()) == [d.channel.record]
+
+
+def cheaper_orders(records: Sequence[Record]) -> Sequence[Record]:
+    """Another order of the same number, which caps what was metered."""
+    return [
+        resigned(parse(one), key("client"), CLIENT, max_output_tokens=1).record if one.payload_type == ORDER else one
+        for one in records
+    ]
+
+
+def parse(record: Record) -> Signed[Any]:
+    return Signed(parse_message(record, MESSAGE_TYPES[record.payload_type]), record, record.id, {})
+
+
+async def test_an_order_of_other_terms_does_not_take_the_place_of_one_that_was_lost() -> None:
+    """What the provider metered would look like more than was ordered, and be its own fault."""
+    d = Dealings()
+    order = d.order()
+    d.voucher(d.meter(order, Usage(prompt_tokens=40, output_tokens=100)))
+    r = await resuming(d, [d.channel], d.client_has)
+    r.to_provider = cheaper_orders
+    with pytest.raises(InvalidRecord) as error:
+        await r.run()
+    assert error.value.code == "over-caps"
+    assert list(r.provider.records()) == [d.channel.record]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"by": Role.PROVIDER}, ProtocolViolation),
+        ({"receipt_number": 7}, InvalidRecord),
+        ({"channel": bytes(32)}, InvalidRecord),
+        ({"owed_pico": 10**15}, InvalidRecord),
+    ],
+)
+async def test_a_dispute_that_does_not_fit_its_receipt_is_not_restored(
+    changes: dict[str, Any], expected: type[P2pgridError]
+) -> None:
+    """The provider's ledger has no place for it: a write would fail, and hold up every client."""
+    d = Dealings()
+    receipt = d.receipt(d.order(), Usage(prompt_tokens=40, output_tokens=9), countersign=False)
+    fields: dict[str, Any] = {
+        "channel": receipt.message.channel,
+        "receipt_number": 1,
+        "receipt": receipt.id,
+        "by": Role.CLIENT,
+        "reason": "wrong-count",
+        "statement": "It is not so.",
+        "owed_pico": 0,
+        "disputed_ms": receipt.message.issued_ms,
+    }
+    dispute = sign_message(Dispute(**{**fields, **changes}), Role.CLIENT, d.client)
+    kept = [one for one in d.client_has if one.id != d.channel.id]
+    records = [one.record for one in (*kept, dispute)]
+    provider = await ledger_of([d.channel])
+    with pytest.raises(expected):
+        check_restored(records, provider, d.channel, Role.PROVIDER)
+    honest = sign_message(Dispute(**fields), Role.CLIENT, d.client)
+    assert check_restored([*records[:-1], honest.record], provider, d.channel, Role.PROVIDER)[-1].id == honest.id
+
+
+def billed_again(d: Dealings, order: Signed[Any], **changes: Any) -> Signed[Receipt]:
+    return d.receipt(order, Usage(prompt_tokens=40, output_tokens=9), by="provider", countersign=False, **changes)
+
+
+async def test_an_order_is_not_paid_under_a_second_number() -> None:
+    d = Dealings()
+    d.deal(Status.COMPLETED, output=9)
+    client = await ledger_of(d.client_has)
+    books = restore_books(client, d.channel, Role.CLIENT)
+    (order,) = [one for one in d.client_has if one.record.payload_type == ORDER]
+    with pytest.raises(InvalidRecord) as error:
+        answer_proposal(
+            billed_again(d, order).record, client, books, key=d.client, delivered={}, now_ms=d.now_ms + 1000
+        )
+    assert error.value.code == "order-billed-twice"
+
+
+async def test_an_order_that_was_closed_without_a_receipt_is_billed_as_vouched_at_most() -> None:
+    d = Dealings()
+    order = d.order()
+    client = await ledger_of(d.client_has)
+    await client.note_outcome(order, "never-arrived")
+    books = restore_books(client, d.channel, Role.CLIENT)
+    answered = answer_proposal(
+        billed_again(d, order).record, client, books, key=d.client, delivered={}, now_ms=d.now_ms + 1000
+    )
+    assert answered.dispute is not None
+    assert (answered.dispute.message.reason, answered.dispute.message.owed_pico) == ("wrong-count", 0)
+
+
+async def test_what_is_proposed_unsigned_is_no_evidence() -> None:
+    d = Dealings()
+    order = d.order()
+    client = await ledger_of(d.client_has)
+    books = restore_books(client, d.channel, Role.CLIENT)
+    proposal = billed_again(d, order).record
+    for bad in (unsigned_by(PROVIDER, RECEIPT)([proposal])[0], resigned_by("client", PROVIDER, RECEIPT)([proposal])[0]):
+        with pytest.raises(ProtocolViolation):
+            answer_proposal(bad, client, books, key=d.client, delivered={}, now_ms=d.now_ms + 1000)

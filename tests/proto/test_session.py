@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from p2pgrid.errors import InvalidRecord, ProtocolViolation, Refused
 from p2pgrid.proto.acceptance import accept_order, verify_order
-from p2pgrid.proto.books import ChannelBooks, risk_pico
+from p2pgrid.proto.books import UNSIGNED_COUNTS_MS, ChannelBooks, risk_pico, unsigned_pico
 from p2pgrid.proto.buyer import (
     BUYER_TRANSITIONS,
     BuyerEvent,
@@ -405,6 +405,43 @@ def test_a_lost_link_bills_what_a_voucher_acknowledged() -> None:
     meters = {s.message.usage: s.message for s in grid.client_ledger if isinstance(s.message, Meter)}
     assert receipt.response_commitment == meters[receipt.usage].response_commitment
     assert_equal_books(grid)
+
+
+def test_windows_that_nobody_signs_for_add_up() -> None:
+    """Whoever takes a window, signs for none of it and settles the receipt of 0 gets no second one for an hour."""
+    grid = Grid(window=16)
+    for settled in (0, 1):
+        grid.never_signs = True
+        lane = grid.ordered(script(answer(10, [1] * 100)))
+        while lane.seller is not None and lane.seller.is_running and lane.sent.output_tokens < 16:
+            grid.step_engine(lane)
+        grid.lose_link()
+        grid.never_signs = False
+        grid.resume()
+        last = receipts(grid.client_ledger)[-1].message
+        assert (last.status, last.amount_pico, lane.sent.output_tokens) == (Status.INTERRUPTED, 0, 16)
+        assert grid.provider.open_orders == 0 and grid.provider.countersigned == settled + 1
+        for books in (grid.provider, grid.client):
+            assert not books.may_open(1, grid.now_ms)
+            assert books.may_open(1, grid.now_ms + UNSIGNED_COUNTS_MS)
+        assert_equal_books(grid)
+        grid.now_ms += UNSIGNED_COUNTS_MS
+
+
+def test_what_was_broken_off_is_covered_by_receipts() -> None:
+    grid = Grid(window=16)
+    grid.ordered(script(answer(10, [1] * 800)))
+    grid.settle()
+    paid = grid.provider.countersigned_pico
+    lane = grid.ordered(script(answer(10, [1] * 100)))
+    grid.step_engine(lane)
+    grid.lose_link()
+    grid.resume()
+    left_out = unsigned_pico(receipts(grid.client_ledger)[-1].message, lane.buyer.order.message, TARIFF, 16)
+    assert left_out == at_risk(lane)
+    for books in (grid.provider, grid.client):
+        assert books.at_risk_pico(10**12, grid.now_ms) == left_out <= paid
+        assert books.may_open(10**12, grid.now_ms)
 
 
 def test_an_answer_that_ended_before_the_link_was_lost_is_settled_on_resume() -> None:

@@ -7,9 +7,10 @@ import pytest
 
 from p2pgrid.proto.codes import CODES, Party, Weight
 from p2pgrid.proto.log_case import NO_DEMANDS, LogDemands
-from p2pgrid.proto.messages import Receipt
+from p2pgrid.proto.messages import Receipt, Usage
 from p2pgrid.proto.record import Record, Role
-from p2pgrid.proto.verdict import Verdict, audit_records
+from p2pgrid.proto.verdict import Bundle, Verdict, audit_records
+from tests.factories import make_dispute, resigned
 from tests.proto.all_audit_cases import CASES, AuditCase
 from tests.proto.audit_cases import (
     USAGE,
@@ -160,3 +161,31 @@ def test_prices_are_those_of_the_order_s_offer() -> None:
     )
     grid.receipt(grid.order(offer=later.id), USAGE)
     assert told(audit_records(both(grid))) == [("wrong-amount", P)]
+
+
+def both_files(grid: Dealings) -> list[Bundle]:
+    return [bundle_of(lines_of(grid.provider_has), P), bundle_of(lines_of(grid.client_has), C)]
+
+
+def test_what_one_side_alone_shows_is_not_held_against_the_other() -> None:
+    """A provider that signs receipts and ticks of its own invention, and shows none of what they build on."""
+    grid = Dealings()
+    order = grid.order(by="client")
+    hidden = grid.receipt(order, Usage(prompt_tokens=5, output_tokens=5), by="nobody", countersign=False)
+    grid.receipt(grid.order(), Usage(prompt_tokens=5, output_tokens=5), by="provider", countersign=False)
+    unplaced = grid.order(by="nobody")
+    grid.meter(unplaced, Usage(prompt_tokens=5, output_tokens=5), by="provider")
+    assert hidden not in (*grid.provider_has, *grid.client_has)
+    verdict = audit_records(both_files(grid))
+    found = {(finding.code, finding.party) for finding in verdict.findings}
+    assert found == {("receipt-gap", Party.PROVIDER), ("record-missing", Party.PROVIDER)}
+
+
+def test_a_client_that_disputes_a_receipt_need_not_hold_what_it_mentions() -> None:
+    grid = Dealings()
+    receipt = grid.receipt(
+        grid.order(), Usage(prompt_tokens=5, output_tokens=5), countersign=False, mentions=(bytes(32),)
+    )
+    grid.keep(resigned(make_dispute(receipt, Role.CLIENT), grid.client, Role.CLIENT, reason="wrong-mention"))
+    for bundles in (both_files(grid), both_files(grid)[1:]):
+        assert told(audit_records(bundles)) == [("record-missing", Party.UNCLEAR)]

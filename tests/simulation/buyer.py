@@ -27,11 +27,20 @@ from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.buyer import BuyerOrder, BuyerState, place_order
 from p2pgrid.proto.channel import accept_channel
 from p2pgrid.proto.messages import Channel, Usage
-from p2pgrid.proto.reconcile import answer_proposal, check_restored, check_same_chain, held_of, lacking
-from p2pgrid.proto.record import Role, Signed, parse_record
+from p2pgrid.proto.reconcile import (
+    MAX_SKIPPED_NUMBERS,
+    Answered,
+    Batch,
+    answer_proposal,
+    check_restored,
+    check_same_chain,
+    held_of,
+    lacking,
+)
+from p2pgrid.proto.record import Message, Role, Signed, parse_record
 from p2pgrid.proto.request import parse_request
 from p2pgrid.proto.restore import restore_books
-from p2pgrid.proto.wire import ChannelRequest, Kind, Proposals, Records, Resume, Resumed, parse_frame
+from p2pgrid.proto.wire import ChannelRequest, Held, Kind, Proposals, Records, Resume, Resumed, parse_frame
 from tests.simulation.ledgers import SlowLedger
 from tests.simulation.network import Link
 from tests.simulation.script import DURABLE, Script, Steps, expect
@@ -59,6 +68,9 @@ class Buyer:
     """The client's process, from its start to its crash."""
 
     side = Role.CLIENT
+    resume_type: type[ResumeTalk]
+    order_type: type[OrderTalk]
+    open_type: type[OpenTalk]
 
     def __init__(self, world: World, ledger: SlowLedger) -> None:
         self.world = world
@@ -69,7 +81,8 @@ class Buyer:
         self.orders: dict[int, OrderTalk] = {}
         """By stream of the link."""
         self.talk: Talk | None = None
-        self.seen_to_end: dict[tuple[bytes, int], Usage] = {}
+        self.counted: dict[tuple[bytes, int], Usage] = {}
+        self.key = world.client_key
         self.unsettled: list[Signed[Channel]] = []
         self.has_stored_offer = False
 
@@ -98,7 +111,7 @@ class Buyer:
     def _settle(self, link: Link) -> None:
         if link is not self.link:
             return
-        self.unsettled = self.ledger.channels()
+        self.unsettled = [one for one in self.ledger.channels() if one.message.client == self.key.public_key.raw]
         self.next_channel()
 
     def next_channel(self) -> None:
@@ -108,7 +121,7 @@ class Buyer:
             self.phase = BuyerPhase.READY
             self.talk = None
             return
-        self.talk = talk = ResumeTalk(self, self.link, self.unsettled.pop(0))
+        self.talk = talk = self.resume_type(self, self.link, self.unsettled.pop(0))
         talk.begin()
 
     def lose(self, link: Link) -> None:
@@ -135,6 +148,8 @@ class Buyer:
     def ledger_failed(self, error: LedgerError) -> None:
         self.world.note(f"client: {error.message}")
         if isinstance(error, SlotTaken):
+            if not (isinstance(self.talk, ResumeTalk) and self.talk.is_restoring):
+                self.world.slot_taken(self.side, error)
             self.quarantine("slot-taken", error.message)
             return
         self.has_stored_offer = False
@@ -165,7 +180,7 @@ class Buyer:
         """Ask for a channel: there is none yet."""
         assert self.link is not None
         self.phase = BuyerPhase.OPENING
-        self.talk = OpenTalk(self, self.link)
+        self.talk = self.open_type(self, self.link)
 
     def order(self, request: Request) -> bool:
         """Place an order if the channel lets us; False if it does not."""
@@ -178,7 +193,7 @@ class Buyer:
                 parse_request(request.endpoint, request.body),
                 request.endpoint,
                 request.body,
-                key=world.client_key,
+                key=self.key,
                 commitment_key=world.random.randbytes(32),
                 now_ms=self.now_ms,
                 first_token_timeout_ms=request.timeout_ms,
@@ -187,7 +202,7 @@ class Buyer:
             world.note(f"client: no order ({refused.code})")
             return False
         world.ordered(machine.order, request)
-        talk = OrderTalk(self, self.link, machine)
+        talk = self.order_type(self, self.link, machine)
         self.orders[talk.stream] = talk
         if not self.has_stored_offer:
             self.has_stored_offer = True
@@ -236,7 +251,7 @@ class OpenTalk(Talk):
             record = parse_record(payload)
             try:
                 channel = accept_channel(
-                    record, world.offer, key=world.client_key, client_nonce=self.nonce, now_ms=buyer.now_ms
+                    record, world.offer, key=buyer.key, client_nonce=self.nonce, now_ms=buyer.now_ms
                 )
             except Refused:
                 buyer.lose(self.link)
@@ -255,6 +270,9 @@ class OpenTalk(Talk):
 class ResumeTalk(Talk):
     """A channel is resumed, as client/resume.py does it."""
 
+    is_restoring = False
+    """True while what the provider sent is written."""
+
     def __init__(self, buyer: Buyer, link: Link, channel: Signed[Channel]) -> None:
         super().__init__(buyer, link)
         self.channel = channel
@@ -266,6 +284,15 @@ class ResumeTalk(Talk):
 
     def receive(self, kind: int, payload: bytes) -> None:
         self.script.feed(kind, payload)
+
+    def held(self, channel: bytes) -> Held:
+        return held_of(self.buyer.ledger, channel)
+
+    def batch(self, channel: bytes, theirs: Held) -> Batch:
+        return lacking(self.buyer.ledger, channel, theirs, Role.CLIENT)
+
+    def answer(self, answered: Answered) -> None:
+        self.send(answered.kind, answered.payload)
 
     def _fault(self, fault: P2pgridError) -> None:
         if isinstance(fault, LedgerError):
@@ -279,7 +306,7 @@ class ResumeTalk(Talk):
     def _steps(self) -> Steps:
         buyer, ledger, channel = self.buyer, self.buyer.ledger, self.channel
         number = channel.message.channel
-        held = held_of(ledger, number)
+        held = self.held(number)
         self.send(Kind.RESUME, Resume(channel=channel.record.to_bytes(), held=held).to_bytes())
         kind, payload = yield from expect(Kind.RESUMED, Kind.REFUSAL)
         if kind == Kind.REFUSAL:
@@ -290,12 +317,16 @@ class ResumeTalk(Talk):
             _, payload = yield from expect(Kind.RECORD)
             sent.append(parse_record(payload))
         theirs = resumed.held
+        if theirs.last_order_number > held.last_order_number + len(sent) + MAX_SKIPPED_NUMBERS:
+            raise ProtocolViolation(f"the provider says that order {theirs.last_order_number} was placed.")
         check_same_chain(ledger, channel, theirs)
         restored = check_restored(sent, ledger, channel, Role.CLIENT)
+        self.is_restoring = True
         if restored:
             self.outbox.persist(*restored)
         yield DURABLE
-        batch = lacking(ledger, number, theirs, Role.CLIENT)
+        self.is_restoring = False
+        batch = self.batch(number, theirs)
         self.send(Kind.RECORDS, Records(records=len(batch.records), is_all=batch.is_all).to_bytes())
         for record in batch.records:
             self.send(Kind.RECORD, record.to_bytes())
@@ -303,13 +334,13 @@ class ResumeTalk(Talk):
         frame = parse_frame(payload, Proposals)
         books = restore_books(ledger, channel, Role.CLIENT)
         books.last_order_number = max(books.last_order_number, theirs.last_order_number)
-        delivered = {n: usage for (of, n), usage in buyer.seen_to_end.items() if of == number}
+        delivered = {n: usage for (of, n), usage in buyer.counted.items() if of == number}
         for _ in range(frame.proposals):
             _, payload = yield from expect(Kind.RECEIPT)
             proposal = parse_record(payload)
             try:
                 answered = answer_proposal(
-                    proposal, ledger, books, key=self.world.client_key, delivered=delivered, now_ms=buyer.now_ms
+                    proposal, ledger, books, key=buyer.key, delivered=delivered, now_ms=buyer.now_ms
                 )
             except InvalidRecord as fault:
                 ledger.append_evidence(proposal, fault.message)
@@ -317,10 +348,12 @@ class ResumeTalk(Talk):
             if answered.persist:
                 self.outbox.persist(*answered.persist)
             yield DURABLE
-            self.send(answered.kind, answered.payload)
+            self.answer(answered)
             if answered.dispute is not None:
                 self.world.disputed(Role.CLIENT, answered.dispute.message.reason, answered.dispute.message.statement)
         if not frame.is_all:
+            if not (restored or batch.records or frame.proposals):
+                raise ProtocolViolation("the provider says that it holds more of the channel, and sends nothing.")
             buyer.unsettled.insert(0, channel)
             buyer.next_channel()
             return
@@ -329,7 +362,7 @@ class ResumeTalk(Talk):
             ledger.note_outcome(one.order, "never-arrived" if placed > theirs.last_order_number else "not-taken")
             books.close_order(placed)
         for n in delivered:
-            del buyer.seen_to_end[number, n]
+            del buyer.counted[number, n]
         buyer.books = books
         buyer.next_channel()
 
@@ -348,22 +381,31 @@ class OrderTalk(Talk):
             self.world.observer.heads(self.order_id, payload)
         self.act(self.machine.message(kind, payload, self.buyer.now_ms))
 
+    @property
+    def is_open(self) -> bool:
+        return self.machine.is_open
+
     def cancel(self) -> None:
         self.act(self.machine.cancel())
 
     def lost(self) -> None:
         machine = self.machine
-        if not machine.is_open:
-            return
         machine.link_lost()
-        if machine.counter.done:
-            self.buyer.seen_to_end[machine.books.id, self.number] = machine.usage
+        if machine.state not in (BuyerState.LOST, BuyerState.BREACHED):
+            return
+        if machine.counter.prompt_tokens:
+            self.buyer.counted[machine.books.id, self.number] = machine.usage
 
     def act(self, actions: Actions) -> None:
+        records: list[Signed[Message]] = []
         for action in actions:
+            if isinstance(action, Persist):
+                records.append(action.signed)
+                continue
+            if records:  # What is persisted in one go is one write: a receipt and its dispute, a tick and its voucher.
+                self.outbox.persist(*records)
+                records = []
             match action:
-                case Persist(signed):
-                    self.outbox.persist(signed)
                 case Send(kind, payload):
                     self.outbox.run(lambda kind=kind, payload=payload: self._let_go(kind, payload))  # type: ignore[misc]
                 case Deliver(data):
@@ -384,6 +426,8 @@ class OrderTalk(Talk):
                     pass
                 case _:
                     raise AssertionError(f"a client's machine asked for {action}")
+        if records:
+            self.outbox.persist(*records)
         if self.machine.state is BuyerState.REFUSED and self.stream in self.buyer.orders:
             assert self.machine.refusal is not None
             self.world.note(f"order {self.number} was refused: {self.machine.refusal.code}")
@@ -404,3 +448,6 @@ class OrderTalk(Talk):
             self.link.overtake_body(self.stream, kind, payload)
         else:
             self.send(kind, payload)
+
+
+Buyer.resume_type, Buyer.order_type, Buyer.open_type = ResumeTalk, OrderTalk, OpenTalk

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Final
+from collections import Counter, defaultdict
+from typing import Any, Final
 
-from p2pgrid.proto.messages import Receipt, Status
+from p2pgrid.errors import InvalidRecord
+from p2pgrid.proto.codes import Party
+from p2pgrid.proto.evidence import slot_of
+from p2pgrid.proto.keys import parse_public_key
+from p2pgrid.proto.message_types import MESSAGE_TYPES
+from p2pgrid.proto.messages import Channel, Receipt, Status
 from p2pgrid.proto.pricing import owes_nothing, usage_of
-from p2pgrid.proto.record import Role, Signed
+from p2pgrid.proto.record import Record, Role, Signature, Signed, parse_message, signature_input_of
+from p2pgrid.proto.restore import disputed_by_client, restore_books
 from p2pgrid.proto.verdict import Bundle, Verdict, audit_records
+from tests.simulation.ledgers import RealLedger
 from tests.simulation.observer import Broken, Sale
 from tests.simulation.world import SIDES, World
 
 HARMLESS_NOTES: Final = frozenset({"voucher-not-counted", "not-received"})
 """Notes that an audit may make of two honest ledgers: vouchers and meters are lost on their way."""
+
+
+WANTING: Final = frozenset({"receipt-gap", "meter-gap", "record-missing"})
+"""What is found of a file into which evidence was put: it holds what builds on records that nobody showed."""
 
 
 def require(truth: bool, sentence: str) -> None:
@@ -81,6 +92,80 @@ def check_sale(sale: Sale, receipt: Receipt, window: int) -> None:
         require(billed.output_tokens == got.output_tokens, f"{name}: completed, and not all of it billed.")
 
 
+# -- one honest side, and one that lies ---------------------------------------------------------------------------
+
+
+def check_honest(world: World, side: Role) -> None:
+    """The honest side's ledger is sound, it lost no more than is published, and no audit blames it."""
+    if not world.runs(side):
+        world.start(side)
+    ledger = world.ledger(side).real
+    for channel in ledger.channels():
+        check_chain(ledger, channel, side)
+        books = restore_books(ledger, channel, side)
+        require(books.total_pico >= books.countersigned_pico, "more is countersigned than was billed.")
+        if side is Role.PROVIDER:
+            world.observer.check_exposure(books.id, world.clock(side))
+    liar = Role.CLIENT if side is Role.PROVIDER else Role.PROVIDER
+    sides = (side,) if not world.runs(liar) else SIDES
+    for evidence in (False, True):
+        for of in {(side,), sides}:
+            check_blame(world, audit(world, *of, evidence=evidence), side, liar, evidence=evidence)
+
+
+def check_chain(ledger: RealLedger, channel: Signed[Channel], side: Role) -> None:
+    """The receipts of a channel as one side keeps them: no gap, no order twice, each answered by whoever keeps it."""
+    number, previous, total, orders = 0, channel.id, 0, set()
+    disputed = disputed_by_client(ledger, channel.message.channel)
+    for number in range(1, ledger.head(channel.message.channel).last_receipt_number + 1):
+        receipt = ledger.receipt(channel.message.channel, number)
+        require(receipt is not None, f"the {side}'s ledger lacks receipt {number}.")
+        assert receipt is not None
+        message, total = receipt.message, total + receipt.message.amount_pico
+        require(message.previous == previous, f"the {side}'s receipt {number} does not name the one before it.")
+        require(message.channel_total_pico == total, f"the {side}'s receipt {number} has a wrong total.")
+        require(message.order_number not in orders, f"order {message.order_number} is billed twice.")
+        orders.add(message.order_number)
+        previous = receipt.id
+        answered = Role.CLIENT in receipt.signers or number in disputed
+        require(side is Role.PROVIDER or answered, f"the client keeps receipt {number} without an answer.")
+
+
+def check_blame(world: World, verdict: Verdict, honest: Role, liar: Role, *, evidence: bool) -> None:
+    """Nobody blames the honest side; what a file lacks that holds evidence too is no fault. What is proven is found."""
+    ours = [f for f in verdict.findings if f.party in (Party(honest.value), Party.BOTH)]
+    blamed = [f for f in ours if not evidence or f.code not in WANTING]
+    require(not blamed, f"an audit blames the honest {honest}: {[(f.code, f.sentence) for f in blamed]}.")
+    found = {f.code for f in verdict.findings if f.party is Party(liar.value)}
+    world.found.update(found)
+    if evidence:
+        for code in proven_by(world, honest, liar):
+            require(code in found, f"the {honest} holds proof of {code}, and the audit names nobody for it.")
+
+
+def proven_by(world: World, honest: Role, liar: Role) -> set[str]:
+    """What the records that the honest side keeps prove against the liar, by the plainest of rules."""
+    ledger = world.ledger(honest).real
+    slots: dict[tuple[Any, ...], set[bytes]] = defaultdict(set)
+    channels = {one.message.channel for one in ledger.channels()}
+    for record in (*ledger.records(), *(record for record, _ in ledger.evidence())):
+        signature = record.signature_of(liar)
+        if signature is None or not is_signed(record, signature):
+            continue
+        try:
+            message = parse_message(record, MESSAGE_TYPES[record.payload_type])
+        except InvalidRecord:
+            continue
+        if getattr(message, "channel", None) in channels:
+            slots[type(message), *slot_of(message)].add(record.id)
+    return {"two-records-one-slot"} if any(len(ids) > 1 for ids in slots.values()) else set()
+
+
+def is_signed(record: Record, signature: Signature) -> bool:
+    """True if the signature fits the record."""
+    return parse_public_key(signature.key).verify(signature_input_of(record), signature.signature)
+
+
 def bundle(world: World, side: Role, *, evidence: bool = False) -> Bundle:
     """A side's export."""
     ledger = world.ledger(side).real
@@ -90,9 +175,9 @@ def bundle(world: World, side: Role, *, evidence: bool = False) -> Bundle:
     return Bundle(f"{side}.jsonl", list(enumerate(records, start=1)), side)
 
 
-def audit(world: World, *sides: Role) -> Verdict:
+def audit(world: World, *sides: Role, evidence: bool = False) -> Verdict:
     """What an auditor says of the sides' exports."""
-    return audit_records(bundle(world, side) for side in sides)
+    return audit_records(bundle(world, side, evidence=evidence) for side in sides)
 
 
 def check_audit(world: World, *sides: Role) -> None:

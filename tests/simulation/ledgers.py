@@ -20,6 +20,8 @@ from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.proto.messages import Order
 from p2pgrid.proto.record import Message, Record, Role, Signed
 
+Cut = Callable[[bytes], bytes]
+"""What is left of a file's bytes."""
 RealLedger = MemoryLedger | SqliteLedger
 Stored = Callable[[tuple[Signed[Message], ...]], None]
 
@@ -30,11 +32,17 @@ class Disk(Protocol):
     def open(self) -> RealLedger:
         """The ledger, as a process that starts now finds it."""
 
-    def crash(self) -> None:
-        """The process that had it open is gone without a word."""
+    def crash(self, cut: Cut | None = None) -> None:
+        """The process that had it open is gone without a word. `cut`: what the power cut left of the WAL."""
 
     def close(self) -> None:
         """Nobody will open it again."""
+
+    def copy(self) -> Disk:
+        """Another disk with what is durable here now: a backup."""
+
+    def wipe(self) -> None:
+        """Forget everything. No process has it open."""
 
 
 class MemoryDisk:
@@ -46,7 +54,8 @@ class MemoryDisk:
     def open(self) -> RealLedger:
         return self.ledger
 
-    def crash(self) -> None:
+    def crash(self, cut: Cut | None = None) -> None:
+        assert cut is None, "there is no WAL in memory"
         self.ledger = self.ledger.crashed()
 
     def copy(self) -> MemoryDisk:
@@ -54,6 +63,9 @@ class MemoryDisk:
         other = MemoryDisk()
         other.ledger = self.ledger.crashed()
         return other
+
+    def wipe(self) -> None:
+        self.ledger = MemoryLedger()
 
     def close(self) -> None:
         pass
@@ -65,6 +77,7 @@ class SqliteDisk:
     def __init__(self, folder: Path, template: Path | None = None) -> None:
         self._folder = folder
         self._generation = 0
+        self._copies = 0
         self._opened: SqliteLedger | None = None
         self.path.parent.mkdir(parents=True)
         if template is not None:
@@ -84,20 +97,28 @@ class SqliteDisk:
         self._opened = SqliteLedger.open(self.path)
         return self._opened
 
-    def crash(self) -> None:
+    def crash(self, cut: Cut | None = None) -> None:
         before, opened = self.path, self._opened
         self._generation += 1
         _copy_files(before, self.path)
+        if cut is not None and self.wal.exists():
+            self.wal.write_bytes(cut(self.wal.read_bytes()))
         self._opened = None
         if opened is not None:
             opened.close()  # Whatever it does now, it does to files that nobody looks at again.
         shutil.rmtree(before.parent)
 
-    def copy(self, folder: Path) -> SqliteDisk:
+    def copy(self) -> SqliteDisk:
         """Another disk with the files as they are now: a backup, or what a power cut leaves."""
-        other = SqliteDisk(folder)
+        self._copies += 1
+        other = SqliteDisk(self._folder.with_name(f"{self._folder.name}-{self._copies}"))
         _copy_files(self.path, other.path)
         return other
+
+    def wipe(self) -> None:
+        self.crash()
+        self.wal.unlink(missing_ok=True)
+        self.path.unlink()
 
     def close(self) -> None:
         if self._opened is not None:

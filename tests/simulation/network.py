@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from p2pgrid.proto.frame import FIRST_CREDITED_KIND
+from p2pgrid.proto.keys import PublicKey
 from p2pgrid.proto.record import Role
 
 Message = tuple[int, bytes]
@@ -18,6 +19,8 @@ class Link:
     """One connection, from dial to loss."""
 
     number: int
+    client: PublicKey
+    """The key that the client has proven."""
     in_order: bool
     """True if control messages to the provider arrive in the order in which they left, whatever their stream."""
     is_cut: bool = False

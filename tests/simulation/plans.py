@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, Final
 
@@ -108,8 +108,34 @@ def random_plan(random: Random) -> Plan:
             side: random.choice((0, random.randint(-CLOCKS_APART_MS, CLOCKS_APART_MS)))
             for side in (Role.PROVIDER, Role.CLIENT)
         },
-        drift={side: random.choice((0.0, random.uniform(-0.01, 0.01))) for side in (Role.PROVIDER, Role.CLIENT)},
+        drift={side: random.choice((0.0, random.uniform(-0.002, 0.002))) for side in (Role.PROVIDER, Role.CLIENT)},
     )
+
+
+def plan_for_a_liar(random: Random) -> Plan:
+    """A history with something to lie about: answers of a few windows, and less of the weather."""
+    plan = random_plan(random)
+    window = plan.window
+    requests = [
+        request(
+            random,
+            plain_answer(
+                random.randint(1, 60), [random.choice((1, 1, 2))] * random.randint(1, random.choice((8, 3 * window)))
+            )
+            if random.random() < 0.8
+            else random_answer(random, window=window, short=True),
+        )
+        for _ in range(random.choice((2, 3, 4, 6, 10)))
+    ]
+    weather = Weather(
+        cut=random.choice((0.0, 0.02, 0.1)),
+        crash=random.choice((0.0, 0.0, 0.02, 0.1)),
+        fail=random.choice((0.0, 0.0, 0.0, 0.05)),
+        cancel=random.choice((0.0, 0.0, 0.05)),
+        time=random.choice((0.05, 0.3)),
+        writes=random.choice((3.0, 30.0)),
+    )
+    return replace(plan, requests=tuple(requests), weather=weather, steps=random.choice((150, 300, 500)))
 
 
 def _many_at_once(random: Random, window: int) -> list[Request]:

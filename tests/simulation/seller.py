@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from p2pgrid.errors import InvalidRecord, LedgerError, P2pgridError, ProtocolViolation, Refused
+from p2pgrid.ledger.base import SlotTaken
 from p2pgrid.ledger.outbox import Outbox
 from p2pgrid.proto.acceptance import accept_order, verify_order
 from p2pgrid.proto.actions import (
@@ -26,9 +27,10 @@ from p2pgrid.proto.actions import (
 )
 from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.channel import check_clock, propose_channel, verify_channel
-from p2pgrid.proto.messages import Channel, Order
+from p2pgrid.proto.messages import Channel, Order, Receipt
 from p2pgrid.proto.proposal import accept_countersignature, accept_dispute
 from p2pgrid.proto.reconcile import (
+    Batch,
     check_restored,
     check_same_chain,
     held_of,
@@ -38,9 +40,10 @@ from p2pgrid.proto.reconcile import (
 )
 from p2pgrid.proto.record import Role, Signed, parse_message, parse_record
 from p2pgrid.proto.restore import restore_books
-from p2pgrid.proto.seller import SellerOrder
+from p2pgrid.proto.seller import SellerOrder, SellerState
 from p2pgrid.proto.wire import (
     ChannelRequest,
+    Held,
     Kind,
     OrderOpening,
     Proposals,
@@ -50,6 +53,7 @@ from p2pgrid.proto.wire import (
     Resumed,
     parse_frame,
 )
+from p2pgrid.provider.limits import ProviderLimits
 from tests.proto.simulation import Engine
 from tests.simulation.ledgers import SlowLedger
 from tests.simulation.network import Link
@@ -57,6 +61,9 @@ from tests.simulation.script import DURABLE, Script, Steps, expect
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
+
+
+CHANNELS_PER_CLIENT: Final = ProviderLimits().channels_per_client
 
 
 class OpenChannel:
@@ -82,6 +89,8 @@ class Seller:
     """The provider's process, from its start to its crash."""
 
     side = Role.PROVIDER
+    talk_types: ClassVar[dict[int, type[Talk]]] = {}
+    """What a stream begins, by its first message's kind."""
 
     def __init__(self, world: World, ledger: SlowLedger) -> None:
         self.world = world
@@ -122,6 +131,8 @@ class Seller:
     def ledger_failed(self, error: LedgerError) -> None:
         """Nothing in memory can be relied on: drop it all, and go back to what the ledger has once it can be written."""  # noqa: E501
         self.world.note(f"provider: {error.message}")
+        if isinstance(error, SlotTaken):
+            self.world.slot_taken(self.side, error)
         if not self.is_up and self._boot.is_idle and not self.talks:
             self._boot = Outbox(self.ledger, self.ledger_failed)
         self.is_up = False
@@ -156,12 +167,26 @@ class Seller:
             self.world.client_broke(fault)
             self.lose(link)
 
+    def check_room(self, link: Link) -> None:
+        """A key has so many channels at most, as provider/limits.py says."""
+        mine = [one for one in self.channels.values() if one.books.client == link.client]
+        if len(mine) >= CHANNELS_PER_CLIENT:
+            raise Refused("too-many-channels", f"the client has {len(mine)} channels here already.")
+
     def _begin(self, link: Link, stream: int, kind: int) -> Talk:
-        talk_type = {Kind.CHANNEL_REQUEST: ChannelTalk, Kind.RESUME: ResumeTalk, Kind.ORDER: OrderTalk}.get(kind)  # type: ignore[call-overload]
+        talk_type = self.talk_types.get(kind)
         if talk_type is None:
             raise ProtocolViolation(f"a stream begins with message kind {kind}, which begins nothing.")
-        made: Talk = talk_type(self, link, stream)
-        return made
+        return talk_type(self, link, stream)
+
+    def end_orders(self, channel: OpenChannel, link: Link) -> None:
+        """The client resumes on this link: what runs on its others is over. Raises Refused where orders run on it."""
+        running = [one for one in self.orders() if one.channel is channel and not one.is_over and not one.is_answered]
+        if any(one.link is link for one in running):
+            raise Refused("busy", "orders on this link are open.")
+        channel.link = None
+        for other in [one for one in self.links if one is not link and one.client == link.client]:
+            self.lose(other)
 
     def lose(self, link: Link) -> None:
         """The link is gone: what runs on it is over."""
@@ -217,9 +242,10 @@ class ChannelTalk(Talk):
         if self.proposed is None:
             request = parse_frame(payload, ChannelRequest)
             check_clock(request.now_ms, seller.now_ms, "the client")
+            seller.check_room(self.link)
             self.proposed = propose_channel(
                 world.offer,
-                client=world.client_key.public_key,
+                client=self.link.client,
                 client_nonce=request.client_nonce,
                 provider_nonce=world.random.randbytes(32),
                 key=world.provider_key,
@@ -230,7 +256,8 @@ class ChannelTalk(Talk):
         record = parse_record(payload)
         if kind != Kind.CHANNEL or record.id != self.proposed.id:
             raise ProtocolViolation("the client signed another channel than the one proposed.")
-        signed = verify_channel(record, provider=world.provider_key.public_key, client=world.client_key.public_key)
+        signed = verify_channel(record, provider=world.provider_key.public_key, client=self.link.client)
+        self.seller.check_room(self.link)
         self.outbox.persist(signed)
         self.later(lambda: self.opened(signed))
 
@@ -256,6 +283,21 @@ class ResumeTalk(Talk):
         if self.script is not None:
             self.script.stop()
 
+    def held(self, books: ChannelBooks) -> Held:
+        return held_of(self.seller.ledger, books.id, last_order_number=books.last_order_number)
+
+    def batch(self, books: ChannelBooks, theirs: Held) -> Batch:
+        return lacking(self.seller.ledger, books.id, theirs, Role.PROVIDER)
+
+    def proposals(self, books: ChannelBooks) -> list[Signed[Receipt]]:
+        """Receipts that the client has yet to answer, those among them that are made now."""
+        ledger, key = self.seller.ledger, self.world.provider_key
+        waiting = open_proposals(ledger, books.id)
+        made = interrupt_open_orders(ledger, books, key=key, now_ms=self.seller.now_ms)
+        if made:
+            self.outbox.persist(*made)
+        return waiting + made
+
     def _fault(self, fault: P2pgridError) -> None:
         if isinstance(fault, Refused):
             self.world.note(f"provider: refuses to resume: {fault.code}")
@@ -273,20 +315,26 @@ class ResumeTalk(Talk):
         _, payload = yield from expect(Kind.RESUME)
         resume = parse_frame(payload, Resume)
         signed = verify_channel(
-            parse_record(resume.channel), provider=world.provider_key.public_key, client=world.client_key.public_key
+            parse_record(resume.channel), provider=world.provider_key.public_key, client=self.link.client
         )
+        channel = seller.channels.get(signed.message.channel)
+        if channel is None:
+            # The client signed it, and a crash kept it from our ledger.
+            seller.check_room(self.link)
+            self.outbox.persist(signed)
+            yield DURABLE
+            channel = OpenChannel(restore_books(ledger, signed, Role.PROVIDER), None)
+            seller.channels[channel.books.id] = channel
+        elif channel.books.signed.id != signed.id:
+            raise InvalidRecord("wrong-channel", "the client resumes a channel on other terms than were signed.")
+        seller.end_orders(channel, self.link)
+        # A write that changes nothing: once it is durable, so are all that were queued before it.
         self.outbox.persist(signed)
         yield DURABLE
-        known = seller.channels.get(signed.message.channel)
-        channel = known or OpenChannel(restore_books(ledger, signed, Role.PROVIDER), None)
-        seller.channels[channel.books.id] = channel
-        for other in [link for link in seller.links if link is not self.link]:
-            seller.lose(other)
-        channel.link = None
         seller.refresh(channel)
         check_same_chain(ledger, signed, resume.held)
-        held = held_of(ledger, channel.books.id, last_order_number=channel.books.last_order_number)
-        batch = lacking(ledger, channel.books.id, resume.held, Role.PROVIDER)
+        held = self.held(channel.books)
+        batch = self.batch(channel.books, resume.held)
         self.send(Kind.RESUMED, Resumed(held=held, records=len(batch.records)).to_bytes())
         for record in batch.records:
             self.send(Kind.RECORD, record.to_bytes())
@@ -306,11 +354,7 @@ class ResumeTalk(Talk):
         if is_all:
             check_same_chain(ledger, signed, resume.held, is_caught_up=True)
             seller.refresh(channel)
-            waiting = open_proposals(ledger, channel.books.id)
-            made = interrupt_open_orders(ledger, channel.books, key=world.provider_key, now_ms=seller.now_ms)
-            if made:
-                self.outbox.persist(*made)
-            waiting += made
+            waiting = self.proposals(channel.books)
         yield DURABLE
         self.send(Kind.PROPOSALS, Proposals(proposals=len(waiting), is_all=is_all).to_bytes())
         for receipt in waiting:
@@ -363,7 +407,7 @@ class OrderTalk(Talk):
     def _open(self, payload: bytes) -> None:
         named = parse_message(parse_record(parse_frame(payload, OrderOpening).order), Order)
         channel = self.seller.channels.get(named.channel)
-        if channel is None:
+        if channel is None or channel.books.client != self.link.client:
             raise Refused("unknown-channel", "the client has no such channel here.")
         self.order, self.opening = verify_order(payload, channel.books)
         channel.check_resumed_on(self.link)
@@ -372,10 +416,11 @@ class OrderTalk(Talk):
     def _take_body(self, piece: bytes) -> None:
         assert self.channel is not None and self.order is not None and self.opening is not None
         self.body += piece
+        if len(self.body) > self.opening.body_bytes:
+            raise ProtocolViolation("the body has more bytes than the order announced.")
         if len(self.body) < self.opening.body_bytes:
             return
         self.channel.check_resumed_on(self.link)
-        self.engine = self.world.engine_for(self.body)
         self.machine, actions = accept_order(
             self.channel.books,
             self.order,
@@ -385,9 +430,15 @@ class OrderTalk(Talk):
             key=self.world.provider_key,
             now_ms=self.seller.now_ms,
         )
+        self.engine = self.world.engine_for(self.body)
         self.act(actions)
 
     # -- the engine and the clock -------------------------------------------------
+
+    @property
+    def is_answered(self) -> bool:
+        """True once the receipt is signed or disputed."""
+        return self.machine is not None and self.machine.state in (SellerState.SETTLED, SellerState.DISPUTED)
 
     @property
     def may_read(self) -> bool:
@@ -457,9 +508,12 @@ class OrderTalk(Talk):
         if kind == Kind.HEAD:
             self.world.observer.sales[self.order.id].sent_status = self.engine.status
         if kind == Kind.CHUNK:
-            self.world.observer.sends(self.order.id, payload)
+            self.world.observer.sends(self.order.id, payload, self.seller.now_ms)
         if kind == Kind.RECEIPT and self.channel is not None:
             self.ready = payload
             self.channel.flush()
         else:
             self.send(kind, payload)
+
+
+Seller.talk_types = {Kind.CHANNEL_REQUEST: ChannelTalk, Kind.RESUME: ResumeTalk, Kind.ORDER: OrderTalk}

@@ -8,13 +8,19 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, Final
 
-from p2pgrid.errors import P2pgridError
+from p2pgrid.errors import LedgerError, P2pgridError
+from p2pgrid.ledger.base import SlotTaken
+from p2pgrid.proto.books import UNSIGNED_COUNTS_MS
+from p2pgrid.proto.keys import parse_public_key
+from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.messages import Offer, Order
-from p2pgrid.proto.record import Role, Signed
+from p2pgrid.proto.record import Role, Signed, parse_message
 from p2pgrid.proto.wire import Kind
 from tests.proto.simulation import CLIENT, NOW_MS, PROVIDER, Engine
+from tests.simulation.answers import plain_answer
 from tests.simulation.buyer import Buyer, BuyerPhase
-from tests.simulation.ledgers import Disk, SlowLedger
+from tests.simulation.ledgers import Cut, Disk, SlowLedger
+from tests.simulation.lies import Lies
 from tests.simulation.network import Link
 from tests.simulation.observer import Broken, Observer
 from tests.simulation.plans import Plan, Request
@@ -23,6 +29,7 @@ from tests.simulation.seller import OrderTalk, Seller
 SIDES: Final = (Role.PROVIDER, Role.CLIENT)
 _PATIENCE: Final = 6_000
 """Steps after which a history that does not come to rest is one that never will."""
+_PATIENCE_WITH_LIARS: Final = 300
 
 
 class World:
@@ -35,6 +42,7 @@ class World:
         disks: dict[Role, Disk],
         *,
         honest: frozenset[Role] = frozenset(SIDES),
+        lies: Lies | None = None,
         trace: Callable[[str], None] | None = None,
         seller_type: type[Seller] = Seller,
         buyer_type: type[Buyer] = Buyer,
@@ -47,6 +55,8 @@ class World:
         self.client_key: Final = CLIENT
         self.observer: Final = Observer(plan.window, honest)
         self.honest: Final = honest
+        self.lies: Final = lies or Lies(Random(0), ())
+        self._backups: dict[Role, Disk] = {}
         self.elapsed_ms = 0
         self.steps = 0
         self.requests = list(plan.requests)
@@ -55,6 +65,8 @@ class World:
         """What the provider took for no honest client's doing."""
         self.clocks_ms = dict(plan.clocks_ms)
         self.happened: Counter[str] = Counter()
+        self.found: Counter[str] = Counter()
+        """What audits found against a liar."""
         self.links = 0
         self.live_links: list[Link] = []
         self._requests_by_body = {r.body: r for r in plan.requests}
@@ -100,11 +112,16 @@ class World:
         if len(self.honest) == 2:
             raise Broken(f"the honest {side} was told that the other broke a rule: {code}: {message}")
 
+    def slot_taken(self, side: Role, error: SlotTaken) -> None:
+        """A ledger was to hold a second record in one place: the rules should have kept it out."""
+        if side in self.honest:
+            raise Broken(f"the {side} was about to keep a second record for one slot: {error.message}")
+
     def client_broke(self, fault: P2pgridError) -> None:
         """The provider took a message for no honest client's doing."""
         self.note(f"provider: the client broke a rule: {fault.message}")
         self.breaches.append(fault)
-        if Role.CLIENT in self.honest:
+        if len(self.honest) == 2:
             raise Broken(f"the honest client was taken for a liar: {fault.message}")
 
     def ordered(self, order: Signed[Order], request: Request) -> None:
@@ -117,7 +134,8 @@ class World:
 
     def engine_for(self, body: bytes) -> Engine:
         """The engine that answers this body: as scripted, from its beginning."""
-        script = self._requests_by_body[body].answer.engine
+        known = self._requests_by_body.get(body)
+        script = (known.answer if known is not None else plain_answer(10, [1] * (4 * self.plan.window))).engine
         return Engine(type(script.pieces)(script.pieces), script.status, script.content_type, script.fails)
 
     def process(self, side: Role) -> Any:
@@ -138,12 +156,21 @@ class World:
     def start(self, side: Role) -> None:
         """A process starts, with nothing but its ledger."""
         self.note(f"{side}: starts")
-        ledger = SlowLedger(self.disks[side].open())
+        if side in self._backups and self.lies.tell("an old ledger"):
+            self.disks[side].close()
+            self.disks[side] = self._backups.pop(side)
         seller_type, buyer_type = self._types
-        if side is Role.PROVIDER:
-            self.seller = seller_type(self, ledger)
-        else:
-            self.buyer = buyer_type(self, ledger)
+        try:
+            ledger = SlowLedger(self.disks[side].open())
+            if side is Role.PROVIDER:
+                self.seller = seller_type(self, ledger)
+            else:
+                self.buyer = buyer_type(self, ledger)
+        except LedgerError:
+            if side in self.honest:
+                raise
+            self.note(f"{side}: cannot read what it wrote, and starts with nothing")
+            self.disks[side].wipe()
 
     async def crash(self, side: Role, durable: int | None = None) -> None:
         """A process ends without a word. Of what waits for the disk, `durable` writes were faster."""
@@ -151,6 +178,24 @@ class World:
         kept = self.random.randint(0, ledger.waiting) if durable is None else durable
         self.note(f"{side}: CRASH; of {ledger.waiting} writes {kept} reached the disk")
         await ledger.die(kept, lambda records: self._store(side, records))
+        self._gone(side)
+        self.disks[side].crash()
+
+    async def tear(self, side: Role, cut: Cut) -> None:
+        """The power fails while the oldest write is under way: of the WAL with it, `cut` is left."""
+        self.note(f"{side}: POWER CUT in a write")
+        await self.ledger(side).die(min(1, self.ledger(side).waiting), lambda records: None)
+        self._gone(side)
+        self.disks[side].crash(cut)
+
+    def recount(self, side: Role) -> None:
+        """Tell the observer what a ledger holds that a power cut has been at."""
+        for record in self.ledger(side).real.records():
+            signers = {one.role: parse_public_key(one.key) for one in record.signatures}
+            message = parse_message(record, MESSAGE_TYPES[record.payload_type])
+            self.observer.stored(side, Signed(message, record, record.id, signers))
+
+    def _gone(self, side: Role) -> None:
         for link in self.live_links:
             link.cut(self.random)
             link.notice(side)
@@ -158,14 +203,21 @@ class World:
             self.seller = None
         else:
             self.buyer = None
-        self.disks[side].crash()
+            self.observer.client_forgets()
 
     async def commit(self, side: Role, count: int) -> None:
         """The oldest writes of a side become durable."""
         ledger = self.ledger(side)
         self.note(f"{side}: {count} of {ledger.waiting} writes are durable")
         await ledger.commit(count, stored=lambda records: self._store(side, records))
+        if side not in self.honest and "an old ledger" in self.lies.repertoire and self.random.random() < 0.05:
+            self._keep_backup(side)
         self._look()
+
+    def _keep_backup(self, side: Role) -> None:
+        if side in self._backups:
+            self._backups[side].close()
+        self._backups[side] = self.disks[side].copy()
 
     async def fail(self, side: Role, *, persisted: bool) -> None:
         """All that a side waits to have written fails."""
@@ -186,7 +238,7 @@ class World:
         """The client dials."""
         assert self.seller is not None and self.buyer is not None
         self.links += 1
-        link = Link(self.links, self.plan.in_order)
+        link = Link(self.links, self.buyer.key.public_key, self.plan.in_order)
         self.live_links = [x for x in self.live_links if len(x.noticed) < 2] + [link]
         self.note(f"link {link.number} stands")
         self.seller.accept(link)
@@ -249,10 +301,15 @@ class World:
         )
 
     @property
+    def may_allow(self) -> bool:
+        """The owner may let a liar in again."""
+        return len(self.honest) < 2 and self.buyer is not None and self.buyer.is_quarantined
+
+    @property
     def may_order(self) -> bool:
         if not self.requests or self.buyer is None or self.buyer.phase is not BuyerPhase.READY:
             return False
-        return self.plan.parallel or not self.buyer.orders
+        return self.plan.parallel or not any(order.is_open for order in self.buyer.orders.values())
 
     def order(self) -> None:
         """The program asks for its next answer. If the channel has no room, it comes back, or thinks better of it."""
@@ -261,6 +318,9 @@ class World:
             self.buyer.open_channel()
         elif self.buyer.order(self.requests[0]) or self.random.random() < 0.02:
             self.requests.pop(0)
+        elif not self.buyer.books.open_orders and self.random.random() < 0.2:
+            # What was broken off counts against the client for an hour; its program comes back then.
+            self.pass_time(UNSIGNED_COUNTS_MS)
 
     async def step(self) -> bool:
         """One thing happens, whatever the dice say. False if nothing can."""
@@ -285,6 +345,7 @@ class World:
             ("cancel", weather.cancel * bool(orders)),
             ("stall", weather.stall * bool(engines)),
             ("time", weather.time),
+            ("allow", 0.1 * self.may_allow),
         ]
         goes_on = any(weight for name, weight in choices if name not in ("cut", "crash", "time"))
         names, weights = zip(*choices, strict=True)
@@ -304,6 +365,9 @@ class World:
                 self.start(random.choice(dead))
             case "connect":
                 self.connect()
+            case "allow":
+                self.note("client: the provider is allowed again")
+                self.buyer.phase = BuyerPhase.DOWN
             case "order":
                 self.order()
             case "cut":
@@ -329,9 +393,10 @@ class World:
     # -- to the end -------------------------------------------------
 
     async def rest(self) -> None:
-        """Let everything happen that can, without any more trouble, until nothing does."""
+        """Let everything happen that can, without any more trouble, until nothing does. With a liar it may never."""
         random = self.random
-        for _ in range(_PATIENCE):
+        patience = _PATIENCE if len(self.honest) == 2 else _PATIENCE_WITH_LIARS
+        for _ in range(patience):
             self.steps += 1
             writes, deliveries = self.writes(), self.deliveries()
             if writes:
@@ -351,7 +416,8 @@ class World:
                 self.pass_time(due_ms)
             else:
                 return
-        raise Broken(f"the two did not come to rest in {_PATIENCE} steps.")
+        if len(self.honest) == 2:
+            raise Broken(f"the two did not come to rest in {_PATIENCE} steps.")
 
     def _due_in_ms(self) -> int | None:
         """When the next deadline of the provider's is."""
@@ -374,6 +440,7 @@ class World:
             if not await self.step():
                 break
         self.clocks_ms = dict.fromkeys(SIDES, 0) if self.are_clocks_apart else self.clocks_ms
+        self.lies.are_over = self.random.random() < 0.5
         await self.settle()
 
     @property
@@ -383,7 +450,7 @@ class World:
 
     async def close(self) -> None:
         """Let go of the disks."""
-        for disk in self.disks.values():
+        for disk in (*self.disks.values(), *self._backups.values()):
             disk.close()
 
 
