@@ -14,7 +14,8 @@ import pytest
 from p2pgrid.errors import LocalError, P2pgridError, Refused, RemoteError, Unreachable
 from p2pgrid.net import tls
 from p2pgrid.net.connection import LinkConnection, OnStream
-from p2pgrid.net.direct import DirectListener, ListenLimits, dial, listen
+from p2pgrid.net.direct import DirectListener, dial, listen
+from p2pgrid.net.listening import ListenLimits
 from p2pgrid.net.stream import Stream
 from p2pgrid.net.stream_reader import Received, StreamReader
 from p2pgrid.proto.frame import HEADER, Kind, ResetCode, encode_frame

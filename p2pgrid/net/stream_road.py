@@ -1,0 +1,342 @@
+"""A road made of a stream that lives in the trio thread: an `asyncio.Transport` on this side, two tasks on that one.
+
+Bytes cross the border in batches. What is written while trio is busy with the last batch waits and crosses as one; what
+arrives while the loop is busy is delivered as one. On either side at most one wake-up is under way.
+
+Nothing is stored without limit. Outwards, `pause_writing` is called above the high-water mark, and LinkConnection sends
+no more. Inwards, `INBOX_BYTES` are held; then the stream is not read until the loop has caught up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import trio
+from libp2p.io.exceptions import IOException
+from libp2p.stream_muxer.exceptions import MuxedConnError, MuxedStreamError
+
+from p2pgrid.net.shielding import shielded_for
+
+log = logging.getLogger(__name__)
+
+INBOX_BYTES: Final = 1024 * 1024
+"""Received and not yet handed to the loop. A frame of the link has at most 64 KiB."""
+HIGH_WATER_BYTES: Final = 64 * 1024
+LINGER_S: Final = 2.0
+"""How long the peer may take to end a stream that we have ended, before it is reset."""
+_RESET_S: Final = 1.0
+
+
+class TrioStream(Protocol):
+    """What a road is laid on. All methods belong to the trio thread."""
+
+    async def read(self) -> bytes:
+        """What has come, at least a byte; `b""` once the peer has ended. Raises an error of libp2p where it reset."""
+
+    async def write(self, data: bytes) -> None:
+        """Send all of it. Cancelled, it leaves no frame half-written."""
+
+    async def finish(self) -> None:
+        """Say that nothing more will come."""
+
+    async def reset(self) -> None:
+        """Cut both directions. Never raises."""
+
+
+class StreamRoad(asyncio.Transport):
+    """One road. Its public methods belong to the loop's thread, save `run`, which is the trio task that serves it.
+
+    Made on the loop's side or on trio's; the bytes flow once `run` has a stream and `start` a protocol, in any order.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._loop = loop
+        self._lock = threading.Lock()
+        """Held for a few instructions at a time, over whatever both threads touch."""
+        # The loop's.
+        self._protocol: asyncio.Protocol | None = None
+        self._is_closing = False
+        self._is_lost = False
+        self._loss: list[Exception | None] = []
+        """The reason, once the road is gone, until the protocol was told."""
+        self._reading_paused = False
+        self._high, self._low = HIGH_WATER_BYTES, HIGH_WATER_BYTES // 4
+        # Both threads', under the lock.
+        self._outbox: list[bytes] = []
+        self._unsent_bytes = 0
+        """Of the outbox, and of the batch that trio is sending."""
+        self._trio_is_awake = True
+        self._writing_paused = False
+        self._is_finishing = False
+        self._is_aborted = False
+        self._inbox: list[bytes] = []
+        self._inbox_bytes = 0
+        self._loop_is_awake = False
+        self._inbox_is_full = False
+        self._end: Exception | str | None = None
+        """How reading ended: the text "eof", or an error."""
+        # Trio's.
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._scope = trio.CancelScope()
+        self._writable, self._readable = trio.Event(), trio.Event()
+        self._peer_ended = trio.Event()
+        self._extra: dict[str, Any] = {}
+
+    # -- asyncio.Transport -------------------------------------------------------------------------------------
+
+    def start(self, protocol: asyncio.Protocol) -> None:
+        """Call `connection_made`, and deliver what has come. Once."""
+        self._protocol = protocol
+        protocol.connection_made(self)
+        self._deliver()
+        if self._loss:
+            self._loop.call_soon(self._lose, None)
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        assert isinstance(protocol, asyncio.Protocol)
+        self._protocol = protocol
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        assert self._protocol is not None, "the road was not started"
+        return self._protocol
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """`peer_id` (text): whom the road has proven to be there. `peername`: the address of the next hop, if known."""
+        return self._extra.get(name, default)
+
+    def is_closing(self) -> bool:
+        return self._is_closing
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Queue the bytes. On a road that closes, or is gone, nothing happens."""
+        if self._is_closing or not data:
+            return
+        with self._lock:
+            self._outbox.append(bytes(data))
+            self._unsent_bytes += len(data)
+            pause = self._unsent_bytes > self._high and not self._writing_paused
+            if pause:
+                self._writing_paused = True
+        self._wake_trio()
+        if pause and self._protocol is not None:
+            self._protocol.pause_writing()
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._high = high if high is not None else (4 * low if low is not None else HIGH_WATER_BYTES)
+        self._low = low if low is not None else self._high // 4
+        if not 0 <= self._low <= self._high:
+            raise ValueError(f"low ({low}) must be between 0 and high ({high})")
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        return self._low, self._high
+
+    def get_write_buffer_size(self) -> int:
+        return self._unsent_bytes
+
+    def is_reading(self) -> bool:
+        return not self._reading_paused and not self._is_closing
+
+    def pause_reading(self) -> None:
+        self._reading_paused = True
+
+    def resume_reading(self) -> None:
+        if self._reading_paused:
+            self._reading_paused = False
+            self._loop.call_soon(self._deliver)
+
+    def close(self) -> None:
+        """Send what is queued, end the stream, then `connection_lost(None)`. Nothing more is received."""
+        if self._is_closing:
+            return
+        self._is_closing = True
+        with self._lock:
+            self._is_finishing = True
+        if self._token is None:
+            self.abort()  # there is no stream yet, so there is nothing to be polite to
+        self._wake_trio()
+
+    def abort(self) -> None:
+        """Drop what is queued, reset the stream, and `connection_lost(None)` on the loop's next turn."""
+        self._is_closing = True
+        with self._lock:
+            self._is_aborted = True
+            self._outbox.clear()
+        self._in_trio(self._scope.cancel)
+        self._loop.call_soon(self._lose, None)
+
+    # -- the loop's side of the border -------------------------------------------------------------------------
+
+    def _deliver(self) -> None:
+        """Hand over all that has come."""
+        with self._lock:
+            self._loop_is_awake = False
+            if self._protocol is None or self._reading_paused:
+                return
+            data = b"".join(self._inbox)
+            self._inbox.clear()
+            self._inbox_bytes = 0
+            was_full, self._inbox_is_full = self._inbox_is_full, False
+            end = self._end
+        if was_full:
+            self._in_trio(self._resume_reader)
+        if self._is_closing:
+            return
+        try:
+            if data:
+                self._protocol.data_received(data)
+            if end == "eof" and not self._is_closing and not self._protocol.eof_received():
+                self.close()
+        except Exception as error:  # noqa: BLE001 - the boundary, as in asyncio's own transports: reported, then aborted
+            self._loop.call_exception_handler(
+                {"message": "a road's protocol failed", "exception": error, "transport": self}
+            )
+            self.abort()
+        if isinstance(end, Exception):
+            self._lose(end)
+
+    def _resume_protocol(self) -> None:
+        with self._lock:
+            resume = self._writing_paused and self._unsent_bytes <= self._low
+            if resume:
+                self._writing_paused = False
+        if resume and self._protocol is not None and not self._is_lost:
+            self._protocol.resume_writing()
+
+    def _lose(self, error: Exception | None) -> None:
+        """The road is gone: tell the protocol, once. The first reason counts."""
+        self._is_closing = True
+        self._loss.append(error)
+        if not self._is_lost and self._protocol is not None:
+            self._is_lost = True
+            self._protocol.connection_lost(self._loss[0])
+
+    def _wake_trio(self) -> None:
+        with self._lock:
+            if self._trio_is_awake:
+                return
+            self._trio_is_awake = True
+        self._in_trio(self._resume_writer)
+
+    def _in_trio(self, fn: Callable[[], Any]) -> None:
+        if self._token is None:
+            return
+        try:
+            self._token.run_sync_soon(fn)
+        except trio.RunFinishedError:
+            self._loop.call_soon(self._lose, _host_stopped())
+
+    # -- trio's side -------------------------------------------------------------------------------------------
+
+    async def run(self, stream: TrioStream, extra: dict[str, Any]) -> None:
+        """Carry bytes until the road is closed at either end. Never raises, save on cancellation: then it is lost."""
+        self._extra = extra
+        is_done = False
+        try:
+            with self._scope:
+                self._token = trio.lowlevel.current_trio_token()
+                if self._is_aborted:
+                    self._scope.cancel()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._read_in, stream)
+                    is_done = await self._write_out(stream)
+                    nursery.cancel_scope.cancel()
+        finally:
+            if not is_done:
+                with shielded_for(_RESET_S):
+                    await stream.reset()
+            # Whatever ended it: where another reason was told before, or the road was closed, this is not heard.
+            self._in_loop(self._lose, _host_stopped())
+
+    async def _write_out(self, stream: TrioStream) -> bool:
+        """True once all was sent, and the stream ended by both sides."""
+        try:
+            while True:
+                with self._lock:
+                    batch = b"".join(self._outbox)
+                    self._outbox.clear()
+                    is_finishing = self._is_finishing
+                    self._trio_is_awake = bool(batch) or is_finishing
+                if batch:
+                    await stream.write(batch)
+                    self._sent(len(batch))
+                elif is_finishing:
+                    await stream.finish()
+                    break
+                else:
+                    await self._writable.wait()
+                    self._writable = trio.Event()
+        except (IOException, MuxedStreamError, MuxedConnError) as error:
+            self._ended(ConnectionResetError(f"the stream broke: {error or type(error).__name__}"))
+            return False
+        self._in_loop(self._lose, None)
+        with trio.move_on_after(LINGER_S):
+            await self._peer_ended.wait()
+            return True
+        return False
+
+    async def _read_in(self, stream: TrioStream) -> None:
+        try:
+            while data := await stream.read():
+                self._received(data)
+                if self._inbox_is_full:
+                    await self._readable.wait()
+                    self._readable = trio.Event()
+        except (IOException, MuxedStreamError, MuxedConnError) as error:
+            self._ended(ConnectionResetError(f"the other side reset it ({type(error).__name__})"))
+            self._scope.cancel()
+        else:
+            self._ended("eof")
+            self._peer_ended.set()
+
+    def _received(self, data: bytes) -> None:
+        if self._is_closing:
+            return
+        with self._lock:
+            self._inbox.append(data)
+            self._inbox_bytes += len(data)
+            self._inbox_is_full = self._inbox_bytes >= INBOX_BYTES
+        self._wake_loop()
+
+    def _ended(self, end: Exception | str) -> None:
+        with self._lock:
+            if self._end is None:
+                self._end = end
+        self._wake_loop()
+
+    def _wake_loop(self) -> None:
+        with self._lock:
+            if self._loop_is_awake:
+                return
+            self._loop_is_awake = True
+        self._in_loop(self._deliver)
+
+    def _sent(self, n_bytes: int) -> None:
+        with self._lock:
+            self._unsent_bytes -= n_bytes
+            resume = self._writing_paused and self._unsent_bytes <= self._low
+        if resume:
+            self._in_loop(self._resume_protocol)
+
+    def _resume_writer(self) -> None:
+        self._writable.set()
+
+    def _resume_reader(self) -> None:
+        self._readable.set()
+
+    def _in_loop(self, fn: Callable[..., None], *args: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(fn, *args)
+        except RuntimeError:
+            log.debug("a road outlived its loop")
+
+
+def _host_stopped() -> ConnectionAbortedError:
+    return ConnectionAbortedError("the libp2p host stopped")
