@@ -17,15 +17,15 @@ from libp2p.host.basic_host import BasicHost
 from libp2p.host.exceptions import StreamFailure
 from libp2p.io.exceptions import IOException
 from libp2p.network.exceptions import SwarmException
-from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.protocol_muxer.exceptions import MultiselectClientError
 from libp2p.stream_muxer.exceptions import MuxedConnError, MuxedStreamError
 
 from p2pgrid.errors import ProtocolViolation, Unreachable
 from p2pgrid.net.connection import Admit, LinkConnection, OnStream
-from p2pgrid.net.host import close_stream, open_stream
+from p2pgrid.net.host import open_stream
 from p2pgrid.net.kad_query import Contact
 from p2pgrid.net.listening import ListenLimits, caller_of, close_links
+from p2pgrid.net.session_stream import SessionStream
 from p2pgrid.net.stream_road import StreamRoad
 from p2pgrid.proto.frame import NONCE_BYTES
 from p2pgrid.proto.keys import PublicKey, SecretKey
@@ -34,34 +34,12 @@ from p2pgrid.proto.link import Link
 log = logging.getLogger(__name__)
 
 PROTOCOL: Final = "/p2pgrid/session/1"
-_READ_BYTES: Final = 64 * 1024
 _NOT_SUPPORTED: Final = "not supported"
 
 
-class _Wire:
-    """A libp2p stream as a road wants it (`stream_road.TrioStream`)."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    async def read(self) -> bytes:
-        try:
-            data: bytes = await self._stream.read(_READ_BYTES)
-        except StreamEOF:
-            return b""
-        return data
-
-    async def write(self, data: bytes) -> None:
-        await self._stream.write(data)
-
-    async def finish(self) -> None:
-        await close_stream(self._stream)
-
-    async def reset(self) -> None:
-        await self._stream.reset()
-
-
-async def open_session(host: BasicHost, peer: Contact, road: StreamRoad, nursery: trio.Nursery, timeout_s: float) -> None:
+async def open_session(
+    host: BasicHost, peer: Contact, road: StreamRoad, nursery: trio.Nursery, timeout_s: float
+) -> None:
     """On the trio side: open a stream to `peer` and have `road` run on it in `nursery`.
 
     Raises Unreachable: not there, not in time, or it takes no links over libp2p.
@@ -79,7 +57,8 @@ async def open_session(host: BasicHost, peer: Contact, road: StreamRoad, nursery
         raise Unreachable(f"{peer.peer_id} did not take up a link over libp2p.") from error
     except (IOException, MuxedStreamError, MuxedConnError) as error:
         raise Unreachable(f"the connection to {peer.peer_id} ended while a link was opened on it.") from error
-    nursery.start_soon(road.run, _Wire(stream), _extra_of(stream))
+    session = SessionStream(stream)
+    nursery.start_soon(road.run, session, _extra_of(session))
 
 
 def verify_listener(provider: PublicKey, transport: asyncio.Transport) -> None:
@@ -124,7 +103,8 @@ class SessionListener:
 
     async def serve(self, stream: Any) -> None:
         """On the trio side: one link, from its stream's negotiation to its end. The host's handler of `PROTOCOL`."""
-        extra = _extra_of(stream)
+        session = SessionStream(stream)
+        extra = _extra_of(session)
         peer_id, address = extra["peer_id"], caller_of(extra["peername"][0]) if extra["peername"] else ""
         limits = self._limits
         if (
@@ -141,7 +121,7 @@ class SessionListener:
         try:
             road = StreamRoad(self._loop)
             self._loop.call_soon_threadsafe(self._accept, road, peer_id)
-            await road.run(_Wire(stream), extra)
+            await road.run(session, extra)
         finally:
             self._count(peer_id, address, -1)
 
@@ -185,5 +165,5 @@ def serve_sessions(host: BasicHost, listener: SessionListener) -> None:
     host.set_stream_handler(PROTOCOL, listener.serve)
 
 
-def _extra_of(stream: Any) -> dict[str, Any]:
-    return {"peer_id": str(stream.muxed_conn.peer_id), "peername": stream.get_remote_address()}
+def _extra_of(session: SessionStream) -> dict[str, Any]:
+    return {"peer_id": session.peer_id, "peername": session.peer_address}

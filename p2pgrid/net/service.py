@@ -23,8 +23,8 @@ from p2pgrid.net import log_exchange, offer_exchange
 from p2pgrid.net.addresses import full_multiaddr, usable_addresses, without_peer_id
 from p2pgrid.net.dht import Dht
 from p2pgrid.net.host import HostLimits, open_host
-from p2pgrid.net.libp2p_road import SessionListener, open_session, serve_sessions
 from p2pgrid.net.kad_query import Contact
+from p2pgrid.net.libp2p_road import SessionListener, open_session, serve_sessions
 from p2pgrid.net.lookup_keys import record_key
 from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.net.stream_road import StreamRoad

@@ -4,7 +4,8 @@ Bytes cross the border in batches. What is written while trio is busy with the l
 arrives while the loop is busy is delivered as one. On either side at most one wake-up is under way.
 
 Nothing is stored without limit. Outwards, `pause_writing` is called above the high-water mark, and LinkConnection sends
-no more. Inwards, `INBOX_BYTES` are held; then the stream is not read until the loop has caught up.
+no more. Inwards, the peer may send `WINDOW_BYTES` ahead of what was handed to the protocol, and loses the connection if
+it sends more.
 """
 
 from __future__ import annotations
@@ -23,19 +24,26 @@ from p2pgrid.net.shielding import shielded_for
 
 log = logging.getLogger(__name__)
 
-INBOX_BYTES: Final = 1024 * 1024
-"""Received and not yet handed to the loop. A frame of the link has at most 64 KiB."""
+WINDOW_BYTES: Final = 1024 * 1024
+"""What may come ahead of the protocol. Granted anew by halves."""
 HIGH_WATER_BYTES: Final = 64 * 1024
 LINGER_S: Final = 2.0
 """How long the peer may take to end a stream that we have ended, before it is reset."""
 _RESET_S: Final = 1.0
+_BROKEN: Final = (IOException, MuxedStreamError, MuxedConnError)
 
 
 class TrioStream(Protocol):
     """What a road is laid on. All methods belong to the trio thread."""
 
-    async def read(self) -> bytes:
-        """What has come, at least a byte; `b""` once the peer has ended. Raises an error of libp2p where it reset."""
+    async def open(self, hear: Callable[[bytes], None], window_bytes: int) -> None:
+        """Call `hear` with all that comes, and let the peer send so much ahead of `grant`."""
+
+    async def grant(self, n_bytes: int) -> None:
+        """Let the peer send so many more."""
+
+    async def wait_end(self) -> None:
+        """Return when the peer has ended. Raises an error of libp2p where it reset, or the connection is gone."""
 
     async def write(self, data: bytes) -> None:
         """Send all of it. Cancelled, it leaves no frame half-written."""
@@ -45,6 +53,9 @@ class TrioStream(Protocol):
 
     async def reset(self) -> None:
         """Cut both directions. Never raises."""
+
+    def close(self) -> None:
+        """Both sides have ended: let go of it."""
 
 
 class StreamRoad(asyncio.Transport):
@@ -75,15 +86,16 @@ class StreamRoad(asyncio.Transport):
         self._is_finishing = False
         self._is_aborted = False
         self._inbox: list[bytes] = []
-        self._inbox_bytes = 0
         self._loop_is_awake = False
-        self._inbox_is_full = False
+        self._consumed_bytes = 0
+        """Handed to the protocol, and not yet granted anew."""
+        self._grant_is_due = False
         self._end: Exception | str | None = None
         """How reading ended: the text "eof", or an error."""
         # Trio's.
         self._token: trio.lowlevel.TrioToken | None = None
         self._scope = trio.CancelScope()
-        self._writable, self._readable = trio.Event(), trio.Event()
+        self._writable, self._grantable = trio.Event(), trio.Event()
         self._peer_ended = trio.Event()
         self._extra: dict[str, Any] = {}
 
@@ -182,11 +194,13 @@ class StreamRoad(asyncio.Transport):
                 return
             data = b"".join(self._inbox)
             self._inbox.clear()
-            self._inbox_bytes = 0
-            was_full, self._inbox_is_full = self._inbox_is_full, False
+            self._consumed_bytes += len(data)
+            grant = self._consumed_bytes >= WINDOW_BYTES // 2 and not self._grant_is_due
+            if grant:
+                self._grant_is_due = True
             end = self._end
-        if was_full:
-            self._in_trio(self._resume_reader)
+        if grant:
+            self._in_trio(self._resume_grants)
         if self._is_closing:
             return
         try:
@@ -245,11 +259,15 @@ class StreamRoad(asyncio.Transport):
                 if self._is_aborted:
                     self._scope.cancel()
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._read_in, stream)
+                    await stream.open(self._received, WINDOW_BYTES)
+                    nursery.start_soon(self._watch_end, stream)
+                    nursery.start_soon(self._grant, stream)
                     is_done = await self._write_out(stream)
                     nursery.cancel_scope.cancel()
         finally:
-            if not is_done:
+            if is_done:
+                stream.close()
+            else:
                 with shielded_for(_RESET_S):
                     await stream.reset()
             # Whatever ended it: where another reason was told before, or the road was closed, this is not heard.
@@ -273,7 +291,7 @@ class StreamRoad(asyncio.Transport):
                 else:
                     await self._writable.wait()
                     self._writable = trio.Event()
-        except (IOException, MuxedStreamError, MuxedConnError) as error:
+        except _BROKEN as error:
             self._ended(ConnectionResetError(f"the stream broke: {error or type(error).__name__}"))
             return False
         self._in_loop(self._lose, None)
@@ -282,27 +300,34 @@ class StreamRoad(asyncio.Transport):
             return True
         return False
 
-    async def _read_in(self, stream: TrioStream) -> None:
+    async def _watch_end(self, stream: TrioStream) -> None:
         try:
-            while data := await stream.read():
-                self._received(data)
-                if self._inbox_is_full:
-                    await self._readable.wait()
-                    self._readable = trio.Event()
-        except (IOException, MuxedStreamError, MuxedConnError) as error:
-            self._ended(ConnectionResetError(f"the other side reset it ({type(error).__name__})"))
+            await stream.wait_end()
+        except _BROKEN as error:
+            self._ended(ConnectionResetError(f"the other side reset it ({error or type(error).__name__})"))
             self._scope.cancel()
         else:
             self._ended("eof")
             self._peer_ended.set()
+
+    async def _grant(self, stream: TrioStream) -> None:
+        """A task of its own: where both sides' writers wait for the other's window, somebody must grant it."""
+        while True:
+            await self._grantable.wait()
+            self._grantable = trio.Event()
+            with self._lock:
+                consumed, self._consumed_bytes = self._consumed_bytes, 0
+                self._grant_is_due = False
+            try:
+                await stream.grant(consumed)
+            except _BROKEN:
+                return  # `_watch_end` tells of it
 
     def _received(self, data: bytes) -> None:
         if self._is_closing:
             return
         with self._lock:
             self._inbox.append(data)
-            self._inbox_bytes += len(data)
-            self._inbox_is_full = self._inbox_bytes >= INBOX_BYTES
         self._wake_loop()
 
     def _ended(self, end: Exception | str) -> None:
@@ -328,8 +353,8 @@ class StreamRoad(asyncio.Transport):
     def _resume_writer(self) -> None:
         self._writable.set()
 
-    def _resume_reader(self) -> None:
-        self._readable.set()
+    def _resume_grants(self) -> None:
+        self._grantable.set()
 
     def _in_loop(self, fn: Callable[..., None], *args: Any) -> None:
         try:

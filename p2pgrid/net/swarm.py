@@ -28,7 +28,9 @@ from libp2p.peer.peerstore import PeerStoreError
 from multiaddr import Multiaddr
 
 from p2pgrid.net.addresses import MAX_ADDRESSES_PER_PEER
+from p2pgrid.net.listening import caller_of
 from p2pgrid.net.shielding import shielded_for
+from p2pgrid.net.tcp import BufferedTcpStream
 
 DIAL_TIMEOUT_S: Final = 8.0
 DIAL_STAGGER_S: Final = 0.1
@@ -111,9 +113,10 @@ class GridSwarm(Swarm):  # type: ignore[misc]
         raise SwarmException(f"{peer_id} cannot be reached: {'; '.join(failures) or 'no address is known'}")
 
     async def _do_handle_inbound_connection(self, read_write_closer: Any, maddr: Multiaddr, _event: Any) -> None:
-        remote = read_write_closer.get_remote_address()
-        ip = str(remote[0]) if remote else ""
-        raw = RawConnection(read_write_closer, False)
+        tcp = BufferedTcpStream(read_write_closer.stream)
+        remote = tcp.get_remote_address()
+        ip = caller_of(remote[0]) if remote else ""
+        raw = RawConnection(tcp, False)
         if self._inbound_by_ip[ip] >= self._max_inbound_per_ip:
             await raw.close()
             return

@@ -8,6 +8,7 @@
 | a peer may send past the window it was given, without end | unread bytes of a connection are capped |
 | a stream that was reset reads like one that ended in good order | it reads as reset |
 | an exception in the connection's task ends the host | it ends the connection |
+| a busy stream costs seven turns of the scheduler and a window update a frame | it may be tapped (yamux_frames.py) |
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
 from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 
 from p2pgrid.net.shielding import shielded_for
+from p2pgrid.net.yamux_frames import BODY_TIMEOUT_S, FrameSource
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,10 @@ class ShieldedYamux(Yamux):  # type: ignore[misc]
 
     write_timeout_s: float = WRITE_TIMEOUT_S
 
+    def __init__(self, secured_conn: Any, *args: Any, **kwargs: Any) -> None:
+        self.frames = FrameSource(secured_conn)
+        super().__init__(self.frames, *args, **kwargs)
+
     async def start(self) -> None:
         try:
             await super().start()
@@ -55,8 +61,14 @@ class ShieldedYamux(Yamux):  # type: ignore[misc]
 
     async def _write_frame(self, data: bytes) -> None:
         with shielded_for(self.write_timeout_s):
-            async with self._write_lock:
+            try:
+                self._write_lock.acquire_nowait()  # a turn of the scheduler less than acquire()
+            except trio.WouldBlock:
+                await self._write_lock.acquire()
+            try:
                 await self.secured_conn.write(data)
+            finally:
+                self._write_lock.release()
             return
         # Only the socket is closed here: callers may hold the lock that a full clean-up takes. The reader notices.
         with shielded_for(1):
@@ -77,8 +89,8 @@ class ShieldedYamux(Yamux):  # type: ignore[misc]
     async def _read_data_body(self, length: int) -> bytes:
         if length + sum(map(len, self.stream_buffers.values())) > MAX_UNREAD_BYTES:
             raise UnreadLimit(f"{self.peer_id} sent more than {MAX_UNREAD_BYTES} bytes that nobody has read")
-        body: bytes = await super()._read_data_body(length)
-        return body
+        with trio.fail_after(BODY_TIMEOUT_S):
+            return await self.frames.read_body(length)
 
 
 class ShieldedMuxer(MuxerMultistream):  # type: ignore[misc]

@@ -189,7 +189,9 @@ class Meter:
         return float(self.pipe.recv()) + cpu_s()
 
 
-async def paced(link: LinkConnection, meter: Meter, seconds: float, *, streams: int, staggered: bool) -> dict[str, float]:
+async def paced(
+    link: LinkConnection, meter: Meter, seconds: float, *, streams: int, staggered: bool
+) -> dict[str, float]:
     before = meter.read()
     buyers = []
     for n in range(streams):
@@ -241,7 +243,9 @@ async def bulk(link: LinkConnection, meter: Meter, seconds: float) -> dict[str, 
     return {"mb_per_s": buyer.bytes / seconds / 1e6, "cpu_us_per_mb": used / buyer.bytes * 1e12}
 
 
-async def measure(seconds: float, port: int, addresses: tuple[str, ...], meter: Meter, wanted: str) -> list[dict[str, Any]]:
+async def measure(
+    seconds: float, port: int, addresses: tuple[str, ...], meter: Meter, wanted: str
+) -> list[dict[str, Any]]:
     shapes = {
         "64 streams, staggered": lambda link: paced(link, meter, seconds, streams=64, staggered=True),
         "64 streams, in step": lambda link: paced(link, meter, seconds, streams=64, staggered=False),
