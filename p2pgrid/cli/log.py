@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 import time
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -250,11 +250,13 @@ def _own_proof(data: DataFolder, record: str) -> LogProof | None:
 
 async def _asked_proof(data: DataFolder, record: str, timeout_s: float) -> LogProof:
     """From the provider of a receipt in this data folder's ledger, verified. Raises UsageError, RemoteError."""
-    from p2pgrid.client.roads import dial_provider, direct_addresses
+    from p2pgrid.client.roads import ProviderRoads, roads_of
     from p2pgrid.errors import ProtocolViolation
     from p2pgrid.ledger.sqlite import SqliteLedger
     from p2pgrid.log.remote import PROVE_PATH
+    from p2pgrid.net.connection import Road
     from p2pgrid.net.log_roads import over_link
+    from p2pgrid.net.network import Network
     from p2pgrid.proto.inclusion import parse_log_proof
     from p2pgrid.proto.keys import parse_public_key
 
@@ -265,9 +267,13 @@ async def _asked_proof(data: DataFolder, record: str, timeout_s: float) -> LogPr
             raise UsageError(f"{what} with {record!r}.", hint="`p2pgrid receipts list --json` shows whole ids.")
         offer = ledger.offer(rows[0].receipt.offer)
     provider = parse_public_key(rows[0].channel.provider)
-    addresses = direct_addresses(offer.message.addresses) if offer is not None else []
-    async with asyncio.timeout(timeout_s):
-        link = await dial_provider(addresses, provider, data.load_key())
+    addresses = offer.message.addresses if offer is not None else ()
+    key = data.load_key()
+    async with asyncio.timeout(timeout_s), AsyncExitStack() as stack:
+        libp2p = None
+        if Road.LIBP2P in roads_of(addresses, provider.peer_id):
+            libp2p = await stack.enter_async_context(Network(key, data.load_config().network))
+        link = await ProviderRoads(libp2p).dial(addresses, provider, key)
         try:
             text = await over_link(link)(f"{PROVE_PATH}{rows[0].record_id.hex()}")
         finally:

@@ -120,6 +120,8 @@ class Candidate:
     is_backing_off: bool
     operator: Operator | None = None
     """Who stands behind it, as far as its card is known."""
+    road: str | None = None
+    """What the link to it runs on; None without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,10 +236,12 @@ def choose(
     )
 
 
-def candidate_of(offer: Signed[Offer], entry: ModelOffer, now_ms: int, operator: Operator | None = None) -> Candidate:
+def candidate_of(
+    offer: Signed[Offer], entry: ModelOffer, now_ms: int, operator: Operator | None = None, road: str | None = None
+) -> Candidate:
     """An offer's model as a candidate of no request."""
     peer_id = parse_public_key(offer.message.provider).peer_id
-    return Candidate(peer_id, offer, entry, offer.message.tariff_at(entry, now_ms), 0, False, operator)
+    return Candidate(peer_id, offer, entry, offer.message.tariff_at(entry, now_ms), 0, False, operator, road)
 
 
 def expected_cost_pico(entry: ModelOffer, tariff: Tariff, fields: RequestFields, body_bytes: int) -> int:

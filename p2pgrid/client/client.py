@@ -27,6 +27,7 @@ from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.openai_api import parse_budget
 from p2pgrid.client.purchaser import Purchaser, unix_ms
 from p2pgrid.client.quarantine import Quarantine
+from p2pgrid.client.roads import ProviderRoads
 from p2pgrid.client.session import SessionLimits
 from p2pgrid.commands.address import socket_path
 from p2pgrid.commands.server import serve_commands
@@ -107,6 +108,7 @@ class Client:
                 book,
                 wishes=self._wishes,
                 limits=limits,
+                dial=ProviderRoads(finder).dial,
                 cards=cards,
                 quarantine=Quarantine(self.data.quarantine_file),
                 keeps_links=self._keeps_links,

@@ -12,6 +12,7 @@ import msgspec
 from p2pgrid.client.answer import Answer, EngineRefused
 from p2pgrid.client.choice import Candidate, Wishes
 from p2pgrid.client.operator import operator_object
+from p2pgrid.client.roads import roads_of
 from p2pgrid.errors import LedgerError, LocalError, P2pgridError, ProtocolViolation, Refused, Unreachable
 from p2pgrid.proto.messages import ModelOffer, Offer, Tariff
 from p2pgrid.proto.schedule import next_price_change
@@ -238,6 +239,8 @@ def offer_object(candidate: Candidate, now_ms: int) -> dict[str, Any]:
         "endpoints": list(entry.endpoints),
         "window_tokens": message.terms.window_tokens,
         "valid_until_ms": message.valid_until_ms,
+        "roads": roads_of(message.addresses, candidate.peer_id),
+        "link": candidate.road,
         "offer": candidate.offer.id.hex(),
     }
 

@@ -31,7 +31,7 @@ from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.operator import Operator
 from p2pgrid.client.order import AnswerLost, OrderStream
 from p2pgrid.client.quarantine import Held, Quarantine
-from p2pgrid.client.roads import Dialler, dial_provider, direct_addresses
+from p2pgrid.client.roads import Dialler, ProviderRoads
 from p2pgrid.client.session import ProviderSession, Purchase, SessionLimits
 from p2pgrid.client.succession import Succession
 from p2pgrid.desk.evidence import EvidenceKeeper
@@ -75,7 +75,7 @@ class Purchaser:
         *,
         wishes: Wishes | None = None,
         limits: SessionLimits | None = None,
-        dial: Dialler = dial_provider,
+        dial: Dialler | None = None,
         now_ms: Callable[[], int] | None = None,
         cards: CardBook | None = None,
         rng: random.Random | None = None,
@@ -94,7 +94,7 @@ class Purchaser:
         self._key = key
         self._wishes = wishes or Wishes()
         self._limits = limits or SessionLimits()
-        self._dial = dial
+        self._dial = dial or ProviderRoads().dial
         self._now_ms = now_ms or unix_ms
         self._rng = rng or random.Random()  # noqa: S311 - spreads dials; nothing secret comes of it
         self._random_bytes = random_bytes
@@ -163,7 +163,7 @@ class Purchaser:
         """Every model of every offer that the owner's wishes allow, as candidates of no request."""
         now_ms = self._now_ms()
         return [
-            candidate_of(offer, entry, now_ms, self.operator_of(offer))
+            candidate_of(offer, entry, now_ms, self.operator_of(offer), self._road_to(offer))
             for offer in self.book.offers()
             if offer.message.currency == CURRENCY and self._is_wanted(offer)
             for entry in offer.message.models
@@ -172,6 +172,11 @@ class Purchaser:
     def operator_of(self, offer: Signed[Offer]) -> Operator | None:
         """Who stands behind an offer, by its card, as far as that is known."""
         return self._cards.operator_of(offer) if self._cards is not None else None
+
+    def _road_to(self, offer: Signed[Offer]) -> str | None:
+        """The road of the link that is up to the offer's provider; None without one."""
+        session = self._sessions.get(parse_public_key(offer.message.provider).peer_id)
+        return session.link.road if session is not None and session.link is not None else None
 
     def _is_wanted(self, offer: Signed[Offer]) -> bool:
         return unwanted_operator(offer, self.operator_of(offer), self._wishes) is None
@@ -205,7 +210,7 @@ class Purchaser:
         Raises RemoteError where the provider is away or does not agree, and LedgerError.
         """
         peer_id = provider.peer_id
-        if self._dial_addresses(provider) == []:
+        if not self._dial_addresses(provider):
             with contextlib.suppress(RemoteError, TimeoutError):
                 async with asyncio.timeout(SEARCH_TIMEOUT_S):
                     await self.book.search()
@@ -388,10 +393,10 @@ class Purchaser:
             raise Unreachable(f"{provider} has no offer that says where to reach it.")
         return await self._dial(addresses, provider, self._key)
 
-    def _dial_addresses(self, provider: PublicKey) -> list[tuple[str, int]]:
+    def _dial_addresses(self, provider: PublicKey) -> Sequence[str]:
         """Where the provider's offer says that it is; where it was last bought from, if it offers nothing now."""
         offer = self.book.offer_of(provider.peer_id) or last_offer(self.ledger, self._key.public_key, provider)
-        return direct_addresses(offer.message.addresses) if offer is not None else []
+        return offer.message.addresses if offer is not None else ()
 
     def _two_offers(self, peer_id: str, offers: Sequence[Record], reason: str) -> None:
         provider = parse_peer_id(peer_id)

@@ -21,7 +21,7 @@ from libp2p.protocol_muxer.exceptions import MultiselectClientError
 from libp2p.stream_muxer.exceptions import MuxedConnError, MuxedStreamError
 
 from p2pgrid.errors import ProtocolViolation, Unreachable
-from p2pgrid.net.connection import Admit, LinkConnection, OnStream
+from p2pgrid.net.connection import Admit, LinkConnection, OnStream, Road
 from p2pgrid.net.host import open_stream
 from p2pgrid.net.kad_query import Contact
 from p2pgrid.net.listening import ListenLimits, caller_of, close_links
@@ -45,7 +45,7 @@ async def open_session(
     Raises Unreachable: not there, not in time, or it takes no links over libp2p.
     """
     try:
-        with trio.fail_after(timeout_s):
+        with host.get_network().wanting(peer.peer_id), trio.fail_after(timeout_s):
             stream = await open_stream(host, peer.peer_id, peer.addresses, PROTOCOL)
     except trio.TooSlowError:
         raise Unreachable(f"{peer.peer_id} did not answer over libp2p within {timeout_s:g} s.") from None
@@ -149,6 +149,7 @@ class SessionListener:
             on_stream=self._on_stream,
             admit=self._admit,
             write_stall_s=self._limits.write_stall_s,
+            road=Road.LIBP2P,
         )
         self.connections.add(connection)
         connection.closed.add_done_callback(lambda closed: self._gone(connection))

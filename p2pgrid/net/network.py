@@ -19,7 +19,7 @@ from typing import Final, Self
 from p2pgrid.errors import InvalidRecord, LocalError, Unreachable, UsageError
 from p2pgrid.net.addresses import parse_announce_address, parse_listen_address, parse_peer_multiaddr
 from p2pgrid.net.bridge import TrioThread
-from p2pgrid.net.connection import WRITE_STALL_S, LinkConnection, OnStream
+from p2pgrid.net.connection import WRITE_STALL_S, LinkConnection, OnStream, Road
 from p2pgrid.net.host import HostLimits
 from p2pgrid.net.libp2p_road import SessionListener, verify_listener
 from p2pgrid.net.lookup_keys import check_network_name, record_key
@@ -193,6 +193,7 @@ class Network:
                     on_stream=on_stream,
                     verify_road=functools.partial(verify_listener, provider),
                     write_stall_s=write_stall_s,
+                    road=Road.LIBP2P,
                 )
                 road.start(connection)
                 await asyncio.shield(connection.ready)

@@ -15,7 +15,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import trio
@@ -46,6 +47,7 @@ class GridSwarm(Swarm):  # type: ignore[misc]
         self.auto_connector = _NoAutoConnector(self)
         self._max_inbound_per_ip = max_inbound_per_ip
         self._inbound_by_ip: Counter[str] = Counter()
+        self._wanted: Counter[ID] = Counter()
 
     async def connect_to(self, peer_id: ID, addresses: Sequence[Multiaddr]) -> Any:
         """The live connection to `peer_id`, or a new one by one of `addresses`. Raises SwarmException."""
@@ -78,6 +80,21 @@ class GridSwarm(Swarm):  # type: ignore[misc]
         with shielded_for(STREAM_TIMEOUT_S):
             return await super().new_stream(peer_id)
         raise SwarmException(f"no stream to {peer_id} could be opened in {STREAM_TIMEOUT_S:.0f} s")
+
+    @contextmanager
+    def wanting(self, peer_id: ID) -> Iterator[None]:
+        """Within it, `is_wanted` is true: a stream to stay is being opened, and does not show yet."""
+        self._wanted[peer_id] += 1
+        try:
+            yield
+        finally:
+            self._wanted[peer_id] -= 1
+            if not self._wanted[peer_id]:
+                del self._wanted[peer_id]
+
+    def is_wanted(self, peer_id: ID) -> bool:
+        """True while somebody is about to use the connection to this peer."""
+        return peer_id in self._wanted
 
     async def close_all(self) -> None:
         """Close every connection at once; the base class takes 0.2 s for each, one after another."""

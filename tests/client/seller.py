@@ -458,7 +458,7 @@ class FakeNetwork:
         return self.raw.get(peer.peer_id, seller.offer.record.to_bytes())
 
     async def dial(
-        self, addresses: Sequence[tuple[str, int]], provider: PublicKey, secret_key: SecretKey
+        self, addresses: Sequence[str], provider: PublicKey, secret_key: SecretKey
     ) -> LinkConnection:
         """A real link to the seller's real port."""
         seller = next(one for one in self.sellers if one.peer_id == provider.peer_id)
