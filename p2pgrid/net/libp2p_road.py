@@ -58,7 +58,8 @@ async def open_session(
     except (IOException, MuxedStreamError, MuxedConnError) as error:
         raise Unreachable(f"the connection to {peer.peer_id} ended while a link was opened on it.") from error
     session = SessionStream(stream)
-    nursery.start_soon(road.run, session, _extra_of(session))
+    road.lay_on(session, _extra_of(session))
+    nursery.start_soon(road.run)
 
 
 def verify_listener(provider: PublicKey, transport: asyncio.Transport) -> None:
@@ -120,8 +121,9 @@ class SessionListener:
         self._count(peer_id, address, 1)
         try:
             road = StreamRoad(self._loop)
+            road.lay_on(session, extra)
             self._loop.call_soon_threadsafe(self._accept, road, peer_id)
-            await road.run(session, extra)
+            await road.run()
         finally:
             self._count(peer_id, address, -1)
 

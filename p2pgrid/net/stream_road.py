@@ -59,9 +59,9 @@ class TrioStream(Protocol):
 
 
 class StreamRoad(asyncio.Transport):
-    """One road. Its public methods belong to the loop's thread, save `run`, which is the trio task that serves it.
+    """One road. Its public methods belong to the loop's thread, save `lay_on` and `run`, which belong to trio's.
 
-    Made on the loop's side or on trio's; the bytes flow once `run` has a stream and `start` a protocol, in any order.
+    Made on either side. It knows its other end from `lay_on` on, and bytes flow once it has `run` and `start` both.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -97,6 +97,7 @@ class StreamRoad(asyncio.Transport):
         self._scope = trio.CancelScope()
         self._writable, self._grantable = trio.Event(), trio.Event()
         self._peer_ended = trio.Event()
+        self._stream: TrioStream
         self._extra: dict[str, Any] = {}
 
     # -- asyncio.Transport -------------------------------------------------------------------------------------
@@ -249,13 +250,16 @@ class StreamRoad(asyncio.Transport):
 
     # -- trio's side -------------------------------------------------------------------------------------------
 
-    async def run(self, stream: TrioStream, extra: dict[str, Any]) -> None:
+    def lay_on(self, stream: TrioStream, extra: dict[str, Any]) -> None:
+        """Say what it runs on, and what `get_extra_info` tells. `run` must follow."""
+        self._stream, self._extra = stream, extra
+        self._token = trio.lowlevel.current_trio_token()
+
+    async def run(self) -> None:
         """Carry bytes until the road is closed at either end. Never raises, save on cancellation: then it is lost."""
-        self._extra = extra
-        is_done = False
+        stream, is_done = self._stream, False
         try:
             with self._scope:
-                self._token = trio.lowlevel.current_trio_token()
                 if self._is_aborted:
                     self._scope.cancel()
                 async with trio.open_nursery() as nursery:
