@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import libp2p.protocol_muxer.multiselect_communicator as communicator_module
+import libp2p.stream_muxer.yamux.yamux as yamux_module
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
 from libp2p.exceptions import ParseError
@@ -47,7 +48,7 @@ from p2pgrid.net.peerstore import OwnKeyPeerStore
 from p2pgrid.net.shielding import shielded_for
 from p2pgrid.net.swarm import DIAL_TIMEOUT_S, GridSwarm
 from p2pgrid.net.tcp import BufferedTcp
-from p2pgrid.net.yamux import ShieldedMuxer
+from p2pgrid.net.yamux import ShieldedMuxer, SteadyStream
 from p2pgrid.proto.keys import SecretKey
 
 logger = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ async def open_host(
     """
     libp2p_logs.quieten()
     communicator_module.read_delim = _read_protocol_name
+    yamux_module.YamuxStream = SteadyStream  # yamux makes its streams of whatever has this name there
     swarm = _make_swarm(secret_key, limits or HostLimits())
     host = BasicHost(
         network=swarm,

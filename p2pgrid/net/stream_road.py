@@ -188,34 +188,43 @@ class StreamRoad(asyncio.Transport):
     # -- the loop's side of the border -------------------------------------------------------------------------
 
     def _deliver(self) -> None:
-        """Hand over all that has come."""
+        """Hand over all that has come, and how it ended."""
+        protocol = self._protocol
         with self._lock:
             self._loop_is_awake = False
-            if self._protocol is None or self._reading_paused:
+            if protocol is None:
                 return
-            data = b"".join(self._inbox)
-            self._inbox.clear()
-            self._consumed_bytes += len(data)
-            grant = self._consumed_bytes >= WINDOW_BYTES // 2 and not self._grant_is_due
-            if grant:
-                self._grant_is_due = True
-            end = self._end
+            batch: list[bytes] = []
+            if not self._reading_paused and not self._is_closing:
+                batch, self._inbox = self._inbox, batch
+            end, grant = self._end, self._note_consumed(sum(map(len, batch)))
         if grant:
             self._in_trio(self._resume_grants)
-        if self._is_closing:
-            return
+        if batch:
+            self._in_protocol(protocol.data_received, b"".join(batch))
+        if isinstance(end, Exception):
+            self._lose(end)
+        elif end is not None and self.is_reading() and not self._in_protocol(protocol.eof_received):
+            self.close()
+
+    def _in_protocol(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """Call the protocol. A fault of its own is reported, and costs it the road, as with asyncio's transports."""
         try:
-            if data:
-                self._protocol.data_received(data)
-            if end == "eof" and not self._is_closing and not self._protocol.eof_received():
-                self.close()
-        except Exception as error:  # noqa: BLE001 - the boundary, as in asyncio's own transports: reported, then aborted
+            return fn(*args)
+        except Exception as error:  # noqa: BLE001 - the boundary: reported
             self._loop.call_exception_handler(
                 {"message": "a road's protocol failed", "exception": error, "transport": self}
             )
             self.abort()
-        if isinstance(end, Exception):
-            self._lose(end)
+            return None
+
+    def _note_consumed(self, n_bytes: int) -> bool:
+        """With the lock held: so much is used up. True if it is time to have trio grant it anew."""
+        self._consumed_bytes += n_bytes
+        if self._grant_is_due or self._consumed_bytes < WINDOW_BYTES // 2:
+            return False
+        self._grant_is_due = True
+        return True
 
     def _resume_protocol(self) -> None:
         with self._lock:
@@ -269,13 +278,12 @@ class StreamRoad(asyncio.Transport):
                     is_done = await self._write_out(stream)
                     nursery.cancel_scope.cancel()
         finally:
+            self._in_loop(self._lose, _host_stopped())  # unheard, where another reason was told before
             if is_done:
                 stream.close()
             else:
                 with shielded_for(_RESET_S):
                     await stream.reset()
-            # Whatever ended it: where another reason was told before, or the road was closed, this is not heard.
-            self._in_loop(self._lose, _host_stopped())
 
     async def _write_out(self, stream: TrioStream) -> bool:
         """True once all was sent, and the stream ended by both sides."""
@@ -307,6 +315,10 @@ class StreamRoad(asyncio.Transport):
     async def _watch_end(self, stream: TrioStream) -> None:
         try:
             await stream.wait_end()
+        except trio.Cancelled:
+            # Told from here, for the writer may be held up in a frame for a while. Unheard, if the road was closed.
+            self._in_loop(self._lose, _host_stopped())
+            raise
         except _BROKEN as error:
             self._ended(ConnectionResetError(f"the other side reset it ({error or type(error).__name__})"))
             self._scope.cancel()
@@ -329,6 +341,11 @@ class StreamRoad(asyncio.Transport):
 
     def _received(self, data: bytes) -> None:
         if self._is_closing:
+            # Nobody wants it, and yet it is granted anew: the peer may have to get rid of it to hear our end.
+            with self._lock:
+                grant = self._note_consumed(len(data))
+            if grant:
+                self._grantable.set()
             return
         with self._lock:
             self._inbox.append(data)

@@ -8,6 +8,7 @@
 | a peer may send past the window it was given, without end | unread bytes of a connection are capped |
 | a stream that was reset reads like one that ended in good order | it reads as reset |
 | an exception in the connection's task ends the host | it ends the connection |
+| a window grows to 4 MiB while a protocol is negotiated, and an update is sent after every read | neither |
 | a busy stream costs seven turns of the scheduler and a window update a frame | it may be tapped (yamux_frames.py) |
 """
 
@@ -19,7 +20,7 @@ from typing import Any, Final
 import trio
 from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamError, MuxedStreamReset
 from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
-from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
+from libp2p.stream_muxer.yamux.yamux import DEFAULT_WINDOW_SIZE, Yamux, YamuxStream
 
 from p2pgrid.net.shielding import shielded_for
 from p2pgrid.net.yamux_frames import BODY_TIMEOUT_S, FrameSource
@@ -30,6 +31,20 @@ WRITE_TIMEOUT_S: Final = 10.0
 """A frame of at most 64 KiB that the peer's socket does not take in this time."""
 MAX_UNREAD_BYTES: Final = 4 * 1024 * 1024
 """Received and not read by our handlers, over all streams of one connection."""
+
+
+class SteadyStream(YamuxStream):  # type: ignore[misc]
+    """A yamux stream whose window keeps its size, and is granted anew by halves."""
+
+    _pending_recv_release: int
+    recv_window: int
+
+    async def _auto_tune_and_send_window_update(self, *, bytes_read: int = 0) -> None:
+        self._pending_recv_release += bytes_read
+        if self._pending_recv_release >= DEFAULT_WINDOW_SIZE // 2:
+            n_bytes, self._pending_recv_release = self._pending_recv_release, 0
+            self.recv_window += n_bytes
+            await self.send_window_update(n_bytes)
 
 
 class UnreadLimit(trio.TooSlowError):
