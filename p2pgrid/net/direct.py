@@ -66,6 +66,7 @@ async def dial(
         )
 
     connection: LinkConnection | None = None
+    is_made = False
     try:
         async with asyncio.timeout(timeout_s):
             # An empty server name: no name of the host goes over the wire in clear, and none is checked.
@@ -79,13 +80,14 @@ async def dial(
                 ssl_shutdown_timeout=_TLS_SHUTDOWN_S,
             )
             await asyncio.shield(connection.ready)
+        is_made = True
     except TimeoutError:
         raise Unreachable(f"{address} did not answer within {timeout_s:g} s.") from None
     except OSError as error:
         raise Unreachable(f"{address} cannot be reached: {error.strerror or error}.") from error
     finally:
-        if connection is not None and not (connection.ready.done() and connection.ready.exception() is None):
-            connection.abort()
+        if connection is not None and not is_made:
+            connection.abort()  # also where the caller was cancelled in the moment that the link became ready
     return connection
 
 

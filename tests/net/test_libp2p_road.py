@@ -11,15 +11,17 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from p2pgrid.errors import LocalError, Refused, Unreachable
 from p2pgrid.net.connection import LinkConnection, Road
 from p2pgrid.net.keeper import Backoff, LinkKeeper
-from p2pgrid.net.libp2p_road import PROTOCOL, SessionListener
+from p2pgrid.net.libp2p_road import PROTOCOL, open_session
 from p2pgrid.net.listening import ListenLimits
 from p2pgrid.net.network import Network
-from p2pgrid.net.peer_address import PeerAddress
+from p2pgrid.net.offer_exchange import close_if_idle
 from p2pgrid.net.stream_reader import Received, StreamReader
+from p2pgrid.net.stream_road import StreamRoad
 from tests.net.road_rigs import (
     CLIENT,
     CONTROL,
@@ -27,11 +29,12 @@ from tests.net.road_rigs import (
     LOOPBACK,
     OTHER,
     PROVIDER,
-    Echo,
     RawPeer,
     dialled,
     libp2p_road,
 )
+from tests.net.trio_hosts import connect, contact, dialling_host, listening_host, run_trio
+from tests.net.trio_hosts import until as trio_until
 
 STOCK_PEER = Path(__file__).parent / "stock_peer.py"
 
@@ -183,20 +186,40 @@ async def test_a_cancelled_dial_leaves_nothing_behind(turns: int) -> None:
             await ask(link, b"and the next one is made")
 
 
-async def test_a_question_that_ends_does_not_close_the_connection_under_a_dial() -> None:
+def test_a_question_that_ends_does_not_close_the_connection_under_a_dial() -> None:
     """Whoever asks for an offer closes the connection it made for it, unless somebody else is about to use it."""
-    listener = SessionListener(PROVIDER, on_stream=lambda stream: Echo())
-    async with Network(PROVIDER, "test", listen=[LOOPBACK], sessions=listener, offer=lambda: b"offer") as provider:
-        peer = PeerAddress(provider.peer_id, provider.addresses)
-        async with Network(CLIENT, "test") as client:
-            for n in range(30):
-                asking = asyncio.create_task(client.fetch_offer(peer))
-                await asyncio.sleep(n / 2000)
-                link = await client.dial_link(PROVIDER.public_key, provider.addresses)
-                assert await asking == b"offer"
-                await ask(link, b"hello")
-                await link.aclose()
-        await listener.aclose(drain_s=0)
+    loop = asyncio.new_event_loop()
+
+    async def main() -> None:
+        async with listening_host() as provider, dialling_host() as client, trio.open_nursery() as nursery:
+            may_answer, swarm = trio.Event(), provider.get_network()
+            negotiate = swarm.common_stream_handler
+
+            async def negotiate_late(stream: Any) -> None:
+                await may_answer.wait()
+                await negotiate(stream)
+
+            async def stay(stream: Any) -> None:
+                await trio.sleep_forever()
+
+            provider.set_stream_handler(PROTOCOL, stay)
+            await connect(client, provider)
+            swarm.set_stream_handler(negotiate_late)
+            nursery.start_soon(open_session, client, contact(provider), StreamRoad(loop), nursery, 5.0)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            await close_if_idle(client.get_network(), contact(provider))
+            assert client.get_network().get_connections(provider.get_id())
+            may_answer.set()
+            [connection] = client.get_network().get_connections(provider.get_id())
+            await trio_until(
+                lambda: PROTOCOL in [one.get_protocol() for one in connection.get_streams()], "the stream is open"
+            )
+            await close_if_idle(client.get_network(), contact(provider))
+            assert client.get_network().get_connections(provider.get_id())
+            nursery.cancel_scope.cancel()
+
+    run_trio(main)
+    loop.close()
 
 
 # -- crashes ---------------------------------------------------------------------------------------------------
