@@ -31,6 +31,7 @@ class SessionStream:
         self._connection = self._muxed.conn
         self._id: int = self._muxed.stream_id
         self._window_opened = trio.Event()
+        self._is_broken = False
         self._hear: Callable[[bytes], None] = _drop
 
     @property
@@ -70,7 +71,7 @@ class SessionStream:
         """Send all of it, as the peer's window allows. Raises MuxedStreamReset; cancelled, it tears no frame."""
         muxed, sent = self._muxed, 0
         while sent < len(data):
-            if muxed.closed or muxed.send_closed:
+            if self._is_broken or muxed.closed or muxed.send_closed:
                 raise MuxedStreamReset("the stream is closed")
             if muxed.send_window <= 0:
                 self._window_opened = trio.Event()
@@ -112,6 +113,11 @@ class SessionStream:
     def granted(self, n_bytes: int) -> None:
         """The tap."""
         self._muxed.send_window += n_bytes
+        self._window_opened.set()
+
+    def broken(self) -> None:
+        """The tap. Whoever waits for the window waits in vain."""
+        self._is_broken = True
         self._window_opened.set()
 
 

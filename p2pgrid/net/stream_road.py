@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
 import trio
@@ -85,7 +85,8 @@ class StreamRoad(asyncio.Transport):
         self._writing_paused = False
         self._is_finishing = False
         self._is_aborted = False
-        self._inbox: list[bytes] = []
+        self._inbox = bytearray()
+        """No list: a peer may send its window a byte at a time."""
         self._loop_is_awake = False
         self._consumed_bytes = 0
         """Handed to the protocol, and not yet granted anew."""
@@ -172,8 +173,12 @@ class StreamRoad(asyncio.Transport):
         self._is_closing = True
         with self._lock:
             self._is_finishing = True
+            grant = self._note_consumed(len(self._inbox))
+            self._inbox.clear()
         if self._token is None:
             self.abort()  # there is no stream yet, so there is nothing to be polite to
+        if grant:
+            self._in_trio(self._resume_grants)
         self._wake_trio()
 
     def abort(self) -> None:
@@ -182,8 +187,8 @@ class StreamRoad(asyncio.Transport):
         with self._lock:
             self._is_aborted = True
             self._outbox.clear()
+        self._loop.call_soon(self._lose, None)  # first: trio's own word on it must come behind
         self._in_trio(self._scope.cancel)
-        self._loop.call_soon(self._lose, None)
 
     # -- the loop's side of the border -------------------------------------------------------------------------
 
@@ -194,14 +199,14 @@ class StreamRoad(asyncio.Transport):
             self._loop_is_awake = False
             if protocol is None:
                 return
-            batch: list[bytes] = []
+            batch = bytearray()
             if not self._reading_paused and not self._is_closing:
                 batch, self._inbox = self._inbox, batch
-            end, grant = self._end, self._note_consumed(sum(map(len, batch)))
+            end, grant = self._end, self._note_consumed(len(batch))
         if grant:
             self._in_trio(self._resume_grants)
         if batch:
-            self._in_protocol(protocol.data_received, b"".join(batch))
+            self._in_protocol(protocol.data_received, bytes(batch))
         if isinstance(end, Exception):
             self._lose(end)
         elif end is not None and self.is_reading() and not self._in_protocol(protocol.eof_received):
@@ -266,67 +271,73 @@ class StreamRoad(asyncio.Transport):
 
     async def run(self) -> None:
         """Carry bytes until the road is closed at either end. Never raises, save on cancellation: then it is lost."""
-        stream, is_done = self._stream, False
+        is_done = False
         try:
             with self._scope:
                 if self._is_aborted:
                     self._scope.cancel()
                 async with trio.open_nursery() as nursery:
-                    await stream.open(self._received, WINDOW_BYTES)
-                    nursery.start_soon(self._watch_end, stream)
-                    nursery.start_soon(self._grant, stream)
-                    is_done = await self._write_out(stream)
+                    nursery.start_soon(self._guarded, self._watch_end)
+                    nursery.start_soon(self._guarded, self._grant)
+                    is_done = await self._guarded(self._write_out)
                     nursery.cancel_scope.cancel()
         finally:
-            self._in_loop(self._lose, _host_stopped())  # unheard, where another reason was told before
+            self._in_loop(self._lose, self._why_cancelled())  # unheard, where the road was closed from here
             if is_done:
-                stream.close()
+                self._stream.close()
             else:
                 with shielded_for(_RESET_S):
-                    await stream.reset()
+                    await self._stream.reset()
 
-    async def _write_out(self, stream: TrioStream) -> bool:
-        """True once all was sent, and the stream ended by both sides."""
+    async def _guarded(self, work: Callable[[], Awaitable[bool]]) -> bool:
+        """Do it. What it raises ends this road, and not the host."""
         try:
-            while True:
-                with self._lock:
-                    batch = b"".join(self._outbox)
-                    self._outbox.clear()
-                    is_finishing = self._is_finishing
-                    self._trio_is_awake = bool(batch) or is_finishing
-                if batch:
-                    await stream.write(batch)
-                    self._sent(len(batch))
-                elif is_finishing:
-                    await stream.finish()
-                    break
-                else:
-                    await self._writable.wait()
-                    self._writable = trio.Event()
+            return await work()
         except _BROKEN as error:
-            self._ended(ConnectionResetError(f"the stream broke: {error or type(error).__name__}"))
-            return False
+            reason: Exception = ConnectionResetError(f"the other side is gone ({error or type(error).__name__})")
+        except Exception as error:
+            log.error("a road over libp2p failed", exc_info=error)
+            reason = ConnectionAbortedError(f"a fault on this side: {error!r}")
+        self._ended(reason)
+        self._scope.cancel()
+        return False
+
+    async def _write_out(self) -> bool:
+        """True once all was sent, and the stream ended by both sides."""
+        await self._stream.open(self._received, WINDOW_BYTES)
+        while True:
+            with self._lock:
+                batch = b"".join(self._outbox)
+                self._outbox.clear()
+                is_finishing = self._is_finishing
+                self._trio_is_awake = bool(batch) or is_finishing
+            if batch:
+                await self._stream.write(batch)
+                self._sent(len(batch))
+            elif is_finishing:
+                break
+            else:
+                await self._writable.wait()
+                self._writable = trio.Event()
+        await self._stream.finish()
         self._in_loop(self._lose, None)
         with trio.move_on_after(LINGER_S):
             await self._peer_ended.wait()
-            return True
-        return False
+        return self._peer_ended.is_set()
 
-    async def _watch_end(self, stream: TrioStream) -> None:
+    async def _watch_end(self) -> bool:
+        """True once the peer has ended."""
         try:
-            await stream.wait_end()
+            await self._stream.wait_end()
         except trio.Cancelled:
-            # Told from here, for the writer may be held up in a frame for a while. Unheard, if the road was closed.
-            self._in_loop(self._lose, _host_stopped())
+            # Told from here, for the writer may be held up in a frame for a while.
+            self._in_loop(self._lose, self._why_cancelled())
             raise
-        except _BROKEN as error:
-            self._ended(ConnectionResetError(f"the other side reset it ({error or type(error).__name__})"))
-            self._scope.cancel()
-        else:
-            self._ended("eof")
-            self._peer_ended.set()
+        self._ended("eof")
+        self._peer_ended.set()
+        return True
 
-    async def _grant(self, stream: TrioStream) -> None:
+    async def _grant(self) -> bool:
         """A task of its own: where both sides' writers wait for the other's window, somebody must grant it."""
         while True:
             await self._grantable.wait()
@@ -334,10 +345,7 @@ class StreamRoad(asyncio.Transport):
             with self._lock:
                 consumed, self._consumed_bytes = self._consumed_bytes, 0
                 self._grant_is_due = False
-            try:
-                await stream.grant(consumed)
-            except _BROKEN:
-                return  # `_watch_end` tells of it
+            await self._stream.grant(consumed)
 
     def _received(self, data: bytes) -> None:
         if self._is_closing:
@@ -348,14 +356,17 @@ class StreamRoad(asyncio.Transport):
                 self._grantable.set()
             return
         with self._lock:
-            self._inbox.append(data)
+            self._inbox += data
         self._wake_loop()
 
     def _ended(self, end: Exception | str) -> None:
         with self._lock:
-            if self._end is None:
+            if not isinstance(self._end, Exception):
                 self._end = end
         self._wake_loop()
+
+    def _why_cancelled(self) -> Exception:
+        return self._end if isinstance(self._end, Exception) else _host_stopped()
 
     def _wake_loop(self) -> None:
         with self._lock:

@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 
 import trio
 from libp2p.stream_muxer.yamux.yamux import (
+    FLAG_RST,
     FLAG_SYN,
     HEADER_SIZE,
     MAX_WINDOW_SIZE,
@@ -35,6 +36,9 @@ class Tap(Protocol):
     def granted(self, n_bytes: int) -> None:
         """The peer lets us send so many more."""
 
+    def broken(self) -> None:
+        """The peer has reset the stream, or the connection is gone."""
+
 
 class FrameSource:
     """Stands where yamux has its secured connection: hands it headers and bodies, without those of tapped streams."""
@@ -49,6 +53,14 @@ class FrameSource:
 
     async def read(self, n: int) -> bytes:
         """The next frame's header, where `n` is its size: yamux's loop asks for nothing else."""
+        try:
+            return await self._next_header(n)
+        except BaseException:
+            for tap in self.taps.values():
+                tap.broken()
+            raise
+
+    async def _next_header(self, n: int) -> bytes:
         while True:
             await self._fill(HEADER_SIZE)
             header = bytes(self._buffer[:HEADER_SIZE])
@@ -64,6 +76,8 @@ class FrameSource:
                 body = await self._body_of_next(length)
                 if body:
                     tap.received(body)
+            if flags & FLAG_RST:
+                tap.broken()
             if flags:
                 return HEADER.pack(version, kind, flags, stream_id, 0)
 

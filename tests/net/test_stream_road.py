@@ -45,6 +45,9 @@ class End(asyncio.Protocol):
         self.received += data
         self.changed.set()
 
+    def eof_received(self) -> None:
+        self.changed.set()
+
     def pause_writing(self) -> None:
         self.calls.append("pause")
         self.changed.set()
@@ -192,7 +195,7 @@ async def test_a_reader_that_pauses_stops_the_writer_and_neither_stores_more_tha
                 await p.near.until(lambda: p.near.lost.done() or "resume" in p.near.calls)
         assert p.near.calls == ["made", "pause"]
         assert p.near.road.get_write_buffer_size() >= left
-        assert sum(map(len, p.far.road._inbox)) == WINDOW_BYTES
+        assert len(p.far.road._inbox) == WINDOW_BYTES
         assert not p.far.received
         p.far.road.resume_reading()
         await p.far.until(lambda: len(p.far.received) == n_blocks * len(block))
@@ -284,6 +287,49 @@ async def test_an_end_while_the_writer_waits_for_the_window() -> None:
         assert isinstance((await ended(p.far))[0], ConnectionResetError)
 
 
+async def test_a_reset_after_an_end_reaches_a_writer_that_waits_for_the_window() -> None:
+    async with pair() as p:
+        far: Any = p.far.road._stream
+        p.far.road.pause_reading()
+        p.near.road.write(bytes(2 * WINDOW_BYTES))
+        await p.provider._thread.call(far.finish)
+        await p.near.until(p.near.road.is_closing)  # it has heard the end, and would like to send the rest
+        await asyncio.sleep(0)
+        assert not p.near.lost.done()
+        await p.provider._thread.call(far.reset)
+        assert isinstance((await ended(p.near))[0], ConnectionResetError)
+
+
+@pytest.mark.parametrize("where", ["open", "write", "grant", "wait_end"])
+async def test_a_fault_of_ours_ends_the_road_and_not_the_host(where: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def fault(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    async with hosts() as (provider, client, listener):
+        opened_by_others = await opened(provider, client, listener)
+        road, near = StreamRoad(asyncio.get_running_loop()), End()
+        lay_on = road.lay_on
+
+        def lay_on_faulty(stream: Any, extra: dict[str, Any]) -> None:
+            setattr(stream, where, fault)
+            lay_on(stream, extra)
+
+        road.lay_on = lay_on_faulty  # type: ignore[method-assign]
+        address = PeerAddress(provider.peer_id, provider.addresses)
+        await client._thread.call(client._service.open_session, address, road, DEADLINE_S)
+        road.start(near)
+        far = await asyncio.wait_for(listener.ends.get(), DEADLINE_S)
+        far.road.write(bytes(WINDOW_BYTES))  # something to grant
+        if not road.is_closing():
+            road.write(b"x")
+        reason, _ = await ended(near, far)
+        assert "a bug" in str(reason)
+        assert "a road over libp2p failed" in caplog.text
+        assert client.health().restarts == 0
+        opened_by_others.near.road.write(b"still here")
+        await opened_by_others.far.until(lambda: opened_by_others.far.received == b"still here")
+
+
 async def test_a_road_outlives_no_host() -> None:
     async with hosts() as (provider, client, listener):
         p = await opened(provider, client, listener)
@@ -321,7 +367,7 @@ async def test_who_sends_past_its_window_loses_the_connection_alone() -> None:
         await client._thread.call(forget_the_window)
         p.near.road.write(bytes(2 * WINDOW_BYTES))
         await ended(p.near)
-        assert sum(map(len, p.far.road._inbox)) <= WINDOW_BYTES
+        assert len(p.far.road._inbox) <= WINDOW_BYTES
         p.far.road.resume_reading()
         assert isinstance((await ended(p.far))[0], ConnectionResetError)
         assert provider.health().restarts == 0

@@ -36,6 +36,7 @@ class Heard:
 
     data: bytes = b""
     granted_bytes: int = 0
+    breaks: int = 0
 
     def received(self, data: bytes) -> None:
         assert data
@@ -43,6 +44,9 @@ class Heard:
 
     def granted(self, n_bytes: int) -> None:
         self.granted_bytes += n_bytes
+
+    def broken(self) -> None:
+        self.breaks += 1
 
 
 class Messages:
@@ -106,6 +110,7 @@ def test_every_frame_reaches_whom_it_is_for(frames: list[Frame], cuts: list[int]
 
     tapped = [f for f in frames if f.stream == TAPPED and not f.flags & FLAG_SYN]
     assert heard.data == b"".join(f.body for f in tapped)
+    assert heard.breaks == 1 + sum(bool(f.flags & FLAG_RST) for f in tapped)  # one for the end of all
     assert heard.granted_bytes == sum(f.number for f in tapped if f.kind == TYPE_WINDOW_UPDATE)
     # Yamux sees the changes of a tapped stream's state, without what the tap has taken, and all of the others.
     expected = [Frame(f.kind, f.flags, f.stream) if f in tapped else f for f in frames if f not in tapped or f.flags]
