@@ -9,6 +9,7 @@
 | an inbound connection keeps its slot after it closed, until no more are accepted | the slot goes with it |
 | a task cancelled while it opens a stream leaves the stream open | opening is shielded, once connected |
 | one address can take every inbound slot | a cap per IP address |
+| a connection that is ending is still taken for a live one, and a stream on it fails | it is passed over |
 | known peers are dialled in the background to reach a number of connections | only what we ask for is dialled |
 """
 
@@ -80,6 +81,13 @@ class GridSwarm(Swarm):  # type: ignore[misc]
         with shielded_for(STREAM_TIMEOUT_S):
             return await super().new_stream(peer_id)
         raise SwarmException(f"no stream to {peer_id} could be opened in {STREAM_TIMEOUT_S:.0f} s")
+
+    def _filter_valid_connections(self, connections: list[Any]) -> list[Any]:
+        return [
+            connection
+            for connection in super()._filter_valid_connections(connections)
+            if not (connection.muxed_conn.is_broken or connection.muxed_conn.event_shutting_down.is_set())
+        ]
 
     @contextmanager
     def wanting(self, peer_id: ID) -> Iterator[None]:

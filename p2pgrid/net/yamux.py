@@ -18,6 +18,7 @@ import logging
 from typing import Any, Final
 
 import trio
+from libp2p.io.exceptions import IOException
 from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamError, MuxedStreamReset
 from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
 from libp2p.stream_muxer.yamux.yamux import DEFAULT_WINDOW_SIZE, Yamux, YamuxStream
@@ -58,6 +59,8 @@ class ShieldedYamux(Yamux):  # type: ignore[misc]
 
     def __init__(self, secured_conn: Any, *args: Any, **kwargs: Any) -> None:
         self.frames = FrameSource(secured_conn)
+        self.is_broken = False
+        """True once a write failed: the connection is about to end."""
         super().__init__(self.frames, *args, **kwargs)
 
     async def start(self) -> None:
@@ -82,13 +85,21 @@ class ShieldedYamux(Yamux):  # type: ignore[misc]
                 await self._write_lock.acquire()
             try:
                 await self.secured_conn.write(data)
+            except IOException:
+                await self._give_up()
+                raise
             finally:
                 self._write_lock.release()
             return
+        await self._give_up()
+        raise MuxedStreamError(f"{self.peer_id} took no data for {self.write_timeout_s:g} s")
+
+    async def _give_up(self) -> None:
+        """Nothing can be written any more."""
+        self.is_broken = True
         # Only the socket is closed here: callers may hold the lock that a full clean-up takes. The reader notices.
         with shielded_for(1):
             await self.secured_conn.close()
-        raise MuxedStreamError(f"{self.peer_id} took no data for {self.write_timeout_s:g} s")
 
     async def read_stream(self, stream_id: int, n: int = -1) -> bytes:
         stream = self.streams.get(stream_id)
