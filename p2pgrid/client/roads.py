@@ -24,7 +24,7 @@ _HOSTS: Final = ("ip4", "ip6", "dns", "dns4", "dns6")
 _MAX_DIALLED: Final = 4
 DIAL_TIMEOUT_S: Final = 5.0
 HEAD_START_S: Final = 0.25
-"""A direct link takes one to three round trips, and libp2p eight."""
+"""What a direct dial may take before libp2p is tried beside it."""
 
 Dialler = Callable[[Sequence[str], PublicKey, SecretKey], Awaitable[LinkConnection]]
 """A link to the provider at one of the multiaddrs, or RemoteError."""

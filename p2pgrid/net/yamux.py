@@ -9,7 +9,7 @@
 | a stream that was reset reads like one that ended in good order | it reads as reset |
 | an exception in the connection's task ends the host | it ends the connection |
 | a window grows to 4 MiB while a protocol is negotiated, and an update is sent after every read | neither |
-| a busy stream costs seven turns of the scheduler and a window update a frame | it may be tapped (yamux_frames.py) |
+| a busy stream costs many turns of the scheduler a frame | it may be tapped (yamux_frames.py) |
 """
 
 from __future__ import annotations
