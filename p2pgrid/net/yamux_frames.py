@@ -1,8 +1,8 @@
 """Reading yamux frames ahead of libp2p 0.8.1's own loop, for streams that are too busy for it.
 
 That loop takes turns of trio's scheduler and formats log lines for every frame, and so does its reader. A stream that
-is *tapped* gets its bytes in a plain call, as they are taken off the connection; only what changes a stream's state (SYN,
-FIN, RST) and what belongs to other streams is left to the loop.
+is *tapped* gets its bytes in a plain call, as they are taken off the connection; only what changes a stream's state
+(SYN, FIN, RST) and what belongs to other streams is left to the loop.
 """
 
 from __future__ import annotations
