@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from p2pgrid.cli.progress import progress
 
 if TYPE_CHECKING:
     from p2pgrid.proto.findings import Finding
@@ -94,7 +95,7 @@ def audit(
 
     demands = LogDemands(proofs=logged, witnesses=witnesses)
     records: list[Record] = []
-    with _progress() as report:
+    with progress() as report:
         keep = records.append if proofs is not None else None
         verdict = audit_files(files, processes=processes, report=report, now_ms=at_ms, keep=keep, log_demands=demands)
         written, without = _write_proofs(proofs, verdict, records, report) if proofs is not None else ([], [])
@@ -146,22 +147,3 @@ def _verify_proof(path: Path, as_json: bool) -> None:
         click.echo(sentence_of_proof(claim, finding))
     if finding is None:
         sys.exit(1)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on standard error while something long goes on; nothing where that is no terminal."""
-    if not sys.stderr.isatty():
-        yield lambda _step, _done, _total: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    # No thread of its own: workers are forked while it is shown.
-    with Progress(console=Console(stderr=True), auto_refresh=False, transient=True) as progress:
-        task = progress.add_task("reading", total=None)
-
-        def report(step: str, done: int, total: int) -> None:
-            progress.update(task, description=step, completed=done, total=total, refresh=True)
-
-        yield report

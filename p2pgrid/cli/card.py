@@ -152,6 +152,8 @@ def sign(
     changes = _checked_fields(legal_name, vat_id, country, parent_country, domain, of_country=last.country)
     now_ms = _now_ms()
     until_ms = _parse_date(until) if until else now_ms + days * _DAY_MS
+    if until_ms <= now_ms:
+        raise UsageError(f"{until} is over already.", hint="To end a key now: p2pgrid card revoke PEER --reason TEXT.")
     named = [_peer_key(text) for text in peers]
     if not named and data.key_file.exists():
         named = [data.load_key().public_key]
@@ -187,6 +189,9 @@ def revoke(
     data = context.data
     chain, lost = _chain(data), _peer_key(peer)
     since_ms = _parse_date(since) if since else _now_ms()
+    for one in chain[-1].message.revoked:
+        if one.key == lost.raw and one.since_ms <= since_ms:
+            raise UsageError(f"{lost} is revoked already, since {_day(one.since_ms)}: {one.reason}")
     revoked = with_revocation(chain[-1].message.revoked, lost.raw, since_ms, reason)
     key = _operator_key(data, operator_key, chain)
     signed = _signing(lambda: next_card(chain, key, now_ms=_now_ms(), revoked=revoked))
@@ -366,11 +371,13 @@ def _parse_date(text: str) -> int:
     """A date (its end, UTC) or a time, in Unix milliseconds. Raises UsageError."""
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"{text!r} is no date.", hint="Write it like 2027-12-31 or 2027-05-01T12:00.") from None
-    if len(text) == len("2027-12-31"):
-        moment += timedelta(days=1)
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+        if len(text) == len("2027-12-31"):
+            moment += timedelta(days=1)
+        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise UsageError(
+            f"{text[:40]!r} is no date that can be meant.", hint="Write it like 2027-12-31 or 2027-05-01T12:00."
+        ) from None
 
 
 def _peer_key(text: str) -> PublicKey:
@@ -462,9 +469,9 @@ def _report(data: DataFolder, chain: CardChain, as_json: bool, note: str = "") -
         f"  VAT id     {shown['vat_id'] or '(none)'}",
         f"  country    {shown['country']}, ultimate parent in {shown['parent_country']}",
         f"  domain     {shown['domain'] or '(none)'}",
-        f"  valid      {_day(shown['valid_from_ms'])} to {_day(shown['valid_until_ms'])}",
+        f"  valid      {_day(shown['valid_from_ms'])} to {_last_day(shown['valid_until_ms'])}",
         *(
-            f"  peer       {peer['peer']} until {_day(peer['valid_until_ms'])} ({peer['state']})"
+            f"  peer       {peer['peer']} until {_last_day(peer['valid_until_ms'])} ({peer['state']})"
             for peer in shown["peers"]
         ),
         *(f"  revoked    {one['peer']} since {_day(one['since_ms'])}: {one['reason']}" for one in shown["revoked"]),
@@ -476,3 +483,8 @@ def _report(data: DataFolder, chain: CardChain, as_json: bool, note: str = "") -
 
 def _day(time_ms: int) -> str:
     return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d")
+
+
+def _last_day(until_ms: int) -> str:
+    """The day that a term reaches into: one that ends at midnight does not hold on the day that begins then."""
+    return _day(until_ms - 1)

@@ -66,8 +66,12 @@ async def _check_domain(domain: str) -> CardReport:
     from p2pgrid.client.card_check import CardReport, check_domain
     from p2pgrid.client.domains import DomainChecker
     from p2pgrid.client.purchaser import unix_ms
+    from p2pgrid.errors import UsageError
+    from p2pgrid.proto.card import is_domain
 
     name = domain.lower().removeprefix("https://").rstrip("/.")
+    if not is_domain(name):
+        raise UsageError(f"{domain[:80]!r} is no DNS name.", hint="Give a domain, a peer id or a multiaddr.")
     try:
         return await check_domain(DomainChecker(unix_ms), name, unix_ms())
     except InvalidRecord as error:

@@ -92,14 +92,14 @@ def dispute(context: CliContext, receipt: str, reason: str, statement: str, owed
 
 @click.command()
 @click.argument("name", metavar="ID")
-@click.option("--accept", "decision", flag_value="accept", help="Agree: owed is what the dispute says.")
-@click.option("--reject", "decision", flag_value="reject", help="Stand by the receipt, or by --owed.")
+@click.option("--accept", is_flag=True, help="Agree: owed is what the dispute says.")
+@click.option("--reject", is_flag=True, help="Stand by the receipt, or by --owed.")
 @click.option("--statement", default="", help="Why, in a sentence. No prompt, answer or personal data.")
 @click.option("--owed", metavar="EUR", help="With --reject: what is owed in your view.  [default: what was billed]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_obj
 def answer(
-    context: CliContext, name: str, decision: str | None, statement: str, owed: str | None, as_json: bool
+    context: CliContext, name: str, accept: bool, reject: bool, statement: str, owed: str | None, as_json: bool
 ) -> None:
     """Answer the other side's dispute: accept or reject.
 
@@ -108,10 +108,11 @@ def answer(
     """
     from p2pgrid.desk.asks import GiveAnswer
 
-    if decision is None:
-        raise UsageError("neither --accept nor --reject was given.", hint="Say which.")
+    if accept is reject:
+        given_of = "both --accept and --reject were" if accept else "neither --accept nor --reject was"
+        raise UsageError(f"{given_of} given.", hint="Give one: an answer cannot be taken back.")
     owed_pico = parse_amount_eur(owed) if owed is not None else None
-    ask = GiveAnswer(dispute=name, accept=decision == "accept", statement=statement, owed_pico=owed_pico)
+    ask = GiveAnswer(dispute=name, accept=accept, statement=statement, owed_pico=owed_pico)
     done = _recorded(context, ask)
     if as_json:
         click.echo(msgspec.json.encode(done))
@@ -203,7 +204,7 @@ def erase(context: CliContext, receipt: str | None, before: str | None, as_json:
     if as_json:
         click.echo(msgspec.json.encode(done))
     else:
-        click.echo(f"{done.request_keys} request keys and {done.log_salts} salts of the log were destroyed.")
+        click.echo(f"Destroyed: {done.request_keys} request key(s), {done.log_salts} salt(s) of the log.")
 
 
 COMMANDS = (show, dispute, answer, disputes, open_commitment, erase)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 import time
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +22,18 @@ from p2pgrid.cli.log_text import (
     fork_text,
     witnesses,
 )
-from p2pgrid.cli.network import network_options, resolve_bootstrap
+from p2pgrid.cli.network import network_choice, network_options
 from p2pgrid.errors import InvalidRecord, P2pgridError, Refused, RemoteError, UsageError
 
 if TYPE_CHECKING:
-    from p2pgrid.cli.log_roads import Roads
+    from p2pgrid.cli.log_roads import NetworkChoice, Roads
     from p2pgrid.config import DataFolder
+    from p2pgrid.ledger.reader import SqliteReader
     from p2pgrid.log.remote import CheckedLog
     from p2pgrid.log.witness import Witness
     from p2pgrid.proto.fork import ForkProof
     from p2pgrid.proto.inclusion import LogProof
+    from p2pgrid.proto.messages import Channel
 
 
 @click.group()
@@ -47,16 +49,29 @@ def log() -> None:
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the proof to this file.")
 @click.option("--bundle", is_flag=True, help="As two lines of a bundle for `p2pgrid audit`, not as text.")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=1), default=15.0, show_default=True, help="Seconds.")
+@network_options
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object with the proof in it.")
 @click.pass_obj
-def prove(context: CliContext, record: str, out: Path | None, bundle: bool, timeout_s: float, as_json: bool) -> None:
+def prove(
+    context: CliContext,
+    record: str,
+    out: Path | None,
+    bundle: bool,
+    timeout_s: float,
+    network: str | None,
+    bootstrap: tuple[str, ...],
+    bootstrap_peers: Path | None,
+    as_json: bool,
+) -> None:
     """Prove that a record is in a log.
 
-    ID is a receipt's id or its first hex digits; an offer, dispute, answer or card too, where this is its operator's
-    data folder. A provider's own log is read here. For a receipt of a client the provider is asked. The proof is
-    verified before it is shown; anyone can verify it again with `p2pgrid log verify`.
+    ID is a receipt's id, its first hex digits (at least four), or CHANNEL:NUMBER; an offer, dispute, answer or card by
+    its id too, where this is its operator's data folder. A provider's own log is read here. For a receipt of a client
+    the provider is asked, wherever it is now. The proof is verified before it is shown; anyone can verify it again with
+    `p2pgrid log verify`.
     """
-    proof = _own_proof(context.data, record) or asyncio.run(_asked_proof(context.data, record, timeout_s))
+    choice = network_choice(context, network, bootstrap, bootstrap_peers)
+    proof = _own_proof(context.data, record) or asyncio.run(_asked_proof(context.data, record, choice, timeout_s))
     checkpoint = proof.verify()
     lines = [f"{one.to_json_line().decode()}\n" for one in proof.attachments()]
     text = "".join(lines) if bundle else proof.to_text()
@@ -99,14 +114,14 @@ def check(
 
     Exit codes: 0 it is what it was; 1 it forked, and a proof was written; 4 it does not answer, or shows no tree.
     """
-    name, peers = _network_of(context, network, bootstrap, bootstrap_peers)
+    choice = network_choice(context, network, bootstrap, bootstrap_peers)
     from p2pgrid.cli.log_roads import Roads, open_witness
 
     found: list[tuple[ForkProof, Path | None]] = []
     witness = open_witness(context.data, _now_ms(), found)
 
     async def main() -> CheckedLog | None:
-        async with Roads(name, peers, timeout_s) as roads, roads.log_of(peer) as (remote, _):
+        async with Roads(choice, timeout_s) as roads, roads.log_of(peer) as (remote, _):
             with suppress(_forked()):
                 return await remote.check(witness)
         return None
@@ -145,16 +160,18 @@ def watch(
 
     Exit codes: 0 nothing was wrong; 1 a log forked, and a proof was written.
     """
-    name, introducers = _network_of(context, network, bootstrap, bootstrap_peers)
-    from p2pgrid.cli.log_roads import Roads, open_witness
+    choice = network_choice(context, network, bootstrap, bootstrap_peers)
+    from p2pgrid.cli.log_roads import Roads, check_named, open_witness
     from p2pgrid.cli.running import run
 
+    for peer in peers:
+        check_named(peer)
     found: list[tuple[ForkProof, Path | None]] = []
     witness = open_witness(context.data, _now_ms(), found)
 
     async def main(stop: asyncio.Event) -> None:
         said: dict[str, str] = {}
-        async with Roads(name, introducers, timeout_s) as roads:
+        async with Roads(choice, timeout_s) as roads:
             while not stop.is_set():
                 for line, who, shown in await _round(roads, witness, peers, found):
                     if said.get(who) != line:
@@ -195,6 +212,9 @@ def show(context: CliContext, as_json: bool) -> None:
         click.echo(f"  erased    {erased} salt(s): those entries can no more be shown to stand for anything")
 
 
+_VERIFY_HINT = "`log prove --out`, `log check` and gateways write such files; bundles are for `p2pgrid audit`."
+
+
 @log.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
@@ -212,6 +232,8 @@ def verify(file: Path, as_json: bool) -> None:
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}.", hint="Check its name.") from None
     if data.lstrip()[:1] == b"{":
+        if b'"p2pgrid/fork-proof/1"' not in data:
+            raise InvalidRecord("malformed", f"{file} is no proof of a log.", hint=_VERIFY_HINT)
         fork = verify_fork(data)
         click.echo(json.dumps(fork_json(fork, None), indent=2) if as_json else f"The proof holds: {fork.describe()}")
         return
@@ -233,6 +255,11 @@ def _own_proof(data: DataFolder, record: str) -> LogProof | None:
     from p2pgrid.log.log import prove_entry
     from p2pgrid.log.reader import LogReader
 
+    if ":" in record:
+        from p2pgrid.ledger.sqlite import SqliteLedger
+
+        with SqliteLedger.open_readonly(data.ledger_file) as ledger:
+            record = _find_record(ledger, record)[0].hex()
     for path in data.log_files:
         reader = LogReader.open_readonly(path)
         try:
@@ -248,44 +275,40 @@ def _own_proof(data: DataFolder, record: str) -> LogProof | None:
     return None
 
 
-async def _asked_proof(data: DataFolder, record: str, timeout_s: float) -> LogProof:
-    """From the provider of a receipt in this data folder's ledger, verified. Raises UsageError, RemoteError."""
-    from p2pgrid.client.roads import ProviderRoads, roads_of
-    from p2pgrid.errors import ProtocolViolation
+async def _asked_proof(data: DataFolder, record: str, choice: NetworkChoice, timeout_s: float) -> LogProof:
+    """From the provider of a record in this data folder's ledger, verified. Raises UsageError, RemoteError."""
+    from p2pgrid.cli.log_roads import Roads, addresses_of
     from p2pgrid.ledger.sqlite import SqliteLedger
-    from p2pgrid.log.remote import PROVE_PATH
-    from p2pgrid.net.connection import Road
-    from p2pgrid.net.log_roads import over_link
-    from p2pgrid.net.network import Network
-    from p2pgrid.proto.inclusion import parse_log_proof
+    from p2pgrid.log.proofs import AskedLog
     from p2pgrid.proto.keys import parse_public_key
 
     with SqliteLedger.open_readonly(data.ledger_file) as ledger:
-        rows = [row for row in ledger.receipts() if row.record_id.hex().startswith(record.lower())]
-        if len(rows) != 1:
-            what = "more than one receipt begins" if rows else "no receipt here begins"
-            raise UsageError(f"{what} with {record!r}.", hint="`p2pgrid receipts list --json` shows whole ids.")
-        offer = ledger.offer(rows[0].receipt.offer)
-    provider = parse_public_key(rows[0].channel.provider)
-    addresses = offer.message.addresses if offer is not None else ()
-    key = data.load_key()
-    async with asyncio.timeout(timeout_s), AsyncExitStack() as stack:
-        libp2p = None
-        if Road.LIBP2P in roads_of(addresses, provider.peer_id):
-            libp2p = await stack.enter_async_context(Network(key, data.load_config().network))
-        link = await ProviderRoads(libp2p).dial(addresses, provider, key)
-        try:
-            text = await over_link(link)(f"{PROVE_PATH}{rows[0].record_id.hex()}")
-        finally:
-            await link.aclose("asked")
-    try:
-        proof = parse_log_proof(text)
-        proof.verify(provider)
-    except InvalidRecord as error:
-        raise ProtocolViolation(f"{provider} gave a proof that does not hold: {error.message}") from error
-    if proof.inclusion.record_id != rows[0].record_id:
-        raise ProtocolViolation(f"{provider} gave the proof of another record.")
-    return proof
+        record_id, channel = _find_record(ledger, record)
+        provider = parse_public_key(channel.provider)
+        addresses = addresses_of(ledger, data.own_public_keys(), provider)
+    async with Roads(choice, timeout_s, data.load_key()) as roads, roads.provider_log(provider, addresses) as get:
+        return await AskedLog(provider, get).proof(record_id)
+
+
+def _find_record(ledger: SqliteReader, name: str) -> tuple[bytes, Channel]:
+    """Id and channel of the dispute, the answer or the receipt of that name. Raises UsageError, also for a receipt that
+    no log holds."""
+    from p2pgrid.desk.find import MIN_PREFIX_CHARS, find_receipt
+    from p2pgrid.proto.record import Role
+
+    about = [one for row in ledger.disputes() for one in (row.dispute, row.answer) if one is not None]
+    named = [one for one in about if len(name) >= MIN_PREFIX_CHARS and one.id.hex().startswith(name.lower())]
+    if len(named) == 1:
+        terms = {c.message.channel: c.message for c in ledger.channels()}
+        return named[0].id, terms[named[0].message.channel]
+    receipt, channel = find_receipt(ledger, name)
+    if Role.CLIENT not in receipt.signers:
+        number = receipt.message.receipt_number
+        raise UsageError(
+            f"the client has not signed receipt {number}: a log holds what both have signed.",
+            hint="`p2pgrid receipts show` says what is disputed about it.",
+        )
+    return receipt.id, channel.message
 
 
 # -- watching -------------------------------------------------------------------------------------------------------
@@ -340,15 +363,6 @@ async def _compare(roads: Roads, witness: Witness, remote: Any, other: str) -> N
 
 
 # -- inside ----------------------------------------------------------------------------------------------------------
-
-
-def _network_of(
-    context: CliContext, network: str | None, bootstrap: tuple[str, ...], bootstrap_peers: Path | None
-) -> tuple[str, tuple[str, ...]]:
-    import logging
-
-    logging.basicConfig(level=logging.CRITICAL)
-    return resolve_bootstrap(context.data.load_config(), network, bootstrap, bootstrap_peers)
 
 
 def _forked() -> type[Exception]:

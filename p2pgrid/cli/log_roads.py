@@ -1,18 +1,24 @@
-"""From what a person writes for a peer to that peer's log: a peer id, a multiaddr, or the URL of its pages."""
+"""From what a person writes for a peer, or what a ledger says of a provider, to that peer's log."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
+from p2pgrid.client.offers import verify_offer
+from p2pgrid.client.roads import dial_direct, direct_addresses
 from p2pgrid.config import DataFolder
-from p2pgrid.errors import InvalidRecord, LocalError, Unreachable, UsageError
+from p2pgrid.desk.standing import Books, last_offer
+from p2pgrid.errors import InvalidRecord, LocalError, RemoteError, Unreachable, UsageError
 from p2pgrid.log.forks import keep_fork
 from p2pgrid.log.remote import CHECKPOINT_PATH, RemoteLog
 from p2pgrid.log.witness import Witness, WitnessStore
 from p2pgrid.net import direct
+from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.log_roads import Get, over_http, over_libp2p, over_link
 from p2pgrid.net.lookup_keys import PROVIDER
 from p2pgrid.net.network import Network
@@ -21,15 +27,20 @@ from p2pgrid.proto.checkpoint import verify_checkpoint
 from p2pgrid.proto.fork import ForkProof
 from p2pgrid.proto.keys import PublicKey, SecretKey, parse_peer_id
 
+MOST_FOUND: Final = 1000
+NetworkChoice = Callable[[], tuple[str, tuple[str, ...]]]
+"""The network's name and the peers to join through. Raises UsageError."""
+
 
 class Roads:
     """Reaches logs. The network is joined only when a peer has to be found, or dialled over libp2p."""
 
-    def __init__(self, network: str, bootstrap: Sequence[str], timeout_s: float) -> None:
-        self._network_name = network
-        self._bootstrap = tuple(bootstrap)
+    def __init__(self, network: NetworkChoice, timeout_s: float, key: SecretKey | None = None) -> None:
+        """`network` is asked for name and bootstrap peers when they are needed. `key`: who asks; left out, nobody."""
+        self._choose_network = network
+        self._network_name = ""
         self._timeout_s = timeout_s
-        self._key = SecretKey(secrets.token_bytes(32))
+        self._key = key or SecretKey(secrets.token_bytes(32))
         self._network: Network | None = None
         self._found: dict[str, PeerAddress] = {}
 
@@ -64,16 +75,49 @@ class Roads:
             get = over_libp2p(await self._joined(), await self._find(text), self._timeout_s)
             yield RemoteLog(key, get), get
 
+    @asynccontextmanager
+    async def provider_log(self, provider: PublicKey, addresses: Sequence[tuple[str, int]]) -> AsyncIterator[Get]:
+        """How a provider is asked about its log by one of its clients, whose key is proven on either road.
+
+        By the addresses at hand; where it is not there, by those of the offer that it has now; and over libp2p.
+        Raises Unreachable, or another RemoteError.
+        """
+        try:
+            road: LinkConnection | Get = await dial_direct(addresses, provider, self._key)
+        except RemoteError as away:
+            road = await self._look_up(provider, away)
+        if not isinstance(road, LinkConnection):
+            yield road
+            return
+        try:
+            yield over_link(road)
+        finally:
+            await road.aclose("asked")
+
+    async def _look_up(self, provider: PublicKey, away: RemoteError) -> LinkConnection | Get:
+        """The road to a provider that is not where it was. `away` says how it was missed."""
+        try:
+            network, peer = await self._joined(), await self._find(provider.peer_id)
+            raw = await network.fetch_offer(peer, timeout_s=self._timeout_s)
+            offer = verify_offer(raw, provider.peer_id, time.time_ns() // 1_000_000)
+        except (RemoteError, InvalidRecord, UsageError) as error:
+            raise Unreachable(f"{away.message} Nor was it found anew: {error.message}", hint=error.hint) from error
+        try:
+            return await dial_direct(direct_addresses(offer.message.addresses), provider, self._key)
+        except RemoteError:
+            return over_libp2p(network, peer, self._timeout_s)
+
     async def providers(self) -> list[str]:
         """The peer ids of the providers that are found. Raises RemoteError."""
         network = await self._joined()
-        found = await network.find_providers(PROVIDER, timeout_s=self._timeout_s)
+        found = await network.find_providers(PROVIDER, limit=MOST_FOUND, timeout_s=self._timeout_s)
         self._found.update((peer.peer_id, peer) for peer in found)
         return [peer.peer_id for peer in found]
 
     async def _joined(self) -> Network:
         if self._network is None:
-            network = Network(self._key, self._network_name, bootstrap=self._bootstrap)
+            self._network_name, bootstrap = self._choose_network()
+            network = Network(self._key, self._network_name, bootstrap=bootstrap)
             self._network = await network.__aenter__()
         return self._network
 
@@ -86,6 +130,18 @@ class Roads:
                 hint="Give its multiaddr, or the URL of its pages.",
             )
         return self._found[peer_id]
+
+
+def addresses_of(ledger: Books, ours: Sequence[PublicKey], provider: PublicKey) -> list[tuple[str, int]]:
+    """Where a provider's direct road was when something was last bought of it."""
+    offers = [offer for key in ours if (offer := last_offer(ledger, key, provider)) is not None]
+    return [address for offer in offers for address in direct_addresses(offer.message.addresses)]
+
+
+def check_named(text: str) -> None:
+    """Raises UsageError for what cannot name a peer, in whatever state the network is."""
+    if not text.startswith(("http://", "https://")):
+        _parse_key(text.rpartition("/p2p/")[2] if text.startswith("/") else text)
 
 
 def open_witness(data: DataFolder, now_ms: int, found: list[tuple[ForkProof, Path | None]]) -> Witness:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import click
 
+from p2pgrid.cli.context import CliContext
 from p2pgrid.config import Config
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -27,6 +29,14 @@ def network_options(command: F) -> F:
         help="An introducing peer, /ip4/.../tcp/.../p2p/12D3KooW...; may be repeated. Replaces bootstrap_peers.toml.",
     )(command)
     return click.option("--network", metavar="NAME", help="The network to join. [default: main]")(command)
+
+
+def network_choice(
+    context: CliContext, network: str | None, bootstrap: tuple[str, ...], bootstrap_peers: Path | None
+) -> Callable[[], tuple[str, tuple[str, ...]]]:
+    """`resolve_bootstrap` for a command that joins the network only where it has to. What libp2p logs is kept still."""
+    logging.basicConfig(level=logging.CRITICAL)
+    return lambda: resolve_bootstrap(context.data.load_config(), network, bootstrap, bootstrap_peers)
 
 
 def resolve_bootstrap(

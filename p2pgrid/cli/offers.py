@@ -249,7 +249,7 @@ def _change_text(row: dict[str, Any]) -> str:
 
 def _own_offers(context: CliContext, model: str | None) -> list[dict[str, Any]]:
     """Every offer that this node has signed, newest first: its prices, and for how long it was the one shown."""
-    from itertools import takewhile
+    from itertools import takewhile, zip_longest
 
     from p2pgrid.ledger.sqlite import SqliteLedger
     from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
@@ -266,7 +266,7 @@ def _own_offers(context: CliContext, model: str | None) -> list[dict[str, Any]]:
                 signed.append(verify_record(record, Offer, {Role.PROVIDER: keys[signature.key]}))
     signed.sort(key=lambda offer: offer.message.sequence)
     rows: list[dict[str, Any]] = []
-    for offer, following in zip(signed, [*signed[1:], None], strict=True):
+    for offer, following in zip_longest(signed, signed[1:]):
         message = offer.message
         # An offer is dated back by what clocks may differ.
         shown_ms = min(message.valid_from_ms + CLOCK_TOLERANCE_MS, message.valid_until_ms)
@@ -290,6 +290,9 @@ def _print_own(rows: list[dict[str, Any]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    if not rows:
+        Console().print("No offer was signed by this node.")
+        return
     table = Table(title="Offers signed by this node (UTC), EUR per million tokens; each is honoured until it ends")
     for name in ("sequence", "shown from", "until", "honoured until", "model", "input", "cached", "output", "changes"):
         table.add_column(name, no_wrap=name != "model")

@@ -52,24 +52,68 @@ def list_receipts(context: CliContext, limit: int, channel: str | None, as_json:
 @receipts.command("export")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--channel", metavar="HEX", help="One channel alone, with the offers it bought under.")
+@click.option("--logged", is_flag=True, help="Add the proofs that `p2pgrid audit --logged` demands.")
+@click.option(
+    "--witnesses",
+    type=click.IntRange(0, 16),
+    default=0,
+    help="With --logged: so many peers should have cosigned the log's checkpoint. [default: 0]",
+)
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(min=0),
+    default=90.0,
+    show_default=True,
+    help="Seconds to wait for --witnesses: a gateway cosigns every minute.",
+)
+@network_options
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as a JSON object.")
 @click.pass_obj
-def export(context: CliContext, file: Path, channel: str | None, as_json: bool) -> None:
+def export(
+    context: CliContext,
+    file: Path,
+    channel: str | None,
+    logged: bool,
+    witnesses: int,
+    wait_s: float,
+    network: str | None,
+    bootstrap: tuple[str, ...],
+    bootstrap_peers: Path | None,
+    as_json: bool,
+) -> None:
     """Write every signed record to FILE, one JSON object a line, for `p2pgrid audit`.
 
     The operators' cards go with them, as far as they are kept here. The file holds no prompt and no answer. It is
     written whole or not at all.
+
+    With --logged, proofs of the transparency log follow: for each offer, receipt, dispute and answer that it is in its
+    provider's log, all under one checkpoint of that log. An operator's come from its own log here, a client's from the
+    providers. Who erases a record later cannot take back a proof that was handed out.
+
+    Exit codes: 0 written; 1 written, and a proof or a witness that was asked for is lacking: which, is said.
     """
     from itertools import chain
 
+    from p2pgrid.cli.network import network_choice
     from p2pgrid.ledger.bundle import write_bundle
 
+    if witnesses and not logged:
+        raise UsageError("--witnesses goes with --logged.", hint="Give both.")
     ledger, chosen = _open(context), _channel_id(channel)
-    count = write_bundle(file, chain(_cards(context, ledger, chosen), ledger.records(channel=chosen)))
-    if as_json:
-        click.echo(json.dumps({"file": str(file), "records": count}))
-    else:
-        click.echo(f"{count} records written to {file}. Audit them with: p2pgrid audit {file}")
+    records = chain(_cards(context, ledger, chosen), ledger.records(channel=chosen))
+    if not logged:
+        count = write_bundle(file, records)
+        if as_json:
+            click.echo(json.dumps({"file": str(file), "records": count}))
+        else:
+            click.echo(f"{count} records written to {file}. Audit them with: p2pgrid audit {file}")
+        return
+    from p2pgrid.cli.log_proofs import ProofSearch, export_logged
+
+    choice = network_choice(context, network, bootstrap, bootstrap_peers)
+    search = ProofSearch(data=context.data, ledger=ledger, network=choice, witnesses=witnesses, wait_s=wait_s)
+    export_logged(search, file, records, as_json=as_json)
 
 
 @receipts.command()
@@ -91,7 +135,8 @@ def reconcile(
 
     Each side sends what the other lacks; orders that were cut off become `interrupted` receipts by their last voucher,
     and every receipt is signed by both or disputed. A gateway that runs does it; without one this command dials PEER
-    itself. On a provider's side it shows what is open: it is the client who connects.
+    itself. A gateway does the same by itself on every new link: what the last 16 such exchanges since its start have
+    changed is shown first, with the time. On a provider's side it shows what is open: it is the client who connects.
     """
     from p2pgrid.cli.asking import parse_peer
     from p2pgrid.cli.reconciling import print_reconciled, reconcile_with

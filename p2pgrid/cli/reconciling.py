@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -47,12 +48,19 @@ async def _here(data: DataFolder, ask: Reconcile, network: str, bootstrap: tuple
 
 
 def print_reconciled(done: Reconciled) -> None:
-    """What changed, for people."""
+    """What changed, for people: by itself on earlier links, and just now."""
+    for exchange in done.earlier:
+        when = datetime.fromtimestamp(exchange.at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        click.echo(f"Changed before, by itself, at {when}:")
+        for channel in exchange.channels:
+            _print_channel(channel)
     if done.waits_for_client:
         where = "has a link now" if done.is_connected else "is not connected"
         click.echo(f"The client {done.peer} {where}. It is the client who connects; all is settled when it does.")
     elif not done.changed:
-        click.echo(f"Nothing changed: both sides agree on all dealings with {done.peer}.")
+        click.echo(f"Nothing changed just now: both sides agree on all dealings with {done.peer}.")
+    elif done.earlier:
+        click.echo("Changed just now:")
     for channel in done.channels:
         if channel.is_changed or done.waits_for_client or len(done.channels) == 1:
             _print_channel(channel)
@@ -63,9 +71,9 @@ def print_reconciled(done: Reconciled) -> None:
 def _print_channel(channel: ChannelChanges) -> None:
     click.echo(f"channel {channel.channel[:16]}")
     if channel.restored:
-        click.echo(f"  {channel.restored} records that this ledger lacked are back")
+        click.echo(f"  {channel.restored} record(s) that this ledger lacked came")
     if channel.sent:
-        click.echo(f"  {channel.sent} records that the other ledger lacked were sent")
+        click.echo(f"  {channel.sent} record(s) that the other ledger lacked went")
     for receipt in channel.receipts:
         what = "new" if receipt.is_new else "countersigned"
         signed = "signed by both" if receipt.is_countersigned else "signed by the provider alone"

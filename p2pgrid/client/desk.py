@@ -7,7 +7,15 @@ from typing import Any, Final
 from p2pgrid.client.purchaser import Purchaser
 from p2pgrid.desk.asks import Allowed, AllowPeer, DeskAsk, Erase, GiveAnswer, MakeDispute, Reconcile
 from p2pgrid.desk.records_desk import RecordsDesk
-from p2pgrid.desk.standing import NOTHING, Reconciled, changes_since, channels_with, require_channels, standing_of
+from p2pgrid.desk.standing import (
+    NOTHING,
+    Reconciled,
+    changes_since,
+    channels_with,
+    require_channels,
+    standing_of,
+    with_earlier,
+)
 from p2pgrid.errors import Unreachable, UsageError
 from p2pgrid.proto.keys import PublicKey, parse_peer_id
 from p2pgrid.proto.record import Role
@@ -49,16 +57,23 @@ class ClientDesk:
             one.message.channel: standing_of(ledger, one.message.channel)
             for one in channels_with(ledger, self._ours, provider)
         }
+        earlier = self._purchaser.earlier.of(provider.peer_id)
         try:
             done, lifted = await self._purchaser.reconcile(provider)
         except Unreachable:
             require_channels(ledger, self._ours, provider, Role.CLIENT)  # more telling for a stranger
             raise
-        by_channel = {one.channel: one for one in done}
+        # What a link that had to be made first brought by itself belongs to this, too.
+        meanwhile = [one for one in self._purchaser.earlier.of(provider.peer_id) if one not in earlier]
         # Not those of before alone: a ledger that was lost has them back now.
         channels = [c.message.channel for c in require_channels(ledger, self._ours, provider, Role.CLIENT)]
         changes = tuple(
-            changes_since(ledger, channel, before.get(channel, NOTHING), by_channel.get(channel))
+            with_earlier(
+                changes_since(
+                    ledger, channel, before.get(channel, NOTHING), [one for one in done if one.channel == channel]
+                ),
+                meanwhile,
+            )
             for channel in channels
         )
         return Reconciled(
@@ -66,5 +81,6 @@ class ClientDesk:
             role=Role.CLIENT.value,
             changed=any(one.is_changed for one in changes) or lifted is not None,
             channels=changes,
+            earlier=earlier,
             quarantine_lifted=lifted.reason if lifted is not None else "",
         )

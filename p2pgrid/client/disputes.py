@@ -58,10 +58,12 @@ class Disputes:
         now_ms: Callable[[], int],
         keep_evidence: Callable[[Record, str], None],
         guard: Callable[[Awaitable[Any]], Awaitable[Any]],
+        on_exchanged: Callable[[bytes, Exchanged], None] = lambda _channel, _exchanged: None,
     ) -> None:
         """`channels`: all with the provider, oldest first. `books`: of a channel in use.
 
-        `guard` awaits an exchange, and sees to what the provider did wrong.
+        `guard` awaits an exchange, and sees to what the provider did wrong. `on_exchanged` is told what an exchange
+        moved that `keep` began by itself.
         """
         self._ledger = ledger
         self._channels = channels
@@ -69,6 +71,7 @@ class Disputes:
         self._now_ms = now_ms
         self._keep_evidence = keep_evidence
         self._guard = guard
+        self._on_exchanged = on_exchanged
         self._turn = asyncio.Lock()
         self._wanted: set[bytes] = set()
         self._wake = asyncio.Event()
@@ -129,7 +132,9 @@ class Disputes:
 
     async def _try(self, link: LinkConnection, channel: Signed[Channel]) -> None:
         try:
-            await self.exchange(link, channel)
+            exchanged = await self.exchange(link, channel)
+            if exchanged.taken or exchanged.sent:
+                self._on_exchanged(channel.message.channel, exchanged)
         except (RemoteError, LedgerError) as error:
             _log_not_exchanged(channel, error)
 

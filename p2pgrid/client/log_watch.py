@@ -20,7 +20,7 @@ from p2pgrid.log.remote import WITNESS_PATH, Growth, RemoteLog
 from p2pgrid.log.witness import Witness, WitnessStore
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.log_roads import over_link, send_cosignature
-from p2pgrid.proto.checkpoint import verify_checkpoint
+from p2pgrid.proto.checkpoint import SignedCheckpoint, verify_checkpoint
 from p2pgrid.proto.fork import ForkProof
 from p2pgrid.proto.keys import PublicKey, SecretKey
 
@@ -96,8 +96,7 @@ class LogWatch:
             if checked.growth is Growth.STALE:
                 log.warning("%s shows an old state of its log: %d entries", peer_id, checked.checkpoint.size)
             elif self.cosigned.get(peer_id) != checked.checkpoint.size:
-                await send_cosignature(link, self.witness.cosign(checked.checkpoint))
-                self.cosigned[peer_id] = checked.checkpoint.size
+                await self._send_cosignature(peer_id, link, checked.checkpoint)
             await self._compare(session, remote)
         except LogForked:
             pass  # told already, by the witness's `on_fork`
@@ -127,6 +126,15 @@ class LogWatch:
                 del self._due[peer_id]
                 self._looked_up.discard(peer_id)
             await asyncio.sleep(self._tick_s)
+
+    async def _send_cosignature(self, peer_id: str, link: LinkConnection, checkpoint: SignedCheckpoint) -> None:
+        """Hand over our cosignature. A provider need not keep it: of whom it has no channel with, say."""
+        try:
+            await send_cosignature(link, self.witness.cosign(checkpoint))
+        except Refused as refusal:
+            log.debug("%s does not keep our cosignature: %s", peer_id, refusal.message)
+        else:
+            self.cosigned[peer_id] = checkpoint.size
 
     async def _compare(self, session: Dealings, remote: RemoteLog) -> None:
         """Ask other providers what they have on record of this log. What they say is signed by the log or nothing."""

@@ -30,9 +30,11 @@ from p2pgrid.client.choice import (
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.operator import Operator
 from p2pgrid.client.order import AnswerLost, OrderStream
+from p2pgrid.client.prompt_sizes import shape_of
 from p2pgrid.client.quarantine import Held, Quarantine
 from p2pgrid.client.roads import Dialler, ProviderRoads
 from p2pgrid.client.session import ProviderSession, Purchase, SessionLimits
+from p2pgrid.client.settling import EarlierExchanges
 from p2pgrid.client.succession import Succession
 from p2pgrid.desk.evidence import EvidenceKeeper
 from p2pgrid.desk.standing import last_offer
@@ -103,6 +105,7 @@ class Purchaser:
         self._sessions: dict[str, ProviderSession] = {}
         self._standings: dict[str, Standing] = {}
         self._cards = cards
+        self.earlier: Final = EarlierExchanges(self._now_ms)
         self._away: set[str] = set()
         """Providers whose last failure was not to be there."""
         self._searched: dict[str, int] = {}
@@ -256,7 +259,13 @@ class Purchaser:
         metered = metered_body(dict(body))
         if len(metered) > MAX_BODY_BYTES:
             raise Refused("oversize", f"the request has {len(metered)} bytes; at most {MAX_BODY_BYTES} are sent.")
-        purchase = Purchase(endpoint=endpoint, body=metered, fields=fields, max_amount_pico=allowed.max_cost_pico)
+        purchase = Purchase(
+            endpoint=endpoint,
+            body=metered,
+            fields=fields,
+            max_amount_pico=allowed.max_cost_pico,
+            shape=shape_of(endpoint, body),
+        )
         return purchase, allowed
 
     def _choose(self, purchase: Purchase, wishes: Wishes) -> Choice:
@@ -379,6 +388,7 @@ class Purchaser:
                 succession=self._succession(provider),
                 offer=lambda: self.book.offer_of(peer_id),
                 evidence=self._evidence,
+                on_settled=lambda changes: self.earlier.note(peer_id, changes),
                 on_quarantine=lambda reason: self.quarantine.add(peer_id, reason, self._now_ms()),
             )
         return session

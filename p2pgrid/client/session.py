@@ -10,17 +10,19 @@ import asyncio
 import functools
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from p2pgrid.client.background import log_end
-from p2pgrid.client.disputes import Disputes
+from p2pgrid.client.disputes import Disputes, Exchanged
 from p2pgrid.client.exchanges import DisputedRecord, open_channel, request_cards, request_offer
 from p2pgrid.client.order import OrderOwner, OrderStream
+from p2pgrid.client.prompt_sizes import PromptSizes, Shape
 from p2pgrid.client.resume import recover_channels, resume_channel
 from p2pgrid.client.succession import Succession
 from p2pgrid.desk.evidence import EvidenceKeeper
+from p2pgrid.desk.standing import ChannelChanges, changes_since, standing_of
 from p2pgrid.errors import (
     InvalidRecord,
     LedgerError,
@@ -78,6 +80,8 @@ class Purchase:
     """Made by `metered_body`."""
     fields: RequestFields
     max_amount_pico: int | None = None
+    shape: Shape | None = None
+    """Of its prompt, where sizes can be learned."""
 
 
 class ProviderSession(OrderOwner):
@@ -98,10 +102,12 @@ class ProviderSession(OrderOwner):
         offer: Callable[[], Signed[Offer] | None] | None = None,
         evidence: EvidenceKeeper | None = None,
         on_quarantine: Callable[[str], None] | None = None,
+        on_settled: Callable[[Sequence[ChannelChanges]], None] = lambda _: None,
     ) -> None:
         """With `succession`, channels under the provider's former keys are settled too. `offer`: what it sells now.
 
-        `on_quarantine` is called with the reason when the provider broke a rule on a link that it proved its own.
+        `on_quarantine` is called with the reason when the provider broke a rule on a link that it proved its own,
+        `on_settled` with what an exchange changed that nobody asked for.
         """
         self.provider: Final = provider
         self.quarantine: str = ""
@@ -109,6 +115,7 @@ class ProviderSession(OrderOwner):
         self._ledger = ledger
         self._evidence = evidence or EvidenceKeeper(ledger, now_ms)
         self._on_quarantine = on_quarantine
+        self._on_settled = on_settled
         self._key = key
         self._now_ms = now_ms
         self._random_bytes = random_bytes
@@ -118,7 +125,8 @@ class ProviderSession(OrderOwner):
         self._dial = dial
         self._keeper = LinkKeeper(self._dial_and_tell, rng=rng, backoff=_BACKOFF, name=provider.peer_id)
         self._books: ChannelBooks | None = None
-        self._orders: set[OrderStream] = set()
+        self._orders: dict[OrderStream, Shape | None] = {}
+        self._prompt_sizes = PromptSizes()
         self._seen_to_end: dict[tuple[bytes, int], Usage] = {}
         self._stored_offers: set[bytes] = set()
         self._link: LinkConnection | None = None
@@ -138,6 +146,7 @@ class ProviderSession(OrderOwner):
             now_ms=now_ms,
             keep_evidence=self.keep_evidence,
             guard=self._record_faults,
+            on_exchanged=self._note_exchanged,
         )
         self._task = asyncio.get_running_loop().create_task(self._keep_settled(), name=f"session {provider}")
         self._task.add_done_callback(log_end)
@@ -297,6 +306,7 @@ class ProviderSession(OrderOwner):
             now_ms=self._now_ms(),
             first_token_timeout_ms=int(self._limits.first_token_timeout_s * 1000),
             max_amount_pico=purchase.max_amount_pico,
+            most_prompt_tokens=self._prompt_sizes.most(offer.id, purchase.shape, len(purchase.body)),
         )
         stored = () if offer.id in self._stored_offers else (offer,)
         order = OrderStream(buyer, self._ledger, self, self._now_ms, stored)
@@ -306,7 +316,7 @@ class ProviderSession(OrderOwner):
             books.close_order(buyer.order.message.order_number)
             raise
         self._stored_offers.add(offer.id)
-        self._orders.add(order)
+        self._orders[order] = purchase.shape
         self._ledger.keep_request_key(buyer.order, commitment_key)
         order.start(stream, actions)
         return order
@@ -363,8 +373,10 @@ class ProviderSession(OrderOwner):
         self._evidence.keep(self.provider, record, reason)
 
     def order_ended(self, order: OrderStream) -> None:
-        self._orders.discard(order)
         buyer = order.buyer
+        shape = self._orders.pop(order, None)
+        signed = buyer.receipt.message if buyer.receipt is not None and buyer.dispute is None else None
+        self._prompt_sizes.learn(buyer.order.message.offer, shape, signed)
         if buyer.state is BuyerState.LOST and buyer.counter.done:
             self._seen_to_end[(buyer.books.id, buyer.order.message.order_number)] = buyer.usage
         self._tell()
@@ -474,6 +486,7 @@ class ProviderSession(OrderOwner):
             channel_id = channel.message.channel
             if not every and channel is not current and self._is_settled(channel_id):
                 continue
+            before = standing_of(self._ledger, channel_id)
             seen = {number: usage for (of, number), usage in self._seen_to_end.items() if of == channel_id}
             try:
                 books, change = await resume_channel(
@@ -489,9 +502,16 @@ class ProviderSession(OrderOwner):
             if channel is current and not books.is_expired(now_ms):
                 self._books = books
             changes.append(change)
+            if not every:
+                self._on_settled([changes_since(self._ledger, channel_id, before, [change])])
             for dispute in change.disputed:
                 self._note_disputed(dispute, books)
         return changes
+
+    def _note_exchanged(self, channel: bytes, exchanged: Exchanged) -> None:
+        standing = standing_of(self._ledger, channel)
+        moved = Reconciliation(channel, restored=list(exchanged.taken), sent=exchanged.sent)
+        self._on_settled([changes_since(self._ledger, channel, standing, [moved])])
 
     def _is_settled(self, channel: bytes) -> bool:
         """True if nothing is known that may be left open on an earlier channel."""

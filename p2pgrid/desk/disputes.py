@@ -18,6 +18,7 @@ from p2pgrid.proto.disputing import other_role, sign_answer, sign_dispute
 from p2pgrid.proto.keys import PublicKey, SecretKey, parse_public_key
 from p2pgrid.proto.messages import Channel, Receipt
 from p2pgrid.proto.record import Role, Signed
+from p2pgrid.units import format_amount_eur
 
 MOST_STATEMENT_CHARS: Final = 256
 
@@ -87,6 +88,11 @@ def make_dispute(ledger: Disputed, keys: Sequence[SecretKey], ask: MakeDispute, 
             )
     billed = receipt.message.amount_pico
     owed = ask.owed_pico if ask.owed_pico is not None else billed if role is Role.PROVIDER else 0
+    if role is Role.CLIENT and owed > billed:
+        raise UsageError(
+            f"{format_amount_eur(owed)} EUR are more than the {format_amount_eur(billed)} that were billed.",
+            hint="Say with --owed what is owed for the order, in EUR.",
+        )
     return sign_dispute(
         receipt, channel.message, reason=ask.reason, statement=ask.statement, owed_pico=owed, key=key, now_ms=now_ms
     )
@@ -127,21 +133,25 @@ def find_dispute(ledger: Disputed, name: str, keys: Sequence[SecretKey]) -> Disp
         terms = channels.get(row.dispute.message.channel)
         return terms is not None and _key_of(terms, other_role(row.dispute.message.by)) in ours
 
-    theirs = [row for row in ledger.disputes() if is_theirs(row)]
-    if len(name) >= MIN_PREFIX_CHARS:
-        named = [row for row in theirs if row.dispute.id.hex().startswith(name.lower())]
-        if len(named) > 1:
-            raise UsageError(f"more than one dispute's id begins with {name}.", hint="Give more of it.")
-        if named:
-            return named[0]
-    receipt, _ = find_receipt(ledger, name)
-    for row in theirs:
-        if row.dispute.message.receipt == receipt.id:
-            return row
-    raise UsageError(
-        f"the other side does not dispute receipt {receipt.message.receipt_number}.",
-        hint="`p2pgrid receipts disputes` lists what waits for an answer.",
-    )
+    rows = ledger.disputes()
+    named = [row for row in rows if len(name) >= MIN_PREFIX_CHARS and row.dispute.id.hex().startswith(name.lower())]
+    if len(named) > 1:
+        raise UsageError(f"more than one dispute's id begins with {name}.", hint="Give more of it.")
+    if not named:
+        receipt, _ = find_receipt(ledger, name)
+        named = sorted((row for row in rows if row.dispute.message.receipt == receipt.id), key=is_theirs, reverse=True)
+        if not named:
+            raise UsageError(
+                f"nobody disputes receipt {receipt.message.receipt_number}.",
+                hint="`p2pgrid receipts disputes` lists what waits for an answer.",
+            )
+    if not is_theirs(named[0]):
+        raise UsageError(
+            f"the dispute of receipt {named[0].dispute.message.receipt_number} is not the other side's, which is to "
+            "answer it.",
+            hint="`p2pgrid receipts disputes` shows until when.",
+        )
+    return named[0]
 
 
 def check_reason(reason: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -101,8 +102,18 @@ class Reconciled(msgspec.Struct, frozen=True, kw_only=True):
     """True on the provider's side: only the client can connect."""
     is_connected: bool = False
     """True on the provider's side while the client has a link."""
+    earlier: tuple[EarlierExchange, ...] = ()
+    """What the gateway's own exchanges changed before this one, oldest first."""
     quarantine_lifted: str = ""
     """What the provider had been held for, where it is dealt with again."""
+
+
+class EarlierExchange(msgspec.Struct, frozen=True, kw_only=True):
+    """What an exchange changed that nobody asked for: on a new link, or because a dispute was news."""
+
+    at_ms: int
+    """When it was over."""
+    channels: tuple[ChannelChanges, ...]
 
 
 class ReceiptChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,14 +161,14 @@ def standing_of(ledger: Books, channel: bytes) -> Standing:
 
 
 def changes_since(
-    ledger: Books, channel: bytes, before: Standing, done: Reconciliation | None = None
+    ledger: Books, channel: bytes, before: Standing, done: Sequence[Reconciliation] = ()
 ) -> ChannelChanges:
-    """What became of the channel since `before`; `done` is what resuming it did."""
+    """What became of the channel since `before`; `done` is what resuming it did, however often that was."""
     after = standing_of(ledger, channel)
     new = range(before.totals.receipts + 1, after.totals.receipts + 1)[:MOST_LISTED]
     looked_at = sorted({*(before.proposals - after.proposals), *new})
     receipts = [ledger.receipt(channel, number) for number in looked_at]
-    disputed = {one.message.receipt_number for one in done.disputed} if done is not None else set()
+    disputed = {one.message.receipt_number for each in done for one in each.disputed}
     changes = [
         _change(one, is_new=number in new, is_disputed=number in disputed)
         for number, one in zip(looked_at, receipts, strict=True)
@@ -171,8 +182,24 @@ def changes_since(
         receipts=tuple(changes),
         closed_orders=tuple(sorted(before.open_orders - after.open_orders - billed)),
         open_orders=tuple(sorted(after.open_orders)),
-        restored=len(done.restored) if done is not None else 0,
-        sent=done.sent if done is not None else 0,
+        restored=sum(len(each.restored) for each in done),
+        sent=sum(each.sent for each in done),
+    )
+
+
+def with_earlier(changes: ChannelChanges, earlier: Sequence[EarlierExchange]) -> ChannelChanges:
+    """The same, with the records that these exchanges moved and what they disputed: they came between the looks."""
+    of_it = [one for each in earlier for one in each.channels if one.channel == changes.channel]
+    disputed = {one.receipt_number for each in of_it for one in each.receipts if one.is_disputed}
+    receipts = tuple(
+        msgspec.structs.replace(one, is_disputed=one.is_disputed or one.receipt_number in disputed)
+        for one in changes.receipts
+    )
+    return msgspec.structs.replace(
+        changes,
+        receipts=receipts,
+        restored=changes.restored + sum(one.restored for one in of_it),
+        sent=changes.sent + sum(one.sent for one in of_it),
     )
 
 

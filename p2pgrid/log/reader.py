@@ -91,6 +91,14 @@ class LogReader:
         )
         return _checkpoint(rows[0]) if rows else None
 
+    def checkpoints(self) -> list[SignedCheckpoint]:
+        """The last checkpoint, and before it those that a witness has cosigned, largest first."""
+        rows = self._rows(
+            "SELECT note, cosignatures FROM checkpoints WHERE cosignatures != '' "
+            "OR size = (SELECT max(size) FROM checkpoints) ORDER BY size DESC"
+        )
+        return [_checkpoint(row) for row in rows]
+
     def find(self, record_id: bytes) -> LogEntry | None:
         """The leaf of a record, or None if it is not in the log."""
         return next(iter(self._entries("record_id = ?", record_id)), None)

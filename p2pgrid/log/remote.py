@@ -108,6 +108,13 @@ class RemoteLog:
             smaller, larger = sorted((seen.checkpoint, theirs), key=lambda one: one.size)
             await self._check_pair(witness, smaller, larger)
 
+    async def hashes(self, nodes: Iterable[Node], size: int) -> HashAt:
+        """These nodes of the tree of `size`, out of tiles that may have been fetched before. Raises RemoteError.
+
+        Nothing says that they are right before they lead to a signed root.
+        """
+        return await self._fetch(nodes, size)
+
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _verified(self, note: bytes) -> SignedCheckpoint:

@@ -91,8 +91,8 @@ class LogService:
                 raise InvalidRecord("signature-missing", "one cosignature of the sender's was expected in the note.")
             await self.log.add_cosignature(note, own[0], witness)
 
-    async def answer_call(self, data: bytes) -> bytes:
-        """Answer a LogCall of a peer whose key proves nothing here (libp2p): the wire form of a LogReply."""
+    async def answer_call(self, data: bytes, asker: str) -> bytes:
+        """Answer a LogCall over libp2p: the wire form of a LogReply. The handshake has proven the asker's peer id."""
         try:
             call = parse_frame(data, LogCall)
             if call.path == ADD_CHECKPOINT_PATH:
@@ -100,7 +100,7 @@ class LogService:
                 return LogReply(status=answer.status, body=answer.body).to_bytes()
             if call.body:
                 raise Refused("unknown-path", f"what is at {call.path!r} takes no body.")
-            return LogReply(status=200, body=(await self.get(call.path)).body).to_bytes()
+            return LogReply(status=200, body=(await self.get(call.path, _key_of(asker))).body).to_bytes()
         except (Refused, ProtocolViolation) as error:
             status = status_of(error) if isinstance(error, Refused) else 400
             return LogReply(status=status, body=error.message.encode()[:1024]).to_bytes()
@@ -153,6 +153,14 @@ class LogService:
             entry = None
         proof = await asyncio.to_thread(prove_entry, self.log.reader, entry, record_id)
         return Resource(proof.to_text().encode(), TEXT_TYPE, NOT_KEPT)
+
+
+def _key_of(peer_id: str) -> PublicKey | None:
+    """None for a key that this protocol does not know, such as RSA: it is no party to anything."""
+    try:
+        return parse_peer_id(peer_id)
+    except InvalidRecord:
+        return None
 
 
 def status_of(refusal: Refused) -> int:

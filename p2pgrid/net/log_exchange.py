@@ -33,7 +33,11 @@ MAX_ANSWERS_AT_ONCE: Final = 32
 _NOT_SUPPORTED: Final = "not supported"
 
 
-def serve_log(host: BasicHost, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
+Answer = Callable[[bytes, str], Awaitable[bytes]]
+"""From a request and the asker's peer id, which its handshake has proven, to what it is answered."""
+
+
+def serve_log(host: BasicHost, answer: Answer) -> None:
     """Answer every asker with what `answer` returns for its request."""
     limiter = trio.CapacityLimiter(MAX_ANSWERS_AT_ONCE)
 
@@ -44,7 +48,8 @@ def serve_log(host: BasicHost, answer: Callable[[bytes], Awaitable[bytes]]) -> N
         async with limiter:
             with trio.move_on_after(ANSWER_TIMEOUT_S) as deadline:
                 try:
-                    reply = await answer(await _read_message(stream, "the asker"))
+                    asker = str(stream.muxed_conn.peer_id)
+                    reply = await answer(await _read_message(stream, "the asker"), asker)
                     await stream.write(len(reply).to_bytes(4) + reply)
                     await close_stream(stream)
                 except (IOException, MuxedStreamError, P2pgridError) as error:

@@ -47,7 +47,7 @@ class Network:
         bootstrap: Sequence[str] = (),
         serve_dht: bool = False,
         offer: Callable[[], bytes | None] | None = None,
-        log: Callable[[bytes], Awaitable[bytes]] | None = None,
+        log: Callable[[bytes, str], Awaitable[bytes]] | None = None,
         cards: Callable[[], bytes | None] | None = None,
         announce: Sequence[str] = (),
         sessions: SessionListener | None = None,
@@ -59,7 +59,8 @@ class Network:
         bootstrap: multiaddrs with `/p2p/<peer id>`; one's own is left out, so that a list can be shared.
         serve_dht: answer look-ups for others; only for a peer that others can dial.
         offer: called on the asyncio loop whenever a peer asks for our offer; at most 64 KiB, None for none.
-        log: called on the asyncio loop with every request about our log; its answer, at most 64 KiB.
+        log: called on the asyncio loop with every request about our log and the asker's proven peer id; its answer, at
+        most 64 KiB.
         cards: the same for our chain of cards.
         announce: what to tell others instead of the addresses listened on.
         sessions: takes the links that others dial over libp2p.
@@ -231,14 +232,14 @@ class Network:
         except TimeoutError:
             raise Unreachable(f"{peer.peer_id} did not give its {document.name} in {timeout_s:g} s.") from None
 
-    async def _answer_log(self, request: bytes) -> bytes:
+    async def _answer_log(self, request: bytes, asker: str) -> bytes:
         """On the trio side: have the asyncio side answer."""
-        return await self._thread.call_asyncio(self._log_reply, request)
+        return await self._thread.call_asyncio(self._log_reply, request, asker)
 
-    async def _log_reply(self, request: bytes) -> bytes:
+    async def _log_reply(self, request: bytes, asker: str) -> bytes:
         if self._log is None:
             raise LocalError("there is no log to ask.")
-        return await self._log(request)
+        return await self._log(request, asker)
 
     def _asking(self, current: Callable[[], bytes | None]) -> Callable[[], Awaitable[bytes | None]]:
         """On the trio side: ask the asyncio side for the document as it is now."""

@@ -63,7 +63,7 @@ class NetworkService:
         config: NetworkConfig,
         current_offer: Callable[[], Awaitable[bytes | None]] | None,
         current_cards: Callable[[], Awaitable[bytes | None]] | None = None,
-        answer_log: Callable[[bytes], Awaitable[bytes]] | None = None,
+        answer_log: log_exchange.Answer | None = None,
         sessions: SessionListener | None = None,
     ) -> None:
         self._config = config

@@ -404,15 +404,19 @@ def place_order(
     now_ms: int,
     first_token_timeout_ms: int,
     max_amount_pico: int | None = None,
+    most_prompt_tokens: int | None = None,
 ) -> tuple[BuyerOrder, Actions]:
     """Sign an order for a body made by `metered_body`. The shell sends the body's pieces and ends its direction.
 
-    `max_amount_pico` is what the program allows; it must cover the order's caps. Raises Refused with the codes that the
+    `max_amount_pico` is what the program allows; it must cover the order's caps. `most_prompt_tokens`: where more is
+    known than the body's size, so many the prompt has at most. Raises Refused with the codes that the
     provider would use (`unknown-model`, `unknown-endpoint`, `offer-expired`, `unknown-offer`, `wrong-currency`,
     `channel-expired`, `too-many-open-orders`, `bad-request`, `credit-exhausted`), and `over-budget`.
     """
     entry = _entry_on_offer(books, offer, fields.model, endpoint, now_ms)
     max_prompt = fields.max_prompt_tokens(entry, len(body))
+    if most_prompt_tokens is not None:
+        max_prompt = min(max_prompt, most_prompt_tokens)
     max_output = fields.max_output_tokens(entry)
     if max(max_prompt, max_output) > MAX_TOKENS:
         raise Refused(

@@ -115,6 +115,25 @@ def test_what_is_no_vat_id(text: str, country: str) -> None:
         parse_vat_id(text, country)
 
 
+def test_terms_that_are_over_and_what_is_revoked_already(data: DataFolder) -> None:
+    run(data, "init", *WHO)
+    assert "is over already" in fails(data, "sign", "--peer", LOST.peer_id, "--until", "2020-01-01")
+    assert "no date" in fails(data, "sign", "--peer", LOST.peer_id, "--until", "9999-12-31")
+    assert run(data, "show")["sequence"] == 1, "nothing was signed"
+    run(data, "sign", "--peer", LOST.peer_id, "--until", "2099-12-31")
+    text = call(data, "show").output
+    assert f"{LOST.peer_id} until 2099-12-31 (bound)" in text
+    run(data, "revoke", LOST.peer_id, "--reason", "lost")
+    assert "is revoked already" in fails(data, "revoke", LOST.peer_id, "--reason", "again")
+    # From an earlier time on says more than before.
+    assert run(data, "revoke", LOST.peer_id, "--reason", "lost long ago", "--since", "2026-01-01")["sequence"] == 4
+
+
+def test_what_is_no_domain(data: DataFolder) -> None:
+    for name in ("localhost", "192.0.2.1", "", "a b.example"):
+        assert "is no DNS name" in fails(data, "check", name)
+
+
 def test_cards_follow_one_another(data: DataFolder) -> None:
     run(data, "init", *WHO, "--days", "10")
     added = run(data, "sign", "--peer", LOST.peer_id, "--until", "2199-12-31", "--domain", "compute.example")

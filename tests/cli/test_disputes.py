@@ -13,11 +13,12 @@ from click.testing import CliRunner
 from p2pgrid.audit.check import audit_files
 from p2pgrid.cli.main import cli
 from p2pgrid.config import DataFolder
-from p2pgrid.errors import P2pgridError
+from p2pgrid.errors import P2pgridError, UsageError
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.log.log import TransparencyLog
 from p2pgrid.log.store import LogStore
 from p2pgrid.proto.keys import SecretKey
+from p2pgrid.proto.log_case import LogDemands
 from p2pgrid.proto.record import Role, parse_json_line
 from tests.client.seller import CHAT, until
 from tests.client.test_with_provider import BODY, buying, signed_receipts
@@ -101,6 +102,9 @@ async def test_a_dispute_is_made_answered_and_listed_without_a_node(sides: tuple
     assert (shown["reason"], shown["statement"], shown["owed_pico"]) == ("quality", "Poor.", 10**6)
     assert shown["due_ms"] == shown["disputed_ms"] + 14 * 86_400_000
     assert await run(client, "disputes") == [shown]
+    for name in (receipt[:12], shown["id"]):
+        with pytest.raises(UsageError, match="is not the other side's"):
+            await run(client, "answer", name, "--accept")
     text = await asyncio.to_thread(client, "disputes")
     assert "disputed by you" in text and "the other side has until" in text
 
@@ -137,11 +141,12 @@ async def test_accepting_owes_what_the_dispute_says(sides: tuple[Command, Comman
     [
         (("dispute", "{0}", "--reason", "ugly"), "no reason.*not-delivered"),
         (("dispute", "{0}", "--reason", "quality", "--owed", "x"), "no number"),
-        (("dispute", "{0}", "--reason", "quality", "--owed", "7"), "more than the"),
+        (("dispute", "{0}", "--reason", "quality", "--owed", "7"), r"7\.00 EUR are more than the 0\.0"),
         (("dispute", "{0}", "--reason", "quality", "--statement", "x" * 257), "at most 256"),
         (("dispute", "abcd", "--reason", "quality"), "no receipt whose id begins"),
         (("answer", "{0}"), "neither --accept nor --reject"),
-        (("answer", "{0}", "--accept"), "does not dispute receipt 1"),
+        (("answer", "{0}", "--accept", "--reject"), "both --accept and --reject"),
+        (("answer", "{0}", "--accept"), "nobody disputes receipt 1"),
         (("erase",), "either ID or --before"),
         (("erase", "{0}", "--before", "2027-01-01"), "either ID or --before"),
         (("erase", "--before", "tomorrow"), "no day.*2027-01-31"),
@@ -158,6 +163,16 @@ async def test_what_cannot_be_done_is_said(
     with pytest.raises(P2pgridError, match=f"(?s){words}"):
         await run(client, *(one.format(receipt) for one in arguments))
     assert await run(client, "disputes") == []
+
+
+async def test_a_client_has_offered_nothing(sides: tuple[Command, Command]) -> None:
+    """Its ledger holds offers, of others."""
+    client, _ = sides
+    offers = [CliRunner().invoke(cli, ["--data", str(one.data.path), "offers", "--own", "--json"]) for one in sides]
+    assert [result.exit_code for result in offers] == [0, 0]
+    assert [len(json.loads(result.stdout)) for result in offers] == [0, 1]
+    text = CliRunner().invoke(cli, ["--data", str(client.data.path), "offers", "--own"])
+    assert text.exit_code == 0 and "no offer" in text.stdout.lower()
 
 
 async def test_a_receipt_is_disputed_once_and_in_time(sides: tuple[Command, Command], tmp_path: Path) -> None:
@@ -241,6 +256,9 @@ async def test_erasing_leaves_proofs_and_audit_and_no_key_in_any_file(
     salts = [one.salt for one in found if one is not None]
     assert all(seller.files_with(secret or b"") for secret in [*keys, *salts])
 
+    handed_out = tmp_path / "before.jsonl"
+    assert (await run(seller, "export", str(handed_out), "--logged"))["complete"]
+
     # The receipt's leaf, and that of the dispute.
     assert await run(seller, "erase", ids[0]) == {"request_keys": 1, "log_salts": 2}
     assert seller.files_with(keys[0] or b"") == seller.files_with(salts[0] or b"") == []
@@ -263,6 +281,14 @@ async def test_erasing_leaves_proofs_and_audit_and_no_key_in_any_file(
     await run(seller, "export", str(file))
     report = audit_files([file])
     assert report.clean, report.findings
+    # What was handed out proves what it proved; from now on nobody can be shown what the leaves were.
+    report = audit_files([handed_out], log_demands=LogDemands(proofs=True))
+    assert report.clean, report.findings
+    after = await asyncio.to_thread(
+        CliRunner().invoke, cli, ["--data", str(seller.data.path), "receipts", "export", str(file), "--logged"]
+    )
+    assert after.exit_code == 1 and f"erased: receipt {ids[0][:16]}" in after.stdout
+    assert [one.code for one in audit_files([file], log_demands=LogDemands(proofs=True)).findings] == ["not-logged"]
 
 
 class LogStoreOf:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,13 +21,15 @@ from click.testing import CliRunner, Result
 from p2pgrid.cli.main import cli
 from p2pgrid.config import DataFolder, create_key
 from p2pgrid.errors import Refused
+from p2pgrid.ledger.bundle import read_bundle
 from p2pgrid.ledger.sqlite import SqliteLedger
-from p2pgrid.proto.checkpoint import cosign
+from p2pgrid.log.store import LogStore
+from p2pgrid.proto.checkpoint import CHECKPOINT_TYPE, cosign
 from p2pgrid.proto.fork import verify_fork
 from p2pgrid.proto.inclusion import parse_log_proof
-from p2pgrid.proto.record import parse_json_line
+from p2pgrid.proto.record import Record, parse_json_line
 from p2pgrid.provider.pages import serve_pages
-from tests.factories import CLIENT, PROVIDER, Dealings
+from tests.factories import CLIENT, PROVIDER, Dealings, secret_key
 from tests.log.rig import ForkingLog, running_log
 from tests.provider.rig import until
 from tests.provider.test_node import buyer_of, running
@@ -85,14 +88,22 @@ async def test_proofs_of_ones_own_log(tmp_path: Path) -> None:
     file.write_text(text.replace("index 1", "index 0"))
     broken = run(folder, "verify", str(file))
     assert broken.exit_code == 1 and "does not lead" in str(broken.exception)
+    (tmp_path / "bundle.jsonl").write_text(lines[0])
     for arguments, words in (
+        (("verify", str(tmp_path / "bundle.jsonl")), "no proof of a log.*bundles are for `p2pgrid audit`"),
+        (("watch", "http://127.0.0.1:1", "nobody"), "'nobody' names no peer"),
+        (("watch", "/ip4/127.0.0.1/tcp/1/p2p/nobody"), "names no peer"),
         (("prove", dealings.receipts[1].id.hex()), "erased"),
         (("prove", "abc"), "is no record id"),
-        (("prove", "0" * 64), "no receipt here begins"),
+        (("prove", "0" * 64), "no receipt whose id begins"),
+        (("prove", "abcdefg"), "is no record id"),
+        (("prove", "ab:1"), "no channel's id begins"),
         (("prove", receipt.hex(), "--out", str(tmp_path / "no" / "file")), "cannot be written"),
         (("verify", str(tmp_path / "nothing")), "cannot be read"),
     ):
-        assert words in str((await run_beside(folder, *arguments)).exception), arguments
+        failed = await run_beside(folder, *arguments)
+        said = f"{failed.exception} {getattr(failed.exception, 'hint', '')}"
+        assert re.search(words, said), (arguments, said)
 
 
 async def test_showing_ones_own_log(tmp_path: Path) -> None:
@@ -229,3 +240,58 @@ async def test_watching_until_told_to_stop(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(process.wait(), 30) == 0
     log.close()
+
+
+def exported(folder: Path, file: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
+    result = CliRunner().invoke(
+        cli, ["--data", str(folder), "receipts", "export", str(file), "--logged", "--json", *arguments]
+    )
+    assert result.exit_code in (0, 1), result.exception
+    shown: dict[str, Any] = json.loads(result.stdout)
+    return result.exit_code, shown
+
+
+async def test_an_export_waits_for_its_witnesses(tmp_path: Path) -> None:
+    dealings = await own_log(tmp_path / "node")
+    folder, file = tmp_path / "node", tmp_path / "node.jsonl"
+    code, shown = await asyncio.to_thread(exported, folder, file, "--witnesses", "2", "--wait", "0")
+    (one,) = shown["logs"]
+    assert (code, shown["complete"], one["witnesses"], one["size"]) == (1, False, 1, 3)
+    assert one["lacking"] == [{"type": "receipt", "record": dealings.receipts[1].id.hex(), "why": "erased"}]
+    assert (one["wanted"], one["proofs"]) == (3, 2)
+
+    async def come() -> None:
+        """The second witness, once the command waits for it."""
+        await until(lambda: list(tmp_path.glob(".node.jsonl.*.part")))
+        data = DataFolder(folder)
+        store = LogStore(data.log_file(PEER), data.log_checkpoint_file(PEER), PROVIDER)
+        last = store.checkpoint()
+        assert last is not None
+        store.add_cosignature(last.size, cosign(last, secret_key("second witness"), 1_800_000_000))
+        store.close()
+
+    arguments = ("--witnesses", "2", "--wait", "60")
+    (_, shown), _ = await asyncio.gather(asyncio.to_thread(exported, folder, file, *arguments), come())
+    assert shown["logs"][0]["witnesses"] == 2
+    bundle = [line for _, line in read_bundle(file)]
+    assert all(isinstance(line, Record) for line in bundle)
+    assert sum(isinstance(line, Record) and line.payload_type == CHECKPOINT_TYPE for line in bundle) == 1
+
+
+@pytest.mark.process
+async def test_an_export_that_is_broken_off_leaves_nothing(tmp_path: Path) -> None:
+    await own_log(tmp_path / "node")
+    out = tmp_path / "out"
+    out.mkdir()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "p2pgrid", "--data", str(tmp_path / "node"), "receipts", "export", str(out / "node.jsonl")),
+        *("--logged", "--witnesses", "9", "--wait", "100"),
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    await until(lambda: list(out.iterdir()), timeout_s=30)
+    process.send_signal(signal.SIGINT)
+    _, errors = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 130 and b"Traceback" not in errors, errors
+    assert not list(out.iterdir())

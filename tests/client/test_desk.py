@@ -67,6 +67,48 @@ async def test_what_a_killed_client_left_open_is_closed() -> None:
         assert signed_receipts(sold) == signed_receipts(found)
 
 
+async def test_what_came_by_itself_on_a_new_link_is_shown_with_its_time() -> None:
+    sold = MemoryLedger()
+    async with provider(sold) as rig, buying(rig) as (purchaser, ledger):
+        async with await purchaser.buy(CHAT, BODY, whole=True):
+            await until(lambda: signed_receipts(ledger))
+        assert (await reconcile(purchaser)).earlier == ()
+        answer = await purchaser.buy(CHAT, SLOW)
+        await until(lambda: answer.usage.output_tokens > 20)
+        rig.live[0].connection.abort()
+        await until(lambda: len(signed_receipts(ledger)) == 2)
+        await until(lambda: purchaser.earlier.of(PEER))
+
+        for _ in range(2):
+            done = await reconcile(purchaser)
+            assert not done.changed and not done.channels[0].is_changed
+            (earlier,) = done.earlier
+            (channel,) = earlier.channels
+            assert (channel.before.receipts, channel.after.receipts) == (1, 2)
+            assert (channel.before.open_orders, channel.after.open_orders) == (1, 0)
+            (change,) = channel.receipts
+            assert (change.order_number, change.status, change.is_countersigned) == (2, "interrupted", True)
+        assert earlier.at_ms >= signed_receipts(ledger)[-1].issued_ms
+        with contextlib.suppress(RemoteError):
+            answer.cancel()
+
+
+async def test_what_a_new_link_brought_while_it_was_asked_for_is_counted_once() -> None:
+    """The ledger's end is lost; the link that `reconcile` has to make brings it back before the exchange asked for."""
+    async with provider() as rig:
+        async with buying(rig) as (purchaser, ledger), await purchaser.buy(CHAT, BODY, whole=True):
+            await until(lambda: signed_receipts(ledger))
+        async with buying(rig, MemoryLedger(), keeps_links=False) as (purchaser, fresh):
+            done = await reconcile(purchaser)
+            (channel,) = done.channels
+            assert done.changed and done.earlier == ()
+            restored = [*fresh.channels(), *(record for record in fresh.records())]
+            assert 0 < channel.restored <= len(restored)
+            assert [one.is_new for one in channel.receipts] == [True]
+            again = await reconcile(purchaser)
+            assert not again.changed and again.channels[0].restored == 0
+
+
 async def test_running_orders_are_waited_for() -> None:
     async with provider() as rig, buying(rig) as (purchaser, _):
         answer = await purchaser.buy(CHAT, SLOW)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from p2pgrid.client.log_watch import LogWatch
 from p2pgrid.client.purchaser import unix_ms
+from p2pgrid.errors import Refused
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.log.log import TransparencyLog
 from p2pgrid.log.service import LogService, Resource
@@ -160,6 +161,39 @@ async def test_what_other_providers_were_shown_is_compared(tmp_path: Path) -> No
                 branches.shown = 1
                 await until(lambda: sessions[PEER].barred)
                 assert not sessions["the honest one"].barred
+            for link in links:
+                await link.aclose("done")
+        forking.witness.store.close()
+        honest.witness.store.close()
+    branches.close()
+
+
+async def test_a_log_is_compared_though_its_provider_keeps_no_cosignature_of_ours(tmp_path: Path) -> None:
+    """As one does with whom we have no channel: it is looked after all the same, and nothing is amiss."""
+    branches = ForkingLog(tmp_path / "branches", 10, (20, 30))
+
+    class Unwilling(ForkingService):
+        async def take_cosignature(self, note: bytes, witness: PublicKey) -> None:
+            raise Refused("not-a-party", "cosignatures are kept of peers that have a channel here.")
+
+    for name in ("forking", "honest"):
+        (tmp_path / name).mkdir()
+    async with running_log(tmp_path / "forking") as own, running_log(tmp_path / "honest", key=CLIENT) as other:
+        forking = Unwilling(own, branches, tmp_path / "forking")
+        honest = make_service(other, make_witness(tmp_path / "honest", CLIENT))
+        seen = branches.branches[0].checkpoint()
+        assert seen is not None
+        await honest.add_checkpoint(AddCheckpoint(0, (), seen.note.to_bytes()).to_bytes())
+        branches.shown = 1
+        async with provider(log=forking) as rig, provider(log=honest) as second:
+            links = [await dial(*one.address, PROVIDER.public_key, CLIENT) for one in (rig, second)]
+            sessions = {
+                PEER: Dealings(PROVIDER.public_key, links[0]),
+                "the honest one": Dealings(CLIENT.public_key, links[1]),
+            }
+            async with watching(tmp_path, sessions) as watch:
+                await until(lambda: sessions[PEER].barred)
+                assert PEER not in watch.cosigned and not sessions["the honest one"].barred
             for link in links:
                 await link.aclose("done")
         forking.witness.store.close()

@@ -172,6 +172,11 @@ async def test_a_sale_a_rotation_a_sale_and_a_clean_audit(operator: DataFolder, 
         assert third.continues == purchaser.ledger.head(second.channel).last_receipt_id
     audited(operator, buyer)
     assert cards_in(bundles(buyer)[0]), "an auditor sees who the keys are of"
+    # Each key has a log of its own, and the operator shows the proofs of all three.
+    file = str(operator.path / "logged.jsonl")
+    written = await asyncio.to_thread(command, receipts, operator, "export", file, "--logged")
+    assert written["complete"] and len(written["logs"]) == 3, written
+    assert command(audit, operator, file, "--logged")["clean"]
 
 
 async def test_what_the_old_key_left_open_is_settled_under_the_new_one(operator: DataFolder, buyer: DataFolder) -> None:

@@ -52,7 +52,7 @@ async def grid(tmp_path: Path, fake_engine: FakeEngine) -> AsyncIterator[Grid]:
         await grid.start_bootstrap()
         await asyncio.gather(grid.start_operator(CHEAPER), grid.start_operator(DEARER))
         await grid.start_gateway("127.0.0.1:0")
-        await until(lambda: _offers(grid), 2)
+        await until(lambda: offer_count(grid), 2)
         yield grid
     finally:
         await grid.stop()
@@ -72,7 +72,8 @@ async def until(read: Callable[[], Any], wanted: Any, *, deadline_s: float = DEA
         raise AssertionError(f"after {deadline_s:.0f} s: {seen!r}") from None
 
 
-async def _offers(grid: Grid) -> int:
+async def offer_count(grid: Grid) -> int:
+    """How many offers the gateway knows."""
     for model in (await get(grid, "/models"))["data"]:
         if model["id"] == MODEL:
             return len(model["p2pgrid"]["offers"])

@@ -74,6 +74,10 @@ async def test_whoever_is_killed_both_come_to_agree(grid: Grid, who: str, chunks
     else:
         first = await command(gateway.data, "receipts", "reconcile", peer_id)
     assert first["peer"] == peer_id
+    # Whoever came first, the gateway's own exchange or the command: what was cut off is told of.
+    changes = [change for one in (first, *first["earlier"]) for of in one["channels"] for change in of["receipts"]]
+    cut_off = [change for change in changes if change["status"] in ("interrupted", "cancelled")]
+    assert cut_off and len(cut_off) == len({change["receipt_number"] for change in cut_off}), first
     again = await command(gateway.data, "receipts", "reconcile", peer_id)
     assert not again["changed"], again
     rows = await both_agree(grid, of=provider)

@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from p2pgrid.demo.grid import CHEAPER, DEARER, Grid
-from tests.grid.conftest import MODEL, FakeEngine, audit_everything, get, p2pgrid, receipts, until
+from tests.grid.conftest import MODEL, FakeEngine, audit_everything, offer_count, p2pgrid, receipts, until
 
 pytestmark = pytest.mark.process
 
@@ -121,7 +121,7 @@ async def test_a_gateway_killed_in_mid_answer_loses_no_record(grid: Grid) -> Non
         raise openai.OpenAIError("left")
     await gateway.exited()
     await gateway.start(timeout_s=60)
-    await until(lambda: _offer_count(grid), lambda count: count == 2)
+    await until(lambda: offer_count(grid), lambda count: count == 2)
     assert (await ask(grid)).choices[0].message.content
     row = await until(
         lambda: _has_interrupted(grid.operators[CHEAPER]), lambda row: row is not None and row["countersigned"]
@@ -129,10 +129,6 @@ async def test_a_gateway_killed_in_mid_answer_loses_no_record(grid: Grid) -> Non
     assert row["output_tokens"] >= 32
     verdict = await audit_everything(grid)
     assert verdict["clean"], verdict["findings"]
-
-
-async def _offer_count(grid: Grid) -> int:
-    return sum(len(model["p2pgrid"]["offers"]) for model in (await get(grid, "/models"))["data"])
 
 
 async def test_many_at_once_are_numbered_without_a_gap(grid: Grid) -> None:

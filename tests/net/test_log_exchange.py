@@ -15,12 +15,15 @@ from tests.net.trio_hosts import contact, dialling_host, listening_host, run_tri
 @pytest.mark.parametrize("request_bytes", [b"", b"x", bytes(MAX_MESSAGE_BYTES)])
 def test_questions_and_answers(request_bytes: bytes) -> None:
     async def main() -> None:
-        async def answer(request: bytes) -> bytes:
+        async def answer(request: bytes, asker: str) -> bytes:
+            askers.append(asker)
             return request[::-1]
 
+        askers: list[str] = []
         async with listening_host() as provider, dialling_host() as client:
             serve_log(provider, answer)
             assert await ask_log(client, contact(provider), request_bytes, 5) == request_bytes[::-1]
+            assert askers == [str(client.get_id())]
             await until(lambda: not client.get_network().get_connections(), "the connection is not kept")
 
     run_trio(main)
@@ -28,7 +31,7 @@ def test_questions_and_answers(request_bytes: bytes) -> None:
 
 def test_a_peer_without_a_log_or_with_one_that_fails() -> None:
     async def main() -> None:
-        async def failing(request: bytes) -> bytes:
+        async def failing(request: bytes, asker: str) -> bytes:
             raise LocalError("closed")
 
         async with listening_host() as provider, dialling_host() as client:
@@ -47,7 +50,7 @@ def test_an_asker_that_breaks_the_rules(sent: bytes) -> None:
     async def main() -> None:
         asked: list[bytes] = []
 
-        async def answer(request: bytes) -> bytes:
+        async def answer(request: bytes, asker: str) -> bytes:
             asked.append(request)
             return b""
 
