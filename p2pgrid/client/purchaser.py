@@ -9,10 +9,9 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Self
-
-import msgspec
 
 from p2pgrid.client.answer import Answer, is_failure_of
 from p2pgrid.client.background import log_end
@@ -45,7 +44,7 @@ from p2pgrid.proto.keys import PublicKey, SecretKey, parse_peer_id, parse_public
 from p2pgrid.proto.messages import Offer
 from p2pgrid.proto.reconcile import Reconciliation
 from p2pgrid.proto.record import Record, Signed
-from p2pgrid.proto.request import metered_body, parse_request
+from p2pgrid.proto.request import decode_object, metered_body, parse_request
 from p2pgrid.proto.wire import MAX_BODY_BYTES
 
 log = logging.getLogger(__name__)
@@ -139,7 +138,13 @@ class Purchaser:
         Raises Refused (no provider, over budget, the request's own faults), another RemoteError where all providers
         failed, and LedgerError where nothing can be recorded: then nothing was ordered.
         """
-        purchase, allowed = self._prepare(endpoint, body, wishes or Wishes())
+        return await self.buy_prepared(purchase_of(endpoint, body), wishes, whole=whole)
+
+    async def buy_prepared(self, purchase: Purchase, wishes: Wishes | None = None, *, whole: bool = False) -> Answer:
+        """The same, for what `purchase_of` made of a program's request."""
+        allowed = (wishes or Wishes()).within(self._wishes)
+        if allowed.max_cost_pico is not None:
+            purchase = replace(purchase, max_amount_pico=allowed.max_cost_pico)
         failures: list[RemoteError] = []
         tried: list[bytes] = []
         while len(tried) < MAX_ATTEMPTS:
@@ -244,15 +249,6 @@ class Purchaser:
         return session is not None and not session.n_orders and self.book.offer_of(peer_id) is None
 
     # -- one request ---------------------------------------------------------------------------------------------
-
-    def _prepare(self, endpoint: str, body: Mapping[str, Any], wishes: Wishes) -> tuple[Purchase, Wishes]:
-        allowed = wishes.within(self._wishes)
-        fields = parse_request(endpoint, msgspec.json.encode(body))
-        metered = metered_body(dict(body))
-        if len(metered) > MAX_BODY_BYTES:
-            raise Refused("oversize", f"the request has {len(metered)} bytes; at most {MAX_BODY_BYTES} are sent.")
-        purchase = Purchase(endpoint=endpoint, body=metered, fields=fields, max_amount_pico=allowed.max_cost_pico)
-        return purchase, allowed
 
     def _choose(self, purchase: Purchase, wishes: Wishes) -> Choice:
         return choose(
@@ -457,6 +453,19 @@ class Purchaser:
         }
         ours = [terms[channel] for channel in disputed if terms[channel].client == self._key.public_key.raw]
         return sorted({parse_public_key(channel.provider).peer_id for channel in ours})
+
+
+def purchase_of(endpoint: str, body: Mapping[str, Any] | bytes) -> Purchase:
+    """What a program's request orders; `body` as it came, or read already.
+
+    Raises Refused: `bad-request`, `unsupported`, `unknown-endpoint`, `oversize`.
+    """
+    program = decode_object(body) if isinstance(body, bytes) else dict(body)
+    metered = metered_body(program)
+    fields = parse_request(endpoint, body if isinstance(body, bytes) else metered)
+    if len(metered) > MAX_BODY_BYTES:
+        raise Refused("oversize", f"the request has {len(metered)} bytes; at most {MAX_BODY_BYTES} are sent.")
+    return Purchase(endpoint=endpoint, body=metered, fields=fields)
 
 
 def unix_ms() -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 
-from p2pgrid.client.gateway import Gateway, serve
+from p2pgrid.client.gateway import SHUTDOWN_S, Gateway, serve
 from p2pgrid.client.purchaser import Purchaser
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.proto.messages import Status
@@ -73,12 +73,12 @@ async def market(folder: Path) -> AsyncIterator[Market]:
         )
         purchaser, _ = await stack.enter_async_context(buying(rig, bought, queue_timeout_s=30.0))
         http = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
-        runner = await serve(Gateway(purchaser, network="test"), "127.0.0.1", 0)
+        server = await serve(Gateway(purchaser, network="test"), "127.0.0.1", 0)
         try:
-            url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+            url = f"http://127.0.0.1:{server.addresses[0][1]}/v1"
             yield Market(rig, purchaser, bought, sold, url, http)
         finally:
-            await runner.cleanup()
+            await server.aclose(SHUTDOWN_S)
 
 
 async def test_sixty_four_orders_are_in_flight_at_once(tmp_path: Path) -> None:

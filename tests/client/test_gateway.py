@@ -14,7 +14,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from p2pgrid.client.gateway import Gateway, check_exposure, serve
+from p2pgrid.client.gateway import SHUTDOWN_S, Gateway, check_exposure, serve
 from p2pgrid.client.session import SessionLimits
 from p2pgrid.errors import LocalError, UsageError
 from p2pgrid.proto.messages import Status
@@ -44,14 +44,14 @@ class Front:
 @contextlib.asynccontextmanager
 async def front(*sellers: TestSeller, api_key: str | None = None) -> AsyncIterator[Front]:
     async with shop(*sellers, limits=QUICK) as s, aiohttp.ClientSession() as http:
-        runner = await serve(Gateway(s.purchaser, network="test", api_key=api_key), "127.0.0.1", 0)
-        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        server = await serve(Gateway(s.purchaser, network="test", api_key=api_key), "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.addresses[0][1]}"
         program = AsyncOpenAI(base_url=f"{url}/v1", api_key=api_key or "unused", max_retries=0)
         try:
             yield Front(s, url, program, http)
         finally:
             await program.close()
-            await runner.cleanup()
+            await server.aclose(SHUTDOWN_S)
 
 
 async def test_an_unstreamed_chat_with_its_cost() -> None:
