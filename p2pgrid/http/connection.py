@@ -177,6 +177,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
         self._leave()
+        self._reader.close()
         self._server.closed(self)
 
     def eof_received(self) -> bool:

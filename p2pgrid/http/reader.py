@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote
 
 import httptools
@@ -69,6 +69,7 @@ class RequestReader:
         "_fed_bytes",
         "_head_bytes",
         "_headers",
+        "_is_upgrade",
         "_length",
         "_limits",
         "_n_headers",
@@ -84,6 +85,7 @@ class RequestReader:
     def __init__(self, limits: ReaderLimits, admit: Callable[[Request], Response | None]) -> None:
         """`admit` sees every request's head before its body is read, and may refuse it."""
         self.stage = Stage.BETWEEN
+        self._is_upgrade = False
         self.is_over = False
         """True once no further request will come: the last said so, or was bad."""
         self.wants_continue = False
@@ -97,7 +99,7 @@ class RequestReader:
         self._n_headers = self._head_bytes = self._fed_bytes = 0
         self._length: int | None = None
         self._body: bytes | bytearray = b""
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: Any = httptools.HttpRequestParser(self)
 
     @property
     def body_bytes(self) -> int:
@@ -112,6 +114,11 @@ class RequestReader:
         ready, self._ready = self._ready, []
         return ready
 
+    def close(self) -> None:
+        """Let go of the parser, which knows this reader as the reader knows it."""
+        self.is_over = True
+        self._parser = None
+
     def _parse(self, data: bytes, was_in_head: bool) -> bytes:
         """Feed the parser; what must be fed to the next one."""
         try:
@@ -121,9 +128,11 @@ class RequestReader:
                 if self._fed_bytes > self._limits.head_bytes:
                     raise self._head_too_large()
         except httptools.HttpParserUpgrade as upgrade:
-            # Nothing is upgraded to here, so what follows is HTTP/1.1 as before.
-            self._parser = httptools.HttpRequestParser(self)
-            return data[upgrade.args[0] :]
+            # The parser takes what follows for another protocol, a body too. Nothing is upgraded to here, as RFC 9110,
+            # section 7.8, allows: the request is read again as one that did not ask.
+            parser, self._parser = self._parser, httptools.HttpRequestParser(self)
+            head = self._head_without_upgrade(parser.get_method(), parser.get_http_version())
+            return head + data[upgrade.args[0] :]
         except httptools.HttpParserCallbackError as error:
             if not isinstance(error.__context__, BadRequest):
                 raise
@@ -164,7 +173,7 @@ class RequestReader:
             raise self._head_too_large()
         if self.stage is not Stage.HEAD:
             return  # a trailer: counted, and of no account
-        name = name.lower()
+        name, value = name.lower(), value.rstrip(b" \t")
         if name in self._headers:
             if name in _ONCE:
                 raise BadRequest(400, f"The header {name.decode('latin-1')} came twice.")
@@ -172,6 +181,9 @@ class RequestReader:
         self._headers[name] = value
 
     def on_headers_complete(self) -> None:
+        self._is_upgrade = self._parser.should_upgrade() and self._parser.get_method() != b"CONNECT"
+        if self._is_upgrade:
+            return
         request = self._request = self._make_request()
         length = self._length = self._declared_length(request)
         self.stage = Stage.BODY
@@ -197,6 +209,8 @@ class RequestReader:
             self._body += piece
 
     def on_message_complete(self) -> None:
+        if self._is_upgrade:
+            return
         request, self._request = self._request, None
         assert request is not None
         request.body = bytes(self._body)
@@ -240,6 +254,14 @@ class RequestReader:
             keeps_alive=self._parser.should_keep_alive(),
             is_http10=version == "1.0",
         )
+
+    def _head_without_upgrade(self, method: bytes, version: str) -> bytes:
+        """The head that was just read, as if no upgrade had been asked for."""
+        headers = {name: value for name, value in self._headers.items() if name != b"upgrade"}
+        options = [option.strip() for option in headers.pop(b"connection", b"").split(b",")]
+        kept = [option for option in options if option.lower() in (b"close", b"keep-alive")]
+        lines = [b"%b: %b\r\n" % header for header in (*headers.items(), (b"connection", b", ".join(kept)))]
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (method, self._target, version.encode(), b"".join(lines))
 
     def _declared_length(self, request: Request) -> int | None:
         """The body's bytes; None where chunks will tell."""
