@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol, Self
 
 import msgspec
 
+from p2pgrid.client.background import is_done_within
 from p2pgrid.client.choice import Candidate
 from p2pgrid.client.order import OrderStream
 from p2pgrid.errors import P2pgridError, Refused, RemoteError, Unreachable
@@ -115,10 +116,7 @@ class Answer:
 
     async def settled(self, timeout_s: float) -> Signed[Receipt] | None:
         """Wait for the receipt. None if it did not come in time, or the order ended without one."""
-        ended = self._order.ended_future
-        if not ended.done():
-            await asyncio.wait([ended], timeout=timeout_s)
-        return self.receipt if ended.done() else None
+        return self.receipt if await is_done_within(self._order.ended_future, timeout_s) else None
 
     # -- the bytes -----------------------------------------------------------------------------------------------
 
@@ -127,20 +125,26 @@ class Answer:
 
         Raises RemoteError, EngineRefused among them: nothing was handed over, and another provider may be asked.
         """
+        collected: deque[bytes] = deque()
+        if whole:
+            await self.pour(collected.append, first_timeout_s=timeout_s)
+            self._collected = collected
+        else:
+            await self._wait_for_first(timeout_s)
+        head, counter = self._order.buyer.head, self._order.buyer.counter
+        if head is not None and head.status != 200:
+            if not whole:
+                await self.pour(collected.append)
+            raise EngineRefused(head.status, _parse_error(b"".join(collected)))
+        if counter.error is not None and (whole or not counter.output_tokens):
+            raise EngineRefused(*_stream_error(counter.error))
+
+    async def _wait_for_first(self, timeout_s: float) -> None:
         try:
             async with asyncio.timeout(timeout_s):
                 await self._order.wait()
         except TimeoutError:
             raise Unreachable(f"{self.provider} sent nothing for {timeout_s:g} s.") from None
-        head, counter = self._order.buyer.head, self._order.buyer.counter
-        if head is not None and head.status != 200:
-            raise EngineRefused(head.status, _parse_error(b"".join([data async for data in self])))
-        if whole:
-            collected: deque[bytes] = deque()
-            await self.pour(collected.append)
-            self._collected = collected
-        if counter.error is not None and (whole or not counter.output_tokens):
-            raise EngineRefused(*_stream_error(counter.error))
 
     def __aiter__(self) -> Self:
         return self
@@ -160,15 +164,18 @@ class Answer:
             raise StopAsyncIteration
         return data
 
-    async def pour(self, write: Callable[[bytes], None], flow: Flow | None = None) -> None:
+    async def pour(
+        self, write: Callable[[bytes], None], flow: Flow | None = None, *, first_timeout_s: float | None = None
+    ) -> None:
         """Hand all bytes to `write` as they come, and no faster than `flow` allows. Returns at the answer's end.
 
-        It does what iterating does, without waking a task for each piece, and raises the same.
+        It does what iterating does, without waking a task for each piece, and raises the same. The first bytes may
+        take `first_timeout_s`, if that is given.
         """
         if self._collected is not None:
             write(b"".join(self._collected))
             self._collected.clear()
-        elif not await _Pour(self._order, write, flow).run(self._stall_timeout_s):
+        elif not await _Pour(self._order, write, flow).run(self._stall_timeout_s, first_timeout_s):
             raise self._stalled()
 
     def _stalled(self) -> Unreachable:
@@ -217,18 +224,20 @@ class _Pour:
         self._over = self._loop.create_future()
         self._moved_s = self._loop.time()
 
-    async def run(self, stall_timeout_s: float) -> bool:
+    async def run(self, stall_timeout_s: float, first_timeout_s: float | None) -> bool:
         """Until the answer's end; False if the provider sent nothing for so long. Raises what `take` and `write` do."""
         self._order.on_progress = self._move
         if self._flow is not None:
             self._flow.on_writable = self._move
+        if first_timeout_s is not None:
+            self._moved_s += first_timeout_s - stall_timeout_s
         try:
             self._move()
             while not self._over.done():
                 left_s = self._moved_s + stall_timeout_s - self._loop.time()
                 if left_s <= 0:
                     return False
-                await asyncio.wait([self._over], timeout=left_s)
+                await is_done_within(self._over, left_s)
                 if not self._is_writable:
                     self._moved_s = self._loop.time()  # the program is late, and not the provider
         finally:

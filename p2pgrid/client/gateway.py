@@ -253,6 +253,8 @@ def _json(value: object, status: int = 200, headers: Mapping[str, str] | None = 
 
 
 def _log_sale(answer: Answer) -> None:
+    if not log.isEnabledFor(logging.INFO):
+        return
     usage = answer.usage
     log.info(
         "%s from %s (%s): %d in, %d cached, %d out, %s EUR",
