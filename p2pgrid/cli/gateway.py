@@ -78,7 +78,7 @@ def gateway(
         from p2pgrid.client.gateway import SHUTDOWN_S, Gateway, check_exposure, serve
 
         check_exposure(host, api_key)
-        async with Client(context.data, network=name, bootstrap=peers, config=config) as client:
+        async with Client(context.data, network=name, bootstrap=peers, config=config, joins_late=True) as client:
             server = await serve(Gateway(client.purchaser, network=name, api_key=api_key), host, port)
             try:
                 _announce(client, host, server.addresses[0][1], as_json=as_json, has_key=api_key is not None)
