@@ -15,10 +15,11 @@ from typing import Final
 
 from p2pgrid.client.choice import Listing, Preselection, Standing, Wishes
 
-PER_MIXTURE: Final = 8
+PER_MIXTURE: Final = 6
 """Sellers of each mixture; a request is ordered from at most four, one after the other."""
-MIXTURES: Final = ((1, 0), (16, 1), (4, 1), (1, 1), (1, 4), (0, 1))
-"""Prompt tokens to output tokens."""
+MIXTURES: Final = ((1, 0), (256, 1), (64, 1), (16, 1), (4, 1), (1, 1), (1, 4), (1, 16), (1, 64), (0, 1))
+"""Prompt tokens to output tokens, each four times the next: a request between two of them pays at most four times what
+the cheapest would have cost, and far less where prices are not made up to show this."""
 KEPT_MS: Final = 2_000
 _MOST_LISTS: Final = 256
 

@@ -5,8 +5,8 @@
 
 Each server is a process of its own on uvloop and does the same: it reads a chat's body and answers 500 bytes of JSON;
 or streams chunks of 250 bytes, one every 20 ms to each of 64 programs staggered, or to 256 in step, as an engine's
-batch makes them. The rounds are interleaved, and the median is shown. CPU is the server's own, from the kernel. Take the
-ratios; wall-clock figures of a shared machine are noise.
+batch makes them. The rounds are interleaved, and the median is shown. CPU is the server's own, from the kernel. Take
+the ratios; wall-clock figures of a shared machine are noise.
 """
 
 from __future__ import annotations
