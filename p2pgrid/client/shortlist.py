@@ -20,7 +20,7 @@ PER_MIXTURE: Final = 6
 MIXTURES: Final = ((1, 0), (256, 1), (64, 1), (16, 1), (4, 1), (1, 1), (1, 4), (1, 16), (1, 64), (0, 1))
 """Prompt tokens to output tokens, each four times the next: a request between two of them pays at most four times what
 the cheapest would have cost, and far less where prices are not made up to show this."""
-KEPT_MS: Final = 2_000
+KEPT_MS: Final = 5_000
 _MOST_LISTS: Final = 256
 
 
@@ -68,16 +68,23 @@ def shortened(listings: Iterable[Listing], now_ms: int, standing_of: Callable[[s
     all_of_them = tuple(listings)
     if len(all_of_them) <= PER_MIXTURE:
         return all_of_them
-    known = []
+    working: list[tuple[int, int, float, Listing]] = []
+    late: list[tuple[int, int, float, Listing]] = []
     for one in all_of_them:
         standing, tariff = standing_of(one.peer_id), one.tariff_at(now_ms)
         is_late = bool(standing.quarantine) or standing.retry_ms() > now_ms
-        known.append((is_late, tariff.input_upm, tariff.output_upm, standing.first_token_ms or 0.0, one))
+        known = (tariff.input_upm, tariff.output_upm, standing.first_token_ms or 0.0, one)
+        (late if is_late else working).append(known)
     chosen: dict[str, Listing] = {}
-    for prompt, output in MIXTURES:
-        order = [
-            (is_late, prompt * input_upm + output * output_upm, first_token_ms, one.peer_id, one)
-            for is_late, input_upm, output_upm, first_token_ms, one in known
-        ]
-        chosen.update((one[3], one[4]) for one in heapq.nsmallest(PER_MIXTURE, order, key=lambda one: one[:4]))
+    for group in (working, late):
+        if len(chosen) >= PER_MIXTURE:
+            break
+        for prompt, output in MIXTURES:
+            # First the price that lets so many in, then who is in: a tuple for everybody in a market would cost more.
+            prices = heapq.nsmallest(PER_MIXTURE, [prompt * one[0] + output * one[1] for one in group])
+            most = prices[-1] if prices else 0
+            near = [
+                (p, one[2], one[3].peer_id, one[3]) for one in group if (p := prompt * one[0] + output * one[1]) <= most
+            ]
+            chosen.update((one[2], one[3]) for one in sorted(near, key=lambda one: one[:3])[:PER_MIXTURE])
     return tuple(chosen.values())
