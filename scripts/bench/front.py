@@ -166,7 +166,7 @@ def server(name: str, slots: int, nginx: str | None) -> Iterator[tuple[int, int]
             time.sleep(0.5)
         else:
             command = [sys.executable, __file__, "--serve", name, "--slots", str(slots)]
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
             assert process.stdout is not None
             port = int(process.stdout.readline())
         try:

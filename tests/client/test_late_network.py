@@ -9,13 +9,18 @@ import pytest
 from p2pgrid.client.late_network import LateNetwork
 from p2pgrid.errors import Unreachable, UsageError
 from p2pgrid.net.lookup_keys import PROVIDER
+from p2pgrid.net.peer_address import PeerAddress
 from tests.factories import CLIENT
+from tests.factories import PROVIDER as PROVIDER_KEY
 
 
 async def test_whoever_asks_waits_and_hears_what_the_network_says() -> None:
     async with LateNetwork(CLIENT, "lonely", bootstrap=()) as network:
-        with pytest.raises(Unreachable, match="bootstrap"):
-            await network.find_providers(PROVIDER, timeout_s=0.2)
+        assert await network.find_providers(PROVIDER, timeout_s=0.2) == []
+        nobody = PeerAddress(PROVIDER_KEY.public_key.peer_id, ())
+        for fetch in (network.fetch_offer, network.fetch_cards):
+            with pytest.raises(Unreachable):
+                await fetch(nobody, timeout_s=0.2)
         assert (await network.joined()).peer_id == CLIENT.public_key.peer_id
 
 
