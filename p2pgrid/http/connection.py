@@ -27,7 +27,7 @@ _HELD_BYTES: Final = 64 * 1024
 _LARGE_BYTES: Final = 16 * 1024
 """An answer that is written at once, to learn whether the program takes it before the next is made."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-_UNHANDLED: Final = "The request could not be handled; the gateway's log says why."
+_UNHANDLED: Final = "The request could not be handled; the server's log says why."
 _NEVER: Final = math.inf
 
 

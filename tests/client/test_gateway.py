@@ -193,6 +193,34 @@ async def test_an_oversize_body_and_an_unknown_path() -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "path", "status", "allow"),
+    [
+        ("HEAD", "/health", 200, None),
+        ("HEAD", "/v1/models/tiny", 200, None),
+        ("DELETE", "/v1/models", 405, "GET, HEAD, OPTIONS"),
+        ("GET", "/v1/chat/completions", 405, "POST, OPTIONS"),
+        ("OPTIONS", "/v1/chat/completions", 204, "POST, OPTIONS"),
+        ("OPTIONS", "/v1/embeddings", 404, None),
+    ],
+)
+async def test_methods(method: str, path: str, status: int, allow: str | None) -> None:
+    async with front(TestSeller()) as f, f.http.request(method, f.url + path) as response:
+        assert (response.status, response.headers.get("Allow")) == (status, allow)
+        assert (await response.read() == b"") is (method == "HEAD" or status == 204)
+
+
+async def test_who_may_not_spend_is_told_before_the_body() -> None:
+    async with front(TestSeller(), api_key="a-key-of-many-characters") as f:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(f.url.rpartition(":")[2]))
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        writer.write(f"{head}Content-Length: {MAX_BODY_BYTES}\r\nExpect: 100-continue\r\n\r\n".encode())
+        async with asyncio.timeout(5):
+            answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 401 ") and b"unauthorized" in answer
+        writer.close()
+
+
+@pytest.mark.parametrize(
     ("code", "status", "raised"),
     [
         ("busy", 429, openai.RateLimitError),
