@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -277,6 +278,7 @@ def _tariff(tariff: Tariff) -> dict[str, str]:
     }
 
 
+@functools.lru_cache(maxsize=1024)
 def _header_text(text: str) -> str:
     """A stranger's text as a header's value: printable ASCII stays, all else is percent-encoded UTF-8."""
     return quote(text, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~").strip()
@@ -308,6 +310,13 @@ class StreamEditor:
     def feed(self, data: bytes) -> bytes:
         """The part of `data` that may go on now."""
         passed = []
+        if (
+            not self._held
+            and not self._splitter.pending_bytes
+            and data.endswith(b"\n\n")
+            and not _USAGE_ONLY.search(data)
+        ):
+            return data  # whole events and no usage among them: what nearly all data is
         for event in self._splitter.feed(data):
             is_usage = _USAGE_ONLY.search(event) is not None and _parsed_usage(event) is not None
             if is_usage and not self._wants_usage:

@@ -75,7 +75,7 @@ class OrderOwner(Protocol):
 
 
 class OrderStream(StreamHandler):
-    """An order under way. `read` gives the answer's bytes; `ended` is done when the order is over for good."""
+    """An order under way. `take` gives the answer's bytes; `ended_future` is done when the order is over for good."""
 
     def __init__(
         self,
@@ -93,6 +93,8 @@ class OrderStream(StreamHandler):
         """Our dispute of its receipt, once it is durable."""
         self.error: P2pgridError | None = None
         """Why the answer broke off, or never came."""
+        self.on_progress: Callable[[], None] | None = None
+        """Called when there is something to `take`, or the answer is over."""
         self.first_token_s: float | None = None
         """From the order's departure to the first token's arrival."""
         self._loop = asyncio.get_running_loop()
@@ -121,7 +123,7 @@ class OrderStream(StreamHandler):
         return counter.done and counter.error is None
 
     async def wait(self) -> bool:
-        """Wait for answer bytes. False at the answer's end. Raises what `read` raises."""
+        """Wait for answer bytes. False at the answer's end. Raises what `take` raises."""
         while not self._buffer:
             if self.error is not None:
                 raise self.error
@@ -131,14 +133,16 @@ class OrderStream(StreamHandler):
             await self._wakeup
         return True
 
-    async def read(self) -> bytes:
-        """The bytes that have come since the last call, at least one; empty at the answer's end.
+    def take(self) -> bytes | None:
+        """The bytes that have come since the last call; empty if none have, None at the answer's end.
 
         Raises Refused (the provider's refusal), AnswerLost (link or stream lost), ProtocolViolation (a breach),
         LedgerError, or RemoteError where the provider failed or its receipt is disputed.
         """
-        if not await self.wait():
-            return b""
+        if not self._buffer:
+            if self.error is not None:
+                raise self.error
+            return None if self._is_answered else b""
         data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
         self._buffer.clear()
         self._buffered = 0
@@ -350,3 +354,5 @@ class OrderStream(StreamHandler):
     def _wake(self) -> None:
         if self._wakeup is not None and not self._wakeup.done():
             self._wakeup.set_result(None)
+        if self.on_progress is not None:
+            self.on_progress()

@@ -9,6 +9,7 @@ part; OpenSSL takes R = identity, with which a signer gives its secret key away.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +23,7 @@ ALGORITHM_ED25519: Final = 1
 PUBLIC_KEY_BYTES: Final = 33
 SIGNATURE_BYTES: Final = 64
 SEED_BYTES: Final = 32
+_REMEMBERED: Final = 16_384
 
 # libp2p's PublicKey message {Type = Ed25519, Data = 32 bytes}, and the identity multihash around it.
 _LIBP2P_PUBLIC_KEY_PREFIX: Final = b"\x08\x01\x12\x20"
@@ -38,7 +40,7 @@ class PublicKey:
     @property
     def peer_id(self) -> str:
         """The libp2p peer id (`12D3KooW...`), as the peer-ids spec derives it from an Ed25519 key."""
-        return base58.b58encode(_PEER_ID_PREFIX + self.raw[1:]).decode()
+        return _peer_id(self.raw)
 
     def verify(self, message: bytes, signature: bytes) -> bool:
         """True if `signature` (64 bytes, RFC 8032) is this key's over `message`."""
@@ -88,9 +90,20 @@ def parse_public_key(raw: bytes) -> PublicKey:
         raise InvalidRecord("key-not-admissible", f"a public key has {PUBLIC_KEY_BYTES} bytes, this has {len(raw)}.")
     if raw[0] != ALGORITHM_ED25519:
         raise InvalidRecord("key-not-admissible", f"key algorithm {raw[0]} is unknown; 1 (Ed25519) was expected.")
+    return _admitted(bytes(raw))
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _admitted(raw: bytes) -> PublicKey:
+    """Looking at the point costs as much as a verification, and the same few thousand keys come again and again."""
     if not nacl.bindings.crypto_core_ed25519_is_valid_point(raw[1:]):
         raise InvalidRecord("key-not-admissible", "the key is no canonical point of the prime-order subgroup.")
-    return PublicKey(bytes(raw))
+    return PublicKey(raw)
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _peer_id(raw: bytes) -> str:
+    return base58.b58encode(_PEER_ID_PREFIX + raw[1:]).decode()
 
 
 def parse_peer_id(text: str) -> PublicKey:
