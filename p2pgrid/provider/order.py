@@ -2,18 +2,19 @@
 
 The shell moves bytes and holds no rule of the trade. What it adds is time and room: the body must arrive, the engine
 is not read while the window is full or the client takes no bytes, and a client that stays away loses its link.
-There is one task an order, which reads the engine; everything else is a callback.
+Everything is a callback, from the link, from the engine, from the ledger or from the one timer; there is no task.
 """
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
-from p2pgrid.errors import EngineError, LedgerError, ProtocolViolation, Refused
+from p2pgrid.engine.base import OpenAnswer
+from p2pgrid.errors import EngineError, LedgerError, P2pgridError, ProtocolViolation, Refused
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.stream import Stream
 from p2pgrid.proto.acceptance import accept_order, verify_order
@@ -55,13 +56,12 @@ class OrderExchange(Exchange):
         self._body = bytearray()
         self._reserved_bytes = 0
         self._machine: SellerOrder | None = None
-        self._pump: asyncio.Task[None] | None = None
-        self._reader: asyncio.Future[None] | None = None
-        self._awaited: Callable[[], bool] = self._may_read
+        self._answer: OpenAnswer | None = None
+        """The engine's, while it is under way."""
         self._waiting: deque[tuple[Kind, bytes]] = deque()
         self._unsent_bytes = 0
         self._served: ServedModel | None = None
-        self._is_engine_done = False
+        self._is_engine_done = self._is_end_told = self._is_engine_failed = False
         self._is_dropping = False
         """The client was too slow: only the receipt is still sent."""
         self._stuck_since_ms: int | None = None
@@ -289,12 +289,14 @@ class OrderExchange(Exchange):
     # -- time -------------------------------------------------------------------------------------------------------
 
     def _go_on(self) -> None:
-        """After anything happened: let the engine be read if it may, and look at the clock."""
-        reader = self._reader
-        if reader is not None and not reader.done() and (self._awaited() or not self._is_running):
-            reader.set_result(None)
-        if self.is_over or self._machine is None:
+        """After anything happened: read the engine if it may be read, and look at the clock."""
+        machine = self._machine
+        if self.is_over or machine is None:
             return
+        if machine.is_running:
+            self._go_on_with_engine(machine)
+        elif self._answer is not None:
+            self._abort_engine()
         due_ms = self._due_ms()
         if due_ms is not None and (self._timer is None or self._timer_due_ms is None or due_ms < self._timer_due_ms):
             self._timer_due_ms = due_ms
@@ -354,33 +356,42 @@ class OrderExchange(Exchange):
 
     # -- the engine -------------------------------------------------------------------------------------------------
 
-    def _may_read(self) -> bool:
+    def _may_read(self, machine: SellerOrder) -> bool:
         """False while the window is full, or what the engine made already waits: read no more of it."""
-        machine = self._machine
         return (
-            machine is not None
-            and machine.wants_engine
+            machine.wants_engine
             and self._stuck_since_ms is None
             and self._unsent_bytes <= self.shop.limits.unsent_bytes
         )
 
-    def _may_end(self) -> bool:
-        """True once all that the engine made is on its way.
+    def _is_sent(self) -> bool:
+        return not self._unsent_bytes and self._stuck_since_ms is None
+
+    def _go_on_with_engine(self, machine: SellerOrder) -> None:
+        """Read the engine, or let it wait; and end the order once all that the engine made is on its way.
 
         A receipt has its number from the moment it is made: one that waited behind bytes which a slow reader does not
         take would keep every later receipt of the channel waiting.
         """
-        return self._machine is not None and self._machine.wants_engine and self._is_sent()
-
-    def _is_sent(self) -> bool:
-        return not self._unsent_bytes and self._stuck_since_ms is None
+        if self._answer is not None:
+            if self._may_read(machine):
+                self._answer.resume()
+            else:
+                self._answer.pause()
+        elif self._is_engine_failed and self._is_sent():
+            self.fail()
+        elif self._is_engine_done and not self._is_end_told and machine.wants_engine and self._is_sent():
+            self._is_end_told = True
+            self._run(machine.engine_end(self.shop.now_ms()))
 
     def _ask_engine(self, served: ServedModel, body: bytes) -> None:
         assert self._order is not None
         served.running += 1
         self._served = served
-        self._pump = self._loop.create_task(self._read_engine(served, body), name=f"answer to {self._name}")
-        self._pump.add_done_callback(self._pump_done)
+        try:
+            self._answer = served.engine.ask(self._order.message.endpoint, body, self._order.id.hex(), self)
+        except (EngineError, Refused) as error:
+            self._engine_failed(error)
 
     def _free_slot(self) -> None:
         """The engine works on this order no more."""
@@ -388,46 +399,50 @@ class OrderExchange(Exchange):
             self._served.running -= 1
             self._served = None
 
-    def _pump_done(self, pump: asyncio.Task[None]) -> None:
+    def _abort_engine(self) -> None:
+        if self._answer is not None:
+            self._answer.abort()
+            self._answer = None
         self._free_slot()
-        if not pump.cancelled() and (error := pump.exception()) is not None:
+
+    def _engine_failed(self, error: P2pgridError) -> None:
+        log.error("order %s: the engine failed: %s", self._name, error)
+        self.shop.tally.engine_failures += 1
+        self._is_engine_failed = True
+        self._answer = None
+        self._free_slot()
+
+    # AnswerReader: what the engine says
+
+    def answer_began(self, status: int, content_type: str) -> None:
+        if self._machine is not None:
+            self._hear(self._machine.engine_head, status, content_type)
+
+    def answer_received(self, data: bytes) -> None:
+        if self._machine is not None:
+            self._hear(self._machine.engine_bytes, data, self.shop.now_ms())
+
+    def answer_ended(self) -> None:
+        self._answer = None
+        self._is_engine_done = True
+        self._free_slot()
+        self._hear(_nothing)
+
+    def answer_failed(self, error: EngineError) -> None:
+        self._engine_failed(error)
+        self._hear(_nothing)
+
+    def _hear(self, event: Callable[..., Actions], *what: Any) -> None:
+        """Feed the machine. A mistake of ours ends this order and nothing else."""
+        try:
+            self._run(event(*what))
+        except ProtocolViolation as violation:
+            self._abort_engine()
+            self._engine_failed(violation)
+            self._go_on()
+        except Exception as error:
             log.error("order %s failed", self._name, exc_info=error)
             self.cut("the provider failed")
-
-    def _abort_engine(self) -> None:
-        if self._pump is not None and self._pump is not asyncio.current_task():
-            self._pump.cancel()
-
-    async def _read_engine(self, served: ServedModel, body: bytes) -> None:
-        """Ask the engine, and feed the machine what it answers until either is done."""
-        order, machine, now_ms = self._order, self._machine, self.shop.now_ms
-        assert order is not None and machine is not None
-        try:
-            answer = await served.engine.request(order.message.endpoint, body, order.id.hex())
-            try:
-                self._run(machine.engine_head(answer.status, answer.content_type))
-                async for data in answer:
-                    self._run(machine.engine_bytes(data, now_ms()))
-                    await self._until(self._may_read)
-                    if not self._is_running:
-                        return
-                self._is_engine_done = True
-                self._free_slot()
-                await self._until(self._may_end)
-                self._run(machine.engine_end(now_ms()))
-            finally:
-                await answer.abort()
-        except (EngineError, ProtocolViolation, Refused) as error:
-            log.error("order %s: the engine failed: %s", self._name, error)
-            self.shop.tally.engine_failures += 1
-            await self._until(self._is_sent)
-            self.fail()
-
-    async def _until(self, condition: Callable[[], bool]) -> None:
-        """Wait until `condition()` is true, or the order has ended."""
-        while self._is_running and not condition():
-            self._reader, self._awaited = self._loop.create_future(), condition
-            await self._reader
 
     @property
     def _is_running(self) -> bool:
@@ -437,3 +452,8 @@ class OrderExchange(Exchange):
         """End it as failed, on which nothing is owed: the engine failed, or the node shuts down."""
         if self._is_running and self._machine is not None:
             self._run(self._machine.engine_failed(self.shop.now_ms()))
+
+
+def _nothing() -> Actions:
+    """What the machine says to news that is for the shell alone."""
+    return ()
