@@ -86,10 +86,8 @@ class SqliteLedger(SqliteReader):
         Raises TypeError for a message type that the ledger does not keep. Cancelling the future does not take the
         records back.
         """
-        operations: list[Operation] = [
-            *self._with_next,
-            *(StoreRecord(table_of(one), next(self._seq), one) for one in signed),
-        ]
+        operations: list[Operation] = [StoreRecord(table_of(one), next(self._seq), one) for one in signed]
+        operations += self._with_next
         self._with_next.clear()
         future = self._put(operations)
         return tell_when_durable(future, signed, self._on_durable)

@@ -1,7 +1,11 @@
 """The one thread that writes to the ledger's file: group commit.
 
 It commits at once when it is idle, and everything that came in meanwhile in one go when it was busy. So a lone append
-pays one sync of the disk and no delay, and many at once share one.
+pays one sync of the disk and no delay, and many at once share one. While several come at a time it also gathers for as
+long as the last commit took, a millisecond at most: a commit costs far more than the records in it.
+
+The WAL is folded into the file when nobody waits: in the first pause after `CHECKPOINT_ROWS`, or, where none comes,
+by SQLite itself at the latest after `MAX_WAL_PAGES` (`schema`).
 
 What a crash leaves behind: SQLite's WAL ends with the last whole commit, and a record is acknowledged after its
 commit was synced. An acknowledged record is there; of one that was not, all or nothing of its call may be. The same
@@ -15,8 +19,10 @@ raised, so nobody acted on them; whoever opens the ledger goes by what it then h
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,9 +45,15 @@ from p2pgrid.ledger.tables import (
 from p2pgrid.proto.record import Message, Record, Signed
 
 MAX_BATCH_CALLS: Final = 512
+MAX_GATHER_S: Final = 0.001
+CHECKPOINT_ROWS: Final = 500
+CHECKPOINT_PAUSE_S: Final = 0.05
 
 Operation = Callable[[sqlite3.Connection], None]
-"""One change. It raises SlotTaken or sqlite3.Error, and then has changed nothing."""
+"""One change. It raises SlotTaken or sqlite3.Error, and then has changed nothing.
+
+The last of a call's operations may be one that fails only with the whole transaction: see `_NEVER_REFUSED`.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +75,8 @@ class Writer:
         self._has_erased = False
         """True while the WAL may hold what was erased."""
         self._queue: SimpleQueue[Call | None] = SimpleQueue()
+        self._gather_s = 0.0
+        self._rows_in_wal = 0
         self._thread = threading.Thread(target=self._run, name=f"ledger {path.name}", daemon=True)
         self._thread.start()
 
@@ -81,7 +95,10 @@ class Writer:
             while going:
                 batch, going = self._next_batch()
                 if batch:
-                    _report(batch, self._commit(batch))
+                    began_s = time.perf_counter()
+                    outcomes = self._commit(batch)
+                    self._gather_s = min(time.perf_counter() - began_s, MAX_GATHER_S) if len(batch) > 1 else 0.0
+                    _report(batch, outcomes)
         finally:
             if self._conn is not None:
                 self._conn.close()
@@ -90,7 +107,9 @@ class Writer:
     def _next_batch(self) -> tuple[list[Call], bool]:
         """What is queued, at least one; False with it once the queue has ended."""
         batch: list[Call] = []
-        call = self._queue.get()
+        call = self._first_call()
+        if self._gather_s and call is not None:
+            time.sleep(self._gather_s)
         while call is not None:
             batch.append(call)
             if len(batch) == MAX_BATCH_CALLS:
@@ -101,6 +120,22 @@ class Writer:
                 return batch, True
         return batch, False
 
+    def _first_call(self) -> Call | None:
+        """Wait for a call. A pause is used to fold the WAL into the file."""
+        if self._rows_in_wal >= CHECKPOINT_ROWS:
+            try:
+                return self._queue.get(timeout=CHECKPOINT_PAUSE_S)
+            except Empty:
+                self._fold_wal()
+        return self._queue.get()
+
+    def _fold_wal(self) -> None:
+        """Not needed for anything to be durable: where it fails, SQLite does it later."""
+        self._rows_in_wal = 0
+        if self._conn is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
     def _commit(self, batch: list[Call]) -> list[LedgerError | None]:
         """Apply and commit. Calls that share a commit share its failure; otherwise each has its own outcome."""
         outcomes: list[LedgerError | None] = []
@@ -109,6 +144,7 @@ class Writer:
             conn.execute("BEGIN IMMEDIATE")
             for call in batch:
                 outcomes.append(self._apply(conn, call))
+                self._rows_in_wal += len(call.operations)
             conn.execute("COMMIT")
         except (sqlite3.Error, LedgerError) as error:
             self._roll_back()
@@ -129,12 +165,14 @@ class Writer:
 
     def _apply(self, conn: sqlite3.Connection, call: Call) -> LedgerError | None:
         """Apply one call, all or none. Raises sqlite3.Error when the whole transaction is lost."""
-        alone = len(call.operations) == 1
+        operations = call.operations
+        # What only the first operation may refuse has changed nothing where it is refused: there is nothing to undo.
+        alone = all(type(one) in _NEVER_REFUSED for one in operations[1:])
         if not alone:
             conn.execute("SAVEPOINT call")
         failure: LedgerError | None = None
         try:
-            for operation in call.operations:
+            for operation in operations:
                 operation(conn)
         except LedgerError as error:
             failure = error
@@ -176,19 +214,32 @@ class Writer:
 
 
 class StoreRecord:
-    """Insert a checked record; if it is there already, add the signatures it brings."""
+    """Insert a checked record; if it is there already, add the signatures it brings.
 
-    __slots__ = ("_row", "_signed", "_table")
+    The plain case of that, one signature more than stands there, is one statement.
+    """
+
+    __slots__ = ("_row", "_signed", "_table", "_without_last")
 
     def __init__(self, table: Table, seq: int, signed: Signed[Message]) -> None:
         self._table = table
         self._signed = signed
         self._row = table.row(seq, signed)
+        self._without_last: bytes | None = None
+        """The column `signatures` as it would stand there before the last signature came."""
+        if len(signed.signers) > 1 and table.name in _ADD_ONE_SIGNATURE:
+            self._without_last = encode_signatures(checked_record(signed).signatures[:-1])
 
     def __call__(self, conn: sqlite3.Connection) -> None:
         table = self._table
         if conn.execute(_INSERT[table.name], self._row).rowcount == 1:
             return
+        if self._without_last is not None:
+            _, record_id, *columns, roles, _, signatures = self._row
+            slot = columns[: len(table.slots[0])]
+            values = (signatures, roles, *slot, record_id, self._without_last)
+            if conn.execute(_ADD_ONE_SIGNATURE[table.name], values).rowcount == 1:
+                return
         standing = self._standing(conn)
         if len(standing) != 1 or standing[0][1] != self._row[1]:
             raise SlotTaken(f"another record stands in {table.describe(self._signed.message)}.")
@@ -249,7 +300,7 @@ class StoreRequestKey:
     __slots__ = ("_row",)
 
     def __init__(self, channel: bytes, order_number: int, key: bytes) -> None:
-        self._row = (channel.hex(), order_number, key)
+        self._row = (channel.hex(), order_number, bytes(key))
 
     def __call__(self, conn: sqlite3.Connection) -> None:
         conn.execute("INSERT INTO request_keys VALUES (?, ?, ?) ON CONFLICT DO NOTHING", self._row)
@@ -265,6 +316,10 @@ class EraseRequestKeys:
 
     def __call__(self, conn: sqlite3.Connection) -> None:
         conn.executemany("DELETE FROM request_keys WHERE channel = ? AND order_number = ?", self._orders)
+
+
+_NEVER_REFUSED: Final = frozenset({StoreRequestKey})
+"""Operations that fail, if at all, with the disk, and so with the whole transaction."""
 
 
 def _integrity_failure(error: sqlite3.IntegrityError) -> LedgerError:
@@ -320,3 +375,10 @@ _STANDING: Final = {table.name: _standing_sql(table) for table in TABLES.values(
 _ADD_SIGNATURES: Final = {
     table.name: f"UPDATE {table.name} SET signatures = ?, signed_by = ? WHERE seq = ?" for table in TABLES.values()
 }
+_ADD_ONE_SIGNATURE: Final = {
+    table.name: f"UPDATE {table.name} SET signatures = ?, signed_by = ? WHERE "
+    + " AND ".join(f"{column} = ?" for column in (*table.slots[0], "id", "signatures"))
+    for table in TABLES.values()
+    if tuple(table.columns)[: len(table.slots[0])] == table.slots[0]
+}
+"""By slot, so that no index but the slot's is needed."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import uvloop
@@ -24,46 +25,49 @@ _HEAD = (
 )
 
 
-def event(answer_id: str, choices: str, more: str) -> bytes:
-    """One chunk of an answer, framed for HTTP."""
-    data = (
+def sse_event(answer_id: str, choices: str, more: str) -> str:
+    """One chunk of an answer."""
+    return (
         f'data: {{"id":"chatcmpl-{answer_id}","object":"chat.completion.chunk","created":1,"model":"bench",'
         f'"choices":[{choices}]{more}}}\n\n'
-    ).encode()
-    return b"%x\r\n%s\r\n" % (len(data), data)
+    )
 
 
 def usage(made: int) -> str:
     return f',"usage":{{"prompt_tokens":3,"total_tokens":{3 + made},"completion_tokens":{made}}}'
 
 
+def sse_events(answer_id: str, tokens: int) -> Iterator[str]:
+    """A whole answer: the head, `tokens` tokens, the last of them with what ends it."""
+    choice = '{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}'
+    yield sse_event(answer_id, choice, ',"prompt_token_ids":[1,2,3]' + usage(0))
+    for made in range(1, tokens + 1):
+        reason = '"length"' if made == tokens else "null"
+        choice = (
+            f'{{"index":0,"delta":{{"content":" word"}},"logprobs":null,"finish_reason":{reason},"token_ids":[1234]}}'
+        )
+        events = sse_event(answer_id, choice, usage(made))
+        yield events + (sse_event(answer_id, "", usage(made)) + "data: [DONE]\n\n" if made == tokens else "")
+
+
 class Answer:
     """One answer under way."""
 
     def __init__(self, transport: asyncio.Transport, answer_id: str, tokens: int) -> None:
-        self.transport, self.id, self.tokens = transport, answer_id, tokens
-        self.made = 0
-
-    def first(self) -> bytes:
-        choice = '{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}'
-        return event(self.id, choice, ',"prompt_token_ids":[1,2,3]' + usage(0))
+        self.transport = transport
+        self.events = sse_events(answer_id, tokens)
+        self.left = tokens + 1
 
     def next(self) -> bytes:
-        """The next token; the last one brings what ends the answer."""
-        self.made += 1
-        is_last = self.made == self.tokens
-        reason = '"length"' if is_last else "null"
-        choice = (
-            f'{{"index":0,"delta":{{"content":" word"}},"logprobs":null,"finish_reason":{reason},"token_ids":[1234]}}'
-        )
-        data = event(self.id, choice, usage(self.made))
-        if is_last:
-            data += event(self.id, "", usage(self.made)) + b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
-        return data
+        """The next piece, framed for HTTP event by event, as vLLM does."""
+        self.left -= 1
+        events = next(self.events).encode().split(b"\n\n")[:-1]
+        pieces = [b"%x\r\n%s\n\n\r\n" % (len(one) + 2, one) for one in events]
+        return b"".join(pieces) + (b"" if self.left else b"0\r\n\r\n")
 
     @property
     def is_over(self) -> bool:
-        return self.made == self.tokens or self.transport.is_closing()
+        return not self.left or self.transport.is_closing()
 
 
 class Pulse:
@@ -123,10 +127,10 @@ class Server(asyncio.Protocol):
         wish = request.get("bench") or {"tokens": min(request.get("max_tokens", 16), 16)}
         answer = Answer(self.transport, fields["x-request-id"], wish["tokens"])
         if period_ms := wish.get("period_ms"):
-            self.transport.write(_HEAD + answer.first())
+            self.transport.write(_HEAD + answer.next())
             self.pulse.add(wish.get("slot", 0), period_ms / 1000, answer)
         else:
-            self.transport.write(_HEAD + answer.first() + b"".join(answer.next() for _ in range(answer.tokens)))
+            self.transport.write(_HEAD + b"".join(answer.next() for _ in range(answer.left)))
 
 
 async def serve(uds: Path) -> None:
