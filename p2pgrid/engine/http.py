@@ -182,4 +182,3 @@ def parse_models(page: bytes, url: str) -> tuple[EngineModel, ...]:
             f"{url}/v1/models is no list of models: {error}.", hint="Is this vLLM's OpenAI server?"
         ) from None
     return tuple(EngineModel(name=card.id, context_tokens=card.max_model_len or 0) for card in cards)
-

@@ -143,6 +143,7 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,
         timeout=_BUSY_TIMEOUT_S,
+        cached_statements=512,
     )
 
 

@@ -20,14 +20,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import itertools
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Final
+from typing import Final, TypeVar
 
 from p2pgrid.errors import LedgerError
 from p2pgrid.ledger.base import SlotTaken
@@ -49,6 +51,7 @@ MAX_GATHER_S: Final = 0.001
 CHECKPOINT_ROWS: Final = 500
 CHECKPOINT_PAUSE_S: Final = 0.05
 
+_S = TypeVar("_S")
 Operation = Callable[[sqlite3.Connection], None]
 """One change. It raises SlotTaken or sqlite3.Error, and then has changed nothing.
 
@@ -142,9 +145,14 @@ class Writer:
         try:
             conn = self._connection()
             conn.execute("BEGIN IMMEDIATE")
-            for call in batch:
-                outcomes.append(self._apply(conn, call))
-                self._rows_in_wal += len(call.operations)
+            for plain, calls in itertools.groupby(batch, _is_plain):
+                some = list(calls)
+                self._rows_in_wal += sum(len(call.operations) for call in some)
+                if plain and _store_together(conn, [one for call in some for one in call.operations]):
+                    outcomes += [None] * len(some)
+                else:
+                    for call in some:
+                        outcomes.append(self._apply(conn, call))
             conn.execute("COMMIT")
         except (sqlite3.Error, LedgerError) as error:
             self._roll_back()
@@ -166,8 +174,7 @@ class Writer:
     def _apply(self, conn: sqlite3.Connection, call: Call) -> LedgerError | None:
         """Apply one call, all or none. Raises sqlite3.Error when the whole transaction is lost."""
         operations = call.operations
-        # What only the first operation may refuse has changed nothing where it is refused: there is nothing to undo.
-        alone = all(type(one) in _NEVER_REFUSED for one in operations[1:])
+        alone = len(operations) == 1 or _is_plain(call)
         if not alone:
             conn.execute("SAVEPOINT call")
         failure: LedgerError | None = None
@@ -216,32 +223,28 @@ class Writer:
 class StoreRecord:
     """Insert a checked record; if it is there already, add the signatures it brings.
 
-    The plain case of that, one signature more than stands there, is one statement.
+    Done once more it changes nothing, so that what `_store_together` left undone can be done one by one.
     """
 
-    __slots__ = ("_row", "_signed", "_table", "_without_last")
+    __slots__ = ("_signed", "addition", "row", "table")
 
     def __init__(self, table: Table, seq: int, signed: Signed[Message]) -> None:
-        self._table = table
+        self.table: Final = table
         self._signed = signed
-        self._row = table.row(seq, signed)
-        self._without_last: bytes | None = None
-        """The column `signatures` as it would stand there before the last signature came."""
+        self.row: Final = table.row(seq, signed)
+        self.addition: tuple[Value, ...] | None = None
+        """Values for `_ADD_ONE_SIGNATURE`, where the record may stand there with one signature less."""
         if len(signed.signers) > 1 and table.name in _ADD_ONE_SIGNATURE:
-            self._without_last = encode_signatures(checked_record(signed).signatures[:-1])
+            _, record_id, *columns, roles, _, signatures = self.row
+            without_last = encode_signatures(checked_record(signed).signatures[:-1])
+            self.addition = (signatures, roles, *columns[: len(table.slots[0])], record_id, without_last)
 
     def __call__(self, conn: sqlite3.Connection) -> None:
-        table = self._table
-        if conn.execute(_INSERT[table.name], self._row).rowcount == 1:
+        table = self.table
+        if conn.execute(_insert_sql(table.name, 1), self.row).rowcount == 1:
             return
-        if self._without_last is not None:
-            _, record_id, *columns, roles, _, signatures = self._row
-            slot = columns[: len(table.slots[0])]
-            values = (signatures, roles, *slot, record_id, self._without_last)
-            if conn.execute(_ADD_ONE_SIGNATURE[table.name], values).rowcount == 1:
-                return
         standing = self._standing(conn)
-        if len(standing) != 1 or standing[0][1] != self._row[1]:
+        if len(standing) != 1 or standing[0][1] != self.row[1]:
             raise SlotTaken(f"another record stands in {table.describe(self._signed.message)}.")
         seq, _, blob = standing[0]
         stored = decode_signatures(blob)
@@ -253,7 +256,7 @@ class StoreRecord:
     def _standing(self, conn: sqlite3.Connection) -> list[tuple[int, str, bytes]]:
         """Rows that hold a slot of this record's: seq, id, signatures."""
         rows: dict[int, tuple[int, str, bytes]] = {}
-        for sql, values in zip(_STANDING[self._table.name], self._table.slot_values(self._signed.message), strict=True):
+        for sql, values in zip(_STANDING[self.table.name], self.table.slot_values(self._signed.message), strict=True):
             rows.update((row[0], row) for row in conn.execute(sql, values))
         return list(rows.values())
 
@@ -297,13 +300,13 @@ class StoreEvidence:
 class StoreRequestKey:
     """Keep an order's commitment key. The first one stays."""
 
-    __slots__ = ("_row",)
+    __slots__ = ("row",)
 
     def __init__(self, channel: bytes, order_number: int, key: bytes) -> None:
-        self._row = (channel.hex(), order_number, bytes(key))
+        self.row: Final = (channel.hex(), order_number, bytes(key))
 
     def __call__(self, conn: sqlite3.Connection) -> None:
-        conn.execute("INSERT INTO request_keys VALUES (?, ?, ?) ON CONFLICT DO NOTHING", self._row)
+        conn.execute(_insert_sql("request_keys", 1), self.row)
 
 
 class EraseRequestKeys:
@@ -355,12 +358,62 @@ def resolve(results: Sequence[tuple[asyncio.Future[None], LedgerError | None]]) 
             future.set_exception(error)
 
 
-def _insert_sql(table: Table) -> str:
-    columns = table.stored_columns
-    return (
-        f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "
-        "ON CONFLICT DO NOTHING"
-    )
+def _is_plain(call: Call) -> bool:
+    """True for a call of one record, and what is never refused: nothing to undo where the record is refused."""
+    first, *more = call.operations
+    return type(first) is StoreRecord and all(type(one) in _NEVER_REFUSED for one in more)
+
+
+def _store_together(conn: sqlite3.Connection, operations: Sequence[Operation]) -> bool:
+    """Store records and request keys in few statements: each gives the GIL away and has to wait for it.
+
+    False if some of it is still to be done, one by one: a slot is taken, a signature comes to a record that stands
+    there otherwise than expected, or a channel is missing.
+    """
+    groups: dict[tuple[str, bool], list[StoreRecord | StoreRequestKey]] = {}
+    for one in operations:
+        if isinstance(one, StoreRecord):
+            groups.setdefault((one.table.name, one.addition is not None), []).append(one)
+        elif isinstance(one, StoreRequestKey):
+            groups.setdefault(("request_keys", False), []).append(one)
+    try:
+        for (name, may_stand), stores in groups.items():
+            for some in _pieces(stores):
+                stored = conn.execute(_insert_sql(name, len(some)), [v for one in some for v in one.row]).rowcount
+                if stored < len(some) and may_stand:
+                    additions = [v for one in some for v in one.addition or ()]  # type: ignore[union-attr]
+                    stored += conn.execute(_add_one_signature_sql(name, len(some)), additions).rowcount
+                if stored < len(some) and name != "request_keys":
+                    return False
+    except sqlite3.IntegrityError:
+        return False
+    return True
+
+
+def _pieces(stores: Sequence[_S]) -> Iterator[Sequence[_S]]:
+    """In pieces of 16, 8, 4, 2, 1, so that there are few statements to prepare."""
+    start = 0
+    while start < len(stores):
+        n = min(1 << (len(stores) - start).bit_length() - 1, 16)
+        yield stores[start : start + n]
+        start += n
+
+
+@functools.cache
+def _insert_sql(name: str, rows: int) -> str:
+    """For so many rows of a table."""
+    columns = _COLUMNS[name]
+    values = ", ".join([f"({', '.join('?' * len(columns))})"] * rows)
+    return f"INSERT INTO {name} ({', '.join(columns)}) VALUES {values} ON CONFLICT DO NOTHING"
+
+
+@functools.cache
+def _add_one_signature_sql(name: str, rows: int) -> str:
+    """For so many records: where one stands with the signatures that it had before its last one, add that."""
+    known = _ADD_ONE_SIGNATURE[name]
+    values = ", ".join([f"({', '.join('?' * (len(known) + 2))})"] * rows)
+    where = " AND ".join(f"{name}.{column} = new.column{n}" for n, column in enumerate(known, 3))
+    return f"UPDATE {name} SET signatures = new.column1, signed_by = new.column2 FROM (VALUES {values}) AS new WHERE {where}"
 
 
 def _standing_sql(table: Table) -> list[str]:
@@ -370,15 +423,17 @@ def _standing_sql(table: Table) -> list[str]:
     ]
 
 
-_INSERT: Final = {table.name: _insert_sql(table) for table in TABLES.values()}
+_COLUMNS: Final = {
+    **{table.name: table.stored_columns for table in TABLES.values()},
+    "request_keys": ("channel", "order_number", "key"),
+}
 _STANDING: Final = {table.name: _standing_sql(table) for table in TABLES.values()}
 _ADD_SIGNATURES: Final = {
     table.name: f"UPDATE {table.name} SET signatures = ?, signed_by = ? WHERE seq = ?" for table in TABLES.values()
 }
 _ADD_ONE_SIGNATURE: Final = {
-    table.name: f"UPDATE {table.name} SET signatures = ?, signed_by = ? WHERE "
-    + " AND ".join(f"{column} = ?" for column in (*table.slots[0], "id", "signatures"))
+    table.name: (*table.slots[0], "id", "signatures")
     for table in TABLES.values()
     if tuple(table.columns)[: len(table.slots[0])] == table.slots[0]
 }
-"""By slot, so that no index but the slot's is needed."""
+"""The columns that tell a record with one signature less, by table: by its slot, so that no other index is needed."""
