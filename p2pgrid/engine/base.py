@@ -88,9 +88,9 @@ class OpenAnswer(Protocol):
 class EngineAnswer(Protocol):
     """One answer under way, for whoever reads it in a loop.
 
-    Iterate it once, and read to the end or `abort`: leaving the loop early ends it too. Iteration yields the body's bytes
-    exactly as they arrived, in pieces of any size, and raises EngineError when the engine breaks off, falls silent or
-    sends without end.
+    Iterate it once, and read to the end or `abort`: leaving the loop early ends it too. Iteration yields the body's
+    bytes exactly as they arrived, in pieces of any size, and raises EngineError when the engine breaks off, falls
+    silent or sends without end.
     """
 
     @property

@@ -413,7 +413,8 @@ def _add_one_signature_sql(name: str, rows: int) -> str:
     known = _ADD_ONE_SIGNATURE[name]
     values = ", ".join([f"({', '.join('?' * (len(known) + 2))})"] * rows)
     where = " AND ".join(f"{name}.{column} = new.column{n}" for n, column in enumerate(known, 3))
-    return f"UPDATE {name} SET signatures = new.column1, signed_by = new.column2 FROM (VALUES {values}) AS new WHERE {where}"
+    change = f"UPDATE {name} SET signatures = new.column1, signed_by = new.column2"
+    return f"{change} FROM (VALUES {values}) AS new WHERE {where}"
 
 
 def _standing_sql(table: Table) -> list[str]:

@@ -232,9 +232,8 @@ def verify_countersigned(record: Record, standing: Signed[M], role: Role, key: P
     for known in standing.signers:
         if record.signature_of(known) != standing.record.signature_of(known):
             code = "signature-missing" if record.signature_of(known) is None else "bad-signature"
-            raise InvalidRecord(
-                code, f"the {known}'s signature on the {record.payload_type} is not the one it was sent with."
-            )
+            what = f"the {known}'s signature on the {record.payload_type} is not the one it was sent with."
+            raise InvalidRecord(code, what)
     _verify_signature(record, signature_input_of(record), role, key)
     return Signed(standing.message, record, standing.id, {**standing.signers, role: key})
 
