@@ -8,6 +8,7 @@ is signed.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
@@ -19,6 +20,7 @@ from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.outbox import Outbox
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.proto.actions import (
+    Action,
     Actions,
     Breach,
     Deliver,
@@ -223,39 +225,45 @@ class OrderStream(StreamHandler):
     def _act(self, actions: Actions) -> None:
         records: list[Signed[Message]] = []
         for action in actions:
-            if isinstance(action, Persist):
+            if type(action) is Deliver:
+                self._deliver(action.data)
+                continue
+            if type(action) is Persist:
                 records += [*self._stored, action.signed]
                 self._stored = ()
                 continue
             if records:
                 self._outbox.persist(*records)
                 records = []
-            match action:
-                case Deliver(data):
-                    self._deliver(data)
-                case Send(kind, payload) if kind >= FIRST_CREDITED_KIND:
-                    self._outbox.run(lambda kind=kind, payload=payload: self._queue_body(kind, payload))  # type: ignore[misc]
-                case Send(kind, payload):
-                    self._outbox.run(lambda kind=kind, payload=payload: self._send(kind, payload))  # type: ignore[misc]
-                case EndStream():
-                    self._outbox.run(self._end_stream)
-                case Settled(receipt):
-                    self._owner.receipt_signed(self)
-                    self._outbox.run(lambda receipt=receipt: self._settled(receipt))  # type: ignore[misc]
-                case Turn(number):
-                    self._owner.order_turn(self, number)
-                case KeepEvidence(record, reason):
-                    self._owner.keep_evidence(record, reason)
-                case Disputed(_, dispute):
-                    self._owner.order_disputed(self, dispute)
-                    self._outbox.run(lambda dispute=dispute: self._disputed(dispute))  # type: ignore[misc]
-                case Breach():
-                    self._finish(ProtocolViolation(f"the provider broke the rules: {action.message}"))
-                    self._owner.order_breached(self, action)
+            if type(action) is Send:
+                send = self._queue_body if action.kind >= FIRST_CREDITED_KIND else self._send
+                self._outbox.run(functools.partial(send, action.kind, action.payload))
+            else:
+                self._happened(action)
         if records:
             self._outbox.persist(*records)
         if self.buyer.state is BuyerState.REFUSED and not self.ended_future.done():
             self._refused()
+
+    def _happened(self, action: Action) -> None:
+        match action:
+            case EndStream():
+                self._outbox.run(self._end_stream)
+            case Settled(receipt):
+                self._owner.receipt_signed(self)
+                self._outbox.run(functools.partial(self._settled, receipt))
+            case Turn(number):
+                self._owner.order_turn(self, number)
+            case KeepEvidence(record, reason):
+                self._owner.keep_evidence(record, reason)
+            case Disputed(_, dispute):
+                self._owner.order_disputed(self, dispute)
+                self._outbox.run(functools.partial(self._disputed, dispute))
+            case Breach():
+                self._finish(ProtocolViolation(f"the provider broke the rules: {action.message}"))
+                self._owner.order_breached(self, action)
+            case _:
+                raise AssertionError(f"the buyer's machine asked for {action}")
 
     def _deliver(self, data: bytes) -> None:
         if self._is_abandoned:

@@ -79,6 +79,8 @@ from p2pgrid.units import MAX_TOKENS
 class BuyerState(Enum):
     """Where an order stands on the client's side."""
 
+    __hash__ = object.__hash__  # members are single: no need to hash their names, at every event
+
     ORDERED = auto()
     """The order is signed; nothing came back yet."""
     RECEIVING = auto()
@@ -99,6 +101,8 @@ class BuyerState(Enum):
 
 class BuyerEvent(Enum):
     """What can happen to an order on the client's side."""
+
+    __hash__ = object.__hash__  # members are single: no need to hash their names, at every event
 
     HEAD = auto()
     CHUNK = auto()

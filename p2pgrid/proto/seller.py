@@ -57,6 +57,8 @@ VOUCHER_TIMEOUT_MS: Final = 15_000
 class SellerState(Enum):
     """Where an order stands on the provider's side."""
 
+    __hash__ = object.__hash__  # members are single: no need to hash their names, at every event
+
     ASKED = auto()
     """The engine has the request; no token yet."""
     STREAMING = auto()
@@ -75,6 +77,8 @@ class SellerState(Enum):
 
 class SellerEvent(Enum):
     """What can happen to an order on the provider's side."""
+
+    __hash__ = object.__hash__  # members are single: no need to hash their names, at every event
 
     TOKENS = auto()
     WINDOW_FULL = auto()

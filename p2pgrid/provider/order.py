@@ -17,7 +17,7 @@ from p2pgrid.engine.base import OpenAnswer
 from p2pgrid.errors import EngineError, LedgerError, P2pgridError, ProtocolViolation, Refused
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.stream import Stream
-from p2pgrid.proto.acceptance import accept_order, verify_order
+from p2pgrid.proto.acceptance import accept_order, parse_order, verify_arrived
 from p2pgrid.proto.actions import (
     AbortEngine,
     Action,
@@ -33,9 +33,9 @@ from p2pgrid.proto.actions import (
 from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.frame import FIRST_CREDITED_KIND
 from p2pgrid.proto.messages import Order, Receipt
-from p2pgrid.proto.record import Signed, parse_message, parse_record
+from p2pgrid.proto.record import Signed
 from p2pgrid.proto.seller import SellerOrder, SellerState
-from p2pgrid.proto.wire import Kind, OrderOpening, parse_frame
+from p2pgrid.proto.wire import Kind, OrderOpening
 from p2pgrid.provider.admission import ServedModel
 from p2pgrid.provider.channels import OpenChannel
 from p2pgrid.provider.control import note_dispute
@@ -143,12 +143,12 @@ class OrderExchange(Exchange):
 
     def _open(self, payload: bytes) -> None:
         shop = self.shop
-        named = parse_message(parse_record(parse_frame(payload, OrderOpening).order), Order)
-        channel = shop.channels.find_current(named.channel, self.stream.peer)
-        self._order, self._opening = verify_order(payload, channel.books)
+        arrived = parse_order(payload)
+        channel = shop.channels.find_current(arrived.channel, self.stream.peer)
+        self._order, self._opening = verify_arrived(arrived, channel.books)
         channel.check_usable()
         channel.check_resumed_on(self.connection)
-        shop.admission.check(named.model)
+        shop.admission.check(arrived.model)
         shop.admission.reserve_body(self.stream.peer, self._opening.body_bytes)
         self._reserved_bytes = self._opening.body_bytes
         self._channel = channel
@@ -270,6 +270,8 @@ class OrderExchange(Exchange):
         assert self._channel is not None
         self._channel.closed(self)
         self.shop.tally.settled(receipt)
+        if not log.isEnabledFor(logging.INFO):
+            return
         log.info(
             "order %s: %s, %d in (%d cached), %d out, %d pico-EUR, %d ms",
             self._name,
@@ -297,19 +299,22 @@ class OrderExchange(Exchange):
             self._go_on_with_engine(machine)
         elif self._answer is not None:
             self._abort_engine()
-        due_ms = self._due_ms()
+        if machine.state is SellerState.STREAMING and self._stuck_since_ms is None:
+            return  # the plain case, a token on its way: nobody is waited for
+        due_ms = self._due_ms(machine)
         if due_ms is not None and (self._timer is None or self._timer_due_ms is None or due_ms < self._timer_due_ms):
             self._timer_due_ms = due_ms
             self.call_after(max(due_ms - self.shop.now_ms(), 0) / 1000, self.tick)
 
-    def _due_ms(self) -> int | None:
+    def _due_ms(self, machine: SellerOrder) -> int | None:
         """The next moment at which something may have to be done. A timer set for an earlier one just looks again."""
-        limits, machine = self.shop.limits, self._machine
-        assert machine is not None
-        due = [machine.deadline_ms(), self._stuck_until_ms]
+        due_ms = machine.deadline_ms()
+        if self._stuck_until_ms is not None:
+            due_ms = self._stuck_until_ms if due_ms is None else min(due_ms, self._stuck_until_ms)
         if self._proposed_ms is not None and not self.may_end:
-            due.append(self._proposed_ms + int(limits.countersignature_timeout_s * 1000))
-        return min((one for one in due if one is not None), default=None)
+            late_ms = self._proposed_ms + int(self.shop.limits.countersignature_timeout_s * 1000)
+            due_ms = late_ms if due_ms is None else min(due_ms, late_ms)
+        return due_ms
 
     @property
     def _stuck_until_ms(self) -> int | None:
