@@ -337,11 +337,10 @@ class OrderStream(StreamHandler):
 
     def _expect_receipt(self) -> None:
         if self._timer is None and not self.ended_future.done():
-            error = RemoteError(f"the provider sent no receipt within {RECEIPT_TIMEOUT_S:g} s.")
-            self._timer = self._loop.call_later(RECEIPT_TIMEOUT_S, self._receipt_overdue, error)
+            self._timer = self._loop.call_later(RECEIPT_TIMEOUT_S, self._receipt_overdue)
 
-    def _receipt_overdue(self, error: P2pgridError) -> None:
-        self.give_up(error)
+    def _receipt_overdue(self) -> None:
+        self.give_up(RemoteError(f"the provider sent no receipt within {RECEIPT_TIMEOUT_S:g} s."))
         self._owner.order_cut(self)
 
     def _finish(self, error: P2pgridError | None) -> None:

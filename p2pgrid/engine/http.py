@@ -24,6 +24,7 @@ from p2pgrid.errors import EngineError, UsageError
 
 _MAX_PAGE_BYTES: Final = 4 * 2**20
 _POLL_S: Final = 0.2
+_HOST: Final = re.compile(r"[!-~]+")
 _GAUGE: Final = re.compile(
     r"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc)(?:\{[^\n]*\})? ([0-9.e+-]+)$", re.MULTILINE
 )
@@ -141,7 +142,7 @@ def _parse_url(url: str) -> _Target:
     try:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").encode("idna").decode(), parts.port
-        well_formed = parts.scheme in ("http", "https") and bool(host) and (port or 1) > 0 and host.isprintable()
+        well_formed = parts.scheme in ("http", "https") and bool(host) and (port or 1) > 0 and _HOST.fullmatch(host) is not None
     except ValueError:
         well_formed = False
     if not well_formed or parts.query or parts.fragment or parts.username is not None:

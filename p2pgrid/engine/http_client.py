@@ -63,8 +63,8 @@ class HttpClient:
         self.where: Final = where
         """The engine's name in errors."""
         self._road = road
-        self._idle: list[_Connection] = []
-        self._open: set[_Connection] = set()
+        self._idle: list[HttpConnection] = []
+        self._open: set[HttpConnection] = set()
         self._dialling: dict[asyncio.Task[None], HttpCall] = {}
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -94,7 +94,7 @@ class HttpClient:
         for connection in list(self._open):
             connection.lose("it was let go")
 
-    def _take(self) -> _Connection | None:
+    def _take(self) -> HttpConnection | None:
         """The connection that was used last, if it is young enough."""
         oldest_s = asyncio.get_running_loop().time() - IDLE_S
         while self._idle:
@@ -115,10 +115,10 @@ class HttpClient:
         try:
             async with asyncio.timeout(self.limits.connect_timeout_s):
                 if road.socket_path:
-                    _, connection = await loop.create_unix_connection(lambda: _Connection(self), road.socket_path)
+                    _, connection = await loop.create_unix_connection(lambda: HttpConnection(self), road.socket_path)
                 else:
                     _, connection = await loop.create_connection(
-                        lambda: _Connection(self), road.host, road.port, ssl=road.tls
+                        lambda: HttpConnection(self), road.host, road.port, ssl=road.tls
                     )
         except TimeoutError:
             call.fail(self.away(f"no connection within {self.limits.connect_timeout_s:g} s"))
@@ -140,17 +140,17 @@ class HttpClient:
 
     # -- for connections --------------------------------------------------------------------------------------------
 
-    def opened(self, connection: _Connection) -> None:
+    def opened(self, connection: HttpConnection) -> None:
         """It is there."""
         self._open.add(connection)
 
-    def gone(self, connection: _Connection) -> None:
+    def gone(self, connection: HttpConnection) -> None:
         """It is not there any more."""
         self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
 
-    def free(self, connection: _Connection) -> None:
+    def free(self, connection: HttpConnection) -> None:
         """Its answer has ended, and it may carry another."""
         if len(self._idle) >= MAX_IDLE:
             connection.drop()
@@ -200,7 +200,7 @@ class HttpCall:
         self.metrics: Final = AnswerMetrics()
         self.request = request
         """Kept until the first byte of an answer, for the case that it must be sent again."""
-        self.connection: _Connection | None = None
+        self.connection: HttpConnection | None = None
         self.dialling: asyncio.Task[None] | None = None
         self.is_over = False
         """True once the reader hears no more."""
@@ -238,7 +238,7 @@ class HttpCall:
 
     # -- for the connection -----------------------------------------------------------------------------------------
 
-    def carried_by(self, connection: _Connection) -> None:
+    def carried_by(self, connection: HttpConnection) -> None:
         """The request leaves on `connection`."""
         self.connection = connection
         self._heard_s = self._loop.time()
@@ -324,7 +324,7 @@ class HttpCall:
             connection.drop()
 
 
-class _Connection(asyncio.Protocol):
+class HttpConnection(asyncio.Protocol):
     """One connection. It carries one call at a time."""
 
     __slots__ = (
@@ -339,6 +339,7 @@ class _Connection(asyncio.Protocol):
         "_mute_bytes",
         "_parser",
         "_parts",
+        "_status",
         "_transport",
         "idle_since_s",
         "is_used",
@@ -353,7 +354,7 @@ class _Connection(asyncio.Protocol):
         self._call: HttpCall | None = None
         self._parser: Any = None
         self._parts: list[bytes] = []
-        self._mute_bytes = 0
+        self._mute_bytes = self._status = 0
         self._content_type = ""
         self._is_framed = False
         """True if the head says where the body ends; otherwise the connection's end is the answer's."""
@@ -381,6 +382,7 @@ class _Connection(asyncio.Protocol):
     def drop(self) -> None:
         """Close it at once, whatever is under way."""
         self._call = self._parser = None
+        self._client.gone(self)
         if self._transport is not None:
             self._transport.abort()
 
@@ -452,7 +454,7 @@ class _Connection(asyncio.Protocol):
         try:
             if self._has_head and not self._is_told:
                 self._is_told = True
-                call.tell_head(self._parser.get_status_code(), self._content_type)
+                call.tell_head(self._status, self._content_type)
             if parts:
                 data = parts[0] if len(parts) == 1 else b"".join(parts)
                 parts.clear()
@@ -483,6 +485,8 @@ class _Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         lower = name.lower()
+        if self._is_whole:
+            return
         if lower == b"content-type":
             self._content_type = value.decode("latin-1")
         elif lower in (b"content-length", b"transfer-encoding"):
@@ -491,9 +495,9 @@ class _Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         if self._is_whole:
             return
-        status = self._parser.get_status_code()
-        self._has_head = status >= 200
-        self._is_framed |= status in (204, 304)
+        self._status = self._parser.get_status_code()
+        self._has_head = self._status >= 200
+        self._is_framed |= self._status in (204, 304)
 
     def on_body(self, data: bytes) -> None:
         if not self._is_whole:
