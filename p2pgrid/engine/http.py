@@ -142,7 +142,9 @@ def _parse_url(url: str) -> _Target:
     try:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").encode("idna").decode(), parts.port
-        well_formed = parts.scheme in ("http", "https") and bool(host) and (port or 1) > 0 and _HOST.fullmatch(host) is not None
+        well_formed = (
+            parts.scheme in ("http", "https") and bool(host) and (port or 1) > 0 and _HOST.fullmatch(host) is not None
+        )
     except ValueError:
         well_formed = False
     if not well_formed or parts.query or parts.fragment or parts.username is not None:
