@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
@@ -105,9 +104,9 @@ class OrderStream(StreamHandler):
         self._stored = tuple(stored)
         self._outbox = Outbox(ledger, self._ledger_failed)
         self._stream: Stream | None = None
-        self._body: deque[tuple[int, bytes]] = deque()
+        self._body: list[tuple[int, bytes]] = []
         self._unsent_pieces = 0
-        self._buffer: deque[bytes] = deque()
+        self._buffer: list[bytes] = []
         self._buffered = self._unconsumed = 0
         self._is_answered = self._is_abandoned = False
         self._wakeup: asyncio.Future[None] | None = None
@@ -279,7 +278,7 @@ class OrderStream(StreamHandler):
     def _send_body(self) -> None:
         stream = self._stream
         while self._body and stream is not None and stream.writable_bytes >= len(self._body[0][1]):
-            stream.send(*self._body.popleft())
+            stream.send(*self._body.pop(0))
             self._unsent_pieces -= 1
 
     def _send(self, kind: int, payload: bytes) -> None:

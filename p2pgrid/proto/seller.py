@@ -8,10 +8,11 @@ Who owes what at the end is decided here and nowhere else on the provider's side
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final
+
+import msgspec
 
 from p2pgrid.errors import ProtocolViolation
 from p2pgrid.proto.actions import (
@@ -112,8 +113,12 @@ SELLER_TRANSITIONS: Final[dict[tuple[SellerState, SellerEvent], SellerState]] = 
 """The machine as a table; what is not in it is not allowed."""
 
 
-_Held = tuple[bytes, Usage, str]
-"""An event that waits for the window; and what stands delivered, and why it ended, once the event has gone."""
+class _Held(msgspec.Struct, frozen=True, gc=False):
+    """An event that waits for the window, and what stands delivered once it has gone."""
+
+    event: bytes
+    usage: Usage
+    finish_reason: str
 
 
 class SellerOrder:
@@ -143,7 +148,7 @@ class SellerOrder:
         self._error_status = 0
         self._error_bytes = 0
         self._engine_ended = False
-        self._held: deque[_Held] = deque()
+        self._held: list[_Held] = []
         self._delivered = Usage()
         self._finish_reason = ""
         self._ticked = Usage()
@@ -289,7 +294,7 @@ class SellerOrder:
                 # The engine did more than was ordered. FAILED would make what went out before free of charge, and a
                 # body that an engine reads otherwise than we do a way to get answers for nothing.
                 return Status.INTERRUPTED
-            held.append((event, usage, (counter.finish_reason or "")[:FINISH_REASON_CHARS]))
+            held.append(_Held(event, usage, (counter.finish_reason or "")[:FINISH_REASON_CHARS]))
         return None
 
     def _release(self, now_ms: int) -> list[Action]:
@@ -297,18 +302,18 @@ class SellerOrder:
         window, interval = self.books.terms.window_tokens, self.books.terms.window_tokens // 2
         actions: list[Action] = []
         ready: list[bytes] = []
-        held = self._held
-        while held:
-            event, usage, reason = held[0]
+        held, gone = self._held, 0
+        for one in held:
+            usage = one.usage
             output, delivered = usage.output_tokens, self._delivered.output_tokens
             if output > delivered and self._is_late(now_ms):
                 return [*actions, *self._let_go(ready), AbortEngine(), *self._finish(Status.LATE, now_ms)]
             acknowledged = self._acknowledged.output_tokens
             if delivered > acknowledged and output - acknowledged > window:
                 break
-            held.popleft()
-            self._finish_reason = reason
-            ready.append(event)
+            gone += 1
+            self._finish_reason = one.finish_reason
+            ready.append(one.event)
             if output > delivered:
                 self._move(SellerEvent.TOKENS)
                 self._first_token_ms = self._first_token_ms or max(now_ms - self._arrived_ms, 1)
@@ -317,6 +322,7 @@ class SellerOrder:
                 actions += self._let_go(ready)
                 ready.clear()
                 actions += self._meter(now_ms)
+        del held[:gone]
         actions += self._let_go(ready)
         if held:
             if self._delivered.output_tokens > self._ticked.output_tokens:

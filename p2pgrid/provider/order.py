@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -58,7 +57,7 @@ class OrderExchange(Exchange):
         self._machine: SellerOrder | None = None
         self._answer: OpenAnswer | None = None
         """The engine's, while it is under way."""
-        self._waiting: deque[tuple[Kind, bytes]] = deque()
+        self._waiting: list[tuple[Kind, bytes]] = []
         self._unsent_bytes = 0
         self._served: ServedModel | None = None
         self._is_engine_done = self._is_end_told = self._is_engine_failed = False
@@ -252,7 +251,7 @@ class OrderExchange(Exchange):
                 return
             if kind == Kind.RECEIPT and self._channel is not None and not self._channel.may_send_receipt(self):
                 return
-            waiting.popleft()
+            del waiting[0]
             self._unsent_bytes -= len(payload)
             self._stuck_since_ms = None
             stream.send(kind, payload)

@@ -68,7 +68,7 @@ CHAT = "/v1/chat/completions"
 ENGINE = Path(__file__).with_name("paced_engine.py")
 PERIOD_MS = 20
 SHORT_TOKENS = 4
-ROUNDS = 6
+ROUNDS = 16
 
 
 def unix_ms() -> int:
@@ -324,9 +324,13 @@ async def memory(here: Market, count: int, *, trace: bool) -> dict[str, float]:
     await read_to_end(here.order(tokens=SHORT_TOKENS))
     gc.collect()
     if trace:
-        tracemalloc.start(12)
+        tracemalloc.start(1)
     before = process.memory_info().rss
-    orders = [here.order(tokens=300, period_ms=1000, slot=n % 64) for n in range(count)]
+    orders = []
+    for n in range(count):
+        orders.append(here.order(tokens=300, period_ms=1000, slot=n % 64))
+        if n % 50 == 49:
+            await asyncio.sleep(0.05)
     reading = [asyncio.ensure_future(read_to_end(one)) for one in orders]
     await all_begun(orders)
     gc.collect()
