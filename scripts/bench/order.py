@@ -32,7 +32,10 @@ import msgspec
 import psutil
 import uvloop
 
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from paced_engine import sse_events
 
 from p2pgrid.client.order import OrderStream
 from p2pgrid.desk.evidence import EvidenceKeeper
@@ -45,13 +48,13 @@ from p2pgrid.net.connection import LinkConnection
 from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.buyer import place_order
 from p2pgrid.proto.channel import ChannelHead
+from p2pgrid.proto.counting import TokenCounter
 from p2pgrid.proto.link import Link
 from p2pgrid.proto.link_events import LinkLimits
 from p2pgrid.proto.messages import DataTerms, ModelOffer, Tariff, Terms
 from p2pgrid.proto.record import Signed
 from p2pgrid.proto.request import metered_body, parse_request
 from p2pgrid.proto.sse import EventSplitter
-from p2pgrid.proto.counting import TokenCounter
 from p2pgrid.provider.admission import Admission, ServedModel
 from p2pgrid.provider.channels import Channels
 from p2pgrid.provider.dispute_book import DisputeBook
@@ -61,7 +64,6 @@ from p2pgrid.provider.links import ClientLinks
 from p2pgrid.provider.offers import OfferBook, OfferTerms
 from p2pgrid.provider.session import serve_streams
 from p2pgrid.provider.tally import Tally
-from paced_engine import sse_events
 from tests.factories import CLIENT, PROVIDER, make_channel
 
 CHAT = "/v1/chat/completions"
@@ -269,7 +271,7 @@ async def read_to_end(order: OrderStream) -> None:
 
 async def all_begun(orders: list[OrderStream]) -> None:
     async with asyncio.timeout(60):
-        while not all(one.buyer.counter.output_tokens for one in orders):
+        while not all(one.buyer.counter.output_tokens for one in orders):  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.05)
 
 
@@ -277,7 +279,7 @@ def cpu_s() -> float:
     return time.process_time()
 
 
-# -- what is measured ---------------------------------------------------------------------------------------------------
+# -- what is measured -------------------------------------------------------------------------------------------------
 
 
 async def short_orders(here: Market, concurrency: int, seconds: float) -> dict[str, float]:
@@ -418,7 +420,7 @@ async def run(folder: Path, uds: Path, shape: Shape) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def paced_engine(folder: Path):  # noqa: ANN201
+def paced_engine(folder: Path):
     uds = folder / "e.sock"
     with subprocess.Popen([sys.executable, str(ENGINE), "--uds", str(uds)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline()
