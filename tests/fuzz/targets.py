@@ -59,7 +59,7 @@ from p2pgrid.net.bootstrap_peers import parse_bootstrap_peers
 from p2pgrid.net.kad_query import Contact, parse_answer
 from p2pgrid.net.offer_exchange import OFFER, _read
 from p2pgrid.proto import frame, wire
-from p2pgrid.proto.acceptance import verify_order
+from p2pgrid.proto.acceptance import parse_order, verify_arrived
 from p2pgrid.proto.answer import AnswerAssembler
 from p2pgrid.proto.card_chain import pack_cards, unpack_cards
 from p2pgrid.proto.channel import verify_channel
@@ -160,7 +160,8 @@ def _message(payload_type: str, data: bytes) -> None:
 
 
 def _order(data: bytes) -> None:
-    verify_order(data, make_books(_grid().channel))
+    # What `verify_order` does, in the provider's two steps.
+    verify_arrived(parse_order(data), make_books(_grid().channel))
 
 
 def _channel(data: bytes) -> None:
