@@ -98,7 +98,9 @@ def unstreamed(connections: int, window_s: float = 2.5, *, unsafe_too: bool = Fa
 
 def first_token(window_s: float = 3.0) -> Cell:
     """Short paced streams one after the other: the first token's time on a path with nothing else on it."""
-    return Cell(name="first-1", title="first token, 1 stream", connections=1, tokens=5, pace=_staggered(), window_s=window_s)
+    return Cell(
+        name="first-1", title="first token, 1 stream", connections=1, tokens=5, pace=_staggered(), window_s=window_s
+    )
 
 
 def paced(shape: str, connections: int, tokens: int = STREAM_TOKENS, window_s: float = 2.5, **more: Any) -> Cell:

@@ -8,21 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import psutil
-
 from .process import BenchError
 
 if TYPE_CHECKING:
     from .systems import System
 
 KEY: Final = "sk-bench"
-_GRACE_S: Final = 60.0
 
 
 class Load:
     """Runs load.c against a system, from its own core."""
 
     def __init__(self, program: Path, *, engine_pid: int, core: int | None) -> None:
+        self._program = program
         self._command = ([] if core is None else ["taskset", "-c", str(core)]) + [str(program)]
         self._engine_pid = engine_pid
 
@@ -69,15 +67,9 @@ class Load:
         }
         return result
 
-    def calibrate(self) -> dict[str, float]:
-        """CPU and wall time of a fixed piece of work on the load's core."""
-        done = subprocess.run([*self._command, "--calibrate"], capture_output=True, text=True, check=True)
+    def calibrate(self, core: int | None) -> dict[str, float]:
+        """CPU and wall time of a fixed piece of work on a core, in us."""
+        command = ([] if core is None else ["taskset", "-c", str(core)]) + [str(self._program), "--calibrate"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         measured: dict[str, float] = json.loads(done.stdout)
         return measured
-
-
-def foreign_cpu_s(own: Sequence[int]) -> float:
-    """CPU time that the whole machine has used so far, less that of these processes: the difference of two is noise."""
-    times = psutil.cpu_times()
-    busy = times.user + times.nice + times.system + times.irq + times.softirq + times.steal
-    return float(busy) - sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in own)

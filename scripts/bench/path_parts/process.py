@@ -30,7 +30,13 @@ class Process:
     """One process with its log file. It ends with the benchmark, whatever ends that."""
 
     def __init__(
-        self, name: str, command: Sequence[str], *, log: Path, core: int | None, environment: Mapping[str, str] | None = None
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        log: Path,
+        core: int | None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Start it. `core`: where all its threads run; None leaves that to the kernel."""
         self.name: Final = name
@@ -129,9 +135,9 @@ def cpu_ns(pids: Sequence[int]) -> int:
 
 
 def memory_bytes(pid: int) -> int:
-    """Memory of a process: its proportional set size, so that what processes share counts once."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
+    """Resident memory of a process, as if it were alone on its machine: what it shares with others counts too."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
     return 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import ipaddress
 import json
@@ -10,7 +9,6 @@ import os
 import shutil
 import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -30,8 +28,10 @@ class System:
     label: ClassVar[str]
     hops: ClassVar[int]
 
-    def __init__(self, folder: Path, *, engine_port: int, core: int | None) -> None:
+    def __init__(self, folder: Path, *, engine_port: int, core: int | None, most_streams: int) -> None:
         self.folder: Final = folder / self.name
+        self.most_streams: Final = most_streams
+        """Streams that the run will have open at once."""
         self.port = 0
         """Where the load sends its requests."""
         self._engine_port = engine_port
@@ -149,7 +149,7 @@ class P2pgrid(System):
         self._others.append(bootstrap)
         addresses = bootstrap.ready_line(READY_S)["addresses"]
         peers.write_text(f"[networks.{network}]\npeers = {json.dumps(addresses)}\n")
-        self._data("provider", _P2PGRID_PROVIDER.replace("ENGINE", f"http://127.0.0.1:{self._engine_port}"))
+        self._data("provider", P2PGRID_CONFIG.replace("ENGINE", f"http://127.0.0.1:{self._engine_port}"))
         initialise = self._command("init", data="provider")
         initialise.ready_line(READY_S)
         initialise.stop()
@@ -163,9 +163,9 @@ class P2pgrid(System):
         wait_until(lambda: self._is_on_sale(), gateway)
 
     def warm(self, load: Load) -> None:
-        """Sales until the channel has signed for enough to let 1,024 of the longest streams be open at once."""
+        """Sales until the channel has signed for enough to let all streams be open at once (session.md, section 8)."""
         load.requests(self, 64, connections=1)
-        load.requests(self, 800, connections=8, stream=True, tokens=WARM_TOKENS)
+        load.requests(self, 32 + self.most_streams * 3 // 4, connections=8, stream=True, tokens=WARM_TOKENS)
 
     def _is_on_sale(self) -> bool:
         page = get(self.port, "/v1/models")
@@ -194,11 +194,12 @@ WARM_TOKENS: Final = 256
 
 def get(port: int, path: str) -> bytes | None:
     """A page of 127.0.0.1, or None where it is not there yet."""
-    with contextlib.suppress(urllib.error.URLError, OSError):
+    try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
             page: bytes = response.read()
             return page
-    return None
+    except OSError:
+        return None
 
 
 def wait_until(is_so: Any, process: Process, timeout_s: float = READY_S) -> None:
@@ -313,7 +314,7 @@ litellm_settings:
   request_timeout: 600
   drop_params: true
 """
-_P2PGRID_PROVIDER: Final = """\
+P2PGRID_CONFIG: Final = """\
 [provider]
 operator = "Bench"
 country = "LT"

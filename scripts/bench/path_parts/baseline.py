@@ -1,0 +1,89 @@
+"""The short form: a few ratios to a yardstick in the same run, held against those stored in the repository."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from .figures import Figure, Results
+from .targets import OURS
+
+STORED: Final = Path(__file__).resolve().parents[1] / "path_baseline.json"
+MOST_LOSS: Final = 2.0
+"""A ratio that is worse than the stored one by more than this factor is lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A cost of ours as a multiple of the yardstick's: less is better."""
+
+    name: str
+    cell: str
+    metric: str
+    added: bool = False
+
+    def of(self, results: Results, yardstick: str) -> Figure | None:
+        """The ratio in this run."""
+        return results.ratio(self.cell, self.metric, OURS, yardstick, added=self.added)
+
+
+RATIOS: Final = (
+    Ratio("CPU per request, 16 at once", "unstreamed-16", "cpu_per_request_us"),
+    Ratio("CPU per chunk, 64 streams staggered", "staggered-64", "cpu_per_chunk_us"),
+    Ratio("CPU per chunk, 64 streams in step", "step-64", "cpu_per_chunk_us"),
+    Ratio("latency p50, 1 at once", "unstreamed-1", "latency_p50_ms"),
+    Ratio("added first token, 1 stream", "first-1", "first_p50_ms", added=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One ratio of this run beside the stored one."""
+
+    ratio: Ratio
+    found: Figure | None
+    stored: float | None
+
+    @property
+    def is_lost(self) -> bool:
+        """True for one that got worse by more than MOST_LOSS, or could not be measured though it was before."""
+        if self.stored is None:
+            return False
+        return self.found is None or self.found.value > self.stored * MOST_LOSS
+
+
+def compare(results: Results, yardstick: str, stored: Mapping[str, Mapping[str, float]]) -> list[Verdict]:
+    """Every ratio of the short form."""
+    known = stored.get(yardstick, {})
+    return [Verdict(ratio, ratio.of(results, yardstick), known.get(ratio.name)) for ratio in RATIOS]
+
+
+def load_stored(path: Path = STORED) -> dict[str, dict[str, float]]:
+    """The stored ratios, by yardstick; none if there is no file."""
+    if not path.exists():
+        return {}
+    stored: dict[str, dict[str, float]] = json.loads(path.read_text())["ratios"]
+    return stored
+
+
+def store(results: Results, yardsticks: list[str], path: Path = STORED) -> None:
+    """Write the ratios of this run, keeping those to yardsticks that it did not have."""
+    ratios = load_stored(path)
+    for yardstick in yardsticks:
+        found = {ratio.name: ratio.of(results, yardstick) for ratio in RATIOS}
+        ratios[yardstick] = {name: round(one.value, 3) for name, one in found.items() if one is not None}
+    about = {key: results.about.get(key) for key in ("when", "commit", "cpu", "versions")}
+    path.write_text(json.dumps({"about": about, "ratios": ratios}, indent=2) + "\n")
+
+
+def render_verdicts(verdicts: list[Verdict], yardstick: str) -> str:
+    """For people."""
+    lines = [f"p2pgrid as a multiple of {yardstick} in the same run; lost: over {MOST_LOSS:g} times what is stored"]
+    for verdict in verdicts:
+        found = "not measured" if verdict.found is None else f"{verdict.found.value:8.2f} ±{verdict.found.spread:.0%}"
+        stored = "nothing stored" if verdict.stored is None else f"stored {verdict.stored:.2f}"
+        lines.append(f"  {verdict.ratio.name:40} {found:>16}   {stored}{'   LOST' if verdict.is_lost else ''}")
+    return "\n".join(lines)
