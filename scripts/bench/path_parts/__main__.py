@@ -27,7 +27,7 @@ SYSTEMS: Final[dict[str, type[System]]] = {
 }
 SAVED: Final = toolbox.BUILD / "path.json"
 PAGE: Final = toolbox.ROOT / "docs" / "performance.md"
-_DEFAULT: Final = ("direct", "litellm", "nginx", "p2pgrid", "no_receipts")
+_DEFAULT: Final = ("direct", "litellm", "nginx", "p2pgrid", "no-receipts")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -188,8 +188,8 @@ class Progress:
 def visited(cell: Cell, systems: Sequence[System]) -> list[System]:
     """The systems that a cell is measured for."""
     if cell.only:
-        return [s for s in systems if s.name in cell.only or (cell.unsafe_too and s.name == "no_receipts")]
-    return [s for s in systems if s.name != "no_receipts" or cell.unsafe_too]
+        return [s for s in systems if s.name in cell.only or (cell.unsafe_too and s.name == "no-receipts")]
+    return [s for s in systems if s.name != "no-receipts" or cell.unsafe_too]
 
 
 def run_rounds(bench: Bench, cells: Sequence[Cell], rounds: int, results: Results) -> None:

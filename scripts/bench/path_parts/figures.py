@@ -37,7 +37,7 @@ class Results:
 
     visits: Visits = field(default_factory=dict)
     memory: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """System: bytes by node, `at_rest` and `after_load`; where streams were held `per_stream`, `held`, `held_errors`."""
+    """System: bytes by node `at_rest` and `after_load`; where streams were held `per_stream`, `held`, `held_errors`."""
     calibration: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     """Core ("path", "load"): CPU and wall time of a fixed piece of work, before each cell."""
     about: dict[str, Any] = field(default_factory=dict)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from .cells import FULL, SATURATED, Cell
-from .figures import Figure, Results, figure
+from .figures import Results
 from .process import BenchError
 from .targets import Target, targets
 
@@ -53,8 +53,8 @@ def _head(results: Results) -> str:
     rounds = max((len(v) for systems in results.visits.values() for v in systems.values()), default=0)
     lines = [
         f"{about.get('when', '')}, commit {about.get('commit', '')}: {about.get('cpu', '')}, "
-        f"{about.get('cores', '')} cores; {about.get('pinning', '')}; {versions}; ledgers on {about.get('disk', '')}. Medians of {rounds} rounds; "
-        "± is the median distance of the rounds from their median.",
+        f"{about.get('cores', '')} cores; {about.get('pinning', '')}; {versions}; "
+        f"ledgers on {about.get('disk', '')}. Medians of {rounds} round(s); ± is the rounds' median distance from it.",
         *(f"Without {name}: {why.splitlines()[0]}" for name, why in about.get("missing", {}).items()),
     ]
     failed = {name: count for name, count in results.errors().items() if count}
@@ -142,18 +142,19 @@ def _noise(results: Results) -> str:
     spreads = [f"{text} ±{noise[f'spread_{name}']:.0%}" for name, text in names.items() if f"spread_{name}" in noise]
     if spreads:
         lines.append("- Rounds of one cell differ by (median of cells): " + ", ".join(spreads) + ".")
-    busy = _busiest(results, lambda system: system != "direct")
+    busy = _busiest(results)
     if busy is not None:
         lines.append(f"- Engine and load were busy for at most {busy:.0%} of a core while a system was measured.")
     return "\n".join(lines)
 
 
-def _busiest(results: Results, is_meant: Callable[[str], bool]) -> float | None:
-    shares: list[Figure | None] = [
-        figure(visit["bench_busy"] for visit in visits)
-        for systems in results.visits.values()
-        for system, visits in systems.items()
-        if is_meant(system)
+def _busiest(results: Results) -> float | None:
+    """The largest share of a core that engine and load took while something other than they was measured."""
+    shares = [
+        results.of(cell, system, "bench_busy")
+        for cell, systems in results.visits.items()
+        for system in systems
+        if system != "direct"
     ]
     return max((share.value for share in shares if share is not None), default=None)
 

@@ -185,7 +185,7 @@ class P2pgrid(System):
 class UnsafeWithoutReceipts(P2pgrid):
     """The same without signatures and records (see `unsafe_without_receipts`): the difference is what receipts cost."""
 
-    name, label, hops = "no_receipts", "p2pgrid without receipts (unsafe)", 2
+    name, label, hops = "no-receipts", "p2pgrid without receipts (unsafe)", 2
     module = "path_parts.unsafe_without_receipts"
 
 

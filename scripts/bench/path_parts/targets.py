@@ -71,7 +71,7 @@ def targets(results: Results) -> list[Target]:
 def receipts_share(results: Results) -> Figure | None:
     """The share of the path's CPU that receipts take on streams of 60 chunks: 1 - without / with."""
     pairs = zip(
-        results.rounds("receipts", "no_receipts", "cpu_per_chunk_us"),
+        results.rounds("receipts", "no-receipts", "cpu_per_chunk_us"),
         results.rounds("receipts", OURS, "cpu_per_chunk_us"),
         strict=False,
     )
