@@ -211,3 +211,16 @@ def test_failed_requests_are_said() -> None:
     results = results_of({"step-64": {"nginx": [{"errors": 2, "cpu_per_chunk_us": 1.0}]}})
     assert results.errors() == {"nginx": 2}
     assert "Failed requests: {'nginx': 2}" in render(results)
+
+
+def test_a_batch_is_every_stream_from_first_to_last() -> None:
+    cell = paced("staggered", 64)
+    batch = cell.as_batch()
+    words = batch.arguments()
+    assert words[words.index("--requests") + 1] == "64"
+    assert words[words.index("--warm-s") + 1] == "0.0"
+    assert "--requests" not in cell.arguments()
+    in_time = loads(batch, {"window_s": 4.0, "chunks": 6400, "node_cpu_ns": {}})
+    assert in_time["delivered"] == pytest.approx(1.0), "two seconds of beginnings, two of a stream"
+    alone = paced("staggered", 1)
+    assert alone.as_batch() == alone

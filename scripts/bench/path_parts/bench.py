@@ -19,7 +19,7 @@ from .cells import HELD_STREAMS, Cell, held
 from .figures import Results
 from .load import Load
 from .process import BenchError, Process, cpu_ns, memory_bytes, say
-from .systems import P2PGRID_CONFIG, System, empty_folder, stop_all
+from .systems import P2PGRID_CONFIG, System, UnsafeWithoutReceipts, empty_folder, stop_all
 from .toolbox import Missing
 
 IDLE_SHARE: Final = 0.15
@@ -104,7 +104,8 @@ class Bench:
     def visit(self, cell: Cell, system: System) -> dict[str, float]:
         """One measurement, on a system that has come to rest."""
         self._settle(system)
-        return cell.metrics(self.load.run(system, cell.arguments()))
+        measured = cell if system.keeps_up else cell.as_batch()
+        return measured.metrics(self.load.run(system, measured.arguments()))
 
     def memory(self, system: System) -> dict[str, int]:
         """Memory by node, in bytes: resident, as if each node were alone on its machine."""
@@ -188,8 +189,8 @@ class Progress:
 def visited(cell: Cell, systems: Sequence[System]) -> list[System]:
     """The systems that a cell is measured for."""
     if cell.only:
-        return [s for s in systems if s.name in cell.only or (cell.unsafe_too and s.name == "no-receipts")]
-    return [s for s in systems if s.name != "no-receipts" or cell.unsafe_too]
+        return [s for s in systems if s.name in cell.only or (cell.unsafe_too and s.name == UnsafeWithoutReceipts.name)]
+    return [s for s in systems if s.name != UnsafeWithoutReceipts.name or cell.unsafe_too]
 
 
 def run_rounds(bench: Bench, cells: Sequence[Cell], rounds: int, results: Results) -> None:
@@ -210,7 +211,7 @@ def run_rounds(bench: Bench, cells: Sequence[Cell], rounds: int, results: Result
 def run_memory(bench: Bench, results: Results, hold: Sequence[str]) -> None:
     """Memory at rest, and with 1,000 streams held open. Before the rounds: later it is what the heap has kept."""
     for system in bench.systems:
-        if not system.pids():
+        if not system.pids() or system.name == UnsafeWithoutReceipts.name:
             continue
         results.memory[system.name] = {"at_rest": bench.memory(system)}
         if system.name in hold:
@@ -221,8 +222,8 @@ def run_memory(bench: Bench, results: Results, hold: Sequence[str]) -> None:
 def note_memory_after(bench: Bench, results: Results) -> None:
     """Memory after all rounds."""
     for system in bench.systems:
-        if system.pids():
-            results.memory.setdefault(system.name, {})["after_load"] = bench.memory(system)
+        if system.name in results.memory:
+            results.memory[system.name]["after_load"] = bench.memory(system)
 
 
 @contextlib.contextmanager

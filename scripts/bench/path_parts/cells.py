@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 PERIOD_MS: Final = 20
@@ -12,6 +12,7 @@ REQUEST_TOKENS: Final = 16
 STREAM_TOKENS: Final = 100
 RECEIPT_TOKENS: Final = 60
 """The shortest streams on which receipts have to be cheap."""
+BATCH_MOST_S: Final = 60.0
 SATURATED: Final = 0.9
 """A system that delivers less than this share of what a paced engine makes is saturated."""
 
@@ -31,6 +32,8 @@ class Cell:
     warm_s: float = 0.5
     window_s: float = 2.5
     drain_s: float = 6.0
+    requests: int = 0
+    """How many in all; 0: as many as the window takes."""
     unsafe_too: bool = False
     """Measured for p2pgrid without receipts as well."""
     only: tuple[str, ...] = ()
@@ -46,10 +49,26 @@ class Cell:
         stream_s = self.tokens * PERIOD_MS / 1000 if self.is_paced else 0.2
         return self.warm_s + self.window_s + stream_s + 0.2
 
+    @property
+    def is_saturable(self) -> bool:
+        """True where a system that keeps up delivers all that the engine makes, but for the time between streams."""
+        return self.is_paced and self.tokens > 50
+
+    def as_batch(self) -> Cell:
+        """The same load for a system that cannot keep up: one stream a connection, measured from first to last.
+
+        In a window such a system is at work on a part of what a stream costs. Over whole streams each has its share.
+        """
+        if not self.stream or self.connections == 1:
+            return self
+        return replace(self, warm_s=0.0, window_s=BATCH_MOST_S, drain_s=0.0, requests=self.connections)
+
     def arguments(self) -> list[str]:
         """For load.c."""
         numbers = {"connections": self.connections, "tokens": self.tokens, "pace": self.pace}
         times = {"spread-s": self.spread_s, "warm-s": self.warm_s, "window-s": self.window_s, "drain-s": self.drain_s}
+        if self.requests:
+            numbers["requests"] = self.requests
         words = [word for name, value in {**numbers, **times}.items() for word in (f"--{name}", str(value))]
         return [*words, *(["--stream"] if self.stream else [])]
 
@@ -69,8 +88,10 @@ class Cell:
         count = result["chunks"]
         figures |= {"chunks": count, "chunks_per_s": count / window_s}
         figures |= _times("first", result["first_token"]) | _times("delay", result["delay"])
-        if self.is_paced:
-            figures["delivered"] = count / window_s / (self.connections * 1000 / PERIOD_MS)
+        if self.is_saturable:
+            stream_s = self.tokens * PERIOD_MS / 1000
+            made_in_s = self.spread_s + stream_s if self.requests else stream_s
+            figures["delivered"] = count / window_s / (self.connections * self.tokens / made_in_s)
         if count:
             figures["bytes_per_chunk"] = result["bytes"] / count
         if count and total_us:
@@ -109,7 +130,7 @@ def paced(shape: str, connections: int, tokens: int = STREAM_TOKENS, window_s: f
     is_step = shape == "step"
     return Cell(
         name=more.pop("name", f"{shape}-{connections}"),
-        title=more.pop("title", f"{'in step' if is_step else 'staggered'}, {connections} streams"),
+        title=more.pop("title", f"{'in step' if is_step else 'staggered'}, {_streams(connections)}"),
         connections=connections,
         tokens=tokens,
         pace=f"step:{PERIOD_MS * 1000}" if is_step else _staggered(),
@@ -123,7 +144,11 @@ def paced(shape: str, connections: int, tokens: int = STREAM_TOKENS, window_s: f
 
 def unpaced(connections: int) -> Cell:
     """Streams as fast as the path takes them."""
-    return Cell(name=f"unpaced-{connections}", title=f"unpaced, {connections} streams", connections=connections)
+    return Cell(name=f"unpaced-{connections}", title=f"unpaced, {_streams(connections)}", connections=connections)
+
+
+def _streams(count: int) -> str:
+    return f"{count} stream{'s' if count > 1 else ''}"
 
 
 def _staggered() -> str:

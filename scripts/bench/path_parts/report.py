@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -79,7 +79,7 @@ def _cells(results: Results, *, stream: bool) -> str:
     columns = _STREAMED if stream else _UNSTREAMED
     table = [["", "system", *(title for title, _, _ in columns)]]
     for cell in _known(results, stream=stream):
-        for place, system in enumerate(results.visits[cell.name]):
+        for place, system in enumerate(sorted(results.visits[cell.name], key=_place(results))):
             row = [_shown(results, cell, system, metric, form) for _, metric, form in columns]
             table.append([cell.title if place == 0 else "", _label(results, system), *row])
     return _table(table) if len(table) > 1 else ""
@@ -103,6 +103,12 @@ def _shown(results: Results, cell: Cell, system: str, metric: str, form: str) ->
     if metric == "chunks_per_s" and delivered is not None and delivered.value < SATURATED:
         text += " (saturated)"
     return text
+
+
+def _place(results: Results) -> Callable[[str], int]:
+    """The order in which systems are shown: that in which they were started."""
+    started = list(results.about.get("systems", {}))
+    return lambda system: started.index(system) if system in started else len(started)
 
 
 def _label(results: Results, system: str) -> str:

@@ -27,6 +27,8 @@ class System:
     name: ClassVar[str]
     label: ClassVar[str]
     hops: ClassVar[int]
+    keeps_up: ClassVar[bool] = True
+    """False for one that is measured over whole batches, because no window of it is like the next."""
 
     def __init__(self, folder: Path, *, engine_port: int, core: int | None, most_streams: int) -> None:
         self.folder: Final = folder / self.name
@@ -114,7 +116,7 @@ class Relay(System):
 class LiteLlm(System):
     """LiteLLM's proxy: one hop, one worker, no TLS, no database, no receipts, a key that it checks."""
 
-    name, label, hops = "litellm", "LiteLLM, 1 hop, no receipts", 1
+    name, label, hops, keeps_up = "litellm", "LiteLLM, 1 hop, no receipts", 1, False
 
     def start(self) -> None:
         program = str(toolbox.litellm())
