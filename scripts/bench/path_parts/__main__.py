@@ -113,7 +113,8 @@ def run_short(options: argparse.Namespace) -> tuple[Results, list[tuple[str, lis
 def main() -> int:
     """Run the command; its exit code."""
     options = parse(sys.argv[1:])
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         return _short(options) if options.short else _full(options)
     except BenchError as error:
