@@ -224,3 +224,16 @@ def test_a_batch_is_every_stream_from_first_to_last() -> None:
     assert in_time["delivered"] == pytest.approx(1.0), "two seconds of beginnings, two of a stream"
     alone = paced("staggered", 1)
     assert alone.as_batch() == alone
+
+
+@pytest.mark.parametrize(
+    ("receipts", "is_whole"),
+    [
+        ({}, True),
+        ({"answers": 9, "gateway": 9, "provider": 9}, True),
+        ({"answers": 9, "gateway": 9, "provider": 8}, False),
+        ({"answers": 10, "gateway": 9, "provider": 9}, False),
+    ],
+)
+def test_a_run_is_whole_where_every_answer_has_its_receipt(receipts: dict[str, int], *, is_whole: bool) -> None:
+    assert Results(about={"receipts": receipts}).is_whole is is_whole

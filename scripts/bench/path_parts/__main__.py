@@ -15,7 +15,7 @@ from typing import Final
 
 from . import toolbox
 from .baseline import Verdict, compare, load_stored, render_verdicts, store
-from .bench import Bench, note_memory_after, run_memory, run_rounds
+from .bench import Bench, note_memory_after, note_receipts, run_memory, run_rounds
 from .cells import FULL, HELD_STREAMS, SHORT, Cell
 from .figures import Results
 from .process import BenchError, say
@@ -82,6 +82,7 @@ def run_full(options: argparse.Namespace) -> Results:
             run_memory(bench, results, () if options.no_hold else ("nginx", "p2pgrid"))
             run_rounds(bench, cells, options.rounds, results)
             note_memory_after(bench, results)
+            note_receipts(bench, results)
         finally:
             SAVED.write_text(json.dumps(results.to_json(), indent=1))
     return results
@@ -107,6 +108,7 @@ def run_short(options: argparse.Namespace) -> tuple[Results, list[tuple[str, lis
         if lost and not options.store:
             say("  .. Lost something: measure it again, to tell a loss from noise")
             run_rounds(bench, [cell for cell in SHORT if cell.name in lost], 2, results)
+        note_receipts(bench, results)
     return results, [(name, compare(results, name, stored)) for name in yardsticks]
 
 
@@ -134,7 +136,7 @@ def _full(options: argparse.Namespace) -> int:
         script = toolbox.HERE / "plot.py"
         source = options.read or SAVED
         subprocess.run([str(toolbox.plot_python()), str(script), str(source), str(options.plot)], check=True)
-    return 1 if any(results.errors().values()) else 0
+    return 0 if results.is_whole else 1
 
 
 def _short(options: argparse.Namespace) -> int:
@@ -148,12 +150,12 @@ def _short(options: argparse.Namespace) -> int:
             print(render_verdicts(found, name))
         noise = results.noise()
         print("noise: " + ", ".join(f"{name} {value:.2f}" for name, value in sorted(noise.items())))
-        if failed:
-            print(f"failed requests: {failed}")
+        if not results.is_whole:
+            print(f"failed requests: {failed}; answers and their receipts: {results.about.get('receipts')}")
     if options.store:
         store(results, [name for name, _ in verdicts])
         return 0
-    return 1 if failed or any(v.is_lost for _, found in verdicts for v in found) else 0
+    return 1 if not results.is_whole or any(v.is_lost for _, found in verdicts for v in found) else 0
 
 
 def _interrupt(_: int, __: FrameType | None) -> None:

@@ -19,7 +19,7 @@ from .cells import HELD_STREAMS, Cell, held
 from .figures import Results
 from .load import Load
 from .process import BenchError, Process, cpu_ns, memory_bytes, say
-from .systems import P2PGRID_CONFIG, System, UnsafeWithoutReceipts, empty_folder, stop_all
+from .systems import P2PGRID_CONFIG, P2pgrid, System, UnsafeWithoutReceipts, empty_folder, stop_all
 from .toolbox import Missing
 
 IDLE_SHARE: Final = 0.15
@@ -130,6 +130,11 @@ class Bench:
             "per_stream": (most - before) / connections,
         }
 
+    def receipts(self, system: P2pgrid) -> dict[str, int]:
+        """Answers that the load had whole, and receipts for them in both ledgers: the same number, if all is well."""
+        self._settle(system)
+        return {"answers": self.load.answers[system.name], **system.receipts()}
+
     def calibrate(self) -> dict[str, dict[str, float]]:
         """A fixed piece of work on either core."""
         return {"path": self.load.calibrate(self.cores.path), "load": self.load.calibrate(self.cores.load)}
@@ -224,6 +229,13 @@ def note_memory_after(bench: Bench, results: Results) -> None:
     for system in bench.systems:
         if system.name in results.memory:
             results.memory[system.name]["after_load"] = bench.memory(system)
+
+
+def note_receipts(bench: Bench, results: Results) -> None:
+    """Whether every answer of the run has its receipt, signed by both, in both ledgers."""
+    system = bench.named(P2pgrid.name)
+    if isinstance(system, P2pgrid):
+        results.about["receipts"] = bench.receipts(system)
 
 
 @contextlib.contextmanager

@@ -77,6 +77,11 @@ class Results:
                 failed[system] = failed.get(system, 0) + int(sum(visit.get("errors", 0) for visit in visits))
         return failed
 
+    @property
+    def is_whole(self) -> bool:
+        """True if no request failed, and every answer of p2pgrid's has its receipt in both ledgers."""
+        return not any(self.errors().values()) and len(set(self.about.get("receipts", {}).values())) <= 1
+
     def noise(self) -> dict[str, float]:
         """How quiet the machine was: the spread of a fixed piece of work, what others took, the cells' own spread."""
         found: dict[str, float] = {}

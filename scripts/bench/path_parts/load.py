@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +24,8 @@ class Load:
         self._program = program
         self._command = ([] if core is None else ["taskset", "-c", str(core)]) + [str(program)]
         self._engine_pid = engine_pid
+        self.answers: Final[Counter[str]] = Counter()
+        """Whole answers so far, by system."""
 
     def requests(
         self, system: System, count: int, *, connections: int, stream: bool = False, tokens: int = 16
@@ -60,6 +63,7 @@ class Load:
         if process.returncode:
             raise BenchError(f"the load on {system.label} ended with exit code {process.returncode}: {errors.strip()}")
         result: dict[str, Any] = json.loads(output)
+        self.answers[system.name] += result["finished"] - result["errors"]
         cpu = {int(pid): ns for pid, ns in result.pop("cpu_ns").items()}
         result["engine_cpu_ns"] = cpu[self._engine_pid]
         result["node_cpu_ns"] = {

@@ -86,7 +86,7 @@ def first_tokens(axes: Axes, run: Run) -> None:
                 continue
             bar = axes.bar(at + (place - (len(shown) - 1) / 2) * width, own[0] - base[0], width * 0.9,
                            color=LOOKS[system]["color"])  # fmt: skip
-            axes.bar_label(bar, fmt=lambda value: f"{value:,.3g}", fontsize=8)
+            axes.bar_label(bar, fmt=lambda value: f"{value:,.0f}" if value >= 100 else f"{value:.2g}", fontsize=8)
     axes.set(title="Added first token (p50)", ylabel="ms, log scale", yscale="log")
     axes.set_xticks(range(len(cells)), list(cells.values()))
     axes.margins(y=0.15)

@@ -13,6 +13,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
+from p2pgrid.ledger.sqlite import SqliteLedger
+
 from . import toolbox
 from .load import Load
 from .process import BenchError, Process, free_port, say
@@ -168,6 +170,14 @@ class P2pgrid(System):
         """Sales until the channel has signed for enough to let all streams be open at once (session.md, section 8)."""
         load.requests(self, 64, connections=1)
         load.requests(self, 32 + self.most_streams * 3 // 4, connections=8, stream=True, tokens=WARM_TOKENS)
+
+    def receipts(self) -> dict[str, int]:
+        """Receipts that both sides have signed, in each ledger on disk."""
+        found = {}
+        for node in ("gateway", "provider"):
+            with SqliteLedger.open_readonly(self.folder / node / "ledger.sqlite") as ledger:
+                found[node] = sum(row.countersigned for row in ledger.receipts())
+        return found
 
     def _is_on_sale(self) -> bool:
         page = get(self.port, "/v1/models")
