@@ -230,9 +230,11 @@ def test_a_batch_is_every_stream_from_first_to_last() -> None:
     ("receipts", "is_whole"),
     [
         ({}, True),
-        ({"answers": 9, "gateway": 9, "provider": 9}, True),
-        ({"answers": 9, "gateway": 9, "provider": 8}, False),
-        ({"answers": 10, "gateway": 9, "provider": 9}, False),
+        ({"answers": 9, "cut": 0, "gateway": 9, "provider": 9}, True),
+        ({"answers": 9, "cut": 2, "gateway": 10, "provider": 10}, True),
+        ({"answers": 9, "cut": 0, "gateway": 10, "provider": 10}, False),
+        ({"answers": 9, "cut": 0, "gateway": 9, "provider": 8}, False),
+        ({"answers": 10, "cut": 1, "gateway": 9, "provider": 9}, False),
     ],
 )
 def test_a_run_is_whole_where_every_answer_has_its_receipt(receipts: dict[str, int], *, is_whole: bool) -> None:

@@ -131,9 +131,10 @@ class Bench:
         }
 
     def receipts(self, system: P2pgrid) -> dict[str, int]:
-        """Answers that the load had whole, and receipts for them in both ledgers: the same number, if all is well."""
+        """Answers that the load had whole or cut, and receipts in both ledgers."""
         self._settle(system)
-        return {"answers": self.load.answers[system.name], **system.receipts()}
+        answers = {"answers": self.load.answers[system.name], "cut": self.load.cut[system.name]}
+        return {**answers, **system.receipts()}
 
     def calibrate(self) -> dict[str, dict[str, float]]:
         """A fixed piece of work on either core."""

@@ -79,8 +79,16 @@ class Results:
 
     @property
     def is_whole(self) -> bool:
-        """True if no request failed, and every answer of p2pgrid's has its receipt in both ledgers."""
-        return not any(self.errors().values()) and len(set(self.about.get("receipts", {}).values())) <= 1
+        """True if no request failed, and every answer of p2pgrid's has its receipt in both ledgers.
+
+        An answer that was cut may have one or not: it may have been cut before it was ordered.
+        """
+        if any(self.errors().values()):
+            return False
+        found = self.about.get("receipts")
+        if not found:
+            return True
+        return found["gateway"] == found["provider"] and 0 <= found["gateway"] - found["answers"] <= found["cut"]
 
     def noise(self) -> dict[str, float]:
         """How quiet the machine was: the spread of a fixed piece of work, what others took, the cells' own spread."""

@@ -26,6 +26,8 @@ class Load:
         self._engine_pid = engine_pid
         self.answers: Final[Counter[str]] = Counter()
         """Whole answers so far, by system."""
+        self.cut: Final[Counter[str]] = Counter()
+        """Answers that were broken off because they took too long, by system."""
 
     def requests(
         self, system: System, count: int, *, connections: int, stream: bool = False, tokens: int = 16
@@ -64,6 +66,7 @@ class Load:
             raise BenchError(f"the load on {system.label} ended with exit code {process.returncode}: {errors.strip()}")
         result: dict[str, Any] = json.loads(output)
         self.answers[system.name] += result["finished"] - result["errors"]
+        self.cut[system.name] += result["cut"]
         cpu = {int(pid): ns for pid, ns in result.pop("cpu_ns").items()}
         result["engine_cpu_ns"] = cpu[self._engine_pid]
         result["node_cpu_ns"] = {

@@ -61,8 +61,8 @@ def _head(results: Results) -> str:
     lines.append(f"Failed requests: {failed}" if failed else "No request failed.")
     if receipts := about.get("receipts"):
         lines.append(
-            f"p2pgrid gave {receipts['answers']:,} whole answers in this run; {receipts['gateway']:,} receipts signed by "
-            f"both are in the gateway's ledger, {receipts['provider']:,} in the provider's."
+            f"p2pgrid gave {receipts['answers']:,} whole answers in this run; {receipts['gateway']:,} receipts signed "
+            f"by both are in the gateway's ledger, {receipts['provider']:,} in the provider's."
         )
     return "\n\n".join(lines)
 
