@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from path_parts.baseline import RATIOS, Verdict, compare, load_stored, render_verdicts, store
-from path_parts.cells import FULL, SHORT, Cell, paced
+from path_parts.cells import FULL, SHORT, Cell, paced, unstreamed
 from path_parts.figures import Results, figure
 from path_parts.process import BenchError
 from path_parts.report import BEGIN, END, render, write_docs
@@ -239,3 +239,14 @@ def test_a_batch_is_every_stream_from_first_to_last() -> None:
 )
 def test_a_run_is_whole_where_every_answer_has_its_receipt(receipts: dict[str, int], *, is_whole: bool) -> None:
     assert Results(about={"receipts": receipts}).is_whole is is_whole
+
+
+def test_a_batch_of_whole_answers_is_three_a_connection() -> None:
+    words = unstreamed(16).as_batch().arguments()
+    assert words[words.index("--requests") + 1] == "48"
+
+
+def test_times_of_a_busy_machine_are_not_stored(tmp_path: Path) -> None:
+    path = tmp_path / "baseline.json"
+    store(short_run(3.0, taken=0.5), ["nginx"], path)
+    assert set(load_stored(path)["nginx"]) == {ratio.name for ratio in RATIOS if not ratio.is_time}

@@ -81,11 +81,17 @@ def load_stored(path: Path = STORED) -> dict[str, dict[str, float]]:
 
 
 def store(results: Results, yardsticks: list[str], path: Path = STORED) -> None:
-    """Write the ratios of this run, keeping those to yardsticks that it did not have."""
+    """Write the ratios of this run, keeping those to yardsticks that it did not have.
+
+    Times of a busy machine are not stored: everything would pass beside them.
+    """
     ratios = load_stored(path)
     for yardstick in yardsticks:
-        found = {ratio.name: ratio.of(results, yardstick) for ratio in RATIOS}
-        ratios[yardstick] = {name: round(one.value, 3) for name, one in found.items() if one is not None}
+        ratios[yardstick] = {
+            verdict.ratio.name: round(verdict.found.value, 3)
+            for verdict in compare(results, yardstick, ratios)
+            if verdict.found is not None and verdict.is_judged
+        }
     about = {key: results.about.get(key) for key in ("when", "commit", "cpu", "versions")}
     path.write_text(json.dumps({"about": about, "ratios": ratios}, indent=2) + "\n")
 

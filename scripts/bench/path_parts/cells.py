@@ -55,13 +55,14 @@ class Cell:
         return self.is_paced and self.tokens > 50
 
     def as_batch(self) -> Cell:
-        """The same load for a system that cannot keep up: one stream a connection, measured from first to last.
+        """The same load for a system that cannot keep up: one stream (or three answers) a connection, first to last.
 
         In a window such a system is at work on a part of what a stream costs. Over whole streams each has its share.
         """
-        if not self.stream or self.connections == 1:
+        if self.connections == 1:
             return self
-        return replace(self, warm_s=0.0, window_s=BATCH_MOST_S, drain_s=0.0, requests=self.connections)
+        count = self.connections * (1 if self.stream else 3)
+        return replace(self, warm_s=0.0, window_s=BATCH_MOST_S, drain_s=0.0, requests=count)
 
     def arguments(self) -> list[str]:
         """For load.c."""
