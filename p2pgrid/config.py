@@ -93,7 +93,7 @@ class ProviderConfig(Section, frozen=True, kw_only=True):
     operator: Annotated[str, Meta(max_length=128)] = ""
     country: CountryCode = "LT"
     listen: str = "0.0.0.0:4801"
-    """host:port of the direct road."""
+    """host:port of the direct road; empty: sell over libp2p alone."""
     libp2p_listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4802",)
     announce: tuple[str, ...] = ()
     """host:port under which others reach the direct road; left out, the address listened on."""

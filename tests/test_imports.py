@@ -13,6 +13,7 @@ MAY_IMPORT = {
     "errors": set(),
     "units": {"errors"},
     "proto": {"errors", "units"},
+    "http": {"errors"},
     "config": {"errors", "units", "proto"},
     "ledger": {"errors", "units", "proto"},
     "engine": {"errors", "units", "proto"},
@@ -21,7 +22,7 @@ MAY_IMPORT = {
     "commands": {"errors"},
     "desk": {"errors", "units", "proto", "ledger"},
     "provider": {"errors", "units", "proto", "config", "ledger", "log", "engine", "net", "commands", "desk"},
-    "client": {"errors", "units", "proto", "config", "ledger", "log", "net", "commands", "desk"},
+    "client": {"errors", "units", "proto", "config", "ledger", "log", "net", "commands", "desk", "http"},
     "audit": {"errors", "units", "proto", "ledger"},
     "demo": {"errors", "units"},
     "cli": {

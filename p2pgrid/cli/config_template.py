@@ -30,8 +30,8 @@ EXPLAINED: Final[dict[type[Section], dict[str, str]]] = {
     ProviderConfig: {
         "operator": "Your legal name, as it stands in offers.",
         "country": "Where the GPUs stand, ISO 3166-1 alpha-2.",
-        "listen": "host:port of the direct road, on which clients buy.",
-        "libp2p-listen": "Where libp2p listens, for discovery. Empty: take no part in the DHT.",
+        "listen": "host:port of the direct road, the faster one. Empty: sell over libp2p alone.",
+        "libp2p-listen": "Where libp2p listens, for discovery and as a second road. Empty: neither.",
         "announce": 'host:port under which others reach `listen`, if it is another address: ["203.0.113.7:4801"]',
         "libp2p-announce": 'The same for libp2p: ["/ip4/203.0.113.7/tcp/4802"]',
         "pages": 'host:port of your pages (/offer, /card, /health, /metrics, /log/), as "127.0.0.1:4880". Empty: none.',

@@ -75,16 +75,16 @@ def gateway(
 
     async def main(stop: asyncio.Event) -> None:
         from p2pgrid.client.client import Client
-        from p2pgrid.client.gateway import Gateway, check_exposure, serve
+        from p2pgrid.client.gateway import SHUTDOWN_S, Gateway, check_exposure, serve
 
         check_exposure(host, api_key)
-        async with Client(context.data, network=name, bootstrap=peers, config=config) as client:
-            runner = await serve(Gateway(client.purchaser, network=name, api_key=api_key), host, port)
+        async with Client(context.data, network=name, bootstrap=peers, config=config, joins_late=True) as client:
+            server = await serve(Gateway(client.purchaser, network=name, api_key=api_key), host, port)
             try:
-                _announce(client, host, runner.addresses[0][1], as_json=as_json, has_key=api_key is not None)
+                _announce(client, host, server.addresses[0][1], as_json=as_json, has_key=api_key is not None)
                 await stop.wait()
             finally:
-                await runner.cleanup()
+                await server.aclose(SHUTDOWN_S)
 
     run(main)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from p2pgrid.client.offers import verify_offer
-from p2pgrid.client.roads import dial_provider, direct_addresses
+from p2pgrid.client.roads import dial_direct, direct_addresses
 from p2pgrid.config import DataFolder
 from p2pgrid.desk.standing import Books, last_offer
 from p2pgrid.errors import InvalidRecord, LocalError, RemoteError, Unreachable, UsageError
@@ -83,7 +83,7 @@ class Roads:
         Raises Unreachable, or another RemoteError.
         """
         try:
-            road: LinkConnection | Get = await dial_provider(addresses, provider, self._key)
+            road: LinkConnection | Get = await dial_direct(addresses, provider, self._key)
         except RemoteError as away:
             road = await self._look_up(provider, away)
         if not isinstance(road, LinkConnection):
@@ -103,7 +103,7 @@ class Roads:
         except (RemoteError, InvalidRecord, UsageError) as error:
             raise Unreachable(f"{away.message} Nor was it found anew: {error.message}", hint=error.hint) from error
         try:
-            return await dial_provider(direct_addresses(offer.message.addresses), provider, self._key)
+            return await dial_direct(direct_addresses(offer.message.addresses), provider, self._key)
         except RemoteError:
             return over_libp2p(network, peer, self._timeout_s)
 

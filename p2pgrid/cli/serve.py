@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 @click.option("--operator", metavar="NAME", help="Your legal name, as it stands in offers.")
 @click.option("--country", metavar="CC", help="Where the GPUs stand. [default: LT]")
 @click.option("--listen", metavar="HOST:PORT", help="The direct road. [default: 0.0.0.0:4801]")
+@click.option("--no-direct", is_flag=True, help="Sell over libp2p alone: do not listen on the direct road.")
 @click.option("--announce", multiple=True, metavar="HOST:PORT", help="Where others reach it, if elsewhere.")
 @click.option("--libp2p-listen", multiple=True, metavar="MULTIADDR", help="[default: /ip4/0.0.0.0/tcp/4802]")
 @click.option("--libp2p-announce", multiple=True, metavar="MULTIADDR", help="Where others reach it, if elsewhere.")
@@ -53,6 +54,7 @@ def serve(
     operator: str | None,
     country: str | None,
     listen: str | None,
+    no_direct: bool,
     announce: tuple[str, ...],
     libp2p_listen: tuple[str, ...],
     libp2p_announce: tuple[str, ...],
@@ -89,7 +91,7 @@ def serve(
         "price_cached_input_eur": price_cached_input,
         "price_output_eur": price_output,
     }
-    config = with_flags(config, overrides, model, model_overrides)
+    config = with_flags(config, overrides, model, model_overrides, no_direct=no_direct)
 
     async def main(stop: asyncio.Event) -> None:
         await _serve(context.data, config, name, peers, stop, as_json)
@@ -98,10 +100,19 @@ def serve(
 
 
 def with_flags(
-    config: Config, overrides: dict[str, Any], model: str | None, model_overrides: dict[str, str | None]
+    config: Config,
+    overrides: dict[str, Any],
+    model: str | None,
+    model_overrides: dict[str, str | None],
+    *,
+    no_direct: bool = False,
 ) -> Config:
     """The configuration with the flags that were given, checked like the file. Raises UsageError."""
     given = {key: value for key, value in overrides.items() if value}
+    if no_direct:
+        if "listen" in given or "announce" in given:
+            raise UsageError("--no-direct and an address of the direct road were given.", hint="Leave one of them out.")
+        given |= {"listen": "", "announce": ()}
     provider = msgspec.structs.replace(config.provider, **given)
     model_given = {key: value for key, value in model_overrides.items() if value is not None}
     if model is not None or model_given:

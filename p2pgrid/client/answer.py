@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 import msgspec
 
+from p2pgrid.client.background import is_done_within
 from p2pgrid.client.choice import Candidate
 from p2pgrid.client.order import OrderStream
-from p2pgrid.errors import Refused, RemoteError, Unreachable
+from p2pgrid.errors import P2pgridError, Refused, RemoteError, Unreachable
 from p2pgrid.proto.answer import AnswerAssembler
 from p2pgrid.proto.counting import StreamError
 from p2pgrid.proto.messages import ModelOffer, Offer, Receipt, Tariff, Usage
@@ -23,6 +25,18 @@ _PASSED_ON_STATUS: Final = (400, 413, 422)
 _FAILURE_CODES: Final = frozenset(
     {"engine-failed", "engine-unavailable", "ledger-unavailable", "clock-skew", "withdrawn", "timeout"}
 )
+
+
+class Flow(Protocol):
+    """What says whether a program keeps up with its answer: `p2pgrid.http.connection.Reply` is one."""
+
+    on_writable: Callable[[], None] | None
+    """Called when it has caught up."""
+
+    @property
+    def is_writable(self) -> bool:
+        """False while it has not."""
+        ...
 
 
 class EngineRefused(Refused):
@@ -102,8 +116,7 @@ class Answer:
 
     async def settled(self, timeout_s: float) -> Signed[Receipt] | None:
         """Wait for the receipt. None if it did not come in time, or the order ended without one."""
-        done, _ = await asyncio.wait([self._order.ended_future], timeout=timeout_s)
-        return self.receipt if done else None
+        return self.receipt if await is_done_within(self._order.ended_future, timeout_s) else None
 
     # -- the bytes -----------------------------------------------------------------------------------------------
 
@@ -112,18 +125,26 @@ class Answer:
 
         Raises RemoteError, EngineRefused among them: nothing was handed over, and another provider may be asked.
         """
+        collected: deque[bytes] = deque()
+        if whole:
+            await self.pour(collected.append, first_timeout_s=timeout_s)
+            self._collected = collected
+        else:
+            await self._wait_for_first(timeout_s)
+        head, counter = self._order.buyer.head, self._order.buyer.counter
+        if head is not None and head.status != 200:
+            if not whole:
+                await self.pour(collected.append)
+            raise EngineRefused(head.status, _parse_error(b"".join(collected)))
+        if counter.error is not None and (whole or not counter.output_tokens):
+            raise EngineRefused(*_stream_error(counter.error))
+
+    async def _wait_for_first(self, timeout_s: float) -> None:
         try:
             async with asyncio.timeout(timeout_s):
                 await self._order.wait()
         except TimeoutError:
             raise Unreachable(f"{self.provider} sent nothing for {timeout_s:g} s.") from None
-        head, counter = self._order.buyer.head, self._order.buyer.counter
-        if head is not None and head.status != 200:
-            raise EngineRefused(head.status, _parse_error(b"".join([data async for data in self])))
-        if whole:
-            self._collected = deque([data async for data in self])
-        if counter.error is not None and (whole or not counter.output_tokens):
-            raise EngineRefused(*_stream_error(counter.error))
 
     def __aiter__(self) -> Self:
         return self
@@ -135,13 +156,31 @@ class Answer:
             raise StopAsyncIteration
         try:
             async with asyncio.timeout(self._stall_timeout_s):
-                data = await self._order.read()
+                await self._order.wait()
         except TimeoutError:
-            self.cancel()
-            raise Unreachable(f"{self.provider} sent nothing for {self._stall_timeout_s:g} s.") from None
-        if not data:
+            raise self._stalled() from None
+        data = self._order.take()
+        if data is None:
             raise StopAsyncIteration
         return data
+
+    async def pour(
+        self, write: Callable[[bytes], None], flow: Flow | None = None, *, first_timeout_s: float | None = None
+    ) -> None:
+        """Hand all bytes to `write` as they come, and no faster than `flow` allows. Returns at the answer's end.
+
+        It does what iterating does, without waking a task for each piece, and raises the same. The first bytes may
+        take `first_timeout_s`, if that is given.
+        """
+        if self._collected is not None:
+            write(b"".join(self._collected))
+            self._collected.clear()
+        elif not await _Pour(self._order, write, flow).run(self._stall_timeout_s, first_timeout_s):
+            raise self._stalled()
+
+    def _stalled(self) -> Unreachable:
+        self.cancel()
+        return Unreachable(f"{self.provider} sent nothing for {self._stall_timeout_s:g} s.")
 
     async def assemble(self) -> dict[str, Any]:
         """Read to the end and merge into the object that an unstreamed request gets.
@@ -149,9 +188,12 @@ class Answer:
         Raises RemoteError: where the answer breaks off or holds an error, and ProtocolViolation for what is no answer.
         """
         assembler, splitter = AnswerAssembler(), EventSplitter()
-        async for data in self:
+
+        def merge(data: bytes) -> None:
             for event in splitter.feed(data):
                 assembler.feed(event)
+
+        await self.pour(merge)
         error = self._order.buyer.counter.error
         if error is not None:
             raise EngineRefused(*_stream_error(error))
@@ -168,6 +210,62 @@ class Answer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.cancel()
+
+
+class _Pour:
+    """The bytes of one order on their way to a program: moved by callbacks, from whichever side is ready."""
+
+    def __init__(self, order: OrderStream, write: Callable[[bytes], None], flow: Flow | None) -> None:
+        self._order = order
+        self._write = write
+        self._flow = flow
+        self._error: P2pgridError | None = None
+        self._loop = asyncio.get_running_loop()
+        self._over = self._loop.create_future()
+        self._moved_s = self._loop.time()
+
+    async def run(self, stall_timeout_s: float, first_timeout_s: float | None) -> bool:
+        """Until the answer's end; False if the provider sent nothing for so long. Raises what `take` and `write` do."""
+        self._order.on_progress = self._move
+        if self._flow is not None:
+            self._flow.on_writable = self._move
+        if first_timeout_s is not None:
+            self._moved_s += first_timeout_s - stall_timeout_s
+        try:
+            self._move()
+            while not self._over.done():
+                left_s = self._moved_s + stall_timeout_s - self._loop.time()
+                if left_s <= 0:
+                    return False
+                await is_done_within(self._over, left_s)
+                if not self._is_writable:
+                    self._moved_s = self._loop.time()  # the program is late, and not the provider
+        finally:
+            self._order.on_progress = None
+            if self._flow is not None:
+                self._flow.on_writable = None
+        if self._error is not None:
+            raise self._error
+        return True
+
+    @property
+    def _is_writable(self) -> bool:
+        return self._flow is None or self._flow.is_writable
+
+    def _move(self) -> None:
+        try:
+            while not self._over.done() and self._is_writable:
+                data = self._order.take()
+                if data is None:
+                    self._over.set_result(None)
+                elif data:
+                    self._moved_s = self._loop.time()
+                    self._write(data)
+                else:
+                    break
+        except P2pgridError as error:
+            self._error = error
+            self._over.set_result(None)
 
 
 def _parse_error(body: bytes) -> dict[str, Any]:

@@ -12,10 +12,9 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from p2pgrid.client.background import log_end
-from p2pgrid.client.domains import DomainChecker
 from p2pgrid.client.operator import Operator
 from p2pgrid.errors import InvalidRecord, P2pgridError, RemoteError
 from p2pgrid.ledger.card_file import read_cards, write_cards
@@ -24,6 +23,9 @@ from p2pgrid.proto.card_chain import CardChain, KeyState, join_chains, key_state
 from p2pgrid.proto.keys import parse_peer_id, parse_public_key
 from p2pgrid.proto.messages import Offer
 from p2pgrid.proto.record import Signed
+
+if TYPE_CHECKING:
+    from p2pgrid.client.domains import DomainChecker
 
 log = logging.getLogger(__name__)
 

@@ -3,11 +3,14 @@
 First what rules a provider out: the model, the endpoint, the program's wishes, the offer's time, a quarantine. Then the
 order: those that failed of late go last; among the rest the cheapest expected cost comes first, then the quickest
 measured first token, then the peer id.
+
+It is done in two steps. `preselect` makes the tests that do not hang on the single request, so that what it finds can
+be kept for a moment (`shortlist.py`); `rank` does the rest, for each request.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -107,6 +110,10 @@ class Standing:
         return self.failed_ms + min(FIRST_BACKOFF_MS << min(self.failures - 1, 20), LONGEST_BACKOFF_MS)
 
 
+UNKNOWN: Final = Standing()
+"""The standing of one that nothing is remembered of."""
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A provider that may serve the request."""
@@ -120,6 +127,8 @@ class Candidate:
     is_backing_off: bool
     operator: Operator | None = None
     """Who stands behind it, as far as its card is known."""
+    road: str | None = None
+    """What the link to it runs on; None without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +202,94 @@ _TESTS: Final = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One model in one provider's offer, which passed the tests of `preselect`."""
+
+    peer_id: str
+    offer: Signed[Offer]
+    entry: ModelOffer
+    operator: Operator | None
+
+    def tariff_at(self, now_ms: int) -> Tariff:
+        """What it costs at that time."""
+        return self.offer.message.tariff_at(self.entry, now_ms) if self.entry.schedule else self.entry.tariff
+
+
+@dataclass(frozen=True, slots=True)
+class Preselection:
+    """The sellers of a model that one who wishes so may buy from, and why the others are none."""
+
+    listings: tuple[Listing, ...]
+    rejected: Mapping[str, tuple[str, ...]]
+    """As in `Choice`."""
+
+
+def preselect(
+    offers: Iterable[tuple[str, Signed[Offer]]],
+    *,
+    model: str,
+    endpoint: str,
+    wishes: Wishes,
+    operator_of: Callable[[str, Signed[Offer]], Operator | None],
+) -> Preselection:
+    """Sort out who sells the model at all to one who wishes so. `offers` are in force, each with its peer's id."""
+    listings: list[Listing] = []
+    rejected: dict[str, list[str]] = {}
+    for peer_id, offer in offers:
+        entry = offer.message.model_offer(model)
+        operator = operator_of(peer_id, offer) if entry is not None else None
+        failed = _first_failed_test(offer, entry, peer_id, model, endpoint, wishes, operator)
+        if failed is not None:
+            rejected.setdefault(failed[0], []).append(failed[1])
+        elif entry is not None:
+            listings.append(Listing(peer_id, offer, entry, operator))
+    return Preselection(tuple(listings), {test: tuple(words) for test, words in rejected.items()})
+
+
+def rank(
+    preselection: Preselection,
+    *,
+    fields: RequestFields,
+    body_bytes: int,
+    wishes: Wishes,
+    standing_of: Callable[[str], Standing],
+    now_ms: int,
+    models: tuple[str, ...] = (),
+) -> Choice:
+    """Order the providers for one request. `standing_of` takes a peer id; `models` are all that are on sale."""
+    rejected: dict[str, list[str]] = {test: list(words) for test, words in preselection.rejected.items()}
+    ranked: list[tuple[tuple[bool, int, int, float, str], Candidate]] = []
+    asked = fields.max_completion_tokens or fields.max_tokens or 1
+    most_context_bytes = MOST_BYTES_PER_TOKEN * fields.prompts
+    for one in preselection.listings:
+        peer_id, entry, standing = one.peer_id, one.entry, standing_of(one.peer_id)
+        tariff = one.tariff_at(now_ms)
+        if asked > entry.context_tokens or body_bytes > most_context_bytes * entry.context_tokens:
+            rejected.setdefault("context", []).append(f"{entry.context_tokens} tokens")
+            continue
+        if wishes.max_cost_pico is not None:
+            most = _most_pico(entry, tariff, fields, body_bytes)
+            if most > wishes.max_cost_pico:
+                rejected.setdefault("budget", []).append(format_amount_eur(most))
+                continue
+        if standing.quarantine:
+            rejected.setdefault("quarantine", []).append(standing.quarantine)
+            continue
+        retry_ms = standing.retry_ms()
+        backs_off = retry_ms > now_ms
+        expected_pico = expected_cost_pico(entry, tariff, fields, body_bytes)
+        candidate = Candidate(peer_id, one.offer, entry, tariff, expected_pico, backs_off, one.operator)
+        order = (backs_off, retry_ms if backs_off else 0, expected_pico, standing.first_token_ms or 0.0, peer_id)
+        ranked.append((order, candidate))
+    ranked.sort(key=lambda one: one[0])
+    return Choice(
+        candidates=tuple(candidate for _, candidate in ranked),
+        models=models,
+        rejected={test: tuple(words) for test, words in rejected.items()},
+    )
+
+
 def choose(
     offers: Iterable[Signed[Offer]],
     *,
@@ -204,40 +301,33 @@ def choose(
     now_ms: int,
     operators: Mapping[str, Operator] | None = None,
 ) -> Choice:
-    """Order the providers for a request. `offers` are in force; `standings` and `operators` go by peer id."""
-    models: set[str] = set()
-    rejected: dict[str, list[str]] = {}
-    ranked: list[tuple[tuple[bool, int, int, float, str], Candidate]] = []
-    for offer in offers:
-        models.update(entry.model for entry in offer.message.models)
-        peer_id = parse_public_key(offer.message.provider).peer_id
-        standing = standings.get(peer_id, Standing())
-        operator = (operators or {}).get(peer_id)
-        failed = _first_failed_test(offer, peer_id, fields, endpoint, body_bytes, wishes, standing, now_ms, operator)
-        if failed is not None:
-            rejected.setdefault(failed[0], []).append(failed[1])
-            continue
-        entry = offer.message.model_offer(fields.model)
-        assert entry is not None
-        backs_off = standing.retry_ms() > now_ms
-        tariff = offer.message.tariff_at(entry, now_ms)
-        expected_pico = expected_cost_pico(entry, tariff, fields, body_bytes)
-        candidate = Candidate(peer_id, offer, entry, tariff, expected_pico, backs_off, operator)
-        retry_ms = standing.retry_ms() if backs_off else 0
-        rank = (backs_off, retry_ms, candidate.expected_pico, standing.first_token_ms or 0.0, peer_id)
-        ranked.append((rank, candidate))
-    ranked.sort(key=lambda one: one[0])
-    return Choice(
-        candidates=tuple(candidate for _, candidate in ranked),
-        models=tuple(sorted(models)),
-        rejected={test: tuple(words) for test, words in rejected.items()},
+    """Both steps at once. `offers` are in force; `standings` and `operators` go by peer id."""
+    listed = [(parse_public_key(offer.message.provider).peer_id, offer) for offer in offers]
+    known = operators or {}
+    preselection = preselect(
+        listed,
+        model=fields.model,
+        endpoint=endpoint,
+        wishes=wishes,
+        operator_of=lambda peer_id, _: known.get(peer_id),
+    )
+    return rank(
+        preselection,
+        fields=fields,
+        body_bytes=body_bytes,
+        wishes=wishes,
+        standing_of=lambda peer_id: standings.get(peer_id, UNKNOWN),
+        now_ms=now_ms,
+        models=tuple(sorted({entry.model for _, offer in listed for entry in offer.message.models})),
     )
 
 
-def candidate_of(offer: Signed[Offer], entry: ModelOffer, now_ms: int, operator: Operator | None = None) -> Candidate:
+def candidate_of(
+    offer: Signed[Offer], entry: ModelOffer, now_ms: int, operator: Operator | None = None, road: str | None = None
+) -> Candidate:
     """An offer's model as a candidate of no request."""
     peer_id = parse_public_key(offer.message.provider).peer_id
-    return Candidate(peer_id, offer, entry, offer.message.tariff_at(entry, now_ms), 0, False, operator)
+    return Candidate(peer_id, offer, entry, offer.message.tariff_at(entry, now_ms), 0, False, operator, road)
 
 
 def expected_cost_pico(entry: ModelOffer, tariff: Tariff, fields: RequestFields, body_bytes: int) -> int:
@@ -280,38 +370,29 @@ def unwanted_operator(offer: Signed[Offer], operator: Operator | None, wishes: W
 
 def _first_failed_test(
     offer: Signed[Offer],
+    entry: ModelOffer | None,
     peer_id: str,
-    fields: RequestFields,
+    model: str,
     endpoint: str,
-    body_bytes: int,
     wishes: Wishes,
-    standing: Standing,
-    now_ms: int,
     operator: Operator | None,
 ) -> tuple[str, str] | None:
     """The first test that the offer fails, and a word on it; None if it passes all."""
-    entry = offer.message.model_offer(fields.model)
     if entry is None:
-        return "model", fields.model
+        return "model", model
     if offer.message.currency != CURRENCY:
         return "currency", offer.message.currency
     if endpoint not in entry.endpoints:
         return "endpoint", ", ".join(entry.endpoints)
     if wishes.provider and wishes.provider != peer_id:
         return "provider", peer_id
-    if (unwanted := unwanted_operator(offer, operator, wishes)) is not None:
-        return unwanted
-    asked = fields.max_completion_tokens or fields.max_tokens or 1
-    if asked > entry.context_tokens or body_bytes > MOST_BYTES_PER_TOKEN * entry.context_tokens * fields.prompts:
-        return "context", f"{entry.context_tokens} tokens"
-    if wishes.max_cost_pico is not None:
-        caps = Usage(
-            prompt_tokens=min(fields.max_prompt_tokens(entry, body_bytes), MAX_TOKENS),
-            output_tokens=min(fields.max_output_tokens(entry), MAX_TOKENS),
-        )
-        most = _price(offer.message.tariff_at(entry, now_ms), caps)
-        if most > wishes.max_cost_pico:
-            return "budget", format_amount_eur(most)
-    if standing.quarantine:
-        return "quarantine", standing.quarantine
-    return None
+    return unwanted_operator(offer, operator, wishes)
+
+
+def _most_pico(entry: ModelOffer, tariff: Tariff, fields: RequestFields, body_bytes: int) -> int:
+    """The most that the request can cost."""
+    caps = Usage(
+        prompt_tokens=min(fields.max_prompt_tokens(entry, body_bytes), MAX_TOKENS),
+        output_tokens=min(fields.max_output_tokens(entry), MAX_TOKENS),
+    )
+    return _price(tariff, caps)

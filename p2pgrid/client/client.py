@@ -1,9 +1,7 @@
 """The Python client: everything a buyer needs, from a data folder.
 
-    async with Client() as client:
-        answer = await client.chat(model="qwen3-8b", messages=[{"role": "user", "content": "Hello!"}])
-
-Importing this module imports libp2p, which takes one to two seconds.
+async with Client() as client:
+    answer = await client.chat(model="qwen3-8b", messages=[{"role": "user", "content": "Hello!"}])
 """
 
 from __future__ import annotations
@@ -22,11 +20,13 @@ from p2pgrid.client.cards import CardBook
 from p2pgrid.client.choice import Wishes
 from p2pgrid.client.desk import CLIENT_ASKS, ClientDesk
 from p2pgrid.client.domains import DomainChecker
+from p2pgrid.client.late_network import LateNetwork
 from p2pgrid.client.log_watch import LogWatch
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.openai_api import parse_budget
 from p2pgrid.client.purchaser import Purchaser, unix_ms
 from p2pgrid.client.quarantine import Quarantine
+from p2pgrid.client.roads import ProviderRoads
 from p2pgrid.client.session import SessionLimits
 from p2pgrid.commands.address import socket_path
 from p2pgrid.commands.server import serve_commands
@@ -39,7 +39,6 @@ from p2pgrid.log.erasing import LogFiles, check_all_known, erase_salts
 from p2pgrid.log.witness import WitnessStore
 from p2pgrid.net.bootstrap_peers import load_bootstrap_peers
 from p2pgrid.net.lookup_keys import PROVIDER, country_key
-from p2pgrid.net.network import Network
 
 CHAT: Final = "/v1/chat/completions"
 
@@ -58,12 +57,15 @@ class Client:
         bootstrap: Sequence[str] | None = None,
         config: ClientConfig | None = None,
         keeps_links: bool = True,
+        joins_late: bool = False,
     ) -> None:
         """Raises UsageError for a config.toml that cannot be used.
 
-        Without `keeps_links` no provider is dialled before it is needed.
+        Without `keeps_links` no provider is dialled before it is needed. With `joins_late` it is started before the
+        network is joined: what needs the network waits for it.
         """
         self._keeps_links = keeps_links
+        self._joins_late = joins_late
         if data is None:
             data = DataFolder.default()
         self.data: Final = data if isinstance(data, DataFolder) else DataFolder(Path(data))
@@ -88,7 +90,9 @@ class Client:
         async with AsyncExitStack() as stack:
             ledger = await asyncio.to_thread(SqliteLedger.open, self.data.ledger_file)
             stack.push_async_callback(ledger.aclose)
-            finder = await stack.enter_async_context(Network(key, self.network_name, bootstrap=self.bootstrap))
+            finder = await stack.enter_async_context(LateNetwork(key, self.network_name, bootstrap=self.bootstrap))
+            if not self._joins_late:
+                await finder.joined()
             keys = [PROVIDER, *map(country_key, self.config.countries)]
             book = OfferBook(finder, now_ms=unix_ms, keys=keys, cache=self.data.offers_file)
             limits = SessionLimits(
@@ -107,6 +111,7 @@ class Client:
                 book,
                 wishes=self._wishes,
                 limits=limits,
+                dial=ProviderRoads(finder).dial,
                 cards=cards,
                 quarantine=Quarantine(self.data.quarantine_file),
                 keeps_links=self._keeps_links,

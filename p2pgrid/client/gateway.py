@@ -9,11 +9,10 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
 import msgspec
-from aiohttp import web
 
 from p2pgrid.client.answer import Answer
 from p2pgrid.client.openai_api import (
@@ -29,9 +28,14 @@ from p2pgrid.client.openai_api import (
     status_of,
     without_token_ids,
 )
-from p2pgrid.client.purchaser import Purchaser, unix_ms
+from p2pgrid.client.purchaser import Purchaser, purchase_of, unix_ms
 from p2pgrid.client.text import printable
 from p2pgrid.errors import LocalError, P2pgridError, Refused, RemoteError, UsageError
+from p2pgrid.http.connection import Reply, ServerLimits
+from p2pgrid.http.message import JSON, Request, Response
+from p2pgrid.http.reader import ReaderLimits
+from p2pgrid.http.server import Server
+from p2pgrid.http.server import serve as serve_http
 from p2pgrid.proto.messages import ENDPOINTS
 from p2pgrid.proto.wire import MAX_BODY_BYTES
 from p2pgrid.units import format_amount_eur
@@ -41,55 +45,67 @@ log = logging.getLogger(__name__)
 RECEIPT_WAIT_S: Final = 2.0
 """How long the end of an answer waits for its receipt. It follows the last token by milliseconds."""
 SHUTDOWN_S: Final = 10.0
+"""How long answers under way may go on once the gateway is told to stop."""
 _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
-_JSON: Final = "application/json"
+_MODEL_PATH: Final = "/v1/models/"
+_STREAM_HEADERS: Final = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
 
-_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_Handler = Callable[[Request, Reply], Response | Coroutine[Any, Any, Response | None]]
 
 
 class Gateway:
-    """The application. `serve` puts it on a port."""
+    """The application (`p2pgrid.http.connection.Application`). `serve` puts it on a port."""
 
     def __init__(self, purchaser: Purchaser, *, network: str, api_key: str | None = None) -> None:
         self._purchaser = purchaser
         self._network = network
         self._api_key = api_key
-
-    def application(self) -> web.Application:
-        """The aiohttp application."""
-        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._errors, self._guard])
-        app.router.add_get("/", self._home)
-        app.router.add_get("/health", self._health)
-        app.router.add_get("/v1/models", self._models)
-        app.router.add_get("/v1/models/{model:.+}", self._model)
-        for endpoint in ENDPOINTS:
-            app.router.add_post(endpoint, self._complete)
-        return app
+        self._routes: dict[str, dict[str, _Handler]] = {
+            "/": _reading(self._home),
+            "/health": _reading(self._health),
+            "/v1/models": _reading(self._models),
+            **{endpoint: {"POST": self._complete} for endpoint in ENDPOINTS},
+        }
+        self._model_route = _reading(self._model)
 
     # -- around every request ------------------------------------------------------------------------------------
 
-    @web.middleware
-    async def _errors(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        """Every error in OpenAI's shape."""
+    def admit(self, request: Request) -> Response | None:
+        """Let in who may spend, for what is served. Every error has OpenAI's shape."""
         try:
-            return await handler(request)
-        except web.HTTPException as error:
-            text = error.reason
-            if error.status == 413:
-                text = f"The request is too large; at most {MAX_BODY_BYTES} bytes are taken."
-            elif error.status == 404:
-                text = f"{request.method} {request.path} is not served here."
-            kept = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-            return _json(http_error_body(error.status, text), error.status, kept)
+            self._guard(request)
+            route = self._route(request.path)
+            if route is None:
+                return self.failure(404, f"{request.method} {printable(request.path)} is not served here.")
+            if request.method not in route:
+                return _not_allowed(request.method, route)
+            if request.method == "POST" and request.content_type != JSON:
+                declared = printable(request.content_type)
+                raise Refused("bad-request", f"the body is declared as {declared}; {JSON} was expected.")
         except P2pgridError as error:
-            status, body = status_of(error), error_body(error)
-            headers = {"Retry-After": "1"} if status in (429, 503) else None
-            log.info("%s %s: %d %s", request.method, request.path, status, body["error"]["code"])
-            return _json(body, status, headers)
+            return _refusal(request, error)
+        return None
 
-    @web.middleware
-    async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        """Let in who may spend."""
+    def handle(self, request: Request, reply: Reply) -> Response | Coroutine[Any, Any, Response | None]:
+        """Answer what `admit` let in."""
+        route = self._route(request.path)
+        assert route is not None
+        try:
+            return route[request.method](request, reply)
+        except P2pgridError as error:
+            return _refusal(request, error)
+
+    def failure(self, status: int, message: str) -> Response:
+        """An error that comes of HTTP itself."""
+        return _json(http_error_body(status, message), status)
+
+    def _route(self, path: str) -> Mapping[str, _Handler] | None:
+        """The handlers of a path, by method."""
+        is_model = path.startswith(_MODEL_PATH) and len(path) > len(_MODEL_PATH)
+        return self._model_route if is_model else self._routes.get(path)
+
+    def _guard(self, request: Request) -> None:
+        """Raises Refused for who may not spend."""
         if self._api_key is None:
             if not _is_loopback_url(f"http://{request.host}") or not _is_loopback_url(request.headers.get("Origin")):
                 raise Refused(
@@ -101,31 +117,31 @@ class Gateway:
             scheme, _, shown = request.headers.get("Authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(shown.encode(), self._api_key.encode()):
                 raise Refused("unauthorized", "the API key is missing or wrong.", hint="Send it as a bearer token.")
-        return await handler(request)
 
     # -- pages ---------------------------------------------------------------------------------------------------
 
-    async def _home(self, http: web.Request) -> web.Response:
+    def _home(self, request: Request) -> Response:
         n_models = len({candidate.entry.model for candidate in self._purchaser.models()})
-        return web.Response(
-            text="p2pgrid gateway: an OpenAI API that buys each answer from a provider it dials itself.\n"
+        text = (
+            "p2pgrid gateway: an OpenAI API that buys each answer from a provider it dials itself.\n"
             "Every answer is paid for by the owner of this gateway, on a receipt that both sides sign.\n\n"
-            f"base URL    http://{http.host}/v1\n"
+            f"base URL    http://{request.host}/v1\n"
             f"network     {self._network}\n"
             f"on sale     {n_models} models: GET /v1/models\n"
             "endpoints   POST /v1/chat/completions, POST /v1/completions\n"
             "wishes      headers X-P2pgrid-Country, X-P2pgrid-Max-Cost-EUR, X-P2pgrid-Provider\n"
         )
+        return Response(body=text.encode(), content_type="text/plain; charset=utf-8")
 
-    async def _health(self, _: web.Request) -> web.Response:
+    def _health(self, _: Request) -> Response:
         offers = len(self._purchaser.book.offers())
         return _json({"status": "ok", "network": self._network, "offers": offers, "links": self._purchaser.n_ready})
 
-    async def _models(self, _: web.Request) -> web.Response:
+    def _models(self, _: Request) -> Response:
         return _json({"object": "list", "data": model_list(self._purchaser.models(), unix_ms())})
 
-    async def _model(self, http: web.Request) -> web.Response:
-        name = http.match_info["model"]
+    def _model(self, request: Request) -> Response:
+        name = request.path.removeprefix(_MODEL_PATH)
         listed = model_list(self._purchaser.models(), unix_ms())
         for model in listed:
             if model["id"] == name:
@@ -135,16 +151,22 @@ class Gateway:
 
     # -- answers -------------------------------------------------------------------------------------------------
 
-    async def _complete(self, http: web.Request) -> web.StreamResponse:
-        body = await _read_body(http)
-        wishes = parse_wishes(http.headers)
-        streamed = body.get("stream") is True
-        async with await self._purchaser.buy(http.path, body, wishes, whole=not streamed) as answer:
-            if streamed:
-                return await self._stream(http, answer, wants_usage=_wants_usage(body))
-            return await self._whole(answer, wants_ids=body.get("return_token_ids") is True)
+    async def _complete(self, request: Request, reply: Reply) -> Response | None:
+        try:
+            purchase = purchase_of(request.path, request.body)
+            wishes, fields = parse_wishes(request.headers), purchase.fields
+            async with await self._purchaser.buy_prepared(purchase, wishes, whole=not fields.stream) as answer:
+                if not fields.stream:
+                    return await self._whole(answer, wants_ids=fields.return_token_ids is True)
+                options = fields.stream_options
+                await self._stream(reply, answer, wants_usage=options is not None and options.include_usage)
+                return None
+        except P2pgridError as error:
+            if reply.is_begun:
+                raise
+            return _refusal(request, error)
 
-    async def _whole(self, answer: Answer, *, wants_ids: bool) -> web.Response:
+    async def _whole(self, answer: Answer, *, wants_ids: bool) -> Response:
         merged = await answer.assemble()
         if not wants_ids:
             merged = without_token_ids(merged)
@@ -152,49 +174,27 @@ class Gateway:
         _log_sale(answer)
         return _json(merged, headers={**answer_headers(answer), **cost_headers(answer)})
 
-    async def _stream(self, http: web.Request, answer: Answer, *, wants_usage: bool) -> web.StreamResponse:
-        headers = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
-        response = web.StreamResponse(headers={**headers, **answer_headers(answer)})
-        await response.prepare(http)
+    async def _stream(self, reply: Reply, answer: Answer, *, wants_usage: bool) -> None:
+        reply.begin(200, {**_STREAM_HEADERS, **answer_headers(answer)})
         editor = StreamEditor(wants_usage=wants_usage)
         try:
-            async for data in answer:
-                passed = editor.feed(data)
-                if passed:
-                    await response.write(passed)
+            await answer.pour(lambda data: reply.write(editor.feed(data)), reply)
             if wants_usage:
                 await answer.settled(RECEIPT_WAIT_S)
-            await response.write(editor.finish(cost_object(answer)))
-        except ConnectionError:
-            log.info("the program left in the middle of an answer")
-            raise
+            reply.write(editor.finish(cost_object(answer)))
         except (RemoteError, LocalError) as error:
             log.warning("an answer of %s broke off: %s", answer.provider, error.message)
-            await response.write(error_event(error))
-        await response.write_eof()
+            reply.write(error_event(error))
+        reply.end()
         _log_sale(answer)
-        return response
 
 
-async def serve(gateway: Gateway, host: str, port: int) -> web.AppRunner:
-    """Put the gateway on `host`:`port` (0: any free one); `runner.addresses` tells where. Ends with `cleanup`.
+async def serve(gateway: Gateway, host: str, port: int) -> Server:
+    """Put the gateway on `host`:`port` (0: any free one); `addresses` tells where. Ends with `aclose(SHUTDOWN_S)`.
 
     Raises LocalError where the address cannot be had.
     """
-    # Handlers are cancelled when their program leaves, and that cancels the order within the same instant.
-    runner = web.AppRunner(
-        gateway.application(), handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S
-    )
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, host, port).start()
-    except OSError as error:
-        await runner.cleanup()
-        raise LocalError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}.",
-            hint="Stop the program that uses it, or choose another address with --listen.",
-        ) from None
-    return runner
+    return await serve_http(gateway, host, port, ServerLimits(reader=ReaderLimits(body_bytes=MAX_BODY_BYTES)))
 
 
 def check_exposure(host: str, api_key: str | None) -> None:
@@ -206,20 +206,28 @@ def check_exposure(host: str, api_key: str | None) -> None:
         )
 
 
-async def _read_body(http: web.Request) -> dict[str, Any]:
-    if http.content_type != _JSON:
-        raise Refused("bad-request", f"the body is declared as {http.content_type}; {_JSON} was expected.")
-    raw = await http.read()
-    try:
-        body: dict[str, Any] = msgspec.json.decode(raw, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Refused("bad-request", f"the body is no JSON object: {error}.") from None
-    return body
+def _reading(page: Callable[[Request], Response]) -> dict[str, _Handler]:
+    """A page for GET and HEAD."""
+
+    def handler(request: Request, _: Reply) -> Response:
+        return page(request)
+
+    return {"GET": handler, "HEAD": handler}
 
 
-def _wants_usage(body: dict[str, Any]) -> bool:
-    options = body.get("stream_options")
-    return isinstance(options, dict) and options.get("include_usage") is True
+def _not_allowed(method: str, route: Mapping[str, _Handler]) -> Response:
+    """What may be done with a path, for a method that may not."""
+    allow = {"Allow": ", ".join((*route, "OPTIONS"))}
+    if method == "OPTIONS":
+        return Response(status=204, headers=allow)
+    return _json(http_error_body(405, "Method Not Allowed"), 405, allow)
+
+
+def _refusal(request: Request, error: P2pgridError) -> Response:
+    """The answer to a request that was refused."""
+    status, body = status_of(error), error_body(error)
+    log.info("%s %s: %d %s", request.method, printable(request.path), status, body["error"]["code"])
+    return _json(body, status, {"Retry-After": "1"} if status in (429, 503) else None)
 
 
 def _is_loopback(host: str) -> bool:
@@ -240,11 +248,13 @@ def _is_loopback_url(url: str | None) -> bool:
     return _is_loopback(host)
 
 
-def _json(value: object, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), status=status, content_type=_JSON, headers=headers)
+def _json(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(status=status, body=msgspec.json.encode(value), headers=headers or {})
 
 
 def _log_sale(answer: Answer) -> None:
+    if not log.isEnabledFor(logging.INFO):
+        return
     usage = answer.usage
     log.info(
         "%s from %s (%s): %d in, %d cached, %d out, %s EUR",

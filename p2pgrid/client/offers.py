@@ -113,7 +113,10 @@ class OfferBook:
         self._now_ms = now_ms
         self._keys = tuple(keys)
         self._cache = cache
+        self.version = 0
+        """Another number after every change."""
         self._entries: dict[str, _Entry] = {}
+        self._by_model: dict[str, dict[str, Signed[Offer]]] = {}
         self._barred: set[str] = set()
         self._fetching: dict[str, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(PARALLEL_FETCHES)
@@ -144,6 +147,19 @@ class OfferBook:
             for peer_id, entry in self._entries.items()
             if entry.offer is not None and peer_id not in self._barred and entry.offer.message.valid_until_ms > now_ms
         ]
+
+    def offers_of(self, model: str) -> list[tuple[str, Signed[Offer]]]:
+        """Every offer in force of a model, with its provider's peer id. What else is on sale costs nothing here."""
+        now_ms = self._now_ms()
+        return [
+            (peer_id, offer)
+            for peer_id, offer in self._by_model.get(model, {}).items()
+            if offer.message.valid_until_ms > now_ms and peer_id not in self._barred
+        ]
+
+    def models(self) -> tuple[str, ...]:
+        """Every model in force, sorted."""
+        return tuple(sorted(model for model in self._by_model if self.offers_of(model)))
 
     def offer_of(self, peer_id: str) -> Signed[Offer] | None:
         """The provider's offer in force, or None."""
@@ -188,7 +204,7 @@ class OfferBook:
             entry.peer = peer
         if known is not None and known.message.sequence >= offer.message.sequence:
             return known
-        entry.offer = offer
+        self._put(peer.peer_id, offer)
         self._tell()
         return offer
 
@@ -196,7 +212,7 @@ class OfferBook:
         """Take offers of a provider again that signed two under one number. A person has decided so."""
         if peer_id in self._barred:
             self._barred.discard(peer_id)
-            self._entries.pop(peer_id, None)
+            self._forget(peer_id)
             self._tell()
 
     def note_dead(self, peer_id: str) -> None:
@@ -208,7 +224,7 @@ class OfferBook:
         entry.failed_ms = self._now_ms()
         if entry.failures >= DEAD_AFTER_FAILURES and entry.offer is not None:
             log.info("%s does not answer and is forgotten for now", peer_id)
-            entry.offer = None
+            self._put(peer_id, None)
             self._tell()
 
     async def search(self, *keys: str, timeout_s: float = SEARCH_TIMEOUT_S) -> int:
@@ -313,7 +329,7 @@ class OfferBook:
                 and (entry := self._entries.get(peer.peer_id))
                 and entry.offer is not None
             ):
-                entry.offer = None  # it sells nothing any more
+                self._put(peer.peer_id, None)  # it sells nothing any more
                 self._tell()
         except RemoteError as error:
             self._note_fault(peer, error)
@@ -341,16 +357,36 @@ class OfferBook:
         """Forget the peer that is most surely of no use, once there are too many."""
         while len(self._entries) >= MAX_OFFERS:
             worst = min(self._entries.items(), key=lambda one: (one[1].offer is not None, -one[1].failures))
-            del self._entries[worst[0]]
+            self._forget(worst[0])
 
     def _drop_expired(self) -> None:
         now_ms = self._now_ms()
         for peer_id, entry in list(self._entries.items()):
             ended = entry.offer is None or entry.offer.message.valid_until_ms <= now_ms
             if ended and entry.failures >= DEAD_AFTER_FAILURES and now_ms > entry.failed_ms + _FORGET_DEAD_MS:
-                del self._entries[peer_id]
+                self._forget(peer_id)
+
+    def _put(self, peer_id: str, offer: Signed[Offer] | None) -> None:
+        """Change what the peer offers."""
+        entry = self._entries[peer_id]
+        if entry.offer is not None:
+            for one in entry.offer.message.models:
+                del self._by_model[one.model][peer_id]
+                if not self._by_model[one.model]:
+                    del self._by_model[one.model]
+        if offer is not None:
+            for one in offer.message.models:
+                self._by_model.setdefault(one.model, {})[peer_id] = offer
+        entry.offer = offer
+        self.version += 1
+
+    def _forget(self, peer_id: str) -> None:
+        if peer_id in self._entries:
+            self._put(peer_id, None)
+            del self._entries[peer_id]
 
     def _tell(self) -> None:
+        self.version += 1
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -12,6 +13,7 @@ import msgspec
 from p2pgrid.client.answer import Answer, EngineRefused
 from p2pgrid.client.choice import Candidate, Wishes
 from p2pgrid.client.operator import operator_object
+from p2pgrid.client.roads import roads_of
 from p2pgrid.errors import LedgerError, LocalError, P2pgridError, ProtocolViolation, Refused, Unreachable
 from p2pgrid.proto.messages import ModelOffer, Offer, Tariff
 from p2pgrid.proto.schedule import next_price_change
@@ -238,6 +240,8 @@ def offer_object(candidate: Candidate, now_ms: int) -> dict[str, Any]:
         "endpoints": list(entry.endpoints),
         "window_tokens": message.terms.window_tokens,
         "valid_until_ms": message.valid_until_ms,
+        "roads": roads_of(message.addresses, candidate.peer_id),
+        "link": candidate.road,
         "offer": candidate.offer.id.hex(),
     }
 
@@ -274,6 +278,7 @@ def _tariff(tariff: Tariff) -> dict[str, str]:
     }
 
 
+@functools.lru_cache(maxsize=1024)
 def _header_text(text: str) -> str:
     """A stranger's text as a header's value: printable ASCII stays, all else is percent-encoded UTF-8."""
     return quote(text, safe=" !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~").strip()
@@ -305,6 +310,13 @@ class StreamEditor:
     def feed(self, data: bytes) -> bytes:
         """The part of `data` that may go on now."""
         passed = []
+        if (
+            not self._held
+            and not self._splitter.pending_bytes
+            and data.endswith(b"\n\n")
+            and not _USAGE_ONLY.search(data)
+        ):
+            return data  # whole events and no usage among them: what nearly all data is
         for event in self._splitter.feed(data):
             is_usage = _USAGE_ONLY.search(event) is not None and _parsed_usage(event) is not None
             if is_usage and not self._wants_usage:

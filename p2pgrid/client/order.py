@@ -8,7 +8,7 @@ is signed.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import functools
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
@@ -19,6 +19,7 @@ from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.outbox import Outbox
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.proto.actions import (
+    Action,
     Actions,
     Breach,
     Deliver,
@@ -75,7 +76,7 @@ class OrderOwner(Protocol):
 
 
 class OrderStream(StreamHandler):
-    """An order under way. `read` gives the answer's bytes; `ended` is done when the order is over for good."""
+    """An order under way. `take` gives the answer's bytes; `ended_future` is done when the order is over for good."""
 
     def __init__(
         self,
@@ -93,6 +94,8 @@ class OrderStream(StreamHandler):
         """Our dispute of its receipt, once it is durable."""
         self.error: P2pgridError | None = None
         """Why the answer broke off, or never came."""
+        self.on_progress: Callable[[], None] | None = None
+        """Called when there is something to `take`, or the answer is over."""
         self.first_token_s: float | None = None
         """From the order's departure to the first token's arrival."""
         self._loop = asyncio.get_running_loop()
@@ -103,9 +106,9 @@ class OrderStream(StreamHandler):
         self._stored = tuple(stored)
         self._outbox = Outbox(ledger, self._ledger_failed)
         self._stream: Stream | None = None
-        self._body: deque[tuple[int, bytes]] = deque()
+        self._body: list[tuple[int, bytes]] = []
         self._unsent_pieces = 0
-        self._buffer: deque[bytes] = deque()
+        self._buffer: list[bytes] = []
         self._buffered = self._unconsumed = 0
         self._is_answered = self._is_abandoned = False
         self._wakeup: asyncio.Future[None] | None = None
@@ -121,7 +124,7 @@ class OrderStream(StreamHandler):
         return counter.done and counter.error is None
 
     async def wait(self) -> bool:
-        """Wait for answer bytes. False at the answer's end. Raises what `read` raises."""
+        """Wait for answer bytes. False at the answer's end. Raises what `take` raises."""
         while not self._buffer:
             if self.error is not None:
                 raise self.error
@@ -131,14 +134,16 @@ class OrderStream(StreamHandler):
             await self._wakeup
         return True
 
-    async def read(self) -> bytes:
-        """The bytes that have come since the last call, at least one; empty at the answer's end.
+    def take(self) -> bytes | None:
+        """The bytes that have come since the last call; empty if none have, None at the answer's end.
 
         Raises Refused (the provider's refusal), AnswerLost (link or stream lost), ProtocolViolation (a breach),
         LedgerError, or RemoteError where the provider failed or its receipt is disputed.
         """
-        if not await self.wait():
-            return b""
+        if not self._buffer:
+            if self.error is not None:
+                raise self.error
+            return None if self._is_answered else b""
         data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
         self._buffer.clear()
         self._buffered = 0
@@ -223,39 +228,45 @@ class OrderStream(StreamHandler):
     def _act(self, actions: Actions) -> None:
         records: list[Signed[Message]] = []
         for action in actions:
-            if isinstance(action, Persist):
+            if type(action) is Deliver:
+                self._deliver(action.data)
+                continue
+            if type(action) is Persist:
                 records += [*self._stored, action.signed]
                 self._stored = ()
                 continue
             if records:
                 self._outbox.persist(*records)
                 records = []
-            match action:
-                case Deliver(data):
-                    self._deliver(data)
-                case Send(kind, payload) if kind >= FIRST_CREDITED_KIND:
-                    self._outbox.run(lambda kind=kind, payload=payload: self._queue_body(kind, payload))  # type: ignore[misc]
-                case Send(kind, payload):
-                    self._outbox.run(lambda kind=kind, payload=payload: self._send(kind, payload))  # type: ignore[misc]
-                case EndStream():
-                    self._outbox.run(self._end_stream)
-                case Settled(receipt):
-                    self._owner.receipt_signed(self)
-                    self._outbox.run(lambda receipt=receipt: self._settled(receipt))  # type: ignore[misc]
-                case Turn(number):
-                    self._owner.order_turn(self, number)
-                case KeepEvidence(record, reason):
-                    self._owner.keep_evidence(record, reason)
-                case Disputed(_, dispute):
-                    self._owner.order_disputed(self, dispute)
-                    self._outbox.run(lambda dispute=dispute: self._disputed(dispute))  # type: ignore[misc]
-                case Breach():
-                    self._finish(ProtocolViolation(f"the provider broke the rules: {action.message}"))
-                    self._owner.order_breached(self, action)
+            if type(action) is Send:
+                send = self._queue_body if action.kind >= FIRST_CREDITED_KIND else self._send
+                self._outbox.run(functools.partial(send, action.kind, action.payload))
+            else:
+                self._happened(action)
         if records:
             self._outbox.persist(*records)
         if self.buyer.state is BuyerState.REFUSED and not self.ended_future.done():
             self._refused()
+
+    def _happened(self, action: Action) -> None:
+        match action:
+            case EndStream():
+                self._outbox.run(self._end_stream)
+            case Settled(receipt):
+                self._owner.receipt_signed(self)
+                self._outbox.run(functools.partial(self._settled, receipt))
+            case Turn(number):
+                self._owner.order_turn(self, number)
+            case KeepEvidence(record, reason):
+                self._owner.keep_evidence(record, reason)
+            case Disputed(_, dispute):
+                self._owner.order_disputed(self, dispute)
+                self._outbox.run(functools.partial(self._disputed, dispute))
+            case Breach():
+                self._finish(ProtocolViolation(f"the provider broke the rules: {action.message}"))
+                self._owner.order_breached(self, action)
+            case _:
+                raise AssertionError(f"the buyer's machine asked for {action}")
 
     def _deliver(self, data: bytes) -> None:
         if self._is_abandoned:
@@ -271,7 +282,7 @@ class OrderStream(StreamHandler):
     def _send_body(self) -> None:
         stream = self._stream
         while self._body and stream is not None and stream.writable_bytes >= len(self._body[0][1]):
-            stream.send(*self._body.popleft())
+            stream.send(*self._body.pop(0))
             self._unsent_pieces -= 1
 
     def _send(self, kind: int, payload: bytes) -> None:
@@ -329,11 +340,10 @@ class OrderStream(StreamHandler):
 
     def _expect_receipt(self) -> None:
         if self._timer is None and not self.ended_future.done():
-            error = RemoteError(f"the provider sent no receipt within {RECEIPT_TIMEOUT_S:g} s.")
-            self._timer = self._loop.call_later(RECEIPT_TIMEOUT_S, self._receipt_overdue, error)
+            self._timer = self._loop.call_later(RECEIPT_TIMEOUT_S, self._receipt_overdue)
 
-    def _receipt_overdue(self, error: P2pgridError) -> None:
-        self.give_up(error)
+    def _receipt_overdue(self) -> None:
+        self.give_up(RemoteError(f"the provider sent no receipt within {RECEIPT_TIMEOUT_S:g} s."))
         self._owner.order_cut(self)
 
     def _finish(self, error: P2pgridError | None) -> None:
@@ -350,3 +360,5 @@ class OrderStream(StreamHandler):
     def _wake(self) -> None:
         if self._wakeup is not None and not self._wakeup.done():
             self._wakeup.set_result(None)
+        if self.on_progress is not None:
+            self.on_progress()

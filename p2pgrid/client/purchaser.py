@@ -9,22 +9,24 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Self
-
-import msgspec
 
 from p2pgrid.client.answer import Answer, is_failure_of
 from p2pgrid.client.background import log_end
 from p2pgrid.client.cards import CardBook
 from p2pgrid.client.choice import (
     CURRENCY,
+    UNKNOWN,
     Candidate,
     Choice,
+    Preselection,
     Standing,
     Wishes,
     candidate_of,
-    choose,
+    preselect,
+    rank,
     unwanted_operator,
 )
 from p2pgrid.client.offers import OfferBook
@@ -32,9 +34,10 @@ from p2pgrid.client.operator import Operator
 from p2pgrid.client.order import AnswerLost, OrderStream
 from p2pgrid.client.prompt_sizes import shape_of
 from p2pgrid.client.quarantine import Held, Quarantine
-from p2pgrid.client.roads import Dialler, dial_provider, direct_addresses
+from p2pgrid.client.roads import Dialler, ProviderRoads
 from p2pgrid.client.session import ProviderSession, Purchase, SessionLimits
 from p2pgrid.client.settling import EarlierExchanges
+from p2pgrid.client.shortlist import Shortlists
 from p2pgrid.client.succession import Succession
 from p2pgrid.desk.evidence import EvidenceKeeper
 from p2pgrid.desk.standing import last_offer
@@ -47,7 +50,7 @@ from p2pgrid.proto.keys import PublicKey, SecretKey, parse_peer_id, parse_public
 from p2pgrid.proto.messages import Offer
 from p2pgrid.proto.reconcile import Reconciliation
 from p2pgrid.proto.record import Record, Signed
-from p2pgrid.proto.request import metered_body, parse_request
+from p2pgrid.proto.request import decode_object, metered_body, parse_request
 from p2pgrid.proto.wire import MAX_BODY_BYTES
 
 log = logging.getLogger(__name__)
@@ -77,7 +80,7 @@ class Purchaser:
         *,
         wishes: Wishes | None = None,
         limits: SessionLimits | None = None,
-        dial: Dialler = dial_provider,
+        dial: Dialler | None = None,
         now_ms: Callable[[], int] | None = None,
         cards: CardBook | None = None,
         rng: random.Random | None = None,
@@ -96,7 +99,7 @@ class Purchaser:
         self._key = key
         self._wishes = wishes or Wishes()
         self._limits = limits or SessionLimits()
-        self._dial = dial
+        self._dial = dial or ProviderRoads().dial
         self._now_ms = now_ms or unix_ms
         self._rng = rng or random.Random()  # noqa: S311 - spreads dials; nothing secret comes of it
         self._random_bytes = random_bytes
@@ -104,6 +107,7 @@ class Purchaser:
         self._evidence = EvidenceKeeper(ledger, self._now_ms)
         self._sessions: dict[str, ProviderSession] = {}
         self._standings: dict[str, Standing] = {}
+        self._shortlists = Shortlists(self._preselect)
         self._cards = cards
         self.earlier: Final = EarlierExchanges(self._now_ms)
         self._away: set[str] = set()
@@ -142,7 +146,13 @@ class Purchaser:
         Raises Refused (no provider, over budget, the request's own faults), another RemoteError where all providers
         failed, and LedgerError where nothing can be recorded: then nothing was ordered.
         """
-        purchase, allowed = self._prepare(endpoint, body, wishes or Wishes())
+        return await self.buy_prepared(purchase_of(endpoint, body), wishes, whole=whole)
+
+    async def buy_prepared(self, purchase: Purchase, wishes: Wishes | None = None, *, whole: bool = False) -> Answer:
+        """The same, for what `purchase_of` made of a program's request."""
+        allowed = (wishes or Wishes()).within(self._wishes)
+        if allowed.max_cost_pico is not None:
+            purchase = replace(purchase, max_amount_pico=allowed.max_cost_pico)
         failures: list[RemoteError] = []
         tried: list[bytes] = []
         while len(tried) < MAX_ATTEMPTS:
@@ -166,7 +176,7 @@ class Purchaser:
         """Every model of every offer that the owner's wishes allow, as candidates of no request."""
         now_ms = self._now_ms()
         return [
-            candidate_of(offer, entry, now_ms, self.operator_of(offer))
+            candidate_of(offer, entry, now_ms, self.operator_of(offer), self._road_to(offer))
             for offer in self.book.offers()
             if offer.message.currency == CURRENCY and self._is_wanted(offer)
             for entry in offer.message.models
@@ -175,6 +185,11 @@ class Purchaser:
     def operator_of(self, offer: Signed[Offer]) -> Operator | None:
         """Who stands behind an offer, by its card, as far as that is known."""
         return self._cards.operator_of(offer) if self._cards is not None else None
+
+    def _road_to(self, offer: Signed[Offer]) -> str | None:
+        """The road of the link that is up to the offer's provider; None without one."""
+        session = self._sessions.get(parse_public_key(offer.message.provider).peer_id)
+        return session.link.road if session is not None and session.link is not None else None
 
     def _is_wanted(self, offer: Signed[Offer]) -> bool:
         return unwanted_operator(offer, self.operator_of(offer), self._wishes) is None
@@ -208,7 +223,7 @@ class Purchaser:
         Raises RemoteError where the provider is away or does not agree, and LedgerError.
         """
         peer_id = provider.peer_id
-        if self._dial_addresses(provider) == []:
+        if not self._dial_addresses(provider):
             with contextlib.suppress(RemoteError, TimeoutError):
                 async with asyncio.timeout(SEARCH_TIMEOUT_S):
                     await self.book.search()
@@ -248,59 +263,59 @@ class Purchaser:
 
     # -- one request ---------------------------------------------------------------------------------------------
 
-    def _prepare(self, endpoint: str, body: Mapping[str, Any], wishes: Wishes) -> tuple[Purchase, Wishes]:
-        allowed = wishes.within(self._wishes)
-        fields = parse_request(endpoint, msgspec.json.encode(body))
-        metered = metered_body(dict(body))
-        if len(metered) > MAX_BODY_BYTES:
-            raise Refused("oversize", f"the request has {len(metered)} bytes; at most {MAX_BODY_BYTES} are sent.")
-        purchase = Purchase(
-            endpoint=endpoint,
-            body=metered,
-            fields=fields,
-            max_amount_pico=allowed.max_cost_pico,
-            shape=shape_of(endpoint, body),
-        )
-        return purchase, allowed
-
     def _choose(self, purchase: Purchase, wishes: Wishes) -> Choice:
-        return choose(
-            self.book.offers(),
+        """The candidates: of the shortlist, or of everybody where nobody on it will do."""
+        model, now_ms = purchase.fields.model, self._now_ms()
+        short = self._shortlists.of(
+            model,
+            purchase.endpoint,
+            wishes,
+            version=self.book.version,
+            now_ms=now_ms,
+            standing_of=self._standing,
+        )
+        choice = self._rank(short, purchase, wishes, now_ms)
+        if choice.candidates and not choice.candidates[0].is_backing_off:
+            return choice
+        return self._rank(self._preselect(model, purchase.endpoint, wishes), purchase, wishes, now_ms)
+
+    def _rank(self, preselection: Preselection, purchase: Purchase, wishes: Wishes, now_ms: int) -> Choice:
+        return rank(
+            preselection,
             fields=purchase.fields,
-            endpoint=purchase.endpoint,
             body_bytes=len(purchase.body),
             wishes=wishes,
-            standings=self._current_standings(),
-            now_ms=self._now_ms(),
-            operators=self._operators(),
+            standing_of=self._standing,
+            now_ms=now_ms,
         )
 
-    def _operators(self) -> dict[str, Operator]:
-        """Who stands behind the offers, by the provider's peer id, as far as that is known."""
-        if self._cards is None:
-            return {}
-        known = {}
-        for offer in self.book.offers():
-            if (operator := self._cards.operator_of(offer)) is not None:
-                known[parse_public_key(offer.message.provider).peer_id] = operator
-        return known
+    def _preselect(self, model: str, endpoint: str, wishes: Wishes) -> Preselection:
+        return preselect(
+            self.book.offers_of(model),
+            model=model,
+            endpoint=endpoint,
+            wishes=wishes,
+            operator_of=lambda _, offer: self.operator_of(offer),
+        )
 
-    def _current_standings(self) -> dict[str, Standing]:
-        """What is remembered, and what the sessions know right now."""
-        now_ms = self._now_ms()
-        for peer_id, held in self.quarantine.peers.items():
-            self._standings[peer_id] = self._standings.get(peer_id, Standing()).quarantined(held.reason)
-        for peer_id, session in self._sessions.items():
-            standing = self._standings.get(peer_id, Standing())
+    def _standing(self, peer_id: str) -> Standing:
+        """What is remembered of a provider, and what its session knows right now."""
+        standing = known = self._standings.get(peer_id, UNKNOWN)
+        session, held = self._sessions.get(peer_id), self.quarantine.peers.get(peer_id)
+        if held is not None:
+            standing = standing.quarantined(held.reason)
+        if session is not None:
             if session.quarantine:
-                self._standings[peer_id] = standing.quarantined(session.quarantine)
+                standing = standing.quarantined(session.quarantine)
             elif session.is_ready and peer_id in self._away:
                 self._away.discard(peer_id)
-                self._standings[peer_id] = Standing(first_token_ms=standing.first_token_ms)
-            elif session.is_down and standing.retry_ms() <= now_ms:
+                standing = Standing(first_token_ms=standing.first_token_ms)
+            elif session.is_down and standing.retry_ms() <= (now_ms := self._now_ms()):
                 self._away.add(peer_id)
-                self._standings[peer_id] = standing.failed(now_ms)
-        return self._standings
+                standing = standing.failed(now_ms)
+        if standing is not known:
+            self._standings[peer_id] = standing
+        return standing
 
     async def _next(
         self, purchase: Purchase, wishes: Wishes, tried: Sequence[bytes], failures: Sequence[RemoteError]
@@ -313,10 +328,10 @@ class Purchaser:
         choice = self._choose(purchase, wishes)
         if not choice.candidates and not tried:
             model = purchase.fields.model
-            if await self._search_model(model, choice):
+            if await self._search_model(model):
                 choice = self._choose(purchase, wishes)
             if not choice.candidates:
-                raise choice.refusal(model, purchase.endpoint, wishes)
+                raise replace(choice, models=self.book.models()).refusal(model, purchase.endpoint, wishes)
         left = [one for one in choice.candidates if one.offer.id not in tried]
         if not left and isinstance(failures[-1], AnswerLost) and tried.count(tried[-1]) == 1:
             left = [one for one in choice.candidates if one.offer.id == tried[-1]]
@@ -353,10 +368,10 @@ class Purchaser:
             standing = self._standings.get(peer_id, Standing())
             self._standings[peer_id] = standing.answered(order.first_token_s * 1000)
 
-    async def _search_model(self, model: str, choice: Choice) -> bool:
+    async def _search_model(self, model: str) -> bool:
         """Look for a model that nobody in the book sells; at most once in a while for each name."""
         now_ms = self._now_ms()
-        if model in choice.models or now_ms < self._searched.get(model, 0) + SEARCH_AGAIN_MS:
+        if self.book.offers_of(model) or now_ms < self._searched.get(model, 0) + SEARCH_AGAIN_MS:
             return False
         self._searched = {name: at for name, at in self._searched.items() if now_ms < at + SEARCH_AGAIN_MS}
         self._searched[model] = now_ms
@@ -398,10 +413,10 @@ class Purchaser:
             raise Unreachable(f"{provider} has no offer that says where to reach it.")
         return await self._dial(addresses, provider, self._key)
 
-    def _dial_addresses(self, provider: PublicKey) -> list[tuple[str, int]]:
+    def _dial_addresses(self, provider: PublicKey) -> Sequence[str]:
         """Where the provider's offer says that it is; where it was last bought from, if it offers nothing now."""
         offer = self.book.offer_of(provider.peer_id) or last_offer(self.ledger, self._key.public_key, provider)
-        return direct_addresses(offer.message.addresses) if offer is not None else []
+        return offer.message.addresses if offer is not None else ()
 
     def _two_offers(self, peer_id: str, offers: Sequence[Record], reason: str) -> None:
         provider = parse_peer_id(peer_id)
@@ -467,6 +482,20 @@ class Purchaser:
         }
         ours = [terms[channel] for channel in disputed if terms[channel].client == self._key.public_key.raw]
         return sorted({parse_public_key(channel.provider).peer_id for channel in ours})
+
+
+def purchase_of(endpoint: str, body: Mapping[str, Any] | bytes) -> Purchase:
+    """What a program's request orders; `body` as it came, or read already.
+
+    Raises Refused: `bad-request`, `unsupported`, `unknown-endpoint`, `oversize`.
+    """
+    program = decode_object(body) if isinstance(body, bytes) else dict(body)
+    shape = shape_of(endpoint, program)
+    metered = metered_body(program)
+    fields = parse_request(endpoint, body if isinstance(body, bytes) else metered)
+    if len(metered) > MAX_BODY_BYTES:
+        raise Refused("oversize", f"the request has {len(metered)} bytes; at most {MAX_BODY_BYTES} are sent.")
+    return Purchase(endpoint=endpoint, body=metered, fields=fields, shape=shape)
 
 
 def unix_ms() -> int:

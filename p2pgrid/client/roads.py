@@ -1,21 +1,75 @@
-"""From an offer's addresses to a link on the direct road."""
+"""From an offer's addresses to a link, on the fastest road that is open.
+
+The direct road is dialled first, and the libp2p road as soon as that fails, or after a short head start: the first link
+to be ready is kept. With a provider that was last reached over libp2p both start at once, so that a port that swallows
+packets costs nothing any more, and one that is open again is used again.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from functools import partial
+from typing import Final, Protocol
 
-from p2pgrid.errors import RemoteError, Unreachable
+from p2pgrid.errors import Unreachable
 from p2pgrid.net import direct
-from p2pgrid.net.connection import LinkConnection
+from p2pgrid.net.connection import LinkConnection, Road
 from p2pgrid.proto.keys import PublicKey, SecretKey
+
+log = logging.getLogger(__name__)
 
 _HOSTS: Final = ("ip4", "ip6", "dns", "dns4", "dns6")
 _MAX_DIALLED: Final = 4
 DIAL_TIMEOUT_S: Final = 5.0
+HEAD_START_S: Final = 0.25
+"""What a direct dial may take before libp2p is tried beside it."""
 
-Dialler = Callable[[Sequence[tuple[str, int]], PublicKey, SecretKey], Awaitable[LinkConnection]]
-"""A link to the provider at one of the addresses, or RemoteError."""
+Dialler = Callable[[Sequence[str], PublicKey, SecretKey], Awaitable[LinkConnection]]
+"""A link to the provider at one of the multiaddrs, or RemoteError."""
+
+
+class Libp2pDialler(Protocol):
+    """Who dials over libp2p: `p2pgrid.net.network.Network` does."""
+
+    async def dial_link(
+        self, provider: PublicKey, addresses: Sequence[str], *, timeout_s: float = 10.0
+    ) -> LinkConnection:
+        """A link that is ready. Raises RemoteError."""
+        ...
+
+
+class ProviderRoads:
+    """Dials providers, and remembers for each which road worked."""
+
+    def __init__(self, libp2p: Libp2pDialler | None = None, *, head_start_s: float = HEAD_START_S) -> None:
+        """Without `libp2p` the direct road is the only one."""
+        self._libp2p = libp2p
+        self._head_start_s = head_start_s
+        self._last: dict[str, Road] = {}
+
+    async def dial(self, addresses: Sequence[str], provider: PublicKey, secret_key: SecretKey) -> LinkConnection:
+        """A link to the provider. Raises Unreachable where no road leads there.
+
+        What the provider itself says on one road (Refused, ProtocolViolation) holds for both: raised at once.
+        """
+        at, peer_id = direct_addresses(addresses), provider.peer_id
+        over_libp2p = libp2p_addresses(addresses, peer_id) if self._libp2p is not None else []
+        if self._libp2p is None or not over_libp2p:
+            link = await dial_direct(at, provider, secret_key)
+        elif not at:
+            link = await self._libp2p.dial_link(provider, over_libp2p, timeout_s=DIAL_TIMEOUT_S)
+        else:
+            link = await _race(
+                partial(dial_direct, at, provider, secret_key),
+                partial(self._libp2p.dial_link, provider, over_libp2p, timeout_s=DIAL_TIMEOUT_S),
+                head_start_s=0.0 if self._last.get(peer_id) is Road.LIBP2P else self._head_start_s,
+            )
+        if self._last.get(peer_id) is not link.road:
+            log.info("%s is reached over the %s road", peer_id, link.road)
+        self._last[peer_id] = link.road
+        return link
 
 
 def direct_addresses(multiaddrs: Sequence[str]) -> list[tuple[str, int]]:
@@ -23,21 +77,82 @@ def direct_addresses(multiaddrs: Sequence[str]) -> list[tuple[str, int]]:
     found: list[tuple[str, int]] = []
     for text in multiaddrs:
         parts = text.split("/")
-        if len(parts) in (6, 8) and parts[0] == "" and parts[1] in _HOSTS and parts[3] == "tcp" and parts[5] == "tls":
-            host, port = parts[2], parts[4]
-            if host and port.isascii() and port.isdigit() and 0 < int(port) < 65536 and (host, int(port)) not in found:
-                found.append((host, int(port)))
+        if len(parts) in (6, 8) and parts[5] == "tls" and (place := _host_and_port(parts)) and place not in found:
+            found.append(place)
     return found
 
 
-async def dial_provider(
+def libp2p_addresses(multiaddrs: Sequence[str], peer_id: str) -> list[str]:
+    """Each `/ip4|ip6|dns.../<host>/tcp/<port>/p2p/<peer_id>`, once; others are passed over."""
+    found: dict[str, None] = {}
+    for text in multiaddrs:
+        parts = text.split("/")
+        if len(parts) == 7 and parts[5:] == ["p2p", peer_id] and _host_and_port(parts):
+            found[text] = None
+    return list(found)
+
+
+def roads_of(multiaddrs: Sequence[str], peer_id: str) -> list[Road]:
+    """The roads that a provider's addresses offer, the fastest first."""
+    offered = {Road.DIRECT: direct_addresses(multiaddrs), Road.LIBP2P: libp2p_addresses(multiaddrs, peer_id)}
+    return [road for road, addresses in offered.items() if addresses]
+
+
+async def dial_direct(
     addresses: Sequence[tuple[str, int]], provider: PublicKey, secret_key: SecretKey
 ) -> LinkConnection:
     """Dial the addresses one after the other, at most four. Raises the last RemoteError."""
-    error: RemoteError = Unreachable(f"{provider} gives no address of the direct road.")
+    error = Unreachable(f"{provider} gives no address that this machine can dial.")
     for host, port in addresses[:_MAX_DIALLED]:
         try:
             return await direct.dial(host, port, provider, secret_key, timeout_s=DIAL_TIMEOUT_S)
         except Unreachable as unreachable:
             error = unreachable
     raise error
+
+
+def _host_and_port(parts: Sequence[str]) -> tuple[str, int] | None:
+    host, port = parts[2], parts[4]
+    is_good = parts[0] == "" and parts[1] in _HOSTS and parts[3] == "tcp" and host and port.isascii()
+    return (host, int(port)) if is_good and port.isdigit() and 0 < int(port) < 65536 else None
+
+
+async def _race(
+    faster: Callable[[], Awaitable[LinkConnection]],
+    slower: Callable[[], Awaitable[LinkConnection]],
+    *,
+    head_start_s: float,
+) -> LinkConnection:
+    """The link of whichever is ready first, `faster` where both are; the other is closed.
+
+    `slower` begins when `faster` has failed, or after `head_start_s`. Raises Unreachable if both do, and any other
+    error of either as it comes.
+    """
+    first = asyncio.ensure_future(faster())
+    tasks = [first]
+    winner: asyncio.Future[LinkConnection] | None = None
+    try:
+        await asyncio.wait(tasks, timeout=head_start_s)
+        if not first.done() or isinstance(first.exception(), Unreachable):
+            tasks.append(asyncio.ensure_future(slower()))
+        running, failures = set(tasks), list[str]()
+        while running:
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in (one for one in tasks if one in done):
+                error = task.exception()
+                if not isinstance(error, Unreachable):
+                    winner = task
+                    return task.result()
+                failures.append(error.message)
+        raise Unreachable(" ".join(failures))
+    finally:
+        for task in tasks:
+            if task is not winner:
+                task.cancel()
+                task.add_done_callback(_drop_link)
+
+
+def _drop_link(dialling: asyncio.Future[LinkConnection]) -> None:
+    """A dial that nobody waits for has ended."""
+    if not dialling.cancelled() and dialling.exception() is None:
+        dialling.result().abort()

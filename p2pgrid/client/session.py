@@ -52,6 +52,8 @@ T = TypeVar("T")
 
 _LINK_WAIT_S: Final = 3600.0
 _BACKOFF: Final = Backoff(most_s=15.0)
+_PASSING_CODES: Final = ("too-many-open-orders", "credit-exhausted")
+"""What a receipt may change."""
 _CLOCK_HINT: Final = "Set the clocks (NTP): this machine's, and the provider's."
 
 
@@ -209,6 +211,8 @@ class ProviderSession(OrderOwner):
         `timeout_s` and `patient` are about the wait for a link: see `ready`. Raises RemoteError and LedgerError.
         Refused before anything was sent: `busy` when no slot came free in time, and all codes of `place_order`.
         """
+        if not self._queued and (placed := self._order_at_once(offer, purchase)) is not None:
+            return placed
         if self._queued >= self._limits.queue:
             raise Refused("busy", f"{self._queued} requests already wait for {self.provider}.")
         self._queued += 1
@@ -275,6 +279,18 @@ class ProviderSession(OrderOwner):
         await asyncio.gather(*self._closing, return_exceptions=True)
 
     # -- orders ----------------------------------------------------------------------------------------------------
+
+    def _order_at_once(self, offer: Signed[Offer], purchase: Purchase) -> OrderStream | None:
+        """The order, where nobody is in line and nothing is missing; None where it has to wait."""
+        link, books = self.link, self._books
+        if link is None or books is None or self.quarantine or self._turn.locked() or books.is_expired(self._now_ms()):
+            return None
+        try:
+            return self._place(link, books, offer, purchase)
+        except Refused as refusal:
+            if refusal.code in _PASSING_CODES:
+                return None
+            raise
 
     async def _order_in_turn(self, offer: Signed[Offer], purchase: Purchase, timeout_s: float) -> OrderStream:
         while True:

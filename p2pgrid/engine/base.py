@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from p2pgrid.errors import Refused
+from p2pgrid.errors import EngineError, Refused
 
 CHAT_COMPLETIONS: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
@@ -50,11 +50,47 @@ class AnswerMetrics:
     last_byte_s: float | None = None
 
 
-class EngineAnswer(Protocol):
-    """One answer under way. Iterate it once, and read to the end or `abort`: leaving the loop early ends it too.
+class AnswerReader(Protocol):
+    """Who hears an answer. All calls come from the loop, in this order, and must not block; none after `answer_failed`.
 
-    Iteration yields the body's bytes exactly as they arrived, in pieces of any size, and raises EngineError when the
-    engine breaks off, falls silent or sends without end.
+    A call that raises is logged, and ends the answer as failed.
+    """
+
+    def answer_began(self, status: int, content_type: str) -> None:
+        """The head came. A streamed request that vLLM refuses late has 200 and an error inside the stream."""
+
+    def answer_received(self, data: bytes) -> None:
+        """Bytes of the body, exactly as they came; what came together, in one call."""
+
+    def answer_ended(self) -> None:
+        """The answer is whole."""
+
+    def answer_failed(self, error: EngineError) -> None:
+        """The engine could not be reached, broke off, fell silent or sent without end."""
+
+
+class OpenAnswer(Protocol):
+    """An answer that a reader hears."""
+
+    @property
+    def metrics(self) -> AnswerMetrics: ...
+
+    def pause(self) -> None:
+        """Take no more of it for now; its bytes wait at the engine's end. Harmless twice."""
+
+    def resume(self) -> None:
+        """Go on."""
+
+    def abort(self) -> None:
+        """Close the connection, upon which vLLM stops the work (0.1 s). The reader hears no more. Harmless twice."""
+
+
+class EngineAnswer(Protocol):
+    """One answer under way, for whoever reads it in a loop.
+
+    Iterate it once, and read to the end or `abort`: leaving the loop early ends it too. Iteration yields the body's
+    bytes exactly as they arrived, in pieces of any size, and raises EngineError when the engine breaks off, falls
+    silent or sends without end.
     """
 
     @property
@@ -86,12 +122,16 @@ class Engine(Protocol):
         """Return once it can answer, started and warmed up where that is this object's work."""
         ...
 
-    async def request(self, endpoint: str, body: bytes, request_id: str) -> EngineAnswer:
-        """POST `body` untouched and return once the answer's head is there.
+    def ask(self, endpoint: str, body: bytes, request_id: str, reader: AnswerReader) -> OpenAnswer:
+        """POST `body` untouched; `reader` hears the answer, never before this has returned.
 
         `request_id` becomes the answer's id (`chatcmpl-` + id). Raises Refused for an endpoint that is not in
         `ENDPOINTS` or an id that is no id, before anything reaches the engine.
         """
+        ...
+
+    async def request(self, endpoint: str, body: bytes, request_id: str) -> EngineAnswer:
+        """As `ask`, for whoever reads in a loop: returns once the answer's head is there."""
         ...
 
     async def health(self) -> EngineHealth:

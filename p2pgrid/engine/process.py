@@ -23,9 +23,20 @@ from typing import IO, Final, Literal
 import msgspec
 
 from p2pgrid.engine import warden
-from p2pgrid.engine.base import CHAT_COMPLETIONS, COMPLETIONS, EngineHealth, EngineModel, check_request
+from p2pgrid.engine.answer import read_answer
+from p2pgrid.engine.base import (
+    CHAT_COMPLETIONS,
+    COMPLETIONS,
+    AnswerReader,
+    EngineAnswer,
+    EngineHealth,
+    EngineModel,
+    OpenAnswer,
+    check_request,
+)
 from p2pgrid.engine.environment import EngineEnvironment
-from p2pgrid.engine.http import EngineLimits, HttpAnswer, HttpEngine
+from p2pgrid.engine.http import HttpEngine
+from p2pgrid.engine.http_client import EngineLimits
 from p2pgrid.engine.serve_command import MAX_SOCKET_PATH_BYTES, VllmSettings, serve_arguments, serve_variables
 from p2pgrid.engine.step import clean_environment
 from p2pgrid.errors import EngineError, LocalError
@@ -123,11 +134,14 @@ class ManagedVllm:
                 await self._clear()
                 self._set_state("failed")
 
-    async def request(self, endpoint: str, body: bytes, request_id: str) -> HttpAnswer:
+    def ask(self, endpoint: str, body: bytes, request_id: str, reader: AnswerReader) -> OpenAnswer:
         check_request(endpoint, request_id)
         if self._engine is None or self.state != "ready":
             raise EngineError(f"the engine is {self.state}.", hint=f"Its log is {self.log_path}.")
-        return await self._engine.request(endpoint, body, request_id)
+        return self._engine.ask(endpoint, body, request_id, reader)
+
+    async def request(self, endpoint: str, body: bytes, request_id: str) -> EngineAnswer:
+        return await read_answer(self, endpoint, body, request_id)
 
     async def health(self) -> EngineHealth:
         if self._engine is None or self.state != "ready":

@@ -8,7 +8,6 @@ being written, sending costs nothing.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 
 from p2pgrid.errors import LedgerError
@@ -26,7 +25,7 @@ class Outbox:
     def __init__(self, ledger: Ledger, on_failure: Callable[[LedgerError], None]) -> None:
         self._ledger = ledger
         self._on_failure = on_failure
-        self._queue: deque[Callable[[], None] | asyncio.Future[None]] = deque()
+        self._queue: list[Callable[[], None] | asyncio.Future[None]] = []
         self._failed = False
 
     def persist(self, *signed: Signed[Message]) -> None:
@@ -60,11 +59,11 @@ class Outbox:
             if isinstance(item, asyncio.Future):
                 if not item.done():
                     return
-                queue.popleft()
+                del queue[0]
                 if item.cancelled() or item.exception() is not None:
                     self._fail(item)
             else:
-                queue.popleft()
+                del queue[0]
                 try:
                     item()
                 except BaseException:

@@ -19,6 +19,7 @@ from typing import Any, Final, Self
 from p2pgrid.errors import InvalidRecord
 from p2pgrid.ledger.base import DisputeRow, OpenOrder, ReceiptRow
 from p2pgrid.ledger.logged import Loggable, of_rows, select_loggable
+from p2pgrid.ledger.prefix import Prefix, Prefixes
 from p2pgrid.ledger.schema import (
     SCHEMA_VERSION,
     check_version,
@@ -49,6 +50,8 @@ class SqliteReader:
         """For `open_readonly` and `open`."""
         self.path: Final = path
         self._reading = threading.Lock()
+        self._prefixes: Prefixes | None = None
+        """Where the writer of the ledger reads, too; else every channel is read as a whole."""
         with storage_errors(path):
             self._reader = connect_reader(path)
             try:
@@ -68,10 +71,14 @@ class SqliteReader:
 
     def head(self, channel: bytes) -> ChannelHead:
         """Where the channel (32-byte id) stands. Raises KeyError for a channel that is not on record."""
-        rows = self._rows(_HEAD, {"channel": channel.hex()})
+        prefix = self._prefix(channel)
+        rows = self._rows(_HEAD, {"channel": channel.hex(), "until": prefix.counted_until, "counted": prefix.counted})
         if not rows:
             raise KeyError(channel.hex())
-        channel_record, last_order, last_receipt, receipt_id, total, countersigned, signed_pico = rows[0]
+        channel_record, last_order, last_receipt, receipt_id, total, receipts, proposals, signed_pico, first = rows[0]
+        countersigned = receipts - proposals
+        if prefix.is_certain and first is None:
+            prefix.counted_until, prefix.counted = last_receipt or 0, receipts
         return ChannelHead(
             last_order_number=last_order or 0,
             last_receipt_number=last_receipt or 0,
@@ -83,14 +90,16 @@ class SqliteReader:
 
     def open_orders(self, channel: bytes) -> list[OpenOrder]:
         """Orders without a receipt and without an outcome, by number."""
-        rows = self._rows(
-            # The inner query stays within two indexes: rows are fetched of the few orders without a receipt alone.
-            f"SELECT {_ORDER} FROM orders AS o WHERE outcome IS NULL AND seq IN (SELECT seq FROM orders AS i "
-            "WHERE channel = ? AND NOT EXISTS (SELECT 1 FROM receipts AS r WHERE r.channel = i.channel "
-            "AND r.order_number = i.order_number)) ORDER BY order_number",
-            channel.hex(),
-        )
+        prefix = self._prefix(channel)
+        # In this order: what is written between the two is above the first, and is read anew the next time.
+        ((last,),) = self._rows("SELECT max(order_number) FROM orders WHERE channel = ?", channel.hex())
+        rows = self._rows(_OPEN_ORDERS, channel.hex(), prefix.open_from)
+        if prefix.is_certain:
+            prefix.open_from = rows[0][2] if rows else (last or 0) + 1
         return self._orders(channel, rows)
+
+    def _prefix(self, channel: bytes) -> Prefix:
+        return self._prefixes.of(channel) if self._prefixes is not None else Prefix(is_certain=False)
 
     def order(self, channel: bytes, order_number: int) -> OpenOrder | None:
         """One order with its last voucher, whatever became of it."""
@@ -360,13 +369,21 @@ _ORDER: Final = "o.payload, o.signatures, o.order_number"
 _HEAD: Final = """
     SELECT c.id, (SELECT max(order_number) FROM orders WHERE channel = :channel),
            r.receipt_number, r.id, r.channel_total_pico,
-           (SELECT count(*) FROM receipts WHERE channel = :channel)
-           - (SELECT count(*) FROM receipts WHERE channel = :channel AND signed_by = 'provider'),
+           :counted + (SELECT count(*) FROM receipts WHERE channel = :channel AND receipt_number > :until),
+           (SELECT count(*) FROM receipts WHERE channel = :channel AND signed_by = 'provider'),
            coalesce(r.channel_total_pico, 0) - coalesce(
-               (SELECT sum(amount_pico) FROM receipts WHERE channel = :channel AND signed_by = 'provider'), 0)
+               (SELECT sum(amount_pico) FROM receipts WHERE channel = :channel AND signed_by = 'provider'), 0),
+           (SELECT min(receipt_number) FROM receipts WHERE channel = :channel AND signed_by = 'provider')
     FROM channels AS c LEFT JOIN receipts AS r ON r.seq =
         (SELECT seq FROM receipts WHERE channel = :channel ORDER BY receipt_number DESC LIMIT 1)
     WHERE c.channel = :channel
+"""
+# The inner query stays within two indexes: rows are fetched of the few orders without a receipt alone.
+_OPEN_ORDERS: Final = f"""
+    SELECT {_ORDER} FROM orders AS o WHERE outcome IS NULL AND seq IN (
+        SELECT seq FROM orders AS i WHERE channel = ? AND order_number >= ? AND NOT EXISTS (
+            SELECT 1 FROM receipts AS r WHERE r.channel = i.channel AND r.order_number = i.order_number))
+    ORDER BY order_number
 """
 _FRAME: Final = _union(_FRAME_TYPES, "payload, signatures, seq")
 _DEALINGS: Final = _union(_DEALING_TYPES, "payload, signatures, seq")

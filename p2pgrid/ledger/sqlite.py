@@ -8,6 +8,7 @@ Trusted: whoever can write the file owns the node's books.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import os
 import time
@@ -16,8 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from p2pgrid.errors import LedgerError
-from p2pgrid.ledger.base import OnDurable, tell_when_durable
+from p2pgrid.ledger.base import OnDurable
 from p2pgrid.ledger.lock import WriterLock
+from p2pgrid.ledger.prefix import Prefixes
 from p2pgrid.ledger.reader import SqliteReader
 from p2pgrid.ledger.schema import create_or_check, missing_ledger, storage_errors
 from p2pgrid.ledger.tables import ORDERS, TABLES, table_of
@@ -75,6 +77,7 @@ class SqliteLedger(SqliteReader):
         except BaseException:
             super().close()
             raise
+        self._prefixes = self._known = Prefixes()
         self._seq = itertools.count((last or 0) + 1)
         self._closed = False
         self._with_next: list[Operation] = []
@@ -86,13 +89,17 @@ class SqliteLedger(SqliteReader):
         Raises TypeError for a message type that the ledger does not keep. Cancelling the future does not take the
         records back.
         """
-        operations: list[Operation] = [
-            *self._with_next,
-            *(StoreRecord(table_of(one), next(self._seq), one) for one in signed),
-        ]
+        operations: list[Operation] = [StoreRecord(table_of(one), next(self._seq), one) for one in signed]
+        operations += self._with_next
         self._with_next.clear()
         future = self._put(operations)
-        return tell_when_durable(future, signed, self._on_durable)
+        future.add_done_callback(functools.partial(self._written, signed))
+        return future
+
+    def _written(self, signed: Sequence[Signed[Message]], written: asyncio.Future[None]) -> None:
+        self._known.written(signed, written)
+        if self._on_durable is not None and not written.cancelled() and written.exception() is None:
+            self._on_durable(signed)
 
     def append_evidence(self, record: Record, reason: str) -> asyncio.Future[None]:
         """Keep an unacceptable record that a peer signed, with a reason in one sentence. Never part of a channel.

@@ -1,7 +1,8 @@
 """A live link on asyncio.
 
 The shell holds no rules: `p2pgrid.proto.link` does. It moves bytes between a Link and a road, and events to handlers.
-A road is whatever can be an `asyncio.Transport`: the direct road is one by nature.
+A road is whatever can be an `asyncio.Transport`: the direct road is one by nature, the libp2p road is made one
+(`stream_road.py`).
 
 Handlers are callbacks, not tasks, because a message every few microseconds must not cost a wake-up. What is sent
 during one turn of the loop leaves in one write at its end.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Any, Final, cast
 
 from p2pgrid.errors import P2pgridError, Refused, RemoteError, Unreachable
@@ -28,6 +30,13 @@ WRITE_BUFFER_BYTES: Final = 256 * 1024
 WRITE_STALL_S: Final = 30.0
 LINGER_S: Final = 2.0
 """How long a closing link may take to hand over its last words."""
+
+
+class Road(StrEnum):
+    """What carries a link, the fastest first. Nothing above the dialling cares."""
+
+    DIRECT = "direct"
+    LIBP2P = "libp2p"
 
 
 OnStream = Callable[[Stream], StreamHandler]
@@ -54,7 +63,9 @@ class LinkConnection(asyncio.Protocol):
         admit: Admit | None = None,
         verify_road: VerifyRoad | None = None,
         write_stall_s: float = WRITE_STALL_S,
+        road: Road = Road.DIRECT,
     ) -> None:
+        self.road = road
         self.name = name
         """For logs and messages: who and where."""
         self._loop = asyncio.get_running_loop()

@@ -11,19 +11,18 @@ import asyncio
 import datetime
 import errno
 import functools
-import ipaddress
 import logging
 import os
 import secrets
 import socket
 import ssl
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from p2pgrid.errors import LocalError, ProtocolViolation, RemoteError, Unreachable
 from p2pgrid.net import tls
 from p2pgrid.net.connection import WRITE_STALL_S, Admit, LinkConnection, OnStream
+from p2pgrid.net.listening import ListenLimits, caller_of, close_links
 from p2pgrid.proto.frame import NONCE_BYTES
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.link import Link
@@ -35,17 +34,6 @@ _TLS_SHUTDOWN_S: Final = 1.0
 _BACKLOG: Final = 1024
 _ACCEPT_PAUSE_S: Final = 1.0
 _CALLER_LEFT: Final = {errno.ECONNABORTED, errno.EPROTO}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListenLimits:
-    """What a listener lets strangers do."""
-
-    link: LinkLimits = field(default_factory=LinkLimits)
-    max_connections: int = 1024
-    max_connections_per_address: int = 64
-    """An IPv6 caller counts by its /64, which is what one household or server is given."""
-    write_stall_s: float = WRITE_STALL_S
 
 
 async def dial(
@@ -78,6 +66,7 @@ async def dial(
         )
 
     connection: LinkConnection | None = None
+    is_made = False
     try:
         async with asyncio.timeout(timeout_s):
             # An empty server name: no name of the host goes over the wire in clear, and none is checked.
@@ -91,13 +80,14 @@ async def dial(
                 ssl_shutdown_timeout=_TLS_SHUTDOWN_S,
             )
             await asyncio.shield(connection.ready)
+        is_made = True
     except TimeoutError:
         raise Unreachable(f"{address} did not answer within {timeout_s:g} s.") from None
     except OSError as error:
         raise Unreachable(f"{address} cannot be reached: {error.strerror or error}.") from error
     finally:
-        if connection is not None and not (connection.ready.done() and connection.ready.exception() is None):
-            connection.abort()
+        if connection is not None and not is_made:
+            connection.abort()  # also where the caller was cancelled in the moment that the link became ready
     return connection
 
 
@@ -148,15 +138,7 @@ class DirectListener:
             task.cancel()
         await asyncio.gather(*self._accepting, return_exceptions=True)
         self._close_sockets()
-        live = list(self.connections)
-        for connection in live:
-            connection.retire(message)
-        try:
-            async with asyncio.timeout(drain_s):
-                await asyncio.gather(*(connection.wait_idle() for connection in live))
-        except TimeoutError:
-            log.warning("%d streams were still open after %g s", sum(c.n_streams for c in live), drain_s)
-        await asyncio.gather(*(connection.aclose(message) for connection in live))
+        await close_links(self.connections, drain_s, message)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -188,7 +170,7 @@ class DirectListener:
                 log.error("no connection can be accepted: %s; trying again in %g s", error, _ACCEPT_PAUSE_S)
                 await asyncio.sleep(_ACCEPT_PAUSE_S)
                 continue
-            caller = _caller(address[0])
+            caller = caller_of(address[0])
             if (
                 len(self._tasks) >= self._limits.max_connections
                 or self._per_address[caller] >= self._limits.max_connections_per_address
@@ -292,19 +274,6 @@ def _verify_listener(provider: PublicKey, address: str, transport: asyncio.Trans
             f"at {address} is another peer: {found} answered, {provider} was expected.",
             hint="Look up the provider's present addresses.",
         )
-
-
-def _caller(host: str) -> str:
-    """What connections are counted by: an IPv4 address, or the /64 of an IPv6 address."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return str(address)
 
 
 def _format_address(host: str, port: int) -> str:

@@ -1,4 +1,4 @@
-"""A libp2p host that strangers may connect to: py-libp2p 0.8.1, hardened (see also yamux.py and swarm.py).
+"""A libp2p host that strangers may connect to: py-libp2p 0.8.1, hardened (see also yamux.py, swarm.py and tcp.py).
 
 | fault | here |
 |---|---|
@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import libp2p.protocol_muxer.multiselect_communicator as communicator_module
+import libp2p.stream_muxer.yamux.yamux as yamux_module
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
 from libp2p.exceptions import ParseError
@@ -36,7 +37,6 @@ from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
 from libp2p.stream_muxer.yamux.yamux import Yamux
-from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
 from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 from multiaddr import Multiaddr
@@ -47,7 +47,8 @@ from p2pgrid.net.addresses import announced
 from p2pgrid.net.peerstore import OwnKeyPeerStore
 from p2pgrid.net.shielding import shielded_for
 from p2pgrid.net.swarm import DIAL_TIMEOUT_S, GridSwarm
-from p2pgrid.net.yamux import ShieldedMuxer
+from p2pgrid.net.tcp import BufferedTcp
+from p2pgrid.net.yamux import ShieldedMuxer, SteadyStream
 from p2pgrid.proto.keys import SecretKey
 
 logger = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ async def open_host(
     """
     libp2p_logs.quieten()
     communicator_module.read_delim = _read_protocol_name
+    yamux_module.YamuxStream = SteadyStream  # yamux makes its streams of whatever has this name there
     swarm = _make_swarm(secret_key, limits or HostLimits())
     host = BasicHost(
         network=swarm,
@@ -145,7 +147,7 @@ def _make_swarm(secret_key: SecretKey, limits: HostLimits) -> GridSwarm:
         peer_id,
         peerstore,
         upgrader,
-        [TCP(dns_resolution_timeout=3.0, dns_max_retries=1)],
+        [BufferedTcp(dns_resolution_timeout=3.0, dns_max_retries=1)],
         retry_config=RetryConfig(max_retries=0),
         connection_config=ConnectionConfig(
             max_connections=limits.max_connections,

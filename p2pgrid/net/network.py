@@ -11,6 +11,7 @@ Importing this module imports libp2p, which takes one to two seconds: import it 
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Final, Self
@@ -18,12 +19,17 @@ from typing import Final, Self
 from p2pgrid.errors import InvalidRecord, LocalError, Unreachable, UsageError
 from p2pgrid.net.addresses import parse_announce_address, parse_listen_address, parse_peer_multiaddr
 from p2pgrid.net.bridge import TrioThread
+from p2pgrid.net.connection import WRITE_STALL_S, LinkConnection, OnStream, Road
 from p2pgrid.net.host import HostLimits
+from p2pgrid.net.libp2p_road import SessionListener, verify_listener
 from p2pgrid.net.lookup_keys import check_network_name, record_key
 from p2pgrid.net.offer_exchange import CARDS, OFFER, Document
 from p2pgrid.net.peer_address import Health, PeerAddress
 from p2pgrid.net.service import NetworkConfig, NetworkService
-from p2pgrid.proto.keys import SecretKey, parse_peer_id
+from p2pgrid.net.stream_road import StreamRoad
+from p2pgrid.proto.keys import PublicKey, SecretKey, parse_peer_id
+from p2pgrid.proto.link import Link
+from p2pgrid.proto.link_events import LinkLimits
 
 _GRACE_S: Final = 2.0
 """How much longer than its own time limit a call may take before it is given up from this side."""
@@ -44,6 +50,7 @@ class Network:
         log: Callable[[bytes, str], Awaitable[bytes]] | None = None,
         cards: Callable[[], bytes | None] | None = None,
         announce: Sequence[str] = (),
+        sessions: SessionListener | None = None,
         limits: HostLimits | None = None,
     ) -> None:
         """Nothing is started before `async with`.
@@ -56,11 +63,13 @@ class Network:
         most 64 KiB.
         cards: the same for our chain of cards.
         announce: what to tell others instead of the addresses listened on.
+        sessions: takes the links that others dial over libp2p.
 
         Raises UsageError for a bad name or multiaddr.
         """
         bootstrap_peers = tuple(map(parse_peer_multiaddr, bootstrap))
         self.peer_id: Final = secret_key.public_key.peer_id
+        self._secret_key = secret_key
         if serve_dht and not listen:
             raise UsageError("a peer that serves the DHT must listen.", hint="Give an address to listen on.")
         self._log = log
@@ -77,6 +86,7 @@ class Network:
             self._asking(offer) if offer is not None else None,
             self._asking(cards) if cards is not None else None,
             self._answer_log if log is not None else None,
+            sessions,
         )
         self._network_name = network_name
         self._thread = TrioThread(self._service.run, name="the libp2p host")
@@ -155,6 +165,49 @@ class Network:
                 return await self._thread.call(self._service.ask_log, peer, request, timeout_s)
         except TimeoutError:
             raise Unreachable(f"{peer.peer_id} did not answer about its log in {timeout_s:g} s.") from None
+
+    async def dial_link(
+        self,
+        provider: PublicKey,
+        addresses: Sequence[str],
+        *,
+        timeout_s: float = 10.0,
+        limits: LinkLimits | None = None,
+        on_stream: OnStream | None = None,
+        write_stall_s: float = WRITE_STALL_S,
+    ) -> LinkConnection:
+        """A link to `provider` over libp2p, ready for streams. `addresses` are multiaddrs; none, if it is connected.
+
+        Raises Unreachable where it does not answer within `timeout_s`, or our own host is down; Refused where the
+        provider turns us away; ProtocolViolation where it breaks the link's rules.
+        """
+        loop = asyncio.get_running_loop()
+        road = StreamRoad(loop)
+        peer = PeerAddress(provider.peer_id, tuple(addresses))
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._thread.call(self._service.open_session, peer, road, timeout_s)
+                now_ms = int(loop.time() * 1000)
+                connection = LinkConnection(
+                    Link.dialler(self._secret_key, provider, limits=limits or LinkLimits(), now_ms=now_ms),
+                    name=f"{provider} over libp2p",
+                    on_stream=on_stream,
+                    verify_road=functools.partial(verify_listener, provider),
+                    write_stall_s=write_stall_s,
+                    road=Road.LIBP2P,
+                )
+                road.start(connection)
+                await asyncio.shield(connection.ready)
+        except TimeoutError:
+            road.abort()
+            raise Unreachable(f"{provider} did not answer over libp2p within {timeout_s:g} s.") from None
+        except LocalError as error:
+            road.abort()
+            raise Unreachable(f"{provider} cannot be reached over libp2p: {error.message}", hint=error.hint) from error
+        except BaseException:
+            road.abort()
+            raise
+        return connection
 
     def health(self) -> Health:
         """How the network fares right now. Asks nobody."""

@@ -154,7 +154,9 @@ async def read_exactly(stream: Any, size: int, peer_id: str) -> bytes:
 
 
 async def close_if_idle(network: Any, peer: Contact) -> None:
-    """Close the connections to a peer that carry nothing but libp2p's own streams."""
+    """Close the connections to a peer that carry nothing but libp2p's own streams, and are about to carry nothing."""
+    if network.is_wanted(peer.peer_id):
+        return
     for connection in network.get_connections(peer.peer_id):
         # What libp2p does by itself, and streams not yet named, keep no connection open.
         if all(stream.get_protocol() in (None, IDENTIFY, IDENTIFY_PUSH, PING) for stream in connection.get_streams()):

@@ -24,8 +24,10 @@ from p2pgrid.net.addresses import full_multiaddr, usable_addresses, without_peer
 from p2pgrid.net.dht import Dht
 from p2pgrid.net.host import HostLimits, open_host
 from p2pgrid.net.kad_query import Contact
+from p2pgrid.net.libp2p_road import SessionListener, open_session, serve_sessions
 from p2pgrid.net.lookup_keys import record_key
 from p2pgrid.net.peer_address import PeerAddress
+from p2pgrid.net.stream_road import StreamRoad
 from p2pgrid.proto.keys import SecretKey
 
 logger = logging.getLogger(__name__)
@@ -62,8 +64,12 @@ class NetworkService:
         current_offer: Callable[[], Awaitable[bytes | None]] | None,
         current_cards: Callable[[], Awaitable[bytes | None]] | None = None,
         answer_log: log_exchange.Answer | None = None,
+        sessions: SessionListener | None = None,
     ) -> None:
         self._config = config
+        self._sessions = sessions
+        self._roads: trio.Nursery | None = None
+        """Where the roads run that were dialled from here."""
         self._current_offer = current_offer
         self._current_cards = current_cards
         self._answer_log = answer_log
@@ -109,16 +115,19 @@ class NetworkService:
                 offer_exchange.serve_offers(host, self._current_offer)
             if self._answer_log is not None:
                 log_exchange.serve_log(host, self._answer_log)
+            if self._sessions is not None:
+                serve_sessions(host, self._sessions)
             if self._current_cards is not None:
                 offer_exchange.serve_document(host, offer_exchange.CARDS, self._current_cards)
             try:
                 async with trio.open_nursery() as nursery:
+                    self._roads = nursery
                     nursery.start_soon(self._dht.run)
                     nursery.start_soon(self._stay_joined)
                     nursery.start_soon(self._stay_advertised)
                     ready()
             finally:
-                self._host = self._dht = None
+                self._host = self._dht = self._roads = None
                 self.bootstrap_reached = False if self._seeds else None
 
     async def advertise(self, keys: Sequence[str], timeout_s: float) -> int:
@@ -151,17 +160,18 @@ class NetworkService:
 
     async def fetch(self, document: offer_exchange.Document, peer: PeerAddress, timeout_s: float) -> bytes:
         """See `Network.fetch_offer` and `Network.fetch_cards`."""
-        if self._host is None:
-            raise LocalError("the network is down.", hint="It restarts by itself; try again.")
-        contact = Contact(ID.from_base58(peer.peer_id), tuple(usable_addresses(peer.addresses, peer.peer_id)))
-        return await offer_exchange.fetch_document(self._host, document, contact, timeout_s)
+        return await offer_exchange.fetch_document(self._running_host(), document, _contact(peer), timeout_s)
 
     async def ask_log(self, peer: PeerAddress, request: bytes, timeout_s: float) -> bytes:
         """See `Network.ask_log`."""
-        if self._host is None:
+        return await log_exchange.ask_log(self._running_host(), _contact(peer), request, timeout_s)
+
+    async def open_session(self, peer: PeerAddress, road: StreamRoad, timeout_s: float) -> None:
+        """Have `road` run to `peer`. See `Network.dial_link`."""
+        host = self._running_host()
+        if self._roads is None:
             raise LocalError("the network is down.", hint="It restarts by itself; try again.")
-        contact = Contact(ID.from_base58(peer.peer_id), tuple(usable_addresses(peer.addresses, peer.peer_id)))
-        return await log_exchange.ask_log(self._host, contact, request, timeout_s)
+        await open_session(host, _contact(peer), road, self._roads, timeout_s)
 
     async def _stay_joined(self) -> None:
         """Reach a bootstrap peer, and again whenever we have lost everybody."""
@@ -246,6 +256,10 @@ def _by_peer(bootstrap: Sequence[tuple[str, Multiaddr]]) -> tuple[Contact, ...]:
     for peer_id, address in bootstrap:
         addresses.setdefault(peer_id, []).append(address)
     return tuple(Contact(ID.from_base58(peer_id), tuple(found)) for peer_id, found in addresses.items())
+
+
+def _contact(peer: PeerAddress) -> Contact:
+    return Contact(ID.from_base58(peer.peer_id), tuple(usable_addresses(peer.addresses, peer.peer_id)))
 
 
 def _spread(pause_s: float) -> float:

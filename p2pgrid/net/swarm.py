@@ -9,13 +9,15 @@
 | an inbound connection keeps its slot after it closed, until no more are accepted | the slot goes with it |
 | a task cancelled while it opens a stream leaves the stream open | opening is shielded, once connected |
 | one address can take every inbound slot | a cap per IP address |
+| a connection that is ending is still taken for a live one, and a stream on it fails | it is passed over |
 | known peers are dialled in the background to reach a number of connections | only what we ask for is dialled |
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import trio
@@ -28,7 +30,9 @@ from libp2p.peer.peerstore import PeerStoreError
 from multiaddr import Multiaddr
 
 from p2pgrid.net.addresses import MAX_ADDRESSES_PER_PEER
+from p2pgrid.net.listening import caller_of
 from p2pgrid.net.shielding import shielded_for
+from p2pgrid.net.tcp import BufferedTcpStream
 
 DIAL_TIMEOUT_S: Final = 8.0
 DIAL_STAGGER_S: Final = 0.1
@@ -44,6 +48,7 @@ class GridSwarm(Swarm):  # type: ignore[misc]
         self.auto_connector = _NoAutoConnector(self)
         self._max_inbound_per_ip = max_inbound_per_ip
         self._inbound_by_ip: Counter[str] = Counter()
+        self._wanted: Counter[ID] = Counter()
 
     async def connect_to(self, peer_id: ID, addresses: Sequence[Multiaddr]) -> Any:
         """The live connection to `peer_id`, or a new one by one of `addresses`. Raises SwarmException."""
@@ -76,6 +81,28 @@ class GridSwarm(Swarm):  # type: ignore[misc]
         with shielded_for(STREAM_TIMEOUT_S):
             return await super().new_stream(peer_id)
         raise SwarmException(f"no stream to {peer_id} could be opened in {STREAM_TIMEOUT_S:.0f} s")
+
+    def _filter_valid_connections(self, connections: list[Any]) -> list[Any]:
+        return [
+            connection
+            for connection in super()._filter_valid_connections(connections)
+            if not (connection.muxed_conn.is_broken or connection.muxed_conn.event_shutting_down.is_set())
+        ]
+
+    @contextmanager
+    def wanting(self, peer_id: ID) -> Iterator[None]:
+        """Within it, `is_wanted` is true: a stream to stay is being opened, and does not show yet."""
+        self._wanted[peer_id] += 1
+        try:
+            yield
+        finally:
+            self._wanted[peer_id] -= 1
+            if not self._wanted[peer_id]:
+                del self._wanted[peer_id]
+
+    def is_wanted(self, peer_id: ID) -> bool:
+        """True while somebody is about to use the connection to this peer."""
+        return peer_id in self._wanted
 
     async def close_all(self) -> None:
         """Close every connection at once; the base class takes 0.2 s for each, one after another."""
@@ -111,9 +138,10 @@ class GridSwarm(Swarm):  # type: ignore[misc]
         raise SwarmException(f"{peer_id} cannot be reached: {'; '.join(failures) or 'no address is known'}")
 
     async def _do_handle_inbound_connection(self, read_write_closer: Any, maddr: Multiaddr, _event: Any) -> None:
-        remote = read_write_closer.get_remote_address()
-        ip = str(remote[0]) if remote else ""
-        raw = RawConnection(read_write_closer, False)
+        tcp = BufferedTcpStream(read_write_closer.stream)
+        remote = tcp.get_remote_address()
+        ip = caller_of(remote[0]) if remote else ""
+        raw = RawConnection(tcp, False)
         if self._inbound_by_ip[ip] >= self._max_inbound_per_ip:
             await raw.close()
             return

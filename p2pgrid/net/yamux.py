@@ -8,6 +8,8 @@
 | a peer may send past the window it was given, without end | unread bytes of a connection are capped |
 | a stream that was reset reads like one that ended in good order | it reads as reset |
 | an exception in the connection's task ends the host | it ends the connection |
+| a window grows to 4 MiB while a protocol is negotiated, and an update is sent after every read | neither |
+| a busy stream costs many turns of the scheduler a frame | it may be tapped (yamux_frames.py) |
 """
 
 from __future__ import annotations
@@ -16,11 +18,13 @@ import logging
 from typing import Any, Final
 
 import trio
+from libp2p.io.exceptions import IOException
 from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamError, MuxedStreamReset
 from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
-from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
+from libp2p.stream_muxer.yamux.yamux import DEFAULT_WINDOW_SIZE, Yamux, YamuxStream
 
 from p2pgrid.net.shielding import shielded_for
+from p2pgrid.net.yamux_frames import BODY_TIMEOUT_S, FrameSource
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +32,20 @@ WRITE_TIMEOUT_S: Final = 10.0
 """A frame of at most 64 KiB that the peer's socket does not take in this time."""
 MAX_UNREAD_BYTES: Final = 4 * 1024 * 1024
 """Received and not read by our handlers, over all streams of one connection."""
+
+
+class SteadyStream(YamuxStream):  # type: ignore[misc]
+    """A yamux stream whose window keeps its size, and is granted anew by halves."""
+
+    _pending_recv_release: int
+    recv_window: int
+
+    async def _auto_tune_and_send_window_update(self, *, bytes_read: int = 0) -> None:
+        self._pending_recv_release += bytes_read
+        if self._pending_recv_release >= DEFAULT_WINDOW_SIZE // 2:
+            n_bytes, self._pending_recv_release = self._pending_recv_release, 0
+            self.recv_window += n_bytes
+            await self.send_window_update(n_bytes)
 
 
 class UnreadLimit(trio.TooSlowError):
@@ -38,6 +56,12 @@ class ShieldedYamux(Yamux):  # type: ignore[misc]
     """A yamux connection that neither a cancellation nor its peer can leave half-written or half-closed."""
 
     write_timeout_s: float = WRITE_TIMEOUT_S
+
+    def __init__(self, secured_conn: Any, *args: Any, **kwargs: Any) -> None:
+        self.frames = FrameSource(secured_conn)
+        self.is_broken = False
+        """True once a write failed: the connection is about to end."""
+        super().__init__(self.frames, *args, **kwargs)
 
     async def start(self) -> None:
         try:
@@ -55,13 +79,27 @@ class ShieldedYamux(Yamux):  # type: ignore[misc]
 
     async def _write_frame(self, data: bytes) -> None:
         with shielded_for(self.write_timeout_s):
-            async with self._write_lock:
+            try:
+                self._write_lock.acquire_nowait()  # a turn of the scheduler less than acquire()
+            except trio.WouldBlock:
+                await self._write_lock.acquire()
+            try:
                 await self.secured_conn.write(data)
+            except IOException:
+                await self._give_up()
+                raise
+            finally:
+                self._write_lock.release()
             return
+        await self._give_up()
+        raise MuxedStreamError(f"{self.peer_id} took no data for {self.write_timeout_s:g} s")
+
+    async def _give_up(self) -> None:
+        """Nothing can be written any more."""
+        self.is_broken = True
         # Only the socket is closed here: callers may hold the lock that a full clean-up takes. The reader notices.
         with shielded_for(1):
             await self.secured_conn.close()
-        raise MuxedStreamError(f"{self.peer_id} took no data for {self.write_timeout_s:g} s")
 
     async def read_stream(self, stream_id: int, n: int = -1) -> bytes:
         stream = self.streams.get(stream_id)
@@ -77,8 +115,8 @@ class ShieldedYamux(Yamux):  # type: ignore[misc]
     async def _read_data_body(self, length: int) -> bytes:
         if length + sum(map(len, self.stream_buffers.values())) > MAX_UNREAD_BYTES:
             raise UnreadLimit(f"{self.peer_id} sent more than {MAX_UNREAD_BYTES} bytes that nobody has read")
-        body: bytes = await super()._read_data_body(length)
-        return body
+        with trio.fail_after(BODY_TIMEOUT_S):
+            return await self.frames.read_body(length)
 
 
 class ShieldedMuxer(MuxerMultistream):  # type: ignore[misc]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from p2pgrid.errors import InvalidRecord, Refused
 from p2pgrid.proto.actions import (
     Actions,
@@ -21,20 +23,44 @@ from p2pgrid.proto.messages import (
 from p2pgrid.proto.pricing import (
     most_owed,
 )
-from p2pgrid.proto.record import Role, Signed, parse_record, verify_record
+from p2pgrid.proto.record import Record, Role, Signed, parse_message, parse_record, verify_record
 from p2pgrid.proto.request import RequestFields, parse_request, require_metered
 from p2pgrid.proto.seller import SellerOrder
 from p2pgrid.proto.wire import OrderOpening, parse_frame
 
 
+@dataclass(frozen=True, slots=True)
+class ArrivedOrder:
+    """An order as it came; nothing of it is verified."""
+
+    opening: OrderOpening
+    record: Record
+    channel: bytes
+    """The channel's id, to find its books by."""
+    model: str
+
+
+def parse_order(payload: bytes) -> ArrivedOrder:
+    """What an OrderOpening holds. Raises ProtocolViolation, InvalidRecord."""
+    opening = parse_frame(payload, OrderOpening)
+    record = parse_record(opening.order)
+    message = parse_message(record, Order)
+    return ArrivedOrder(opening, record, message.channel, message.model)
+
+
 def verify_order(payload: bytes, books: ChannelBooks) -> tuple[Signed[Order], OrderOpening]:
-    """The order in an OrderOpening, signed by the channel's client. It uses up the order's number.
+    """`parse_order` and `verify_arrived`, for whoever knows the books already. Raises what they raise."""
+    return verify_arrived(parse_order(payload), books)
+
+
+def verify_arrived(arrived: ArrivedOrder, books: ChannelBooks) -> tuple[Signed[Order], OrderOpening]:
+    """The order, signed by the channel's client. It uses up the order's number.
 
     Call it when the message arrives, before the body: bodies of orders sent at once end in any order. Raises
-    ProtocolViolation, InvalidRecord, and Refused (`order-number`).
+    InvalidRecord, and Refused (`order-number`).
     """
-    opening = parse_frame(payload, OrderOpening)
-    order = verify_record(parse_record(opening.order), Order, {Role.CLIENT: books.client})
+    opening = arrived.opening
+    order = verify_record(arrived.record, Order, {Role.CLIENT: books.client})
     if order.message.channel != books.id:
         raise InvalidRecord("wrong-channel", "the order is for another channel.")
     books.claim_order_number(order.message.order_number)

@@ -7,7 +7,8 @@ durable. `Deliver`, `AskEngine` and `AbortEngine` wait for nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.messages import Receipt
@@ -15,75 +16,64 @@ from p2pgrid.proto.record import Message, Record, Signed
 from p2pgrid.proto.wire import Kind
 
 
-@dataclass(frozen=True, slots=True)
-class Persist:
+class Persist(msgspec.Struct, frozen=True):
     """Write a record to the ledger."""
 
     signed: Signed[Message]
 
 
-@dataclass(frozen=True, slots=True)
-class KeepEvidence:
+class KeepEvidence(msgspec.Struct, frozen=True):
     """Keep an unacceptable record that the peer signed."""
 
     record: Record
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True):
     """Send a message on the order's stream."""
 
     kind: Kind
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class AskEngine:
+class AskEngine(msgspec.Struct, frozen=True):
     """Pass the order's body to the engine (provider)."""
 
 
-@dataclass(frozen=True, slots=True)
-class AbortEngine:
+class AbortEngine(msgspec.Struct, frozen=True):
     """Stop the engine's work on the order now (provider)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Deliver:
+class Deliver(msgspec.Struct, frozen=True):
     """Hand answer bytes to the program (client)."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(msgspec.Struct, frozen=True):
     """The order has ended, and its receipt carries both signatures."""
 
     receipt: Signed[Receipt]
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(msgspec.Struct, frozen=True):
     """The receipt of another order of this channel waited for this one: call that order's `proceed` now (client)."""
 
     order_number: int
 
 
-@dataclass(frozen=True, slots=True)
-class EndStream:
+class EndStream(msgspec.Struct, frozen=True):
     """Nothing more will be sent on the stream."""
 
 
-@dataclass(frozen=True, slots=True)
-class Disputed:
+class Disputed(msgspec.Struct, frozen=True):
     """The order has ended, and the client disputes its receipt. The chain goes on above it."""
 
     receipt: Signed[Receipt]
     dispute: Signed[Dispute]
 
 
-@dataclass(frozen=True, slots=True)
-class Breach:
+class Breach(msgspec.Struct, frozen=True):
     """The peer broke the rules in a way that the chain cannot go on from: close the link, deal with the peer no more,
     tell a person.
 

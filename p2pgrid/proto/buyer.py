@@ -8,7 +8,7 @@ is signed, and the provider is dealt with no more.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Final
 
@@ -79,6 +79,8 @@ from p2pgrid.units import MAX_TOKENS
 class BuyerState(Enum):
     """Where an order stands on the client's side."""
 
+    __hash__ = object.__hash__  # members are single: no need to hash their names, at every event
+
     ORDERED = auto()
     """The order is signed; nothing came back yet."""
     RECEIVING = auto()
@@ -99,6 +101,8 @@ class BuyerState(Enum):
 
 class BuyerEvent(Enum):
     """What can happen to an order on the client's side."""
+
+    __hash__ = object.__hash__  # members are single: no need to hash their names, at every event
 
     HEAD = auto()
     CHUNK = auto()
@@ -191,20 +195,13 @@ class BuyerOrder:
         """The provider sent a message on the order's stream. Never raises for what a peer does: see `Breach`."""
         if not self.is_open:
             return ()
-        handler = {
-            Kind.CHUNK: self._on_chunk,
-            Kind.METER: self._on_meter,
-            Kind.HEAD: self._on_head,
-            Kind.RECEIPT: self._on_receipt,
-            Kind.REFUSAL: self._on_refusal,
-        }.get(kind)  # type: ignore[call-overload]
+        handler = _HANDLERS.get(kind)
         try:
             if handler is None:
                 raise ProtocolViolation(f"the provider sent message kind {kind} on an order's stream.")
             if self.state is BuyerState.WAITING:
                 raise ProtocolViolation(f"the provider sent message kind {kind} after its receipt.")
-            actions: Actions = handler(payload, now_ms)
-            return actions
+            return handler(self, payload, now_ms)
         except ProtocolViolation as violation:
             return self._breach("protocol-violation", str(violation))
         except InvalidRecord as invalid:
@@ -390,6 +387,16 @@ class BuyerOrder:
         self.books.leave_turn(self.order.message.order_number)
         kept: Sequence[Action] = (KeepEvidence(record, f"{code}: {message}"),) if record is not None else ()
         return [*kept, Breach(code, message)]
+
+
+_HANDLERS: Final[dict[int, Callable[[BuyerOrder, bytes, int], Actions]]] = {
+    Kind.CHUNK: BuyerOrder._on_chunk,
+    Kind.METER: BuyerOrder._on_meter,
+    Kind.HEAD: BuyerOrder._on_head,
+    Kind.RECEIPT: BuyerOrder._on_receipt,
+    Kind.REFUSAL: BuyerOrder._on_refusal,
+}
+"""What the provider may send on an order's stream."""
 
 
 def place_order(

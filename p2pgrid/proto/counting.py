@@ -216,22 +216,25 @@ class TokenCounter:
         completion = usage.completion_tokens or 0
         if len(choices) > 1:
             return  # vLLM writes one choice a chunk; the final usage settles what others write
+        prompts = self._prompts
         if choices:
             index = choices[0].index
-            self._compare("output", completion, self._output_by_choice[index], f"choice {index}")
-            if index // self._n in self._prompts:
-                self._compare("prompt", usage.prompt_tokens, self._prompts[index // self._n], f"choice {index}")
+            if completion != self._output_by_choice[index]:
+                self._contradict_claim("output", completion, self._output_by_choice[index], f"choice {index}")
+            counted = prompts.get(index // self._n)
+            if counted is not None and usage.prompt_tokens != counted:
+                self._contradict_claim("prompt", usage.prompt_tokens, counted, f"choice {index}")
             return
         self.usage = usage
-        self._compare("output", completion, self.output_tokens, "the whole answer")
-        if self._prompts:
-            self._compare("prompt", usage.prompt_tokens, self._prompt_tokens, "the whole answer")
+        if completion != self.output_tokens:
+            self._contradict_claim("output", completion, self.output_tokens, "the whole answer")
+        if prompts and usage.prompt_tokens != self._prompt_tokens:
+            self._contradict_claim("prompt", usage.prompt_tokens, self._prompt_tokens, "the whole answer")
         if self.cached_tokens > usage.prompt_tokens:
             self._contradict(f"{self.cached_tokens} cached tokens in a prompt of {usage.prompt_tokens}")
 
-    def _compare(self, kind: str, claimed: int, counted: int, scope: str) -> None:
-        if claimed != counted:
-            self._contradict(f"usage claims {claimed} {kind} tokens for {scope}, its ids are {counted}")
+    def _contradict_claim(self, kind: str, claimed: int, counted: int, scope: str) -> None:
+        self._contradict(f"usage claims {claimed} {kind} tokens for {scope}, its ids are {counted}")
 
     def _contradict(self, sentence: str) -> None:
         if not self.contradiction:

@@ -48,7 +48,7 @@ class PublicKey:
     @property
     def peer_id(self) -> str:
         """The libp2p peer id (`12D3KooW...`), as the peer-ids spec derives it from an Ed25519 key."""
-        return base58.b58encode(_PEER_ID_PREFIX + self.raw[1:]).decode()
+        return _peer_id(self.raw)
 
     def verify(self, message: bytes, signature: bytes) -> bool:
         """True if `signature` (64 bytes, RFC 8032) is this key's over `message`."""
@@ -120,6 +120,11 @@ def _admitted(raw: bytes) -> PublicKey:
     if not nacl.bindings.crypto_core_ed25519_is_valid_point(raw[1:]):
         raise InvalidRecord("key-not-admissible", "the key is no canonical point of the prime-order subgroup.")
     return PublicKey(raw)
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _peer_id(raw: bytes) -> str:
+    return base58.b58encode(_PEER_ID_PREFIX + raw[1:]).decode()
 
 
 def parse_peer_id(text: str) -> PublicKey:

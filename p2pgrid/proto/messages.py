@@ -143,7 +143,7 @@ class Offer(Message, frozen=True, kw_only=True):
     operator: ShortText
     currency: CurrencyCode
     addresses: Annotated[tuple[Annotated[str, Meta(max_length=256)], ...], Meta(max_length=16)]
-    """Multiaddrs of the direct road, `/ip4/.../tcp/PORT/tls` or `/dns/...`."""
+    """Multiaddrs: `/ip4/.../tcp/PORT/tls` on the direct road, `/ip4/.../tcp/PORT/p2p/PEER` over libp2p."""
     data_terms: DataTerms
     models: Annotated[tuple[ModelOffer, ...], Meta(min_length=1, max_length=64)]
     gpus: Annotated[tuple[ShortText, ...], Meta(max_length=64)] = ()

@@ -19,7 +19,7 @@ from p2pgrid.proto.messages import (
 from p2pgrid.proto.pricing import (
     amount_owed,
 )
-from p2pgrid.proto.record import Role, Signed, parse_record, sign_message, verify_record
+from p2pgrid.proto.record import Role, Signed, parse_record, sign_message, verify_countersigned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,14 +77,14 @@ def propose_receipt(
 
 
 def check_countersignature(proposed: Signed[Receipt] | None, payload: bytes, books: ChannelBooks) -> Signed[Receipt]:
-    """The proposed receipt as the client sent it back, both signatures checked.
+    """The proposed receipt as the client sent it back: the provider's signature as it was, the client's checked.
 
     Raises ProtocolViolation when it is another receipt, InvalidRecord when a signature is bad.
     """
     record = parse_record(payload)
-    if proposed is None or record.id != proposed.id:
+    if proposed is None or record.payload != proposed.record.payload:
         raise ProtocolViolation("the client countersigned another receipt than the one proposed.")
-    return verify_record(record, Receipt, {Role.PROVIDER: books.provider, Role.CLIENT: books.client})
+    return verify_countersigned(record, proposed, Role.CLIENT, books.client)
 
 
 def accept_countersignature(proposed: Signed[Receipt], payload: bytes, books: ChannelBooks) -> Signed[Receipt]:

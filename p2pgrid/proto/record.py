@@ -76,7 +76,10 @@ class Record(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields
 
     def signature_of(self, role: Role) -> Signature | None:
         """The signature in that role, if there is one."""
-        return next((s for s in self.signatures if s.role is role), None)
+        for signature in self.signatures:
+            if signature.role is role:
+                return signature
+        return None
 
     def with_signature(self, signature: Signature) -> Record:
         """The same record with one more signature; an earlier one in the same role is replaced."""
@@ -216,15 +219,26 @@ def verify_record(record: Record, message_type: type[M], keys: Mapping[Role, Pub
     """
     signed_bytes = signature_input_of(record)
     for role, key in keys.items():
-        signature = record.signature_of(role)
-        if signature is None:
-            raise InvalidRecord("signature-missing", f"the {role} has not signed this {record.payload_type}.")
-        if signature.key != key.raw:
-            raise InvalidRecord("wrong-key", f"signed as {role} by another key than {key.peer_id}'s.")
-        if not key.verify(signed_bytes, signature.signature):
-            raise InvalidRecord("bad-signature", f"the {role}'s signature does not fit this {record.payload_type}.")
+        _verify_signature(record, signed_bytes, role, key)
     message = parse_message(record, message_type)
     return Signed(message, record, hashlib.sha256(signed_bytes).digest(), dict(keys))
+
+
+def verify_countersigned(record: Record, standing: Signed[M], role: Role, key: PublicKey) -> Signed[M]:
+    """The record that `standing` is, as it came back with one more signature: that one alone is checked.
+
+    The signatures that were checked on `standing` must be on it, byte for byte; the payload must be the same. Raises
+    InvalidRecord: `wrong-type` for another record, `signature-missing`, `wrong-key`, `bad-signature`.
+    """
+    if (record.payload_type, record.payload) != (standing.record.payload_type, standing.record.payload):
+        raise InvalidRecord("wrong-type", "another record came back than the one that was sent.")
+    for known in standing.signers:
+        if record.signature_of(known) != standing.record.signature_of(known):
+            code = "signature-missing" if record.signature_of(known) is None else "bad-signature"
+            what = f"the {known}'s signature on the {record.payload_type} is not the one it was sent with."
+            raise InvalidRecord(code, what)
+    _verify_signature(record, signature_input_of(record), role, key)
+    return Signed(standing.message, record, standing.id, {**standing.signers, role: key})
 
 
 def verify_self_signed(record: Record, message_type: type[M], role: Role) -> Signed[M]:
@@ -247,6 +261,17 @@ def sign_message(message: M, role: Role, key: SecretKey) -> Signed[M]:
     signature = Signature(role, key.public_key.raw, key.sign(signed_bytes))
     record = Record(message.payload_type, payload, (signature,))
     return Signed(message, record, hashlib.sha256(signed_bytes).digest(), {role: key.public_key})
+
+
+def _verify_signature(record: Record, signed_bytes: bytes, role: Role, key: PublicKey) -> None:
+    """Raises InvalidRecord unless `key` signed the record in that role."""
+    signature = record.signature_of(role)
+    if signature is None:
+        raise InvalidRecord("signature-missing", f"the {role} has not signed this {record.payload_type}.")
+    if signature.key != key.raw:
+        raise InvalidRecord("wrong-key", f"signed as {role} by another key than {key.peer_id}'s.")
+    if not key.verify(signed_bytes, signature.signature):
+        raise InvalidRecord("bad-signature", f"the {role}'s signature does not fit this {record.payload_type}.")
 
 
 class _TextSignature(msgspec.Struct, forbid_unknown_fields=True):

@@ -85,6 +85,7 @@ class RequestFields(msgspec.Struct):
 
 
 _decoder: Final = msgspec.json.Decoder(RequestFields)
+_decode_object: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def _count_prompts(prompt: bytes) -> int:
@@ -130,6 +131,14 @@ def parse_request(endpoint: str, body: bytes) -> RequestFields:
             "bad-request", f"{fields.choices} answers were asked for at once; at most {MAX_CHOICES} are served."
         )
     return fields
+
+
+def decode_object(body: bytes) -> dict[str, Any]:
+    """A program's body, with all its fields. Raises Refused (`bad-request`) for what is no JSON object."""
+    try:
+        return _decode_object(body)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise Refused("bad-request", f"the body is no JSON object: {error}.") from None
 
 
 def require_metered(fields: RequestFields) -> None:

@@ -8,10 +8,11 @@ Who owes what at the end is decided here and nowhere else on the provider's side
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final
+
+import msgspec
 
 from p2pgrid.errors import ProtocolViolation
 from p2pgrid.proto.actions import (
@@ -57,6 +58,8 @@ VOUCHER_TIMEOUT_MS: Final = 15_000
 class SellerState(Enum):
     """Where an order stands on the provider's side."""
 
+    __hash__ = object.__hash__  # members are single: no need to hash their names, at every event
+
     ASKED = auto()
     """The engine has the request; no token yet."""
     STREAMING = auto()
@@ -75,6 +78,8 @@ class SellerState(Enum):
 
 class SellerEvent(Enum):
     """What can happen to an order on the provider's side."""
+
+    __hash__ = object.__hash__  # members are single: no need to hash their names, at every event
 
     TOKENS = auto()
     WINDOW_FULL = auto()
@@ -112,8 +117,7 @@ SELLER_TRANSITIONS: Final[dict[tuple[SellerState, SellerEvent], SellerState]] = 
 """The machine as a table; what is not in it is not allowed."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
+class _Held(msgspec.Struct, frozen=True, gc=False):
     """An event that waits for the window, and what stands delivered once it has gone."""
 
     event: bytes
@@ -148,7 +152,7 @@ class SellerOrder:
         self._error_status = 0
         self._error_bytes = 0
         self._engine_ended = False
-        self._held: deque[_Held] = deque()
+        self._held: list[_Held] = []
         self._delivered = Usage()
         self._finish_reason = ""
         self._ticked = Usage()
@@ -232,16 +236,10 @@ class SellerOrder:
 
         Raises ProtocolViolation or InvalidRecord for what no honest client sends; the order is then `link_lost`.
         """
-        handler = {
-            Kind.VOUCHER: self._on_voucher,
-            Kind.CANCEL: self._on_cancel,
-            Kind.COUNTERSIGNATURE: self._on_countersignature,
-            Kind.DISPUTE: self._on_dispute,
-        }.get(kind)  # type: ignore[call-overload]
+        handler = _HANDLERS.get(kind)
         if handler is None:
             raise ProtocolViolation(f"the client sent message kind {kind} on an order's stream.")
-        actions: Actions = handler(payload, now_ms)
-        return actions
+        return handler(self, payload, now_ms)
 
     def link_lost(self, now_ms: int) -> Actions:
         """The link or the stream is gone. The order has no receipt before the channel is resumed: the client may hold
@@ -272,8 +270,10 @@ class SellerOrder:
 
     def _is_late(self, now_ms: int) -> bool:
         """True if no token has gone out and none may be billed any more, whether or not `tick` was called yet."""
+        if self.state is not SellerState.ASKED:
+            return False
         deadline_ms = self.deadline_ms()
-        return self.state is SellerState.ASKED and deadline_ms is not None and now_ms >= deadline_ms
+        return deadline_ms is not None and now_ms >= deadline_ms
 
     # -- inside -------------------------------------------------------------------------------------------------
 
@@ -289,17 +289,17 @@ class SellerOrder:
 
     def _take_in(self, data: bytes) -> Status | None:
         """Count the engine's events and put them in line. Returns how the order must end, or None to go on."""
+        counter, order, held = self._counter, self.order.message, self._held
         for event in self._splitter.feed(data):
-            self._counter.feed(event)
-            usage = usage_of(self._counter)
-            if self._counter.contradiction:
+            counter.feed(event)
+            usage = usage_of(counter)
+            if counter.contradiction:
                 return Status.FAILED
-            if not is_within_caps(usage, self.order.message):
+            if not is_within_caps(usage, order):
                 # The engine did more than was ordered. FAILED would make what went out before free of charge, and a
                 # body that an engine reads otherwise than we do a way to get answers for nothing.
                 return Status.INTERRUPTED
-            reason = (self._counter.finish_reason or "")[:FINISH_REASON_CHARS]
-            self._held.append(_Held(event, usage, reason))
+            held.append(_Held(event, usage, (counter.finish_reason or "")[:FINISH_REASON_CHARS]))
         return None
 
     def _release(self, now_ms: int) -> list[Action]:
@@ -307,26 +307,29 @@ class SellerOrder:
         window, interval = self.books.terms.window_tokens, self.books.terms.window_tokens // 2
         actions: list[Action] = []
         ready: list[bytes] = []
-        while self._held:
-            event, usage = self._held[0].event, self._held[0].usage
-            if usage.output_tokens > self._delivered.output_tokens and self._is_late(now_ms):
-                return [*actions, *self._chunks(b"".join(ready)), AbortEngine(), *self._finish(Status.LATE, now_ms)]
-            unacknowledged = self._delivered.output_tokens > self._acknowledged.output_tokens
-            if unacknowledged and usage.output_tokens - self._acknowledged.output_tokens > window:
+        held, gone = self._held, 0
+        for one in held:
+            usage = one.usage
+            output, delivered = usage.output_tokens, self._delivered.output_tokens
+            if output > delivered and self._is_late(now_ms):
+                return [*actions, *self._let_go(ready), AbortEngine(), *self._finish(Status.LATE, now_ms)]
+            acknowledged = self._acknowledged.output_tokens
+            if delivered > acknowledged and output - acknowledged > window:
                 break
-            self._finish_reason = self._held.popleft().finish_reason
-            self._commitment.update(event)
-            ready.append(event)
-            if usage.output_tokens > self._delivered.output_tokens:
+            gone += 1
+            self._finish_reason = one.finish_reason
+            ready.append(one.event)
+            if output > delivered:
                 self._move(SellerEvent.TOKENS)
                 self._first_token_ms = self._first_token_ms or max(now_ms - self._arrived_ms, 1)
             self._delivered = usage
-            if usage.output_tokens - self._ticked.output_tokens >= interval:
-                actions += self._chunks(b"".join(ready))
+            if output - self._ticked.output_tokens >= interval:
+                actions += self._let_go(ready)
                 ready.clear()
                 actions += self._meter(now_ms)
-        actions += self._chunks(b"".join(ready))
-        if self._held:
+        del held[:gone]
+        actions += self._let_go(ready)
+        if held:
             if self._delivered.output_tokens > self._ticked.output_tokens:
                 actions += self._meter(now_ms)
             if self.state is not SellerState.HELD:
@@ -334,7 +337,17 @@ class SellerOrder:
             self._move(SellerEvent.WINDOW_FULL)
         return actions
 
+    def _let_go(self, events: list[bytes]) -> list[Action]:
+        """Events on their way, and in the commitment to the answer."""
+        if not events:
+            return []
+        data = events[0] if len(events) == 1 else b"".join(events)
+        self._commitment.update(data)
+        return self._chunks(data)
+
     def _chunks(self, data: bytes) -> list[Action]:
+        if 0 < len(data) <= CHUNK_BYTES:
+            return [Send(Kind.CHUNK, data)]
         return [Send(Kind.CHUNK, data[i : i + CHUNK_BYTES]) for i in range(0, len(data), CHUNK_BYTES)]
 
     def _meter(self, now_ms: int) -> list[Action]:
@@ -446,3 +459,12 @@ class SellerOrder:
         )
         self.receipt = receipt
         return [Persist(receipt), Send(Kind.RECEIPT, receipt.record.to_bytes())]
+
+
+_HANDLERS: Final[dict[int, Callable[[SellerOrder, bytes, int], Actions]]] = {
+    Kind.VOUCHER: SellerOrder._on_voucher,
+    Kind.CANCEL: SellerOrder._on_cancel,
+    Kind.COUNTERSIGNATURE: SellerOrder._on_countersignature,
+    Kind.DISPUTE: SellerOrder._on_dispute,
+}
+"""What the client may send on an order's stream."""

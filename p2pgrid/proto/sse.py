@@ -53,11 +53,8 @@ class EventSplitter:
 
     def feed(self, data: bytes) -> list[bytes]:
         """The events that `data` completes, in order, each with the blank line that ends it."""
-        is_whole = not self._buffer and data.endswith(_BLANK_LF) and len(data) <= self._max_event_bytes
-        if is_whole and data.find(_BLANK_LF) == len(data) - 2 and _BLANK_CRLF not in data:
-            # What an engine in step sends: one whole event and nothing over. It needs no copy at all.
-            self._spend(len(data))
-            return [data]
+        if not self._buffer and len(data) <= self._max_event_bytes and _BLANK_CRLF not in data:
+            return self._feed_plain(data)
         self._buffer += data
         events, start = [], 0
         for end in _event_ends(self._buffer, self._scanned):
@@ -71,6 +68,20 @@ class EventSplitter:
         # A blank line may have begun in the last two bytes: look at them again, and at nothing else.
         self._scanned = max(0, len(self._buffer) - 2)
         return events
+
+    def _feed_plain(self, data: bytes) -> list[bytes]:
+        """What an engine sends: whole events, one or several, that end in LF LF. They need no search byte by byte."""
+        first = data.find(_BLANK_LF)
+        if first == len(data) - 2 and first >= 0:
+            self._spend(len(data))
+            return [data]
+        *whole, rest = data.split(_BLANK_LF)
+        for event in whole:
+            self._spend(len(event) + 2)
+        if rest:
+            self._buffer += rest
+            self._scanned = max(0, len(rest) - 2)
+        return [event + _BLANK_LF for event in whole]
 
     def _check(self, size: int) -> None:
         if size > self._max_event_bytes:

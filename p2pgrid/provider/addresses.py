@@ -1,13 +1,20 @@
-"""Where clients reach the direct road, as the offer says it: `/ip4/<address>/tcp/<port>/tls` and its kin."""
+"""Where clients reach the node, as the offer says it.
+
+`/ip4/<address>/tcp/<port>/tls` and its kin on the direct road, `/ip4/<address>/tcp/<port>/p2p/<peer id>` over libp2p.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import socket
 from collections.abc import Sequence
+from typing import Final
 
 from p2pgrid.config import parse_host_port
 from p2pgrid.errors import UsageError
+
+MAX_OFFERED: Final = 8
+"""Of either road: an offer holds 16."""
 
 
 def offered_addresses(bound: Sequence[tuple[str, int]], announce: Sequence[str]) -> tuple[str, ...]:
@@ -19,6 +26,12 @@ def offered_addresses(bound: Sequence[tuple[str, int]], announce: Sequence[str])
     if announce:
         return tuple(dict.fromkeys(_announced(text) for text in announce))
     return tuple(dict.fromkeys(direct_multiaddr(_outward(host), port) for host, port in bound))
+
+
+def offered_libp2p_addresses(announced: Sequence[str]) -> tuple[str, ...]:
+    """What the offer names of the libp2p host's addresses: all but loopback, or that where there is nothing else."""
+    outward = tuple(text for text in announced if not text.startswith(("/ip4/127.", "/ip6/::1/")))
+    return outward or tuple(announced)
 
 
 def direct_multiaddr(host: str, port: int) -> str:

@@ -8,7 +8,7 @@ import logging
 from collections import Counter
 
 from p2pgrid.errors import P2pgridError
-from p2pgrid.net.connection import LinkConnection
+from p2pgrid.net.connection import LinkConnection, Road
 from p2pgrid.proto.keys import PublicKey
 from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.tally import Tally
@@ -34,6 +34,11 @@ class ClientLinks:
     def is_connected(self, client: PublicKey) -> bool:
         """True while the client has a link."""
         return client.raw in self._by_client
+
+    def by_road(self) -> dict[str, int]:
+        """How many links run on each road."""
+        roads = Counter(link.road.value for links in self._by_client.values() for link in links)
+        return {road.value: roads[road.value] for road in Road}
 
     def note(self, connection: LinkConnection) -> None:
         """A stream was opened on `connection`. A client with one link too many loses its oldest."""

@@ -34,6 +34,7 @@ from p2pgrid.log.service import LogService
 from p2pgrid.log.witness import Witness, WitnessStore
 from p2pgrid.net import lookup_keys
 from p2pgrid.net.direct import DirectListener, listen
+from p2pgrid.net.libp2p_road import SessionListener
 from p2pgrid.net.network import Network
 from p2pgrid.net.peer_address import Health
 from p2pgrid.net.stream import Stream, StreamHandler
@@ -42,7 +43,7 @@ from p2pgrid.proto.dispute_exchange import Said
 from p2pgrid.proto.fork import ForkProof
 from p2pgrid.proto.messages import DataTerms, ModelOffer, Offer
 from p2pgrid.proto.record import Signed
-from p2pgrid.provider.addresses import offered_addresses
+from p2pgrid.provider.addresses import MAX_OFFERED, offered_addresses, offered_libp2p_addresses
 from p2pgrid.provider.admission import Admission
 from p2pgrid.provider.cards import OwnCards
 from p2pgrid.provider.channels import Channels
@@ -109,7 +110,12 @@ class Provider:
         self.engines: Final = EngineSet(make_engines(self._config.models, data))
         self._bootstrap = tuple(bootstrap)
         self._join_network = join_network
-        self._listen = parse_host_port(self._config.listen)
+        self._listen = parse_host_port(self._config.listen) if self._config.listen else None
+        if self._listen is None and not (self._config.libp2p_listen and join_network):
+            raise UsageError(
+                "nobody could buy: neither the direct road nor libp2p listens.",
+                hint="Give --listen, or --libp2p-listen (in config.toml: listen, libp2p-listen).",
+            )
         self._witnesses = [parse_witness(text, self.key, lambda: self._network) for text in self._config.witnesses]
         self._gpus = tuple(gpus)
         self._zone = time_zone(self._config.time_zone)
@@ -118,7 +124,8 @@ class Provider:
         self._stack = AsyncExitStack()
         self._is_drained = False
         self._network: Network | None = None
-        self._listener: DirectListener
+        self._listener: DirectListener | None = None
+        self._sessions: SessionListener
         self._offers: OfferBook
         self._admission: Admission
         self.channels: Channels
@@ -153,12 +160,22 @@ class Provider:
     @property
     def addresses(self) -> tuple[str, ...]:
         """Where clients reach the direct road."""
-        return offered_addresses(self._listener.addresses, self._config.announce)
+        return offered_addresses(self._listener.addresses, self._config.announce) if self._listener is not None else ()
+
+    @property
+    def offered_addresses(self) -> tuple[str, ...]:
+        """Where the offer says that clients reach this node, over either road."""
+        return (*self.addresses[:MAX_OFFERED], *offered_libp2p_addresses(self.libp2p_addresses)[:MAX_OFFERED])
 
     @property
     def libp2p_addresses(self) -> tuple[str, ...]:
         """Full multiaddrs of the libp2p host."""
         return self._network.addresses if self._network is not None else ()
+
+    @property
+    def links_by_road(self) -> dict[str, int]:
+        """Links that have opened a stream, by what carries them."""
+        return self._links.by_road()
 
     @property
     def network_health(self) -> Health | None:
@@ -185,10 +202,9 @@ class Provider:
             len(self.engines.models),
             _since(started),
         )
-        await self._open_listener(stack, ledger)
+        await self._open_roads(stack, ledger)
         await self._publish()
-        if self._join_network:
-            await self._enter_network(stack)
+        await self._advertise()
         stack.push_async_callback(self._drain)
         witnessing = Witnessing(self.log.log, self._witnesses)
         for name, work in (
@@ -292,11 +308,12 @@ class Provider:
 
     async def _check_port(self) -> None:
         """Learn now, and not after minutes of loading a model, that the port is taken. Raises LocalError."""
-        host, port = self._listen
-        listener = await listen(host, port, self.key, on_stream=_nobody_yet)
-        await listener.aclose(drain_s=0)
+        if self._listen is not None:
+            listener = await listen(*self._listen, self.key, on_stream=_nobody_yet)
+            await listener.aclose(drain_s=0)
 
-    async def _open_listener(self, stack: AsyncExitStack, ledger: Ledger) -> None:
+    async def _open_roads(self, stack: AsyncExitStack, ledger: Ledger) -> None:
+        """The shop, and both roads to it."""
         self._admission = Admission(self.engines.models, self.channels, self.limits)
         shop = Shop(
             key=self.key,
@@ -313,10 +330,15 @@ class Provider:
             log=self.log,
             cards=self.cards.chain,
         )
-        host, port = self._listen
-        self._listener = await listen(host, port, self.key, on_stream=serve_streams(shop))
-        stack.push_async_callback(self._close_listener)
-        log.info("direct road: listening at %s", ", ".join(self.addresses))
+        on_stream = serve_streams(shop)
+        if self._listen is not None:
+            self._listener = await listen(*self._listen, self.key, on_stream=on_stream)
+            stack.push_async_callback(self._close_listener, self._listener)
+            log.info("direct road: listening at %s", ", ".join(self.addresses))
+        self._sessions = SessionListener(self.key, on_stream=on_stream)
+        if self._join_network:
+            await self._enter_network(stack)
+            stack.push_async_callback(self._close_listener, self._sessions)
 
     async def _enter_network(self, stack: AsyncExitStack) -> None:
         started, config = time.monotonic(), self._config
@@ -330,10 +352,10 @@ class Provider:
             offer=self._shown_offer,
             log=self.log.answer_call,
             cards=self._shown_cards,
+            sessions=self._sessions if config.libp2p_listen else None,
         )
         await stack.enter_async_context(self._network)
         log.info("network %r: %s (%.1f s)", self.network_name, ", ".join(self.libp2p_addresses), _since(started))
-        await self._advertise()
 
     # -- offers -----------------------------------------------------------------------------------------------------
 
@@ -351,7 +373,7 @@ class Provider:
         if not entries or self._admission.is_draining:
             self._offers.withdraw()
             return
-        offer = await self._offers.publish(entries, self.addresses)
+        offer = await self._offers.publish(entries, self.offered_addresses)
         log.info("offer %d: %s", offer.message.sequence, ", ".join(entry.model for entry in entries))
 
     async def _advertise(self) -> None:
@@ -417,10 +439,10 @@ class Provider:
             await self._wait_settled(SETTLE_S)
         self._is_drained = True
 
-    async def _close_listener(self) -> None:
+    async def _close_listener(self, listener: DirectListener | SessionListener) -> None:
         # After a drain that came to its end, a client may still be saying its last word; after one that was cut short
         # nobody waits.
-        await self._listener.aclose(drain_s=SETTLE_S if self._is_drained else 0)
+        await listener.aclose(drain_s=SETTLE_S if self._is_drained else 0)
 
     async def _wait_settled(self, timeout_s: float) -> bool:
         """True once no order is live. Looks ten times a second, which is nobody's hot path."""

@@ -2,21 +2,21 @@
 
 The shell moves bytes and holds no rule of the trade. What it adds is time and room: the body must arrive, the engine
 is not read while the window is full or the client takes no bytes, and a client that stays away loses its link.
-There is one task an order, which reads the engine; everything else is a callback.
+Everything is a callback, from the link, from the engine, from the ledger or from the one timer; there is no task.
 """
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
-from collections import deque
 from collections.abc import Callable
+from typing import Any
 
-from p2pgrid.errors import EngineError, LedgerError, ProtocolViolation, Refused
+from p2pgrid.engine.base import OpenAnswer
+from p2pgrid.errors import EngineError, LedgerError, P2pgridError, ProtocolViolation, Refused
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.stream import Stream
-from p2pgrid.proto.acceptance import accept_order, verify_order
+from p2pgrid.proto.acceptance import accept_order, parse_order, verify_arrived
 from p2pgrid.proto.actions import (
     AbortEngine,
     Action,
@@ -32,9 +32,9 @@ from p2pgrid.proto.actions import (
 from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.frame import FIRST_CREDITED_KIND
 from p2pgrid.proto.messages import Order, Receipt
-from p2pgrid.proto.record import Signed, parse_message, parse_record
+from p2pgrid.proto.record import Signed
 from p2pgrid.proto.seller import SellerOrder, SellerState
-from p2pgrid.proto.wire import Kind, OrderOpening, parse_frame
+from p2pgrid.proto.wire import Kind, OrderOpening
 from p2pgrid.provider.admission import ServedModel
 from p2pgrid.provider.channels import OpenChannel
 from p2pgrid.provider.control import note_dispute
@@ -55,13 +55,12 @@ class OrderExchange(Exchange):
         self._body = bytearray()
         self._reserved_bytes = 0
         self._machine: SellerOrder | None = None
-        self._pump: asyncio.Task[None] | None = None
-        self._reader: asyncio.Future[None] | None = None
-        self._awaited: Callable[[], bool] = self._may_read
-        self._waiting: deque[tuple[Kind, bytes]] = deque()
+        self._answer: OpenAnswer | None = None
+        """The engine's, while it is under way."""
+        self._waiting: list[tuple[Kind, bytes]] = []
         self._unsent_bytes = 0
         self._served: ServedModel | None = None
-        self._is_engine_done = False
+        self._is_engine_done = self._is_end_told = self._is_engine_failed = False
         self._is_dropping = False
         """The client was too slow: only the receipt is still sent."""
         self._stuck_since_ms: int | None = None
@@ -143,12 +142,12 @@ class OrderExchange(Exchange):
 
     def _open(self, payload: bytes) -> None:
         shop = self.shop
-        named = parse_message(parse_record(parse_frame(payload, OrderOpening).order), Order)
-        channel = shop.channels.find_current(named.channel, self.stream.peer)
-        self._order, self._opening = verify_order(payload, channel.books)
+        arrived = parse_order(payload)
+        channel = shop.channels.find_current(arrived.channel, self.stream.peer)
+        self._order, self._opening = verify_arrived(arrived, channel.books)
         channel.check_usable()
         channel.check_resumed_on(self.connection)
-        shop.admission.check(named.model)
+        shop.admission.check(arrived.model)
         shop.admission.reserve_body(self.stream.peer, self._opening.body_bytes)
         self._reserved_bytes = self._opening.body_bytes
         self._channel = channel
@@ -252,7 +251,7 @@ class OrderExchange(Exchange):
                 return
             if kind == Kind.RECEIPT and self._channel is not None and not self._channel.may_send_receipt(self):
                 return
-            waiting.popleft()
+            del waiting[0]
             self._unsent_bytes -= len(payload)
             self._stuck_since_ms = None
             stream.send(kind, payload)
@@ -270,6 +269,8 @@ class OrderExchange(Exchange):
         assert self._channel is not None
         self._channel.closed(self)
         self.shop.tally.settled(receipt)
+        if not log.isEnabledFor(logging.INFO):
+            return
         log.info(
             "order %s: %s, %d in (%d cached), %d out, %d pico-EUR, %d ms",
             self._name,
@@ -289,25 +290,30 @@ class OrderExchange(Exchange):
     # -- time -------------------------------------------------------------------------------------------------------
 
     def _go_on(self) -> None:
-        """After anything happened: let the engine be read if it may, and look at the clock."""
-        reader = self._reader
-        if reader is not None and not reader.done() and (self._awaited() or not self._is_running):
-            reader.set_result(None)
-        if self.is_over or self._machine is None:
+        """After anything happened: read the engine if it may be read, and look at the clock."""
+        machine = self._machine
+        if self.is_over or machine is None:
             return
-        due_ms = self._due_ms()
+        if machine.is_running:
+            self._go_on_with_engine(machine)
+        elif self._answer is not None:
+            self._abort_engine()
+        if machine.state is SellerState.STREAMING and self._stuck_since_ms is None:
+            return  # the plain case, a token on its way: nobody is waited for
+        due_ms = self._due_ms(machine)
         if due_ms is not None and (self._timer is None or self._timer_due_ms is None or due_ms < self._timer_due_ms):
             self._timer_due_ms = due_ms
             self.call_after(max(due_ms - self.shop.now_ms(), 0) / 1000, self.tick)
 
-    def _due_ms(self) -> int | None:
+    def _due_ms(self, machine: SellerOrder) -> int | None:
         """The next moment at which something may have to be done. A timer set for an earlier one just looks again."""
-        limits, machine = self.shop.limits, self._machine
-        assert machine is not None
-        due = [machine.deadline_ms(), self._stuck_until_ms]
+        due_ms = machine.deadline_ms()
+        if self._stuck_until_ms is not None:
+            due_ms = self._stuck_until_ms if due_ms is None else min(due_ms, self._stuck_until_ms)
         if self._proposed_ms is not None and not self.may_end:
-            due.append(self._proposed_ms + int(limits.countersignature_timeout_s * 1000))
-        return min((one for one in due if one is not None), default=None)
+            late_ms = self._proposed_ms + int(self.shop.limits.countersignature_timeout_s * 1000)
+            due_ms = late_ms if due_ms is None else min(due_ms, late_ms)
+        return due_ms
 
     @property
     def _stuck_until_ms(self) -> int | None:
@@ -354,33 +360,42 @@ class OrderExchange(Exchange):
 
     # -- the engine -------------------------------------------------------------------------------------------------
 
-    def _may_read(self) -> bool:
+    def _may_read(self, machine: SellerOrder) -> bool:
         """False while the window is full, or what the engine made already waits: read no more of it."""
-        machine = self._machine
         return (
-            machine is not None
-            and machine.wants_engine
+            machine.wants_engine
             and self._stuck_since_ms is None
             and self._unsent_bytes <= self.shop.limits.unsent_bytes
         )
 
-    def _may_end(self) -> bool:
-        """True once all that the engine made is on its way.
+    def _is_sent(self) -> bool:
+        return not self._unsent_bytes and self._stuck_since_ms is None
+
+    def _go_on_with_engine(self, machine: SellerOrder) -> None:
+        """Read the engine, or let it wait; and end the order once all that the engine made is on its way.
 
         A receipt has its number from the moment it is made: one that waited behind bytes which a slow reader does not
         take would keep every later receipt of the channel waiting.
         """
-        return self._machine is not None and self._machine.wants_engine and self._is_sent()
-
-    def _is_sent(self) -> bool:
-        return not self._unsent_bytes and self._stuck_since_ms is None
+        if self._answer is not None:
+            if self._may_read(machine):
+                self._answer.resume()
+            else:
+                self._answer.pause()
+        elif self._is_engine_failed and self._is_sent():
+            self.fail()
+        elif self._is_engine_done and not self._is_end_told and machine.wants_engine and self._is_sent():
+            self._is_end_told = True
+            self._run(machine.engine_end(self.shop.now_ms()))
 
     def _ask_engine(self, served: ServedModel, body: bytes) -> None:
         assert self._order is not None
         served.running += 1
         self._served = served
-        self._pump = self._loop.create_task(self._read_engine(served, body), name=f"answer to {self._name}")
-        self._pump.add_done_callback(self._pump_done)
+        try:
+            self._answer = served.engine.ask(self._order.message.endpoint, body, self._order.id.hex(), self)
+        except (EngineError, Refused) as error:
+            self._engine_failed(error)
 
     def _free_slot(self) -> None:
         """The engine works on this order no more."""
@@ -388,46 +403,50 @@ class OrderExchange(Exchange):
             self._served.running -= 1
             self._served = None
 
-    def _pump_done(self, pump: asyncio.Task[None]) -> None:
+    def _abort_engine(self) -> None:
+        if self._answer is not None:
+            self._answer.abort()
+            self._answer = None
         self._free_slot()
-        if not pump.cancelled() and (error := pump.exception()) is not None:
+
+    def _engine_failed(self, error: P2pgridError) -> None:
+        log.error("order %s: the engine failed: %s", self._name, error)
+        self.shop.tally.engine_failures += 1
+        self._is_engine_failed = True
+        self._answer = None
+        self._free_slot()
+
+    # AnswerReader: what the engine says
+
+    def answer_began(self, status: int, content_type: str) -> None:
+        if self._machine is not None:
+            self._hear(self._machine.engine_head, status, content_type)
+
+    def answer_received(self, data: bytes) -> None:
+        if self._machine is not None:
+            self._hear(self._machine.engine_bytes, data, self.shop.now_ms())
+
+    def answer_ended(self) -> None:
+        self._answer = None
+        self._is_engine_done = True
+        self._free_slot()
+        self._hear(_nothing)
+
+    def answer_failed(self, error: EngineError) -> None:
+        self._engine_failed(error)
+        self._hear(_nothing)
+
+    def _hear(self, event: Callable[..., Actions], *what: Any) -> None:
+        """Feed the machine. A mistake of ours ends this order and nothing else."""
+        try:
+            self._run(event(*what))
+        except ProtocolViolation as violation:
+            self._abort_engine()
+            self._engine_failed(violation)
+            self._go_on()
+        except Exception as error:
             log.error("order %s failed", self._name, exc_info=error)
             self.cut("the provider failed")
-
-    def _abort_engine(self) -> None:
-        if self._pump is not None and self._pump is not asyncio.current_task():
-            self._pump.cancel()
-
-    async def _read_engine(self, served: ServedModel, body: bytes) -> None:
-        """Ask the engine, and feed the machine what it answers until either is done."""
-        order, machine, now_ms = self._order, self._machine, self.shop.now_ms
-        assert order is not None and machine is not None
-        try:
-            answer = await served.engine.request(order.message.endpoint, body, order.id.hex())
-            try:
-                self._run(machine.engine_head(answer.status, answer.content_type))
-                async for data in answer:
-                    self._run(machine.engine_bytes(data, now_ms()))
-                    await self._until(self._may_read)
-                    if not self._is_running:
-                        return
-                self._is_engine_done = True
-                self._free_slot()
-                await self._until(self._may_end)
-                self._run(machine.engine_end(now_ms()))
-            finally:
-                await answer.abort()
-        except (EngineError, ProtocolViolation, Refused) as error:
-            log.error("order %s: the engine failed: %s", self._name, error)
-            self.shop.tally.engine_failures += 1
-            await self._until(self._is_sent)
-            self.fail()
-
-    async def _until(self, condition: Callable[[], bool]) -> None:
-        """Wait until `condition()` is true, or the order has ended."""
-        while self._is_running and not condition():
-            self._reader, self._awaited = self._loop.create_future(), condition
-            await self._reader
 
     @property
     def _is_running(self) -> bool:
@@ -437,3 +456,8 @@ class OrderExchange(Exchange):
         """End it as failed, on which nothing is owed: the engine failed, or the node shuts down."""
         if self._is_running and self._machine is not None:
             self._run(self._machine.engine_failed(self.shop.now_ms()))
+
+
+def _nothing() -> Actions:
+    """What the machine says to news that is for the shell alone."""
+    return ()

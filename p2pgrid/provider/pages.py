@@ -78,6 +78,7 @@ def health_of(node: Provider) -> dict[str, Any]:
         "offer_valid_until_ms": offer.message.valid_until_ms if offer else None,
         "channels": len(node.channels),
         "open_orders": len(node.channels.live_orders),
+        "links": node.links_by_road,
         "log": _log_health(node),
         "network": None
         if network is None

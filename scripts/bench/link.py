@@ -22,7 +22,8 @@ from dataclasses import asdict, dataclass
 import uvloop
 
 from p2pgrid.errors import P2pgridError
-from p2pgrid.net.direct import ListenLimits, dial, listen
+from p2pgrid.net.direct import dial, listen
+from p2pgrid.net.listening import ListenLimits
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.proto.keys import SecretKey
 

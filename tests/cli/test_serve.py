@@ -46,6 +46,16 @@ def test_flags_beat_the_file() -> None:
     assert (provider.listen, provider.announce, provider.country) == ("127.0.0.1:2", ("h:1",), "DE")
 
 
+def test_the_direct_road_can_be_left_out() -> None:
+    def without_direct(**given: Any) -> ProviderConfig:
+        return with_flags(FILE, given, None, {}, no_direct=True).provider
+
+    assert (without_direct().listen, FILE.provider.listen) == ("", "127.0.0.1:1")
+    for given in ({"listen": "127.0.0.1:2"}, {"announce": ("h:1",)}):
+        with pytest.raises(UsageError, match="--no-direct and an address"):
+            without_direct(**given)
+
+
 def test_one_model_of_the_file_with_another_engine() -> None:
     (model,) = flags("a", engine_url="unix:/e").models
     assert (model.name, model.engine_url, model.model_path, model.concurrency) == ("a", "unix:/e", None, 3)

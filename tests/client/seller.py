@@ -457,9 +457,7 @@ class FakeNetwork:
         seller = next(one for one in self.sellers if one.peer_id == peer.peer_id)
         return self.raw.get(peer.peer_id, seller.offer.record.to_bytes())
 
-    async def dial(
-        self, addresses: Sequence[tuple[str, int]], provider: PublicKey, secret_key: SecretKey
-    ) -> LinkConnection:
+    async def dial(self, addresses: Sequence[str], provider: PublicKey, secret_key: SecretKey) -> LinkConnection:
         """A real link to the seller's real port."""
         seller = next(one for one in self.sellers if one.peer_id == provider.peer_id)
         return await dial(*seller.address, provider, secret_key)

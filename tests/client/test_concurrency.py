@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
-from p2pgrid.client.gateway import Gateway, serve
+from p2pgrid.client.gateway import SHUTDOWN_S, Gateway, serve
 from p2pgrid.client.purchaser import Purchaser
+from p2pgrid.errors import Unreachable
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.proto.messages import Status
 from p2pgrid.proto.record import Role
@@ -73,12 +75,12 @@ async def market(folder: Path) -> AsyncIterator[Market]:
         )
         purchaser, _ = await stack.enter_async_context(buying(rig, bought, queue_timeout_s=30.0))
         http = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
-        runner = await serve(Gateway(purchaser, network="test"), "127.0.0.1", 0)
+        server = await serve(Gateway(purchaser, network="test"), "127.0.0.1", 0)
         try:
-            url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+            url = f"http://127.0.0.1:{server.addresses[0][1]}/v1"
             yield Market(rig, purchaser, bought, sold, url, http)
         finally:
-            await runner.cleanup()
+            await server.aclose(SHUTDOWN_S)
 
 
 async def test_sixty_four_orders_are_in_flight_at_once(tmp_path: Path) -> None:
@@ -109,3 +111,52 @@ async def test_a_stalled_reader_delays_nobody(tmp_path: Path) -> None:
         await one.agree(before + AT_ONCE + 1)
         last = signed_receipts(one.sold)[0]
         assert (last.status, last.usage.output_tokens) == (Status.COMPLETED, 8000)
+
+
+class Tap:
+    """A program's end that is shut until it is opened (`p2pgrid.client.answer.Flow`)."""
+
+    def __init__(self) -> None:
+        self.on_writable: Callable[[], None] | None = None
+        self.is_writable = False
+
+    def open(self) -> None:
+        self.is_writable = True
+        assert self.on_writable is not None
+        self.on_writable()
+
+
+async def test_what_is_poured_waits_for_the_program_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    async with market(tmp_path) as one:
+        before = await one.earn_trust()
+        long = BODY | {"max_tokens": 4000, "n": 2, "fake": {"tokens": 4000}}
+        tap, content = Tap(), bytearray()
+        async with await one.purchaser.buy(CHAT, long) as answer:
+            pouring = asyncio.create_task(answer.pour(content.extend, tap))
+            await until(lambda: any(order._stuck_since_ms is not None for order in one.rig.live), timeout_s=20)
+            assert not content
+            async with asyncio.timeout(10):
+                await asyncio.gather(*(one.ask() for _ in range(8)))
+            tap.open()
+            await pouring
+            assert content.endswith(b"data: [DONE]\n\n") and content.count(b"data: ") > 8000
+        await one.agree(before + 9)
+
+
+async def test_a_provider_that_stops_is_not_waited_for_but_a_slow_program_is(tmp_path: Path) -> None:
+    async with market(tmp_path) as one:
+        slow = BODY | {"fake": {"tokens": 60, "pace_ms": 50}}
+        async with await one.purchaser.buy(CHAT, slow) as answer:
+            answer._stall_timeout_s = 0.02
+            with pytest.raises(Unreachable, match="sent nothing"):
+                await answer.pour(lambda _: None)
+        async with await one.purchaser.buy(CHAT, BODY) as answer:
+            answer._stall_timeout_s = 0.02
+            tap, content = Tap(), bytearray()
+            pouring = asyncio.create_task(answer.pour(content.extend, tap))
+            await until(lambda: answer._order.is_whole)
+            done, _ = await asyncio.wait([pouring], timeout=0.2)
+            assert not done
+            tap.open()
+            await pouring
+            assert content.endswith(b"data: [DONE]\n\n")

@@ -14,7 +14,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from p2pgrid.client.gateway import Gateway, check_exposure, serve
+from p2pgrid.client.gateway import SHUTDOWN_S, Gateway, check_exposure, serve
 from p2pgrid.client.session import SessionLimits
 from p2pgrid.errors import LocalError, UsageError
 from p2pgrid.proto.messages import Status
@@ -44,14 +44,14 @@ class Front:
 @contextlib.asynccontextmanager
 async def front(*sellers: TestSeller, api_key: str | None = None) -> AsyncIterator[Front]:
     async with shop(*sellers, limits=QUICK) as s, aiohttp.ClientSession() as http:
-        runner = await serve(Gateway(s.purchaser, network="test", api_key=api_key), "127.0.0.1", 0)
-        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        server = await serve(Gateway(s.purchaser, network="test", api_key=api_key), "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.addresses[0][1]}"
         program = AsyncOpenAI(base_url=f"{url}/v1", api_key=api_key or "unused", max_retries=0)
         try:
             yield Front(s, url, program, http)
         finally:
             await program.close()
-            await runner.cleanup()
+            await server.aclose(SHUTDOWN_S)
 
 
 async def test_an_unstreamed_chat_with_its_cost() -> None:
@@ -190,6 +190,34 @@ async def test_an_oversize_body_and_an_unknown_path() -> None:
         assert status == 413 and "at most" in answer["error"]["message"]
         status, answer = await f.post({}, path="/v1/embeddings")
         assert status == 404 and "not served" in answer["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "allow"),
+    [
+        ("HEAD", "/health", 200, None),
+        ("HEAD", "/v1/models/tiny", 200, None),
+        ("DELETE", "/v1/models", 405, "GET, HEAD, OPTIONS"),
+        ("GET", "/v1/chat/completions", 405, "POST, OPTIONS"),
+        ("OPTIONS", "/v1/chat/completions", 204, "POST, OPTIONS"),
+        ("OPTIONS", "/v1/embeddings", 404, None),
+    ],
+)
+async def test_methods(method: str, path: str, status: int, allow: str | None) -> None:
+    async with front(TestSeller()) as f, f.http.request(method, f.url + path) as response:
+        assert (response.status, response.headers.get("Allow")) == (status, allow)
+        assert (await response.read() == b"") is (method == "HEAD" or status == 204)
+
+
+async def test_who_may_not_spend_is_told_before_the_body() -> None:
+    async with front(TestSeller(), api_key="a-key-of-many-characters") as f:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(f.url.rpartition(":")[2]))
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        writer.write(f"{head}Content-Length: {MAX_BODY_BYTES}\r\nExpect: 100-continue\r\n\r\n".encode())
+        async with asyncio.timeout(5):
+            answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 401 ") and b"unauthorized" in answer
+        writer.close()
 
 
 @pytest.mark.parametrize(

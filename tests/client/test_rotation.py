@@ -19,7 +19,7 @@ from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.offers import offers
 from p2pgrid.cli.receipts import receipts
 from p2pgrid.client.cards import CardBook
-from p2pgrid.client.gateway import Gateway, serve
+from p2pgrid.client.gateway import SHUTDOWN_S, Gateway, serve
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.purchaser import Purchaser, unix_ms
 from p2pgrid.client.session import SessionLimits
@@ -119,14 +119,14 @@ async def buying(data: DataFolder, *nodes: Provider) -> AsyncIterator[Purchaser]
 async def sale(purchaser: Purchaser) -> None:
     """One answer bought through a gateway, and its receipt signed by both."""
     before = len(purchaser.ledger.receipts())
-    runner = await serve(Gateway(purchaser, network="test"), "127.0.0.1", 0)
+    server = await serve(Gateway(purchaser, network="test"), "127.0.0.1", 0)
     try:
-        url = f"http://127.0.0.1:{runner.addresses[0][1]}{CHAT}"
+        url = f"http://127.0.0.1:{server.addresses[0][1]}{CHAT}"
         async with aiohttp.ClientSession() as session, session.post(url, json=BODY) as response:
             assert response.status == 200, await response.text()
             assert (await response.json())["usage"]["completion_tokens"]
     finally:
-        await runner.cleanup()
+        await server.aclose(SHUTDOWN_S)
     await until(lambda: len(purchaser.ledger.receipts()) > before)
 
 

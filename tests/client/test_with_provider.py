@@ -44,7 +44,7 @@ async def buying(
 ) -> AsyncIterator[tuple[Purchaser, Ledger]]:
     """A purchaser that knows one provider."""
 
-    async def dial_rig(_: Sequence[tuple[str, int]], peer: PublicKey, key: SecretKey) -> LinkConnection:
+    async def dial_rig(_: Sequence[str], peer: PublicKey, key: SecretKey) -> LinkConnection:
         return await dial(*rig.address, peer, key)
 
     kept = ledger if ledger is not None else MemoryLedger()

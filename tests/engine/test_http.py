@@ -11,7 +11,8 @@ import pytest
 
 from p2pgrid.engine.base import CHAT_COMPLETIONS, EngineModel
 from p2pgrid.engine.fake import FakeVllm, serve_fake
-from p2pgrid.engine.http import EngineLimits, HttpEngine, parse_health
+from p2pgrid.engine.http import HttpEngine, parse_health
+from p2pgrid.engine.http_client import EngineLimits
 from p2pgrid.errors import EngineError, ProtocolViolation, Refused, UsageError
 from tests.engine.asking import ask, body
 

@@ -33,6 +33,7 @@ from p2pgrid.client.openai_api import (
     parse_wishes,
     without_token_ids,
 )
+from p2pgrid.client.purchaser import purchase_of
 from p2pgrid.config import parse_config
 from p2pgrid.engine.http import parse_health, parse_models
 from p2pgrid.errors import (
@@ -44,6 +45,8 @@ from p2pgrid.errors import (
     RemoteError,
     UsageError,
 )
+from p2pgrid.http.message import Request
+from p2pgrid.http.reader import ReaderLimits, RequestReader
 from p2pgrid.ledger.bundle import read_bundle
 from p2pgrid.net import tls
 from p2pgrid.net.addresses import (
@@ -56,7 +59,7 @@ from p2pgrid.net.bootstrap_peers import parse_bootstrap_peers
 from p2pgrid.net.kad_query import Contact, parse_answer
 from p2pgrid.net.offer_exchange import OFFER, _read
 from p2pgrid.proto import frame, wire
-from p2pgrid.proto.acceptance import verify_order
+from p2pgrid.proto.acceptance import parse_order, verify_arrived
 from p2pgrid.proto.answer import AnswerAssembler
 from p2pgrid.proto.card_chain import pack_cards, unpack_cards
 from p2pgrid.proto.channel import verify_channel
@@ -157,7 +160,8 @@ def _message(payload_type: str, data: bytes) -> None:
 
 
 def _order(data: bytes) -> None:
-    verify_order(data, make_books(_grid().channel))
+    # What `verify_order` does, in the provider's two steps.
+    verify_arrived(parse_order(data), make_books(_grid().channel))
 
 
 def _channel(data: bytes) -> None:
@@ -473,11 +477,27 @@ def _request(data: bytes) -> None:
 
 def _gateway(data: bytes) -> None:
     """As the gateway does with a program's body."""
-    try:
-        body = msgspec.json.decode(data, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return
-    parse_request(ENDPOINTS[0], metered_body(body))
+    purchase_of(ENDPOINTS[0], data)
+
+
+def _http(data: bytes) -> None:
+    """As a connection does with what a program sends; every request is looked at as the gateway does."""
+    reader = RequestReader(ReaderLimits(), lambda request: None)
+    for piece in (data[: len(data) // 2], data[len(data) // 2 :]):
+        for request in reader.feed(piece):
+            if isinstance(request, Request):
+                parse_wishes(request.headers)
+
+
+def _http_requests() -> tuple[bytes, ...]:
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:8480\r\nContent-Type: application/json\r\n"
+    body = _bodies()[0]
+    return (
+        b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body),
+        b"%bTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (head, len(body), body),
+        head + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\n{}GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET http://localhost/v1/models?a=%20 HTTP/1.0\r\nConnection: keep-alive\r\nExpect: x\r\n\r\n",
+    )
 
 
 def _wishes(data: bytes) -> None:
@@ -717,6 +737,7 @@ def _targets() -> Iterator[Target]:
     yield Target("engine", _engine, (), _streams, "sse", is_machine=True)
     yield Target("request", _request, (Refused,), _bodies, "json")
     yield Target("gateway-body", _gateway, (Refused,), _bodies, "json", is_peers=False)
+    yield Target("http-requests", _http, (Refused,), _http_requests, "raw", is_peers=False)
     yield Target("gateway-wishes", _wishes, (Refused,), lambda: (b"LT,DE\n0.05",), "text", is_peers=False)
     yield Target("public-key", parse_public_key, record, lambda: (PROVIDER.public_key.raw,), "raw")
     yield Target("peer-id", partial(_from_text, parse_peer_id), record, lambda: (PEER_ID.encode(),), "text")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import pytest
 import uvloop
 
-ON_BOTH_LOOPS = {"test_direct", "test_keeper"}
+ON_BOTH_LOOPS = {"test_direct", "test_roads", "test_keeper"}
 
 
 def pytest_asyncio_loop_factories(

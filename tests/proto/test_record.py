@@ -29,6 +29,7 @@ from p2pgrid.proto.record import (
     record_id,
     sign_message,
     signature_input,
+    verify_countersigned,
     verify_record,
     verify_self_signed,
 )
@@ -373,3 +374,32 @@ def test_caps_of_messages() -> None:
         "Payment": 1024,
     }
     assert issubclass(Receipt, msgspec.Struct) and isinstance(SIGNED, Signed)
+
+
+def test_a_countersignature_is_checked_and_the_rest_compared() -> None:
+    keys = {Role.PROVIDER: PROVIDER.public_key, Role.CLIENT: CLIENT.public_key}
+    both = SIGNED.countersigned(Role.CLIENT, CLIENT).record
+    checked = verify_countersigned(both, SIGNED, Role.CLIENT, CLIENT.public_key)
+    whole = verify_record(both, type(SIGNED.message), keys)
+    assert (checked.message, checked.record, checked.id) == (whole.message, whole.record, whole.id)
+    assert dict(checked.signers) == dict(whole.signers)
+    provider, client = both.signatures
+    other = SIGNED.countersigned(Role.CLIENT, STRANGER).record.signatures[1]
+    for record, code in [
+        (Record(both.payload_type, both.payload, (provider,)), "signature-missing"),
+        (Record(both.payload_type, both.payload, (client,)), "signature-missing"),
+        (
+            Record(both.payload_type, both.payload, (Signature(Role.PROVIDER, provider.key, bytes(64)), client)),
+            "bad-signature",
+        ),
+        (
+            Record(both.payload_type, both.payload, (provider, Signature(Role.CLIENT, client.key, bytes(64)))),
+            "bad-signature",
+        ),
+        (Record(both.payload_type, both.payload, (provider, other)), "wrong-key"),
+        (Record(both.payload_type, both.payload + b"\x00", both.signatures), "wrong-type"),
+        (Record("/p2pgrid/voucher/1", both.payload, both.signatures), "wrong-type"),
+    ]:
+        with pytest.raises(InvalidRecord) as caught:
+            verify_countersigned(record, SIGNED, Role.CLIENT, CLIENT.public_key)
+        assert caught.value.code == code

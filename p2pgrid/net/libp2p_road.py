@@ -1,0 +1,172 @@
+"""The libp2p road: a link over a stream of `/p2pgrid/session/1` (docs/spec/link.md, section 6).
+
+For providers that cannot be dialled on the direct road, and for other implementations of libp2p. Noise proves both
+keys before the stream is opened; the link's own handshake then runs as on every road.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import Counter
+from typing import Any, Final
+
+import trio
+from libp2p.host.basic_host import BasicHost
+from libp2p.host.exceptions import StreamFailure
+from libp2p.io.exceptions import IOException
+from libp2p.network.exceptions import SwarmException
+from libp2p.protocol_muxer.exceptions import MultiselectClientError
+from libp2p.stream_muxer.exceptions import MuxedConnError, MuxedStreamError
+
+from p2pgrid.errors import ProtocolViolation, Unreachable
+from p2pgrid.net.connection import Admit, LinkConnection, OnStream, Road
+from p2pgrid.net.host import open_stream
+from p2pgrid.net.kad_query import Contact
+from p2pgrid.net.listening import ListenLimits, caller_of, close_links
+from p2pgrid.net.session_stream import SessionStream
+from p2pgrid.net.stream_road import StreamRoad
+from p2pgrid.proto.frame import NONCE_BYTES
+from p2pgrid.proto.keys import PublicKey, SecretKey
+from p2pgrid.proto.link import Link
+
+log = logging.getLogger(__name__)
+
+PROTOCOL: Final = "/p2pgrid/session/1"
+_NOT_SUPPORTED: Final = "not supported"
+
+
+async def open_session(
+    host: BasicHost, peer: Contact, road: StreamRoad, nursery: trio.Nursery, timeout_s: float
+) -> None:
+    """On the trio side: open a stream to `peer` and have `road` run on it in `nursery`.
+
+    Raises Unreachable: not there, not in time, or it takes no links over libp2p.
+    """
+    try:
+        with host.get_network().wanting(peer.peer_id), trio.fail_after(timeout_s):
+            stream = await open_stream(host, peer.peer_id, peer.addresses, PROTOCOL)
+    except trio.TooSlowError:
+        raise Unreachable(f"{peer.peer_id} did not answer over libp2p within {timeout_s:g} s.") from None
+    except SwarmException as error:
+        raise Unreachable(f"{error}.") from error
+    except StreamFailure as error:
+        if isinstance(error.__cause__, MultiselectClientError) and _NOT_SUPPORTED in str(error.__cause__):
+            raise Unreachable(f"{peer.peer_id} takes no links over libp2p: it does not speak {PROTOCOL}.") from error
+        raise Unreachable(f"{peer.peer_id} did not take up a link over libp2p.") from error
+    except (IOException, MuxedStreamError, MuxedConnError) as error:
+        raise Unreachable(f"the connection to {peer.peer_id} ended while a link was opened on it.") from error
+    session = SessionStream(stream)
+    road.lay_on(session, _extra_of(session))
+    nursery.start_soon(road.run)
+
+
+def verify_listener(provider: PublicKey, transport: asyncio.Transport) -> None:
+    """Whom Noise has proven to be there must be the provider. Raises Unreachable."""
+    found = transport.get_extra_info("peer_id")
+    if found != provider.peer_id:
+        raise Unreachable(
+            f"another peer answered over libp2p: {found}; {provider} was expected.",
+            hint="Look up the provider's present addresses.",
+        )
+
+
+class SessionListener:
+    """Takes links from a libp2p host. Made on the loop; `serve` belongs to the trio thread, whichever run of it."""
+
+    def __init__(
+        self,
+        secret_key: SecretKey,
+        *,
+        on_stream: OnStream,
+        admit: Admit | None = None,
+        limits: ListenLimits | None = None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._own_key = secret_key.public_key
+        self._on_stream = on_stream
+        self._admit = admit
+        self._limits = limits or ListenLimits()
+        self._is_closed = False
+        self._open = 0
+        self._per_address: Counter[str] = Counter()
+        self._per_peer: Counter[str] = Counter()
+        self.connections: set[LinkConnection] = set()
+        """The links that live, their own handshake done or not."""
+        self.refused_connections = 0
+        """Callers turned away because of the caps."""
+
+    async def aclose(self, *, drain_s: float = 10.0, message: str = "the provider is shutting down") -> None:
+        """Take no more links or streams, give open streams `drain_s` to finish, then close everything."""
+        self._is_closed = True
+        await close_links(self.connections, drain_s, message)
+
+    async def serve(self, stream: Any) -> None:
+        """On the trio side: one link, from its stream's negotiation to its end. The host's handler of `PROTOCOL`."""
+        session = SessionStream(stream)
+        extra = _extra_of(session)
+        peer_id, address = extra["peer_id"], caller_of(extra["peername"][0]) if extra["peername"] else ""
+        limits = self._limits
+        if (
+            self._is_closed
+            or self._open >= limits.max_connections
+            or self._per_address[address] >= limits.max_connections_per_address
+            or self._per_peer[peer_id] >= limits.max_connections_per_peer
+        ):
+            self.refused_connections += 1
+            log.info("a link of %s over libp2p was refused: %d are open", peer_id, self._per_peer[peer_id])
+            await stream.reset()
+            return
+        self._count(peer_id, address, 1)
+        try:
+            road = StreamRoad(self._loop)
+            road.lay_on(session, extra)
+            self._loop.call_soon_threadsafe(self._accept, road, peer_id)
+            await road.run()
+        finally:
+            self._count(peer_id, address, -1)
+
+    def _count(self, peer_id: str, address: str, change: int) -> None:
+        self._open += change
+        for counter, key in ((self._per_peer, peer_id), (self._per_address, address)):
+            counter[key] += change
+            if not counter[key]:
+                del counter[key]
+
+    def _accept(self, road: StreamRoad, peer_id: str) -> None:
+        """On the loop: lay a link on the road."""
+        if self._is_closed:
+            road.abort()
+            return
+        link = Link.listener(
+            self._own_key,
+            secrets.token_bytes(NONCE_BYTES),
+            limits=self._limits.link,
+            now_ms=int(self._loop.time() * 1000),
+        )
+        connection = LinkConnection(
+            link,
+            name=f"{peer_id} over libp2p",
+            on_stream=self._on_stream,
+            admit=self._admit,
+            write_stall_s=self._limits.write_stall_s,
+            road=Road.LIBP2P,
+        )
+        self.connections.add(connection)
+        connection.closed.add_done_callback(lambda closed: self._gone(connection))
+        road.start(connection)
+
+    def _gone(self, connection: LinkConnection) -> None:
+        self.connections.discard(connection)
+        if isinstance(connection.reason, ProtocolViolation):
+            log.warning("%s broke the link's rules: %s", connection.name, connection.reason)
+
+
+def serve_sessions(host: BasicHost, listener: SessionListener) -> None:
+    """Have the host hand every stream of `PROTOCOL` to the listener."""
+    host.set_stream_handler(PROTOCOL, listener.serve)
+
+
+def _extra_of(session: SessionStream) -> dict[str, Any]:
+    return {"peer_id": session.peer_id, "peername": session.peer_address}

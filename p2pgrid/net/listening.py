@@ -1,0 +1,53 @@
+"""What every listener does alike, whatever its road: caps on callers, and an end that lets streams finish."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from p2pgrid.net.connection import WRITE_STALL_S, LinkConnection
+from p2pgrid.proto.link_events import LinkLimits
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenLimits:
+    """What a listener lets strangers do."""
+
+    link: LinkLimits = field(default_factory=LinkLimits)
+    max_connections: int = 1024
+    max_connections_per_address: int = 64
+    """An IPv6 caller counts by its /64, which is what one household or server is given."""
+    max_connections_per_peer: int = 8
+    """Counted where the road has proven the caller's key: on the libp2p road."""
+    write_stall_s: float = WRITE_STALL_S
+
+
+def caller_of(host: str) -> str:
+    """What connections are counted by: an IPv4 address, or the /64 of an IPv6 address."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
+
+
+async def close_links(connections: Collection[LinkConnection], drain_s: float, message: str) -> None:
+    """Let the links take no new streams, give open ones `drain_s` to finish, then close all links."""
+    live = list(connections)
+    for connection in live:
+        connection.retire(message)
+    try:
+        async with asyncio.timeout(drain_s):
+            await asyncio.gather(*(connection.wait_idle() for connection in live))
+    except TimeoutError:
+        log.warning("%d streams were still open after %g s", sum(c.n_streams for c in live), drain_s)
+    await asyncio.gather(*(connection.aclose(message) for connection in live))

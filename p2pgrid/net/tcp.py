@@ -1,0 +1,74 @@
+"""libp2p 0.8.1's TCP transport, mended where the libp2p road spends its time.
+
+| fault | here |
+|---|---|
+| every message costs two reads of the socket, one for its two bytes of length | one read takes all that has come |
+| each read and write takes a lock, a turn of trio's scheduler, though each has one task alone | no such locks |
+| a caller's IPv6 address is not known, so that all of them are counted as one | it is |
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import trio
+from libp2p.io.exceptions import ConnectionClosedError
+from libp2p.io.trio import TrioTCPStream
+from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.transport.tcp.tcp import TCP
+
+READ_BYTES: Final = 64 * 1024
+
+
+class BufferedTcpStream(TrioTCPStream):  # type: ignore[misc]
+    """A TCP stream that reads ahead. One task reads and one writes at a time, as yamux and Noise do."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        super().__init__(stream)
+        self._remote_address: tuple[str, int] | None = None
+        self._ahead = b""
+        self._taken = 0
+        """Of what was read ahead."""
+
+    async def read(self, n: int | None = None) -> bytes:
+        """At most `n` bytes, or all that is there; `b""` at the end. Raises ConnectionClosedError."""
+        left = len(self._ahead) - self._taken
+        if not left and n != 0:
+            try:
+                self._ahead, self._taken = await self.stream.receive_some(READ_BYTES), 0
+            except trio.BrokenResourceError as error:
+                raise ConnectionClosedError(f"the connection broke: {error}", transport="tcp") from error
+            except trio.ClosedResourceError:
+                return b""
+            left = len(self._ahead)
+        size = left if n is None else min(n, left)
+        data = self._ahead[self._taken : self._taken + size]
+        self._taken += size
+        return data
+
+    async def write(self, data: bytes) -> None:
+        """Send all of it. Raises ConnectionClosedError."""
+        try:
+            await self.stream.send_all(data)
+        except trio.BrokenResourceError as error:
+            raise ConnectionClosedError(f"the connection broke: {error}", transport="tcp") from error
+        except trio.ClosedResourceError:
+            return  # closed from this side: as the base class has it
+
+    def get_remote_address(self) -> tuple[str, int] | None:
+        """Host and port of the other end, also once it is gone."""
+        if self._remote_address is None:
+            try:
+                host, port = self.stream.socket.getpeername()[:2]
+            except OSError:
+                return None
+            self._remote_address = (str(host), int(port))
+        return self._remote_address
+
+
+class BufferedTcp(TCP):  # type: ignore[misc]
+    """A TCP transport whose connections read ahead. Accepted ones are wrapped by the swarm."""
+
+    async def _dial_resolved(self, *args: Any, **kwargs: Any) -> RawConnection:
+        connection = await super()._dial_resolved(*args, **kwargs)
+        return RawConnection(BufferedTcpStream(connection.stream.stream), True)
