@@ -143,12 +143,15 @@ async def _read(stream: Any, document: Document, peer_id: str) -> bytes:
 
 
 async def read_exactly(stream: Any, size: int, peer_id: str) -> bytes:
-    """So many bytes. Raises ProtocolViolation where the stream ends before."""
+    """So many bytes. Raises ProtocolViolation where the stream ends before, Unreachable where its connection does."""
     data = bytearray()
     while len(data) < size:
         try:
             data += await stream.read(size - len(data))
         except StreamEOF:
+            if stream.muxed_conn.event_shutting_down.is_set():
+                # A connection that is closed looks like the end of each of its streams.
+                raise Unreachable(f"the connection to {peer_id} was closed in the middle of its answer.") from None
             raise ProtocolViolation(f"{peer_id} ended its answer after {len(data)} of {size} bytes.") from None
     return bytes(data)
 

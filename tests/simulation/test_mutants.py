@@ -16,6 +16,7 @@ from p2pgrid.proto.messages import Receipt, Voucher
 from p2pgrid.proto.record import Role, Signed, parse_message, parse_record
 from p2pgrid.proto.request import RequestFields
 from p2pgrid.proto.seller import SellerOrder
+from p2pgrid.proto.wire import Kind
 from tests.simulation import seller as simulated_seller
 from tests.simulation.observer import Broken
 from tests.simulation.run import run_many
@@ -137,7 +138,7 @@ def provider_takes_any_voucher(patch: pytest.MonkeyPatch) -> None:
         self._acknowledged = self._delivered
         return actions
 
-    patch.setattr(SellerOrder, "_on_voucher", mutant)
+    patch.setitem(seller._HANDLERS, Kind.VOUCHER, mutant)
 
 
 def provider_serves_an_order_twice(patch: pytest.MonkeyPatch) -> None:
