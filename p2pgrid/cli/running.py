@@ -39,6 +39,9 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
 
 def log_to_stderr(*, verbose: bool, quiet: bool = False) -> None:
     """Lines for people on standard error; standard output belongs to what was asked for. Quiet: only what is wrong."""
+    # No line says where in the program it comes from, or on which thread: do not look for that, at every order.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None
     logging.basicConfig(
         stream=sys.stderr,
         level=logging.DEBUG if verbose else logging.ERROR if quiet else logging.INFO,

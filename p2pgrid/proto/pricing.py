@@ -28,17 +28,19 @@ def price_of(tariff: Tariff, usage: Usage) -> AmountPico:
 def usage_of(counter: TokenCounter) -> Usage:
     """What a counter says is billed, the same on both sides. Cached tokens beyond the prompt lower nothing."""
     prompt_tokens = counter.prompt_tokens
-    return Usage(
-        prompt_tokens=prompt_tokens,
-        cached_tokens=min(counter.cached_tokens, prompt_tokens),
-        output_tokens=counter.output_tokens,
-    )
+    # Before the final usage there are none; this is asked at every event.
+    cached_tokens = min(counter.cached_tokens, prompt_tokens) if counter.usage is not None else 0
+    return Usage(prompt_tokens=prompt_tokens, cached_tokens=cached_tokens, output_tokens=counter.output_tokens)
 
 
 def is_within_caps(usage: Usage, order: Order) -> bool:
     """True if the usage stays within the order's caps, and the client's own count of the prompt if it gave one."""
-    most_prompt = min(order.max_prompt_tokens, order.prompt_tokens or order.max_prompt_tokens)
-    return usage.prompt_tokens <= most_prompt and usage.output_tokens <= order.max_output_tokens
+    prompt_tokens = usage.prompt_tokens
+    return (
+        usage.output_tokens <= order.max_output_tokens
+        and prompt_tokens <= order.max_prompt_tokens
+        and (not order.prompt_tokens or prompt_tokens <= order.prompt_tokens)
+    )
 
 
 def is_billed_by_voucher(status: Status) -> bool:

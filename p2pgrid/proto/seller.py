@@ -211,6 +211,8 @@ class SellerOrder:
             status = self._take_in(data)
         except ProtocolViolation:
             status = Status.FAILED
+        if status is None and self._may_go_at_once(now_ms):
+            return self._go_at_once(now_ms)
         actions = self._release(now_ms)
         if status is not None and self.is_running:
             actions += [AbortEngine(), *self._finish(status, now_ms)]
@@ -301,6 +303,25 @@ class SellerOrder:
                 return Status.INTERRUPTED
             held.append(_Held(event, usage, (counter.finish_reason or "")[:FINISH_REASON_CHARS]))
         return None
+
+    def _may_go_at_once(self, now_ms: int) -> bool:
+        """The plain case, tokens on their way: `_release` would let all of them go together, and do nothing else."""
+        if not self._held or self.state is SellerState.HELD or self._is_late(now_ms):
+            return False
+        output, window = self._held[-1].usage.output_tokens, self.books.terms.window_tokens
+        is_within_window = output - self._acknowledged.output_tokens <= window
+        return is_within_window and output - self._ticked.output_tokens < window // 2
+
+    def _go_at_once(self, now_ms: int) -> list[Action]:
+        last = self._held[-1]
+        events = [one.event for one in self._held]
+        self._held.clear()
+        self._finish_reason = last.finish_reason
+        if self.state is SellerState.ASKED and last.usage.output_tokens:
+            self._move(SellerEvent.TOKENS)
+            self._first_token_ms = max(now_ms - self._arrived_ms, 1)
+        self._delivered = last.usage
+        return self._let_go(events)
 
     def _release(self, now_ms: int) -> list[Action]:
         """Let held events go as far as the window reaches, with a meter tick every half window."""

@@ -294,12 +294,15 @@ class OrderExchange(Exchange):
         machine = self._machine
         if self.is_over or machine is None:
             return
+        if machine.state is SellerState.STREAMING and self._answer is not None and self._may_read(machine):
+            self._answer.resume()
+            return  # the plain case, a token on its way: nobody is waited for
         if machine.is_running:
             self._go_on_with_engine(machine)
         elif self._answer is not None:
             self._abort_engine()
         if machine.state is SellerState.STREAMING and self._stuck_since_ms is None:
-            return  # the plain case, a token on its way: nobody is waited for
+            return  # nobody is waited for
         due_ms = self._due_ms(machine)
         if due_ms is not None and (self._timer is None or self._timer_due_ms is None or due_ms < self._timer_due_ms):
             self._timer_due_ms = due_ms
