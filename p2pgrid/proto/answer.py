@@ -8,9 +8,10 @@ heard of follow the same rules by their type. Shapes: OpenAI's chat.completion a
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from p2pgrid.errors import ProtocolViolation
 from p2pgrid.proto.counting import MAX_CHOICES
@@ -36,6 +37,33 @@ _PER_CHUNK: Final = frozenset({"choices", "object", "error"})
 _decode_object: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 
+class _PlainDelta(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    content: str
+
+
+class _PlainChoice(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    index: int
+    delta: _PlainDelta | UnsetType = UNSET
+    text: str | UnsetType = UNSET
+    token_ids: list[int] | UnsetType = UNSET
+    logprobs: None | UnsetType = UNSET
+    finish_reason: None | UnsetType = UNSET
+    stop_reason: None | UnsetType = UNSET
+
+
+class _PlainChunk(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """What nearly every chunk is: a piece of text and its ids, and no word that was not in the chunk before it."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: Annotated[list[_PlainChoice], msgspec.Meta(min_length=1, max_length=1)]
+
+
+_decode_plain: Final = msgspec.json.Decoder(_PlainChunk).decode
+
+
 class _Pieces(list[str]):
     """A text under way; joined once, at the end, so that a long answer costs no more than its length."""
 
@@ -56,6 +84,7 @@ class AnswerAssembler:
         self._head: dict[str, Any] = {}
         self._choices: dict[int, dict[str, Any]] = {}
         self._is_chat = False
+        self._object: Any = None
 
     def feed(self, event: bytes) -> None:
         """Merge one event, as `EventSplitter.feed` returns it.
@@ -66,7 +95,7 @@ class AnswerAssembler:
         if self._left < 0:
             raise ProtocolViolation("the answer is larger than any that is put together here.")
         data = event_data(event)
-        if not data or data == DONE:
+        if not data or data == DONE or self._merge_plain(data):
             return
         brackets = data.count(b"[") + data.count(b"{")
         if brackets > _MAX_BRACKETS:
@@ -81,7 +110,8 @@ class AnswerAssembler:
         indices = _indices_of(choices)
         if "error" in chunk:
             return
-        self._is_chat = self._is_chat or chunk.get("object") == "chat.completion.chunk"
+        self._object = chunk.get("object")
+        self._is_chat = self._is_chat or self._object == "chat.completion.chunk"
         for name, value in chunk.items():
             if name not in _PER_CHUNK and (value is not None or name not in self._head):
                 self._head[name] = value
@@ -103,6 +133,45 @@ class AnswerAssembler:
     def to_json(self) -> bytes:
         """`answer` as JSON, on one line."""
         return msgspec.json.encode(self.answer())
+
+    def _merge_plain(self, data: bytes) -> bool:
+        """Merge a chunk that adds to texts and lists which are there already, and changes nothing else. False for any
+        other, of which nothing is then merged."""
+        if not self._choices:
+            return False
+        try:
+            chunk = _decode_plain(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return False
+        choice, head = chunk.choices[0], self._head
+        into = self._choices.get(choice.index)
+        if (
+            into is None
+            or chunk.object != self._object
+            or (chunk.id, chunk.created, chunk.model) != (head.get("id"), head.get("created"), head.get("model"))
+            or (choice.logprobs is None and "logprobs" not in into)
+            or (choice.finish_reason is None and "finish_reason" not in into)
+            or (choice.stop_reason is None and "stop_reason" not in into)
+        ):
+            return False
+        text, pieces = choice.text, into.get("text")
+        if not isinstance(choice.delta, UnsetType):
+            message = into.get("message")
+            if not isinstance(text, UnsetType) or not isinstance(message, dict):
+                return False
+            text, pieces = choice.delta.content, message.get("content")
+        known = into.get("token_ids")
+        has_ids = not isinstance(choice.token_ids, UnsetType)
+        if (
+            not isinstance(pieces, _Pieces)
+            or isinstance(text, UnsetType)
+            or (has_ids and not isinstance(known, _Items))
+        ):
+            return False
+        pieces.append(text)
+        if has_ids:
+            known.extend(choice.token_ids)
+        return True
 
     def _merge_choice(self, into: dict[str, Any], choice: dict[str, Any]) -> None:
         _check_keys(choice)
