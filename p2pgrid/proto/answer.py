@@ -46,9 +46,9 @@ class _PlainChoice(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     delta: _PlainDelta | UnsetType = UNSET
     text: str | UnsetType = UNSET
     token_ids: list[int] | UnsetType = UNSET
-    logprobs: None | UnsetType = UNSET
-    finish_reason: None | UnsetType = UNSET
-    stop_reason: None | UnsetType = UNSET
+    logprobs: UnsetType | None = UNSET
+    finish_reason: UnsetType | None = UNSET
+    stop_reason: UnsetType | None = UNSET
 
 
 class _PlainChunk(msgspec.Struct, gc=False, forbid_unknown_fields=True):
