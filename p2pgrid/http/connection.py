@@ -104,9 +104,10 @@ class Reply:
 
     def send(self, data: bytes) -> None:
         """Send bytes of the body at once, where more at this turn of the loop is not to be waited for."""
-        if data and not self.is_ended:
-            self._pieces.append(data)
-            self._connection.flush()
+        if not data or self.is_ended:
+            return
+        self._pieces.append(data)
+        self._connection.flush()
 
     def end(self) -> None:
         """The body is complete."""

@@ -189,7 +189,10 @@ class LinkConnection(asyncio.Protocol):
         if self._after_read:
             called, self._after_read = self._after_read, []
             for stream, callback in called:
-                self._call(stream, callback)
+                try:
+                    callback()
+                except Exception as failure:  # noqa: BLE001 - the boundary, as above
+                    self._handler_failed(stream, failure)
         if error is not None:
             self._shut(error)
         if self._link.queued_bytes:

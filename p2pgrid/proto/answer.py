@@ -32,6 +32,7 @@ _MAX_KEYS: Final = 256
 
 _REPLACED: Final = frozenset({"role", "id", "type"})
 """Texts that name something and may be repeated, where others are pieces of a longer one."""
+_NULLS: Final = ("logprobs", "finish_reason", "stop_reason")
 _PER_CHUNK: Final = frozenset({"choices", "object", "error"})
 
 _decode_object: Final = msgspec.json.Decoder(dict[str, Any]).decode
@@ -85,6 +86,9 @@ class AnswerAssembler:
         self._choices: dict[int, dict[str, Any]] = {}
         self._is_chat = False
         self._object: Any = None
+        self._form: tuple[Any, ...] = ()
+        """Of the last plain chunk: all in it but text and ids. What they are added to follows."""
+        self._texts, self._ids = _Pieces(), None
 
     def feed(self, event: bytes) -> None:
         """Merge one event, as `EventSplitter.feed` returns it.
@@ -97,6 +101,7 @@ class AnswerAssembler:
         data = event_data(event)
         if not data or data == DONE or self._merge_plain(data):
             return
+        self._form = ()
         brackets = data.count(b"[") + data.count(b"{")
         if brackets > _MAX_BRACKETS:
             raise ProtocolViolation(f"a chunk in the answer's stream has over {_MAX_BRACKETS} lists and objects.")
@@ -137,41 +142,45 @@ class AnswerAssembler:
     def _merge_plain(self, data: bytes) -> bool:
         """Merge a chunk that adds to texts and lists which are there already, and changes nothing else. False for any
         other, of which nothing is then merged."""
-        if not self._choices:
-            return False
         try:
             chunk = _decode_plain(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return False
-        choice, head = chunk.choices[0], self._head
-        into = self._choices.get(choice.index)
-        if (
-            into is None
-            or chunk.object != self._object
-            or (chunk.id, chunk.created, chunk.model) != (head.get("id"), head.get("created"), head.get("model"))
-            or (choice.logprobs is None and "logprobs" not in into)
-            or (choice.finish_reason is None and "finish_reason" not in into)
-            or (choice.stop_reason is None and "stop_reason" not in into)
-        ):
-            return False
-        text, pieces = choice.text, into.get("text")
-        if not isinstance(choice.delta, UnsetType):
-            message = into.get("message")
-            if not isinstance(text, UnsetType) or not isinstance(message, dict):
+        choice = chunk.choices[0]
+        delta, ids = choice.delta, choice.token_ids
+        text: Any = choice.text if delta is UNSET else delta.content
+        has_ids = ids is not UNSET
+        form = (
+            *(chunk.id, chunk.object, chunk.created, chunk.model),
+            *(choice.index, choice.logprobs, choice.finish_reason, choice.stop_reason),
+            *(delta is UNSET, choice.text is UNSET, has_ids),
+        )
+        if form != self._form:
+            # As the chunk before it has made of them, so that only what differs from it costs a look.
+            texts = self._texts_of(chunk, choice)
+            if texts is None:
                 return False
-            text, pieces = choice.delta.content, message.get("content")
-        known = into.get("token_ids")
-        has_ids = not isinstance(choice.token_ids, UnsetType)
-        if (
-            not isinstance(pieces, _Pieces)
-            or isinstance(text, UnsetType)
-            or (has_ids and not isinstance(known, _Items))
-        ):
-            return False
-        pieces.append(text)
+            self._form, self._texts, self._ids = form, texts, self._choices[choice.index].get("token_ids")
         if has_ids:
-            known.extend(choice.token_ids)
+            if not isinstance(self._ids, _Items):
+                return False
+            self._ids.extend(ids)
+        self._texts.append(text)
         return True
+
+    def _texts_of(self, chunk: _PlainChunk, choice: _PlainChoice) -> _Pieces | None:
+        """The text that a plain chunk adds to; None where it does more than that."""
+        into, head = self._choices.get(choice.index), self._head
+        if into is None or chunk.object != self._object or (choice.delta is UNSET) == (choice.text is UNSET):
+            return None
+        if any(head.get(name) != getattr(chunk, name) for name in ("id", "created", "model")):
+            return None
+        if any(getattr(choice, name) is None and name not in into for name in _NULLS):
+            return None
+        if choice.delta is not UNSET:
+            into = into.get("message")
+        texts = into.get("text" if choice.delta is UNSET else "content") if isinstance(into, dict) else None
+        return texts if isinstance(texts, _Pieces) else None
 
     def _merge_choice(self, into: dict[str, Any], choice: dict[str, Any]) -> None:
         _check_keys(choice)
