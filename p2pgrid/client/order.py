@@ -125,6 +125,11 @@ class OrderStream(StreamHandler):
         counter = self.buyer.counter
         return counter.done and counter.error is None
 
+    @property
+    def is_answered(self) -> bool:
+        """True once nothing more will come of the answer, or of the order."""
+        return self._is_answered
+
     async def wait(self) -> bool:
         """Wait for answer bytes. False at the answer's end. Raises what `take` raises."""
         while not self._buffer:

@@ -104,10 +104,10 @@ class Reply:
 
     def send(self, data: bytes) -> None:
         """Send bytes of the body at once, where more at this turn of the loop is not to be waited for."""
-        if not data or self.is_ended:
-            return
-        self._pieces.append(data)
-        self._connection.flush()
+        if data and not self.is_ended:
+            if self._pieces or not self._connection.send(self.request, data):
+                self._pieces.append(data)
+                self._connection.flush()
 
     def end(self) -> None:
         """The body is complete."""
@@ -299,6 +299,13 @@ class Connection(asyncio.Protocol):
         connection = self._connection_header(request) if chunked else "close"
         self._out.append(head(status, headers.items(), now_s=time.time(), connection=connection, chunked=chunked))
         self.flush_soon()
+
+    def send(self, request: Request, data: bytes) -> bool:
+        """For `Reply`: write one chunk at once; False where something stands before it, or it is no chunk."""
+        if self._out or request.is_http10 or request.method == "HEAD" or self._transport is None:
+            return False
+        self._transport.write(chunk(data))
+        return True
 
     def flush_soon(self) -> None:
         """For `Reply`: there is something to write. It leaves at the end of this turn of the loop."""
