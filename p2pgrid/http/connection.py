@@ -104,10 +104,10 @@ class Reply:
 
     def send(self, data: bytes) -> None:
         """Send bytes of the body at once, where more at this turn of the loop is not to be waited for."""
-        if data and not self.is_ended:
-            if self._pieces or not self._connection.send(self.request, data):
-                self._pieces.append(data)
-                self._connection.flush()
+        is_next = self.is_begun and not self._pieces
+        if data and not self.is_ended and not (is_next and self._connection.send(self.request, data)):
+            self._pieces.append(data)
+            self._connection.flush()
 
     def end(self) -> None:
         """The body is complete."""
