@@ -342,8 +342,9 @@ class BuyerOrder:
         if fault is not None and fault[0] not in DISPUTABLE:
             return self._breach(*fault, record)
         self._move(BuyerEvent.RECEIPT if fault is None else BuyerEvent.WRONG_RECEIPT)
+        owed_pico = self._owed_pico(message) if fault is not None else message.amount_pico
         self.receipt, self.dispute = conclude(
-            self.books, receipt, fault, owed_pico=self._owed_pico(message), key=self._key, now_ms=now_ms
+            self.books, receipt, fault, owed_pico=owed_pico, key=self._key, now_ms=now_ms
         )
         following = self.books.order_in_turn()
         turn = () if following is None else (Turn(following),)
