@@ -178,7 +178,7 @@ class Gateway:
         reply.begin(200, {**_STREAM_HEADERS, **answer_headers(answer)})
         editor = StreamEditor(wants_usage=wants_usage)
         try:
-            await answer.pour(lambda data: reply.write(editor.feed(data)), reply)
+            await answer.pour(lambda data: reply.send(editor.feed(data)), reply)
             if wants_usage:
                 await answer.settled(RECEIPT_WAIT_S)
             reply.write(editor.finish(cost_object(answer)))

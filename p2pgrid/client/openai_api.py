@@ -133,7 +133,9 @@ def parse_wishes(headers: Mapping[str, str]) -> Wishes:
 
 
 def _countries(headers: Mapping[str, str], name: str) -> frozenset[str]:
-    text = headers.get(name, "")
+    text = headers.get(name)
+    if text is None:
+        return frozenset()
     if len(text) > _MAX_WISH_CHARS:
         raise Refused("bad-request", f"{name} has {len(text)} characters; at most {_MAX_WISH_CHARS} were expected.")
     countries = [word.strip() for word in text.upper().split(",") if word.strip()]

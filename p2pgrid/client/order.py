@@ -22,7 +22,6 @@ from p2pgrid.proto.actions import (
     Action,
     Actions,
     Breach,
-    Deliver,
     Disputed,
     EndStream,
     KeepEvidence,
@@ -36,9 +35,12 @@ from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.frame import FIRST_CREDITED_KIND, ResetCode, reset_name
 from p2pgrid.proto.messages import Receipt
 from p2pgrid.proto.record import Message, Record, Signed
+from p2pgrid.proto.wire import Kind
 
 MAX_BUFFERED_BYTES: Final = 1024 * 1024
 """Answer bytes that wait for a slow program before the provider is given no more credit."""
+CONSUMED_BYTES: Final = 8 * 1024
+"""Answer bytes that are given back as credit at once. With less than a CHUNK's 32 KiB held back, any can still come."""
 RECEIPT_TIMEOUT_S: Final = 30.0
 """How long the receipt may take after the answer's end, or after a cancellation."""
 
@@ -110,7 +112,7 @@ class OrderStream(StreamHandler):
         self._unsent_pieces = 0
         self._buffer: list[bytes] = []
         self._buffered = self._unconsumed = 0
-        self._is_answered = self._is_abandoned = False
+        self._is_answered = self._is_abandoned = self._is_told_soon = False
         self._wakeup: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._began_s = self._loop.time()
@@ -122,6 +124,11 @@ class OrderStream(StreamHandler):
         """True once the answer has come to its proper end."""
         counter = self.buyer.counter
         return counter.done and counter.error is None
+
+    @property
+    def is_answered(self) -> bool:
+        """True once nothing more will come of the answer, or of the order."""
+        return self._is_answered
 
     async def wait(self) -> bool:
         """Wait for answer bytes. False at the answer's end. Raises what `take` raises."""
@@ -147,9 +154,8 @@ class OrderStream(StreamHandler):
         data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
         self._buffer.clear()
         self._buffered = 0
-        if self._unconsumed and self._stream is not None:
-            self._stream.consume(self._unconsumed)
-            self._unconsumed = 0
+        if self._unconsumed >= CONSUMED_BYTES and self._stream is not None:
+            self._consume(self._stream)
         return data
 
     def cancel(self) -> None:
@@ -159,8 +165,7 @@ class OrderStream(StreamHandler):
         self._is_abandoned = True
         self._buffer.clear()
         if self._unconsumed and self._stream is not None:
-            self._stream.consume(self._unconsumed)
-            self._unconsumed = 0
+            self._consume(self._stream)
         if self._unsent_pieces and self._stream is not None:
             # The provider takes on nothing before the whole body is there.
             self._stream.reset(ResetCode.CANCELLED)
@@ -192,17 +197,35 @@ class OrderStream(StreamHandler):
     # -- StreamHandler -------------------------------------------------------------------------------------------
 
     def message_received(self, stream: Stream, kind: int, payload: bytes) -> None:
-        if kind >= FIRST_CREDITED_KIND:
-            if self._buffered < MAX_BUFFERED_BYTES or self._is_abandoned:
-                stream.consume(len(payload))
-            else:
-                self._unconsumed += len(payload)
-        self._act(self.buyer.message(kind, payload, self._now_ms()))
-        if self.first_token_s is None and self.buyer.counter.output_tokens:
+        if kind != Kind.CHUNK:
+            self._act(self.buyer.message(kind, payload, self._now_ms()))
+            return
+        size = len(payload)
+        self._unconsumed += size
+        if self._unconsumed >= CONSUMED_BYTES and (self._buffered < MAX_BUFFERED_BYTES or self._is_abandoned):
+            self._consume(stream)
+        refused = self.buyer.chunk(payload)
+        if refused is not None:
+            self._act(refused)
+            return
+        if not self._is_abandoned:
+            self._buffer.append(payload)
+            self._buffered += size
+        if not self._is_told_soon:
+            self._is_told_soon = True
+            stream.after_read(self._tell)
+
+    def _tell(self) -> None:
+        """After chunks came: see where the answer stands, and tell the program, once for all of them."""
+        self._is_told_soon = False
+        counter = self.buyer.counter
+        if self.first_token_s is None and counter.output_tokens:
             self.first_token_s = self._loop.time() - self._began_s
-        if self.buyer.counter.done and not self._is_answered:
+        if counter.done and not self._is_answered:
             self._answered()
             self._expect_receipt()
+        elif self._buffer:
+            self._wake()
 
     def writable(self, stream: Stream) -> None:
         self._send_body()
@@ -228,9 +251,6 @@ class OrderStream(StreamHandler):
     def _act(self, actions: Actions) -> None:
         records: list[Signed[Message]] = []
         for action in actions:
-            if type(action) is Deliver:
-                self._deliver(action.data)
-                continue
             if type(action) is Persist:
                 records += [*self._stored, action.signed]
                 self._stored = ()
@@ -268,12 +288,9 @@ class OrderStream(StreamHandler):
             case _:
                 raise AssertionError(f"the buyer's machine asked for {action}")
 
-    def _deliver(self, data: bytes) -> None:
-        if self._is_abandoned:
-            return
-        self._buffer.append(data)
-        self._buffered += len(data)
-        self._wake()
+    def _consume(self, stream: Stream) -> None:
+        stream.consume(self._unconsumed)
+        self._unconsumed = 0
 
     def _queue_body(self, kind: int, payload: bytes) -> None:
         self._body.append((kind, payload))

@@ -594,8 +594,8 @@ class ProviderSession(OrderOwner):
             task.add_done_callback(self._closing.discard)
 
     def _tell(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._changed.set()  # who waits now is woken, whatever follows
+        self._changed.clear()
 
     async def _wait_for_change(self) -> None:
         await self._changed.wait()

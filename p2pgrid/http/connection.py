@@ -102,6 +102,13 @@ class Reply:
             self._pieces.append(data)
             self._connection.flush_soon()
 
+    def send(self, data: bytes) -> None:
+        """Send bytes of the body at once, where more at this turn of the loop is not to be waited for."""
+        is_next = self.is_begun and not self._pieces
+        if data and not self.is_ended and not (is_next and self._connection.send(self.request, data)):
+            self._pieces.append(data)
+            self._connection.flush()
+
     def end(self) -> None:
         """The body is complete."""
         if not self.is_ended:
@@ -182,7 +189,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         # It looks the same whether the program has left or has only said all it had to say; the first is what happens.
-        self._flush()
+        self.flush()
         self._leave()
         return False
 
@@ -243,7 +250,7 @@ class Connection(asyncio.Protocol):
         if self._reply is None and self._reader.wants_continue and not self._is_last:
             self._reader.wants_continue = False
             self._out.append(_CONTINUE)
-        self._flush()
+        self.flush()
 
     def _answer(self, request: Request | BadRequest) -> None:
         if isinstance(request, BadRequest):
@@ -273,7 +280,7 @@ class Connection(asyncio.Protocol):
             response = None
         if self._reply is not reply:
             return  # the program has left
-        self._flush()
+        self.flush()
         self._reply = self._task = None
         self._set_deadline(Stage.BETWEEN)
         if not reply.is_begun:
@@ -293,13 +300,21 @@ class Connection(asyncio.Protocol):
         self._out.append(head(status, headers.items(), now_s=time.time(), connection=connection, chunked=chunked))
         self.flush_soon()
 
+    def send(self, request: Request, data: bytes) -> bool:
+        """For `Reply`: write one chunk at once; False where something stands before it, or it is no chunk."""
+        if self._out or request.is_http10 or request.method == "HEAD" or self._transport is None:
+            return False
+        self._transport.write(chunk(data))
+        return True
+
     def flush_soon(self) -> None:
         """For `Reply`: there is something to write. It leaves at the end of this turn of the loop."""
         if not self._is_flushing:
             self._is_flushing = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """For `Reply`: write what there is."""
         self._is_flushing = False
         out = self._out
         if self._reply is not None and self._reply.is_begun:
@@ -316,7 +331,7 @@ class Connection(asyncio.Protocol):
         if request.method != "HEAD":
             self._out.append(response.body)
         if len(response.body) > _LARGE_BYTES:
-            self._flush()
+            self.flush()
         if connection == "close":
             self._close()
 
@@ -324,7 +339,7 @@ class Connection(asyncio.Protocol):
         """Answer what is no request that can be served, and hear no more."""
         response = error.response or self._application.failure(error.status, error.message)
         self._out += (response_head(response, now_s=time.time(), connection="close"), response.body)
-        self._flush()
+        self.flush()
         self._is_last = True
         if self._transport is not None:
             # Were it closed with bytes unread, the answer would be lost on its way.
@@ -376,7 +391,7 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         """End the connection once all is written."""
-        self._flush()
+        self.flush()
         self._is_last = True
         self._deadline_s = _NEVER
         if self._transport is not None:

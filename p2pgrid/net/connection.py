@@ -83,6 +83,8 @@ class LinkConnection(asyncio.Protocol):
         self._closing = False
         self._paused = False
         self._flush_scheduled = False
+        self._is_reading = False
+        self._after_read: list[tuple[Stream, Callable[[], None]]] = []
         self._wake_first = 0
         self._timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
@@ -168,6 +170,7 @@ class LinkConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         streams = self._streams
+        self._is_reading, error = True, None
         try:
             for event in self._link.receive(data, self._now_ms()):
                 if type(event) is Message:
@@ -176,11 +179,21 @@ class LinkConnection(asyncio.Protocol):
                         continue
                     try:
                         stream.handler.message_received(stream, event.kind, event.payload)
-                    except Exception as error:  # noqa: BLE001 - the boundary: logged, and ends this stream alone
-                        self._handler_failed(stream, error)
+                    except Exception as failure:  # noqa: BLE001 - the boundary: logged, and ends this stream alone
+                        self._handler_failed(stream, failure)
                 else:
                     self._happened(event)
-        except RemoteError as error:
+        except RemoteError as fault:
+            error = fault
+        self._is_reading = False
+        if self._after_read:
+            called, self._after_read = self._after_read, []
+            for stream, callback in called:
+                try:
+                    callback()
+                except Exception as failure:  # noqa: BLE001 - the boundary, as above
+                    self._handler_failed(stream, failure)
+        if error is not None:
             self._shut(error)
         if self._link.queued_bytes:
             self._schedule_flush()
@@ -298,7 +311,7 @@ class LinkConnection(asyncio.Protocol):
             action(*args)
         except Unreachable as error:
             self._loop.call_soon(self._shut, error, True)
-        if not self._flush_scheduled:
+        if self._link.queued_bytes:
             self._schedule_flush()
 
     def _schedule_flush(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from p2pgrid.errors import P2pgridError, Refused, Unreachable
@@ -86,6 +87,18 @@ class Stream:
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             await waiter
+
+    def after_read(self, callback: Callable[[], None]) -> None:
+        """Call it once all that has come with the message that is being told was told.
+
+        For a handler that works better on much at once than on each of many messages. An exception from it counts as
+        one of the handler's. Where no message is being told, it is called at the loop's next turn.
+        """
+        connection = self._connection
+        if connection._is_reading:
+            connection._after_read.append((self, callback))
+        else:
+            connection._loop.call_soon(connection._call, self, callback)
 
     def consume(self, n_bytes: int) -> None:
         """Received credited bytes are used up: let the peer send as many more."""

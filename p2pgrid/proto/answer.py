@@ -8,9 +8,10 @@ heard of follow the same rules by their type. Shapes: OpenAI's chat.completion a
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from p2pgrid.errors import ProtocolViolation
 from p2pgrid.proto.counting import MAX_CHOICES
@@ -31,9 +32,37 @@ _MAX_KEYS: Final = 256
 
 _REPLACED: Final = frozenset({"role", "id", "type"})
 """Texts that name something and may be repeated, where others are pieces of a longer one."""
+_NULLS: Final = ("logprobs", "finish_reason", "stop_reason")
 _PER_CHUNK: Final = frozenset({"choices", "object", "error"})
 
 _decode_object: Final = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class _PlainDelta(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    content: str
+
+
+class _PlainChoice(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    index: int
+    delta: _PlainDelta | UnsetType = UNSET
+    text: str | UnsetType = UNSET
+    token_ids: list[int] | UnsetType = UNSET
+    logprobs: UnsetType | None = UNSET
+    finish_reason: UnsetType | None = UNSET
+    stop_reason: UnsetType | None = UNSET
+
+
+class _PlainChunk(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """What nearly every chunk is: a piece of text and its ids, and no word that was not in the chunk before it."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: Annotated[list[_PlainChoice], msgspec.Meta(min_length=1, max_length=1)]
+
+
+_decode_plain: Final = msgspec.json.Decoder(_PlainChunk).decode
 
 
 class _Pieces(list[str]):
@@ -56,6 +85,10 @@ class AnswerAssembler:
         self._head: dict[str, Any] = {}
         self._choices: dict[int, dict[str, Any]] = {}
         self._is_chat = False
+        self._object: Any = None
+        self._form: tuple[Any, ...] = ()
+        """Of the last plain chunk: all in it but text and ids. What they are added to follows."""
+        self._texts, self._ids = _Pieces(), None
 
     def feed(self, event: bytes) -> None:
         """Merge one event, as `EventSplitter.feed` returns it.
@@ -66,8 +99,9 @@ class AnswerAssembler:
         if self._left < 0:
             raise ProtocolViolation("the answer is larger than any that is put together here.")
         data = event_data(event)
-        if not data or data == DONE:
+        if not data or data == DONE or self._merge_plain(data):
             return
+        self._form = ()
         brackets = data.count(b"[") + data.count(b"{")
         if brackets > _MAX_BRACKETS:
             raise ProtocolViolation(f"a chunk in the answer's stream has over {_MAX_BRACKETS} lists and objects.")
@@ -81,7 +115,8 @@ class AnswerAssembler:
         indices = _indices_of(choices)
         if "error" in chunk:
             return
-        self._is_chat = self._is_chat or chunk.get("object") == "chat.completion.chunk"
+        self._object = chunk.get("object")
+        self._is_chat = self._is_chat or self._object == "chat.completion.chunk"
         for name, value in chunk.items():
             if name not in _PER_CHUNK and (value is not None or name not in self._head):
                 self._head[name] = value
@@ -103,6 +138,49 @@ class AnswerAssembler:
     def to_json(self) -> bytes:
         """`answer` as JSON, on one line."""
         return msgspec.json.encode(self.answer())
+
+    def _merge_plain(self, data: bytes) -> bool:
+        """Merge a chunk that adds to texts and lists which are there already, and changes nothing else. False for any
+        other, of which nothing is then merged."""
+        try:
+            chunk = _decode_plain(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return False
+        choice = chunk.choices[0]
+        delta, ids = choice.delta, choice.token_ids
+        text: Any = choice.text if delta is UNSET else delta.content
+        has_ids = ids is not UNSET
+        form = (
+            *(chunk.id, chunk.object, chunk.created, chunk.model),
+            *(choice.index, choice.logprobs, choice.finish_reason, choice.stop_reason),
+            *(delta is UNSET, choice.text is UNSET, has_ids),
+        )
+        if form != self._form:
+            # As the chunk before it has made of them, so that only what differs from it costs a look.
+            texts = self._texts_of(chunk, choice)
+            if texts is None:
+                return False
+            self._form, self._texts, self._ids = form, texts, self._choices[choice.index].get("token_ids")
+        if has_ids:
+            if not isinstance(self._ids, _Items):
+                return False
+            self._ids.extend(ids)
+        self._texts.append(text)
+        return True
+
+    def _texts_of(self, chunk: _PlainChunk, choice: _PlainChoice) -> _Pieces | None:
+        """The text that a plain chunk adds to; None where it does more than that."""
+        into, head = self._choices.get(choice.index), self._head
+        if into is None or chunk.object != self._object or (choice.delta is UNSET) == (choice.text is UNSET):
+            return None
+        if any(head.get(name) != getattr(chunk, name) for name in ("id", "created", "model")):
+            return None
+        if any(getattr(choice, name) is None and name not in into for name in _NULLS):
+            return None
+        if choice.delta is not UNSET:
+            into = into.get("message")
+        texts = into.get("text" if choice.delta is UNSET else "content") if isinstance(into, dict) else None
+        return texts if isinstance(texts, _Pieces) else None
 
     def _merge_choice(self, into: dict[str, Any], choice: dict[str, Any]) -> None:
         _check_keys(choice)

@@ -163,6 +163,7 @@ class BuyerOrder:
         self._key = key
         self._commitment = ResponseCommitment(commitment_key)
         self._splitter = EventSplitter()
+        self._is_answer = False
         self._vouched = Usage()
         self._ticks = 0
         self._cancelled = False
@@ -193,19 +194,41 @@ class BuyerOrder:
 
     def message(self, kind: int, payload: bytes, now_ms: int) -> Actions:
         """The provider sent a message on the order's stream. Never raises for what a peer does: see `Breach`."""
+        if kind == Kind.CHUNK:
+            refused = self.chunk(payload)
+            return (Deliver(payload),) if refused is None else refused
         if not self.is_open:
             return ()
         handler = _HANDLERS.get(kind)
         try:
             if handler is None:
                 raise ProtocolViolation(f"the provider sent message kind {kind} on an order's stream.")
-            if self.state is BuyerState.WAITING:
-                raise ProtocolViolation(f"the provider sent message kind {kind} after its receipt.")
+            self._check_no_receipt(kind)
             return handler(self, payload, now_ms)
         except ProtocolViolation as violation:
             return self._breach("protocol-violation", str(violation))
         except InvalidRecord as invalid:
             return self._breach(invalid.code, str(invalid))
+
+    def chunk(self, data: bytes) -> Actions | None:
+        """A CHUNK came: None if its bytes are for the program. As `message`, for what comes a thousand times."""
+        try:
+            if self.state is not BuyerState.RECEIVING:
+                if not self.is_open:
+                    return ()
+                self._check_no_receipt(Kind.CHUNK)
+                self._move(BuyerEvent.CHUNK)
+            if self._is_answer:
+                self._commitment.update(data)
+                for event in self._splitter.feed(data):
+                    self.counter.feed(event)
+            else:
+                self._error_bytes += len(data)
+                if self._error_bytes > MAX_ENGINE_ERROR_BYTES:
+                    raise ProtocolViolation(f"the provider sent an error of over {MAX_ENGINE_ERROR_BYTES} bytes.")
+        except ProtocolViolation as violation:
+            return self._breach("protocol-violation", str(violation))
+        return None
 
     def cancel(self) -> Actions:
         """Our program has gone or wants no more: the provider stops, and bills what was delivered."""
@@ -238,10 +261,15 @@ class BuyerOrder:
             raise ProtocolViolation(f"the provider sent {event.name} while the order was {self.state.name}.")
         self.state = following
 
+    def _check_no_receipt(self, kind: int) -> None:
+        if self.state is BuyerState.WAITING:
+            raise ProtocolViolation(f"the provider sent message kind {kind} after its receipt.")
+
     def _on_head(self, payload: bytes, now_ms: int) -> Actions:
         head = parse_frame(payload, Head)
         self._move(BuyerEvent.HEAD)
         self.head = head
+        self._is_answer = head.status == 200
         return ()
 
     def _on_refusal(self, payload: bytes, now_ms: int) -> Actions:
@@ -250,18 +278,6 @@ class BuyerOrder:
         self.refusal = refusal
         self.books.close_order(self.order.message.order_number)
         return (EndStream(),)
-
-    def _on_chunk(self, data: bytes, now_ms: int) -> Actions:
-        self._move(BuyerEvent.CHUNK)
-        if self.head is not None and self.head.status == 200:
-            self._commitment.update(data)
-            for event in self._splitter.feed(data):
-                self.counter.feed(event)
-        else:
-            self._error_bytes += len(data)
-            if self._error_bytes > MAX_ENGINE_ERROR_BYTES:
-                raise ProtocolViolation(f"the provider sent an error of over {MAX_ENGINE_ERROR_BYTES} bytes.")
-        return (Deliver(data),)
 
     def _on_meter(self, payload: bytes, now_ms: int) -> Actions:
         record = parse_record(payload)
@@ -326,8 +342,9 @@ class BuyerOrder:
         if fault is not None and fault[0] not in DISPUTABLE:
             return self._breach(*fault, record)
         self._move(BuyerEvent.RECEIPT if fault is None else BuyerEvent.WRONG_RECEIPT)
+        owed_pico = self._owed_pico(message) if fault is not None else message.amount_pico
         self.receipt, self.dispute = conclude(
-            self.books, receipt, fault, owed_pico=self._owed_pico(message), key=self._key, now_ms=now_ms
+            self.books, receipt, fault, owed_pico=owed_pico, key=self._key, now_ms=now_ms
         )
         following = self.books.order_in_turn()
         turn = () if following is None else (Turn(following),)
@@ -390,13 +407,12 @@ class BuyerOrder:
 
 
 _HANDLERS: Final[dict[int, Callable[[BuyerOrder, bytes, int], Actions]]] = {
-    Kind.CHUNK: BuyerOrder._on_chunk,
     Kind.METER: BuyerOrder._on_meter,
     Kind.HEAD: BuyerOrder._on_head,
     Kind.RECEIPT: BuyerOrder._on_receipt,
     Kind.REFUSAL: BuyerOrder._on_refusal,
 }
-"""What the provider may send on an order's stream."""
+"""What the provider may send on an order's stream, beside CHUNK."""
 
 
 def place_order(

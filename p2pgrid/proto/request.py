@@ -155,11 +155,15 @@ def require_metered(fields: RequestFields) -> None:
 def metered_body(body: dict[str, Any]) -> bytes:
     """The body as it is committed to and sent: the program's own, asked for as a counted stream.
 
-    Raises Refused (`bad-request`) for what has no JSON encoding (half a surrogate pair, say).
+    The ids and the last usage are all that counting needs. A usage in every chunk makes the stream half as long again,
+    so it is asked for only where the program wants it. Raises Refused (`bad-request`) for what has no JSON encoding
+    (half a surrogate pair, say).
     """
+    own = body.get("stream_options")
+    wants_all = body.get("stream") is True and isinstance(own, dict) and own.get("continuous_usage_stats") is True
     asked = {
         "stream": True,
-        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+        "stream_options": {"include_usage": True, **({"continuous_usage_stats": True} if wants_all else {})},
         "return_token_ids": True,
     }
     try:

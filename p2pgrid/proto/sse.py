@@ -27,6 +27,7 @@ MAX_DATA_LINES: Final = 1024
 DONE: Final = b"[DONE]"
 """The data of the event that ends an OpenAI stream."""
 
+_LF: Final = 0x0A
 _BLANK_LF: Final = b"\n\n"
 _BLANK_CRLF: Final = b"\n\r\n"
 
@@ -54,7 +55,10 @@ class EventSplitter:
     def feed(self, data: bytes) -> list[bytes]:
         """The events that `data` completes, in order, each with the blank line that ends it."""
         if not self._buffer and len(data) <= self._max_event_bytes and _BLANK_CRLF not in data:
-            return self._feed_plain(data)
+            if not 0 <= data.find(_BLANK_LF) == len(data) - 2:
+                return self._feed_plain(data)
+            self._spend(len(data))
+            return [data]  # one whole event: what an engine sends
         self._buffer += data
         events, start = [], 0
         for end in _event_ends(self._buffer, self._scanned):
@@ -70,11 +74,7 @@ class EventSplitter:
         return events
 
     def _feed_plain(self, data: bytes) -> list[bytes]:
-        """What an engine sends: whole events, one or several, that end in LF LF. They need no search byte by byte."""
-        first = data.find(_BLANK_LF)
-        if first == len(data) - 2 and first >= 0:
-            self._spend(len(data))
-            return [data]
+        """Events that end in LF LF, and the beginning of one. They need no search byte by byte."""
         *whole, rest = data.split(_BLANK_LF)
         for event in whole:
             self._spend(len(event) + 2)
@@ -104,7 +104,7 @@ def event_data(event: bytes) -> bytes:
 
     Raises ProtocolViolation for an event with over `MAX_DATA_LINES` of them.
     """
-    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and event.endswith(_BLANK_LF):
+    if event.find(b"\n") == len(event) - 2 and event[:6] == b"data: " and event[-1] == _LF:
         return event[6:-2]
     if event.count(b"\ndata") >= MAX_DATA_LINES:
         raise ProtocolViolation(

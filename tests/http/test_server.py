@@ -230,6 +230,28 @@ async def test_what_is_ready_together_leaves_in_one_write() -> None:
         assert data.endswith(b"\r\n\r\nc\r\nfirst second\r\n0\r\n\r\n")
 
 
+@pytest.mark.parametrize(
+    ("method", "version", "expected"),
+    [
+        ("GET", "1.1", b"3\r\nabc\r\n2\r\nde\r\n1\r\nf\r\n0\r\n\r\n"),
+        ("GET", "1.0", b"abcdef"),
+        ("HEAD", "1.1", b""),
+    ],
+)
+async def test_what_is_sent_at_once_goes_behind_what_was_written(method: str, version: str, expected: bytes) -> None:
+    async with serving() as (site, server), program(server) as p:
+        p.get("/stream", method=method, version=version, headers="Connection: close\r\n")
+        reply = await site.stream()
+        reply.write(b"ab")
+        for piece in (b"c", b"", b"de"):
+            reply.send(piece)
+        reply.write(b"f")
+        site.go.set()
+        await p.head()
+        assert await p.rest() == expected
+        reply.send(b"late")
+
+
 async def test_a_stream_for_http_1_0_ends_with_the_connection() -> None:
     async with serving() as (site, server), program(server) as p:
         p.get("/stream", version="1.0", headers="Connection: keep-alive\r\n")

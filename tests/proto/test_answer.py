@@ -200,3 +200,51 @@ def test_hostile_deltas_raise_nothing_but_violations(deltas: list[Any]) -> None:
         merged(stream(*(delta(0, value) for value in deltas)))
     except ProtocolViolation:
         pass
+
+
+_TEXTS = st.sampled_from(["", "a", "ė"])
+_PLAIN = st.fixed_dictionaries(
+    {"index": st.integers(-1, 2), "delta": st.one_of(_TEXTS.map(lambda text: {"content": text}), st.just({}))},
+    optional={
+        "token_ids": st.one_of(st.none(), st.lists(st.integers(0, 9), max_size=2), st.just([1.0]), st.just([{"a": 1}])),
+        "logprobs": st.one_of(st.none(), st.just({"content": [{"token": "a"}]})),
+        "finish_reason": st.sampled_from([None, "stop"]),
+        "stop_reason": st.sampled_from([None, 7]),
+        "text": _TEXTS,
+        "unheard": st.just("x"),
+    },
+)
+_CHUNKS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "id": st.sampled_from(["i", "i", "j"]),
+            "object": st.sampled_from(["chat.completion.chunk", "text_completion", ""]),
+            "created": st.sampled_from([1, 1, 2]),
+            "model": st.just("m"),
+            "choices": st.lists(_PLAIN, min_size=1, max_size=2) | st.lists(_PLAIN, max_size=1),
+        },
+        optional={"usage": st.sampled_from([None, {"prompt_tokens": 1}]), "error": st.just({"message": "x"})},
+    ),
+    max_size=6,
+)
+
+
+@given(_CHUNKS, st.integers(1, 3))
+def test_the_short_way_for_plain_chunks_leads_where_the_long_one_does(
+    chunks: list[dict[str, Any]], repeated: int
+) -> None:
+    assert outcome(chunks, repeated, AnswerAssembler()) == outcome(chunks, repeated, _LongWay())
+
+
+class _LongWay(AnswerAssembler):
+    def _merge_plain(self, data: bytes) -> bool:
+        return False
+
+
+def outcome(chunks: list[dict[str, Any]], repeated: int, assembler: AnswerAssembler) -> bytes | str:
+    try:
+        for event in EventSplitter().feed(stream(*(chunk for chunk in chunks for _ in range(repeated)))):
+            assembler.feed(event)
+        return assembler.to_json()
+    except ProtocolViolation as violation:
+        return str(violation)

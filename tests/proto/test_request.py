@@ -142,6 +142,24 @@ def test_a_metered_body_keeps_what_the_program_asked(extra: dict[str, Any]) -> N
     }
 
 
+@pytest.mark.parametrize(
+    ("wish", "is_honoured"),
+    [
+        ({}, False),
+        ({"stream": True}, False),
+        ({"stream": True, "stream_options": {"continuous_usage_stats": True}}, True),
+        ({"stream": True, "stream_options": {"include_usage": False, "continuous_usage_stats": True}}, True),
+        ({"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": False}}, False),
+        ({"stream": True, "stream_options": None}, False),
+        ({"stream_options": {"continuous_usage_stats": True}}, False),
+    ],
+)
+def test_a_usage_in_every_chunk_is_the_programs_own_wish(wish: dict[str, Any], is_honoured: bool) -> None:
+    asked = json.loads(metered_body({"model": "m", "messages": [], **wish}))
+    every = {"continuous_usage_stats": True} if is_honoured else {}
+    assert asked["stream_options"] == {"include_usage": True, **every}
+
+
 @pytest.mark.parametrize("value", ["\ud800", {1, 2, object()}, object()])
 def test_what_has_no_json_is_refused(value: Any) -> None:
     with pytest.raises(Refused) as refused:

@@ -144,7 +144,8 @@ async def test_bytes_that_nobody_takes_keep_no_later_receipt_waiting() -> None:
     async with provider(window_tokens=65_536, limits=limits(slow_reader_timeout_s=30.0)) as rig:
         buyer = await Buyer.connect(rig)
         await buyer.order(max_tokens=4).send().to_end()
-        stalled = buyer.order(max_tokens=4000, fake={"tokens": 880})
+        long_chunks = {"stream": True, "stream_options": {"continuous_usage_stats": True}}  # a little over the credit
+        stalled = buyer.order(max_tokens=4000, fake={"tokens": 880}, **long_chunks)
         stalled.takes_bytes = False
         stalled.send()
         await until(lambda: rig.live and rig.fake.completed == 2 and rig.live[0]._stuck_since_ms is not None)
