@@ -263,8 +263,8 @@ async def market(engine: Engine, sold: Ledger, bought: Ledger) -> AsyncIterator[
 
 
 async def read_to_end(order: OrderStream) -> None:
-    while await order.read():
-        pass
+    while await order.wait():
+        order.take()
     await order.ended_future
     assert order.receipt is not None, order.error
 
