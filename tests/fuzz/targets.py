@@ -12,9 +12,11 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import msgspec
+import trio
 from cryptography.hazmat.primitives.serialization import Encoding
 from libp2p.kad_dht.pb.kademlia_pb2 import Message as KadMessage
 from libp2p.network.stream.exceptions import StreamEOF
@@ -554,10 +556,11 @@ def _kad_answers() -> tuple[bytes, ...]:
 
 
 class _Pieces:
-    """A libp2p stream that hands out bytes, never blocks, and ends."""
+    """A libp2p stream that hands out bytes, never blocks, and ends, on a connection that goes on."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
+        self.muxed_conn = SimpleNamespace(event_shutting_down=trio.Event())
 
     async def read(self, size: int) -> bytes:
         if not self._data:
