@@ -198,25 +198,15 @@ def from_journal(kept: Any) -> Journaled:
 def settle(conn: sqlite3.Connection, operations: Iterable[Journaled]) -> None:
     """Apply operations that were acknowledged already, in few statements. Raises sqlite3.Error, or LedgerError where
     one does not fit: then the file is not what this process, the only one that writes to it, has left there."""
-    newest: dict[tuple[str, Value], StoreRecord] = {}
-    others: list[StoreRequestKey] = []
+    stores: list[StoreRecord | StoreRequestKey] = []
     outcomes: list[StoreOutcome] = []
     for one in operations:
-        if isinstance(one, StoreRecord):
-            # A proposal whose countersignature has come meanwhile needs no row of its own.
-            place = (one.table.name, one.row[1])
-            earlier = newest.get(place)
-            if earlier is None:
-                newest[place] = one
-            elif one.row[-1] != earlier.row[-1]:
-                newest[place] = StoreRecord(one.table, (earlier.row[0], *one.row[1:]))
-        elif isinstance(one, StoreRequestKey):
-            others.append(one)
-        else:
+        if isinstance(one, StoreOutcome):
             outcomes.append(one)
-    together: list[StoreRecord | StoreRequestKey] = [*newest.values(), *others]
-    if not store_together(conn, together):
-        for store in together:
+        else:
+            stores.append(one)
+    if not store_together(conn, stores):
+        for store in stores:
             store(conn)
     for outcome in outcomes:
         outcome(conn)
@@ -229,11 +219,14 @@ def store_together(conn: sqlite3.Connection, operations: Sequence[Operation]) ->
     there otherwise than expected, or a channel is missing.
     """
     groups: dict[tuple[str, bool], list[StoreRecord | StoreRequestKey]] = {}
-    for one in operations:
-        if isinstance(one, StoreRecord):
-            groups.setdefault((one.table.name, one.may_stand), []).append(one)
-        elif isinstance(one, StoreRequestKey):
-            groups.setdefault(("request_keys", False), []).append(one)
+    records = _each_once([one for one in operations if isinstance(one, StoreRecord)])
+    if records is None:
+        return False
+    for record in records:
+        groups.setdefault((record.table.name, record.may_stand), []).append(record)
+    keys = [one for one in operations if isinstance(one, StoreRequestKey)]
+    if keys:
+        groups["request_keys", False] = [*keys]
     try:
         for (name, may_stand), stores in groups.items():
             for some in _pieces(stores):
@@ -246,6 +239,20 @@ def store_together(conn: sqlite3.Connection, operations: Sequence[Operation]) ->
     except sqlite3.IntegrityError:
         return False
     return True
+
+
+def _each_once(operations: Iterable[StoreRecord]) -> Iterable[StoreRecord] | None:
+    """A proposal whose countersignature comes with it needs no row of its own. None where signatures contradict."""
+    by_id: dict[tuple[str, Value], StoreRecord] = {}
+    for one in operations:
+        place = (one.table.name, one.row[1])
+        earlier = by_id.setdefault(place, one)
+        if earlier.row[-1] == one.row[-1]:
+            continue
+        if not one.may_stand or one.addition[-1] != earlier.row[-1]:
+            return None
+        by_id[place] = StoreRecord(one.table, (earlier.row[0], *one.row[1:]))
+    return by_id.values()
 
 
 def integrity_failure(error: sqlite3.IntegrityError) -> LedgerError:

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Protocol
 
 try:
     from caio import linux_aio
@@ -45,12 +45,12 @@ def make_syncer(loop: asyncio.AbstractEventLoop) -> Syncer:
 
 
 class KernelSyncer:
-    """By the kernel's asynchronous I/O. Raises OSError where it may not be used."""
+    """By the kernel's asynchronous I/O; by a thread after all where the file system has none. Raises OSError."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         assert linux_aio is not None
         self._loop = loop
-        self._operation: Any = None
+        self._thread: ThreadSyncer | None = None
         try:
             self._context = linux_aio.Context(max_requests=1)
         except SystemError as error:
@@ -60,6 +60,9 @@ class KernelSyncer:
     def sync(self, descriptor: int, on_synced: OnSynced) -> None:
         """See `Syncer`."""
         assert linux_aio is not None
+        if self._thread is not None:
+            self._thread.sync(descriptor, on_synced)
+            return
         operation = linux_aio.Operation.fdsync(descriptor)
 
         def done(_: int) -> None:
@@ -73,8 +76,10 @@ class KernelSyncer:
         operation.set_callback(done)
         try:
             self._context.submit(operation)
-        except SystemError as error:
-            raise OSError(errno.EIO, str(error)) from None
+        except (SystemError, ValueError, OSError):
+            # Not for this file system, it seems. A thread will say what is wrong if it is something else.
+            self._thread = ThreadSyncer(self._loop)
+            self._thread.sync(descriptor, on_synced)
 
     def _on_readable(self) -> None:
         try:
@@ -88,6 +93,8 @@ class KernelSyncer:
         """See `Syncer`."""
         if not self._loop.is_closed():
             self._loop.remove_reader(self._context.fileno)
+        if self._thread is not None:
+            self._thread.close()
 
 
 class ThreadSyncer:

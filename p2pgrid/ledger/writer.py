@@ -83,6 +83,8 @@ class Writer:
         self._conn: sqlite3.Connection | None = conn
         self._journal = journal
         self._unsettled: list[Journaled] = []
+        self._noted: Mark | None = None
+        """The mark that the file has."""
         self.has_erased = False
         """True while the WAL may hold what was erased: every commit empties it as far as it can."""
         self._queue: SimpleQueue[Batch | None] = SimpleQueue()
@@ -144,6 +146,7 @@ class Writer:
             conn.execute("BEGIN IMMEDIATE")
             if self._unsettled:
                 settle(conn, self._unsettled)
+            if batch.mark != self._noted:
                 note_settled(conn, batch.mark)
             self._apply_all(conn, batch)
             conn.execute("COMMIT")
@@ -155,6 +158,7 @@ class Writer:
             return
         self._rows_in_wal += len(self._unsettled) + sum(len(call.operations) for call in batch.calls)
         self._unsettled.clear()
+        self._noted = batch.mark
         is_erasing = any(isinstance(one, EraseRequestKeys) for call in batch.calls for one in call.operations)
         if is_erasing:
             # Nothing is written to the journal while a call is on its way past it.
