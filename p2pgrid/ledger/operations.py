@@ -9,6 +9,7 @@ journal (`journal`). So it holds rows alone: what the journal keeps of it is all
 from __future__ import annotations
 
 import functools
+import itertools
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
@@ -218,18 +219,22 @@ def store_together(conn: sqlite3.Connection, operations: Sequence[Operation]) ->
     False if some of it is still to be done, one by one: a slot is taken, a signature comes to a record that stands
     there otherwise than expected, or a channel is missing.
     """
-    groups: dict[tuple[str, bool], list[StoreRecord | StoreRequestKey]] = {}
     records = _each_once([one for one in operations if isinstance(one, StoreRecord)])
     if records is None:
         return False
+    by_table: dict[str, list[StoreRecord]] = {}
     for record in records:
-        groups.setdefault((record.table.name, record.may_stand), []).append(record)
-    keys = [one for one in operations if isinstance(one, StoreRequestKey)]
-    if keys:
-        groups["request_keys", False] = [*keys]
+        by_table.setdefault(record.table.name, []).append(record)
+    # Within a table their order stays: of two for one slot the first has it.
+    groups: list[tuple[str, bool, Sequence[StoreRecord | StoreRequestKey]]] = [
+        (name, may_stand, list(some))
+        for name, stores in by_table.items()
+        for may_stand, some in itertools.groupby(stores, lambda one: one.may_stand)
+    ]
+    groups.append(("request_keys", False, [one for one in operations if isinstance(one, StoreRequestKey)]))
     try:
-        for (name, may_stand), stores in groups.items():
-            for some in _pieces(stores):
+        for name, may_stand, stores_of_group in groups:
+            for some in _pieces(stores_of_group):
                 stored = conn.execute(insert_sql(name, len(some)), [v for one in some for v in one.row]).rowcount
                 if stored < len(some) and may_stand:
                     additions = [v for one in some if isinstance(one, StoreRecord) for v in one.addition]

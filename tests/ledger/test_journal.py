@@ -209,6 +209,19 @@ def _plan(data: st.DataObject) -> list[list[Any]]:
     return calls
 
 
+def _told(calls: list[list[Any]]) -> str:
+    """A plan for people."""
+
+    def one(record: Any) -> str:
+        if isinstance(record, str):
+            return record
+        message = record.message
+        number = getattr(message, "order_number", "")
+        return f"{type(message).__name__} {number} {record.id.hex()[:4]} {'+'.join(role.value for role in record.signers)}"
+
+    return "\n".join(", ".join(map(one, call)) for call in calls)
+
+
 @settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(st.data())
 def test_it_takes_and_refuses_what_a_ledger_without_a_journal_does(
@@ -233,7 +246,7 @@ def test_it_takes_and_refuses_what_a_ledger_without_a_journal_does(
             if n not in stops:
                 continue
             results = [await asyncio.gather(*told, return_exceptions=True) for told in outcomes]
-            assert [type(one) for one in results[0]] == [type(one) for one in results[1]], calls
+            assert [type(one) for one in results[0]] == [type(one) for one in results[1]], _told(calls)
             match n % 3:
                 case 0:  # The process dies, and another one finds what there is.
                     path, old = crashed(path, f"after {n}"), disk
@@ -243,11 +256,11 @@ def test_it_takes_and_refuses_what_a_ledger_without_a_journal_does(
                     disk.settle()
                 case _:
                     pass
-            assert found(disk) == found(memory), calls
+            assert found(disk) == found(memory), _told(calls)
             outcomes = [[], []]
         results = [await asyncio.gather(*told, return_exceptions=True) for told in outcomes]
-        assert [type(one) for one in results[0]] == [type(one) for one in results[1]], calls
-        assert found(disk) == found(memory), calls
+        assert [type(one) for one in results[0]] == [type(one) for one in results[1]], _told(calls)
+        assert found(disk) == found(memory), _told(calls)
         for signed in memory.channels():
             channel = signed.message.channel
             assert disk.head(channel) == memory.head(channel)
