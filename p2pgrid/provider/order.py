@@ -144,7 +144,7 @@ class OrderExchange(Exchange):
         shop = self.shop
         arrived = parse_order(payload)
         channel = shop.channels.find_current(arrived.channel, self.stream.peer)
-        self._order, self._opening = verify_arrived(arrived, channel.books)
+        self._order, self._opening = verify_arrived(arrived, channel.books), arrived.opening
         channel.check_usable()
         channel.check_resumed_on(self.connection)
         shop.admission.check(arrived.model)
