@@ -18,7 +18,7 @@ from p2pgrid.proto.actions import (
     Send,
     Settled,
 )
-from p2pgrid.proto.batch_buyer import AskedRequest, BuyerBatch, Need, place_batch
+from p2pgrid.proto.batch_buyer import AskedRequest, Need, place_batch
 from p2pgrid.proto.batch_seller import SellerBatch
 from p2pgrid.proto.messages import BatchTerms, Meter, Receipt, Status, Usage, Voucher
 from p2pgrid.proto.proposal import Ending, propose_receipt
