@@ -176,6 +176,21 @@ class SellerBatch(SellerOrder):
             deadlines.append(self._queue[0].since_ms + GATHER_MS)
         return min(deadlines, default=None)
 
+    @property
+    def is_complete(self) -> bool:
+        """True once nothing more comes: call `conclude` when all is on its way to the client."""
+        is_drained = self.is_running and self._is_closed and not self._running and not self._queue
+        return is_drained and not (self.state is SellerState.HELD and self._is_beyond_window)
+
+    def conclude(self, now_ms: int) -> Actions:
+        """Propose the receipt, or wait for the voucher that must come before it."""
+        if not self.is_complete:
+            return ()
+        if self._is_beyond_window:
+            self._hold(now_ms)
+            return ()
+        return self._finish(Status.COMPLETED, now_ms)
+
     # -- requests -----------------------------------------------------------------------------------------------
 
     def request(self, body: bytes, now_ms: int, refusal: Refused | None = None, retry_after_ms: int = 0) -> Actions:
@@ -269,7 +284,7 @@ class SellerBatch(SellerOrder):
         actions: list[Action] = []
         for part in self._open_parts():
             actions += self._end(part, Status.FAILED, now_ms)
-        return [AbortEngine(), *actions, *self._release(now_ms), *self._finish_if_drained(now_ms)]
+        return [AbortEngine(), *actions, *self._release(now_ms)]
 
     # -- the client ---------------------------------------------------------------------------------------------
 
@@ -288,7 +303,7 @@ class SellerBatch(SellerOrder):
         if payload or self._is_closed_by_client:
             raise ProtocolViolation("the client closed the order twice, or with a payload.")
         self._is_closed = self._is_closed_by_client = True
-        return self._finish_if_drained(now_ms)
+        return ()
 
     def _on_request_cancel(self, payload: bytes, now_ms: int) -> Actions:
         index = parse_frame(payload, RequestCancel).index
@@ -317,9 +332,13 @@ class SellerBatch(SellerOrder):
         self._is_closed = self._is_closed or now_ms >= self._closes_ms
         if self._queue:
             actions += self._release(now_ms)
-        return [*actions, *self._finish_if_drained(now_ms)]
+        return actions
 
     # -- inside -------------------------------------------------------------------------------------------------
+
+    @property
+    def _is_beyond_window(self) -> bool:
+        return self._gone - self._gone_acknowledged > self.books.terms.window_tokens
 
     def _open_parts(self) -> Iterator[_Part]:
         return (part for part in self._parts if part is not None and part.status is None)
@@ -360,13 +379,13 @@ class SellerBatch(SellerOrder):
         """The engine has said all that counts: once it is out, the request ends so."""
         part.is_heard_out = True
         self._queue.append(_Queued(part, b"", part.counted, "", now_ms, status))
-        return [*self._release(now_ms), *self._finish_if_drained(now_ms)]
+        return self._release(now_ms)
 
     def _end_now(self, part: _Part, status: Status, now_ms: int) -> list[Action]:
         """The request ends with what is out; what waits is dropped."""
         ended = self._end(part, status, now_ms)
         released = self._release(now_ms) if self._queue else []
-        return [AbortEngineFor(part.index), *ended, *released, *self._finish_if_drained(now_ms)]
+        return [AbortEngineFor(part.index), *ended, *released]
 
     def _end(self, part: _Part, status: Status, now_ms: int) -> list[Action]:
         part.status = status
@@ -463,12 +482,7 @@ class SellerBatch(SellerOrder):
         return tuple(part.line() for part in self._parts if part is not None)
 
     def _finish_if_drained(self, now_ms: int) -> Actions:
-        if not self.is_running or not self._is_closed or self._running or self._queue:
-            return ()
-        if self._gone - self._gone_acknowledged > self.books.terms.window_tokens:
-            self._hold(now_ms)
-            return ()
-        return self._finish(Status.COMPLETED, now_ms)
+        return ()  # the shell knows when all is on its way: `conclude`
 
     def _finish(self, status: Status, now_ms: int, event: SellerEvent = SellerEvent.FINISHED) -> list[Action]:
         self._queue.clear()

@@ -160,8 +160,8 @@ def faults_of_receipt(
     it already; its consent then replaces a voucher for the last window. A client that is about to sign and knows what
     was delivered to it may say True; False holds a provider to voucher + W.
     Gives `wrong-order` alone, or at most one about counts (`over-caps`, `prompt-count`,
-    what `batch.fault_of_lines` gives, `below-meter`, `beyond-window`), one about money (`refund-rule`, `wrong-amount`, `over-caps`) and
-    one about time (`time-backwards`).
+    what `batch.fault_of_lines` gives, `below-meter`, `beyond-window`), one about money (`refund-rule`, `wrong-amount`,
+    `over-caps`) and one about time (`time-backwards`).
     """
     field = _receipt_against_order(receipt, order, order_id)
     if field:
@@ -226,8 +226,8 @@ def _speed_of_lines(receipt: Receipt, entry: ModelOffer, choices: int) -> list[F
         took_ms, output = line.total_ms + _BURST_MS, line.usage.output_tokens
         if line.status is Status.COMPLETED and _is_too_fast(output, choices, took_ms, entry):
             sentence = (
-                f"Receipt {receipt.receipt_number} counts {output} tokens for request {number}, {line.total_ms} ms after "
-                f"it came; the offer says that an answer comes at {entry.most_tokens_per_s} tokens/s at most."
+                f"Receipt {receipt.receipt_number} counts {output} tokens for request {number}, {line.total_ms} ms "
+                f"after it came; the offer says that an answer comes at {entry.most_tokens_per_s} tokens/s at most."
             )
             return [Fault("too-fast", sentence)]
     return []

@@ -220,7 +220,7 @@ class OrderExchange(Exchange):
                 raise AssertionError(f"the seller's machine asked for {action}")
 
     def _send(self, kind: Kind, payload: bytes) -> None:
-        if kind == Kind.CHUNK and self._may_send_at_once(len(payload)):
+        if kind >= FIRST_CREDITED_KIND and self._may_send_at_once(len(payload)):
             self.stream.send(kind, payload)
             return
         self._unsent_bytes += len(payload)
