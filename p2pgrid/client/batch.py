@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from p2pgrid.client.order import OrderOwner, OrderStream
 from p2pgrid.client.text import printable
-from p2pgrid.errors import P2pgridError, Refused, RemoteError
+from p2pgrid.errors import P2pgridError, Refused, RemoteError, Unreachable
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.stream import Stream
 from p2pgrid.proto.batch_buyer import AskedRequest, BuyerBatch, Need
@@ -176,9 +176,11 @@ class BatchStream(OrderStream):
         self.request_over()
 
     def cancel(self) -> None:
-        """Nobody wants any of it."""
+        """The session ends: nobody waits for any of it."""
         for request in self._requests:
-            request.cancel()
+            if not request.is_answered:
+                self._act(self.batch.cancel_request(request.buyer))
+                request.finish(Unreachable("the dealings with the provider were ended before the answer was whole."))
         self.close()
 
     def cancel_request(self, request: SharedRequest) -> None:
@@ -206,6 +208,8 @@ class BatchStream(OrderStream):
         if kind in (Kind.REQUEST_REFUSED, Kind.REQUEST_ENDED):
             for request in self._requests:
                 request.look()
+            if any(one.refusal is not None and one.refusal.code == "batch-closed" for one in self.batch.asked):
+                self.close()  # by the provider's clock its time is over
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -234,9 +238,13 @@ class BatchStream(OrderStream):
             self._closing = None
         super()._finish(error)
         for request in self._requests:
-            request.finish(
-                error or Refused("batch-closed", "the provider did not take the request.", hint="Try again.")
-            )
+            request.finish(error or self._why_not(request.buyer))
+
+    def _why_not(self, asked: AskedRequest) -> P2pgridError:
+        """The order has its receipt, and the request no answer."""
+        if asked.head is None and (self.receipt is None or self.receipt.message.status is Status.COMPLETED):
+            return Refused("batch-closed", "the provider did not take the request.", hint="Try again.")
+        return RemoteError("the provider's receipt came before the answer was whole.")
 
 
 class BatchPlace(Protocol):
@@ -254,7 +262,10 @@ class Batcher:
     def __init__(self, place: BatchPlace) -> None:
         self._place = place
         self._open: dict[tuple[bytes, str, str], BatchStream] = {}
-        self._under_way = 0
+        self._largest: dict[tuple[str, str], Need] = {}
+        """By model and endpoint, the most that a request needed since the last order was opened: the next has room for
+        as many of that size."""
+        self._under_way: set[OrderStream | SharedRequest] = set()
         """Short requests, whichever order they are under."""
 
     def need_of(
@@ -289,37 +300,36 @@ class Batcher:
             ):
                 return None
         place = offer.id, fields.model, endpoint
+        largest = self._largest[place[1:]] = need.covering(self._largest.get(place[1:], need))
         batch = self._open.get(place)
         if batch is not None:
             request = batch.ask(fields, endpoint, body, need)
             if request is not None:
-                self._note(request.ended_future)
+                self._note(request)
                 return request
             batch.close()
             self._open.pop(place, None)
-        if not self._under_way:
+        if all(one.is_answered for one in self._under_way):
             return None
         try:
-            batch = self._place(offer, fields, endpoint, need, offer.message.batch.batch_ms / 1000)
+            batch = self._place(offer, fields, endpoint, largest, offer.message.batch.batch_ms / 1000)
         except Refused:
             return None
         request = batch.ask(fields, endpoint, body, need)
         assert request is not None, "the order was made for it"
+        self._largest[place[1:]] = need
         self._open[place] = batch
         batch.ended_future.add_done_callback(functools.partial(self._over, place, batch))
-        self._note(request.ended_future)
+        self._note(request)
         return request
 
     def note_alone(self, order: OrderStream) -> None:
         """A short request has an order of its own: others that come meanwhile have company."""
-        self._note(order.ended_future)
+        self._note(order)
 
-    def _note(self, ended: asyncio.Future[None]) -> None:
-        self._under_way += 1
-        ended.add_done_callback(self._one_less)
-
-    def _one_less(self, _: asyncio.Future[None]) -> None:
-        self._under_way -= 1
+    def _note(self, one: OrderStream | SharedRequest) -> None:
+        self._under_way.add(one)
+        one.ended_future.add_done_callback(lambda _: self._under_way.discard(one))
 
     def _over(self, place: tuple[bytes, str, str], batch: BatchStream, _: asyncio.Future[None]) -> None:
         if self._open.get(place) is batch:

@@ -62,6 +62,10 @@ class Need:
     prompt_tokens: int
     output_tokens: int
 
+    def covering(self, other: Need) -> Need:
+        """Enough for either."""
+        return Need(max(self.prompt_tokens, other.prompt_tokens), max(self.output_tokens, other.output_tokens))
+
 
 class AskedRequest:
     """One request of ours, as the program's answer sees it."""
@@ -334,7 +338,7 @@ def place_batch(
 ) -> tuple[BuyerBatch, Actions]:
     """Sign a batch order with room for as many requests like this one as the offer, risk and credit allow.
 
-    The request itself is then the first that is asked (`BuyerBatch.ask`). `need` is what it may take. Raises Refused
+    The request itself is then the first that is asked (`BuyerBatch.ask`). `need` is what each may take. Raises Refused
     with the codes of `place_order` where there is no room for two: it needs an order of its own.
     """
     entry = entry_on_offer(books, offer, fields.model, endpoint, now_ms)
