@@ -136,6 +136,8 @@ class ClientConfig(Section, frozen=True, kw_only=True):
     first_token_timeout_s: Annotated[int, Meta(ge=1, le=3600)] = 120
     slot_timeout_s: Annotated[int, Meta(ge=1, le=3600)] = 20
     """How long a request waits for a free slot of the best provider before the next one is asked."""
+    receipt_each: bool = False
+    """A receipt for every request, also where a provider's terms let short ones share one."""
     api_key_file: str | None = None
     """A file with the key that programs must show; without one the gateway listens on loopback alone."""
 
