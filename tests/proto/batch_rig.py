@@ -204,7 +204,7 @@ class BatchRig:
                     self.aborted.add(index)
                 case AbortEngine():
                     self.aborted.update(self.at_engine)
-        if self.seller is not None and self.seller.is_complete:
+        while self.seller is not None and self.seller.is_complete:
             self._run_provider(self.seller.conclude(self.now_ms))
 
     # -- the wire ---------------------------------------------------------------------------------------------------
