@@ -7,7 +7,6 @@ so what the engine makes is gathered, and leaves together.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -57,7 +56,7 @@ from p2pgrid.proto.wire import (
 )
 
 _GATHERED_BYTES: Final = 8 * 1024
-"""Answer bytes that wait to leave together."""
+"""Bytes of one answer that wait to leave together."""
 _NOTHING: Final = Usage()
 
 
@@ -82,8 +81,11 @@ class _Part:
         self.error_bytes = 0
         self.is_metered = False
         """Some tick counts something of it."""
-        self.is_heard_out = False
-        """Nothing more is taken from the engine."""
+        self.waiting_bytes = 0
+        self.waiting: list[_Waiting] = []
+        """Events that have yet to leave."""
+        self.then: Status | None = None
+        """How it ends once they have: nothing more is taken from the engine."""
         self.status: Status | None = None
         """None while it runs."""
 
@@ -112,15 +114,12 @@ class _Part:
         )
 
 
-class _Queued(msgspec.Struct, frozen=True, gc=False):
-    """An event that waits to leave and what stands delivered once it has gone; or a request's end, after its events."""
+class _Waiting(msgspec.Struct, frozen=True, gc=False):
+    """An event that waits to leave, and what stands delivered of its request once it has gone."""
 
-    part: _Part
     event: bytes
     usage: Usage
     finish_reason: str
-    since_ms: int
-    status: Status | None = None
 
 
 class SellerBatch(SellerOrder):
@@ -143,8 +142,11 @@ class SellerBatch(SellerOrder):
         self._acknowledged_commitment = batch_commitment(())
         self._parts: list[_Part | None] = []
         """By index; None for one that was refused."""
-        self._queue: deque[_Queued] = deque()
-        self._queued_bytes = 0
+        self._waiting_events = 0
+        """Of all requests."""
+        self._waiting_since_ms = 0
+        self._is_held_up = False
+        """The window was full, and no voucher has come since."""
         self._running = 0
         self._reserved_output = 0
         """Most output of all requests that were taken."""
@@ -172,14 +174,14 @@ class SellerBatch(SellerOrder):
             deadlines.append(self._closes_ms)
         if self.state is SellerState.HELD:
             deadlines.append(self._held_since_ms + VOUCHER_TIMEOUT_MS)
-        elif self._queue:
-            deadlines.append(self._queue[0].since_ms + GATHER_MS)
+        elif self._waiting_events:
+            deadlines.append(self._waiting_since_ms + GATHER_MS)
         return min(deadlines, default=None)
 
     @property
     def is_complete(self) -> bool:
         """True once nothing more comes: call `conclude` when all is on its way to the client."""
-        is_drained = self.is_running and self._is_closed and not self._running and not self._queue
+        is_drained = self.is_running and self._is_closed and not self._running
         return is_drained and not (self.state is SellerState.HELD and self._is_beyond_window)
 
     def conclude(self, now_ms: int) -> Actions:
@@ -264,7 +266,9 @@ class SellerBatch(SellerOrder):
             return [*self._release(now_ms), AbortEngine(), *self._finish(status, now_ms)] if self.is_running else ()
         if status is not None:
             return [AbortEngineFor(index), *self._hear_out(part, status, now_ms)]
-        return self._release(now_ms) if self._must_leave(now_ms) else ()
+        if self._must_leave(now_ms):
+            return self._release(now_ms)
+        return self._release(now_ms, only=part) if part.waiting_bytes >= _GATHERED_BYTES else ()
 
     def end_for(self, index: int, now_ms: int) -> Actions:
         """The engine ended its answer to a request."""
@@ -294,10 +298,6 @@ class SellerBatch(SellerOrder):
         if handler is None:
             raise ProtocolViolation(f"the client sent message kind {kind} on the stream of a batch order.")
         return handler(self, payload, now_ms)
-
-    def link_lost(self, now_ms: int) -> Actions:
-        self._queue.clear()
-        return super().link_lost(now_ms)
 
     def _on_close(self, payload: bytes, now_ms: int) -> Actions:
         if payload or self._is_closed_by_client:
@@ -330,9 +330,7 @@ class SellerBatch(SellerOrder):
             if part.is_late(now_ms):
                 actions += [AbortEngineFor(part.index), *self._end(part, Status.LATE, now_ms)]
         self._is_closed = self._is_closed or now_ms >= self._closes_ms
-        if self._queue:
-            actions += self._release(now_ms)
-        return actions
+        return [*actions, *self._release(now_ms)]
 
     # -- inside -------------------------------------------------------------------------------------------------
 
@@ -346,7 +344,7 @@ class SellerBatch(SellerOrder):
     def _heard(self, index: int) -> _Part | None:
         """The request, if what the engine says of it still matters."""
         part = self._parts[index] if self.is_running else None
-        return part if part is not None and part.status is None and not part.is_heard_out else None
+        return part if part is not None and part.status is None and part.then is None else None
 
     def _take_in_for(self, part: _Part, data: bytes, now_ms: int) -> Status | None:
         """Count the engine's events and put them in line. Returns how the request must end, or None to go on;
@@ -362,32 +360,30 @@ class SellerBatch(SellerOrder):
             if self._counted_prompt > order.max_prompt_tokens or self._counted_output > order.max_output_tokens:
                 return Status.INTERRUPTED
             part.counted = usage
-            reason = (counter.finish_reason or "")[:FINISH_REASON_CHARS]
-            self._queue.append(_Queued(part, event, usage, reason, now_ms))
-            self._queued_bytes += len(event)
+            part.waiting.append(_Waiting(event, usage, (counter.finish_reason or "")[:FINISH_REASON_CHARS]))
+            if not self._waiting_events:
+                self._waiting_since_ms = now_ms
+            self._waiting_events += 1
+            part.waiting_bytes += len(event)
         return None
 
     def _must_leave(self, now_ms: int) -> bool:
         """True if what waits should wait no longer."""
-        return (
-            self._queued_bytes >= _GATHERED_BYTES
-            or self._counted_output - self._gone_ticked >= self.books.terms.window_tokens // 2
-            or (bool(self._queue) and now_ms >= self._queue[0].since_ms + GATHER_MS)
+        return self._counted_output - self._gone >= self.books.terms.window_tokens or (
+            self._waiting_events > 0 and now_ms >= self._waiting_since_ms + GATHER_MS
         )
 
     def _hear_out(self, part: _Part, status: Status, now_ms: int) -> list[Action]:
-        """The engine has said all that counts: once it is out, the request ends so."""
-        part.is_heard_out = True
-        self._queue.append(_Queued(part, b"", part.counted, "", now_ms, status))
-        return self._release(now_ms)
+        """The engine has said all that counts: once it is out, the request ends so. Others' events may wait on."""
+        part.then = status
+        return self._release(now_ms, only=part)
 
     def _end_now(self, part: _Part, status: Status, now_ms: int) -> list[Action]:
         """The request ends with what is out; what waits is dropped."""
-        ended = self._end(part, status, now_ms)
-        released = self._release(now_ms) if self._queue else []
-        return [AbortEngineFor(part.index), *ended, *released]
+        return [AbortEngineFor(part.index), *self._end(part, status, now_ms)]
 
     def _end(self, part: _Part, status: Status, now_ms: int) -> list[Action]:
+        self._drop_waiting(part)
         part.status = status
         part.total_ms = max(now_ms - part.arrived_ms, 0)
         self._running -= 1
@@ -401,41 +397,60 @@ class SellerBatch(SellerOrder):
             actions += self._meter(now_ms)
         return actions
 
-    def _release(self, now_ms: int) -> list[Action]:
-        """Let what waits go as far as the window reaches, with a meter tick every half window."""
-        window = self.books.terms.window_tokens
+    def _drop_waiting(self, part: _Part) -> None:
+        self._forget_waiting(part, len(part.waiting))
+
+    def _release(self, now_ms: int, only: _Part | None = None) -> list[Action]:
+        """Let what waits go as far as the window reaches, with a meter tick every half window. `only`: of one request,
+        if none has to wait for a voucher.
+        """
         actions: list[Action] = []
         ready: dict[_Part, list[bytes]] = {}
-        queue = self._queue
-        while queue:
-            one = queue[0]
-            part = one.part
-            if part.status is None:
-                output = one.usage.output_tokens - part.delivered.output_tokens
-                beyond = self._gone + output - self._gone_acknowledged
-                if one.status is None and self._gone > self._gone_acknowledged and beyond > window:
-                    break
-                if one.status is not None or (output and part.is_late(now_ms)):
-                    actions += self._let_go_of(ready)
-                    if one.status is None:
-                        actions.append(AbortEngineFor(part.index))
-                    actions += self._end(part, one.status or Status.LATE, now_ms)
-                else:
-                    ready.setdefault(part, []).append(one.event)
-                    self._note_gone(part, one, output, now_ms)
-                    if self._gone - self._gone_ticked >= window // 2:
-                        actions += self._let_go_of(ready)
-                        actions += self._meter(now_ms)
-            queue.popleft()
-            self._queued_bytes -= len(one.event)
+        is_held = False
+        parts = list(self._open_parts()) if only is None or self.state is SellerState.HELD else [only]
+        for part in parts:
+            is_held = self._release_part(part, now_ms, actions, ready)
+            if is_held:
+                break
         actions += self._let_go_of(ready)
-        if queue:
+        if is_held:
             if self._gone > self._gone_ticked:
                 actions += self._meter(now_ms)
             self._hold(now_ms)
         return actions
 
-    def _note_gone(self, part: _Part, one: _Queued, output: int, now_ms: int) -> None:
+    def _release_part(self, part: _Part, now_ms: int, actions: list[Action], ready: dict[_Part, list[bytes]]) -> bool:
+        """True if one of its events does not fit the window."""
+        window, gone = self.books.terms.window_tokens, 0
+        for one in part.waiting:
+            output = one.usage.output_tokens - part.delivered.output_tokens
+            beyond = self._gone + output - self._gone_acknowledged
+            if self._gone > self._gone_acknowledged and beyond > window:
+                self._forget_waiting(part, gone)
+                return True
+            if output and part.is_late(now_ms):
+                actions += [*self._let_go_of(ready), AbortEngineFor(part.index)]
+                actions += self._end(part, Status.LATE, now_ms)
+                return False
+            gone += 1
+            ready.setdefault(part, []).append(one.event)
+            self._note_gone(part, one, output, now_ms)
+            if self._gone - self._gone_ticked >= window // 2:
+                actions += self._let_go_of(ready)
+                actions += self._meter(now_ms)
+        self._forget_waiting(part, gone)
+        if part.then is not None:
+            actions += self._let_go_of(ready)
+            actions += self._end(part, part.then, now_ms)
+        return False
+
+    def _forget_waiting(self, part: _Part, count: int) -> None:
+        """So many of its events have left."""
+        self._waiting_events -= count
+        del part.waiting[:count]
+        part.waiting_bytes = sum(len(one.event) for one in part.waiting)
+
+    def _note_gone(self, part: _Part, one: _Waiting, output: int, now_ms: int) -> None:
         part.delivered, part.finish_reason = one.usage, one.finish_reason
         if output:
             self._move(SellerEvent.TOKENS)
@@ -443,9 +458,14 @@ class SellerBatch(SellerOrder):
             part.first_token_ms = part.first_token_ms or max(now_ms - part.arrived_ms, 1)
             self._first_token_ms = self._first_token_ms or part.first_token_ms
 
+    def _after_voucher(self, now_ms: int) -> Actions:
+        is_held_up, self._is_held_up = self._is_held_up, False
+        return self._release(now_ms) if is_held_up else ()
+
     def _hold(self, now_ms: int) -> None:
         if self.state is not SellerState.HELD:
             self._held_since_ms = now_ms
+        self._is_held_up = True
         self._move(SellerEvent.WINDOW_FULL)
 
     def _let_go_of(self, ready: dict[_Part, list[bytes]]) -> list[Action]:
@@ -485,7 +505,6 @@ class SellerBatch(SellerOrder):
         return ()  # the shell knows when all is on its way: `conclude`
 
     def _finish(self, status: Status, now_ms: int, event: SellerEvent = SellerEvent.FINISHED) -> list[Action]:
-        self._queue.clear()
         self._delivered = sum_of(part.delivered for part in self._counting())
         return super()._finish(status, now_ms, event)
 

@@ -330,7 +330,7 @@ def _money_of_receipt(receipt: Receipt, order: Order, tariff: Tariff) -> list[Fa
     amount = receipt.amount_pico
     if amount and owes_nothing(receipt.status):
         why = f"With status {receipt.status} nothing is owed"
-    elif amount and receipt.status is Status.COMPLETED and receipt.usage.output_tokens == 0:
+    elif amount and receipt.status is Status.COMPLETED and not receipt.usage.output_tokens and not receipt.requests:
         why = "An answer without a token owes nothing"
     elif amount and is_late(order, receipt.first_token_ms):
         why = "The first token came after the deadline"

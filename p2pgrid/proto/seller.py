@@ -407,9 +407,12 @@ class SellerOrder:
         self._acknowledge(meter)
         actions: list[Action] = [Persist(voucher)]
         if self.state is SellerState.STREAMING:
-            actions += self._release(now_ms)
-            actions += self._finish_if_drained(now_ms)
+            actions += self._after_voucher(now_ms)
         return actions
+
+    def _after_voucher(self, now_ms: int) -> Actions:
+        """The window has room again."""
+        return [*self._release(now_ms), *self._finish_if_drained(now_ms)]
 
     def _acknowledge(self, meter: Meter) -> None:
         """The client has vouched for this tick."""

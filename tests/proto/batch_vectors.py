@@ -154,7 +154,7 @@ def two() -> BatchTrace:
 
 def metered() -> BatchTrace:
     """Eight tokens of request 1 are metered and vouched for."""
-    return under_way().answers(1, prompt(9), chunk(*range(8))).answers(0, prompt(10)).pass_on()
+    return under_way().answers(1, prompt(9), chunk(*range(8))).answers(0, prompt(10)).later(100).pass_on()
 
 
 def swapped(receipt: Receipt) -> dict[str, Any]:
@@ -182,6 +182,7 @@ BATCHES: dict[str, Callable[[], BatchTrace]] = {
         .answers(1, prompt(5), chunk(*range(8)), chunk(8))
         .more(0, chunk(*range(8), finish="stop"), last(5, 16))
         .over(0)
+        .later(100)
         .pass_on()
         .more(1, chunk(9, finish="stop"), last(5, 10))
         .over(1)
@@ -259,6 +260,7 @@ BATCHES: dict[str, Callable[[], BatchTrace]] = {
     "past its caps": lambda: (
         under_way(requests=2, output=8)
         .answers(0, prompt(5), chunk(*range(8)))
+        .later(100)
         .pass_on()
         .answers(1, prompt(5), chunk(*range(9)))
         .pass_on()
