@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from p2pgrid.errors import LocalError, UsageError
 from p2pgrid.proto.keys import SEED_BYTES, PublicKey, SecretKey
+from p2pgrid.proto.messages import MAX_BATCH_MS, MAX_BATCH_REQUESTS
 
 DEFAULT_NETWORK = "main"
 
@@ -85,6 +86,10 @@ class TermsConfig(Section, frozen=True, kw_only=True):
     channel_days: Annotated[int, Meta(ge=1, le=366)] = 90
     dispute_days: Annotated[int, Meta(ge=1, le=366)] = 14
     settlement_days: Annotated[int, Meta(ge=1, le=366)] = 30
+    batch_requests: Annotated[int, Meta(ge=1, le=MAX_BATCH_REQUESTS)] = MAX_BATCH_REQUESTS
+    """Most short requests of one client that share an order and a receipt; 1: every request has its own."""
+    batch_ms: Annotated[int, Meta(ge=0, le=MAX_BATCH_MS)] = MAX_BATCH_MS
+    """How long after the first of them another may join."""
 
 
 class ProviderConfig(Section, frozen=True, kw_only=True):
@@ -131,6 +136,8 @@ class ClientConfig(Section, frozen=True, kw_only=True):
     first_token_timeout_s: Annotated[int, Meta(ge=1, le=3600)] = 120
     slot_timeout_s: Annotated[int, Meta(ge=1, le=3600)] = 20
     """How long a request waits for a free slot of the best provider before the next one is asked."""
+    receipt_each: bool = False
+    """A receipt for every request, also where a provider's terms let short ones share one."""
     api_key_file: str | None = None
     """A file with the key that programs must show; without one the gateway listens on loopback alone."""
 

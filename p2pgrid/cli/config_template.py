@@ -49,6 +49,8 @@ EXPLAINED: Final[dict[type[Section], dict[str, str]]] = {
         "channel-days": "How long a channel with a client lives.",
         "dispute-days": "How long either side may dispute a receipt.",
         "settlement-days": "How often is settled.",
+        "batch-requests": "Most short requests of a client, asked nearly at once, that share a receipt. 1: none do.",
+        "batch-ms": "How long after the first of them another may join, in ms.",
     },
     ModelConfig: {
         "name": "What clients ask for.",
@@ -84,6 +86,7 @@ EXPLAINED: Final[dict[type[Section], dict[str, str]]] = {
         "slot-timeout-s": "How long a request waits for a free slot of the best provider before the next is asked.",
         "parent-countries": 'Buy only from operators whose parent has its seat there, by their card: ["DE", "LT"]',
         "verify-domains": "Buy only from operators that have shown that they control the domain on their card.",
+        "receipt-each": "A receipt for every request, also where short ones asked at once could share one.",
         "api-key-file": "A file with the key that programs must show. Not set: listen on loopback alone.",
     },
     BootstrapConfig: {"libp2p-listen": "Where an introducing peer listens."},

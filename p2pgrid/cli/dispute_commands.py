@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from p2pgrid.desk.asks import DeskAsk
     from p2pgrid.desk.disputes import DisputeView, Recorded
     from p2pgrid.ledger.reader import SqliteReader
-    from p2pgrid.proto.messages import Channel, Receipt
+    from p2pgrid.proto.messages import Channel, Receipt, RequestLine
     from p2pgrid.proto.record import Signed
 
 _REASONS = "not-delivered, quality, duplicate, not-countersigned, other, or a code of the audit such as wrong-amount"
@@ -157,7 +157,8 @@ def open_commitment(
     """Show an auditor what was asked or answered: write the signed opening of a commitment.
 
     ID as for `show`. The ledger holds no prompt and no answer, only the key that proves them: give the bytes that were
-    sent. It is checked that they are what was committed to. The file shows a prompt or an answer: hand it to nobody
+    sent. It is checked that they are what was committed to; of a receipt for several requests it is found which one
+    they are of. The file shows a prompt or an answer: hand it to nobody
     but the auditor, who reads it with `p2pgrid audit`.
     """
     from p2pgrid.desk.opening import make_opening
@@ -272,7 +273,22 @@ def _receipt_json(receipt: Signed[Receipt], channel: Channel) -> dict[str, Any]:
         "issued_ms": message.issued_ms,
         "previous": message.previous.hex(),
         "mentions": [one.hex() for one in message.mentions],
+        "requests": [_line_json(line) for line in message.requests],
         "dispute_days": channel.dispute_days,
+    }
+
+
+def _line_json(line: RequestLine) -> dict[str, Any]:
+    return {
+        "status": line.status.value,
+        "finish_reason": line.finish_reason,
+        "prompt_tokens": line.usage.prompt_tokens,
+        "cached_tokens": line.usage.cached_tokens,
+        "output_tokens": line.usage.output_tokens,
+        "request_commitment": line.request_commitment.hex(),
+        "response_commitment": line.response_commitment.hex(),
+        "first_token_ms": line.first_token_ms,
+        "total_ms": line.total_ms,
     }
 
 
@@ -291,6 +307,14 @@ def _receipt_lines(shown: dict[str, Any]) -> list[tuple[str, str]]:
         ("signed by", " and ".join(shown["signed_by"])),
         ("request key", key),
         *[("mentions", one) for one in shown["mentions"]],
+        *[
+            (
+                f"request {n}",
+                f"{one['status']}, {one['prompt_tokens']} in ({one['cached_tokens']} cached), "
+                f"{one['output_tokens']} out, {one['total_ms']} ms",
+            )
+            for n, one in enumerate(shown["requests"], 1)
+        ],
     ]
 
 

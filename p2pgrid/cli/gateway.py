@@ -27,6 +27,7 @@ MIN_API_KEY_CHARS = 16
 @click.option("--country", "countries", multiple=True, metavar="CC", help="Buy only there; may be repeated.")
 @click.option("--parent-country", "parent_countries", multiple=True, metavar="CC", help="Only operators held there.")
 @click.option("--verify-domains", is_flag=True, help="Only operators that have proven their card's domain.")
+@click.option("--receipt-each", is_flag=True, help="A receipt for every request; short ones share none.")
 @click.option("--max-cost-eur", metavar="EUR", help="Most that one request may cost.")
 @click.option(
     "--api-key-file",
@@ -43,6 +44,7 @@ def gateway(
     countries: tuple[str, ...],
     parent_countries: tuple[str, ...],
     verify_domains: bool,
+    receipt_each: bool,
     max_cost_eur: str | None,
     api_key_file: Path | None,
     network: str | None,
@@ -69,6 +71,7 @@ def gateway(
         api_key_file,
         parent_countries=parent_countries,
         verify_domains=verify_domains,
+        receipt_each=receipt_each,
     )
     host, port = parse_host_port(config.listen)
     api_key = read_api_key(Path(config.api_key_file).expanduser()) if config.api_key_file else None
@@ -98,6 +101,7 @@ def with_flags(
     *,
     parent_countries: tuple[str, ...] = (),
     verify_domains: bool = False,
+    receipt_each: bool = False,
 ) -> ClientConfig:
     """The configuration with what the command line says. Raises UsageError."""
     given = {
@@ -105,6 +109,7 @@ def with_flags(
         "countries": [country.upper() for country in countries] or None,
         "parent-countries": [country.upper() for country in parent_countries] or None,
         "verify-domains": verify_domains or None,
+        "receipt-each": receipt_each or None,
         "max-cost-eur": max_cost_eur,
         "api-key-file": str(api_key_file.absolute()) if api_key_file else None,
     }

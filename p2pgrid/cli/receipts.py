@@ -212,6 +212,7 @@ def _as_json(row: ReceiptRow) -> dict[str, Any]:
         "issued_ms": receipt.issued_ms,
         "first_token_ms": receipt.first_token_ms,
         "total_ms": receipt.total_ms,
+        "requests": len(receipt.requests),
     }
 
 
@@ -234,6 +235,7 @@ def _print_table(rows: list[ReceiptRow]) -> None:
         ("no.", "right"),
         ("model", "left"),
         ("status", "left"),
+        ("requests", "right"),
         ("in", "right"),
         ("cached", "right"),
         ("out", "right"),
@@ -249,6 +251,7 @@ def _print_table(rows: list[ReceiptRow]) -> None:
             str(receipt.receipt_number),
             receipt.model,
             receipt.status.value,
+            str(len(receipt.requests) or ""),
             str(receipt.usage.prompt_tokens),
             str(receipt.usage.cached_tokens),
             str(receipt.usage.output_tokens),

@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol, Self
 import msgspec
 
 from p2pgrid.client.background import is_done_within
+from p2pgrid.client.batch import SharedRequest
 from p2pgrid.client.choice import Candidate
 from p2pgrid.client.order import OrderStream
 from p2pgrid.errors import P2pgridError, Refused, RemoteError, Unreachable
@@ -60,7 +61,7 @@ class Answer:
     Iterating raises RemoteError where the answer breaks off. Leaving early cancels: what was delivered is paid.
     """
 
-    def __init__(self, order: OrderStream, candidate: Candidate, *, stall_timeout_s: float) -> None:
+    def __init__(self, order: OrderStream | SharedRequest, candidate: Candidate, *, stall_timeout_s: float) -> None:
         self.offer: Final[Signed[Offer]] = candidate.offer
         self.entry: Final[ModelOffer] = candidate.entry
         self.provider: Final = candidate.peer_id
@@ -91,6 +92,11 @@ class Answer:
         return self._order.buyer.order.message.order_number
 
     @property
+    def request_index(self) -> int | None:
+        """Which of the order's requests it answers, from 0; None where the order is for this one alone."""
+        return self._order.buyer.index if isinstance(self._order, SharedRequest) else None
+
+    @property
     def tariff(self) -> Tariff:
         """What the answer costs: the price at the time that stands in the order."""
         return self.offer.message.tariff_at(self.entry, self._order.buyer.order.message.ordered_ms)
@@ -111,7 +117,7 @@ class Answer:
 
     @property
     def receipt(self) -> Signed[Receipt] | None:
-        """The receipt with both signatures, once it is in the ledger."""
+        """The receipt with both signatures, once it is in the ledger. None for a request that shares its order."""
         return self._order.receipt
 
     async def settled(self, timeout_s: float) -> Signed[Receipt] | None:
@@ -215,7 +221,7 @@ class Answer:
 class _Pour:
     """The bytes of one order on their way to a program: moved by callbacks, from whichever side is ready."""
 
-    def __init__(self, order: OrderStream, write: Callable[[bytes], None], flow: Flow | None) -> None:
+    def __init__(self, order: OrderStream | SharedRequest, write: Callable[[bytes], None], flow: Flow | None) -> None:
         self._order = order
         self._write = write
         self._flow = flow

@@ -96,7 +96,9 @@ class Client:
             keys = [PROVIDER, *map(country_key, self.config.countries)]
             book = OfferBook(finder, now_ms=unix_ms, keys=keys, cache=self.data.offers_file)
             limits = SessionLimits(
-                queue_timeout_s=self.config.slot_timeout_s, first_token_timeout_s=self.config.first_token_timeout_s
+                queue_timeout_s=self.config.slot_timeout_s,
+                first_token_timeout_s=self.config.first_token_timeout_s,
+                shares_receipts=not self.config.receipt_each,
             )
             cards = CardBook(
                 finder,

@@ -164,9 +164,15 @@ def answer_headers(answer: Answer) -> dict[str, str]:
         "X-P2pgrid-Operator": _header_text(answer.operator),
         "X-P2pgrid-Country": answer.country,
         "X-P2pgrid-Offer": answer.offer.id.hex(),
-        "X-P2pgrid-Order": f"{answer.channel.hex()}:{answer.order_number}",
+        "X-P2pgrid-Order": order_name(answer),
         "X-P2pgrid-Price-EUR": f"{format_price_eur(tariff.input_upm)}/{format_price_eur(tariff.output_upm)}",
     }
+
+
+def order_name(answer: Answer) -> str:
+    """The order that the answer is under, and which of its requests it answers where it has several."""
+    index = "" if answer.request_index is None else f"/{answer.request_index}"
+    return f"{answer.channel.hex()}:{answer.order_number}{index}"
 
 
 def cost_headers(answer: Answer) -> dict[str, str]:

@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 
 from p2pgrid.client.answer import Answer, is_failure_of
 from p2pgrid.client.background import log_end
+from p2pgrid.client.batch import SharedRequest
 from p2pgrid.client.cards import CardBook
 from p2pgrid.client.choice import (
     CURRENCY,
@@ -153,6 +154,8 @@ class Purchaser:
         allowed = (wishes or Wishes()).within(self._wishes)
         if allowed.max_cost_pico is not None:
             purchase = replace(purchase, max_amount_pico=allowed.max_cost_pico)
+        if whole:
+            purchase = replace(purchase, whole=True)
         failures: list[RemoteError] = []
         tried: list[bytes] = []
         while len(tried) < MAX_ATTEMPTS:
@@ -322,7 +325,8 @@ class Purchaser:
     ) -> tuple[Candidate, bool] | None:
         """The best candidate whose offer was not tried yet, and whether it is the last one.
 
-        Where nobody else is left, one whose link was lost is asked once more: it may be there again in an instant.
+        Where nobody else is left, one whose link was lost is asked once more: it may be there again in an instant. So
+        is one whose order took no more requests.
         Raises Refused where there is no candidate from the start.
         """
         choice = self._choose(purchase, wishes)
@@ -333,7 +337,7 @@ class Purchaser:
             if not choice.candidates:
                 raise replace(choice, models=self.book.models()).refusal(model, purchase.endpoint, wishes)
         left = [one for one in choice.candidates if one.offer.id not in tried]
-        if not left and isinstance(failures[-1], AnswerLost) and tried.count(tried[-1]) == 1:
+        if not left and _is_passing(failures[-1]) and tried.count(tried[-1]) == 1:
             left = [one for one in choice.candidates if one.offer.id == tried[-1]]
         return (left[0], len(left) == 1) if left else None
 
@@ -363,7 +367,7 @@ class Purchaser:
                 self._away.add(peer_id)
                 self.book.note_dead(peer_id)
 
-    def _order_ended(self, peer_id: str, order: OrderStream) -> None:
+    def _order_ended(self, peer_id: str, order: OrderStream | SharedRequest) -> None:
         if order.first_token_s is not None and order.is_whole:
             standing = self._standings.get(peer_id, Standing())
             self._standings[peer_id] = standing.answered(order.first_token_s * 1000)
@@ -501,6 +505,11 @@ def purchase_of(endpoint: str, body: Mapping[str, Any] | bytes) -> Purchase:
 def unix_ms() -> int:
     """The wall clock."""
     return time.time_ns() // 1_000_000
+
+
+def _is_passing(failure: RemoteError) -> bool:
+    """True for what the next attempt with the same provider need not meet."""
+    return isinstance(failure, AnswerLost) or (isinstance(failure, Refused) and failure.code == "batch-closed")
 
 
 def _most_telling(failures: list[RemoteError]) -> RemoteError:

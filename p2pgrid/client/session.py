@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from p2pgrid.client.background import log_end
+from p2pgrid.client.batch import Batcher, BatchStream, SharedRequest
 from p2pgrid.client.disputes import Disputes, Exchanged
 from p2pgrid.client.exchanges import DisputedRecord, open_channel, request_cards, request_offer
 from p2pgrid.client.order import OrderOwner, OrderStream
@@ -35,7 +36,8 @@ from p2pgrid.errors import (
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.keeper import Backoff, Dial, KeeperState, LinkKeeper
-from p2pgrid.proto.actions import Breach
+from p2pgrid.proto.actions import Actions, Breach
+from p2pgrid.proto.batch_buyer import Need, place_batch
 from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.buyer import BuyerState, place_order
 from p2pgrid.proto.commitment import COMMITMENT_KEY_BYTES
@@ -69,6 +71,8 @@ class SessionLimits:
     drain_s: float = 2.0
     """How long orders that are cancelled on closing may take to be settled."""
     first_token_timeout_s: float = 120.0
+    shares_receipts: bool = True
+    """Short unstreamed requests may share an order and its receipt, where the provider's offer allows it."""
     most_disputed: int = 3
     """Receipts that we dispute and the provider stands by, before it is dealt with no more."""
 
@@ -84,6 +88,8 @@ class Purchase:
     max_amount_pico: int | None = None
     shape: Shape | None = None
     """Of its prompt, where sizes can be learned."""
+    whole: bool = False
+    """The program wants the answer whole: it may share an order with others."""
 
 
 class ProviderSession(OrderOwner):
@@ -129,6 +135,7 @@ class ProviderSession(OrderOwner):
         self._books: ChannelBooks | None = None
         self._orders: dict[OrderStream, Shape | None] = {}
         self._prompt_sizes = PromptSizes()
+        self._batcher = Batcher(self._place_batch)
         self._counted: dict[tuple[bytes, int], Usage] = {}
         self._stored_offers: set[bytes] = set()
         self._link: LinkConnection | None = None
@@ -205,7 +212,7 @@ class ProviderSession(OrderOwner):
 
     async def order(
         self, offer: Signed[Offer], purchase: Purchase, timeout_s: float, *, patient: bool = True
-    ) -> OrderStream:
+    ) -> OrderStream | SharedRequest:
         """Place an order; the answer is read from what is returned.
 
         `timeout_s` and `patient` are about the wait for a link: see `ready`. Raises RemoteError and LedgerError.
@@ -280,7 +287,7 @@ class ProviderSession(OrderOwner):
 
     # -- orders ----------------------------------------------------------------------------------------------------
 
-    def _order_at_once(self, offer: Signed[Offer], purchase: Purchase) -> OrderStream | None:
+    def _order_at_once(self, offer: Signed[Offer], purchase: Purchase) -> OrderStream | SharedRequest | None:
         """The order, where nobody is in line and nothing is missing; None where it has to wait."""
         link, books = self.link, self._books
         if link is None or books is None or self.quarantine or self._turn.locked() or books.is_expired(self._now_ms()):
@@ -292,7 +299,9 @@ class ProviderSession(OrderOwner):
                 return None
             raise
 
-    async def _order_in_turn(self, offer: Signed[Offer], purchase: Purchase, timeout_s: float) -> OrderStream:
+    async def _order_in_turn(
+        self, offer: Signed[Offer], purchase: Purchase, timeout_s: float
+    ) -> OrderStream | SharedRequest:
         while True:
             link = await self.ready(timeout_s)
             books = await self._usable_books(link, offer)
@@ -309,6 +318,60 @@ class ProviderSession(OrderOwner):
 
     def _place(
         self, link: LinkConnection, books: ChannelBooks, offer: Signed[Offer], purchase: Purchase
+    ) -> OrderStream | SharedRequest:
+        if purchase.whole and offer.message.batch.batch_requests > 1 and self._limits.shares_receipts:
+            return self._place_short(link, books, offer, purchase)
+        return self._place_alone(link, books, offer, purchase)
+
+    def _place_short(
+        self, link: LinkConnection, books: ChannelBooks, offer: Signed[Offer], purchase: Purchase
+    ) -> OrderStream | SharedRequest:
+        """Under an order with others, if the request is short and others are on their way."""
+        fields, body = purchase.fields, purchase.body
+        entry = offer.message.model_offer(fields.model)
+        most = self._prompt_sizes.most(offer.id, purchase.shape, len(body))
+        need = self._batcher.need_of(entry, fields, body, most) if entry is not None else None
+        if need is None:
+            return self._place_alone(link, books, offer, purchase)
+        shared = self._batcher.ask(
+            offer,
+            fields,
+            purchase.endpoint,
+            body,
+            need,
+            max_amount_pico=purchase.max_amount_pico,
+            now_ms=self._now_ms(),
+        )
+        if shared is not None:
+            return shared
+        order = self._place_alone(link, books, offer, purchase)
+        self._batcher.note_alone(order)
+        return order
+
+    def _place_batch(
+        self, offer: Signed[Offer], fields: RequestFields, endpoint: str, need: Need, close_s: float
+    ) -> BatchStream:
+        link, books = self.link, self._books
+        if link is None or books is None:
+            raise Refused("not-resumed", f"{self.provider} is not there.")
+        commitment_key = self._random_bytes(COMMITMENT_KEY_BYTES)
+        buyer, actions = place_batch(
+            books,
+            offer,
+            fields,
+            endpoint,
+            need,
+            key=self._key,
+            commitment_key=commitment_key,
+            now_ms=self._now_ms(),
+            first_token_timeout_ms=int(self._limits.first_token_timeout_s * 1000),
+        )
+        batch = BatchStream(buyer, self._ledger, self, self._now_ms, self._unstored(offer), close_s)
+        self._start(link, batch, actions, offer, commitment_key)
+        return batch
+
+    def _place_alone(
+        self, link: LinkConnection, books: ChannelBooks, offer: Signed[Offer], purchase: Purchase
     ) -> OrderStream:
         commitment_key = self._random_bytes(COMMITMENT_KEY_BYTES)
         buyer, actions = place_order(
@@ -324,18 +387,33 @@ class ProviderSession(OrderOwner):
             max_amount_pico=purchase.max_amount_pico,
             most_prompt_tokens=self._prompt_sizes.most(offer.id, purchase.shape, len(purchase.body)),
         )
-        stored = () if offer.id in self._stored_offers else (offer,)
-        order = OrderStream(buyer, self._ledger, self, self._now_ms, stored)
+        order = OrderStream(buyer, self._ledger, self, self._now_ms, self._unstored(offer))
+        self._start(link, order, actions, offer, commitment_key, purchase.shape)
+        return order
+
+    def _unstored(self, offer: Signed[Offer]) -> tuple[Signed[Offer], ...]:
+        """The offer, if it has to be written with the order."""
+        return () if offer.id in self._stored_offers else (offer,)
+
+    def _start(
+        self,
+        link: LinkConnection,
+        order: OrderStream,
+        actions: Actions,
+        offer: Signed[Offer],
+        commitment_key: bytes,
+        shape: Shape | None = None,
+    ) -> None:
+        signed = order.buyer.order
         try:
             stream = link.open_stream(order)
         except RemoteError:
-            books.close_order(buyer.order.message.order_number)
+            order.buyer.books.close_order(signed.message.order_number)
             raise
         self._stored_offers.add(offer.id)
-        self._orders[order] = purchase.shape
-        self._ledger.keep_request_key(buyer.order, commitment_key)
+        self._orders[order] = shape
+        self._ledger.keep_request_key(signed, commitment_key)
         order.start(stream, actions)
-        return order
 
     async def _usable_books(self, link: LinkConnection, offer: Signed[Offer]) -> ChannelBooks:
         books = self._books
@@ -393,7 +471,7 @@ class ProviderSession(OrderOwner):
         shape = self._orders.pop(order, None)
         signed = buyer.receipt.message if buyer.receipt is not None and buyer.dispute is None else None
         self._prompt_sizes.learn(buyer.order.message.offer, shape, signed)
-        if buyer.state in (BuyerState.LOST, BuyerState.BREACHED) and buyer.counter.prompt_tokens:
+        if buyer.state in (BuyerState.LOST, BuyerState.BREACHED) and buyer.usage.prompt_tokens:
             self._counted[(buyer.books.id, buyer.order.message.order_number)] = buyer.usage
         self._tell()
 

@@ -10,6 +10,7 @@ import msgspec
 from p2pgrid.desk.find import Receipts, find_receipt
 from p2pgrid.errors import P2pgridError, UsageError
 from p2pgrid.ledger.base import OpenOrder
+from p2pgrid.proto.batch import request_key
 from p2pgrid.proto.commitment import ResponseCommitment, request_commitment
 from p2pgrid.proto.dispute import MAX_OPENED_BYTES, Opening, Subject
 from p2pgrid.proto.disputing import role_in
@@ -46,10 +47,19 @@ def make_opening(
             f"the key of order {message.order_number} is not in this ledger: it was erased, or never kept.",
             hint="The other side may have it still.",
         )
+    commitments = [(commitment_key, placed.order.message.request_commitment, message.response_commitment)]
+    if placed.order.message.is_batch:
+        # Which of them the bytes are of is found by trying: one that was refused has a key and no line.
+        keys_of_requests = [request_key(commitment_key, i) for i in range(placed.order.message.max_requests)]
+        commitments = [
+            (key, line.request_commitment, line.response_commitment)
+            for line in message.requests
+            for key in keys_of_requests
+        ]
     if subject is Subject.REQUEST:
-        content = _fitting_request(commitment_key, content, placed.order.message.request_commitment)
+        commitment_key, content = _fitting_request([(key, asked) for key, asked, _ in commitments], content)
     else:
-        _check_response(commitment_key, content, message.response_commitment)
+        commitment_key = _fitting_response([(key, answered) for key, _, answered in commitments], content)
     if len(content) > MAX_OPENED_BYTES:
         raise UsageError(f"an opening shows at most {MAX_OPENED_BYTES} bytes; these are {len(content)}.")
     key = _our_key(channel.message, keys)
@@ -64,10 +74,12 @@ def make_opening(
     return sign_message(opening, opening.by, key)
 
 
-def _fitting_request(key: bytes, content: bytes, commitment: bytes) -> bytes:
+def _fitting_request(commitments: Sequence[tuple[bytes, bytes]], content: bytes) -> tuple[bytes, bytes]:
+    """The key of the commitment that the content opens, and the content in full."""
     for candidate in (content, _metered(content)):
-        if candidate is not None and request_commitment(key, candidate) == commitment:
-            return candidate
+        for key, commitment in commitments:
+            if candidate is not None and request_commitment(key, candidate) == commitment:
+                return key, candidate
     raise UsageError(
         "these bytes are not the request that was committed to.",
         hint="Give the JSON body exactly as the program sent it: same fields, same order.",
@@ -83,16 +95,19 @@ def _metered(content: bytes) -> bytes | None:
         return None
 
 
-def _check_response(key: bytes, content: bytes, commitment: bytes) -> None:
-    if commitment == _LOST:
+def _fitting_response(commitments: Sequence[tuple[bytes, bytes]], content: bytes) -> bytes:
+    """The key of the commitment that the content opens."""
+    if all(commitment == _LOST for _, commitment in commitments):
         raise UsageError("a crash lost what the answer was committed to: nothing can be opened.")
-    shown = ResponseCommitment(key)
-    shown.update(content)
-    if shown.digest() != commitment:
-        raise UsageError(
-            "these bytes are not the answer that was committed to.",
-            hint="Give the provider's stream byte for byte, up to what the receipt counts.",
-        )
+    for key, commitment in commitments:
+        shown = ResponseCommitment(key)
+        shown.update(content)
+        if shown.digest() == commitment:
+            return key
+    raise UsageError(
+        "these bytes are not the answer that was committed to.",
+        hint="Give the provider's stream byte for byte, up to what the receipt counts.",
+    )
 
 
 def _our_key(channel: Channel, keys: Sequence[SecretKey]) -> SecretKey:

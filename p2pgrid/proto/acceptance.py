@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from p2pgrid.errors import InvalidRecord, Refused
+from p2pgrid.errors import InvalidRecord, ProtocolViolation, Refused
 from p2pgrid.proto.actions import (
     Actions,
     AskEngine,
     Persist,
 )
+from p2pgrid.proto.batch import NO_COMMITMENT
+from p2pgrid.proto.batch_seller import SellerBatch
 from p2pgrid.proto.books import ChannelBooks, risk_pico
 from p2pgrid.proto.channel import check_clock
 from p2pgrid.proto.commitment import request_commitment
@@ -26,45 +29,59 @@ from p2pgrid.proto.pricing import (
 from p2pgrid.proto.record import Record, Role, Signed, parse_message, parse_record, verify_record
 from p2pgrid.proto.request import RequestFields, parse_request, require_metered
 from p2pgrid.proto.seller import SellerOrder
-from p2pgrid.proto.wire import OrderOpening, parse_frame
+from p2pgrid.proto.wire import BatchOpening, OrderOpening, parse_frame
+
+OpeningT = TypeVar("OpeningT", OrderOpening, BatchOpening)
 
 
 @dataclass(frozen=True, slots=True)
-class ArrivedOrder:
+class ArrivedOrder(Generic[OpeningT]):
     """An order as it came; nothing of it is verified."""
 
-    opening: OrderOpening
+    opening: OpeningT
     record: Record
     channel: bytes
     """The channel's id, to find its books by."""
     model: str
 
 
-def parse_order(payload: bytes) -> ArrivedOrder:
+def parse_order(payload: bytes) -> ArrivedOrder[OrderOpening]:
     """What an OrderOpening holds. Raises ProtocolViolation, InvalidRecord."""
     opening = parse_frame(payload, OrderOpening)
     record = parse_record(opening.order)
     message = parse_message(record, Order)
+    if message.is_batch:
+        raise ProtocolViolation(f"an order of {message.max_requests} requests came with one body.")
+    return ArrivedOrder(opening, record, message.channel, message.model)
+
+
+def parse_batch(payload: bytes) -> ArrivedOrder[BatchOpening]:
+    """What a BatchOpening holds. Raises ProtocolViolation, InvalidRecord."""
+    opening = parse_frame(payload, BatchOpening)
+    record = parse_record(opening.order)
+    message = parse_message(record, Order)
+    if not message.is_batch:
+        raise ProtocolViolation("an order of one request came as a batch order.")
     return ArrivedOrder(opening, record, message.channel, message.model)
 
 
 def verify_order(payload: bytes, books: ChannelBooks) -> tuple[Signed[Order], OrderOpening]:
     """`parse_order` and `verify_arrived`, for whoever knows the books already. Raises what they raise."""
-    return verify_arrived(parse_order(payload), books)
+    arrived = parse_order(payload)
+    return verify_arrived(arrived, books), arrived.opening
 
 
-def verify_arrived(arrived: ArrivedOrder, books: ChannelBooks) -> tuple[Signed[Order], OrderOpening]:
+def verify_arrived(arrived: ArrivedOrder[OpeningT], books: ChannelBooks) -> Signed[Order]:
     """The order, signed by the channel's client. It uses up the order's number.
 
     Call it when the message arrives, before the body: bodies of orders sent at once end in any order. Raises
     InvalidRecord, and Refused (`order-number`).
     """
-    opening = arrived.opening
     order = verify_record(arrived.record, Order, {Role.CLIENT: books.client})
     if order.message.channel != books.id:
         raise InvalidRecord("wrong-channel", "the order is for another channel.")
     books.claim_order_number(order.message.order_number)
-    return order, opening
+    return order
 
 
 def accept_order(
@@ -94,15 +111,55 @@ def accept_order(
     most = most_owed(tariff, max_prompt_tokens=message.max_prompt_tokens, max_output_tokens=message.max_output_tokens)
     if message.max_output_tokens < fields.max_output_tokens(entry) or message.max_amount_pico < most:
         raise Refused("order-caps", "the order's caps do not cover what its body asks for.")
-    books.check_may_open(risk_pico(message, tariff, books.terms.window_tokens), now_ms)
-    if message.max_amount_pico > books.credit_left_pico():
+    _check_room(books, message, tariff, now_ms)
+    seller = SellerOrder(books, order, tariff, opening.commitment_key, fields.n or 1, key, now_ms)
+    return seller, (AskEngine(), Persist(order))
+
+
+def accept_batch(
+    books: ChannelBooks,
+    order: Signed[Order],
+    commitment_key: bytes,
+    offer: Signed[Offer] | None,
+    *,
+    key: SecretKey,
+    now_ms: int,
+) -> tuple[SellerBatch, Actions]:
+    """Check a batch order against the channel and the offer it names, and take it on: its requests come after it.
+
+    As `accept_order`, which see.
+    """
+    message = order.message
+    check_clock(message.ordered_ms, now_ms, "the client")
+    if books.is_expired(now_ms):
+        raise Refused("channel-expired", "the channel has expired.", hint="Open a new one.")
+    entry, tariff = _price_in_force(offer, message, books, now_ms)
+    assert offer is not None, "it was found in force"
+    batch = offer.message.batch
+    if message.request_commitment != NO_COMMITMENT:
+        raise Refused("commitment", "a batch order commits to no request; it was expected to hold zeros there.")
+    if message.max_requests > batch.batch_requests:
+        raise Refused(
+            "order-caps", f"the order is for {message.max_requests} requests; the offer has {batch.batch_requests}."
+        )
+    if message.first_token_timeout_ms <= 0:
+        raise Refused("order-caps", "the order's deadline for the first token is not after its own time.")
+    most = most_owed(tariff, max_prompt_tokens=message.max_prompt_tokens, max_output_tokens=message.max_output_tokens)
+    if message.max_amount_pico < most:
+        raise Refused("order-caps", "the order's amount does not cover its tokens.")
+    _check_room(books, message, tariff, now_ms)
+    return SellerBatch(books, order, entry, tariff, batch, commitment_key, key, now_ms), (Persist(order),)
+
+
+def _check_room(books: ChannelBooks, order: Order, tariff: Tariff, now_ms: int) -> None:
+    """Raises Refused: what is at risk, and the channel's credit."""
+    books.check_may_open(risk_pico(order, tariff, books.terms.window_tokens), now_ms)
+    if order.max_amount_pico > books.credit_left_pico():
         raise Refused(
             "credit-exhausted",
-            f"the order may cost {message.max_amount_pico} pico-EUR; {books.credit_left_pico()} are left.",
+            f"the order may cost {order.max_amount_pico} pico-EUR; {books.credit_left_pico()} are left.",
             hint="Settle what is open.",
         )
-    seller = SellerOrder(books, order, tariff, opening, fields.n or 1, key, now_ms)
-    return seller, (AskEngine(), Persist(order))
 
 
 def _price_in_force(

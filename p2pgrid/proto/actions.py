@@ -44,6 +44,19 @@ class AbortEngine(msgspec.Struct, frozen=True):
     """Stop the engine's work on the order now (provider)."""
 
 
+class AskEngineFor(msgspec.Struct, frozen=True):
+    """Pass the body of one request of a batch order to the engine (provider)."""
+
+    index: int
+    body: bytes
+
+
+class AbortEngineFor(msgspec.Struct, frozen=True):
+    """Stop the engine's work on one request of a batch order now (provider)."""
+
+    index: int
+
+
 class Deliver(msgspec.Struct, frozen=True):
     """Hand answer bytes to the program (client)."""
 
@@ -85,6 +98,18 @@ class Breach(msgspec.Struct, frozen=True):
 
 
 Action = (
-    Persist | KeepEvidence | Send | AskEngine | AbortEngine | Deliver | Settled | Disputed | Turn | EndStream | Breach
+    Persist
+    | KeepEvidence
+    | Send
+    | AskEngine
+    | AbortEngine
+    | AskEngineFor
+    | AbortEngineFor
+    | Deliver
+    | Settled
+    | Disputed
+    | Turn
+    | EndStream
+    | Breach
 )
 Actions = Sequence[Action]

@@ -40,8 +40,10 @@ def unsigned_pico(receipt: Receipt, order: Order, tariff: Tariff, window_tokens:
     """The most that went out on an order beyond its receipt: nothing, unless the receipt goes by a voucher."""
     if not is_billed_by_voucher(receipt.status):
         return AmountPico(0)
+    # Of several requests the voucher may know the prompts of some: the others' may have been read since.
+    prompt_tokens = order.max_prompt_tokens - (receipt.usage.prompt_tokens if order.is_batch else 0)
     usage = Usage(
-        prompt_tokens=0 if receipt.usage.prompt_tokens else order.max_prompt_tokens,
+        prompt_tokens=0 if receipt.usage.prompt_tokens and not order.is_batch else max(prompt_tokens, 0),
         output_tokens=max(0, min(window_tokens, order.max_output_tokens - receipt.usage.output_tokens)),
     )
     try:

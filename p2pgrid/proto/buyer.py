@@ -255,6 +255,14 @@ class BuyerOrder:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
+    @property
+    def _contradiction(self) -> str:
+        return self.counter.contradiction
+
+    def _digest(self) -> bytes:
+        """The commitment to all that has come."""
+        return self._commitment.digest()
+
     def _move(self, event: BuyerEvent) -> None:
         following = BUYER_TRANSITIONS.get((self.state, event))
         if following is None:
@@ -310,8 +318,8 @@ class BuyerOrder:
         if meter.tick != self._ticks + 1:
             return "meter-gap", f"the meter tick {meter.tick} came, and {self._ticks + 1} was due."
         counted = self.usage
-        if self.counter.contradiction:
-            return "wrong-count", f"the answer contradicts itself: {self.counter.contradiction}."
+        if self._contradiction:
+            return "wrong-count", f"the answer contradicts itself: {self._contradiction}."
         if not is_within_caps(counted, order):
             return "over-caps", f"{counts_text(counted)} were delivered, which passes the order's caps."
         if meter.usage != counted:
@@ -321,7 +329,7 @@ class BuyerOrder:
             )
         if meter.amount_pico != price_of(self.tariff, counted):
             return "wrong-amount", f"the meter says {meter.amount_pico} pico-EUR; the tariff gives {self.cost_pico()}."
-        if meter.response_commitment != self._commitment.digest():
+        if meter.response_commitment != self._digest():
             return "wrong-commitment", "the meter commits to other bytes than were delivered."
         return clock_fault(meter.metered_ms, now_ms)
 
@@ -436,7 +444,7 @@ def place_order(
     provider would use (`unknown-model`, `unknown-endpoint`, `offer-expired`, `unknown-offer`, `wrong-currency`,
     `channel-expired`, `too-many-open-orders`, `bad-request`, `credit-exhausted`), and `over-budget`.
     """
-    entry = _entry_on_offer(books, offer, fields.model, endpoint, now_ms)
+    entry = entry_on_offer(books, offer, fields.model, endpoint, now_ms)
     max_prompt = fields.max_prompt_tokens(entry, len(body))
     if most_prompt_tokens is not None:
         max_prompt = min(max_prompt, most_prompt_tokens)
@@ -482,7 +490,8 @@ def place_order(
     return buyer, [Persist(order), Send(Kind.ORDER, opening.to_bytes()), *pieces]
 
 
-def _entry_on_offer(books: ChannelBooks, offer: Signed[Offer], model: str, endpoint: str, now_ms: int) -> ModelOffer:
+def entry_on_offer(books: ChannelBooks, offer: Signed[Offer], model: str, endpoint: str, now_ms: int) -> ModelOffer:
+    """What the offer has of the model, if it can be ordered now. Raises Refused, as `place_order` does."""
     entry = offer.message.model_offer(model)
     if entry is None:
         raise Refused("unknown-model", f"the model {model!r} is not in the offer.")
@@ -550,6 +559,7 @@ def check_resumed(
             delivered=delivered,
             window_tokens=books.terms.window_tokens,
             is_closed=is_closed,
+            is_batch=order.message.is_batch,
         )
         or books.mention_fault(message)
     )

@@ -233,7 +233,7 @@ class _OrderCase:
             tariff = offer.message.tariff_at(entry, order.message.ordered_ms)
             self._judge_receipt(order, entry, tariff)
             self._judge_meters(order, tariff)
-            self._judge_vouchers(tariff)
+            self._judge_vouchers(order, tariff)
 
     def _order(self) -> Held[Order] | None:
         orders = self.book.orders.get(self.number, {})
@@ -286,7 +286,7 @@ class _OrderCase:
                     self._add(held, [fault if is_bound else replace(fault, proven=False)])
             previous = held.message
 
-    def _judge_vouchers(self, tariff: Tariff) -> None:
+    def _judge_vouchers(self, order: Held[Order], tariff: Tariff) -> None:
         previous: Voucher | None = None
         vouchers = self.book.vouchers.get(self.number, {})
         for tick in sorted(vouchers):
@@ -300,7 +300,7 @@ class _OrderCase:
                 previous=previous,
             )
             self._add(held, faults)
-            previous = held.message
+            previous = None if order.message.is_batch else held.message
 
     def _voucher_for(self, receipt: Held[Receipt]) -> Voucher | None:
         """The last voucher; for a receipt that goes by vouchers, the last that surely reached the provider, or a later

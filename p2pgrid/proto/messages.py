@@ -35,6 +35,8 @@ from p2pgrid.units import MAX_TOKENS
 DEFAULT_WINDOW_TOKENS: Final = 256
 FINISH_REASON_CHARS: Final = 32
 MAX_MENTIONS: Final = 16
+MAX_BATCH_REQUESTS: Final = 16
+MAX_BATCH_MS: Final = 100
 COUNTING_RULE: Final = "delivered-ids/1"
 REFUND_RULE: Final = "by-status/1"
 _EPOCH_WEEKDAY: Final = 3
@@ -119,6 +121,15 @@ class Terms(Nested, frozen=True, kw_only=True):
     refund_rule: ShortText = REFUND_RULE
 
 
+class BatchTerms(Nested, frozen=True, kw_only=True):
+    """How far one order, and its receipt, may go for several short requests (docs/spec/session.md, section 11)."""
+
+    batch_requests: Annotated[int, Meta(ge=1, le=MAX_BATCH_REQUESTS)] = 1
+    """Most requests of an order; 1 where every request has a receipt of its own."""
+    batch_ms: Annotated[int, Meta(ge=0, le=MAX_BATCH_MS)] = 0
+    """How long after the order a request may join it."""
+
+
 class DataTerms(Nested, frozen=True, kw_only=True):
     """Where inference runs and what is kept."""
 
@@ -134,6 +145,7 @@ class Offer(Message, frozen=True, kw_only=True):
 
     payload_type: ClassVar[str] = "/p2pgrid/offer/1"
     max_payload_bytes: ClassVar[int] = 32 * 1024
+    optional_field: ClassVar[str] = "batch"
 
     provider: Key
     sequence: Number
@@ -152,6 +164,8 @@ class Offer(Message, frozen=True, kw_only=True):
     """The clock of the price schedules: minutes ahead of UTC. It is fixed: summer time comes with another offer."""
     card: Digest = b""
     """The id of the operator's Card, if it has one."""
+    batch: BatchTerms = BatchTerms()
+    """Of every order under it, whenever its channel was opened."""
 
     def check(self) -> None:
         if self.valid_until_ms <= self.valid_from_ms:
@@ -225,6 +239,7 @@ class Order(Message, frozen=True, kw_only=True):
     """A request for one answer, before it is served. Signed by the client."""
 
     payload_type: ClassVar[str] = "/p2pgrid/order/1"
+    optional_field: ClassVar[str] = "max_requests"
 
     channel: Id
     order_number: Number
@@ -241,6 +256,13 @@ class Order(Message, frozen=True, kw_only=True):
     """By the client's clock. Nothing is owed when the first token comes later: see `first_token_timeout_ms`."""
     prompt_tokens: Tokens = 0
     """The client's own count where it holds the tokenizer; 0 if it does not."""
+    max_requests: Annotated[int, Meta(ge=1, le=MAX_BATCH_REQUESTS)] = 1
+    """Above 1 it is a batch order: it commits to no request, and its caps are over all its requests together."""
+
+    @property
+    def is_batch(self) -> bool:
+        """True for an order of several requests."""
+        return self.max_requests > 1
 
     @property
     def first_token_timeout_ms(self) -> int:
@@ -297,11 +319,26 @@ class Status(StrEnum):
     """No token before the deadline. Nothing is owed."""
 
 
+class RequestLine(Nested, frozen=True, kw_only=True):
+    """One request of a batch order, in its receipt. What is owed for it is its price, or 0 by its status."""
+
+    status: Status
+    finish_reason: Annotated[str, Meta(max_length=FINISH_REASON_CHARS)]
+    usage: Usage
+    """What was delivered."""
+    request_commitment: Id
+    response_commitment: Id
+    first_token_ms: DurationMs
+    """From the request's arrival to the first token's departure; 0 if there was none."""
+    total_ms: DurationMs
+
+
 class Receipt(Message, frozen=True, kw_only=True):
     """The final word on one order. Signed by the provider it is a proposal; signed by both it is a receipt."""
 
     payload_type: ClassVar[str] = "/p2pgrid/receipt/1"
-    max_payload_bytes: ClassVar[int] = 2048
+    max_payload_bytes: ClassVar[int] = 6144
+    optional_field: ClassVar[str] = "requests"
 
     channel: Id
     receipt_number: Number
@@ -326,12 +363,24 @@ class Receipt(Message, frozen=True, kw_only=True):
     issued_ms: TimeMs
     mentions: Annotated[tuple[Id, ...], Meta(max_length=MAX_MENTIONS)] = ()
     """Disputes and answers, by their ids, that both sides hold and no receipt before this one mentions."""
+    requests: Annotated[tuple[RequestLine, ...], Meta(max_length=MAX_BATCH_REQUESTS)] = ()
+    """Of a batch order: each request that was taken. None where a voucher decides what is billed."""
 
     def check(self) -> None:
+        if self.requests:
+            self._check_requests()
         if self.mentions and len(set(self.mentions)) != len(self.mentions):
             raise InvalidRecord("out-of-range", "the receipt mentions one record twice.")
         if self.usage.cached_tokens > self.usage.prompt_tokens:
             raise InvalidRecord("out-of-range", "more cached tokens than the prompt has.")
+
+    def _check_requests(self) -> None:
+        if self.status is not Status.COMPLETED:
+            raise InvalidRecord("out-of-range", f"the receipt lists requests under the status {self.status}.")
+        if any(line.status in (Status.INTERRUPTED, Status.UNACKNOWLEDGED) for line in self.requests):
+            raise InvalidRecord("out-of-range", "a voucher decides about an order, and not about one of its requests.")
+        if any(line.usage.cached_tokens > line.usage.prompt_tokens for line in self.requests):
+            raise InvalidRecord("out-of-range", "more cached tokens than the prompt of a request has.")
 
 
 def channel_id(provider: bytes, client: bytes, provider_nonce: bytes, client_nonce: bytes) -> bytes:

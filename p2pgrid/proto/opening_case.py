@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from p2pgrid.errors import Refused
+from p2pgrid.proto.batch import NO_COMMITMENT
 from p2pgrid.proto.channel_book import Book
 from p2pgrid.proto.codes import Party
 from p2pgrid.proto.commitment import ResponseCommitment, request_commitment
@@ -70,7 +71,7 @@ def judge_openings(case: Case, book: Book) -> None:
             case.report(book, held, fault)
         if fitting:
             case.opened.append((held, fitting))
-            if opening.subject is Subject.REQUEST:
+            if opening.subject is Subject.REQUEST and not fitting.startswith("request "):
                 _read_choices(book, opening)
 
 
@@ -79,11 +80,25 @@ def _commitments(book: Book, opening: Opening) -> dict[str, bytes]:
     orders = book.orders.get(number, {})
     receipts: list[Held[Any]] = [book.receipts[n] for n in sorted(book.receipts)]
     billed = [held for held in receipts if held.message.order_number == number]
+    if any(held.message.is_batch for held in orders.values()) or any(held.message.requests for held in billed):
+        holders: list[Held[Any]] = [*billed, *(orders[i] for i in sorted(orders))]
+        return _commitments_of_lines(opening, billed) or {str(held): NO_COMMITMENT for held in holders}
     if opening.subject is Subject.REQUEST:
-        holders: list[Held[Any]] = [orders[i] for i in sorted(orders)] or billed
-        return {str(held): held.message.request_commitment for held in holders}
+        asked: list[Held[Any]] = [orders[i] for i in sorted(orders)] or billed
+        return {str(held): held.message.request_commitment for held in asked}
     ticks = book.meters.get(number, {})
     return {str(held): held.message.response_commitment for held in [*billed, *(ticks[t] for t in sorted(ticks))]}
+
+
+def _commitments_of_lines(opening: Opening, billed: list[Held[Any]]) -> dict[str, bytes]:
+    """Of a batch order: each request has its own, and only a receipt states them."""
+    return {
+        f"request {n} of {held}": line.request_commitment
+        if opening.subject is Subject.REQUEST
+        else line.response_commitment
+        for held in billed
+        for n, line in enumerate(held.message.requests, 1)
+    }
 
 
 def _read_choices(book: Book, opening: Opening) -> None:

@@ -26,6 +26,7 @@ from p2pgrid.proto.record import (
     Message,
     Role,
     Signature,
+    encode_payload,
     parse_json_line,
     parse_message,
     signature_head,
@@ -227,7 +228,7 @@ class PlainLines:
             if len(payload) > most_bytes:
                 return None
             message: PlainMessage = decode(payload)
-            if _encode_payload(message) != payload:
+            if encode_payload(message) != payload:
                 return None
             if is_checked:
                 message.check()
@@ -355,7 +356,6 @@ def _is_proven_by(earlier: ShownLine, signature: _LineSignature | Signature, mas
 _head_of: Final = lru_cache(4096)(signature_head)
 _encode_line: Final = msgspec.json.Encoder().encode
 _decode_line: Final = msgspec.json.Decoder(_Line).decode
-_encode_payload: Final = msgspec.msgpack.Encoder().encode
 _READERS: Final[dict[str, tuple[Callable[[bytes], Any], int, bool]]] = {
     name: (msgspec.msgpack.Decoder(kind).decode, kind.max_payload_bytes, kind.check is not Message.check)
     for name, kind in PLAIN_TYPES.items()

@@ -12,6 +12,7 @@ from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import (
     Order,
     Receipt,
+    RequestLine,
     Status,
     Tariff,
     Usage,
@@ -32,6 +33,8 @@ class Ending:
     """All zero where a crash lost it."""
     first_token_ms: int = 0
     total_ms: int = 0
+    requests: tuple[RequestLine, ...] = ()
+    """Of a batch order."""
 
 
 def propose_receipt(
@@ -67,6 +70,7 @@ def propose_receipt(
             total_ms=ending.total_ms,
             issued_ms=now_ms,
             mentions=books.mentions(now_ms),
+            requests=ending.requests,
         ),
         Role.PROVIDER,
         key,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from p2pgrid.proto.batch import fault_of_lines
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.messages import Order, Receipt, Tariff, Usage
 from p2pgrid.proto.pricing import amount_owed, is_billed_by_voucher, is_within_caps, owes_nothing, price_of
@@ -46,6 +47,10 @@ def receipt_fault(receipt: Receipt, order: Signed[Order], tariff: Tariff) -> Fau
         return "over-caps", "the receipt's amount passes the most that the order allows."
     if receipt.amount_pico and receipt.first_token_ms > message.first_token_timeout_ms:
         return "refund-rule", "the receipt bills an answer whose first token came after the deadline."
+    if message.is_batch or receipt.requests:
+        fault = fault_of_lines(receipt, message, late_after_ms=message.first_token_timeout_ms)
+        if fault is not None:
+            return fault
     if receipt.issued_ms < message.ordered_ms - CLOCK_TOLERANCE_MS:
         return "time-backwards", "the receipt is dated before its order."
     return None
@@ -59,28 +64,31 @@ def resumed_fault(
     delivered: Usage | None,
     window_tokens: int,
     is_closed: bool = False,
+    is_batch: bool = False,
 ) -> Fault | None:
     """Does the receipt bill more than can be known after a lost link?
 
     `delivered` is our own count where this process made it, None after a crash. The provider may have ended the order
     before it knew that the link was gone, so up to one window beyond the last voucher is accepted although it never
     arrived: that is the most that is ever at risk. For an order that `is_closed` without a receipt nothing is
-    accepted but what was vouched.
+    accepted but what was vouched. Of an order that `is_batch`, requests may have gone on of which nothing arrived:
+    their prompts are bounded by the order's caps alone.
     """
     if owes_nothing(receipt.status):
         return None
     if is_closed or is_billed_by_voucher(receipt.status):
         return beyond_voucher(receipt, vouched, tariff)
-    return _beyond_window(receipt.usage, vouched, delivered or vouched, window_tokens)
+    return _beyond_window(receipt.usage, vouched, delivered or vouched, window_tokens, is_batch=is_batch)
 
 
-def _beyond_window(usage: Usage, vouched: Usage, known: Usage, window_tokens: int) -> Fault | None:
-    if known.prompt_tokens and usage.prompt_tokens != known.prompt_tokens:
+def _beyond_window(usage: Usage, vouched: Usage, known: Usage, window_tokens: int, *, is_batch: bool) -> Fault | None:
+    # Of several requests one may have failed since: then fewer count than were known.
+    if not is_batch and known.prompt_tokens and usage.prompt_tokens != known.prompt_tokens:
         return (
             "wrong-count",
             f"the receipt bills a prompt of {usage.prompt_tokens}; {known.prompt_tokens} were counted.",
         )
-    if usage.cached_tokens < known.cached_tokens:
+    if not is_batch and usage.cached_tokens < known.cached_tokens:
         return "wrong-count", f"the receipt leaves out cached tokens; {known.cached_tokens} were counted."
     if usage.output_tokens > max(known.output_tokens, vouched.output_tokens + window_tokens):
         return "beyond-window", "the receipt bills more than one window beyond the last voucher."

@@ -14,8 +14,8 @@ import binascii
 import hashlib
 from collections.abc import Mapping
 from enum import StrEnum
-from functools import lru_cache
-from typing import Annotated, ClassVar, Final, Generic, Self, TypeVar
+from functools import cache, lru_cache
+from typing import Annotated, ClassVar, Final, Generic, NamedTuple, Self, TypeVar
 
 import msgspec
 
@@ -45,6 +45,8 @@ class Message(msgspec.Struct, array_like=True, frozen=True, kw_only=True, forbid
 
     payload_type: ClassVar[str]
     max_payload_bytes: ClassVar[int] = 1024
+    optional_field: ClassVar[str] = ""
+    """The last field, where the array ends before it if it has its default (docs/spec/messages.md, rule 1)."""
 
     def check(self) -> None:
         """Rules between fields, beyond each field's type and range. Raises InvalidRecord (`out-of-range`)."""
@@ -179,6 +181,36 @@ def parse_json_line(line: bytes) -> Record:
     return _with_one_signature_a_role(record)
 
 
+def encode_payload(message: Message) -> bytes:
+    """The message's one canonical encoding."""
+    payload = msgspec.msgpack.encode(message)
+    if not message.optional_field:
+        return payload
+    tail = _tail_of(type(message))
+    if getattr(message, message.optional_field) != tail.default:
+        return payload
+    return tail.head + payload[len(tail.head) : -tail.n_bytes]
+
+
+class _Tail(NamedTuple):
+    """The optional last field of a type of message, as it stands in a payload that would have it with its default."""
+
+    default: object
+    n_bytes: int
+    head: bytes
+    """The head of the array without it, as long as that of the array with it."""
+
+
+@cache
+def _tail_of(message_type: type[Message]) -> _Tail:
+    fields = msgspec.structs.fields(message_type)
+    n, last = len(fields) - 1, fields[-1]
+    assert last.name == message_type.optional_field, "it is the last field"
+    assert n != 15, "the array's head would not be as long without it"
+    head = bytes([0x90 + n]) if n < 16 else b"\xdc" + n.to_bytes(2)
+    return _Tail(last.default, len(msgspec.msgpack.encode(last.default)), head)
+
+
 def parse_message(record: Record, message_type: type[M]) -> M:
     """The payload as a message, its form checked and its signatures not.
 
@@ -201,7 +233,7 @@ def parse_message(record: Record, message_type: type[M]) -> M:
         message = decoder.decode(record.payload)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InvalidRecord("malformed", f"the payload is no {record.payload_type}: {error}.") from None
-    encoded = msgspec.msgpack.encode(message)
+    encoded = encode_payload(message)
     if encoded != record.payload:
         if msgspec.msgpack.decode(encoded) != msgspec.msgpack.decode(record.payload):
             raise InvalidRecord("malformed", f"the payload is no {record.payload_type}: a field is left out.")
@@ -254,7 +286,7 @@ def verify_self_signed(record: Record, message_type: type[M], role: Role) -> Sig
 
 def sign_message(message: M, role: Role, key: SecretKey) -> Signed[M]:
     """Encode and sign. Raises InvalidRecord, as `parse_message` does, for what no peer would accept."""
-    payload = msgspec.msgpack.encode(message)
+    payload = encode_payload(message)
     signed_bytes = signature_input(message.payload_type, payload)
     # Constructing a struct checks no range; reading it back does, and nothing is signed that fails.
     parse_message(Record(message.payload_type, payload, ()), type(message))

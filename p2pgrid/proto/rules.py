@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from p2pgrid.errors import InvalidRecord
+from p2pgrid.proto.batch import fault_of_lines
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.codes import Party
 from p2pgrid.proto.keys import parse_public_key
@@ -77,6 +78,9 @@ def faults_of_order(order: Order, *, channel: Channel, offer: Offer) -> list[Fau
     faults = []
     if order.endpoint not in entry.endpoints:
         faults.append(Fault("not-on-offer", f"The offer has no {order.endpoint!r} for {order.model!r} ({what})."))
+    if order.max_requests > offer.batch.batch_requests:
+        asked, most = order.max_requests, offer.batch.batch_requests
+        faults.append(Fault("not-on-offer", f"The {what} is for {asked} requests; the offer has at most {most}."))
     if not offer.valid_from_ms - slack <= when <= offer.valid_until_ms + slack:
         side = "before" if when < offer.valid_from_ms else "after"
         faults.append(Fault("not-in-force", f"Of {what} the time is {side} the term of offer {offer.sequence}."))
@@ -96,7 +100,8 @@ def faults_of_meter(meter: Meter, *, order: Order, tariff: Tariff, previous: Met
     expected_tick = previous.tick + 1 if previous else 1
     if meter.tick != expected_tick:
         faults.append(Fault("meter-gap", f"The tick {expected_tick} was due, and {_what(meter)} came."))
-    if previous is not None and not meter.usage.covers(previous.usage):
+    # Of several requests one may fail after it was metered, and then is in the counts no more.
+    if previous is not None and not order.is_batch and not meter.usage.covers(previous.usage):
         counts = Fault("usage-falls", f"The counts of {_what(meter)} are below those of tick {previous.tick}.")
         faults.append(counts)
     else:
@@ -115,6 +120,7 @@ def faults_of_voucher(
     voucher: Voucher, *, tariff: Tariff, meter: Meter | None, meter_id: bytes, previous: Voucher | None
 ) -> list[Fault]:
     """Is this the consent it claims to be? `meter` is what it accepts, with its id; None where it is not at hand.
+    `previous` is None also where the counts may fall: in a batch order.
 
     With the meter: `wrong-voucher`. Without: `usage-falls` against the voucher before it, `wrong-amount`.
     """
@@ -154,8 +160,8 @@ def faults_of_receipt(
     it already; its consent then replaces a voucher for the last window. A client that is about to sign and knows what
     was delivered to it may say True; False holds a provider to voucher + W.
     Gives `wrong-order` alone, or at most one about counts (`over-caps`, `prompt-count`,
-    `below-meter`, `beyond-window`), one about money (`refund-rule`, `wrong-amount`, `over-caps`) and
-    one about time (`time-backwards`).
+    what `batch.fault_of_lines` gives, `below-meter`, `beyond-window`), one about money (`refund-rule`, `wrong-amount`,
+    `over-caps`) and one about time (`time-backwards`).
     """
     field = _receipt_against_order(receipt, order, order_id)
     if field:
@@ -166,6 +172,7 @@ def faults_of_receipt(
     if not owes_nothing(receipt.status):
         faults += (
             _counts_against_order(receipt, order)
+            or _lines_against_order(receipt, order)
             or _counts_against_meter(receipt, meter, voucher)
             or _counts_against_voucher(receipt, channel.window_tokens, voucher, countersigned=countersigned)
         )
@@ -201,15 +208,34 @@ def faults_of_speed(receipt: Receipt, entry: ModelOffer, choices: int = MAX_CHOI
     """
     if receipt.status is not Status.COMPLETED or not entry.most_tokens_per_s or not receipt.first_token_ms:
         return []
+    if receipt.requests:
+        return _speed_of_lines(receipt, entry, choices)
     took_ms = max(receipt.total_ms - receipt.first_token_ms, 0) + _BURST_MS
-    each = -(-receipt.usage.output_tokens // max(choices, 1)) - 1
-    if each * 10_000 <= 11 * entry.most_tokens_per_s * took_ms:
+    if not _is_too_fast(receipt.usage.output_tokens, choices, took_ms, entry):
         return []
     sentence = (
         f"Receipt {receipt.receipt_number} counts {receipt.usage.output_tokens} tokens in {took_ms - _BURST_MS} ms "
         f"after the first; the offer says that an answer comes at {entry.most_tokens_per_s} tokens/s at most."
     )
     return [Fault("too-fast", sentence)]
+
+
+def _speed_of_lines(receipt: Receipt, entry: ModelOffer, choices: int) -> list[Fault]:
+    """Events may have been gathered before they left: the time since the request's arrival counts."""
+    for number, line in enumerate(receipt.requests, 1):
+        took_ms, output = line.total_ms + _BURST_MS, line.usage.output_tokens
+        if line.status is Status.COMPLETED and _is_too_fast(output, choices, took_ms, entry):
+            sentence = (
+                f"Receipt {receipt.receipt_number} counts {output} tokens for request {number}, {line.total_ms} ms "
+                f"after it came; the offer says that an answer comes at {entry.most_tokens_per_s} tokens/s at most."
+            )
+            return [Fault("too-fast", sentence)]
+    return []
+
+
+def _is_too_fast(output_tokens: int, choices: int, took_ms: int, entry: ModelOffer) -> bool:
+    each = -(-output_tokens // max(choices, 1)) - 1
+    return each * 10_000 > 11 * entry.most_tokens_per_s * took_ms
 
 
 def _receipt_against_order(receipt: Receipt, order: Order, order_id: bytes) -> str:
@@ -256,8 +282,17 @@ def _counts_against_order(message: Meter | Receipt, order: Order) -> list[Fault]
     return []
 
 
+def _lines_against_order(receipt: Receipt, order: Order) -> list[Fault]:
+    if not order.is_batch and not receipt.requests:
+        return []
+    fault = fault_of_lines(receipt, order, late_after_ms=order.first_token_timeout_ms + CLOCK_TOLERANCE_MS)
+    return [] if fault is None else [Fault(*fault)]
+
+
 def _counts_against_meter(receipt: Receipt, meter: Meter | None, voucher: Voucher | None) -> list[Fault]:
     usage = receipt.usage
+    if any(owes_nothing(line.status) for line in receipt.requests):
+        return []  # what was metered of it is not billed
     if meter is not None and not usage.covers(meter.usage) and not bills_by_voucher(receipt.status):
         name = "meter"  # those by voucher do not bill what was metered and not acknowledged
     elif voucher is not None and not usage.covers(voucher.usage):
@@ -295,7 +330,7 @@ def _money_of_receipt(receipt: Receipt, order: Order, tariff: Tariff) -> list[Fa
     amount = receipt.amount_pico
     if amount and owes_nothing(receipt.status):
         why = f"With status {receipt.status} nothing is owed"
-    elif amount and receipt.status is Status.COMPLETED and receipt.usage.output_tokens == 0:
+    elif amount and receipt.status is Status.COMPLETED and not receipt.usage.output_tokens and not receipt.requests:
         why = "An answer without a token owes nothing"
     elif amount and is_late(order, receipt.first_token_ms):
         why = "The first token came after the deadline"

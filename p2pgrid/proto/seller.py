@@ -35,6 +35,7 @@ from p2pgrid.proto.messages import (
     Meter,
     Order,
     Receipt,
+    RequestLine,
     Status,
     Tariff,
     Usage,
@@ -49,7 +50,7 @@ from p2pgrid.proto.pricing import (
 from p2pgrid.proto.proposal import Ending, accept_dispute, check_countersignature, propose_receipt
 from p2pgrid.proto.record import Role, Signed, parse_record, sign_message, verify_record
 from p2pgrid.proto.sse import EventSplitter
-from p2pgrid.proto.wire import CHUNK_BYTES, MAX_ENGINE_ERROR_BYTES, Head, Kind, OrderOpening
+from p2pgrid.proto.wire import CHUNK_BYTES, MAX_ENGINE_ERROR_BYTES, Head, Kind
 
 VOUCHER_TIMEOUT_MS: Final = 15_000
 """How long a full window waits for the client's voucher before the order is cut off."""
@@ -133,7 +134,7 @@ class SellerOrder:
         books: ChannelBooks,
         order: Signed[Order],
         tariff: Tariff,
-        opening: OrderOpening,
+        commitment_key: bytes,
         n: int,
         key: SecretKey,
         now_ms: int,
@@ -146,7 +147,7 @@ class SellerOrder:
         self._key = key
         self._arrived_ms = now_ms
         self._first_token_ms = 0
-        self._commitment = ResponseCommitment(opening.commitment_key)
+        self._commitment = ResponseCommitment(commitment_key)
         self._splitter = EventSplitter()
         self._counter = TokenCounter(n)
         self._error_status = 0
@@ -380,7 +381,7 @@ class SellerOrder:
                 tick=self._ticks,
                 usage=self._delivered,
                 amount_pico=price_of(self._tariff, self._delivered),
-                response_commitment=self._commitment.digest(),
+                response_commitment=self._digest(),
                 metered_ms=now_ms,
             ),
             Role.PROVIDER,
@@ -403,13 +404,24 @@ class SellerOrder:
         if self.receipt is not None and is_billed_by_voucher(self.receipt.message.status):
             return ()  # Too late: the receipt goes by an earlier one, and a record of this would contradict it.
         self._unanswered = {i: m for i, m in self._unanswered.items() if m.tick > meter.tick}
-        self._acknowledged = message.usage
-        self._acknowledged_commitment = meter.response_commitment
+        self._acknowledge(meter)
         actions: list[Action] = [Persist(voucher)]
         if self.state is SellerState.STREAMING:
-            actions += self._release(now_ms)
-            actions += self._finish_if_drained(now_ms)
+            actions += self._after_voucher(now_ms)
         return actions
+
+    def _after_voucher(self, now_ms: int) -> Actions:
+        """The window has room again."""
+        return [*self._release(now_ms), *self._finish_if_drained(now_ms)]
+
+    def _acknowledge(self, meter: Meter) -> None:
+        """The client has vouched for this tick."""
+        self._acknowledged = meter.usage
+        self._acknowledged_commitment = meter.response_commitment
+
+    def _digest(self) -> bytes:
+        """The commitment to all that was delivered."""
+        return self._commitment.digest()
 
     def _on_cancel(self, payload: bytes, now_ms: int) -> Actions:
         if payload:
@@ -471,15 +483,20 @@ class SellerOrder:
             Ending(
                 status=status,
                 finish_reason="" if by_voucher else self._finish_reason,
-                response_commitment=self._acknowledged_commitment if by_voucher else self._commitment.digest(),
+                response_commitment=self._acknowledged_commitment if by_voucher else self._digest(),
                 first_token_ms=min(self._first_token_ms, MAX_DURATION_MS),
                 total_ms=min(max(now_ms - self._arrived_ms, 0), MAX_DURATION_MS),
+                requests=() if by_voucher else self._lines(),
             ),
             key=self._key,
             now_ms=now_ms,
         )
         self.receipt = receipt
         return [Persist(receipt), Send(Kind.RECEIPT, receipt.record.to_bytes())]
+
+    def _lines(self) -> tuple[RequestLine, ...]:
+        """What a receipt that goes by the counts says of each request, where there may be several."""
+        return ()
 
 
 _HANDLERS: Final[dict[int, Callable[[SellerOrder, bytes, int], Actions]]] = {

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from p2pgrid.errors import ProtocolViolation
 from p2pgrid.proto.fields import Digest, Id
+from p2pgrid.proto.messages import MAX_BATCH_REQUESTS, Status
 
 MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 """Largest request body."""
@@ -34,6 +35,11 @@ MAX_COMPARED: Final = 256
 """Disputes and answers, together, that are compared in one exchange."""
 CHUNK_BYTES: Final = 32 * 1024
 """Bulk bytes are cut to frames of at most this size."""
+
+
+MAX_REQUEST_BYTES: Final = 16 * 1024
+"""Largest body of a request that shares its order with others: it goes in one message."""
+RequestIndex = Annotated[int, Meta(ge=0, lt=MAX_BATCH_REQUESTS)]
 
 
 class Kind(IntEnum):
@@ -85,6 +91,18 @@ class Kind(IntEnum):
     """client -> provider: a signed Dispute of the proposed receipt, in place of its countersignature."""
     CANCEL = 40
     """client -> provider, empty: stop the answer."""
+    BATCH = 41
+    """client -> provider: BatchOpening. REQUEST follows, as often as the order allows."""
+    REQUEST_HEAD = 42
+    """provider -> client: RequestHead. The request's answer follows as PART."""
+    REQUEST_REFUSED = 43
+    """provider -> client: RequestRefused. The order goes on without it."""
+    REQUEST_ENDED = 44
+    """provider -> client: RequestEnded, where the request's status is another than `completed`."""
+    REQUEST_CANCEL = 45
+    """client -> provider: RequestCancel: stop one answer."""
+    BATCH_CLOSE = 46
+    """client -> provider, empty: no more requests come."""
     LOG_REQUEST = 48
     """client -> provider: a path of the provider's log, UTF-8 (docs/spec/log.md, section 5)."""
     LOG_RESPONSE = 49
@@ -111,6 +129,10 @@ class Kind(IntEnum):
     """client -> provider: a piece of the request's body."""
     CHUNK = 129
     """provider -> client: a piece of the answer's bytes, as the engine made them."""
+    REQUEST = 130
+    """client -> provider: a request's body, whole. The first has the index 0, the next 1, and so on."""
+    PART = 131
+    """provider -> client: a request's index in one byte, then a piece of its answer's bytes."""
 
 
 class Frame(msgspec.Struct, array_like=True, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -239,6 +261,45 @@ class OrderOpening(Frame, frozen=True, kw_only=True):
     """The Order record in wire form."""
     commitment_key: Id
     body_bytes: Annotated[int, Meta(ge=2, le=MAX_BODY_BYTES)]
+
+
+class BatchOpening(Frame, frozen=True, kw_only=True):
+    """A signed order of several requests."""
+
+    order: Annotated[bytes, Meta(max_length=4096)]
+    """The Order record in wire form."""
+    commitment_key: Id
+    """What the key of each request is made from."""
+
+
+class RequestHead(Frame, frozen=True, kw_only=True):
+    """The engine's HTTP status and content type for one request of an order."""
+
+    index: RequestIndex
+    status: Annotated[int, Meta(ge=100, le=599)]
+    content_type: Annotated[str, Meta(max_length=128)]
+
+
+class RequestRefused(Frame, frozen=True, kw_only=True):
+    """No to one request of an order, and why."""
+
+    index: RequestIndex
+    code: Annotated[str, Meta(max_length=64)]
+    message: Annotated[str, Meta(max_length=512)]
+    retry_after_ms: Annotated[int, Meta(ge=0, le=3_600_000)] = 0
+
+
+class RequestEnded(Frame, frozen=True, kw_only=True):
+    """One request of an order is over, and how its line in the receipt will say so."""
+
+    index: RequestIndex
+    status: Status
+
+
+class RequestCancel(Frame, frozen=True, kw_only=True):
+    """The client wants no more of one answer."""
+
+    index: RequestIndex
 
 
 class Refusal(Frame, frozen=True, kw_only=True):

@@ -53,7 +53,7 @@ from p2pgrid.provider.engines import EnginePlan, EngineSet
 from p2pgrid.provider.exchange import Shop
 from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.links import ClientLinks
-from p2pgrid.provider.offers import OfferBook, OfferTerms, terms_of
+from p2pgrid.provider.offers import OfferBook, OfferTerms, batch_terms_of, terms_of
 from p2pgrid.provider.schedule import time_zone
 from p2pgrid.provider.session import serve_streams
 from p2pgrid.provider.tally import Tally
@@ -241,6 +241,7 @@ class Provider:
                 validity_ms=config.offer_minutes * 60_000,
                 zone=self._zone,
                 card_id=self.cards.offered_id,
+                batch=batch_terms_of(config.terms),
             ),
             self._now_ms,
         )

@@ -16,12 +16,14 @@ from p2pgrid.errors import InvalidRecord, UsageError
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.keys import SecretKey
-from p2pgrid.proto.messages import DataTerms, ModelOffer, Offer, Tariff, Terms
+from p2pgrid.proto.messages import BatchTerms, DataTerms, ModelOffer, Offer, Tariff, Terms
 from p2pgrid.proto.record import Role, Signed, sign_message, verify_record
 from p2pgrid.provider.schedule import offset_change_ms, parse_tariff, utc_offset_minutes
 from p2pgrid.units import MICRO_PER_EUR, PICO_PER_EUR, parse_price_eur
 
 CURRENCY: Final = "EUR"
+ONE_BY_ONE: Final = BatchTerms()
+"""Every request has an order and a receipt of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,7 @@ class OfferTerms:
     """The clock of the price schedules."""
     card_id: Callable[[], bytes] = bytes
     """The id of the operator's card as it is now; empty if it has none that names this node."""
+    batch: BatchTerms = ONE_BY_ONE
 
 
 class OfferBook:
@@ -93,6 +96,7 @@ class OfferBook:
             terms=terms.terms,
             utc_offset_minutes=utc_offset_minutes(terms.zone, now_ms),
             card=terms.card_id(),
+            batch=terms.batch,
         )
         try:
             offer = sign_message(message, Role.PROVIDER, self._key)
@@ -167,3 +171,10 @@ def terms_of(config: TermsConfig) -> Terms:
         dispute_days=config.dispute_days,
         settlement_days=config.settlement_days,
     )
+
+
+def batch_terms_of(config: TermsConfig) -> BatchTerms:
+    """How many requests may share an order, by the configuration."""
+    if config.batch_requests == 1:
+        return BatchTerms()
+    return BatchTerms(batch_requests=config.batch_requests, batch_ms=config.batch_ms)

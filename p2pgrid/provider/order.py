@@ -144,7 +144,7 @@ class OrderExchange(Exchange):
         shop = self.shop
         arrived = parse_order(payload)
         channel = shop.channels.find_current(arrived.channel, self.stream.peer)
-        self._order, self._opening = verify_arrived(arrived, channel.books)
+        self._order, self._opening = verify_arrived(arrived, channel.books), arrived.opening
         channel.check_usable()
         channel.check_resumed_on(self.connection)
         shop.admission.check(arrived.model)
@@ -220,7 +220,7 @@ class OrderExchange(Exchange):
                 raise AssertionError(f"the seller's machine asked for {action}")
 
     def _send(self, kind: Kind, payload: bytes) -> None:
-        if kind == Kind.CHUNK and self._may_send_at_once(len(payload)):
+        if kind >= FIRST_CREDITED_KIND and self._may_send_at_once(len(payload)):
             self.stream.send(kind, payload)
             return
         self._unsent_bytes += len(payload)

@@ -9,6 +9,7 @@ from p2pgrid.errors import ProtocolViolation
 from p2pgrid.net.connection import OnStream
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.proto.wire import Kind
+from p2pgrid.provider.batch import BatchExchange
 from p2pgrid.provider.control import CardExchange, ChannelExchange, ChannelsExchange, OfferExchange
 from p2pgrid.provider.disputes import DisputesExchange, DisputesWatch
 from p2pgrid.provider.exchange import Exchange, Shop
@@ -23,6 +24,7 @@ _EXCHANGES: Final[dict[int, Callable[[Shop, Stream], Exchange]]] = {
     Kind.RESUME: ResumeExchange,
     Kind.CHANNELS_REQUEST: ChannelsExchange,
     Kind.ORDER: OrderExchange,
+    Kind.BATCH: BatchExchange,
     Kind.DISPUTES: DisputesExchange,
     Kind.DISPUTES_WATCH: DisputesWatch,
     Kind.LOG_REQUEST: LogExchange,

@@ -25,7 +25,7 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -37,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from paced_engine import sse_events
 
+from p2pgrid.client.batch import Batcher, BatchStream, SharedRequest
 from p2pgrid.client.order import OrderStream
 from p2pgrid.desk.evidence import EvidenceKeeper
 from p2pgrid.engine.base import AnswerReader, Engine
@@ -45,15 +46,16 @@ from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.net.connection import LinkConnection
+from p2pgrid.proto.batch_buyer import Need, place_batch
 from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.buyer import place_order
 from p2pgrid.proto.channel import ChannelHead
 from p2pgrid.proto.counting import TokenCounter
 from p2pgrid.proto.link import Link
 from p2pgrid.proto.link_events import LinkLimits
-from p2pgrid.proto.messages import DataTerms, ModelOffer, Tariff, Terms
+from p2pgrid.proto.messages import BatchTerms, DataTerms, ModelOffer, Tariff, Terms
 from p2pgrid.proto.record import Signed
-from p2pgrid.proto.request import metered_body, parse_request
+from p2pgrid.proto.request import RequestFields, metered_body, parse_request
 from p2pgrid.proto.sse import EventSplitter
 from p2pgrid.provider.admission import Admission, ServedModel
 from p2pgrid.provider.channels import Channels
@@ -70,6 +72,7 @@ CHAT = "/v1/chat/completions"
 ENGINE = Path(__file__).with_name("paced_engine.py")
 PERIOD_MS = 20
 SHORT_TOKENS = 4
+BATCH = BatchTerms(batch_requests=16, batch_ms=100)
 ROUNDS = 16
 
 
@@ -167,6 +170,14 @@ class Owner:
         raise error
 
 
+def body_of(**bench: int) -> bytes:
+    """A request that tells the paced engine how to answer."""
+    return metered_body(
+        {"model": "bench", "messages": [{"role": "user", "content": "x" * 400}], "max_tokens": bench["tokens"]}
+        | {"bench": bench}
+    )
+
+
 @dataclass
 class Market:
     """A provider and a client with a channel between them."""
@@ -176,13 +187,45 @@ class Market:
     offer: Signed
     ledger: Ledger
     owner: Owner
+    batcher: Batcher = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.batcher = Batcher(self.place_batch)
+
+    def place_batch(self, offer: Signed, fields: RequestFields, endpoint: str, need: Need, close_s: float):
+        key = secrets.token_bytes(32)
+        buyer, actions = place_batch(
+            self.books,
+            offer,
+            fields,
+            endpoint,
+            need,
+            key=CLIENT,
+            commitment_key=key,
+            now_ms=unix_ms(),
+            first_token_timeout_ms=60_000,
+        )
+        batch = BatchStream(buyer, self.ledger, self.owner, unix_ms, (), close_s)
+        self.owner.live[buyer.order.message.order_number] = batch
+        stream = self.link.open_stream(batch)
+        self.ledger.keep_request_key(buyer.order, key)
+        batch.start(stream, actions)
+        return batch
+
+    def shared(self, **bench: int) -> OrderStream | SharedRequest:
+        """A short request as the gateway orders it: with others, if others are under way."""
+        body = body_of(**bench)
+        fields, entry = parse_request(CHAT, body), self.offer.message.models[0]
+        need = self.batcher.need_of(entry, fields, body, len(body))
+        shared = self.batcher.ask(self.offer, fields, CHAT, body, need, max_amount_pico=None, now_ms=unix_ms())
+        if shared is not None:
+            return shared
+        order = self.order(**bench)
+        self.batcher.note_alone(order)
+        return order
 
     def order(self, **bench: int) -> OrderStream:
-        tokens = bench["tokens"]
-        body = metered_body(
-            {"model": "bench", "messages": [{"role": "user", "content": "x" * 400}], "max_tokens": tokens}
-            | {"bench": bench}
-        )
+        body = body_of(**bench)
         key = secrets.token_bytes(32)
         buyer, actions = place_order(
             self.books,
@@ -213,7 +256,9 @@ async def market(engine: Engine, sold: Ledger, bought: Ledger) -> AsyncIterator[
     offers = OfferBook(
         sold,
         PROVIDER,
-        OfferTerms(operator="B", data_terms=DataTerms(country="LT"), terms=terms, gpus=(), validity_ms=10**8),
+        OfferTerms(
+            operator="B", data_terms=DataTerms(country="LT"), terms=terms, gpus=(), validity_ms=10**8, batch=BATCH
+        ),
         unix_ms,
     )
     tariff = Tariff(input_upm=200_000, cached_input_upm=100_000, output_upm=800_000)
@@ -262,11 +307,11 @@ async def market(engine: Engine, sold: Ledger, bought: Ledger) -> AsyncIterator[
         await channels.aclose()
 
 
-async def read_to_end(order: OrderStream) -> None:
+async def read_to_end(order: OrderStream | SharedRequest) -> None:
     while await order.wait():
         order.take()
     await order.ended_future
-    assert order.receipt is not None, order.error
+    assert order.receipt is not None or isinstance(order, SharedRequest), order.error
 
 
 async def all_begun(orders: list[OrderStream]) -> None:
@@ -282,8 +327,10 @@ def cpu_s() -> float:
 # -- what is measured -------------------------------------------------------------------------------------------------
 
 
-async def short_orders(here: Market, concurrency: int, seconds: float) -> dict[str, float]:
+async def short_orders(here: Market, concurrency: int, seconds: float, *, batched: bool = False) -> dict[str, float]:
     """One order after another, each of `SHORT_TOKENS` tokens that come at once, `concurrency` at a time.
+
+    `batched`: requests share orders and receipts, as far as the offer allows; all receipts are signed at a round's end.
 
     The least of several rounds: whatever else the machine does only adds to it.
     """
@@ -294,11 +341,12 @@ async def short_orders(here: Market, concurrency: int, seconds: float) -> dict[s
         async def one(until_s: float) -> None:
             nonlocal done
             while time.perf_counter() < until_s:
-                await read_to_end(here.order(tokens=SHORT_TOKENS))
+                await read_to_end((here.shared if batched else here.order)(tokens=SHORT_TOKENS))
                 done += 1
 
         began_s, began_cpu = time.perf_counter(), cpu_s()
         await asyncio.gather(*(one(until_s) for _ in range(concurrency)))
+        await asyncio.gather(*(one.ended_future for one in here.owner.live.values()))
         took_s, spent = time.perf_counter() - began_s, cpu_s() - began_cpu
         rounds.append({"us": spent / done * 1e6, "per_s": done / took_s, "ms": took_s * concurrency / done * 1e3})
     return min(rounds, key=lambda one: one["us"])
@@ -401,6 +449,10 @@ def shapes(seconds: float, *, trace: bool) -> dict[str, Shape]:
         "short orders, 1 at once": Shape(lambda m: short_orders(m, 1, seconds)),
         "short orders, 16 at once": Shape(lambda m: short_orders(m, 16, seconds)),
         "short orders, 64 at once": Shape(lambda m: short_orders(m, 64, seconds)),
+        "our code alone: 16 batched at once": Shape(lambda m: short_orders(m, 16, seconds, batched=True), False, False),
+        "batched, 1 at once": Shape(lambda m: short_orders(m, 1, seconds, batched=True)),
+        "batched, 16 at once": Shape(lambda m: short_orders(m, 16, seconds, batched=True)),
+        "batched, 64 at once": Shape(lambda m: short_orders(m, 64, seconds, batched=True)),
         "chunks, 64 streams staggered": Shape(lambda m: streams(m, 64, seconds + 2, staggered=True)),
         "chunks, 64 streams in step": Shape(lambda m: streams(m, 64, seconds + 2, staggered=False)),
         "memory, 1000 streams": Shape(lambda m: memory(m, 1000, trace=trace)),

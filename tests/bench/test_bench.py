@@ -12,7 +12,7 @@ from path_parts.bench import Bench, note_memory_after, note_receipts, run_memory
 from path_parts.cells import FULL, Cell, paced, unstreamed
 from path_parts.figures import Results
 from path_parts.process import BenchError
-from path_parts.systems import Direct, P2pgrid, Relay, System, UnsafeWithoutReceipts, stop_all
+from path_parts.systems import Batched, Direct, P2pgrid, Relay, System, UnsafeWithoutReceipts, stop_all
 from path_parts.targets import receipts_share
 
 CELLS = (
@@ -33,7 +33,9 @@ def paths(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("paths")
 def test_a_tiny_run_on_real_nodes(tmp_path: Path) -> None:
     results = Results()
-    with Bench([Direct, Relay, P2pgrid, UnsafeWithoutReceipts], most_streams=4, folder=tmp_path / "run") as bench:
+    with Bench(
+        [Direct, Relay, P2pgrid, Batched, UnsafeWithoutReceipts], most_streams=4, folder=tmp_path / "run"
+    ) as bench:
         with pytest.raises(BenchError, match="another run"), Bench([Direct], most_streams=1, folder=tmp_path / "two"):
             pass
         pids = [pid for system in bench.systems for node in system.pids().values() for pid in node]
@@ -50,9 +52,10 @@ def test_a_tiny_run_on_real_nodes(tmp_path: Path) -> None:
     assert results.is_whole, results.about["receipts"]
     assert results.about["receipts"]["answers"] > 100
     assert receipts_share(results) is not None
-    assert set(results.visits["unstreamed-2"]) == {"direct", "relay", "p2pgrid"}
-    assert all(results.of("unstreamed-2", name, "requests_per_cpu_s") for name in ("relay", "p2pgrid"))
-    assert set(results.memory) == {"relay", "p2pgrid"}
+    assert results.about["shared_receipts"]["answers"] > 100
+    assert set(results.visits["unstreamed-2"]) == {"direct", "relay", "p2pgrid", "batched"}
+    assert all(results.of("unstreamed-2", name, "requests_per_cpu_s") for name in ("relay", "p2pgrid", "batched"))
+    assert set(results.memory) == {"relay", "p2pgrid", "batched"}
     assert pids and not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
@@ -65,7 +68,7 @@ class _Named(System):
 
 def test_the_unsafe_path_is_measured_where_receipts_are_told_apart_and_nowhere_else(tmp_path: Path) -> None:
     systems: list[System] = []
-    for name in ("direct", "nginx", "p2pgrid", "no-receipts"):
+    for name in ("direct", "nginx", "p2pgrid", "batched", "no-receipts"):
         kind = type(name, (_Named,), {"name": name, "label": name, "hops": 0})
         systems.append(kind(tmp_path, engine_port=1, core=None, most_streams=1))
 
@@ -74,5 +77,6 @@ def test_the_unsafe_path_is_measured_where_receipts_are_told_apart_and_nowhere_e
 
     for cell in FULL:
         expected = ["p2pgrid", "no-receipts"] if cell.name == "receipts" else ["direct", "nginx", "p2pgrid"]
+        expected += [] if cell.stream else ["batched"]
         assert names(cell) == expected
     stop_all(systems)

@@ -40,7 +40,12 @@ class _NoNetwork:
 
 @contextlib.asynccontextmanager
 async def buying(
-    rig: Rig, ledger: Ledger | None = None, *, queue_timeout_s: float = 2.0, keeps_links: bool = True
+    rig: Rig,
+    ledger: Ledger | None = None,
+    *,
+    queue_timeout_s: float = 2.0,
+    keeps_links: bool = True,
+    shares_receipts: bool = True,
 ) -> AsyncIterator[tuple[Purchaser, Ledger]]:
     """A purchaser that knows one provider."""
 
@@ -50,7 +55,7 @@ async def buying(
     kept = ledger if ledger is not None else MemoryLedger()
     book = OfferBook(_NoNetwork(), now_ms=unix_ms)
     book.add(rig.offer.record.to_bytes(), PeerAddress(PROVIDER.public_key.peer_id, ()))
-    limits = SessionLimits(link_timeout_s=2.0, queue_timeout_s=queue_timeout_s)
+    limits = SessionLimits(link_timeout_s=2.0, queue_timeout_s=queue_timeout_s, shares_receipts=shares_receipts)
     async with Purchaser(CLIENT, kept, book, dial=dial_rig, limits=limits, keeps_links=keeps_links) as purchaser:
         yield purchaser, kept
 

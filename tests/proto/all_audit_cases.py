@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.proto import (
+    audit_cases_batch,
     audit_cases_disputes,
     audit_cases_keys,
     audit_cases_log,
@@ -11,7 +12,14 @@ from tests.proto import (
 )
 from tests.proto.audit_cases import CASES, AuditCase
 
-_ROOMS = (audit_cases_disputes, audit_cases_keys, audit_cases_log, audit_cases_settlement, audit_more_cases)
+_ROOMS = (
+    audit_cases_batch,
+    audit_cases_disputes,
+    audit_cases_keys,
+    audit_cases_log,
+    audit_cases_settlement,
+    audit_more_cases,
+)
 assert all(_ROOMS)  # they fill the list
 
 __all__ = ["CASES", "AuditCase"]

@@ -14,7 +14,7 @@ import msgspec
 from p2pgrid.proto.codes import Party
 from p2pgrid.proto.messages import ENDPOINTS, Meter, Offer, Order, Receipt, Status, Tariff, TariffPeriod, Usage
 from p2pgrid.proto.pricing import price_of
-from p2pgrid.proto.record import Record, Role, Signature, Signed, sign_message
+from p2pgrid.proto.record import Record, Role, Signature, Signed, encode_payload, sign_message
 from tests.proto.chains import (
     DAY_MS,
     START_MS,
@@ -185,7 +185,7 @@ def signed_by_a_stranger() -> list[LinesBundle]:
 def altered_payload() -> list[LinesBundle]:
     grid = two_receipts()
     receipt = last_receipt(grid)
-    payload = msgspec.msgpack.encode(msgspec.structs.replace(receipt.message, amount_pico=1))
+    payload = encode_payload(msgspec.structs.replace(receipt.message, amount_pico=1))
     return replaced(grid, receipt, Record(Receipt.payload_type, payload, receipt.record.signatures))
 
 

@@ -13,6 +13,8 @@ from p2pgrid.proto.log_case import NO_DEMANDS, LogDemands
 from p2pgrid.proto.messages import Status, Usage
 from tests.factories import make_answer, make_invoice, make_opening, make_payment
 from tests.proto.audit_cases import USAGE, both, by_the_hour, two_receipts, with_line
+from tests.proto.audit_cases_batch import LINES, batch, line, opened_by_voucher, used
+from tests.proto.audit_cases_batch import opened as opened_in_batch
 from tests.proto.audit_cases_disputes import BODY, KEY, answered, billed_later, disputed, opened, opened_with_rate
 from tests.proto.audit_cases_disputes import rejected as rejection
 from tests.proto.audit_cases_keys import both_keys, card, peer, rotated, sold_under
@@ -296,6 +298,19 @@ STORIES: tuple[Story, ...] = (
     Story("what was asked, shown", of(opened)),
     Story("what was answered, shown", lambda: both(opened(b"data: 1\n\n", subject="response"))),
     Story("an answer whose commitment was lost, shown", of(zero_response)),
+    # Batch orders.
+    Story("a batch order, one of its requests failed, one cancelled", of(batch)),
+    Story("a batch order in which nothing was taken", of(batch, ())),
+    Story("a batch order whose requests owe nothing", of(batch, LINES[1:2])),
+    Story("a tick that fell when a request failed", of(batch, metered=(used(150, 80, 30), used(100, 60, 30)))),
+    Story("below a meter that counts what failed", of(batch, LINES[:2], metered=(used(150, 80, 30),))),
+    Story("a batch order by voucher, what was asked shown", of(opened_by_voucher)),
+    Story("a request of a batch order and its answer, shown", of(opened_in_batch, 2)),
+    Story(
+        "a request of a batch 120 s too late",
+        of(batch, (line(0, used(9, 9), first_token_ms=30_000 + CLOCKS_MS, total_ms=200_000),)),
+    ),
+    Story("a request of a batch too late, and not billed", of(batch, (line(0, used(9, 9), Status.LATE),))),
     # Cards and keys.
     Story("a key used until 120 s after its term", of(sold_until, -CLOCKS_MS)),
     Story("a card by the successor", successor),

@@ -37,7 +37,7 @@ from p2pgrid.proto.messages import (
     channel_id,
 )
 from p2pgrid.proto.pricing import amount_owed, owes_nothing, price_of
-from p2pgrid.proto.record import Message, Record, Role, Signed, parse_json_line, sign_message
+from p2pgrid.proto.record import Message, Record, Role, Signed, encode_payload, parse_json_line, sign_message
 from p2pgrid.proto.verdict import Bundle
 
 START_MS = 1_780_000_000_000
@@ -98,7 +98,7 @@ def make_channel(provider: SecretKey, client: SecretKey, nonce: str = "", **chan
 
 def sign_unchecked(message: Message, role: Role, secret: SecretKey) -> Signed[Any]:
     """As `sign_message`, for what no peer would accept: `Message.check` is left out."""
-    payload = msgspec.msgpack.encode(message)
+    payload = encode_payload(message)
     return sign_payload(type(message).payload_type, payload, {role: secret}, message)
 
 

@@ -6,9 +6,10 @@ import hashlib
 from typing import Any
 
 from p2pgrid.proto.inclusion import InclusionProof
-from p2pgrid.proto.messages import Usage
+from p2pgrid.proto.messages import Status, Usage
 from p2pgrid.proto.record import Message, Role
 from p2pgrid.proto.wire import (
+    BatchOpening,
     Cards,
     ChannelRequest,
     Channels,
@@ -25,6 +26,10 @@ from p2pgrid.proto.wire import (
     Proposals,
     Records,
     Refusal,
+    RequestCancel,
+    RequestEnded,
+    RequestHead,
+    RequestRefused,
     Resume,
     Resumed,
 )
@@ -81,6 +86,11 @@ def one_of_each_frame() -> list[Any]:
         DisputesNews(channel=digest("channel")),
         Cards(cards=(b"record",)),
         OrderOpening(order=b"record", commitment_key=digest("key"), body_bytes=100),
+        BatchOpening(order=b"record", commitment_key=digest("key")),
+        RequestHead(index=1, status=200, content_type="text/event-stream"),
+        RequestRefused(index=1, code="busy", message="Later.", retry_after_ms=1000),
+        RequestEnded(index=1, status=Status.FAILED),
+        RequestCancel(index=1),
         Refusal(code="busy", message="Later.", retry_after_ms=1000),
         Head(status=200, content_type="text/event-stream"),
         LogCall(path="checkpoint"),

@@ -15,8 +15,8 @@ from p2pgrid.errors import InvalidRecord, ProtocolViolation
 from p2pgrid.proto.card import Card
 from p2pgrid.proto.inclusion import parse_inclusion_proof
 from p2pgrid.proto.key_rules import faults_of_card_keys
-from p2pgrid.proto.messages import Channel, TariffPeriod, channel_id
-from p2pgrid.proto.record import Message, Record, Role, parse_message
+from p2pgrid.proto.messages import BatchTerms, Channel, RequestLine, Status, TariffPeriod, Usage, channel_id
+from p2pgrid.proto.record import Message, Record, Role, encode_payload, parse_message
 from p2pgrid.proto.rules import faults_of_channel
 from p2pgrid.proto.wire import Frame, parse_frame
 from tests import factories
@@ -28,6 +28,15 @@ SMALL_ORDER: Final = b"\x01\x01" + bytes(31)
 """The identity, as a key."""
 _WIDE: Final = "\N{MUSICAL SYMBOL G CLEF}"
 """One character, four bytes in UTF-8 and two units in UTF-16."""
+_LINE: Final = RequestLine(
+    status=Status.COMPLETED,
+    finish_reason="stop",
+    usage=Usage(prompt_tokens=10, cached_tokens=4, output_tokens=20),
+    request_commitment=factories.digest("request"),
+    response_commitment=factories.digest("response"),
+    first_token_ms=50,
+    total_ms=400,
+)
 
 
 def refusal_vectors() -> dict[str, Any]:
@@ -71,8 +80,13 @@ Case = tuple[str, type[Any], bytes]
 
 
 def _payloads() -> Iterator[Case]:
-    for message in one_of_each_message():
+    for single in one_of_each_message():
+        message = with_last_field(single)
         yield from _forms_of(message)
+        if message is not single:
+            kind, values = type(single), to_values(single)
+            yield "its last field left out", kind, packed(values[:-1])
+            yield "its last field written as if left out", kind, packed(values)
         yield from ((name, type(message), payload) for name, payload in _field_cases(message))
     yield from _encodings()
     yield from _rules_between_fields()
@@ -82,12 +96,23 @@ def _forms_of(message: Message) -> Iterator[Case]:
     kind, values = type(message), to_values(message)
     most = kind.max_payload_bytes
     yield "as it should be", kind, packed(values)
-    yield "a field too few", kind, packed(values[:-1])
+    yield "a field too few", kind, packed(values[: -2 if kind.optional_field else -1])
     yield "a field too many", kind, packed([*values, 0])
     yield f"{most} bytes of nothing: not too many", kind, bytes(most)
     yield f"{most + 1} bytes", kind, bytes(most + 1)
     yield "a byte after the end", kind, packed(values) + b"\0"
     yield "cut off", kind, packed(values)[:-1]
+
+
+def with_last_field(message: Message) -> Message:
+    """The message, its last field not at the value at which it is left out."""
+    last: dict[str, Any] = {
+        "batch": BatchTerms(batch_requests=16, batch_ms=100),
+        "max_requests": 16,
+        "requests": (_LINE,),
+    }
+    name = message.optional_field
+    return msgspec.structs.replace(message, **{name: last[name]}) if name else message
 
 
 def _field_cases(struct: Any) -> Iterator[tuple[str, bytes]]:
@@ -207,7 +232,7 @@ def _encodings() -> Iterator[Case]:
 def _rules_between_fields() -> Iterator[Case]:
     """Each rule of docs/spec/messages.md that one record breaks by itself: just kept, and just broken."""
     for name, message, changes in _between():
-        yield name, type(message), packed(to_values(msgspec.structs.replace(message, **changes)))
+        yield name, type(message), encode_payload(msgspec.structs.replace(message, **changes))
 
 
 def _between() -> Iterator[tuple[str, Any, dict[str, Any]]]:
@@ -258,6 +283,12 @@ def _between() -> Iterator[tuple[str, Any, dict[str, Any]]]:
     one, two = factories.digest("one"), factories.digest("two")
     yield "two mentions", receipt, {"mentions": (one, two)}
     yield "one mention twice", receipt, {"mentions": (one, one)}
+    for cached in (10, 11):
+        wide = replace(_LINE, usage=replace(_LINE.usage, cached_tokens=cached))
+        yield f"{cached} of 10 cached, of a request", receipt, {"requests": (_LINE, wide)}
+    for status in Status:
+        yield f"a request that is {status}", receipt, {"requests": (replace(_LINE, status=status),)}
+        yield f"requests in a receipt that is {status}", receipt, {"requests": (_LINE,), "status": status}
     peer, other = card.peers[0], factories.secret_key("other").public_key.raw
     yield (
         "a peer whose term ends at its beginning",

@@ -17,10 +17,11 @@ from p2pgrid.proto.card import PeerKey, Revocation
 from p2pgrid.proto.codes import CODES, Weight
 from p2pgrid.proto.inclusion import InclusionProof
 from p2pgrid.proto.message_types import MESSAGE_TYPES
-from p2pgrid.proto.messages import DataTerms, ModelOffer, Tariff, TariffPeriod, Terms, Usage
+from p2pgrid.proto.messages import BatchTerms, DataTerms, ModelOffer, RequestLine, Tariff, TariffPeriod, Terms, Usage
 from p2pgrid.proto.record import Message
 from p2pgrid.proto.statement import StatementLine
 from p2pgrid.proto.wire import (
+    BatchOpening,
     Cards,
     ChannelRequest,
     Channels,
@@ -37,13 +38,29 @@ from p2pgrid.proto.wire import (
     Proposals,
     Records,
     Refusal,
+    RequestCancel,
+    RequestEnded,
+    RequestHead,
+    RequestRefused,
     Resume,
     Resumed,
 )
 
 FOLDER = Path(__file__).parent.parent.parent / "docs/spec"
 
-PARTS = (Usage, Tariff, TariffPeriod, ModelOffer, DataTerms, Terms, PeerKey, Revocation, StatementLine)
+PARTS = (
+    Usage,
+    Tariff,
+    TariffPeriod,
+    ModelOffer,
+    DataTerms,
+    Terms,
+    BatchTerms,
+    RequestLine,
+    PeerKey,
+    Revocation,
+    StatementLine,
+)
 FRAMES = (
     ChannelRequest,
     Held,
@@ -59,6 +76,11 @@ FRAMES = (
     DisputesNews,
     Cards,
     OrderOpening,
+    BatchOpening,
+    RequestHead,
+    RequestRefused,
+    RequestEnded,
+    RequestCancel,
     Refusal,
     Head,
     LogCall,

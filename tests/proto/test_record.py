@@ -364,7 +364,7 @@ def test_caps_of_messages() -> None:
         "Order": 1024,
         "Meter": 1024,
         "Voucher": 1024,
-        "Receipt": 2048,
+        "Receipt": 6144,
         "Dispute": 1024,
         "Answer": 1024,
         "Card": 16 * 1024,

@@ -8,7 +8,7 @@ import pytest
 from p2pgrid.proto.codes import CODES, Party, Weight
 from p2pgrid.proto.log_case import NO_DEMANDS, LogDemands
 from p2pgrid.proto.messages import Receipt, Usage
-from p2pgrid.proto.record import Record, Role
+from p2pgrid.proto.record import Record, Role, encode_payload
 from p2pgrid.proto.verdict import Bundle, Verdict, audit_records
 from tests.factories import make_dispute, resigned
 from tests.proto.all_audit_cases import CASES, AuditCase
@@ -111,7 +111,7 @@ def test_an_altered_receipt_is_known_from_the_next_one() -> None:
     grid = two_receipts()
     receipt = last_receipt(grid)
     grid.deal()
-    payload = msgspec.msgpack.encode(msgspec.structs.replace(receipt.message, amount_pico=1))
+    payload = encode_payload(msgspec.structs.replace(receipt.message, amount_pico=1))
     bundles = replaced(grid, receipt, Record(Receipt.payload_type, payload, receipt.record.signatures))
     (finding,) = audit_records(bundles[1:]).findings
     assert (finding.code, finding.party) == ("bad-signature", C)

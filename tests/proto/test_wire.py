@@ -135,6 +135,6 @@ def test_hostile_bytes(data: bytes) -> None:
 
 
 def test_kinds_fit_the_link() -> None:
-    bulk = {Kind.BODY, Kind.CHUNK}
+    bulk = {Kind.BODY, Kind.CHUNK, Kind.REQUEST, Kind.PART}
     assert all(FIRST_MESSAGE_KIND <= k < FIRST_CREDITED_KIND for k in Kind if k not in bulk)
     assert all(FIRST_CREDITED_KIND <= k <= 255 for k in bulk)

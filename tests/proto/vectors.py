@@ -20,6 +20,7 @@ from p2pgrid.proto.pricing import amount_owed, price_of
 from p2pgrid.proto.record import Message, Signed, signature_input
 from tests import factories
 from tests.proto.audit_vectors import audit_vectors
+from tests.proto.batch_vectors import batch_vectors
 from tests.proto.card_vectors import card_vectors, discovery_vectors, proof_vectors
 from tests.proto.counting_vectors import counting_vectors
 from tests.proto.exchange_vectors import exchange_vectors
@@ -61,6 +62,7 @@ def all_vectors() -> dict[str, Any]:
         "exchanges.json": exchange_vectors(),
         "link.json": link_vectors(),
         "machines.json": machine_vectors(),
+        "batches.json": batch_vectors(),
         "merkle.json": merkle_vectors(),
         "log.json": log_vectors(),
         "audit.json": audit_vectors(),

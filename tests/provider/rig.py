@@ -30,7 +30,7 @@ from p2pgrid.proto.channel import ChannelHead, accept_channel
 from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.disputing import sign_dispute
 from p2pgrid.proto.keys import PublicKey, SecretKey
-from p2pgrid.proto.messages import Channel, DataTerms, Offer, Receipt, Terms
+from p2pgrid.proto.messages import BatchTerms, Channel, DataTerms, Offer, Receipt, Terms
 from p2pgrid.proto.record import Role, Signed, parse_record, verify_record
 from p2pgrid.proto.request import metered_body, parse_request
 from p2pgrid.proto.wire import (
@@ -53,7 +53,7 @@ from p2pgrid.provider.exchange import Shop
 from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.links import ClientLinks
 from p2pgrid.provider.node import unix_ms
-from p2pgrid.provider.offers import OfferBook, OfferTerms
+from p2pgrid.provider.offers import ONE_BY_ONE, OfferBook, OfferTerms
 from p2pgrid.provider.order import OrderExchange
 from p2pgrid.provider.session import serve_streams
 from p2pgrid.provider.tally import Tally
@@ -122,6 +122,7 @@ async def provider(
     clock_ahead_ms: int = 0,
     models: tuple[str, ...] = (MODEL,),
     log: LogService | None = None,
+    batch: BatchTerms = ONE_BY_ONE,
 ) -> AsyncIterator[Rig]:
     """A provider on a free port of 127.0.0.1 with a fake engine; one `ModelConfig` a name."""
     ledger = ledger if ledger is not None else MemoryLedger()
@@ -143,7 +144,12 @@ async def provider(
             ledger,
             PROVIDER,
             OfferTerms(
-                operator="Test", data_terms=DataTerms(country="LT"), terms=terms, gpus=(), validity_ms=validity_ms
+                operator="Test",
+                data_terms=DataTerms(country="LT"),
+                terms=terms,
+                gpus=(),
+                validity_ms=validity_ms,
+                batch=batch,
             ),
             now_ms,
         )

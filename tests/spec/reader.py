@@ -306,8 +306,16 @@ def named_types() -> dict[str, str]:
     return dict(re.findall(r"^\| \*\*(\w+)\*\* \| (.+?) \|", text, flags=re.MULTILINE))
 
 
+LEFT_OUT: dict[str, Any] = {"Offer": [1, 0], "Order": 1, "Receipt": []}
+"""messages.md, rule 1: with which value the last field is left out."""
+
+
 def named(name: str, values: list[Any]) -> dict[str, Any]:
     fields = tables()[name]
+    if name in LEFT_OUT and isinstance(values, list) and len(values) == len(fields) - 1:
+        values = [*values, LEFT_OUT[name]]
+    elif name in LEFT_OUT and isinstance(values, list) and len(values) == len(fields) and values[-1] == LEFT_OUT[name]:
+        raise Refused("malformed")
     if not isinstance(values, list) or len(values) != len(fields):
         raise Refused("malformed")
     return {field: typed(kind, value) for (field, kind), value in zip(fields, values, strict=True)}
@@ -387,7 +395,10 @@ def _rules_of(name: str, m: dict[str, Any]) -> Iterator[bool]:
             yield m["expires_ms"] > m["opened_ms"]
         case "Receipt":
             yield len(set(m["mentions"])) == len(m["mentions"])
-            yield m["usage"]["cached_tokens"] <= m["usage"]["prompt_tokens"]
+            for one in (m, *m["requests"]):
+                yield one["usage"]["cached_tokens"] <= one["usage"]["prompt_tokens"]
+            yield not m["requests"] or m["status"] == "completed"
+            yield all(one["status"] not in ("interrupted", "unacknowledged") for one in m["requests"])
         case "Dispute" | "Answer" | "Opening":
             yield m["by"] != "operator"
         case "Card":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import hmac
 import json
 import re
 from collections.abc import Callable
@@ -312,6 +313,75 @@ def check_order(case: dict[str, Any], tariff: dict[str, int], channel: Record) -
                 assert record.message["response_commitment"] == reader.commitment("response", key, stream)
             if kind == "RECEIPT":
                 check_receipt(case["case"], from_wire(data).message, stream, vouched, tariff, channel)
+
+
+def test_batches() -> None:
+    batches = vectors("batches")
+    proven = [check_batch(case) for case in batches["orders"]]
+    assert sum(proven) > 10, "most of them come to a receipt"
+
+
+def check_batch(case: dict[str, Any]) -> bool:
+    """What the provider of a batch order sends is what session.md, section 11, makes of what it let go."""
+    offer, channel = (from_wire(bytes.fromhex(case[name])) for name in ("offer", "channel"))
+    tariff, tag = offer.message["models"][0]["tariff"], b"p2pgrid/batch/1"
+    none = {"prompt_tokens": 0, "cached_tokens": 0, "output_tokens": 0}
+    batch_key, vouched, is_done = bytes.fromhex(case["steps"][0]["data"]), none, False
+    bodies: list[bytes] = []
+    answers: dict[int, bytes] = {}
+    statuses: dict[int, str] = {}
+    refused: set[int] = set()
+
+    def key(index: int) -> bytes:
+        return hmac.digest(batch_key, tag + bytes([index]), "sha256")
+
+    def counts(index: int) -> dict[str, int]:
+        text = answers.get(index, b"").decode()
+        return usage_of(reader.count_answer(text, 1)[0]) if text.startswith("data:") else none
+
+    def answer(index: int) -> bytes:
+        data = answers.get(index, b"")
+        return reader.commitment("response", key(index), data if data.startswith(b"data:") else b"")
+
+    def whole() -> tuple[dict[str, int], bytes]:
+        """Counts and commitment of all that count, by rules 11.5 and 11.8."""
+        owing = ("completed", "cancelled")
+        counted = [i for i in range(len(bodies)) if statuses.get(i, "completed") in owing and counts(i) != none]
+        usage = {name: sum(counts(i)[name] for i in counted) for name in none}
+        return usage, hashlib.sha256(tag + b"".join(answer(i) for i in counted)).digest()
+
+    for step in case["steps"]:
+        if step["side"] == "provider" and step["event"] == "REQUEST" and "fault" not in step:
+            bodies.append(reader.unsqueezed(step["data"]))
+        if step["side"] == "provider" and step["event"] == "VOUCHER" and "records" in step:
+            vouched = from_wire(reader.unsqueezed(step["data"])).message["usage"]
+        for kind, payload in step.get("out", []) if step["side"] == "provider" else []:
+            data = reader.unsqueezed(payload)
+            if kind == "PART":
+                answers[data[0]] = answers.get(data[0], b"") + data[1:]
+            elif kind == "REQUEST_ENDED":
+                ended = reader.read_payload("RequestEnded", data)
+                statuses[ended["index"]] = ended["status"]
+            elif kind == "REQUEST_REFUSED":
+                refused.add(reader.read_payload("RequestRefused", data)["index"])
+            elif kind == "METER":
+                said = from_wire(data).message
+                assert (said["usage"], said["response_commitment"]) == whole(), case["case"]
+                assert said["amount_pico"] == reader.price(tariff, said["usage"])
+            elif kind == "RECEIPT":
+                said, is_done = from_wire(data).message, True
+                assert (said["receipt_number"], said["previous"]) == (1, channel.id)
+                assert said["amount_pico"] == reader.price(tariff, said["usage"]), case["case"]
+                if said["status"] != "completed":
+                    assert (said["usage"], said["requests"]) == (vouched, []), case["case"]
+                    continue
+                assert (said["usage"], said["response_commitment"]) == whole(), case["case"]
+                taken = [i for i in range(len(bodies)) if i not in refused]
+                for index, line in zip(taken, said["requests"], strict=True):
+                    assert line["status"] == statuses.get(index, "completed")
+                    assert (line["usage"], line["response_commitment"]) == (counts(index), answer(index))
+                    assert line["request_commitment"] == reader.commitment("request", key(index), bodies[index])
+    return is_done
 
 
 def usage_of(counts: reader.Counts) -> dict[str, int]:

@@ -20,14 +20,14 @@ from .cells import FULL, HELD_STREAMS, SHORT, Cell
 from .figures import Results
 from .process import BenchError, say
 from .report import render, write_docs
-from .systems import Direct, LiteLlm, Nginx, P2pgrid, Relay, System, UnsafeWithoutReceipts
+from .systems import Batched, Direct, LiteLlm, Nginx, P2pgrid, Relay, System, UnsafeWithoutReceipts
 
 SYSTEMS: Final[dict[str, type[System]]] = {
-    kind.name: kind for kind in (Direct, LiteLlm, Nginx, Relay, P2pgrid, UnsafeWithoutReceipts)
+    kind.name: kind for kind in (Direct, LiteLlm, Nginx, Relay, P2pgrid, Batched, UnsafeWithoutReceipts)
 }
 SAVED: Final = toolbox.BUILD / "path.json"
 PAGE: Final = toolbox.ROOT / "docs" / "performance.md"
-_DEFAULT: Final = ("direct", "litellm", "nginx", "p2pgrid", "no-receipts")
+_DEFAULT: Final = ("direct", "litellm", "nginx", "p2pgrid", "batched", "no-receipts")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

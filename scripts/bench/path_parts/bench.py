@@ -19,7 +19,7 @@ from .cells import HELD_STREAMS, Cell, held
 from .figures import Results
 from .load import Load
 from .process import BenchError, Process, cpu_ns, memory_bytes, say
-from .systems import P2PGRID_CONFIG, P2pgrid, System, UnsafeWithoutReceipts, empty_folder, stop_all
+from .systems import P2PGRID_CONFIG, Batched, P2pgrid, System, UnsafeWithoutReceipts, empty_folder, stop_all
 from .toolbox import Missing
 
 IDLE_SHARE: Final = 0.15
@@ -196,7 +196,12 @@ def visited(cell: Cell, systems: Sequence[System]) -> list[System]:
     """The systems that a cell is measured for."""
     if cell.only:
         return [s for s in systems if s.name in cell.only or (cell.unsafe_too and s.name == UnsafeWithoutReceipts.name)]
-    return [s for s in systems if s.name != UnsafeWithoutReceipts.name or cell.unsafe_too]
+    shunned = {
+        name
+        for name, is_in in ((UnsafeWithoutReceipts.name, cell.unsafe_too), (Batched.name, not cell.stream))
+        if not is_in
+    }
+    return [s for s in systems if s.name not in shunned]
 
 
 def run_rounds(bench: Bench, cells: Sequence[Cell], rounds: int, results: Results) -> None:
@@ -233,10 +238,11 @@ def note_memory_after(bench: Bench, results: Results) -> None:
 
 
 def note_receipts(bench: Bench, results: Results) -> None:
-    """Whether every answer of the run has its receipt, signed by both, in both ledgers."""
-    system = bench.named(P2pgrid.name)
-    if isinstance(system, P2pgrid):
-        results.about["receipts"] = bench.receipts(system)
+    """Whether every answer of the run has its receipt, or its place on one, signed by both, in both ledgers."""
+    for name, kind in (("receipts", P2pgrid), ("shared_receipts", Batched)):
+        system = bench.named(kind.name)
+        if isinstance(system, P2pgrid):
+            results.about[name] = bench.receipts(system)
 
 
 @contextlib.contextmanager

@@ -85,10 +85,10 @@ class Results:
         """
         if any(self.errors().values()):
             return False
-        found = self.about.get("receipts")
-        if not found:
-            return True
-        return found["gateway"] == found["provider"] and 0 <= found["gateway"] - found["answers"] <= found["cut"]
+        found = [self.about[name] for name in ("receipts", "shared_receipts") if self.about.get(name)]
+        return all(
+            one["gateway"] == one["provider"] and 0 <= one["gateway"] - one["answers"] <= one["cut"] for one in found
+        )
 
     def noise(self) -> dict[str, float]:
         """How quiet the machine was: the spread of a fixed piece of work, what others took, the cells' own spread."""

@@ -64,6 +64,11 @@ def _head(results: Results) -> str:
             f"p2pgrid gave {receipts['answers']:,} whole answers in this run; {receipts['gateway']:,} receipts signed "
             f"by both are in the gateway's ledger, {receipts['provider']:,} in the provider's."
         )
+    if shared := about.get("shared_receipts"):
+        lines.append(
+            f"p2pgrid batched gave {shared['answers']:,}; {shared['gateway']:,} stand on receipts in the gateway's "
+            f"ledger, {shared['provider']:,} in the provider's."
+        )
     return "\n\n".join(lines)
 
 

@@ -143,6 +143,7 @@ class P2pgrid(System):
 
     name, label, hops = "p2pgrid", "p2pgrid, 2 hops, TLS, receipts", 2
     module: ClassVar[str] = "p2pgrid"
+    gateway_flags: ClassVar[tuple[str, ...]] = ("--receipt-each",)
 
     def start(self) -> None:
         peers = self.folder / "bootstrap_peers.toml"
@@ -160,7 +161,7 @@ class P2pgrid(System):
         provider = self._command("serve", *common, data="provider")
         self._others.append(provider)
         provider.ready_line(READY_S)
-        gateway = self._command("gateway", "--listen", "127.0.0.1:0", *common)
+        gateway = self._command("gateway", "--listen", "127.0.0.1:0", *self.gateway_flags, *common)
         self._nodes["gateway"] = gateway
         self._nodes["provider"] = self._others.pop()
         self.port = int(gateway.ready_line(READY_S)["base_url"].rpartition(":")[2].partition("/")[0])
@@ -172,11 +173,12 @@ class P2pgrid(System):
         load.requests(self, 32 + self.most_streams * 3 // 4, connections=8, stream=True, tokens=WARM_TOKENS)
 
     def receipts(self) -> dict[str, int]:
-        """Receipts that both sides have signed, in each ledger on disk."""
+        """Requests on receipts that both sides have signed, in each ledger on disk."""
         found = {}
         for node in ("gateway", "provider"):
             with SqliteLedger.open_readonly(self.folder / node / "ledger.sqlite") as ledger:
-                found[node] = sum(row.countersigned for row in ledger.receipts())
+                signed = [row.receipt for row in ledger.receipts() if row.countersigned]
+                found[node] = sum(len(receipt.requests) or 1 for receipt in signed)
         return found
 
     def _is_on_sale(self) -> bool:
@@ -192,6 +194,13 @@ class P2pgrid(System):
         folder = self.folder / (data or command)
         words = [sys.executable, "-m", self.module, "--data", str(folder), command, *arguments, "--json"]
         return Process(f"p2pgrid {command}", words, log=self.folder / f"{command}.log", core=self._core)
+
+
+class Batched(P2pgrid):
+    """The product as it comes: short unstreamed requests that are asked at once share orders and receipts."""
+
+    name, label, hops = "batched", "p2pgrid batched, 2 hops, TLS, shared receipts", 2
+    gateway_flags = ()
 
 
 class UnsafeWithoutReceipts(P2pgrid):
