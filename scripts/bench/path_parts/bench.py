@@ -234,9 +234,11 @@ def note_memory_after(bench: Bench, results: Results) -> None:
 
 def note_receipts(bench: Bench, results: Results) -> None:
     """Whether every answer of the run has its receipt, signed by both, in both ledgers."""
-    system = bench.named(P2pgrid.name)
-    if isinstance(system, P2pgrid):
-        results.about["receipts"] = bench.receipts(system)
+    results.about["receipts"] = {
+        system.name: bench.receipts(system)
+        for system in bench.systems
+        if isinstance(system, P2pgrid) and not isinstance(system, UnsafeWithoutReceipts)
+    }
 
 
 @contextlib.contextmanager

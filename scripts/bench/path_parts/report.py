@@ -59,9 +59,9 @@ def _head(results: Results) -> str:
     ]
     failed = {name: count for name, count in results.errors().items() if count}
     lines.append(f"Failed requests: {failed}" if failed else "No request failed.")
-    if receipts := about.get("receipts"):
+    for system, receipts in results.receipts().items():
         lines.append(
-            f"p2pgrid gave {receipts['answers']:,} whole answers in this run; {receipts['gateway']:,} receipts signed "
+            f"{system} gave {receipts['answers']:,} whole answers in this run; {receipts['gateway']:,} receipts signed "
             f"by both are in the gateway's ledger, {receipts['provider']:,} in the provider's."
         )
     return "\n\n".join(lines)

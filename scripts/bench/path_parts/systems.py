@@ -143,6 +143,8 @@ class P2pgrid(System):
 
     name, label, hops = "p2pgrid", "p2pgrid, 2 hops, TLS, receipts", 2
     module: ClassVar[str] = "p2pgrid"
+    serve_flags: ClassVar[tuple[str, ...]] = ()
+    """What `p2pgrid serve` is told besides."""
 
     def start(self) -> None:
         peers = self.folder / "bootstrap_peers.toml"
@@ -157,9 +159,9 @@ class P2pgrid(System):
         initialise = self._command("init", data="provider")
         initialise.ready_line(READY_S)
         initialise.stop()
-        provider = self._command("serve", *common, data="provider")
+        provider = self._command("serve", *common, *self.serve_flags, data="provider")
         self._others.append(provider)
-        provider.ready_line(READY_S)
+        self._check_roads(provider.ready_line(READY_S))
         gateway = self._command("gateway", "--listen", "127.0.0.1:0", *common)
         self._nodes["gateway"] = gateway
         self._nodes["provider"] = self._others.pop()
@@ -179,6 +181,11 @@ class P2pgrid(System):
                 found[node] = sum(row.countersigned for row in ledger.receipts())
         return found
 
+    def _check_roads(self, ready: dict[str, Any]) -> None:
+        """Raise BenchError unless the provider listens where this system wants to reach it."""
+        if not ready["addresses"]:
+            raise BenchError(f"{self.label}: the provider does not listen on the direct road.")
+
     def _is_on_sale(self) -> bool:
         page = get(self.port, "/v1/models")
         return page is not None and any(one["id"] == MODEL for one in json.loads(page)["data"])
@@ -192,6 +199,17 @@ class P2pgrid(System):
         folder = self.folder / (data or command)
         words = [sys.executable, "-m", self.module, "--data", str(folder), command, *arguments, "--json"]
         return Process(f"p2pgrid {command}", words, log=self.folder / f"{command}.log", core=self._core)
+
+
+class P2pgridOverLibp2p(P2pgrid):
+    """The same over a libp2p stream (Noise, yamux), the road where no port is open: the provider has no direct one."""
+
+    name, label, hops = "p2pgrid-libp2p", "p2pgrid over libp2p, 2 hops, receipts", 2
+    serve_flags = ("--no-direct",)
+
+    def _check_roads(self, ready: dict[str, Any]) -> None:
+        if ready["addresses"] or not ready["libp2p_addresses"]:
+            raise BenchError(f"{self.label}: the provider listens on the direct road, or not over libp2p.")
 
 
 class UnsafeWithoutReceipts(P2pgrid):
