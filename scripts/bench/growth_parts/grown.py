@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final
 
 from path_parts.bench import Bench
 from path_parts.process import BenchError, say
-from path_parts.systems import P2pgrid
+from path_parts.systems import P2pgrid, get
 from path_parts.toolbox import BUILD, ROOT
 
 from p2pgrid.config import DataFolder
@@ -39,6 +39,11 @@ class Grown(P2pgrid):
         for node in ("gateway", "provider"):
             shutil.copytree(self.seed / node, self.folder / node)
         self.write_config(config)
+
+    def _is_on_sale(self) -> bool:
+        """The offers of sellers that are gone do not count: a link has to be up."""
+        page = get(self.port, "/health")
+        return page is not None and json.loads(page)["links"] > 0
 
     def heads(self) -> dict[str, int]:
         """Receipts that both have signed, of the channel between the two, by each side's ledger."""

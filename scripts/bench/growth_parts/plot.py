@@ -62,7 +62,9 @@ def draw_soak(found: dict[str, Any]) -> Any:
     figure, (above, below) = plt.subplots(2, 1, figsize=(9, 6.5), sharex=True)
     for node, look in (("gateway", LOOKS["ledger"]), ("provider", LOOKS["channels"])):
         x = [one["at_s"] / 60 for one in found["memory"]]
-        above.plot(x, [one[node]["pss"] / 1e6 for one in found["memory"]], color=look["color"], label=f"{node}, PSS")
+        above.plot(
+            x, [one[node]["rss"] / 1e6 for one in found["memory"]], color=look["color"], label=f"{node}, resident"
+        )
     above.set(title="Memory", ylabel="MB", ylim=(0, None))
     for metric, colour, label in (
         ("whole_p50_ms", "#009E73", "unstreamed, p50"),
