@@ -19,9 +19,11 @@ from typing import Final
 from msgspec.structs import replace
 
 from p2pgrid.client.offer_cache import write_cache
+from p2pgrid.client.purchaser import unix_ms
 from p2pgrid.config import DataFolder
 from p2pgrid.ledger.reader import SqliteReader
 from p2pgrid.ledger.sqlite import SqliteLedger
+from p2pgrid.log.log import TransparencyLog
 from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.proto.channel import ChannelHead
 from p2pgrid.proto.commitment import request_commitment
@@ -137,6 +139,21 @@ async def add_channels(path: Path, count: int, *, provider: SecretKey) -> None:
             await ledger.append(channel)
             fresh = ledger.head(channel.message.channel)
             await _store(ledger, sales(sample, channel, fresh, 1, provider=provider, client=client))
+    finally:
+        await ledger.aclose()
+
+
+async def enter_log(provider: DataFolder) -> int:
+    """Enter what the provider's ledger holds into its log, as the node does when it starts; the log's size then.
+
+    Raises LedgerError.
+    """
+    key = provider.load_key()
+    paths = provider.log_file(key.public_key.peer_id), provider.log_checkpoint_file(key.public_key.peer_id)
+    ledger = SqliteLedger.open(provider.ledger_file)
+    try:
+        async with TransparencyLog(*paths, key, ledger, now_ms=unix_ms) as log:
+            return log.checkpoint.size if log.checkpoint is not None else 0
     finally:
         await ledger.aclose()
 

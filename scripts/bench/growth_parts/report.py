@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from path_parts.figures import Figure, Results
-from path_parts.report import put_between, table
+from path_parts.report import markdown_table, put_between
 
 BEGIN: Final = "<!-- growth: written by scripts/bench/growth --docs -->"
 END: Final = "<!-- /growth -->"
@@ -117,7 +117,7 @@ def _dimension(name: str, dimension: Mapping[str, Any]) -> str:
         row.append(" + ".join(f"{node['memory'][one] / 1e6:.0f}" for one in ("gateway", "provider")))
         row.append(" + ".join(f"{node['started'][one]['cpu_s']:.1f}" for one in ("gateway", "provider")))
         rows.append(row)
-    return table(rows)
+    return markdown_table(rows)
 
 
 def _market(market: Mapping[str, Mapping[str, float]]) -> str:
@@ -125,7 +125,7 @@ def _market(market: Mapping[str, Mapping[str, float]]) -> str:
     for size, one in market.items():
         keys = ("add_us", "choice_us", "first_choice_us", "kb_per_offer")
         rows.append([f"{int(size):,}", f"{one['kept']:,.0f}", *(_number(one[key]) for key in keys)])
-    return table(rows)
+    return markdown_table(rows)
 
 
 def _number(value: float) -> str:

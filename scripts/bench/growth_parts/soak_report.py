@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from path_parts.report import put_between, table
+from path_parts.report import markdown_table, put_between
 
 BEGIN: Final = "<!-- soak: written by scripts/bench/soak --docs -->"
 END: Final = "<!-- /soak -->"
@@ -77,7 +77,7 @@ def render(found: Mapping[str, Any]) -> str:
         f"{about['when']}, commit {about['commit']}: {about['minutes']:g} minutes of {about['streams']} streams (50 "
         f"tokens/s each) and {about['requests_per_s']:.0f} unstreamed requests a second; {about['pinning']}. "
         f"{receipts['answers']:,} answers. The first {WARM_SHARE:.0%} of the run is left out.".replace("%", " %"),
-        table(rows),
+        markdown_table(rows),
         "\n".join(
             f"- {node} was asked for a page {int(count):,} times; the slowest took {slowest_s * 1e3:.0f} ms."
             for node, (count, slowest_s) in found["probes"].items()

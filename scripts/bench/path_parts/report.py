@@ -81,7 +81,7 @@ def _targets(rows: Sequence[Target]) -> str:
             continue
         spread = f" ±{row.found.spread:.0%}" if row.found.rounds > 1 else ""
         table.append([row.text, wanted, f"{_number(row.found.value)}{unit}{spread}", "met" if row.is_met else "MISSED"])
-    return table(table)
+    return markdown_table(table)
 
 
 def _cells(results: Results, *, stream: bool) -> str:
@@ -91,7 +91,7 @@ def _cells(results: Results, *, stream: bool) -> str:
         for place, system in enumerate(sorted(results.visits[cell.name], key=_place(results))):
             row = [_shown(results, cell, system, metric, form) for _, metric, form in columns]
             table.append([cell.title if place == 0 else "", _label(results, system), *row])
-    return table(table) if len(table) > 1 else ""
+    return markdown_table(table) if len(table) > 1 else ""
 
 
 def _known(results: Results, *, stream: bool) -> list[Cell]:
@@ -135,7 +135,7 @@ def _memory(results: Results) -> str:
         per_stream = f"{found['per_stream'] / 1000:.1f}" if "per_stream" in found else "-"
         held = f"{found['held']}, {found['held_errors']}" if "held" in found else "-"
         table.append([_label(results, system), *by_node, per_stream, held])
-    return table(table) if len(table) > 1 else ""
+    return markdown_table(table) if len(table) > 1 else ""
 
 
 def _noise(results: Results) -> str:
@@ -180,7 +180,7 @@ def _number(value: float) -> str:
     return f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns stand under each other."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
