@@ -1,8 +1,8 @@
 """What libp2p imports and a node hardly ever uses is loaded when it is used, and not before.
 
-`import libp2p` (0.8.1) brings 1,300 modules and 80 MB: QUIC, WebSocket, mDNS, ACME, gossip, bitswap, two HTTP clients. A
-node speaks TCP, Noise, yamux and Kademlia. Here the modules in `DEFERRED` are put off: whoever imports a name from one
-of them gets a `DeferredName`, and the module is loaded when the name is called, subclassed, or asked for an attribute.
+`import libp2p` (0.8.1) brings 1,300 modules and 80 MB: QUIC, WebSocket, mDNS, ACME, bitswap, two HTTP clients. A node
+speaks TCP, Noise, yamux and Kademlia. Here the modules in `DEFERRED` are put off: whoever imports a name from one of
+them gets a `DeferredName`, and the module is loaded when the name is called, subclassed, or asked for an attribute.
 
 Only modules from which classes and functions alone are imported may stand in the list: a constant would be compared,
 and an exception caught, without being asked for anything. A test holds the list to that.
