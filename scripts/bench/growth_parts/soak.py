@@ -38,6 +38,8 @@ MEMORY_S: Final = 2.0
 PROBE_S: Final = 0.1
 STALL_S: Final = 1.0
 _TIMEOUT_S: Final = 60.0
+_REUSED_S: Final = 30.0
+"""How long a connection may have been idle to be used again; the gateway closes it after 75."""
 _CALIBRATION_S: Final = 3.0
 
 
@@ -159,12 +161,18 @@ class _Connection:
     def __init__(self, port: int) -> None:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._used_s = 0.0
 
     async def ask(self, request: bytes) -> bytes:
         """The answer's body. Raises ValueError for another status than 200."""
+        began_s = time.monotonic()
+        if self._streams is not None and began_s > self._used_s + _REUSED_S:
+            self._streams[1].close()  # the server may be closing it just now
+            self._streams = None
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
+        self._used_s = began_s
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
         fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)
