@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -133,12 +133,15 @@ async def add_channels(path: Path, count: int, *, provider: SecretKey) -> None:
     ledger = SqliteLedger.open(path)
     try:
         sample = Sample.of(ledger)
-        for n in range(count):
-            client = SecretKey(hashlib.sha256(f"client {n}".encode()).digest())
-            channel = _channel_of(sample.channel.message, provider, client)
-            await ledger.append(channel)
-            fresh = ledger.head(channel.message.channel)
-            await _store(ledger, sales(sample, channel, fresh, 1, provider=provider, client=client))
+        for first in range(0, count, _AT_ONCE):
+            opened, made = [], list[Sale]()
+            for n in range(first, min(first + _AT_ONCE, count)):
+                client = SecretKey(hashlib.sha256(f"client {n}".encode()).digest())
+                channel = _channel_of(sample.channel.message, provider, client)
+                opened.append(channel)
+                made += sales(sample, channel, _fresh(channel), 1, provider=provider, client=client)
+            await ledger.append(*opened)
+            await _store(ledger, made)
     finally:
         await ledger.aclose()
 
@@ -198,7 +201,7 @@ def _fill_one(own: Path, gateway: Path, provider: Path, count: int) -> ChannelHe
     return asyncio.run(continue_channel(DataFolder(own).ledger_file, count, provider=seller, client=buyer))
 
 
-async def _store(ledger: SqliteLedger, made: Iterator[Sale]) -> None:
+async def _store(ledger: SqliteLedger, made: Iterable[Sale]) -> None:
     """As the node stores them: an order with its key, then the receipt."""
     waiting: list[asyncio.Future[None]] = []
     for sale in made:
@@ -209,6 +212,18 @@ async def _store(ledger: SqliteLedger, made: Iterator[Sale]) -> None:
             await asyncio.gather(*waiting[: _AT_ONCE // 2])
             del waiting[: _AT_ONCE // 2]
     await asyncio.gather(*waiting)
+
+
+def _fresh(channel: Signed[Channel]) -> ChannelHead:
+    """Where a channel stands in which nothing was bought."""
+    return ChannelHead(
+        last_order_number=0,
+        last_receipt_number=0,
+        last_receipt_id=channel.id,
+        total_pico=0,
+        countersigned=0,
+        countersigned_pico=0,
+    )
 
 
 def _channel_of(sample: Channel, provider: SecretKey, client: SecretKey) -> Signed[Channel]:
