@@ -96,10 +96,14 @@ def _dimensions(found: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]
 def _head(found: Mapping[str, Any]) -> str:
     for _, dimension in _dimensions(found):
         about = dimension["results"]["about"]
+        taken = Results.from_json(dimension["results"]).noise().get("taken_by_others_path", 0.0)
+        busy = (
+            f" Others took {taken:.0%} of that core: of the times only the ratios of CPU count." if taken > 0.15 else ""
+        )
         return (
             f"{about['when']}, commit {about['commit']}: {about['cpu']}, {about['cores']} cores; {about['pinning']}. "
-            "In brackets: of the smallest size, the median of the rounds' ratios."
-        )
+            f"In brackets: of the smallest size, the median of the rounds' ratios.{busy}"
+        ).replace("%", " %")
     return ""
 
 
