@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "engine": {"errors", "units", "proto"},
     "net": {"errors", "units", "proto"},
     "log": {"errors", "units", "proto", "ledger"},
-    "commands": {"errors"},
+    "commands": {"errors", "http"},
     "desk": {"errors", "units", "proto", "ledger"},
     "provider": {"errors", "units", "proto", "config", "ledger", "log", "engine", "net", "commands", "desk"},
     "client": {"errors", "units", "proto", "config", "ledger", "log", "net", "commands", "desk", "http"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,7 +151,6 @@ async def _serve(
     from p2pgrid.engine.gpu import list_gpus
     from p2pgrid.provider.engine_plan import plan_engines
     from p2pgrid.provider.node import Provider
-    from p2pgrid.provider.pages import serve_pages
 
     node = Provider(
         data,
@@ -173,10 +172,17 @@ async def _serve(
             await asyncio.wait({starting})
             return
         await starting
-        pages = await pages_stack.enter_async_context(serve_pages(node, *pages_at)) if pages_at else None
+        pages = await pages_stack.enter_async_context(_pages(node, *pages_at)) if pages_at else None
         ready = ready_of(node, data, pages)
         click.echo(json.dumps(ready) if as_json else _ready_text(ready))
         await stopping
+
+
+def _pages(node: Provider, host: str, port: int) -> AbstractAsyncContextManager[str]:
+    """Imported only where pages are wanted: they bring a web framework of 20 MB."""
+    from p2pgrid.provider.pages import serve_pages
+
+    return serve_pages(node, host, port)
 
 
 def _model_of(offer: Offer, entry: ModelOffer, now_ms: int) -> dict[str, Any]:

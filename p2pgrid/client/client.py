@@ -12,14 +12,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from p2pgrid import __version__
 from p2pgrid.client.answer import Answer
 from p2pgrid.client.cards import CardBook
 from p2pgrid.client.choice import Wishes
 from p2pgrid.client.desk import CLIENT_ASKS, ClientDesk
-from p2pgrid.client.domains import DomainChecker
 from p2pgrid.client.late_network import LateNetwork
 from p2pgrid.client.log_watch import LogWatch
 from p2pgrid.client.offers import OfferBook
@@ -39,6 +38,9 @@ from p2pgrid.log.erasing import LogFiles, check_all_known, erase_salts
 from p2pgrid.log.witness import WitnessStore
 from p2pgrid.net.bootstrap_peers import load_bootstrap_peers
 from p2pgrid.net.lookup_keys import PROVIDER, country_key
+
+if TYPE_CHECKING:
+    from p2pgrid.client.domains import DomainChecker
 
 CHAT: Final = "/v1/chat/completions"
 
@@ -103,7 +105,7 @@ class Client:
             cards = CardBook(
                 finder,
                 now_ms=unix_ms,
-                domains=DomainChecker(unix_ms) if self.config.verify_domains else None,
+                domains=_domain_checker() if self.config.verify_domains else None,
                 folder=self.data.cards_folder,
             )
             stack.push_async_callback(cards.aclose)
@@ -182,6 +184,13 @@ class Client:
             raise Refused(
                 "no-provider", f"nobody was found within {timeout_s:g} s who sells {model!r}.", hint=book.last_fault
             ) from None
+
+
+def _domain_checker() -> DomainChecker:
+    """Imported here: with it comes an HTTP client of 20 MB."""
+    from p2pgrid.client.domains import DomainChecker
+
+    return DomainChecker(unix_ms)
 
 
 def wishes_of(config: ClientConfig) -> Wishes:

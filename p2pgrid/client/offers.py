@@ -116,6 +116,8 @@ class OfferBook:
         self.version = 0
         """Another number after every change."""
         self._entries: dict[str, _Entry] = {}
+        self._faulty: set[str] = set()
+        """Those of the entries that have failed of late, or have no offer."""
         self._by_model: dict[str, dict[str, Signed[Offer]]] = {}
         self._barred: set[str] = set()
         self._fetching: dict[str, asyncio.Task[None]] = {}
@@ -202,6 +204,7 @@ class OfferBook:
         entry.failures = 0
         if peer.addresses:
             entry.peer = peer
+        self._faulty.discard(peer.peer_id)
         if known is not None and known.message.sequence >= offer.message.sequence:
             return known
         self._put(peer.peer_id, offer)
@@ -221,6 +224,7 @@ class OfferBook:
         if entry is None:
             return
         entry.failures += 1
+        self._faulty.add(peer_id)
         entry.failed_ms = self._now_ms()
         if entry.failures >= DEAD_AFTER_FAILURES and entry.offer is not None:
             log.info("%s does not answer and is forgotten for now", peer_id)
@@ -354,10 +358,11 @@ class OfferBook:
         )
 
     def _make_room(self) -> None:
-        """Forget the peer that is most surely of no use, once there are too many."""
+        """Forget the peer that is most surely of no use, once there are too many: the oldest where all are well."""
         while len(self._entries) >= MAX_OFFERS:
-            worst = min(self._entries.items(), key=lambda one: (one[1].offer is not None, -one[1].failures))
-            self._forget(worst[0])
+            faulty = ((peer_id, self._entries[peer_id]) for peer_id in self._faulty)
+            worst = min(faulty, key=lambda one: (one[1].offer is not None, -one[1].failures), default=None)
+            self._forget(worst[0] if worst is not None else next(iter(self._entries)))
 
     def _drop_expired(self) -> None:
         now_ms = self._now_ms()
@@ -377,6 +382,8 @@ class OfferBook:
         if offer is not None:
             for one in offer.message.models:
                 self._by_model.setdefault(one.model, {})[peer_id] = offer
+        else:
+            self._faulty.add(peer_id)
         entry.offer = offer
         self.version += 1
 
@@ -384,6 +391,7 @@ class OfferBook:
         if peer_id in self._entries:
             self._put(peer_id, None)
             del self._entries[peer_id]
+            self._faulty.discard(peer_id)
 
     def _tell(self) -> None:
         self.version += 1

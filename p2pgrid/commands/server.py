@@ -13,21 +13,23 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from aiohttp import web
 
 from p2pgrid.commands.address import IS_SUPPORTED, is_ours, prepare_folder
 from p2pgrid.commands.wire import ABOUT_PATH, DO_PATH, MAX_COMMAND_BYTES, About, Failure, failure_of
 from p2pgrid.errors import LocalError, P2pgridError, UsageError
+from p2pgrid.http.connection import Reply, ServerLimits
+from p2pgrid.http.message import Request, Response
+from p2pgrid.http.reader import ReaderLimits
+from p2pgrid.http.server import Server
 
 log = logging.getLogger(__name__)
 
 SHUTDOWN_S: Final = 2.0
-_BACKLOG: Final = 16
 _MAC_LOCAL_PEERCRED: Final = 1
 
 Perform = Callable[[Any], Awaitable[Any]]
@@ -50,23 +52,25 @@ async def serve_commands(
     if owner_uid is None:
         owner_uid = os.geteuid()
     desk = _Desk(about, msgspec.json.Decoder(asks), perform, owner_uid)
-    runner = web.AppRunner(desk.application(), access_log=None, shutdown_timeout=SHUTDOWN_S)
-    await runner.setup()
     try:
-        listener, made = _bind(path)
+        bound, made = _bind(path)
     except LocalError as error:
         log.warning("no commands are taken while this node runs: %s", error)
-        await runner.cleanup()
         yield False
         return
-    assert runner.server is not None
-    server = await asyncio.get_running_loop().create_unix_server(runner.server, sock=listener, backlog=_BACKLOG)
+    server = Server(desk, ServerLimits(reader=ReaderLimits(body_bytes=MAX_COMMAND_BYTES)))
+    await server.listen_at(bound)
     try:
         yield True
     finally:
-        server.close()
         _remove(path, made)
-        await asyncio.shield(runner.cleanup())
+        await asyncio.shield(_end(server, desk))
+
+
+async def _end(server: Server, desk: _Desk) -> None:
+    """Let commands under way end for a moment, then stop them."""
+    await server.aclose(SHUTDOWN_S)
+    await desk.aclose()
 
 
 def _bind(path: Path) -> tuple[socket.socket, int]:
@@ -96,36 +100,50 @@ def _remove(path: Path, made: int) -> None:
 
 
 class _Desk:
-    """The application behind the socket."""
+    """The application behind the socket (`p2pgrid.http.connection.Application`)."""
 
     def __init__(self, about: About, decoder: msgspec.json.Decoder[Any], perform: Perform, owner_uid: int) -> None:
         self._about = about
         self._decoder = decoder
         self._perform = perform
         self._owner_uid = owner_uid
+        self._under_way: set[asyncio.Task[Response]] = set()
 
-    def application(self) -> web.Application:
-        app = web.Application(client_max_size=MAX_COMMAND_BYTES, middlewares=[self._guard])
-        app.router.add_get(ABOUT_PATH, self._say_about)
-        app.router.add_post(DO_PATH, self._do)
-        return app
+    def admit(self, request: Request) -> Response | None:
+        """Let in what is asked here; who asks is seen to before anything is done."""
+        known = {ABOUT_PATH: "GET", DO_PATH: "POST"}
+        if known.get(request.path) != request.method:
+            return self.failure(404, "a running node takes no such request at this socket.")
+        return None
 
-    @web.middleware
-    async def _guard(
-        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        uid = _peer_uid(request)
+    def handle(self, request: Request, reply: Reply) -> Response | Coroutine[Any, Any, Response]:
+        """Answer the node's own user."""
+        uid = _peer_uid(reply.socket)
         if uid is not None and uid != self._owner_uid:
             log.warning("user %d tried to give this node a command", uid)
             return _failed(UsageError("only the node's own user gives it commands."), 403)
-        return await handler(request)
+        return _json(self._about) if request.path == ABOUT_PATH else self._do(request.body)
 
-    async def _say_about(self, _: web.Request) -> web.Response:
-        return _json(self._about)
+    def failure(self, status: int, message: str) -> Response:
+        """An error that comes of HTTP itself."""
+        return _failed(UsageError(message), status)
 
-    async def _do(self, http: web.Request) -> web.Response:
+    async def aclose(self) -> None:
+        """Stop what is under way."""
+        for task in self._under_way:
+            task.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+
+    async def _do(self, body: bytes) -> Response:
+        """What was begun is ended, also for a command that does not wait for it."""
+        task = asyncio.get_running_loop().create_task(self._perform_now(body), name="a command")
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(task)
+
+    async def _perform_now(self, body: bytes) -> Response:
         try:
-            ask = self._decoder.decode(await http.read())
+            ask = self._decoder.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             return _failed(
                 UsageError(
@@ -144,9 +162,8 @@ class _Desk:
             return _failed(LocalError("the node failed at this.", hint="Its log says where."), 500)
 
 
-def _peer_uid(request: web.Request) -> int | None:
-    """The user at the other end, or None where the platform does not say."""
-    connected = request.get_extra_info("socket")
+def _peer_uid(connected: Any) -> int | None:
+    """The user at the other end of a socket, or None where the platform does not say."""
     if connected is None:
         return None
     try:
@@ -161,10 +178,10 @@ def _peer_uid(request: web.Request) -> int | None:
     return None
 
 
-def _json(value: object, status: int = 200) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
+def _json(value: object, status: int = 200) -> Response:
+    return Response(body=msgspec.json.encode(value), status=status)
 
 
-def _failed(error: P2pgridError, status: int) -> web.Response:
+def _failed(error: P2pgridError, status: int) -> Response:
     failure: Failure = failure_of(error)
     return _json(failure, status)

@@ -90,6 +90,11 @@ class Reply:
         """False while the program is slower than the answer. What is written then is kept in memory."""
         return self._connection.is_writable
 
+    @property
+    def socket(self) -> Any:
+        """The connection's socket, to ask the system who has connected; None once the program has left."""
+        return self._connection.socket
+
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
         """Send the head. It leaves with the first bytes, where they come in the same turn of the loop."""
         if not self.is_ended:
@@ -292,6 +297,11 @@ class Connection(asyncio.Protocol):
         self._advance()
 
     # -- answers ---------------------------------------------------------------------------------------------------
+
+    @property
+    def socket(self) -> Any:
+        """For `Reply`."""
+        return self._transport.get_extra_info("socket") if self._transport is not None else None
 
     def begin(self, request: Request, status: int, headers: Mapping[str, str]) -> None:
         """For `Reply`: send a head."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Final
 
 from p2pgrid.errors import LocalError
@@ -46,6 +47,10 @@ class Server:
                 f"cannot listen on {host}:{port}: {error.strerror or error}.",
                 hint="Stop the program that uses it, or choose another address with --listen.",
             ) from None
+
+    async def listen_at(self, bound: socket.socket) -> None:
+        """Take connections at a Unix socket that is bound and does not listen yet."""
+        self._listener = await self.loop.create_unix_server(lambda: Connection(self), sock=bound, backlog=_BACKLOG)
 
     async def aclose(self, drain_s: float) -> None:
         """Take no more requests, let answers under way end for so long, then cut off what is left."""

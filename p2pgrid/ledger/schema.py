@@ -13,12 +13,13 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Final
-
-from sqlite_utils import Database
+from typing import TYPE_CHECKING, Final
 
 from p2pgrid.errors import LedgerError, UsageError
 from p2pgrid.ledger.tables import ANSWERS, BOTH_ROLES, CHANNELS, DISPUTES, ORDERS, TABLES, Table
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
 
 SCHEMA_VERSION: Final = 3
 APPLICATION_ID: Final = 0x70327067
@@ -91,6 +92,9 @@ def create_or_check(path: Path) -> None:
         version = check_version(path, conn)
         if version == SCHEMA_VERSION:
             return
+        # Not before it is needed: a node that runs on for months would keep its 15 MB for nothing.
+        from sqlite_utils import Database
+
         database = Database(conn, execute_plugins=False)
         with database.atomic():
             if version == 0:

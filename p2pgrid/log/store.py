@@ -34,9 +34,11 @@ KEPT_CHECKPOINTS: Final = 1024
 """A witness has until so many newer ones are signed to send its cosignature."""
 KEPT_COSIGNED: Final = 16
 MAX_COSIGNATURES: Final = 16
-_CACHE_KIB: Final = 32 * 1024
-"""Record ids are random, so their index is written all over: keep it in memory, and fold the WAL in seldom."""
+_CACHE_KIB: Final = 4 * 1024
+"""Record ids are random, so their index is written all over. The system keeps the file's pages: with 32 MiB here, which
+a node would hold for good, an entry into a log of a million costs the same CPU."""
 _WAL_PAGES: Final = 8192
+"""The WAL is folded in seldom: the same pages come again."""
 
 _SCHEMA: Final = """
     CREATE TABLE entries (

@@ -9,8 +9,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
-import aiohttp
-
 from p2pgrid.errors import ProtocolViolation, Refused, Unreachable
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.peer_address import PeerAddress
@@ -78,6 +76,8 @@ def over_http(prefix: str, timeout_s: float = ANSWER_TIMEOUT_S) -> Get:
     """The log below a URL, such as `http://192.0.2.7:4880/log`."""
 
     async def get(path: str) -> bytes:
+        import aiohttp  # not with the module: a node that asks nobody over HTTP would keep its 20 MB for nothing
+
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         url = f"{prefix.rstrip('/')}/{path}"
         try:

@@ -18,8 +18,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any, Final
 
+import libp2p.network.swarm as swarm_module
 import trio
 from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.connection.raw_connection import RawConnection
@@ -38,6 +40,10 @@ DIAL_TIMEOUT_S: Final = 8.0
 DIAL_STAGGER_S: Final = 0.1
 STREAM_TIMEOUT_S: Final = 10.0
 _CLOSE_TIMEOUT_S: Final = 2.0
+
+# The base class makes one of the first for itself and one of the second for every caller, and nothing here reads them.
+# The real ones bring a DNS library and a metrics library, 12 MB, into every node. TCP resolves names by its own.
+swarm_module.DNSResolver = swarm_module.SwarmEvent = SimpleNamespace
 
 
 class GridSwarm(Swarm):  # type: ignore[misc]

@@ -204,3 +204,31 @@ def test_the_cache_round_trips(tmp_path: Path) -> None:
     assert write_cache(path, [(PEER, b"\x00\xff")])
     assert read_cache(path) == [(PEER, b"\x00\xff")]
     assert not write_cache(tmp_path / "none" / "offers.json", [])
+
+
+def test_a_full_book_forgets_what_has_failed_and_else_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2pgrid.client.offers.MAX_OFFERS", 3)
+    sellers = [seller(f"seller {n}") for n in range(7)]
+    offers, _, _ = book(*sellers)
+
+    def add(n: int) -> None:
+        offers.add(raw(sellers[n].offer), PeerAddress(sellers[n].peer_id, ()))
+
+    def known() -> list[int]:
+        return [n for n, one in enumerate(sellers) if offers.offer_of(one.peer_id) is not None]
+
+    for n in range(4):
+        add(n)
+    assert known() == [1, 2, 3], "the oldest of those that are well"
+    offers.note_dead(sellers[2].peer_id)
+    for _ in range(2):
+        offers.note_dead(sellers[3].peer_id)
+    add(4)
+    assert known() == [1, 2, 4], "the one that failed twice"
+    add(2)
+    add(5)
+    assert known() == [2, 4, 5], "one that is back counts as well"
+    for _ in range(DEAD_AFTER_FAILURES):
+        offers.note_dead(sellers[5].peer_id)
+    add(6)
+    assert known() == [2, 4, 6], "the one without an offer"

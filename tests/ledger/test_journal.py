@@ -217,7 +217,9 @@ def _told(calls: list[list[Any]]) -> str:
             return record
         message = record.message
         number = getattr(message, "order_number", "")
-        return f"{type(message).__name__} {number} {record.id.hex()[:4]} {'+'.join(role.value for role in record.signers)}"
+        return (
+            f"{type(message).__name__} {number} {record.id.hex()[:4]} {'+'.join(role.value for role in record.signers)}"
+        )
 
     return "\n".join(", ".join(map(one, call)) for call in calls)
 

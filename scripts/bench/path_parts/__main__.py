@@ -20,14 +20,15 @@ from .cells import FULL, HELD_STREAMS, SHORT, Cell
 from .figures import Results
 from .process import BenchError, say
 from .report import render, write_docs
-from .systems import Batched, Direct, LiteLlm, Nginx, P2pgrid, Relay, System, UnsafeWithoutReceipts
+from .systems import Batched, Direct, LiteLlm, Nginx, P2pgrid, P2pgridOverLibp2p, Relay, System, UnsafeWithoutReceipts
 
 SYSTEMS: Final[dict[str, type[System]]] = {
-    kind.name: kind for kind in (Direct, LiteLlm, Nginx, Relay, P2pgrid, Batched, UnsafeWithoutReceipts)
+    kind.name: kind
+    for kind in (Direct, LiteLlm, Nginx, Relay, P2pgrid, Batched, P2pgridOverLibp2p, UnsafeWithoutReceipts)
 }
 SAVED: Final = toolbox.BUILD / "path.json"
 PAGE: Final = toolbox.ROOT / "docs" / "performance.md"
-_DEFAULT: Final = ("direct", "litellm", "nginx", "p2pgrid", "batched", "no-receipts")
+_DEFAULT: Final = ("direct", "litellm", "nginx", "p2pgrid", "batched", "p2pgrid-libp2p", "no-receipts")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -151,7 +152,7 @@ def _short(options: argparse.Namespace) -> int:
         noise = results.noise()
         print("noise: " + ", ".join(f"{name} {value:.2f}" for name, value in sorted(noise.items())))
         if not results.is_whole:
-            print(f"failed requests: {failed}; answers and their receipts: {results.about.get('receipts')}")
+            print(f"failed requests: {failed}; answers and their receipts: {results.receipts()}")
     if options.store:
         store(results, [name for name, _ in verdicts])
         return 0

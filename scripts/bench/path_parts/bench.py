@@ -103,7 +103,7 @@ class Bench:
 
     def visit(self, cell: Cell, system: System) -> dict[str, float]:
         """One measurement, on a system that has come to rest."""
-        self._settle(system)
+        self.settle(system)
         measured = cell if system.keeps_up else cell.as_batch()
         return measured.metrics(self.load.run(system, measured.arguments()))
 
@@ -114,7 +114,7 @@ class Bench:
     def hold(self, system: System, connections: int = HELD_STREAMS) -> dict[str, Any]:
         """Hold many slow streams open; memory for each, and what failed."""
         cell = held(connections)
-        self._settle(system)
+        self.settle(system)
         before = sum(self.memory(system).values())
         process = self.load.begin(system, cell.arguments())
         most = before
@@ -132,7 +132,7 @@ class Bench:
 
     def receipts(self, system: P2pgrid) -> dict[str, int]:
         """Answers that the load had whole or cut, and receipts in both ledgers."""
-        self._settle(system)
+        self.settle(system)
         answers = {"answers": self.load.answers[system.name], "cut": self.load.cut[system.name]}
         return {**answers, **system.receipts()}
 
@@ -161,7 +161,7 @@ class Bench:
             "missing": self.missing,
         }
 
-    def _settle(self, system: System) -> None:
+    def settle(self, system: System) -> None:
         """Wait until what the last visit left is worked off."""
         pids = [pid for node in system.pids().values() for pid in node]
         until = time.monotonic() + _IDLE_MOST_S
@@ -239,10 +239,11 @@ def note_memory_after(bench: Bench, results: Results) -> None:
 
 def note_receipts(bench: Bench, results: Results) -> None:
     """Whether every answer of the run has its receipt, or its place on one, signed by both, in both ledgers."""
-    for name, kind in (("receipts", P2pgrid), ("shared_receipts", Batched)):
-        system = bench.named(kind.name)
-        if isinstance(system, P2pgrid):
-            results.about[name] = bench.receipts(system)
+    results.about["receipts"] = {
+        system.name: bench.receipts(system)
+        for system in bench.systems
+        if isinstance(system, P2pgrid) and not isinstance(system, UnsafeWithoutReceipts)
+    }
 
 
 @contextlib.contextmanager

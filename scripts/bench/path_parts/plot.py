@@ -21,6 +21,7 @@ LOOKS: Final[dict[str, dict[str, Any]]] = {
     "nginx": {"color": "#0072B2", "marker": "^"},
     "relay": {"color": "#CC79A7", "marker": "D"},
     "p2pgrid": {"color": "#009E73", "marker": "o", "linewidth": 2.4},
+    "p2pgrid-libp2p": {"color": "#56B4E9", "marker": "v"},
     "direct": {"color": "#666666", "marker": "x"},
 }
 

@@ -39,12 +39,16 @@ def render(results: Results) -> str:
 
 def write_docs(page: Path, results: Results) -> None:
     """Put the tables between the page's two markers. Raises BenchError where they are not there."""
-    text = page.read_text()
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise BenchError(f"{page} has no place for the tables: {BEGIN} and {END}.")
-    page.write_text(f"{before}{BEGIN}\n\n{render(results)}\n{END}{after}")
+    put_between(page, BEGIN, END, render(results))
+
+
+def put_between(page: Path, begin: str, end: str, text: str) -> None:
+    """Replace what stands between two markers of a page. Raises BenchError where they are not there."""
+    before, found_begin, rest = page.read_text().partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end:
+        raise BenchError(f"{page} has no place for the tables: {begin} and {end}.")
+    page.write_text(f"{before}{begin}\n\n{text}\n{end}{after}")
 
 
 def _head(results: Results) -> str:
@@ -59,15 +63,10 @@ def _head(results: Results) -> str:
     ]
     failed = {name: count for name, count in results.errors().items() if count}
     lines.append(f"Failed requests: {failed}" if failed else "No request failed.")
-    if receipts := about.get("receipts"):
+    for system, receipts in results.receipts().items():
         lines.append(
-            f"p2pgrid gave {receipts['answers']:,} whole answers in this run; {receipts['gateway']:,} receipts signed "
-            f"by both are in the gateway's ledger, {receipts['provider']:,} in the provider's."
-        )
-    if shared := about.get("shared_receipts"):
-        lines.append(
-            f"p2pgrid batched gave {shared['answers']:,}; {shared['gateway']:,} stand on receipts in the gateway's "
-            f"ledger, {shared['provider']:,} in the provider's."
+            f"{system} gave {receipts['answers']:,} whole answers in this run; {receipts['gateway']:,} stand on receipts "
+            f"signed by both in the gateway's ledger, {receipts['provider']:,} in the provider's."
         )
     return "\n\n".join(lines)
 
@@ -82,7 +81,7 @@ def _targets(rows: Sequence[Target]) -> str:
             continue
         spread = f" ±{row.found.spread:.0%}" if row.found.rounds > 1 else ""
         table.append([row.text, wanted, f"{_number(row.found.value)}{unit}{spread}", "met" if row.is_met else "MISSED"])
-    return _table(table)
+    return markdown_table(table)
 
 
 def _cells(results: Results, *, stream: bool) -> str:
@@ -92,7 +91,7 @@ def _cells(results: Results, *, stream: bool) -> str:
         for place, system in enumerate(sorted(results.visits[cell.name], key=_place(results))):
             row = [_shown(results, cell, system, metric, form) for _, metric, form in columns]
             table.append([cell.title if place == 0 else "", _label(results, system), *row])
-    return _table(table) if len(table) > 1 else ""
+    return markdown_table(table) if len(table) > 1 else ""
 
 
 def _known(results: Results, *, stream: bool) -> list[Cell]:
@@ -136,7 +135,7 @@ def _memory(results: Results) -> str:
         per_stream = f"{found['per_stream'] / 1000:.1f}" if "per_stream" in found else "-"
         held = f"{found['held']}, {found['held_errors']}" if "held" in found else "-"
         table.append([_label(results, system), *by_node, per_stream, held])
-    return _table(table) if len(table) > 1 else ""
+    return markdown_table(table) if len(table) > 1 else ""
 
 
 def _noise(results: Results) -> str:
@@ -181,7 +180,7 @@ def _number(value: float) -> str:
     return f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns stand under each other."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [

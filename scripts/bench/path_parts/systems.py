@@ -17,7 +17,7 @@ from p2pgrid.ledger.sqlite import SqliteLedger
 
 from . import toolbox
 from .load import Load
-from .process import BenchError, Process, free_port, say
+from .process import BenchError, Process, cpu_ns, free_port, say
 
 MODEL: Final = "bench"
 READY_S: Final = 120.0
@@ -144,6 +144,15 @@ class P2pgrid(System):
     name, label, hops = "p2pgrid", "p2pgrid, 2 hops, TLS, receipts", 2
     module: ClassVar[str] = "p2pgrid"
     gateway_flags: ClassVar[tuple[str, ...]] = ("--receipt-each",)
+    serve_flags: ClassVar[tuple[str, ...]] = ()
+    """What `p2pgrid serve` is told besides."""
+    ready_s: ClassVar[float] = READY_S
+    """What a node may take to start."""
+
+    def __init__(self, folder: Path, *, engine_port: int, core: int | None, most_streams: int) -> None:
+        super().__init__(folder, engine_port=engine_port, core=core, most_streams=most_streams)
+        self.started: Final[dict[str, dict[str, float]]] = {}
+        """By node: wall and CPU time from its start until it was ready."""
 
     def start(self) -> None:
         peers = self.folder / "bootstrap_peers.toml"
@@ -154,18 +163,28 @@ class P2pgrid(System):
         self._others.append(bootstrap)
         addresses = bootstrap.ready_line(READY_S)["addresses"]
         peers.write_text(f"[networks.{network}]\npeers = {json.dumps(addresses)}\n")
-        self._data("provider", P2PGRID_CONFIG.replace("ENGINE", f"http://127.0.0.1:{self._engine_port}"))
-        initialise = self._command("init", data="provider")
-        initialise.ready_line(READY_S)
-        initialise.stop()
-        provider = self._command("serve", *common, data="provider")
+        self.prepare_data(P2PGRID_CONFIG.replace("ENGINE", f"http://127.0.0.1:{self._engine_port}"))
+        provider = self._command("serve", *common, *self.serve_flags, data="provider")
         self._others.append(provider)
-        provider.ready_line(READY_S)
+        self._check_roads(self._ready("provider", provider))
         gateway = self._command("gateway", "--listen", "127.0.0.1:0", *self.gateway_flags, *common)
         self._nodes["gateway"] = gateway
         self._nodes["provider"] = self._others.pop()
-        self.port = int(gateway.ready_line(READY_S)["base_url"].rpartition(":")[2].partition("/")[0])
+        self.port = int(self._ready("gateway", gateway)["base_url"].rpartition(":")[2].partition("/")[0])
         wait_until(lambda: self._is_on_sale(), gateway)
+
+    def prepare_data(self, config: str) -> None:
+        """The provider's data folder, with that config.toml and a key; the gateway makes its own."""
+        self.write_config(config)
+        initialise = self._command("init", data="provider")
+        initialise.ready_line(READY_S)
+        initialise.stop()
+
+    def write_config(self, config: str) -> None:
+        """The provider's config.toml."""
+        folder = self.folder / "provider"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        (folder / "config.toml").write_text(config)
 
     def warm(self, load: Load) -> None:
         """Sales until the channel has signed for enough to let all streams be open at once (session.md, section 8)."""
@@ -181,14 +200,21 @@ class P2pgrid(System):
                 found[node] = sum(len(receipt.requests) or 1 for receipt in signed)
         return found
 
+    def _check_roads(self, ready: dict[str, Any]) -> None:
+        """Raise BenchError unless the provider listens where this system wants to reach it."""
+        if not ready["addresses"]:
+            raise BenchError(f"{self.label}: the provider does not listen on the direct road.")
+
     def _is_on_sale(self) -> bool:
         page = get(self.port, "/v1/models")
         return page is not None and any(one["id"] == MODEL for one in json.loads(page)["data"])
 
-    def _data(self, role: str, config: str) -> None:
-        folder = self.folder / role
-        folder.mkdir(mode=0o700)
-        (folder / "config.toml").write_text(config)
+    def _ready(self, node: str, process: Process) -> dict[str, Any]:
+        """What a node says when it is ready. What that took is in `started`."""
+        began_s = time.monotonic()
+        said = process.ready_line(self.ready_s)
+        self.started[node] = {"wall_s": time.monotonic() - began_s, "cpu_s": cpu_ns([process.pid]) / 1e9}
+        return said
 
     def _command(self, command: str, *arguments: str, data: str = "") -> Process:
         folder = self.folder / (data or command)
@@ -201,6 +227,17 @@ class Batched(P2pgrid):
 
     name, label, hops = "batched", "p2pgrid batched, 2 hops, TLS, shared receipts", 2
     gateway_flags = ()
+
+
+class P2pgridOverLibp2p(P2pgrid):
+    """The same over a libp2p stream (Noise, yamux), the road where no port is open: the provider has no direct one."""
+
+    name, label, hops = "p2pgrid-libp2p", "p2pgrid over libp2p, 2 hops, receipts", 2
+    serve_flags = ("--no-direct",)
+
+    def _check_roads(self, ready: dict[str, Any]) -> None:
+        if ready["addresses"] or not ready["libp2p_addresses"]:
+            raise BenchError(f"{self.label}: the provider listens on the direct road, or not over libp2p.")
 
 
 class UnsafeWithoutReceipts(P2pgrid):

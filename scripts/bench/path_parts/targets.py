@@ -8,6 +8,7 @@ from .cells import HELD_STREAMS
 from .figures import Figure, Results, figure
 
 OURS = "p2pgrid"
+OVER_LIBP2P = "p2pgrid-libp2p"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,14 @@ def targets(results: Results) -> list[Target]:
         for n in (16, 64)
         for system, how in ((OURS, "a receipt each"), ("batched", "receipts shared"))
     ]
+    rows.append(
+        Target(
+            "chunk delay p50 over libp2p, 64 streams staggered",
+            20.0,
+            results.of("staggered-64", OVER_LIBP2P, "delay_p50_ms"),
+            unit="ms",
+        )
+    )
     return [*rows, *_costs(results), *_memory(results)]
 
 
