@@ -135,6 +135,9 @@ class SqliteLedger(SqliteReader):
         """From now on, call with the records of each `append` once they are durable, in the order of the calls."""
         self._on_durable = on_durable
 
+    def settle(self) -> None:
+        """Return once all that was acknowledged can be read in the file, by other processes too. Any thread."""
+
     async def aclose(self) -> None:
         """Finish what is queued, and close. Later appends raise LedgerError."""
         await asyncio.to_thread(self.close)
