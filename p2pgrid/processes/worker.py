@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from p2pgrid.processes.bus import Bus
+from p2pgrid.processes.logs import log_to_stderr
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ def run_worker(main: Callable[[Inherited], Awaitable[None]]) -> None:
     """The whole of a worker's process. `main` returns when it has cleaned up, or when the bus is closed."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    worker, bus, giver, settling, *more = map(int, sys.argv[1:])
+    worker, level, bus, giver, settling, *more = map(int, sys.argv[1:])
+    log_to_stderr(level=level, name=f"worker {worker}")
     for descriptor in (bus, giver, settling, *more):
         os.set_inheritable(descriptor, False)
 

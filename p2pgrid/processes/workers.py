@@ -178,6 +178,7 @@ class WorkerSet:
                 "-m",
                 self._module,
                 str(worker),
+                str(logging.getLogger().getEffectiveLevel()),
                 *map(str, descriptors),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
