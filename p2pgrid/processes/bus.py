@@ -16,7 +16,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar, cast
 
 import msgspec
 
@@ -51,10 +51,11 @@ class Bus(asyncio.Protocol):
         self._received = bytearray()
         self._waiting: list[bytes] = []
         self._is_flush_due = False
+        self._is_started = False
 
     @classmethod
     async def over(cls, end: socket.socket, name: str) -> Bus:
-        """A bus on one end of a socket pair. Nothing is read before `start`."""
+        """A bus on one end of a socket pair. Nothing is dealt with before `start`."""
         bus = cls(name)
         end.setblocking(False)
         await bus._loop.create_unix_connection(lambda: bus, sock=end)
@@ -68,9 +69,9 @@ class Bus(asyncio.Protocol):
         self._handlers[number] = msgspec.msgpack.Decoder(message_type), handler
 
     def start(self) -> None:
-        """Read from now on: every handler is in its place."""
-        if self._transport is not None and not self.closed.done():
-            self._transport.resume_reading()
+        """Deal with what comes, and has come: every handler is in its place."""
+        self._is_started = True
+        self._deal_with_received()
 
     def send(self, message: BusMessage) -> None:
         """Queue a message. On a bus that is closed it goes nowhere, as it would a moment before."""
@@ -94,14 +95,15 @@ class Bus(asyncio.Protocol):
     # -- asyncio.Protocol -------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.pause_reading()
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        received = self._received
-        received += data
-        start = 0
+        self._received += data
+        if self._is_started:
+            self._deal_with_received()
+
+    def _deal_with_received(self) -> None:
+        received, start = self._received, 0
         try:
             while len(received) - start >= _HEAD_BYTES:
                 length = int.from_bytes(received[start : start + 4], "little")

@@ -29,6 +29,7 @@ BACKOFF_S: Final = (0.1, 0.5, 1.0, 2.0, 5.0, 15.0, 30.0)
 STEADY_S: Final = 60.0
 """A worker that ran for so long begins anew in that row."""
 READY_TIMEOUT_S: Final = 60.0
+EXIT_TIMEOUT_S: Final = 2.0
 
 
 class WorkerReady(BusMessage, frozen=True):
@@ -204,9 +205,11 @@ class WorkerSet:
             # All that it said is read before it counts as gone.
             await bus.closed
             timer.cancel()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(EXIT_TIMEOUT_S):
+                    return await process.wait()
             with contextlib.suppress(ProcessLookupError):
-                if process.returncode is None and not self._is_stopping:
-                    process.kill()  # it closed its bus and has no more to do here
+                process.kill()  # it closed its bus and has no more to do here
             return await process.wait()
         finally:
             if process.returncode is None:

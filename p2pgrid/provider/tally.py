@@ -43,7 +43,7 @@ class Tally:
         """Count what another process of the node has done, too."""
         self.receipts.update(other.receipts)
         self.refusals.update(other.refusals)
-        for name in _NUMBERS:
+        for name in NUMBERS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def copy(self) -> Tally:
@@ -53,7 +53,7 @@ class Tally:
         return copied
 
 
-_NUMBERS: Final = (
+NUMBERS: Final = (
     "proposals",
     "disputes",
     "faults",
@@ -64,3 +64,4 @@ _NUMBERS: Final = (
     "output_tokens",
     "earned_pico",
 )
+"""The counters that are one number."""

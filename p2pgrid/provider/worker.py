@@ -392,7 +392,7 @@ class Worker:
     def _tell_tally(self) -> None:
         if self._tally != self._told:
             self._told = self._tally.copy()
-            self._bus.send(m.TallySoFar(self._told))
+            self._bus.send(m.tally_message(self._told))
 
 
 async def _main(own: Inherited) -> None:

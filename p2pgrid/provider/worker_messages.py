@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 
 from p2pgrid.errors import InvalidRecord, LedgerError, P2pgridError, Refused
 from p2pgrid.processes.bus import BusMessage
 from p2pgrid.proto.record import Record
 from p2pgrid.provider.limits import ProviderLimits
-from p2pgrid.provider.tally import Tally
+from p2pgrid.provider.tally import NUMBERS, Tally
 
 
 class Model(msgspec.Struct, array_like=True, frozen=True):
@@ -265,13 +267,26 @@ class TallySoFar(BusMessage, frozen=True):
 
     NUMBER = 51
 
-    tally: Tally
+    receipts: dict[str, int]
+    refusals: dict[str, int]
+    numbers: dict[str, int]
+    """The other counters, by their names in `Tally`."""
 
 
 class Draining(BusMessage, frozen=True):
     """No order is accepted from now on, and the counters say how many run."""
 
     NUMBER = 52
+
+
+def tally_message(tally: Tally) -> TallySoFar:
+    """The message that carries a tally."""
+    return TallySoFar(dict(tally.receipts), dict(tally.refusals), {name: getattr(tally, name) for name in NUMBERS})
+
+
+def tally_of(message: TallySoFar) -> Tally:
+    """The tally that a message carries."""
+    return Tally(receipts=Counter(message.receipts), refusals=Counter(message.refusals), **message.numbers)
 
 
 def failure_of(request: int, error: P2pgridError) -> ClaimFailed:

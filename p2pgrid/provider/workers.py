@@ -309,7 +309,7 @@ class ProviderWorkers(WorkerSet):
         bus.on(m.Released, functools.partial(self._released, worker))
         bus.on(m.DisputeTaken, self._dispute_taken)
         bus.on(m.EvidenceFound, self._evidence_found)
-        bus.on(m.TallySoFar, lambda message: self._tallies.__setitem__(worker, message.tally))
+        bus.on(m.TallySoFar, functools.partial(self._tally_came, worker))
         bus.on(m.Draining, lambda _: self._drained(worker))
         bus.on(ConnectionGone, lambda message: self._acceptor.gone(worker, message.number))
         bus.send(m.Begin(str(self._data.path), self._limits, self.n + 1, self._columns))
@@ -333,6 +333,9 @@ class ProviderWorkers(WorkerSet):
         if (streams := self._streams.pop(worker, None)) is not None:
             streams.worker_gone()
         self._claims.gone(worker)
+
+    def _tally_came(self, worker: int, message: m.TallySoFar) -> None:
+        self._tallies[worker] = m.tally_of(message)
 
     def _drained(self, worker: int) -> None:
         if (draining := self._draining.get(worker)) is not None and not draining.done():
