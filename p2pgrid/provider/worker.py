@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from p2pgrid.commands.wire import error_of
 from p2pgrid.config import DataFolder
 from p2pgrid.engine.http import HttpEngine
 from p2pgrid.errors import InvalidRecord, LedgerError, P2pgridError, Refused
@@ -213,7 +214,7 @@ class WorkerClaims:
         self._asked: dict[int, asyncio.Future[OpenChannel]] = {}
         self._next = itertools.count(1)
         bus.on(m.Granted, self._granted)
-        bus.on(m.ClaimFailed, lambda failed: self._asked.pop(failed.request).set_exception(m.error_of(failed)))
+        bus.on(m.ClaimFailed, lambda failed: self._asked.pop(failed.request).set_exception(error_of(failed.failure)))
 
     def claim(self, record: Record, named: Channel, link: LinkConnection) -> asyncio.Future[OpenChannel]:
         """As `p2pgrid.provider.exchange.Claims`."""

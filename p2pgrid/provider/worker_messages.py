@@ -6,7 +6,7 @@ from collections import Counter
 
 import msgspec
 
-from p2pgrid.errors import InvalidRecord, LedgerError, P2pgridError, Refused
+from p2pgrid.commands.wire import Failure
 from p2pgrid.processes.bus import BusMessage
 from p2pgrid.proto.record import Record
 from p2pgrid.provider.limits import ProviderLimits
@@ -64,10 +64,7 @@ class ClaimFailed(BusMessage, frozen=True):
     NUMBER = 23
 
     request: int
-    kind: str
-    code: str
-    message: str
-    hint: str
+    failure: Failure
 
 
 class GiveUp(BusMessage, frozen=True):
@@ -287,18 +284,3 @@ def tally_message(tally: Tally) -> TallySoFar:
 def tally_of(message: TallySoFar) -> Tally:
     """The tally that a message carries."""
     return Tally(receipts=Counter(message.receipts), refusals=Counter(message.refusals), **message.numbers)
-
-
-def failure_of(request: int, error: P2pgridError) -> ClaimFailed:
-    """The message that carries an error of a claim."""
-    kind = "refused" if isinstance(error, Refused) else "invalid" if isinstance(error, InvalidRecord) else "ledger"
-    return ClaimFailed(request, kind, getattr(error, "code", ""), error.message, error.hint)
-
-
-def error_of(failed: ClaimFailed) -> P2pgridError:
-    """The error that a message carries."""
-    if failed.kind == "refused":
-        return Refused(failed.code, failed.message, hint=failed.hint)
-    if failed.kind == "invalid":
-        return InvalidRecord(failed.code, failed.message, hint=failed.hint)
-    return LedgerError(failed.message, hint=failed.hint)

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
+from p2pgrid.commands.wire import failure_of
 from p2pgrid.config import DataFolder
 from p2pgrid.engine.http import HttpEngine
 from p2pgrid.engine.process import ManagedVllm
@@ -255,7 +256,7 @@ class ProviderWorkers(WorkerSet):
         try:
             channel = await self._find_or_open(claim.record, parse_public_key(claim.peer))
         except (Refused, InvalidRecord, LedgerError) as error:
-            bus.send(m.failure_of(claim.request, error))
+            bus.send(m.ClaimFailed(claim.request, failure_of(error)))
             return
         if self._all_buses.get(worker) is not bus:
             return  # it has ended meanwhile
