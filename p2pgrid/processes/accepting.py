@@ -64,6 +64,8 @@ class Acceptor:
         self._givers: dict[int, socket.socket] = {}
         self._held: dict[int, dict[int, str]] = {}
         """Callers by the connection's number, by worker."""
+        self._given: dict[int, int] = {}
+        """The connection that each worker was given last: of those that hold as few, the next is who waits longest."""
         self._per_caller: Counter[str] = Counter()
         self._number = 0
         self._has_worker = asyncio.Event()
@@ -107,6 +109,7 @@ class Acceptor:
         """From now on connections may be handed to that worker, over its socket."""
         self._givers[worker] = giver
         self._held[worker] = {}
+        self._given[worker] = 0
         self._has_worker.set()
 
     def remove_worker(self, worker: int) -> None:
@@ -150,7 +153,7 @@ class Acceptor:
         self._number += 1
         name = f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
         note = msgspec.msgpack.encode(Handed(self._number, name))
-        for worker in sorted(self._givers, key=lambda one: len(self._held[one])):
+        for worker in sorted(self._givers, key=lambda one: (len(self._held[one]), self._given[one])):
             try:
                 socket.send_fds(self._givers[worker], [note], [tcp.fileno()])
             except OSError as error:
@@ -158,6 +161,7 @@ class Acceptor:
                 log.warning("worker %d takes no connection: %s", worker, error)
                 continue
             self._held[worker][self._number] = caller
+            self._given[worker] = self._number
             self._per_caller[caller] += 1
             return
         log.error("a connection from %s was closed: no worker takes it", name)
