@@ -1,7 +1,7 @@
 """A worker's own beginning and end, whatever it does: its sockets, its signals, its loop.
 
-It leaves SIGINT and SIGTERM to the main process, which hears them too and tells it when to end: a terminal sends
-Ctrl-C to all processes at once, and an order under way has to come to its end.
+It leaves SIGINT and SIGTERM to the main process, which hears them too and tells it when to end: a supervisor may send
+them to all processes at once, and an order under way has to come to its end.
 """
 
 from __future__ import annotations

@@ -184,6 +184,7 @@ class WorkerSet:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 pass_fds=descriptors,
+                start_new_session=True,  # Ctrl-C at a terminal is for the main process, which ends them in order
             )
         except BaseException:
             ends.close()

@@ -33,10 +33,6 @@ class ClaimTable:
         """The channels that a process other than the main one has claimed."""
         return [channel for channel, holder in self._holders.items() if holder == process]
 
-    def is_wanted(self, channel: bytes) -> bool:
-        """True while somebody waits for its holder to give it up."""
-        return channel in self._waiting
-
     def claim(self, channel: bytes, process: int, granted: Granted) -> None:
         """`granted` is called once the channel is the process's: at once if it is already, and nobody waits for it."""
         holder = self.holder(channel)

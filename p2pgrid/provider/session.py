@@ -34,6 +34,10 @@ EXCHANGES: Final[Exchanges] = {
 }
 
 
+NEED_THE_CHANNEL: Final = frozenset({Kind.RESUME, Kind.ORDER})
+"""Where a node has several processes, these run in the one that holds the channel; all others in the main one."""
+
+
 class Opening(Exchange):
     """A stream before its first message."""
 

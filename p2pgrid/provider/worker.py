@@ -34,7 +34,6 @@ from p2pgrid.proto.keys import PublicKey, SecretKey, parse_public_key
 from p2pgrid.proto.messages import Channel, Offer
 from p2pgrid.proto.record import Record, Role, Signed, parse_message
 from p2pgrid.proto.restore import restore_books
-from p2pgrid.proto.wire import Kind
 from p2pgrid.provider import worker_messages as m
 from p2pgrid.provider.admission import Admission, ServedModel
 from p2pgrid.provider.channels import Channels, OpenChannel
@@ -43,10 +42,8 @@ from p2pgrid.provider.dispute_book import Watcher
 from p2pgrid.provider.exchange import Shop
 from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.links import ClientLinks
-from p2pgrid.provider.order import OrderExchange
 from p2pgrid.provider.passed_streams import PassedOn, PassingDesk
-from p2pgrid.provider.resume import ResumeExchange
-from p2pgrid.provider.session import EXCHANGES, Exchanges, serve_streams
+from p2pgrid.provider.session import EXCHANGES, NEED_THE_CHANNEL, Exchanges, serve_streams
 from p2pgrid.provider.tally import Tally
 from p2pgrid.provider.worker_counters import BROKEN, LIVE_ORDERS
 
@@ -324,9 +321,8 @@ class Worker:
             claims=WorkerClaims(bus, self._channels),
         )
         exchanges: Exchanges = {
-            **{kind: lambda _, stream: PassedOn(desk, stream) for kind in EXCHANGES},
-            Kind.RESUME: ResumeExchange,
-            Kind.ORDER: OrderExchange,
+            kind: exchange if kind in NEED_THE_CHANNEL else lambda _, stream: PassedOn(desk, stream)
+            for kind, exchange in EXCHANGES.items()
         }
         limits = ListenLimits()  # the main process has counted the callers
         self._listener = DirectListener(key, serve_streams(self._shop, exchanges), None, limits)

@@ -145,6 +145,8 @@ class ProviderWorkers(WorkerSet):
         self._draining: dict[int, asyncio.Future[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._is_draining = False
+        self._giving_up: dict[bytes, asyncio.TimerHandle] = {}
+        """Channels that a worker was told to give up, and when it is killed if it does not."""
         self._all_buses: dict[int, Bus] = {}
         channels.share(self)
         for model in engines.models.values():
@@ -276,15 +278,16 @@ class ProviderWorkers(WorkerSet):
             self._claims.released(channel_id, MAIN)
             return
         self._all_buses[holder].send(m.GiveUp(channel_id))
-        bus = self._all_buses[holder]
-        asyncio.get_running_loop().call_later(GIVE_UP_TIMEOUT_S, self._check_given_up, holder, bus, channel_id)
+        self._giving_up[channel_id] = asyncio.get_running_loop().call_later(
+            GIVE_UP_TIMEOUT_S, self.kill, holder, f"it did not give up a channel within {GIVE_UP_TIMEOUT_S:g} s"
+        )
 
-    def _check_given_up(self, holder: int, bus: Bus, channel_id: bytes) -> None:
-        is_same = self._all_buses.get(holder) is bus and self._claims.holder(channel_id) == holder
-        if is_same and self._claims.is_wanted(channel_id):
-            self.kill(holder, f"it did not give up a channel within {GIVE_UP_TIMEOUT_S:g} s")
+    def _given_up(self, channel_id: bytes) -> None:
+        if (timer := self._giving_up.pop(channel_id, None)) is not None:
+            timer.cancel()
 
     def _released(self, worker: int, message: m.Released) -> None:
+        self._given_up(message.channel)
         channel = self._channels.get(message.channel)
         if channel is not None:
             self._take_back(channel, message.last_order_number, message.away_since_ms)
@@ -329,6 +332,7 @@ class ProviderWorkers(WorkerSet):
         self._drained(worker)
         now_ms = self._now_ms()
         for channel_id in self._claims.held_by(worker):
+            self._given_up(channel_id)
             if (channel := self._channels.get(channel_id)) is not None:
                 self._take_back(channel, 0, now_ms)
         if (streams := self._streams.pop(worker, None)) is not None:
