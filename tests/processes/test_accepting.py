@@ -24,7 +24,6 @@ class Side:
     def _take(self, tcp: socket.socket, handed: Handed) -> None:
         self.taken.append((tcp, handed))
         self.came.set()
-        self.came.clear()
 
     def go_deaf(self) -> None:
         if not self._is_deaf:
@@ -64,7 +63,11 @@ async def connect(acceptor: Acceptor) -> socket.socket:
 
 async def until_held(sides: list[Side], n: int) -> None:
     async with asyncio.timeout(10):
-        while sum(len(side.taken) for side in sides) < n:
+        while True:
+            for side in sides:
+                side.came.clear()
+            if sum(len(side.taken) for side in sides) >= n:
+                return
             waits = [asyncio.ensure_future(side.came.wait()) for side in sides]
             _, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             for wait in pending:
