@@ -130,7 +130,9 @@ def with_flags(
     try:
         return msgspec.convert(merged, ClientConfig)
     except msgspec.ValidationError as error:
-        raise UsageError(f"the command line: {error}.", hint="Countries are codes like LT or IT.") from None
+        raise UsageError(
+            f"the command line: {error}.", hint="Countries are codes like LT or IT; processes are 1 to 4."
+        ) from None
 
 
 def read_api_key(path: Path) -> str:

@@ -128,6 +128,10 @@ class WorkerServer(Server):
         if number is not None:
             self._bus.send(ConnectionGone(number))
 
+    def gone(self, handed: Handed) -> None:
+        """A connection was lost on its way here."""
+        self._bus.send(ConnectionGone(handed.number))
+
     async def _take(self, tcp: socket.socket, number: int) -> None:
         def make() -> Connection:
             connection = Connection(self)
@@ -213,7 +217,7 @@ class Worker:
 
     async def _serve(self, server: WorkerServer, purchaser: Purchaser) -> None:
         telling = asyncio.create_task(self._keep_telling(purchaser), name="telling")
-        stop_taking = receive_connections(self._own.giver, server.take)
+        stop_taking = receive_connections(self._own.giver, server.take, server.gone)
         self._bus.send(WorkerReady())
         log.info("worker %d (pid %d) serves", self._own.worker, os.getpid())
         drain_s = await self._stopping

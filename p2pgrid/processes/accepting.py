@@ -177,8 +177,13 @@ class Acceptor:
         self._sockets.clear()
 
 
-def receive_connections(giver: socket.socket, take: Callable[[socket.socket, Handed], None]) -> Callable[[], None]:
-    """In a worker: call `take` with every connection that is handed over. Returns what ends that."""
+def receive_connections(
+    giver: socket.socket, take: Callable[[socket.socket, Handed], None], lost: Callable[[Handed], None]
+) -> Callable[[], None]:
+    """In a worker: call `take` with every connection that is handed over. Returns what ends that.
+
+    `lost` is called for one that could not be taken over, because this process may open no more files.
+    """
     loop = asyncio.get_running_loop()
     giver.setblocking(False)
 
@@ -195,10 +200,14 @@ def receive_connections(giver: socket.socket, take: Callable[[socket.socket, Han
             if not note:
                 loop.remove_reader(giver)
                 return
+            handed = msgspec.msgpack.decode(note, type=Handed)
+            if not descriptors:
+                log.error("the connection from %s is lost: this process has too many files open", handed.name)
+                lost(handed)
             for descriptor in descriptors:
                 tcp = socket.socket(fileno=descriptor)
                 tcp.setblocking(False)
-                take(tcp, msgspec.msgpack.decode(note, type=Handed))
+                take(tcp, handed)
 
     loop.add_reader(giver, ready)
 

@@ -1,6 +1,7 @@
 """What several processes bring: requests and chunks a second through nodes of one process and of several, in one run.
 
     python scripts/bench/processes.py [--nodes 1,2] [--rounds 3] [--window-s 2] [--json]
+    python scripts/bench/processes.py --parts        what passes between the processes costs, alone
 
 Each entry of `--nodes` is a grid of its own, up for the whole run: a gateway and a provider with so many processes
 each. `4:8` is 4 at a gateway and 8 at the provider; since a gateway has 4 at most, and so 4 links, the provider's 8 are
@@ -17,8 +18,10 @@ everything shares them, more processes cannot be faster, and what the run shows 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
+import socket
 import statistics
 import sys
 import tempfile
@@ -27,6 +30,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+import uvloop
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -37,8 +42,18 @@ from path_parts.load import Load
 from path_parts.process import BenchError, Process, memory_bytes, say
 from path_parts.systems import READY_S, P2pgrid, empty_folder, wait_until
 
+from p2pgrid.ledger.remote import RemoteLedger
+from p2pgrid.ledger.service import LedgerService
+from p2pgrid.ledger.sqlite import SqliteLedger
+from p2pgrid.processes.accepting import Acceptor, Handed, receive_connections
+from p2pgrid.processes.bus import Bus
+from p2pgrid.proto.keys import SecretKey
+from p2pgrid.proto.messages import ENDPOINTS, DataTerms, ModelOffer, Offer, Tariff, Terms
+from p2pgrid.proto.record import Role, sign_message
+
 MOST_OF_A_GATEWAY: Final = 4
 CONNECTIONS: Final = 64
+PARTS: Final = 1600
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +138,6 @@ class Grid(P2pgrid):
 
     def receipts(self) -> dict[str, int]:
         """Receipts that both sides have signed: of all gateways together, and of the provider."""
-        from p2pgrid.ledger.sqlite import SqliteLedger
-
         found = {"gateway": 0, "provider": 0}
         for node in self._nodes:
             with SqliteLedger.open_readonly(self.folder / node / "ledger.sqlite") as ledger:
@@ -296,6 +309,79 @@ def faults(run: Mapping[str, Any]) -> list[str]:
     return found
 
 
+async def parts(folder: Path) -> dict[str, float]:
+    """CPU of both sides, in us, of what passes between processes: an append, a read's question, a connection."""
+    main = SqliteLedger.open(folder / "ledger.sqlite")
+    ours, theirs = socket.socketpair()
+    asked, asking = socket.socketpair()
+    bus, worker_bus = await Bus.over(ours, "worker"), await Bus.over(theirs, "main process")
+    LedgerService(main, bus, asked)
+    remote = RemoteLedger(main.path, worker_bus, asking)
+    bus.start()
+    worker_bus.start()
+    key = SecretKey(bytes(32))
+    offers = [sign_message(_offer(key, number), Role.PROVIDER, key) for number in range(1, 2 * PARTS + 1)]
+    found = {}
+    for name, ledger, some in (("append here", main, offers[:PARTS]), ("append", remote, offers[PARTS:])):
+        began_s = time.process_time()
+        for first in range(0, PARTS, 16):
+            await asyncio.gather(*(ledger.append(one) for one in some[first : first + 16]))
+        found[name] = (time.process_time() - began_s) / PARTS * 1e6
+    began_s = time.process_time()
+    for _ in range(PARTS):
+        remote.settle()
+    found["settle"] = (time.process_time() - began_s) / PARTS * 1e6
+    found["connection"] = await _hand_over()
+    await remote.aclose()
+    bus.abort()
+    await main.aclose()
+    return found
+
+
+async def _hand_over() -> float:
+    acceptor = Acceptor(max_connections=PARTS, max_connections_per_caller=PARTS)
+    await acceptor.listen("127.0.0.1", 0)
+    giver, taker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    giver.setblocking(False)
+    taken = asyncio.Semaphore(0)
+
+    def take(tcp: socket.socket, _: Handed) -> None:
+        tcp.close()
+        taken.release()
+
+    stop = receive_connections(taker, take, lambda _: None)
+    acceptor.add_worker(1, giver)
+    dialled = [socket.create_connection(acceptor.addresses[0]) for _ in range(PARTS // 4)]
+    began_s = time.process_time()
+    acceptor.start()
+    for _ in dialled:
+        await taken.acquire()
+    cpu_us = (time.process_time() - began_s) / len(dialled) * 1e6
+    await acceptor.stop()
+    stop()
+    for one in (*dialled, giver, taker):
+        one.close()
+    return cpu_us
+
+
+def _offer(key: SecretKey, sequence: int) -> Offer:
+    tariff = Tariff(input_upm=1, cached_input_upm=1, output_upm=1)
+    model = ModelOffer(model="m", tariff=tariff, context_tokens=64, concurrency=1, endpoints=ENDPOINTS)
+    return Offer(
+        provider=key.public_key.raw,
+        sequence=sequence,
+        valid_from_ms=1,
+        valid_until_ms=2,
+        operator="Bench",
+        currency="EUR",
+        addresses=(),
+        gpus=(),
+        data_terms=DataTerms(country="LT"),
+        models=(model,),
+        terms=Terms(window_tokens=256, credit_limit_pico=1, max_open_orders=1),
+    )
+
+
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -303,7 +389,13 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--window-s", type=float, default=2.0)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--parts", action="store_true", help="what passes between the processes, alone")
     options = parser.parse_args()
+    if options.parts:
+        with tempfile.TemporaryDirectory() as name:
+            found = uvloop.run(parts(Path(name)))
+        print(json.dumps(found) if options.json else "\n".join(f"{what:12} {us:5.0f} us" for what, us in found.items()))
+        return 0
     try:
         chosen = parse_nodes(options.nodes) if options.nodes else of_this_machine(len(os.sched_getaffinity(0)))
         os.environ["PYTHONPATH"] = str(toolbox.ROOT)

@@ -7,6 +7,8 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator
 
+import msgspec
+
 from p2pgrid.processes.accepting import Acceptor, Handed, receive_connections
 
 
@@ -18,7 +20,8 @@ class Side:
         self.giver.setblocking(False)
         self.taken: list[tuple[socket.socket, Handed]] = []
         self.came = asyncio.Event()
-        self._stop = receive_connections(self._taker, self._take)
+        self.lost: list[Handed] = []
+        self._stop = receive_connections(self._taker, self._take, self.lost.append)
         self._is_deaf = False
 
     def _take(self, tcp: socket.socket, handed: Handed) -> None:
@@ -145,6 +148,19 @@ async def test_a_worker_that_takes_nothing_is_passed_over() -> None:
         assert len(sides[1].taken) == 3
         for one in made:
             one.close()
+
+
+async def test_a_worker_that_may_open_no_more_files_says_so() -> None:
+    async with accepting(1) as (acceptor, (side,)):
+        made = await connect(acceptor)
+        await until_held([side], 1)
+        # A note without its descriptor is what the kernel delivers then.
+        side.giver.send(msgspec.msgpack.encode(Handed(99, "somebody")))
+        other = await connect(acceptor)
+        await until_held([side], 2)
+        assert side.lost == [Handed(99, "somebody")]
+        made.close()
+        other.close()
 
 
 async def test_without_a_worker_connections_wait() -> None:

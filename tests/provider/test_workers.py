@@ -17,6 +17,8 @@ from p2pgrid.config import DataFolder, TermsConfig, create_key
 from p2pgrid.engine.fake import FakeVllm, serve_fake
 from p2pgrid.errors import P2pgridError, UsageError
 from p2pgrid.ledger.sqlite import SqliteLedger
+from p2pgrid.proto.dispute import Decision
+from p2pgrid.proto.disputing import sign_answer
 from p2pgrid.proto.messages import Status
 from p2pgrid.proto.record import parse_record
 from p2pgrid.proto.wire import Channels, Kind, Records, Refusal, parse_frame
@@ -25,6 +27,7 @@ from p2pgrid.provider.pages import serve_pages
 from p2pgrid.provider.workers import ProviderWorkers
 from tests.factories import secret_key
 from tests.provider.rig import Buyer, Clock, Rig, receive, until
+from tests.provider.test_disputes import begin as begin_disputes
 from tests.provider.test_node import config, node
 from tests.provider.test_resume import begun
 
@@ -309,3 +312,39 @@ def _is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+async def test_disputes_of_a_channel_that_a_worker_holds_reach_its_books(data: DataFolder) -> None:
+    async with running(data) as (provider, rig):
+        buyer = await buyer_of(provider, rig)
+        placed = buyer.order(max_tokens=20).send()
+        await placed.to_end()
+        watch, news = buyer.stream()
+        watch.send(Kind.DISPUTES_WATCH, b"")
+        assert placed.machine.receipt is not None
+        made = buyer.dispute(placed.machine.receipt)
+        # The client tells of it: both hold it from then on, and the worker's next receipt has to mention it.
+        stream, reader, compared = await begin_disputes(buyer, made)
+        assert (compared.lacks, compared.records) == ((made.id,), 0)
+        stream.send(Kind.DISPUTES_TAKEN, b"")
+        stream.send(Kind.RECORD, made.record.to_bytes())
+        assert (await receive(reader))[0] == Kind.DISPUTES_TAKEN
+        stream.end()
+        assert (await receive(news))[0] == Kind.DISPUTES_NEWS
+        buyer.books.note_held(made.id, made.message)
+        receipt = await buyer.order(max_tokens=20).send().to_end()
+        assert receipt.mentions == (made.id,)
+        # The operator answers: the client hears of it.
+        answer = sign_answer(
+            made,
+            placed.machine.receipt.message,
+            decision=Decision.ACCEPTED,
+            statement="",
+            owed_pico=None,
+            key=provider.key,
+            now_ms=buyer.now_ms(),
+        )
+        await provider.disputes._ledger.append(answer)
+        provider.disputes.said(answer)
+        assert (await receive(news))[0] == Kind.DISPUTES_NEWS
+        assert (await buyer.order(max_tokens=20).send().to_end()).receipt_number == 3
