@@ -6,9 +6,11 @@ Started by `p2pgrid.client.workers` as `python -m p2pgrid.client.worker`.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import socket
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
@@ -22,12 +24,14 @@ from p2pgrid.client.log_watch import LogWatch
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.purchaser import Purchaser, unix_ms
 from p2pgrid.client.quarantine import Held, Quarantine
+from p2pgrid.client.roads import ProviderRoads
 from p2pgrid.client.session import SessionLimits
 from p2pgrid.client.worker_calls import (
     OWNER_ASKS,
     BeginGateway,
     Calls,
     Deliver,
+    DialRoad,
     FetchCards,
     FetchOffer,
     FindProviders,
@@ -38,18 +42,21 @@ from p2pgrid.client.worker_calls import (
 )
 from p2pgrid.config import DataFolder
 from p2pgrid.desk.asks import Reconcile
-from p2pgrid.errors import UsageError
+from p2pgrid.errors import LocalError, Unreachable, UsageError
 from p2pgrid.http.connection import Connection
 from p2pgrid.http.server import Server
 from p2pgrid.ledger.remote import RemoteLedger
 from p2pgrid.log.witness import WitnessStore
+from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.lookup_keys import PROVIDER, country_key
 from p2pgrid.net.peer_address import PeerAddress
+from p2pgrid.net.relayed_road import dial_over
 from p2pgrid.processes.accepting import ConnectionGone, Handed, receive_connections
 from p2pgrid.processes.bus import Bus
 from p2pgrid.processes.counters import SharedCounters
 from p2pgrid.processes.worker import Inherited, run_worker
 from p2pgrid.processes.workers import StopWorker, WorkerReady
+from p2pgrid.proto.keys import PublicKey, SecretKey
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +84,41 @@ class MainNetwork:
     async def fetch_cards(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:
         """As `Network.fetch_cards`."""
         return await self._calls.ask(FetchCards(peer, timeout_s), bytes)
+
+
+class MainRoads:
+    """Dials over libp2p through the main process (`p2pgrid.client.roads.Libp2pDialler`)."""
+
+    def __init__(self, calls: Calls, key: SecretKey) -> None:
+        self._calls = calls
+        self._key = key
+        self._tokens = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[socket.socket]] = {}
+
+    async def dial_link(
+        self, provider: PublicKey, addresses: Sequence[str], *, timeout_s: float = 10.0
+    ) -> LinkConnection:
+        """A link that is ready. Raises RemoteError."""
+        token = next(self._tokens)
+        came = self._waiting[token] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._calls.ask(DialRoad(token, provider.raw, tuple(addresses), timeout_s), bool)
+                return await dial_over(await came, provider, self._key)
+        except TimeoutError:
+            raise Unreachable(f"{provider} did not answer over libp2p within {timeout_s:g} s.") from None
+        except LocalError as error:
+            raise Unreachable(f"{provider} cannot be reached over libp2p: {error.message}") from error
+        finally:
+            del self._waiting[token]
+
+    def take(self, end: socket.socket, handed: Handed) -> None:
+        """A road has come; if nobody waits for it any more, it is closed."""
+        came = self._waiting.get(-handed.number)
+        if came is None or came.done():
+            end.close()
+        else:
+            came.set_result(end)
 
 
 class SharedQuarantine(Quarantine):
@@ -128,10 +170,6 @@ class WorkerServer(Server):
         if number is not None:
             self._bus.send(ConnectionGone(number))
 
-    def gone(self, handed: Handed) -> None:
-        """A connection was lost on its way here."""
-        self._bus.send(ConnectionGone(handed.number))
-
     async def _take(self, tcp: socket.socket, number: int) -> None:
         def make() -> Connection:
             connection = Connection(self)
@@ -162,6 +200,8 @@ class Worker:
         self._counters = SharedCounters(own.more[0], begin.processes, COLUMNS, own.worker)
         self._stopping: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._purchaser: Purchaser | None = None
+        self._roads = MainRoads(self._calls, self._key)
+        self._server: WorkerServer | None = None
         self._tasks: set[asyncio.Task[object]] = set()
         own.bus.on(HasChannel, self._has_channel)
         own.bus.on(Quarantined, lambda one: self._quarantine.heard(one.peer, one.reason, one.since_ms))
@@ -175,6 +215,7 @@ class Worker:
         is_keeper = self._own.worker == KEEPER
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._ledger.aclose)
+            stack.callback(receive_connections(self._own.giver, self._take, self._lost))
             book = OfferBook(
                 finder,
                 now_ms=unix_ms,
@@ -196,6 +237,7 @@ class Worker:
                 limits=SessionLimits(
                     queue_timeout_s=config.slot_timeout_s, first_token_timeout_s=config.first_token_timeout_s
                 ),
+                dial=ProviderRoads(self._roads).dial,
                 cards=cards,
                 quarantine=self._quarantine,
                 has_channel=self._channels.__contains__,
@@ -215,13 +257,25 @@ class Worker:
             )
             await self._serve(WorkerServer(gateway, self._bus), purchaser)
 
+    def _take(self, tcp: socket.socket, handed: Handed) -> None:
+        if handed.number < 0:
+            self._roads.take(tcp, handed)
+        elif self._server is not None:
+            self._server.take(tcp, handed)
+        else:
+            tcp.close()
+            self._lost(handed)
+
+    def _lost(self, handed: Handed) -> None:
+        if handed.number > 0:
+            self._bus.send(ConnectionGone(handed.number))
+
     async def _serve(self, server: WorkerServer, purchaser: Purchaser) -> None:
+        self._server = server
         telling = asyncio.create_task(self._keep_telling(purchaser), name="telling")
-        stop_taking = receive_connections(self._own.giver, server.take, server.gone)
         self._bus.send(WorkerReady())
         log.info("worker %d (pid %d) serves", self._own.worker, os.getpid())
         drain_s = await self._stopping
-        stop_taking()
         await server.aclose(drain_s)
         telling.cancel()
         await asyncio.gather(telling, return_exceptions=True)

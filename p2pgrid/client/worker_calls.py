@@ -49,7 +49,16 @@ class FetchCards(Ask, frozen=True, tag="cards"):
     timeout_s: float
 
 
-NETWORK_ASKS: Final = FindProviders | FetchOffer | FetchCards
+class DialRoad(Ask, frozen=True, tag="road"):
+    """A road to a provider over libp2p; its bytes come over a socket that is handed over as number -`token`."""
+
+    token: int
+    provider: bytes
+    addresses: tuple[str, ...]
+    timeout_s: float
+
+
+NETWORK_ASKS: Final = FindProviders | FetchOffer | FetchCards | DialRoad
 
 
 class ReconcileWith(Ask, frozen=True, tag="reconcile"):

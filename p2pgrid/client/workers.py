@@ -1,7 +1,7 @@
 """The main process of a gateway with several: it accepts programs' connections and hands them to workers.
 
-The ledger, the network, the quarantine and the owner's commands stay here. Workers reach providers over the direct road
-alone: the libp2p host is here. See docs/decisions/several-processes.md.
+The ledger, the network, the quarantine and the owner's commands stay here. Workers dial the direct road themselves;
+over libp2p this process does, and passes the bytes on. See docs/decisions/several-processes.md.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import socket
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final, Self
@@ -27,6 +28,7 @@ from p2pgrid.client.worker_calls import (
     BeginGateway,
     Calls,
     Deliver,
+    DialRoad,
     FetchCards,
     FetchOffer,
     FindProviders,
@@ -42,15 +44,17 @@ from p2pgrid.config import ClientConfig, DataFolder
 from p2pgrid.desk.asks import Allowed, AllowPeer, DeskAsk, Reconcile
 from p2pgrid.desk.records_desk import RecordsDesk
 from p2pgrid.desk.standing import ChannelChanges, Reconciled
-from p2pgrid.errors import LocalError, UsageError
+from p2pgrid.errors import LocalError, Unreachable, UsageError
 from p2pgrid.ledger.service import LedgerService
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.log.erasing import LogFiles, check_all_known, erase_salts
-from p2pgrid.processes.accepting import Acceptor, ConnectionGone
+from p2pgrid.net.relayed_road import pass_on
+from p2pgrid.processes.accepting import Acceptor, ConnectionGone, Handed, hand_over
 from p2pgrid.processes.bus import Bus
 from p2pgrid.processes.counters import SharedCounters, make_memory
 from p2pgrid.processes.workers import WorkerEnds, WorkerSet, check_supported
 from p2pgrid.proto.dispute_exchange import Said
+from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import Message, Signed
 
@@ -83,6 +87,7 @@ class GatewayWorkers(WorkerSet):
         self._shares = ChannelShares((one.message for one in ledger.channels()), n)
         self._calls: dict[int, Calls] = {}
         self._all_buses: dict[int, Bus] = {}
+        self._givers: dict[int, socket.socket] = {}
         self._memory = make_memory(n + 1, len(COLUMNS))
         self._counters = SharedCounters(self._memory, n + 1, COLUMNS, _MAIN_ROW)
         most = SERVER_LIMITS.connections * n
@@ -144,7 +149,8 @@ class GatewayWorkers(WorkerSet):
         self._all_buses[worker] = bus
         on_append = functools.partial(self._appending, worker, bus)
         LedgerService(self._ledger, bus, ends.settling, on_append=on_append)
-        self._calls[worker] = Calls(bus, NETWORK_ASKS, self._perform)
+        self._givers[worker] = ends.giver
+        self._calls[worker] = Calls(bus, NETWORK_ASKS, functools.partial(self._perform, worker))
         bus.on(Quarantined, functools.partial(self._quarantined, worker))
         bus.on(Lifted, functools.partial(self._lifted, worker))
         bus.on(ConnectionGone, lambda message: self._acceptor.gone(worker, message.number))
@@ -165,6 +171,7 @@ class GatewayWorkers(WorkerSet):
 
     def gone(self, worker: int) -> None:
         self._all_buses.pop(worker, None)
+        self._givers.pop(worker, None)
         self._calls.pop(worker, None)
         self._acceptor.remove_worker(worker)
         self._counters.clear_row(worker)
@@ -179,14 +186,30 @@ class GatewayWorkers(WorkerSet):
             if isinstance(one.message, Channel) and self._shares.came_from(worker, one.message.channel):
                 bus.send(HasChannel(one.message.channel))
 
-    async def _perform(self, ask: FindProviders | FetchOffer | FetchCards) -> object:
+    async def _perform(self, worker: int, ask: FindProviders | FetchOffer | FetchCards | DialRoad) -> object:
         match ask:
+            case DialRoad():
+                return await self._dial_road(worker, ask)
             case FindProviders(key, limit, timeout_s):
                 return await self._finder.find_providers(key, limit=limit, timeout_s=timeout_s)
             case FetchOffer(peer, timeout_s):
                 return await self._finder.fetch_offer(peer, timeout_s=timeout_s)
             case FetchCards(peer, timeout_s):
                 return await self._finder.fetch_cards(peer, timeout_s=timeout_s)
+
+    async def _dial_road(self, worker: int, ask: DialRoad) -> bool:
+        """Dial over libp2p, and pass on what comes. Raises Unreachable."""
+        provider = parse_public_key(ask.provider)
+        road = await self._finder.dial_road(provider, ask.addresses, timeout_s=ask.timeout_s)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            await pass_on(road, ours)
+            try:
+                hand_over(self._givers[worker], Handed(-ask.token, provider.peer_id), theirs)
+            except (OSError, KeyError) as error:
+                road.abort()
+                raise Unreachable(f"worker {worker} takes no road: {error}.") from None
+        return True
 
     def _quarantined(self, worker: int, message: Quarantined) -> None:
         self._quarantine.add(message.peer, message.reason, message.since_ms)

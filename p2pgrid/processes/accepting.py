@@ -40,9 +40,14 @@ class Handed(msgspec.Struct, array_like=True, frozen=True):
     """What travels with a connection."""
 
     number: int
-    """The main process's own, for `ConnectionGone`."""
+    """The main process's own, for `ConnectionGone`; below 0 for a socket that the worker has asked for."""
     name: str
     """The caller's address, for logs."""
+
+
+def hand_over(giver: socket.socket, handed: Handed, tcp: socket.socket) -> None:
+    """Give a worker an open socket; the caller closes its own descriptor. Raises OSError: the worker takes none now."""
+    socket.send_fds(giver, [msgspec.msgpack.encode(handed)], [tcp.fileno()])
 
 
 class Acceptor:
@@ -152,10 +157,10 @@ class Acceptor:
             return
         self._number += 1
         name = f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
-        note = msgspec.msgpack.encode(Handed(self._number, name))
+        handed = Handed(self._number, name)
         for worker in sorted(self._givers, key=lambda one: (len(self._held[one]), self._given[one])):
             try:
-                socket.send_fds(self._givers[worker], [note], [tcp.fileno()])
+                hand_over(self._givers[worker], handed, tcp)
             except OSError as error:
                 # Its queue is full, or it has just ended: the next one is asked.
                 log.warning("worker %d takes no connection: %s", worker, error)

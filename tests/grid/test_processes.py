@@ -176,6 +176,25 @@ async def test_a_gateway_comes_back_with_another_number_of_workers_and_settles_a
     assert Status.INTERRUPTED in {row.receipt.status for row in rows}
 
 
+async def test_a_provider_that_only_libp2p_reaches_is_bought_from_by_every_worker(
+    tmp_path: Path, fake_engine: FakeEngine
+) -> None:
+    grid = Grid(tmp_path, model=MODEL, engine_url=fake_engine.url)
+    try:
+        await grid.start_bootstrap()
+        await grid.start_operator(CHEAPER, "--no-direct")
+        await grid.start_gateway("127.0.0.1:0", "--processes", str(WORKERS))
+        await until(lambda: offers_of_all_workers(grid), 1)
+        await ask_many(grid, 24, at_once=6)
+        rows = await check_books(grid)
+        assert [row.receipt.status for row in rows].count(Status.COMPLETED) == 24
+        assert len({row.channel.channel for row in rows}) == WORKERS
+        (model,) = (await get(grid, "/models"))["data"]
+        assert {(offer["link"], *offer["roads"]) for offer in model["p2pgrid"]["offers"]} == {("libp2p", "libp2p")}
+    finally:
+        await grid.stop()
+
+
 async def nobody_of(pids: list[int]) -> bool:
     return not any(map(is_alive, pids))
 
