@@ -30,6 +30,8 @@ STEADY_S: Final = 60.0
 """A worker that ran for so long begins anew in that row."""
 READY_TIMEOUT_S: Final = 60.0
 EXIT_TIMEOUT_S: Final = 2.0
+STOP_GRACE_S: Final = 5.0
+"""Beyond the time that open work is given."""
 
 
 class WorkerReady(BusMessage, frozen=True):
@@ -136,9 +138,11 @@ class WorkerSet:
         for bus in self.buses.values():
             bus.send(StopWorker(drain_s))
         if self._keepers:
-            await asyncio.wait(self._keepers, timeout=drain_s + 5.0 if self.buses else 0)
+            await asyncio.wait(self._keepers, timeout=drain_s + STOP_GRACE_S if self.buses else 0)
         for worker in list(self._processes):
             self.kill(worker, "it did not end when told to")
+        if self._processes:
+            await asyncio.wait(self._keepers, timeout=EXIT_TIMEOUT_S)
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
