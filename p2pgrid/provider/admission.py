@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from p2pgrid.engine.base import Engine
@@ -30,37 +29,42 @@ def running_column(model: str) -> str:
     return f"running {model}"
 
 
-@dataclass(slots=True, kw_only=True)
 class ServedModel:
     """A model of the configuration, and the engine that answers for it."""
 
-    name: str
-    engine: Engine
-    concurrency: int
-    is_up: bool = False
-    """False while the engine is away or not yet checked."""
-    running: int = 0
-    """This process's orders whose engine work is not over."""
-    counters: SharedCounters | None = None
-    """Where several processes count together, in `running_column`."""
+    def __init__(
+        self,
+        *,
+        name: str,
+        engine: Engine,
+        concurrency: int,
+        is_up: bool = False,
+        counters: SharedCounters | None = None,
+    ) -> None:
+        """`counters`: where several processes count together, in `running_column`."""
+        self.name: Final = name
+        self.engine = engine
+        self.concurrency = concurrency
+        self.is_up = is_up
+        """False while the engine is away or not yet checked."""
+        self.counters = counters
+        self._running = 0
+
+    @property
+    def running(self) -> int:
+        """This process's orders whose engine work is not over. Whoever changes it tells the other processes."""
+        return self._running
+
+    @running.setter
+    def running(self, running: int) -> None:
+        self._running = running
+        if self.counters is not None:
+            self.counters.set(running_column(self.name), running)
 
     @property
     def running_in_all(self) -> int:
         """Orders of all of the node's processes whose engine work is not over."""
-        return self.running + (self.counters.others(running_column(self.name)) if self.counters is not None else 0)
-
-    def take_slot(self) -> None:
-        """The engine begins to work on an order."""
-        self._count(self.running + 1)
-
-    def free_slot(self) -> None:
-        """The engine works on an order no more."""
-        self._count(self.running - 1)
-
-    def _count(self, running: int) -> None:
-        self.running = running
-        if self.counters is not None:
-            self.counters.set(running_column(self.name), running)
+        return self._running + (self.counters.others(running_column(self.name)) if self.counters is not None else 0)
 
 
 class Admission:

@@ -393,7 +393,7 @@ class OrderExchange(Exchange):
 
     def _ask_engine(self, served: ServedModel, body: bytes) -> None:
         assert self._order is not None
-        served.take_slot()
+        served.running += 1
         self._served = served
         try:
             self._answer = served.engine.ask(self._order.message.endpoint, body, self._order.id.hex(), self)
@@ -403,7 +403,7 @@ class OrderExchange(Exchange):
     def _free_slot(self) -> None:
         """The engine works on this order no more."""
         if self._served is not None:
-            self._served.free_slot()
+            self._served.running -= 1
             self._served = None
 
     def _abort_engine(self) -> None:

@@ -34,8 +34,20 @@ EXCHANGES: Final[Exchanges] = {
 }
 
 
-NEED_THE_CHANNEL: Final = frozenset({Kind.RESUME, Kind.ORDER})
-"""Where a node has several processes, these run in the one that holds the channel; all others in the main one."""
+FOR_THE_MAIN_PROCESS: Final = frozenset(
+    {
+        Kind.OFFER_REQUEST,
+        Kind.CARD_REQUEST,
+        Kind.CHANNEL_REQUEST,
+        Kind.CHANNELS_REQUEST,
+        Kind.DISPUTES,
+        Kind.DISPUTES_WATCH,
+        Kind.LOG_REQUEST,
+        Kind.WITNESS_REQUEST,
+        Kind.COSIGNATURE,
+    }
+)
+"""Where a node has several processes, these run in the main one; all others in the one that holds the channel."""
 
 
 class Opening(Exchange):

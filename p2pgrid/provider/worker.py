@@ -27,7 +27,7 @@ from p2pgrid.provider.admission import Admission
 from p2pgrid.provider.clock import unix_ms
 from p2pgrid.provider.exchange import Shop
 from p2pgrid.provider.passed_streams import PassedOn, PassingDesk
-from p2pgrid.provider.session import EXCHANGES, NEED_THE_CHANNEL, Exchanges, serve_streams
+from p2pgrid.provider.session import EXCHANGES, FOR_THE_MAIN_PROCESS, Exchanges, serve_streams
 from p2pgrid.provider.tally import Tally
 from p2pgrid.provider.worker_channels import WorkerChannels, WorkerClaims
 from p2pgrid.provider.worker_counters import BROKEN, LIVE_ORDERS
@@ -72,7 +72,7 @@ class Worker:
             claims=WorkerClaims(bus, self._channels),
         )
         exchanges: Exchanges = {
-            kind: exchange if kind in NEED_THE_CHANNEL else lambda _, stream: PassedOn(desk, stream)
+            kind: (lambda _, stream: PassedOn(desk, stream)) if kind in FOR_THE_MAIN_PROCESS else exchange
             for kind, exchange in EXCHANGES.items()
         }
         limits = ListenLimits()  # the main process has counted the callers

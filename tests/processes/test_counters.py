@@ -59,12 +59,12 @@ def test_slots_are_one_pool_whoever_takes_them() -> None:
     processes = admissions(3, concurrency=4)
     for (admission, model), _ in zip(processes + processes, range(4), strict=False):
         assert admission.check("m") is model
-        model.take_slot()
+        model.running += 1
     for admission, _ in processes:
         with pytest.raises(Refused, match="4 orders") as refused:
             admission.check("m")
         assert refused.value.code == "busy"
-    processes[1][1].free_slot()
+    processes[1][1].running -= 1
     for admission, model in processes:
         assert admission.check("m") is model
 
@@ -78,7 +78,7 @@ def test_a_limit_is_passed_by_one_for_each_further_process_at_most() -> None:
         if any(order.index((process, "look")) > order.index((process, "take")) for process in range(n)):
             continue
         processes = admissions(n, concurrency=concurrency)
-        processes[0][1].take_slot()
+        processes[0][1].running += 1
         may: set[int] = set()
         for process, step in order:
             admission, model = processes[process]
@@ -89,7 +89,7 @@ def test_a_limit_is_passed_by_one_for_each_further_process_at_most() -> None:
                     continue
                 may.add(process)
             elif process in may:
-                model.take_slot()
+                model.running += 1
         worst = max(worst, processes[0][1].running_in_all)
     assert worst == concurrency + n - 1
 
