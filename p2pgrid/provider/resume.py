@@ -117,6 +117,8 @@ class ResumeExchange(Exchange):
         self._check_terms(record, channel)
 
     def _check_terms(self, record: Record, channel: OpenChannel) -> None:
+        if not channel.is_held:
+            raise Refused("busy", "the channel was resumed on another link just now.", hint="Resume it again.")
         if record.id != channel.books.signed.id:
             raise InvalidRecord("wrong-channel", "the client resumes a channel on other terms than were signed.")
         self._take_over(channel)

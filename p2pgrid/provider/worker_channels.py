@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from p2pgrid.commands.wire import error_of
@@ -34,6 +35,8 @@ class WorkerChannels(Channels):
         super().__init__(ledger, key, limits, unix_ms, former)
         self._bus = bus
         self._remote = ledger
+        self.claimed: Counter[bytes] = Counter()
+        """Claims that are not answered yet, by channel. What is held is kept meanwhile: it may be what is granted."""
         bus.on(m.GiveUp, self._give_up)
         bus.on(m.HeldByBoth, self._held_by_both)
         bus.on(m.AnswerSaid, self._answer_said)
@@ -67,7 +70,7 @@ class WorkerChannels(Channels):
 
     def give_back_idle(self) -> None:
         """Give up every channel on which nothing runs, and whose client's link is gone."""
-        for channel in [one for one in self if one.is_idle]:
+        for channel in [one for one in self if one.is_idle and not self.claimed[one.books.id]]:
             self._release(channel)
 
     def _give_up(self, message: m.GiveUp) -> None:
@@ -108,20 +111,29 @@ class WorkerClaims:
     def __init__(self, bus: Bus, channels: WorkerChannels) -> None:
         self._bus = bus
         self._channels = channels
-        self._asked: dict[int, asyncio.Future[OpenChannel]] = {}
+        self._asked: dict[int, tuple[bytes, asyncio.Future[OpenChannel]]] = {}
         self._next = itertools.count(1)
         bus.on(m.Granted, self._granted)
-        bus.on(m.ClaimFailed, lambda failed: self._asked.pop(failed.request).set_exception(error_of(failed.failure)))
+        bus.on(m.ClaimFailed, lambda failed: self._answered(failed.request).set_exception(error_of(failed.failure)))
 
     def claim(self, record: Record, named: Channel, link: LinkConnection) -> asyncio.Future[OpenChannel]:
         """As `p2pgrid.provider.exchange.Claims`."""
         request = next(self._next)
-        future = self._asked[request] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[OpenChannel] = asyncio.get_running_loop().create_future()
+        self._asked[request] = named.channel, future
+        self._channels.claimed[named.channel] += 1
         self._bus.send(m.Claim(request, link.peer.raw, record))
         return future
 
+    def _answered(self, request: int) -> asyncio.Future[OpenChannel]:
+        channel, future = self._asked.pop(request)
+        self._channels.claimed[channel] -= 1
+        if not self._channels.claimed[channel]:
+            del self._channels.claimed[channel]
+        return future
+
     def _granted(self, granted: m.Granted) -> None:
-        asked = self._asked.pop(granted.request)
+        asked = self._answered(granted.request)
         try:
             channel = self._channels.adopt(
                 granted.channel,

@@ -248,21 +248,28 @@ class ProviderWorkers(WorkerSet):
         granted = asyncio.get_running_loop().create_future()
         self._claims.claim(named.channel, MAIN, lambda: resolve([(granted, None)]))
         await granted
-        channel.is_held = True
         return channel
 
-    def _begin_claim(self, worker: int, bus: Bus, claim: m.Claim) -> None:
-        self._spawn(self._claim(worker, bus, claim), "claim")
-
-    async def _claim(self, worker: int, bus: Bus, claim: m.Claim) -> None:
+    def _claimed(self, worker: int, bus: Bus, claim: m.Claim) -> None:
+        """At once for a channel that is known: a worker's later words must find its claim in the table."""
+        peer = parse_public_key(claim.peer)
         try:
-            channel = await self._find_or_open(claim.record, parse_public_key(claim.peer))
+            channel = self._channels.find(parse_message(claim.record, Channel).channel, peer)
+        except Refused:
+            self._spawn(self._claim_unknown(worker, bus, claim, peer), "claim")
+        else:
+            self._enter_claim(worker, bus, claim, channel)
+
+    async def _claim_unknown(self, worker: int, bus: Bus, claim: m.Claim, peer: PublicKey) -> None:
+        try:
+            channel = await self._find_or_open(claim.record, peer)
         except (Refused, InvalidRecord, LedgerError) as error:
             bus.send(m.ClaimFailed(claim.request, failure_of(error)))
             return
-        if self._all_buses.get(worker) is not bus:
-            return  # it has ended meanwhile
+        if self._all_buses.get(worker) is bus:  # else it has ended meanwhile
+            self._enter_claim(worker, bus, claim, channel)
 
+    def _enter_claim(self, worker: int, bus: Bus, claim: m.Claim, channel: OpenChannel) -> None:
         def granted() -> None:
             channel.is_held = False
             books = channel.books
@@ -309,7 +316,7 @@ class ProviderWorkers(WorkerSet):
         on_stream = serve_streams(self._shop)
         self._streams[worker] = RemoteStreams(bus, on_stream, on_link=self._shop.links.note)
         bus.on(m.LinkFault, functools.partial(self._fault, worker))
-        bus.on(m.Claim, functools.partial(self._begin_claim, worker, bus))
+        bus.on(m.Claim, functools.partial(self._claimed, worker, bus))
         bus.on(m.Released, functools.partial(self._released, worker))
         bus.on(m.DisputeTaken, self._dispute_taken)
         bus.on(m.EvidenceFound, self._evidence_found)
