@@ -99,6 +99,8 @@ class ProviderConfig(Section, frozen=True, kw_only=True):
     country: CountryCode = "LT"
     listen: str = "0.0.0.0:4801"
     """host:port of the direct road; empty: sell over libp2p alone."""
+    processes: Annotated[int, Meta(ge=1, le=64)] = 1
+    """Worker processes that serve the direct road's links, beside the node's main process; 1: that serves them."""
     libp2p_listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4802",)
     announce: tuple[str, ...] = ()
     """host:port under which others reach the direct road; left out, the address listened on."""
@@ -125,6 +127,10 @@ class ClientConfig(Section, frozen=True, kw_only=True):
     """`[client]`: a buyer's gateway."""
 
     listen: str = "127.0.0.1:8480"
+    processes: Annotated[int, Meta(ge=1, le=4)] = 1
+    """Worker processes that serve programs, beside the gateway's main process; 1: that serves them.
+
+    Each has a channel of its own with every provider, which grants four."""
     countries: tuple[CountryCode, ...] = ()
     """Buy only there; empty: anywhere."""
     parent_countries: tuple[CountryCode, ...] = ()

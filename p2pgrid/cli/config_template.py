@@ -31,6 +31,7 @@ EXPLAINED: Final[dict[type[Section], dict[str, str]]] = {
         "operator": "Your legal name, as it stands in offers.",
         "country": "Where the GPUs stand, ISO 3166-1 alpha-2.",
         "listen": "host:port of the direct road, the faster one. Empty: sell over libp2p alone.",
+        "processes": "Processes that serve the direct road, on a machine with cores to spare. 1: the node's own.",
         "libp2p-listen": "Where libp2p listens, for discovery and as a second road. Empty: neither.",
         "announce": 'host:port under which others reach `listen`, if it is another address: ["203.0.113.7:4801"]',
         "libp2p-announce": 'The same for libp2p: ["/ip4/203.0.113.7/tcp/4802"]',
@@ -80,6 +81,7 @@ EXPLAINED: Final[dict[type[Section], dict[str, str]]] = {
     },
     ClientConfig: {
         "listen": "host:port of the gateway's OpenAI API.",
+        "processes": "Processes that serve programs, up to 4, on a machine with cores to spare. 1: the gateway's own.",
         "countries": 'Buy only there; empty: anywhere. For example: ["DE", "LT"]',
         "max-cost-eur": 'Most that one request may cost. Not set; for example: "0.05"',
         "first-token-timeout-s": "Nothing is owed for an answer whose first token comes later.",

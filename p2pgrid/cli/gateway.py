@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,12 +19,14 @@ from p2pgrid.errors import UsageError
 
 if TYPE_CHECKING:
     from p2pgrid.client.client import Client
+    from p2pgrid.client.workers import GatewayNode
 
 MIN_API_KEY_CHARS = 16
 
 
 @click.command()
 @click.option("--listen", metavar="HOST:PORT", help="Where programs reach it. [default: 127.0.0.1:8480]")
+@click.option("--processes", metavar="N", type=int, help="Processes that serve programs, up to 4. [default: 1]")
 @click.option("--country", "countries", multiple=True, metavar="CC", help="Buy only there; may be repeated.")
 @click.option("--parent-country", "parent_countries", multiple=True, metavar="CC", help="Only operators held there.")
 @click.option("--verify-domains", is_flag=True, help="Only operators that have proven their card's domain.")
@@ -41,6 +44,7 @@ MIN_API_KEY_CHARS = 16
 def gateway(
     context: CliContext,
     listen: str | None,
+    processes: int | None,
     countries: tuple[str, ...],
     parent_countries: tuple[str, ...],
     verify_domains: bool,
@@ -72,6 +76,7 @@ def gateway(
         parent_countries=parent_countries,
         verify_domains=verify_domains,
         receipt_each=receipt_each,
+        processes=processes,
     )
     host, port = parse_host_port(config.listen)
     api_key = read_api_key(Path(config.api_key_file).expanduser()) if config.api_key_file else None
@@ -81,6 +86,17 @@ def gateway(
         from p2pgrid.client.gateway import SHUTDOWN_S, Gateway, check_exposure, serve
 
         check_exposure(host, api_key)
+        if config.processes > 1:
+            from p2pgrid.client.workers import GatewayNode
+
+            node = GatewayNode(
+                context.data, network=name, bootstrap=peers, config=config, api_key=api_key, host=host, port=port
+            )
+            async with node:
+                at = node.addresses[0][1]
+                _announce(node, host, at, as_json=as_json, has_key=api_key is not None, workers=node.worker_pids)
+                await stop.wait()
+            return
         async with Client(context.data, network=name, bootstrap=peers, config=config, joins_late=True) as client:
             server = await serve(Gateway(client.purchaser, network=name, api_key=api_key), host, port)
             try:
@@ -102,10 +118,12 @@ def with_flags(
     parent_countries: tuple[str, ...] = (),
     verify_domains: bool = False,
     receipt_each: bool = False,
+    processes: int | None = None,
 ) -> ClientConfig:
     """The configuration with what the command line says. Raises UsageError."""
     given = {
         "listen": listen,
+        "processes": processes,
         "countries": [country.upper() for country in countries] or None,
         "parent-countries": [country.upper() for country in parent_countries] or None,
         "verify-domains": verify_domains or None,
@@ -117,7 +135,9 @@ def with_flags(
     try:
         return msgspec.convert(merged, ClientConfig)
     except msgspec.ValidationError as error:
-        raise UsageError(f"the command line: {error}.", hint="Countries are codes like LT or IT.") from None
+        raise UsageError(
+            f"the command line: {error}.", hint="Countries are codes like LT or IT; processes are 1 to 4."
+        ) from None
 
 
 def read_api_key(path: Path) -> str:
@@ -136,7 +156,15 @@ def read_api_key(path: Path) -> str:
     return key
 
 
-def _announce(client: Client, host: str, port: int, *, as_json: bool, has_key: bool) -> None:
+def _announce(
+    client: Client | GatewayNode,
+    host: str,
+    port: int,
+    *,
+    as_json: bool,
+    has_key: bool,
+    workers: Sequence[int] = (),
+) -> None:
     """Say that it is ready, and how to use it."""
     base_url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
     if as_json:
@@ -147,6 +175,7 @@ def _announce(client: Client, host: str, port: int, *, as_json: bool, has_key: b
             "peer_id": client.peer_id,
             "data": str(client.data.path),
             "bootstrap": list(client.bootstrap),
+            "workers": list(workers),
         }
         click.echo(json.dumps(ready))
         return

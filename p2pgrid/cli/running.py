@@ -10,6 +10,8 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from p2pgrid.processes import logs
+
 _GC_OBJECTS: Final = 5_000
 """New objects before the collector looks for cycles among them. A few hundred are made for each request."""
 
@@ -47,16 +49,4 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
 
 def log_to_stderr(*, verbose: bool, quiet: bool = False) -> None:
     """Lines for people on standard error; standard output belongs to what was asked for. Quiet: only what is wrong."""
-    # No line says where in the program it comes from, or on which thread: do not look for that, at every order.
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging._srcfile = None
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.DEBUG if verbose else logging.ERROR if quiet else logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-        datefmt="%H:%M:%S",
-        force=True,
-    )
-    if not verbose:
-        for noisy in ("aiohttp.access", "asyncio", "libp2p", "trio"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
+    logs.log_to_stderr(level=logging.DEBUG if verbose else logging.ERROR if quiet else logging.INFO)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 @click.option("--announce", multiple=True, metavar="HOST:PORT", help="Where others reach it, if elsewhere.")
 @click.option("--libp2p-listen", multiple=True, metavar="MULTIADDR", help="[default: /ip4/0.0.0.0/tcp/4802]")
 @click.option("--libp2p-announce", multiple=True, metavar="MULTIADDR", help="Where others reach it, if elsewhere.")
+@click.option("--processes", metavar="N", type=int, help="Processes that serve the direct road. [default: 1]")
 @click.option("--pages", metavar="HOST:PORT", help="Serve /offer, /card, /health and /metrics there. [default: off]")
 @network_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object when ready.")
@@ -58,6 +59,7 @@ def serve(
     announce: tuple[str, ...],
     libp2p_listen: tuple[str, ...],
     libp2p_announce: tuple[str, ...],
+    processes: int | None,
     pages: str | None,
     network: str | None,
     bootstrap: tuple[str, ...],
@@ -82,6 +84,7 @@ def serve(
         "announce": announce,
         "libp2p_listen": libp2p_listen,
         "libp2p_announce": libp2p_announce,
+        "processes": processes,
         "pages": pages,
     }
     model_overrides = {
@@ -108,7 +111,7 @@ def with_flags(
     no_direct: bool = False,
 ) -> Config:
     """The configuration with the flags that were given, checked like the file. Raises UsageError."""
-    given = {key: value for key, value in overrides.items() if value}
+    given = {key: value for key, value in overrides.items() if value or value == 0}
     if no_direct:
         if "listen" in given or "announce" in given:
             raise UsageError("--no-direct and an address of the direct road were given.", hint="Leave one of them out.")
@@ -204,7 +207,7 @@ def _model_of(offer: Offer, entry: ModelOffer, now_ms: int) -> dict[str, Any]:
 
 def ready_of(node: Provider, data: DataFolder, pages: str | None) -> dict[str, Any]:
     """What is said when the node is ready."""
-    from p2pgrid.provider.node import unix_ms
+    from p2pgrid.provider.clock import unix_ms
 
     now_ms = unix_ms()
     offer = node.offer
@@ -227,6 +230,7 @@ def ready_of(node: Provider, data: DataFolder, pages: str | None) -> dict[str, A
             "valid_until_ms": message.valid_until_ms,
         },
         "card": message.card.hex() or None,
+        "workers": node.worker_pids,
         "pages": pages,
     }
 

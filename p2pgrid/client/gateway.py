@@ -46,6 +46,7 @@ RECEIPT_WAIT_S: Final = 2.0
 """How long the end of an answer waits for its receipt. It follows the last token by milliseconds."""
 SHUTDOWN_S: Final = 10.0
 """How long answers under way may go on once the gateway is told to stop."""
+SERVER_LIMITS: Final = ServerLimits(reader=ReaderLimits(body_bytes=MAX_BODY_BYTES))
 _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 _MODEL_PATH: Final = "/v1/models/"
 _STREAM_HEADERS: Final = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
@@ -56,8 +57,17 @@ _Handler = Callable[[Request, Reply], Response | Coroutine[Any, Any, Response | 
 class Gateway:
     """The application (`p2pgrid.http.connection.Application`). `serve` puts it on a port."""
 
-    def __init__(self, purchaser: Purchaser, *, network: str, api_key: str | None = None) -> None:
+    def __init__(
+        self,
+        purchaser: Purchaser,
+        *,
+        network: str,
+        api_key: str | None = None,
+        n_links: Callable[[], int] | None = None,
+    ) -> None:
+        """`n_links`: links that are ready, where other processes have some too."""
         self._purchaser = purchaser
+        self._n_links = n_links or (lambda: purchaser.n_ready)
         self._network = network
         self._api_key = api_key
         self._routes: dict[str, dict[str, _Handler]] = {
@@ -135,7 +145,7 @@ class Gateway:
 
     def _health(self, _: Request) -> Response:
         offers = len(self._purchaser.book.offers())
-        return _json({"status": "ok", "network": self._network, "offers": offers, "links": self._purchaser.n_ready})
+        return _json({"status": "ok", "network": self._network, "offers": offers, "links": self._n_links()})
 
     def _models(self, _: Request) -> Response:
         return _json({"object": "list", "data": model_list(self._purchaser.models(), unix_ms())})
@@ -194,7 +204,7 @@ async def serve(gateway: Gateway, host: str, port: int) -> Server:
 
     Raises LocalError where the address cannot be had.
     """
-    return await serve_http(gateway, host, port, ServerLimits(reader=ReaderLimits(body_bytes=MAX_BODY_BYTES)))
+    return await serve_http(gateway, host, port, SERVER_LIMITS)
 
 
 def check_exposure(host: str, api_key: str | None) -> None:

@@ -17,6 +17,7 @@ from p2pgrid.proto.keys import PublicKey, SecretKey
 
 if TYPE_CHECKING:
     from p2pgrid.net.network import Network
+    from p2pgrid.net.stream_road import StreamRoad
 
 
 class LateNetwork:
@@ -65,6 +66,15 @@ class LateNetwork:
         except TimeoutError:
             raise Unreachable(f"the network was not joined within {timeout_s:g} s.") from None
         return await network.dial_link(provider, addresses, timeout_s=timeout_s)
+
+    async def dial_road(self, provider: PublicKey, addresses: Sequence[str], *, timeout_s: float = 10.0) -> StreamRoad:
+        """As `Network.dial_road`. The time that joining takes counts."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                network = await self.joined()
+        except TimeoutError:
+            raise Unreachable(f"the network was not joined within {timeout_s:g} s.") from None
+        return await network.dial_road(provider, addresses, timeout_s=timeout_s)
 
     async def joined(self) -> Network:
         """The network, once it is joined. Raises Unreachable where the network could not be joined."""

@@ -88,12 +88,15 @@ class Purchaser:
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
         quarantine: Quarantine | None = None,
         keeps_links: bool = True,
+        has_channel: Callable[[bytes], bool] | None = None,
     ) -> None:
         """`wishes` are the owner's: a request can narrow them and never widen them.
 
         `quarantine` is what earlier runs remember; left out, it is forgotten with this one. Without `keeps_links`
-        nobody is dialled before it is asked for.
+        nobody is dialled before it is asked for. `has_channel`: which of the channels on record are this process's,
+        where others buy too; left out, all are.
         """
+        self._has_channel = has_channel
         self._keeps_links = keeps_links
         self.book: Final = book
         self.ledger: Final = ledger
@@ -402,6 +405,7 @@ class Purchaser:
                 succession=self._succession(provider),
                 offer=lambda: self.book.offer_of(peer_id),
                 evidence=self._evidence,
+                has_channel=self._has_channel,
                 on_settled=lambda changes: self.earlier.note(peer_id, changes),
                 on_quarantine=lambda reason: self.quarantine.add(peer_id, reason, self._now_ms()),
             )

@@ -109,11 +109,13 @@ class ProviderSession(OrderOwner):
         succession: Succession | None = None,
         offer: Callable[[], Signed[Offer] | None] | None = None,
         evidence: EvidenceKeeper | None = None,
+        has_channel: Callable[[bytes], bool] | None = None,
         on_quarantine: Callable[[str], None] | None = None,
         on_settled: Callable[[Sequence[ChannelChanges]], None] = lambda _: None,
     ) -> None:
         """With `succession`, channels under the provider's former keys are settled too. `offer`: what it sells now.
 
+        `has_channel`: which channels (32-byte ids) on record are this process's; left out, all are.
         `on_quarantine` is called with the reason when the provider broke a rule on a link that it proved its own,
         `on_settled` with what an exchange changed that nobody asked for.
         """
@@ -124,6 +126,7 @@ class ProviderSession(OrderOwner):
         self._evidence = evidence or EvidenceKeeper(ledger, now_ms)
         self._on_quarantine = on_quarantine
         self._on_settled = on_settled
+        self._has_channel = has_channel or (lambda _: True)
         self._key = key
         self._now_ms = now_ms
         self._random_bytes = random_bytes
@@ -625,18 +628,22 @@ class ProviderSession(OrderOwner):
         if self._succession is None or offer is None or not offer.message.card:
             return []
         await self._succession.learn(link, offer)
-        return self._succession.former_channels()
+        return self._own_former_channels()
+
+    def _own_former_channels(self) -> list[Signed[Channel]]:
+        former = self._succession.former_channels() if self._succession is not None else []
+        return [one for one in former if self._has_channel(one.message.channel)]
 
     def _all_channels(self) -> list[Signed[Channel]]:
         """With the provider under any of its keys that is known, oldest first."""
-        former = self._succession.former_channels() if self._succession is not None else []
-        return [*former, *(c for c in self._ledger.channels() if self._is_ours(c.message))]
+        return [*self._own_former_channels(), *(c for c in self._ledger.channels() if self._is_ours(c.message))]
 
     def _books_of(self, channel: bytes) -> ChannelBooks | None:
         return self._books if self._books is not None and self._books.id == channel else None
 
     def _is_ours(self, channel: Channel) -> bool:
-        return channel.provider == self.provider.raw and channel.client == self._key.public_key.raw
+        is_between_us = channel.provider == self.provider.raw and channel.client == self._key.public_key.raw
+        return is_between_us and self._has_channel(channel.channel)
 
     async def _record_faults(self, exchange: Awaitable[T]) -> T:
         """Await an exchange. What the provider signed wrongly is kept as evidence, and ends the dealings with it."""

@@ -106,8 +106,8 @@ class Grid:
         addresses = ", ".join(f'"{address}"' for address in ready["addresses"])
         peers.write_text(f"[networks.{NETWORK}]\npeers = [{addresses}]\n")
 
-    async def start_operator(self, operator: Operator) -> dict[str, Any]:
-        """`p2pgrid init` and `p2pgrid serve` for one operator, engine and all."""
+    async def start_operator(self, operator: Operator, *arguments: str) -> dict[str, Any]:
+        """`p2pgrid init` and `p2pgrid serve` (with further arguments) for one operator, engine and all."""
         data = self.folder / operator.folder
         data.mkdir(mode=0o700)
         config = _OPERATOR_CONFIG.format(
@@ -123,12 +123,13 @@ class Grid:
         initialise = NodeProcess(operator.name, data, "init")
         await initialise.start(timeout_s=30)
         await initialise.exited()
-        node = NodeProcess(operator.name, data, "serve", "--bootstrap-peers", str(self.folder / "bootstrap_peers.toml"))
+        peers = str(self.folder / "bootstrap_peers.toml")
+        node = NodeProcess(operator.name, data, "serve", "--bootstrap-peers", peers, *arguments)
         self.operators[operator] = node
         return await node.start(timeout_s=600)
 
-    async def start_gateway(self, listen: str) -> str:
-        """Start the client's gateway; its base URL."""
+    async def start_gateway(self, listen: str, *arguments: str) -> str:
+        """Start the client's gateway, with further arguments; its base URL."""
         self.gateway = NodeProcess(
             "The gateway",
             self.folder / "client",
@@ -139,6 +140,7 @@ class Grid:
             NETWORK,
             "--bootstrap-peers",
             str(self.folder / "bootstrap_peers.toml"),
+            *arguments,
         )
         ready = await self.gateway.start(timeout_s=60)
         return str(ready["base_url"])

@@ -39,6 +39,10 @@ class Prefixes:
         """What is known of a channel, to be read and changed."""
         return self._by_channel.setdefault(channel, Prefix())
 
+    def forget(self, channel: bytes) -> None:
+        """Know nothing of a channel any more."""
+        self._by_channel.pop(channel, None)
+
     def written(self, signed: Iterable[Signed[Message]], written: asyncio.Future[None]) -> None:
         """Records are on record now, or were refused; of a future that was cancelled, who knows when."""
         for one in signed:

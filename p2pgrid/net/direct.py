@@ -105,7 +105,7 @@ async def listen(
     try:
         await listener._start(host, port)
     except OSError as error:
-        raise _cannot_listen(_format_address(host, port), error) from error
+        raise cannot_listen(host, port, error) from error
     return listener
 
 
@@ -180,16 +180,23 @@ class DirectListener:
                 tcp.close()
                 continue
             self._per_address[caller] += 1
-            name = _format_address(address[0], address[1])
-            task = loop.create_task(self._serve(tcp, name), name=f"link from {name}")
-            self._tasks.add(task)
-            task.add_done_callback(functools.partial(self._gone, caller))
+            task = self.take(tcp, _format_address(address[0], address[1]))
+            task.add_done_callback(functools.partial(self._left, caller))
 
-    def _gone(self, caller: str, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+    def take(self, tcp: socket.socket, name: str) -> asyncio.Task[None]:
+        """Serve a connection that was accepted, here or by another process; the task ends with it."""
+        task = asyncio.get_running_loop().create_task(self._serve(tcp, name), name=f"link from {name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._gone)
+        return task
+
+    def _left(self, caller: str, _: asyncio.Task[None]) -> None:
         self._per_address[caller] -= 1
         if not self._per_address[caller]:
             del self._per_address[caller]
+
+    def _gone(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("%s ended with an error", task.get_name(), exc_info=error)
 
@@ -280,13 +287,14 @@ def _format_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _cannot_listen(address: str, error: OSError) -> LocalError:
+def cannot_listen(host: str, port: int, error: OSError) -> LocalError:
+    """Why links cannot be taken there, and what to do."""
     hints = {
         errno.EADDRINUSE: "Stop the program that uses it, or choose another port.",
         errno.EACCES: "Ports below 1024 need privileges: choose another port.",
         errno.EADDRNOTAVAIL: "The address is not one of this machine's: listen on 0.0.0.0 or ::.",
     }
     return LocalError(
-        f"cannot listen on {address}: {error.strerror or error}.",
+        f"cannot listen on {_format_address(host, port)}: {error.strerror or error}.",
         hint=hints.get(error.errno or 0, "Choose another address."),
     )

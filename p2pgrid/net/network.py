@@ -183,10 +183,9 @@ class Network:
         """
         loop = asyncio.get_running_loop()
         road = StreamRoad(loop)
-        peer = PeerAddress(provider.peer_id, tuple(addresses))
         try:
             async with asyncio.timeout(timeout_s):
-                await self._thread.call(self._service.open_session, peer, road, timeout_s)
+                await self._open_road(road, provider, addresses, timeout_s)
                 now_ms = int(loop.time() * 1000)
                 connection = LinkConnection(
                     Link.dialler(self._secret_key, provider, limits=limits or LinkLimits(), now_ms=now_ms),
@@ -208,6 +207,33 @@ class Network:
             road.abort()
             raise
         return connection
+
+    async def dial_road(self, provider: PublicKey, addresses: Sequence[str], *, timeout_s: float = 10.0) -> StreamRoad:
+        """A road to `provider` over libp2p, without a link on it: for another process of this node.
+
+        Raises Unreachable.
+        """
+        road = StreamRoad(asyncio.get_running_loop())
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._open_road(road, provider, addresses, timeout_s)
+            verify_listener(provider, road)
+        except TimeoutError:
+            road.abort()
+            raise Unreachable(f"{provider} did not answer over libp2p within {timeout_s:g} s.") from None
+        except LocalError as error:
+            road.abort()
+            raise Unreachable(f"{provider} cannot be reached over libp2p: {error.message}", hint=error.hint) from error
+        except BaseException:
+            road.abort()
+            raise
+        return road
+
+    async def _open_road(
+        self, road: StreamRoad, provider: PublicKey, addresses: Sequence[str], timeout_s: float
+    ) -> None:
+        peer = PeerAddress(provider.peer_id, tuple(addresses))
+        await self._thread.call(self._service.open_session, peer, road, timeout_s)
 
     def health(self) -> Health:
         """How the network fares right now. Asks nobody."""

@@ -18,6 +18,8 @@ from p2pgrid.errors import LedgerError, Refused
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.proto.books import ChannelBooks
+from p2pgrid.proto.dispute import Answer, Dispute
+from p2pgrid.proto.dispute_exchange import note_answer, note_held
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.reconcile import interrupt_open_orders
@@ -77,6 +79,8 @@ class OpenChannel:
         """Set while the books in memory are not those in the ledger."""
         self.resuming: Resuming | None = None
         """The exchange that resumes it now."""
+        self.is_held = True
+        """False while another of the node's processes holds it: what is here is then of no use."""
         self._unsent: deque[LiveOrder] = deque()
 
     def check_usable(self) -> None:
@@ -120,6 +124,21 @@ class OpenChannel:
         """An order's stream on `connection` is lost: a later receipt on the others would be a gap to the client."""
         for order in [one for one in self.live if one.connection is connection]:
             order.interrupt("another order's stream was lost")
+
+    @property
+    def is_idle(self) -> bool:
+        """True if nothing runs on it and no link has it."""
+        is_away = self.link is None or self.link.closed.done()
+        return is_away and not (self.live or self.arriving or self.resuming or self.broken)
+
+    def give_up(self, reason: str) -> None:
+        """Another process takes over: end what runs here. What was to be recorded of it is with the ledger then."""
+        self.link = None
+        for order in [*self.live, *self.arriving]:
+            order.interrupt(reason)
+        if self.resuming is not None:
+            self.resuming.interrupt(reason)
+        self.broken = None
 
     def begin_resume(self, connection: LinkConnection) -> None:
         """The client resumes on `connection`: orders on its other links are over, and nothing new begins until it has.
@@ -178,6 +197,14 @@ class Channels:
         books.last_order_number = max(books.last_order_number, channel.books.last_order_number)
         channel.books = books
 
+    def note_held(self, channel: OpenChannel, ids: Sequence[bytes]) -> None:
+        """Both sides hold these disputes and answers: they may be mentioned. Raises LedgerError."""
+        note_held(channel.books, self._ledger, ids)
+
+    def note_answer(self, channel: OpenChannel, dispute: Dispute, answer: Answer) -> None:
+        """A dispute of the channel is answered: what was at stake may be no more."""
+        note_answer(channel.books, dispute, answer)
+
     def key_of(self, channel: OpenChannel) -> SecretKey:
         """Ours in that channel."""
         return self._keys[channel.books.provider.raw]
@@ -198,10 +225,14 @@ class Channels:
             is_away = channel.link is None or channel.link.closed.done()
             if channel.live or channel.broken or not is_away or channel.away_since_ms > since_ms:
                 continue
+            if not channel.is_held:
+                continue
             if not self._ledger.open_orders(channel.books.id):
                 continue
             channel.link, now_ms = None, self._now_ms()
             await self._ledger.append(channel.books.signed)
+            if not channel.is_held:
+                continue
             self.refresh(channel)
             made = interrupt_open_orders(self._ledger, channel.books, key=self.key_of(channel), now_ms=now_ms)
             await self._ledger.append(*made)
@@ -339,6 +370,10 @@ class Channels:
         self._channels[channel.books.id] = channel
         self._by_client[channel.books.client.raw] += 1
         return channel
+
+    def _remove(self, channel: OpenChannel) -> None:
+        del self._channels[channel.books.id]
+        self._by_client[channel.books.client.raw] -= 1
 
     async def _repair(self, channel: OpenChannel) -> None:
         while channel.broken is not None:

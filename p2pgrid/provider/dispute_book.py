@@ -12,7 +12,7 @@ from p2pgrid.errors import LedgerError
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.proto.dispute import Answer, Decision, Dispute
-from p2pgrid.proto.dispute_exchange import Said, note_answer
+from p2pgrid.proto.dispute_exchange import Said
 from p2pgrid.proto.disputing import automatic_rejection, sign_answer
 from p2pgrid.proto.record import Role, Signed
 from p2pgrid.proto.restore import tariff_of
@@ -87,7 +87,7 @@ class DisputeBook:
         if isinstance(message, Answer) and channel is not None:
             row = self._ledger.dispute(message.dispute)
             if row is not None:
-                note_answer(channel.books, row.dispute.message, message)
+                self._channels.note_answer(channel, row.dispute.message, message)
         self._tell(message.channel)
 
     def _answer_by_records(self, dispute: Signed[Dispute]) -> bool:

@@ -15,7 +15,6 @@ from p2pgrid.proto.dispute_exchange import (
     check_sent,
     compare,
     held_by_both,
-    note_held,
 )
 from p2pgrid.proto.record import Record, Role, parse_record
 from p2pgrid.proto.wire import DisputesCompared, DisputesHeld, DisputesNews, Kind, parse_frame
@@ -110,7 +109,7 @@ class DisputesExchange(Exchange):
     def _kept(self, checked: Checked) -> None:
         shop = self.shop
         both = held_by_both(shop.ledger, self._theirs, self._compared.until, self._sent, checked.conflicting)
-        note_held(self._channel.books, shop.ledger, both)
+        shop.channels.note_held(self._channel, both)
         if not self.is_over:
             self.stream.send(Kind.DISPUTES_TAKEN, b"")
             self.finish()

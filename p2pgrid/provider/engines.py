@@ -41,7 +41,7 @@ class EngineSet:
 
     def __init__(self, plans: Sequence[EnginePlan], *, health_interval_s: float = HEALTH_INTERVAL_S) -> None:
         """Raises UsageError for a price that is none."""
-        self._plans = tuple(plans)
+        self.plans: Final = tuple(plans)
         self._tariffs = {plan.model.name: (tariff_of(plan.model), schedule_of(plan.model)) for plan in plans}
         self._entries: dict[str, ModelOffer] = {}
         self._health: dict[str, EngineHealth] = {}
@@ -67,7 +67,7 @@ class EngineSet:
         One that fails while another is up is logged, and tried again by `watch`.
         """
         outcomes = await asyncio.gather(
-            *(self._bring_up(plan, timeout_s) for plan in self._plans), return_exceptions=True
+            *(self._bring_up(plan, timeout_s) for plan in self.plans), return_exceptions=True
         )
         errors = [one for one in outcomes if isinstance(one, BaseException)]
         for error in errors:
@@ -82,7 +82,7 @@ class EngineSet:
         """Look at the engines for ever, and await `on_change` whenever a model goes down or comes back."""
         while True:
             await asyncio.sleep(self._interval_s)
-            changes = await asyncio.gather(*(self._look_at(plan) for plan in self._plans))
+            changes = await asyncio.gather(*(self._look_at(plan) for plan in self.plans))
             if any(changes):
                 await on_change()
 
@@ -90,7 +90,7 @@ class EngineSet:
         """Let go of every engine; managed ones stop."""
         for model in self.models.values():
             model.is_up = False
-        engines = {id(plan.engine): plan.engine for plan in self._plans}
+        engines = {id(plan.engine): plan.engine for plan in self.plans}
         for outcome in await asyncio.gather(*(e.aclose() for e in engines.values()), return_exceptions=True):
             if isinstance(outcome, BaseException):
                 log.error("an engine did not stop in order", exc_info=outcome)

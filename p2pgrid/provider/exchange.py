@@ -7,26 +7,60 @@ import logging
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
-from p2pgrid.desk.evidence import EvidenceKeeper
 from p2pgrid.errors import InvalidRecord, LedgerError, P2pgridError, ProtocolViolation, Refused
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.outbox import Outbox
 from p2pgrid.log.service import LogService
+from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.proto.card_chain import CardChain
+from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.frame import FIRST_CREDITED_KIND, ResetCode
-from p2pgrid.proto.keys import SecretKey
+from p2pgrid.proto.keys import PublicKey, SecretKey
+from p2pgrid.proto.messages import Channel
+from p2pgrid.proto.record import Record, Signed
 from p2pgrid.proto.wire import Kind, Refusal
 from p2pgrid.provider.admission import RETRY_AFTER_MS, Admission
-from p2pgrid.provider.channels import Channels
-from p2pgrid.provider.dispute_book import DisputeBook
+from p2pgrid.provider.channels import Channels, OpenChannel
+from p2pgrid.provider.dispute_book import Watcher
 from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.links import ClientLinks
-from p2pgrid.provider.offers import OfferBook
+from p2pgrid.provider.offers import Offers
 from p2pgrid.provider.tally import Tally
 
 log = logging.getLogger(__name__)
+
+
+class Evidence(Protocol):
+    """Who keeps what peers signed and broke a rule with: `p2pgrid.desk.evidence.EvidenceKeeper`."""
+
+    def keep(self, peer: PublicKey, record: Record, reason: str) -> bool:
+        """Keep a record that `peer` signed, unless too many came from it of late. True if it was taken."""
+
+
+class Disputes(Protocol):
+    """Who deals with disputes: `p2pgrid.provider.dispute_book.DisputeBook`."""
+
+    def taken(self, dispute: Signed[Dispute]) -> None:
+        """A client's dispute is on record."""
+
+    def watch(self, watcher: Watcher) -> None:
+        """Tell it of news from now on."""
+
+    def unwatch(self, watcher: Watcher) -> None:
+        """Its stream is gone."""
+
+
+class Claims(Protocol):
+    """Where a node has several processes: which of them holds a channel (`p2pgrid.provider.claims`)."""
+
+    def claim(self, record: Record, named: Channel, link: LinkConnection) -> asyncio.Future[OpenChannel]:
+        """The channel that the client on `link` resumes, held by this process; whoever held it has given it up.
+
+        `named` is what the record says, not verified. The future raises Refused, InvalidRecord, LedgerError.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,19 +69,21 @@ class Shop:
 
     key: SecretKey
     ledger: Ledger
-    offers: OfferBook
+    offers: Offers
     channels: Channels
     admission: Admission
     links: ClientLinks
     tally: Tally
-    evidence: EvidenceKeeper
-    disputes: DisputeBook
+    evidence: Evidence
+    disputes: Disputes
     limits: ProviderLimits
     now_ms: Callable[[], int]
     log: LogService | None = None
     """The node's log; None for a node without one."""
     cards: Callable[[], CardChain] = tuple
     """The operator's cards as they are now; none if it has no card."""
+    claims: Claims | None = None
+    """None for a node of one process, which holds every channel."""
 
 
 class Exchange(StreamHandler):

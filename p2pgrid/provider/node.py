@@ -38,6 +38,7 @@ from p2pgrid.net.libp2p_road import SessionListener
 from p2pgrid.net.network import Network
 from p2pgrid.net.peer_address import Health
 from p2pgrid.net.stream import Stream, StreamHandler
+from p2pgrid.processes.workers import check_supported
 from p2pgrid.proto.card_chain import pack_cards
 from p2pgrid.proto.dispute_exchange import Said
 from p2pgrid.proto.fork import ForkProof
@@ -47,6 +48,7 @@ from p2pgrid.provider.addresses import MAX_OFFERED, offered_addresses, offered_l
 from p2pgrid.provider.admission import Admission
 from p2pgrid.provider.cards import OwnCards
 from p2pgrid.provider.channels import Channels
+from p2pgrid.provider.clock import unix_ms
 from p2pgrid.provider.desk import PROVIDER_ASKS, ProviderDesk
 from p2pgrid.provider.dispute_book import DisputeBook
 from p2pgrid.provider.engines import EnginePlan, EngineSet
@@ -58,6 +60,7 @@ from p2pgrid.provider.schedule import time_zone
 from p2pgrid.provider.session import serve_streams
 from p2pgrid.provider.tally import Tally
 from p2pgrid.provider.witnessing import Witnessing, parse_witness
+from p2pgrid.provider.workers import ProviderWorkers, SharedChannels, check_engines
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +73,6 @@ SETTLE_S: Final = 3.0
 """How long orders that were ended by a shutdown may take to be countersigned."""
 
 MakeEngines = Callable[[Sequence[ModelConfig], DataFolder], Sequence[EnginePlan]]
-
-
-def unix_ms() -> int:
-    """Now, in Unix milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 class Provider:
@@ -105,8 +103,8 @@ class Provider:
             )
         self.network_name: Final = network_name
         self.limits: Final = limits or ProviderLimits()
-        self.tally: Final = Tally()
-        self._links = ClientLinks(self.limits, self.tally)
+        self._tally: Final = Tally()
+        self._links = ClientLinks(self.limits, self._tally)
         self.engines: Final = EngineSet(make_engines(self._config.models, data))
         self._bootstrap = tuple(bootstrap)
         self._join_network = join_network
@@ -115,6 +113,12 @@ class Provider:
             raise UsageError(
                 "nobody could buy: neither the direct road nor libp2p listens.",
                 hint="Give --listen, or --libp2p-listen (in config.toml: listen, libp2p-listen).",
+            )
+        check_supported(self._config.processes)
+        if self._config.processes > 1 and self._listen is None:
+            raise UsageError(
+                "several processes share the direct road's links, and it does not listen.",
+                hint="Give --listen, or leave --processes at 1.",
             )
         self._witnesses = [parse_witness(text, self.key, lambda: self._network) for text in self._config.witnesses]
         self._gpus = tuple(gpus)
@@ -125,6 +129,7 @@ class Provider:
         self._is_drained = False
         self._network: Network | None = None
         self._listener: DirectListener | None = None
+        self._workers: ProviderWorkers | None = None
         self._sessions: SessionListener
         self._offers: OfferBook
         self._admission: Admission
@@ -160,7 +165,8 @@ class Provider:
     @property
     def addresses(self) -> tuple[str, ...]:
         """Where clients reach the direct road."""
-        return offered_addresses(self._listener.addresses, self._config.announce) if self._listener is not None else ()
+        listener = self._listener or self._workers
+        return offered_addresses(listener.addresses, self._config.announce) if listener is not None else ()
 
     @property
     def offered_addresses(self) -> tuple[str, ...]:
@@ -171,6 +177,34 @@ class Provider:
     def libp2p_addresses(self) -> tuple[str, ...]:
         """Full multiaddrs of the libp2p host."""
         return self._network.addresses if self._network is not None else ()
+
+    @property
+    def tally(self) -> Tally:
+        """What the node has done since it started, all of its processes together."""
+        tally = self._tally.copy()
+        if self._workers is not None:
+            self._workers.add_tallies(tally)
+        return tally
+
+    @property
+    def open_orders(self) -> int:
+        """Orders accepted and not settled, in all of the node's processes."""
+        return len(self.channels.live_orders) + (self._workers.live_orders if self._workers is not None else 0)
+
+    @property
+    def is_broken(self) -> bool:
+        """True while the ledger has failed and not yet come back."""
+        return self.channels.is_broken or (self._workers is not None and self._workers.is_broken)
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers that run; none for a node of one process."""
+        return list(self._workers.pids.values()) if self._workers is not None else []
+
+    @property
+    def worker_restarts(self) -> int:
+        """Workers that ended unasked and were started again."""
+        return self._workers.restarts if self._workers is not None else 0
 
     @property
     def links_by_road(self) -> dict[str, int]:
@@ -217,12 +251,13 @@ class Provider:
             task.add_done_callback(_report_end)
             stack.push_async_callback(_cancel, task)
 
-    async def _open_ledger(self, stack: AsyncExitStack) -> Ledger:
+    async def _open_ledger(self, stack: AsyncExitStack) -> SqliteLedger:
         started = time.monotonic()
         self._data.make()
         ledger = SqliteLedger.open(self._data.ledger_file)
         stack.push_async_callback(ledger.aclose)
-        self.channels = Channels(ledger, self.key, self.limits, self._now_ms, self._former_keys)
+        kind = Channels if self._config.processes == 1 else SharedChannels
+        self.channels = kind(ledger, self.key, self.limits, self._now_ms, self._former_keys)
         stack.push_async_callback(self.channels.aclose)
         suspended = await self.channels.restore()
         self.disputes = DisputeBook(ledger, self.channels, self._now_ms)
@@ -313,9 +348,11 @@ class Provider:
             listener = await listen(*self._listen, self.key, on_stream=_nobody_yet)
             await listener.aclose(drain_s=0)
 
-    async def _open_roads(self, stack: AsyncExitStack, ledger: Ledger) -> None:
+    async def _open_roads(self, stack: AsyncExitStack, ledger: SqliteLedger) -> None:
         """The shop, and both roads to it."""
-        self._admission = Admission(self.engines.models, self.channels, self.limits)
+        workers = self._make_workers(ledger)
+        counters = workers.counters if workers is not None else None
+        self._admission = Admission(self.engines.models, self.channels, self.limits, counters)
         shop = Shop(
             key=self.key,
             ledger=ledger,
@@ -323,16 +360,22 @@ class Provider:
             channels=self.channels,
             admission=self._admission,
             links=self._links,
-            tally=self.tally,
+            tally=self._tally,
             evidence=EvidenceKeeper(ledger, self._now_ms),
             disputes=self.disputes,
             limits=self.limits,
             now_ms=self._now_ms,
             log=self.log,
             cards=self.cards.chain,
+            claims=workers,
         )
         on_stream = serve_streams(shop)
-        if self._listen is not None:
+        if workers is not None and self._listen is not None:
+            stack.push_async_callback(self._close_workers, workers)
+            await workers.serve(shop, *self._listen)
+            self._workers = workers
+            log.info("direct road: %d workers serve %s", workers.n, ", ".join(self.addresses))
+        elif self._listen is not None:
             self._listener = await listen(*self._listen, self.key, on_stream=on_stream)
             stack.push_async_callback(self._close_listener, self._listener)
             log.info("direct road: listening at %s", ", ".join(self.addresses))
@@ -340,6 +383,21 @@ class Provider:
         if self._join_network:
             await self._enter_network(stack)
             stack.push_async_callback(self._close_listener, self._sessions)
+
+    def _make_workers(self, ledger: SqliteLedger) -> ProviderWorkers | None:
+        """None for a node of one process."""
+        if not isinstance(self.channels, SharedChannels):
+            return None
+        check_engines(self.engines)
+        return ProviderWorkers(
+            self._config.processes,
+            data=self._data,
+            ledger=ledger,
+            channels=self.channels,
+            engines=self.engines,
+            limits=self.limits,
+            now_ms=self._now_ms,
+        )
 
     async def _enter_network(self, stack: AsyncExitStack) -> None:
         started, config = time.monotonic(), self._config
@@ -431,12 +489,16 @@ class Provider:
                 await self._network.withdraw()
             except P2pgridError as error:
                 log.warning("the network was not told: %s", error)
-        live = len(self.channels.live_orders)
+        if self._workers is not None:
+            await self._workers.drain()
+        live = self.open_orders
         if live:
             log.info("stopping: %d orders run; they have %d s", live, self._config.drain_s)
         if not await self._wait_settled(self._config.drain_s):
             for order in self.channels.live_orders:
                 order.fail()
+            if self._workers is not None:
+                self._workers.fail_orders()
             await self._wait_settled(SETTLE_S)
         self._is_drained = True
 
@@ -445,10 +507,13 @@ class Provider:
         # nobody waits.
         await listener.aclose(drain_s=SETTLE_S if self._is_drained else 0)
 
+    async def _close_workers(self, workers: ProviderWorkers) -> None:
+        await workers.aclose(SETTLE_S if self._is_drained else 0)
+
     async def _wait_settled(self, timeout_s: float) -> bool:
         """True once no order is live. Looks ten times a second, which is nobody's hot path."""
         deadline = time.monotonic() + timeout_s
-        while self.channels.live_orders:
+        while self.open_orders:
             if time.monotonic() >= deadline:
                 return False
             await asyncio.sleep(0.1)

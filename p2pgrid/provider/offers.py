@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, tzinfo
-from typing import Final
+from typing import Final, Protocol
 
 from p2pgrid.config import ModelConfig, TermsConfig
 from p2pgrid.errors import InvalidRecord, UsageError
@@ -40,6 +40,17 @@ class OfferTerms:
     card_id: Callable[[], bytes] = bytes
     """The id of the operator's card as it is now; empty if it has none that names this node."""
     batch: BatchTerms = ONE_BY_ONE
+
+
+class Offers(Protocol):
+    """What exchanges with clients need of the offers."""
+
+    @property
+    def current(self) -> Signed[Offer] | None:
+        """What is shown to whoever asks; None while nothing is offered."""
+
+    def find(self, offer_id: bytes) -> Signed[Offer] | None:
+        """The offer of that id, if it is ours, whether or not it is in force."""
 
 
 class OfferBook:

@@ -16,7 +16,8 @@ from p2pgrid.errors import LedgerError, LocalError, Refused
 from p2pgrid.log.service import MAX_PATH_CHARS, NOT_KEPT, status_of
 from p2pgrid.proto import well_known
 from p2pgrid.proto.witness import MAX_ADD_CHECKPOINT_BYTES
-from p2pgrid.provider.node import Provider, unix_ms
+from p2pgrid.provider.clock import unix_ms
+from p2pgrid.provider.node import Provider
 
 BODY_TIMEOUT_S: Final = 10.0
 _UNCACHED: Final = {"Cache-Control": NOT_KEPT}
@@ -54,7 +55,7 @@ def health_of(node: Provider) -> dict[str, Any]:
     models = {
         name: {
             "is_up": model.is_up,
-            "running": model.running,
+            "running": model.running_in_all,
             "concurrency": model.concurrency,
             "detail": node.engines.health[name].detail if name in node.engines.health else "",
         }
@@ -63,7 +64,7 @@ def health_of(node: Provider) -> dict[str, Any]:
     network = node.network_health
     well = (
         all(model.is_up for model in node.engines.models.values())
-        and not node.channels.is_broken
+        and not node.is_broken
         and node.offer is not None
         and not node.log.log.frozen
         and (network is None or network.running)
@@ -73,12 +74,13 @@ def health_of(node: Provider) -> dict[str, Any]:
         "status": "draining" if node.is_draining else "ok" if well else "degraded",
         "peer_id": node.peer_id,
         "models": models,
-        "ledger_writable": not node.channels.is_broken,
+        "ledger_writable": not node.is_broken,
         "offer_sequence": offer.message.sequence if offer else None,
         "offer_valid_until_ms": offer.message.valid_until_ms if offer else None,
         "channels": len(node.channels),
-        "open_orders": len(node.channels.live_orders),
+        "open_orders": node.open_orders,
         "links": node.links_by_road,
+        "workers": {"running": len(node.worker_pids), "restarts": node.worker_restarts},
         "log": _log_health(node),
         "network": None
         if network is None
@@ -125,7 +127,8 @@ def metrics_of(node: Provider) -> str:
         ("earned_pico_eur_total", "counter", "Sum of the receipts that both have signed.", [("", tally.earned_pico)]),
         ("log_entries", "gauge", "Leaves of the log that are signed.", [("", _log_health(node)["entries"])]),
         ("log_waiting", "gauge", "Records that are not in the log yet.", [("", _log_health(node)["waiting"])]),
-        ("open_orders", "gauge", "Orders accepted and not settled.", [("", len(node.channels.live_orders))]),
+        ("worker_restarts_total", "counter", "Workers that ended unasked.", [("", node.worker_restarts)]),
+        ("open_orders", "gauge", "Orders accepted and not settled.", [("", node.open_orders)]),
         (
             "engine_up",
             "gauge",
@@ -136,7 +139,7 @@ def metrics_of(node: Provider) -> str:
             "engine_running",
             "gauge",
             "Orders the engine works on.",
-            [(_label("model", model.name), model.running) for model in models],
+            [(_label("model", model.name), model.running_in_all) for model in models],
         ),
     ]
     lines = []

@@ -101,6 +101,10 @@ class ResumeExchange(Exchange):
         named = parse_message(record, Channel)
         self._stage = _Stage.NOTHING
         self.cancel_timer()
+        if self.shop.claims is not None:
+            claimed = self.shop.claims.claim(record, named, self.stream.connection)
+            claimed.add_done_callback(lambda _: self._then(lambda: self._check_terms(record, claimed.result())))
+            return
         try:
             channel = channels.find(named.channel, self.stream.peer)
         except Refused:
@@ -110,6 +114,11 @@ class ResumeExchange(Exchange):
             self._outbox.persist(signed)
             self._then(lambda: self._take_over(channels.open(signed)))
             return
+        self._check_terms(record, channel)
+
+    def _check_terms(self, record: Record, channel: OpenChannel) -> None:
+        if not channel.is_held:
+            raise Refused("busy", "the channel was resumed on another link just now.", hint="Resume it again.")
         if record.id != channel.books.signed.id:
             raise InvalidRecord("wrong-channel", "the client resumes a channel on other terms than were signed.")
         self._take_over(channel)

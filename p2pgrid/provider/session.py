@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from p2pgrid.errors import ProtocolViolation
@@ -17,7 +17,10 @@ from p2pgrid.provider.log_exchange import CosignatureExchange, LogExchange, Witn
 from p2pgrid.provider.order import OrderExchange
 from p2pgrid.provider.resume import ResumeExchange
 
-_EXCHANGES: Final[dict[int, Callable[[Shop, Stream], Exchange]]] = {
+Exchanges = Mapping[int, Callable[[Shop, Stream], StreamHandler]]
+"""Who goes on with a stream, by the kind of its first message."""
+
+EXCHANGES: Final[Exchanges] = {
     Kind.OFFER_REQUEST: OfferExchange,
     Kind.CARD_REQUEST: CardExchange,
     Kind.CHANNEL_REQUEST: ChannelExchange,
@@ -33,15 +36,32 @@ _EXCHANGES: Final[dict[int, Callable[[Shop, Stream], Exchange]]] = {
 }
 
 
+FOR_THE_MAIN_PROCESS: Final = frozenset(
+    {
+        Kind.OFFER_REQUEST,
+        Kind.CARD_REQUEST,
+        Kind.CHANNEL_REQUEST,
+        Kind.CHANNELS_REQUEST,
+        Kind.DISPUTES,
+        Kind.DISPUTES_WATCH,
+        Kind.LOG_REQUEST,
+        Kind.WITNESS_REQUEST,
+        Kind.COSIGNATURE,
+    }
+)
+"""Where a node has several processes, these run in the main one; all others in the one that holds the channel."""
+
+
 class Opening(Exchange):
     """A stream before its first message."""
 
-    def __init__(self, shop: Shop, stream: Stream) -> None:
+    def __init__(self, shop: Shop, stream: Stream, exchanges: Exchanges = EXCHANGES) -> None:
         super().__init__(shop, stream)
+        self._exchanges = exchanges
         self.expect_next()
 
     def take(self, kind: int, payload: bytes) -> None:
-        exchange = _EXCHANGES.get(kind)
+        exchange = self._exchanges.get(kind)
         if exchange is None:
             raise ProtocolViolation(f"a stream begins with message kind {kind}, which begins nothing.")
         self.cancel_timer()
@@ -49,11 +69,11 @@ class Opening(Exchange):
         following.message_received(self.stream, kind, payload)
 
 
-def serve_streams(shop: Shop) -> OnStream:
+def serve_streams(shop: Shop, exchanges: Exchanges = EXCHANGES) -> OnStream:
     """What a listener calls for every stream that a client opens, on whatever road."""
 
     def on_stream(stream: Stream) -> StreamHandler:
         shop.links.note(stream.connection)
-        return Opening(shop, stream)
+        return Opening(shop, stream, exchanges)
 
     return on_stream

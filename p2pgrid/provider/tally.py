@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Final
 
 from p2pgrid.proto.messages import Receipt
 
@@ -37,3 +38,30 @@ class Tally:
         self.cached_tokens += receipt.usage.cached_tokens
         self.output_tokens += receipt.usage.output_tokens
         self.earned_pico += receipt.amount_pico
+
+    def add(self, other: Tally) -> None:
+        """Count what another process of the node has done, too."""
+        self.receipts.update(other.receipts)
+        self.refusals.update(other.refusals)
+        for name in NUMBERS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def copy(self) -> Tally:
+        """The counters as they are now."""
+        copied = Tally()
+        copied.add(self)
+        return copied
+
+
+NUMBERS: Final = (
+    "proposals",
+    "disputes",
+    "faults",
+    "ledger_failures",
+    "engine_failures",
+    "prompt_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "earned_pico",
+)
+"""The counters that are one number."""

@@ -33,6 +33,14 @@ def test_flags_beat_the_file() -> None:
     )
 
 
+def test_the_number_of_processes_is_a_flag_and_a_key() -> None:
+    assert with_flags(FILE, None, (), None, None).processes == 1
+    assert with_flags(FILE, None, (), None, None, processes=4).processes == 4
+    for wrong in (0, 5):
+        with pytest.raises(UsageError, match="processes"):
+            with_flags(FILE, None, (), None, None, processes=wrong)
+
+
 def test_a_country_that_is_none() -> None:
     with pytest.raises(UsageError, match="LT or IT"):
         with_flags(FILE, None, ("Italy",), None, None)

@@ -46,6 +46,14 @@ def test_flags_beat_the_file() -> None:
     assert (provider.listen, provider.announce, provider.country) == ("127.0.0.1:2", ("h:1",), "DE")
 
 
+def test_the_number_of_processes_is_a_flag_and_a_key() -> None:
+    assert flags().processes == 1
+    assert flags(processes=4).processes == 4
+    for wrong in (0, 65):
+        with pytest.raises(UsageError, match="processes"):
+            flags(processes=wrong)
+
+
 def test_the_direct_road_can_be_left_out() -> None:
     def without_direct(**given: Any) -> ProviderConfig:
         return with_flags(FILE, given, None, {}, no_direct=True).provider

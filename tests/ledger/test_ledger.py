@@ -12,6 +12,7 @@ import pytest
 from p2pgrid.errors import LedgerError
 from p2pgrid.ledger.base import DisputeRow, SlotTaken
 from p2pgrid.ledger.memory import MemoryLedger
+from p2pgrid.ledger.remote import RemoteLedger
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.ledger.tables import TABLES
 from p2pgrid.proto.channel import ChannelHead
@@ -28,19 +29,25 @@ from tests.factories import (
     resigned,
     secret_key,
 )
+from tests.ledger.served import served_ledger
 
 if TYPE_CHECKING:
     from p2pgrid.ledger.base import Ledger
 
-    # Both are the interface; mypy says so.
+    # All are the interface; mypy says so.
     _SQLITE: type[Ledger] = SqliteLedger
     _MEMORY: type[Ledger] = MemoryLedger
+    _REMOTE: type[Ledger] = RemoteLedger
 
-AnyLedger = SqliteLedger | MemoryLedger
+AnyLedger = SqliteLedger | MemoryLedger | RemoteLedger
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "remote"])
 async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[AnyLedger]:
+    if request.param == "remote":
+        async with served_ledger(tmp_path / "ledger.sqlite") as served:
+            yield served.remote
+        return
     made = MemoryLedger() if request.param == "memory" else SqliteLedger.open(tmp_path / "ledger.sqlite")
     yield made
     await made.aclose()

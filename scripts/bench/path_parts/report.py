@@ -65,8 +65,8 @@ def _head(results: Results) -> str:
     lines.append(f"Failed requests: {failed}" if failed else "No request failed.")
     for system, receipts in results.receipts().items():
         lines.append(
-            f"{system} gave {receipts['answers']:,} whole answers in this run; {receipts['gateway']:,} stand on receipts "
-            f"signed by both in the gateway's ledger, {receipts['provider']:,} in the provider's."
+            f"{system} gave {receipts['answers']:,} whole answers in this run; {receipts['gateway']:,} stand on "
+            f"receipts signed by both in the gateway's ledger, {receipts['provider']:,} in the provider's."
         )
     return "\n\n".join(lines)
 

@@ -1,0 +1,222 @@
+"""A grid whose nodes have several processes each: many sales at once, workers and whole nodes that are killed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from p2pgrid.demo.grid import CHEAPER, DEARER, Grid
+from p2pgrid.demo.processes import NodeProcess
+from p2pgrid.ledger.base import ReceiptRow
+from p2pgrid.ledger.sqlite import SqliteLedger
+from p2pgrid.proto.keys import parse_public_key
+from p2pgrid.proto.messages import Status
+from tests.grid.conftest import MODEL, FakeEngine, audit_everything, get, offer_count, p2pgrid, until
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+
+WORKERS = 2
+
+
+@pytest.fixture
+async def workers_grid(tmp_path: Path, fake_engine: FakeEngine) -> AsyncIterator[Grid]:
+    grid = Grid(tmp_path, model=MODEL, engine_url=fake_engine.url)
+    try:
+        await grid.start_bootstrap()
+        several = ("--processes", str(WORKERS))
+        await asyncio.gather(grid.start_operator(CHEAPER, *several), grid.start_operator(DEARER))
+        await grid.start_gateway("127.0.0.1:0", *several)
+        await until(lambda: offers_of_all_workers(grid), 2)
+        yield grid
+    finally:
+        await grid.stop()
+
+
+async def offers_of_all_workers(grid: Grid) -> int:
+    """The fewest that any worker knows: connections that come one after the other go to one after the other."""
+    return min([await offer_count(grid) for _ in range(2 * WORKERS)])
+
+
+async def ask(grid: Grid, **more: Any) -> Any:
+    """One request, on a connection of its own."""
+    assert grid.gateway is not None
+    base_url = str(grid.gateway.ready["base_url"])
+    async with openai.AsyncOpenAI(base_url=base_url, api_key="any", max_retries=0) as program:
+        return await program.chat.completions.create(
+            **{"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 8, **more}
+        )
+
+
+async def ask_patiently(grid: Grid, **more: Any) -> None:
+    """Ask until it is answered: a worker that was just killed takes its connections with it."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await ask(grid, **more)
+                return
+            except (openai.APIConnectionError, openai.APIStatusError):
+                await asyncio.sleep(0.05)
+
+
+async def ask_many(grid: Grid, n: int, at_once: int = 8) -> None:
+    turn = asyncio.Semaphore(at_once)
+
+    async def one() -> None:
+        async with turn:
+            await ask_patiently(grid)
+
+    await asyncio.gather(*(one() for _ in range(n)))
+
+
+def workers(node: NodeProcess) -> list[int]:
+    """Children of a node's main process that are its workers."""
+    children = Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split()
+    return [int(pid) for pid in children if b".worker\0" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def receipts(node: NodeProcess) -> list[ReceiptRow]:
+    """All receipts of a node."""
+    with SqliteLedger.open_readonly(node.data / "ledger.sqlite") as ledger:
+        return ledger.receipts()
+
+
+async def check_books(grid: Grid) -> list[ReceiptRow]:
+    """All receipts of the gateway: signed by both, numbered without a gap on each channel, and clean."""
+    assert grid.gateway is not None
+    for node in (grid.gateway, *grid.operators.values()):
+        await until(lambda node=node: receipts(node), lambda rows: all(row.countersigned for row in rows))
+    rows = await receipts(grid.gateway)
+    numbers: dict[bytes, list[int]] = {}
+    for row in rows:
+        numbers.setdefault(row.channel.channel, []).append(row.receipt.receipt_number)
+    for found in numbers.values():
+        assert sorted(found) == list(range(1, len(found) + 1))
+    verdict = await audit_everything(grid)
+    assert verdict["clean"], verdict["findings"]
+    return rows
+
+
+async def test_two_hundred_requests_over_many_connections(workers_grid: Grid) -> None:
+    grid = workers_grid
+    assert grid.gateway is not None
+    assert sorted(grid.gateway.ready["workers"]) == sorted(workers(grid.gateway))
+    assert len(workers(grid.operators[CHEAPER])) == WORKERS
+    await ask_many(grid, 200)
+    rows = await check_books(grid)
+    assert [row.receipt.status for row in rows].count(Status.COMPLETED) == 200
+    # Each of the gateway's workers has bought on a channel of its own.
+    cheaper = grid.operators[CHEAPER].ready["peer_id"]
+    with_cheaper = [row for row in rows if parse_public_key(row.channel.provider).peer_id == cheaper]
+    assert len({row.channel.channel for row in with_cheaper}) == WORKERS
+    assert len({row.channel.channel for row in rows}) <= 2 * WORKERS
+    health = await get(grid, "/../health")
+    assert health["status"] == "ok" and health["links"] >= WORKERS
+    code, output, errors = await p2pgrid(grid.gateway.data, "receipts", "reconcile", cheaper, "--json")
+    assert code == 0, errors
+    assert output
+
+
+async def test_workers_that_are_killed_in_the_middle_break_no_chain(workers_grid: Grid) -> None:
+    grid = workers_grid
+    assert grid.gateway is not None
+    selling = asyncio.create_task(ask_many(grid, 120))
+    for node in (grid.operators[CHEAPER], grid.gateway, grid.operators[CHEAPER]):
+        sold = len(await receipts(grid.operators[CHEAPER]))
+        await until(lambda: receipts(grid.operators[CHEAPER]), lambda rows, sold=sold: len(rows) > sold)
+        victim = workers(node)[0]
+        os.kill(victim, signal.SIGKILL)
+        await until(lambda node=node, victim=victim: back(node, victim), True)
+    await selling
+    await ask_patiently(grid)
+    rows = await check_books(grid)
+    assert [row.receipt.status for row in rows].count(Status.COMPLETED) >= 121
+
+
+async def back(node: NodeProcess, victim: int) -> bool:
+    """True once the worker has a successor."""
+    return victim not in (there := workers(node)) and len(there) == WORKERS
+
+
+async def test_a_gateway_comes_back_with_another_number_of_workers_and_settles_all(workers_grid: Grid) -> None:
+    grid = workers_grid
+    gateway = grid.gateway
+    assert gateway is not None
+    await ask_many(grid, 20)
+    asking = asyncio.create_task(ask(grid, max_tokens=2000, extra_body={"fake": {"pace_ms": 20, "tokens": 2000}}))
+    await asyncio.sleep(0)
+    engine_works = grid.operators[CHEAPER]
+    await until(lambda: get_open_orders(engine_works), lambda n: n > 0)
+    left = workers(gateway)
+    os.kill(gateway.pid, signal.SIGKILL)
+    await gateway.exited()
+    await until(lambda: nobody_of(left), True)
+    with pytest.raises(openai.OpenAIError):
+        await asking
+    arguments = gateway._arguments
+    gateway._arguments = tuple("1" if one == str(WORKERS) else one for one in arguments)
+    await gateway.start(timeout_s=60)
+    assert gateway.ready["workers"] == []
+    await until(lambda: offer_count(grid), 2)
+    await ask_patiently(grid)
+    rows = await check_books(grid)
+    assert Status.INTERRUPTED in {row.receipt.status for row in rows}
+
+
+async def test_a_provider_that_only_libp2p_reaches_is_bought_from_by_every_worker(
+    tmp_path: Path, fake_engine: FakeEngine
+) -> None:
+    grid = Grid(tmp_path, model=MODEL, engine_url=fake_engine.url)
+    try:
+        await grid.start_bootstrap()
+        await grid.start_operator(CHEAPER, "--no-direct")
+        await grid.start_gateway("127.0.0.1:0", "--processes", str(WORKERS))
+        await until(lambda: offers_of_all_workers(grid), 1)
+        await ask_many(grid, 24, at_once=6)
+        rows = await check_books(grid)
+        assert [row.receipt.status for row in rows].count(Status.COMPLETED) == 24
+        assert len({row.channel.channel for row in rows}) == WORKERS
+        (model,) = (await get(grid, "/models"))["data"]
+        assert {(offer["link"], *offer["roads"]) for offer in model["p2pgrid"]["offers"]} == {("libp2p", "libp2p")}
+    finally:
+        await grid.stop()
+
+
+async def nobody_of(pids: list[int]) -> bool:
+    return not any(map(is_alive, pids))
+
+
+async def get_open_orders(node: NodeProcess) -> int:
+    with SqliteLedger.open_readonly(node.data / "ledger.sqlite") as ledger:
+        return sum(len(ledger.open_orders(one.message.channel)) for one in ledger.channels())
+
+
+async def test_a_node_that_is_stopped_or_killed_leaves_no_process_behind(workers_grid: Grid) -> None:
+    grid = workers_grid
+    provider, gateway = grid.operators[CHEAPER], grid.gateway
+    assert gateway is not None
+    await ask(grid)
+    for node in (gateway, provider):
+        there = workers(node)
+        os.kill(node.pid, signal.SIGTERM)
+        assert await node.exited() == 0
+        assert not any(map(is_alive, there))
+    await provider.start(timeout_s=60)
+    there = workers(provider)
+    assert len(there) == WORKERS
+    os.kill(provider.pid, signal.SIGKILL)
+    await provider.exited()
+    await until(lambda: nobody_of(there), True, deadline_s=5.0)
