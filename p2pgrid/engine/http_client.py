@@ -22,6 +22,7 @@ from typing import Any, Final, cast
 import httptools
 
 from p2pgrid.engine.base import AnswerMetrics, AnswerReader
+from p2pgrid.engine.read_rounds import ReadRounds
 from p2pgrid.errors import EngineError
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 IDLE_S: Final = 3.0
 """vLLM drops a connection after 5 s without a request."""
 MAX_IDLE: Final = 256
+AT_ONCE_READS: Final = 4
+"""Of every answer: the head, what comes before the first token, and that."""
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Of an answer's head; and most that may come anywhere in an answer without a byte of its body."""
 
@@ -67,6 +70,7 @@ class HttpClient:
         self._open: set[HttpConnection] = set()
         self._dialling: dict[asyncio.Task[None], HttpCall] = {}
         self._sweeper: asyncio.TimerHandle | None = None
+        self._rounds: ReadRounds | None = None
 
     @property
     def idle_connections(self) -> int:
@@ -93,6 +97,16 @@ class HttpClient:
             call.fail(self.away("it was let go"))
         for connection in list(self._open):
             connection.lose("it was let go")
+        if self._rounds is not None:
+            self._rounds.close()
+            self._rounds = None
+
+    @property
+    def rounds(self) -> ReadRounds | None:
+        """Where answers under way are read together; None behind TLS, where a socket's bytes are not the answer's."""
+        if self._rounds is None and self._road.tls is None:
+            self._rounds = ReadRounds()
+        return self._rounds
 
     def _take(self) -> HttpConnection | None:
         """The connection that was used last, if it is young enough."""
@@ -339,6 +353,9 @@ class HttpConnection(asyncio.Protocol):
         "_mute_bytes",
         "_parser",
         "_parts",
+        "_reads",
+        "_round_fd",
+        "_rounds",
         "_status",
         "_transport",
         "idle_since_s",
@@ -354,7 +371,10 @@ class HttpConnection(asyncio.Protocol):
         self._call: HttpCall | None = None
         self._parser: Any = None
         self._parts: list[bytes] = []
-        self._mute_bytes = self._status = 0
+        self._mute_bytes = self._status = self._reads = 0
+        self._rounds = client.rounds
+        self._round_fd = -1
+        """The socket, while it is read in rounds and not by the loop."""
         self._content_type = ""
         self._is_framed = False
         """True if the head says where the body ends; otherwise the connection's end is the answer's."""
@@ -368,7 +388,7 @@ class HttpConnection(asyncio.Protocol):
     def carry(self, call: HttpCall) -> None:
         """Send a call's request, and read its answer."""
         self._call = call
-        self._mute_bytes, self._content_type = 0, ""
+        self._mute_bytes, self._reads, self._content_type = 0, 0, ""
         self._is_framed = self._has_head = self._is_told = self._is_whole = self._is_reusable = False
         self._parser = httptools.HttpResponseParser(self)
         call.carried_by(self)
@@ -383,6 +403,7 @@ class HttpConnection(asyncio.Protocol):
         """Close it at once, whatever is under way."""
         self._call = self._parser = None
         self._client.gone(self)
+        self._quit_rounds()
         if self._transport is not None:
             self._transport.abort()
 
@@ -395,6 +416,7 @@ class HttpConnection(asyncio.Protocol):
 
     def pause(self) -> None:
         """Leave what comes in the kernel."""
+        self._quit_rounds()
         if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
@@ -403,6 +425,31 @@ class HttpConnection(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
+    # -- RoundReader ------------------------------------------------------------------------------------------------
+
+    def leave_rounds(self) -> None:
+        if self._quit_rounds():
+            self.resume()
+
+    def _enter_rounds(self, rounds: ReadRounds) -> None:
+        transport, call = self._transport, self._call
+        if transport is None or transport.is_closing() or call is None or call.is_paused:
+            return
+        socket = transport.get_extra_info("socket")
+        if socket is not None:
+            transport.pause_reading()
+            self._round_fd = socket.fileno()
+            rounds.enter(self._round_fd, self)
+
+    def _quit_rounds(self) -> bool:
+        """True if it was read in rounds. Then nobody reads it until `resume`."""
+        if self._round_fd < 0:
+            return False
+        if self._rounds is not None:
+            self._rounds.leave(self._round_fd)
+        self._round_fd = -1
+        return True
+
     # -- asyncio.Protocol -------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -410,6 +457,16 @@ class HttpConnection(asyncio.Protocol):
         self._client.opened(self)
 
     def data_received(self, data: bytes) -> None:
+        self.round_received(data)
+        rounds = self._rounds
+        if rounds is not None:
+            rounds.loop_read()
+            self._reads += 1
+            if rounds.is_busy and self._reads > AT_ONCE_READS and self._call is not None:
+                self._enter_rounds(rounds)
+
+    def round_received(self, data: bytes) -> None:
+        """Bytes came, whoever read them."""
         call = self._call
         if call is None:
             self.drop()  # nothing was asked
@@ -432,6 +489,7 @@ class HttpConnection(asyncio.Protocol):
             self._hand_over(call)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._quit_rounds()
         self._transport = None
         self._client.gone(self)
         call, self._call = self._call, None
@@ -452,6 +510,9 @@ class HttpConnection(asyncio.Protocol):
         """Tell the reader what one read of the socket brought."""
         parts = self._parts
         try:
+            if len(parts) == 1 and self._is_told and not self._is_whole:
+                call.tell_data(parts.pop())  # what nearly all reads bring
+                return
             if self._has_head and not self._is_told:
                 self._is_told = True
                 call.tell_head(self._status, self._content_type)
@@ -462,7 +523,7 @@ class HttpConnection(asyncio.Protocol):
             if self._is_whole and self._call is call:
                 self._call = self._parser = None
                 call.connection = None
-                if call.is_paused:
+                if self._quit_rounds() or call.is_paused:
                     self.resume()
                 if self._is_reusable:
                     self.is_used = True

@@ -220,8 +220,11 @@ class BuyerOrder:
                 self._move(BuyerEvent.CHUNK)
             if self._is_answer:
                 self._commitment.update(data)
-                for event in self._splitter.feed(data):
-                    self.counter.feed(event)
+                if self._splitter.takes(data):
+                    self.counter.feed_data(data[6:-2])
+                else:
+                    for event in self._splitter.feed(data):
+                        self.counter.feed(event)
             else:
                 self._error_bytes += len(data)
                 if self._error_bytes > MAX_ENGINE_ERROR_BYTES:
