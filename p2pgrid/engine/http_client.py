@@ -510,7 +510,7 @@ class HttpConnection(asyncio.Protocol):
         """Tell the reader what one read of the socket brought."""
         parts = self._parts
         try:
-            if len(parts) == 1 and self._is_told and not self._is_whole:
+            if self._is_told and not self._is_whole and len(parts) == 1:
                 call.tell_data(parts.pop())  # what nearly all reads bring
                 return
             if self._has_head and not self._is_told:

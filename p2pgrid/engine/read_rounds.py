@@ -9,6 +9,7 @@ every answer itself, at once: a first token waits for no round, and neither does
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 from typing import Final, Protocol
@@ -53,7 +54,7 @@ class ReadRounds:
         self._reads += 1
         if self._reads >= READS:
             now_s = self._loop.time()
-            self.is_busy = hasattr(select, "epoll") and READS >= BUSY_READS_PER_S * (now_s - self._since_s)
+            self.is_busy = hasattr(select, "epoll") and BUSY_READS_PER_S * (now_s - self._since_s) <= READS
             self._reads, self._since_s = 0, now_s
 
     def enter(self, fd: int, reader: RoundReader) -> None:
@@ -67,9 +68,10 @@ class ReadRounds:
             self._timer = self._loop.call_later(ROUND_S, self._round)
 
     def leave(self, fd: int) -> None:
-        """Read `fd` no more. It must still be open."""
+        """Read `fd` no more. A socket is to leave before it is closed."""
         if self._readers.pop(fd, None) is not None and self._poll is not None:
-            self._poll.unregister(fd)
+            with contextlib.suppress(OSError):  # closed already, and so forgotten by the kernel
+                self._poll.unregister(fd)
 
     def close(self) -> None:
         """Let go of what the rounds need."""

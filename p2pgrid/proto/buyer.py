@@ -115,6 +115,8 @@ class BuyerEvent(Enum):
     LINK_LOST = auto()
 
 
+_RECEIVING: Final = BuyerState.RECEIVING
+"""Asked for at every event; to look a member up in its enum costs as much as a call."""
 _S, _E = BuyerState, BuyerEvent
 BUYER_TRANSITIONS: Final[dict[tuple[BuyerState, BuyerEvent], BuyerState]] = {
     (_S.ORDERED, _E.HEAD): _S.RECEIVING,
@@ -213,7 +215,7 @@ class BuyerOrder:
     def chunk(self, data: bytes) -> Actions | None:
         """A CHUNK came: None if its bytes are for the program. As `message`, for what comes a thousand times."""
         try:
-            if self.state is not BuyerState.RECEIVING:
+            if self.state is not _RECEIVING:
                 if not self.is_open:
                     return ()
                 self._check_no_receipt(Kind.CHUNK)

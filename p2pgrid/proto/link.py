@@ -337,7 +337,7 @@ class Link:
         self._put(stream_id, kind, payload)
 
     def send_if_credited(self, stream_id: int, kind: int, payload: bytes) -> bool:
-        """`send` of a credited kind where `credit` allows it now, in one step. False where it does not; nothing is sent."""
+        """`send` of a credited kind where `credit` allows it now, in one step. False, and nothing sent, where not."""
         stream, queue, n_bytes = self._streams.get(stream_id), self._queue, len(payload)
         if (
             stream is None

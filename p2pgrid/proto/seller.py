@@ -91,6 +91,8 @@ class SellerEvent(Enum):
     LINK_LOST = auto()
 
 
+_STREAMING: Final = SellerState.STREAMING
+"""Asked for at every event; to look a member up in its enum costs as much as a call."""
 _S, _E = SellerState, SellerEvent
 SELLER_TRANSITIONS: Final[dict[tuple[SellerState, SellerEvent], SellerState]] = {
     (_S.ASKED, _E.TOKENS): _S.STREAMING,
@@ -208,7 +210,7 @@ class SellerOrder:
     def feed(self, data: bytes, now_ms: int) -> Actions | None:
         """As `engine_bytes`, for what comes a thousand times: None if `data` is to be sent as it is, as one CHUNK."""
         try:
-            if self.state is SellerState.STREAMING and not self._held and self._splitter.takes(data):
+            if self.state is _STREAMING and not self._held and self._splitter.takes(data):
                 counter = self._counter
                 is_plain = counter.feed_data(data[6:-2])
                 output = counter.output_tokens

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from p2pgrid.engine.base import OpenAnswer
 from p2pgrid.errors import EngineError, LedgerError, P2pgridError, ProtocolViolation, Refused
@@ -41,6 +41,9 @@ from p2pgrid.provider.control import note_dispute
 from p2pgrid.provider.exchange import Exchange, Shop
 
 log = logging.getLogger(__name__)
+
+_CHUNK: Final = int(Kind.CHUNK)
+"""Compared with at every event; to look a member up in its enum costs as much as a call."""
 
 
 class OrderExchange(Exchange):
@@ -220,7 +223,7 @@ class OrderExchange(Exchange):
                 raise AssertionError(f"the seller's machine asked for {action}")
 
     def _send(self, kind: Kind, payload: bytes) -> None:
-        if kind == Kind.CHUNK and self._has_sent_at_once(payload):
+        if kind == _CHUNK and self._has_sent_at_once(payload):
             return
         self._unsent_bytes += len(payload)
         if kind == Kind.RECEIPT:
@@ -231,7 +234,7 @@ class OrderExchange(Exchange):
 
     def _has_sent_at_once(self, payload: bytes) -> bool:
         """The plain case, a token on its way: nothing is before it."""
-        return not self._waiting and self._outbox.is_idle and self.stream.send_if_credited(Kind.CHUNK, payload)
+        return not self._waiting and self._outbox.is_idle and self.stream.send_if_credited(_CHUNK, payload)
 
     def _durable(self, kind: Kind, payload: bytes) -> None:
         """All that the message depends on is durable."""

@@ -2,10 +2,10 @@
 
     python scripts/bench/chunk.py [--streams 64] [--turns 400] [--calls] [--profile] [--json]
 
-64 answers are under way between a provider and a client of one process, without ledgers. Each turn feeds one HTTP chunk to
-every engine connection, lets the link's frames over, and ends in what a program's transport is given. Reads and
-writes of sockets, TLS and wake-ups are not in it. The figure is the best of all turns, which other work on the
-machine only disturbs; `--calls` counts calls of functions, which nothing disturbs.
+64 answers are under way between a provider and a client of one process, without ledgers. Each turn feeds one HTTP chunk
+to every engine connection, lets the link's frames over, and ends in what a program's transport is given. Reads and
+writes of sockets, TLS and wake-ups are not in it. The figure is the best of all turns: other work on the machine
+only adds to the others. `--calls` counts calls of functions, to which nothing adds.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ async def measure(streams: int, turns: int, *, calls: bool, profile: bool) -> di
     async with market(engine, FreeLedger(), found) as here:  # type: ignore[arg-type]
         orders = [here.order(tokens=turns + 100) for _ in range(streams)]
         wires = [program(one) for one in orders]
-        while len(engine._answers) < streams:
+        while len(engine._answers) < streams:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)
 
         async def turn() -> None:
