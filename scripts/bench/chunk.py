@@ -32,7 +32,8 @@ from p2pgrid.client.answer import _Pour
 from p2pgrid.client.openai_api import StreamEditor
 from p2pgrid.client.order import OrderStream
 from p2pgrid.engine.base import AnswerReader
-from p2pgrid.engine.http_client import EngineLimits, HttpCall, HttpClient, HttpConnection, Road
+from p2pgrid.engine.http_client import EngineLimits, HttpCall, HttpClient, Road
+from p2pgrid.engine.http_connection import HttpConnection
 from p2pgrid.http.connection import Connection, Reply
 from p2pgrid.http.message import Request
 from p2pgrid.http.server import Server

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from p2pgrid.engine import read_rounds
-from p2pgrid.engine.http_client import AT_ONCE_READS, EngineLimits, HttpClient, Road
+from p2pgrid.engine.http_client import EngineLimits, HttpClient, Road
+from p2pgrid.engine.http_connection import AT_ONCE_READS
 from p2pgrid.engine.read_rounds import ReadRounds
 from tests.engine.test_http_client import CHUNKED, REQUEST, Heard, ask
 
