@@ -70,6 +70,11 @@ class HttpClient:
         """Connections that wait for the next request."""
         return len(self._idle)
 
+    @property
+    def n_answers(self) -> int:
+        """Connections that carry an answer."""
+        return len(self._open) - len(self._idle)
+
     def send(self, request: bytes, reader: AnswerReader) -> HttpCall:
         """Send a whole request. The reader hears of what comes of it, never before this has returned."""
         call = HttpCall(self, request, reader)

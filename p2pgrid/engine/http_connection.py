@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import httptools
 
-from p2pgrid.engine.read_rounds import ReadRounds
+from p2pgrid.engine.read_rounds import FEWEST_STREAMS, ReadRounds
 from p2pgrid.errors import EngineError
 
 if TYPE_CHECKING:
@@ -118,6 +118,8 @@ class HttpConnection(asyncio.Protocol):
     def _enter_rounds(self, rounds: ReadRounds) -> None:
         transport, call = self._transport, self._call
         if transport is None or transport.is_closing() or call is None or call.is_paused:
+            return
+        if self._client.n_answers < FEWEST_STREAMS:
             return
         socket = transport.get_extra_info("socket")
         if socket is not None:

@@ -20,9 +20,12 @@ READS: Final = 64
 """After so many it is judged whether much comes or little."""
 BUSY_READS_PER_S: Final = 1_500
 """From here on rounds pay."""
+FEWEST_STREAMS: Final = 8
+"""Fewer answers than these are read by the loop, however fast they come: a round has one read of each at most."""
 LEAST_PER_ROUND: Final = 1.5
 """With fewer reads a round, on average, the loop does better by itself."""
-_READ_BYTES: Final = 64 * 1024
+_READ_BYTES: Final = 16 * 1024
+"""Of one answer in one round."""
 
 
 class RoundReader(Protocol):

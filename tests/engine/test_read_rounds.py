@@ -63,9 +63,9 @@ async def running(folder: Path) -> AsyncIterator[tuple[Engine, HttpClient]]:
                 writer.close()
 
 
-async def begun(engine: Engine, client: HttpClient) -> list[Heard]:
+async def begun(engine: Engine, client: HttpClient, count: int = STREAMS) -> list[Heard]:
     engine.writers.clear()
-    answers = [ask(client, REQUEST) for _ in range(STREAMS)]
+    answers = [ask(client, REQUEST) for _ in range(count)]
     for one in answers:
         await one.until(lambda one=one: one.status)
     return answers
@@ -117,6 +117,26 @@ async def test_the_first_reads_of_an_answer_wait_for_no_round(tmp_path: Path) ->
         assert in_rounds(client) == STREAMS  # the ones from before
         await fed(engine, answers, AT_ONCE_READS - 1, AT_ONCE_READS + 1)
         assert in_rounds(client) == 2 * STREAMS
+
+
+async def test_few_answers_wait_for_no_round(tmp_path: Path) -> None:
+    async with running(tmp_path) as (engine, client):
+        answers = await begun(engine, client, read_rounds.FEWEST_STREAMS - 1)
+        await fed(engine, answers, 0, PIECES)
+        assert rounds_of(client).is_busy and in_rounds(client) == 0
+        engine.feed(b"0\r\n\r\n")
+        for one in answers:
+            assert (await one.over()).body == WHOLE
+
+
+async def test_an_answer_larger_than_a_read_is_read_in_several_rounds(tmp_path: Path) -> None:
+    async with running(tmp_path) as (engine, client):
+        answers = await begun(engine, client)
+        await fed(engine, answers, 0, PIECES)
+        large = b"y" * 50_000
+        engine.feed(b"%x\r\n%b\r\n0\r\n\r\n" % (len(large), large))
+        for one in answers:
+            assert (await one.over()).body == WHOLE + large
 
 
 @pytest.mark.parametrize("end", [lambda w: w.close(), lambda w: w.transport.abort(), lambda w: w.write(b"no chunk")])
