@@ -259,17 +259,17 @@ class _Pour:
         return self._flow is None or self._flow.is_writable
 
     def _move(self) -> None:
-        flow = self._flow
+        flow, order = self._flow, self._order
         try:
             while not self._over.done() and (flow is None or flow.is_writable):
-                data = self._order.take()
+                data = order.take()
                 if data is None:
                     self._over.set_result(None)
                     break
                 if data:
                     self._moved_s = self._loop.time()
                     self._write(data)
-                if not self._order.is_answered:
+                if not order.is_answered:
                     break  # all that has come is taken
         except P2pgridError as error:
             self._error = error

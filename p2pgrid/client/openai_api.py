@@ -52,6 +52,9 @@ _OPENAI_CODES: Final = {"unknown-model": "model_not_found", "context": "context_
 """Codes that programs know by OpenAI's own word."""
 _USAGE_ONLY: Final = re.compile(rb'"choices":\s*\[\s*\]')
 """In the event that ends an answer. Inside a JSON text the quotes would be escaped."""
+_CHOICES: Final = b'"choices"'
+_TELLS_CHOICES: Final = b'"choices":[{'
+"""Where this is, and `_CHOICES` once, `_USAGE_ONLY` is not: found much sooner."""
 _DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _BUDGET: Final = re.compile(r"([0-9]{1,6})(?:\.([0-9]{1,12}))?")
 _MAX_WISH_CHARS: Final = 4096
@@ -322,7 +325,7 @@ class StreamEditor:
             not self._held
             and not self._splitter.pending_bytes
             and data.endswith(b"\n\n")
-            and not _USAGE_ONLY.search(data)
+            and ((_TELLS_CHOICES in data and data.count(_CHOICES) == 1) or not _USAGE_ONLY.search(data))
         ):
             return data  # whole events and no usage among them: what nearly all data is
         for event in self._splitter.feed(data):

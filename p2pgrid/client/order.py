@@ -37,6 +37,8 @@ from p2pgrid.proto.messages import Receipt
 from p2pgrid.proto.record import Message, Record, Signed
 from p2pgrid.proto.wire import Kind
 
+_CHUNK: Final = int(Kind.CHUNK)
+"""Compared with at every message; to look a member up in its enum costs as much as a call."""
 MAX_BUFFERED_BYTES: Final = 1024 * 1024
 """Answer bytes that wait for a slow program before the provider is given no more credit."""
 CONSUMED_BYTES: Final = 8 * 1024
@@ -197,7 +199,7 @@ class OrderStream(StreamHandler):
     # -- StreamHandler -------------------------------------------------------------------------------------------
 
     def message_received(self, stream: Stream, kind: int, payload: bytes) -> None:
-        if kind != Kind.CHUNK:
+        if kind != _CHUNK:
             self._act(self.buyer.message(kind, payload, self._now_ms()))
             return
         size = len(payload)
@@ -225,7 +227,10 @@ class OrderStream(StreamHandler):
             self._answered()
             self._expect_receipt()
         elif self._buffer:
-            self._wake()
+            if self._wakeup is None and self.on_progress is not None:
+                self.on_progress()  # nobody waits, and a program is told: the plain case
+            else:
+                self._wake()
 
     def writable(self, stream: Stream) -> None:
         self._send_body()

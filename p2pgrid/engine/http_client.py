@@ -3,9 +3,10 @@
     client = HttpClient(Road(host="127.0.0.1", port=8000), EngineLimits(), where="http://127.0.0.1:8000")
     call = client.send(b"POST /v1/completions HTTP/1.1\r\nHost: ...", reader)
 
-httptools reads the answers. No redirect is followed, nothing is unpacked, no cookie is kept, no proxy is asked. What
-one read of the socket brought is handed over in one call. A reader that can take no more calls `pause`: the socket is
-then not read, so that the engine's bytes wait in the kernel and nowhere else.
+`http_connection` reads the answers. No redirect is followed, nothing is unpacked, no cookie is kept, no proxy is asked.
+What one read of the socket brought is handed over in one call. A reader that can take no more calls `pause`: the socket
+is then not read, so that the engine's bytes wait in the kernel and nowhere else. Many answers at once are read in
+rounds (`read_rounds`).
 
 A connection is kept for the next request for a few seconds. One that the engine closed just as a request went out on
 it is not the request's fault: where not a byte of an answer had come, it is sent once more, on a fresh connection.
@@ -14,23 +15,18 @@ it is not the request's fault: where not a byte of an answer had come, it is sen
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl
 from dataclasses import dataclass
-from typing import Any, Final, cast
-
-import httptools
+from typing import Final
 
 from p2pgrid.engine.base import AnswerMetrics, AnswerReader
+from p2pgrid.engine.http_connection import HttpConnection
+from p2pgrid.engine.read_rounds import ReadRounds
 from p2pgrid.errors import EngineError
-
-log = logging.getLogger(__name__)
 
 IDLE_S: Final = 3.0
 """vLLM drops a connection after 5 s without a request."""
 MAX_IDLE: Final = 256
-MAX_HEAD_BYTES: Final = 64 * 1024
-"""Of an answer's head; and most that may come anywhere in an answer without a byte of its body."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,11 +63,17 @@ class HttpClient:
         self._open: set[HttpConnection] = set()
         self._dialling: dict[asyncio.Task[None], HttpCall] = {}
         self._sweeper: asyncio.TimerHandle | None = None
+        self._rounds: ReadRounds | None = None
 
     @property
     def idle_connections(self) -> int:
         """Connections that wait for the next request."""
         return len(self._idle)
+
+    @property
+    def n_answers(self) -> int:
+        """Connections that carry an answer."""
+        return len(self._open) - len(self._idle)
 
     def send(self, request: bytes, reader: AnswerReader) -> HttpCall:
         """Send a whole request. The reader hears of what comes of it, never before this has returned."""
@@ -93,6 +95,16 @@ class HttpClient:
             call.fail(self.away("it was let go"))
         for connection in list(self._open):
             connection.lose("it was let go")
+        if self._rounds is not None:
+            self._rounds.close()
+            self._rounds = None
+
+    @property
+    def rounds(self) -> ReadRounds | None:
+        """Where answers under way are read together; None behind TLS, where a socket's bytes are not the answer's."""
+        if self._rounds is None and self._road.tls is None:
+            self._rounds = ReadRounds()
+        return self._rounds
 
     def _take(self) -> HttpConnection | None:
         """The connection that was used last, if it is young enough."""
@@ -322,189 +334,3 @@ class HttpCall:
         self.fail(error)
         if connection is not None:
             connection.drop()
-
-
-class HttpConnection(asyncio.Protocol):
-    """One connection. It carries one call at a time."""
-
-    __slots__ = (
-        "_call",
-        "_client",
-        "_content_type",
-        "_has_head",
-        "_is_framed",
-        "_is_reusable",
-        "_is_told",
-        "_is_whole",
-        "_mute_bytes",
-        "_parser",
-        "_parts",
-        "_status",
-        "_transport",
-        "idle_since_s",
-        "is_used",
-    )
-
-    def __init__(self, client: HttpClient) -> None:
-        self.idle_since_s = 0.0
-        self.is_used = False
-        """True once it has carried an answer to its end."""
-        self._client = client
-        self._transport: asyncio.Transport | None = None
-        self._call: HttpCall | None = None
-        self._parser: Any = None
-        self._parts: list[bytes] = []
-        self._mute_bytes = self._status = 0
-        self._content_type = ""
-        self._is_framed = False
-        """True if the head says where the body ends; otherwise the connection's end is the answer's."""
-        self._has_head = self._is_told = self._is_whole = self._is_reusable = False
-
-    @property
-    def is_closing(self) -> bool:
-        """True once it can carry nothing."""
-        return self._transport is None or self._transport.is_closing()
-
-    def carry(self, call: HttpCall) -> None:
-        """Send a call's request, and read its answer."""
-        self._call = call
-        self._mute_bytes, self._content_type = 0, ""
-        self._is_framed = self._has_head = self._is_told = self._is_whole = self._is_reusable = False
-        self._parser = httptools.HttpResponseParser(self)
-        call.carried_by(self)
-        if self._transport is None:
-            call.lost("the engine closed it")
-            return
-        self._transport.write(call.request)
-        if call.is_paused:
-            self.pause()
-
-    def drop(self) -> None:
-        """Close it at once, whatever is under way."""
-        self._call = self._parser = None
-        self._client.gone(self)
-        if self._transport is not None:
-            self._transport.abort()
-
-    def lose(self, why: str) -> None:
-        """As `drop`, and its answer fails."""
-        call = self._call
-        self.drop()
-        if call is not None:
-            call.lost(why)
-
-    def pause(self) -> None:
-        """Leave what comes in the kernel."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.pause_reading()
-
-    def resume(self) -> None:
-        """Read again."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
-
-    # -- asyncio.Protocol -------------------------------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._client.opened(self)
-
-    def data_received(self, data: bytes) -> None:
-        call = self._call
-        if call is None:
-            self.drop()  # nothing was asked
-            return
-        try:
-            call.heard(len(data))
-            self._parser.feed_data(data)
-            self._mute_bytes = 0 if self._parts else self._mute_bytes + len(data)
-            if self._mute_bytes > MAX_HEAD_BYTES and not self._is_whole:
-                raise EngineError(
-                    f"the engine at {self._client.where} sent {self._mute_bytes} bytes of headers.",
-                    hint="Is this vLLM's OpenAI server?",
-                )
-        except EngineError as error:
-            self._give_up(call, error)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            broken = f"the engine at {self._client.where} broke off an answer: what it sent is no HTTP/1.1 ({error})."
-            self._give_up(call, EngineError(broken, hint="Look at its log."))
-        else:
-            self._hand_over(call)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        self._client.gone(self)
-        call, self._call = self._call, None
-        self._parser = None
-        if call is None:
-            return
-        if exc is None and self._has_head and not self._is_framed:
-            call.tell_end()
-        else:
-            call.lost(str(exc) if exc else "it closed the connection")
-
-    def _give_up(self, call: HttpCall, error: EngineError) -> None:
-        self._parts.clear()
-        self.drop()
-        call.fail(error)
-
-    def _hand_over(self, call: HttpCall) -> None:
-        """Tell the reader what one read of the socket brought."""
-        parts = self._parts
-        try:
-            if self._has_head and not self._is_told:
-                self._is_told = True
-                call.tell_head(self._status, self._content_type)
-            if parts:
-                data = parts[0] if len(parts) == 1 else b"".join(parts)
-                parts.clear()
-                call.tell_data(data)
-            if self._is_whole and self._call is call:
-                self._call = self._parser = None
-                call.connection = None
-                if call.is_paused:
-                    self.resume()
-                if self._is_reusable:
-                    self.is_used = True
-                    self._client.free(self)
-                else:
-                    self.drop()
-                call.tell_end()
-        except Exception:
-            # The reader's fault, and its answer's end; the connection and whoever waits beside it go on.
-            log.exception("whoever reads an answer of the engine at %s failed", self._client.where)
-            self.drop()
-            call.fail(EngineError("the answer's reader failed.", hint="This is a mistake of the program."))
-
-    # -- httptools --------------------------------------------------------------------------------------------------
-
-    def on_message_begin(self) -> None:
-        """Behind an answer that is whole nothing was asked for: what comes there makes the connection useless."""
-        if self._is_whole:
-            self._is_reusable = False
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        lower = name.lower()
-        if self._is_whole:
-            return
-        if lower == b"content-type":
-            self._content_type = value.decode("latin-1")
-        elif lower in (b"content-length", b"transfer-encoding"):
-            self._is_framed = True
-
-    def on_headers_complete(self) -> None:
-        if self._is_whole:
-            return
-        self._status = self._parser.get_status_code()
-        self._has_head = self._status >= 200
-        self._is_framed |= self._status in (204, 304)
-
-    def on_body(self, data: bytes) -> None:
-        if not self._is_whole:
-            self._parts.append(data)
-
-    def on_message_complete(self) -> None:
-        if not self._has_head or self._is_whole:
-            return  # 100 Continue, 103 Early Hints: the answer is still to come
-        self._is_whole = True
-        self._is_reusable = self._parser.should_keep_alive()

@@ -77,6 +77,20 @@ class Stream:
         connection = self._connection
         connection._do(connection._link.send, self.id, kind, payload)
 
+    def send_if_credited(self, kind: int, payload: bytes) -> bool:
+        """`send` a credited kind if `writable_bytes` has room for it, in one step. False if not; nothing is sent."""
+        connection = self._connection
+        if connection._paused:
+            return False
+        try:
+            is_sent = connection._link.send_if_credited(self.id, kind, payload)
+        except Unreachable as error:
+            connection._loop.call_soon(connection._shut, error, True)
+            return True
+        if not connection._flush_scheduled:
+            connection._schedule_flush()
+        return is_sent
+
     async def drain(self, wanted_bytes: int = 1) -> None:
         """Wait until `writable_bytes` is `wanted_bytes` (at most 64 KiB). Raises if the stream or link goes first."""
         if wanted_bytes > MAX_PAYLOAD_BYTES:

@@ -115,6 +115,8 @@ class BuyerEvent(Enum):
     LINK_LOST = auto()
 
 
+_RECEIVING: Final = BuyerState.RECEIVING
+"""Asked for at every event; to look a member up in its enum costs as much as a call."""
 _S, _E = BuyerState, BuyerEvent
 BUYER_TRANSITIONS: Final[dict[tuple[BuyerState, BuyerEvent], BuyerState]] = {
     (_S.ORDERED, _E.HEAD): _S.RECEIVING,
@@ -213,15 +215,18 @@ class BuyerOrder:
     def chunk(self, data: bytes) -> Actions | None:
         """A CHUNK came: None if its bytes are for the program. As `message`, for what comes a thousand times."""
         try:
-            if self.state is not BuyerState.RECEIVING:
+            if self.state is not _RECEIVING:
                 if not self.is_open:
                     return ()
                 self._check_no_receipt(Kind.CHUNK)
                 self._move(BuyerEvent.CHUNK)
             if self._is_answer:
                 self._commitment.update(data)
-                for event in self._splitter.feed(data):
-                    self.counter.feed(event)
+                if self._splitter.takes(data):
+                    self.counter.feed_data(data[6:-2])
+                else:
+                    for event in self._splitter.feed(data):
+                        self.counter.feed(event)
             else:
                 self._error_bytes += len(data)
                 if self._error_bytes > MAX_ENGINE_ERROR_BYTES:

@@ -160,13 +160,16 @@ class TokenCounter:
         Raises ProtocolViolation for data that is no chunk, comes after the end, or passes every bound on tokens.
         """
         data = event_data(event)
-        if not data:
-            return
+        if data:
+            self.feed_data(data)
+
+    def feed_data(self, data: bytes) -> bool:
+        """As `feed`, with an event's `data`. True if the event added ids of one choice, and told nothing else."""
         if self.done:
             raise ProtocolViolation("the answer's stream goes on after its end ([DONE]).")
         if data == DONE:
             self.done = True
-            return
+            return False
         try:
             chunk = _decode_chunk(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -174,7 +177,37 @@ class TokenCounter:
                 f"a chunk of {len(data)} bytes in the answer's stream is no chunk of a completion: {error}.",
                 hint="The engine behind it is not vLLM's OpenAI server, or the stream was altered.",
             ) from None
+        if self._count_plain(chunk):
+            return True
         self._count(chunk)
+        return False
+
+    def _count_plain(self, chunk: _Chunk) -> bool:
+        """Count what nearly every chunk is, if this is one: more ids of a choice that runs, and claims that hold."""
+        choices, usage = chunk.choices, chunk.usage
+        if len(choices) != 1 or chunk.id != self.response_id or self._finish_reasons:
+            return False
+        choice = choices[0]
+        if (
+            choice.finish_reason is not None
+            or choice.prompt_token_ids is not None
+            or chunk.prompt_token_ids is not None
+            or chunk.error is not None
+        ):
+            return False
+        index, ids = choice.index, choice.token_ids
+        added = len(ids) if ids else 0
+        output = self._output_by_choice.get(index, 0) + added
+        if usage is not None and (
+            (usage.completion_tokens or 0) != output or usage.prompt_tokens != self._prompts.get(index // self._n)
+        ):
+            return False
+        output_tokens = self.output_tokens + added
+        if output_tokens > MAX_TOKENS:
+            return False
+        self._output_by_choice[index] = output
+        self.output_tokens = output_tokens
+        return True
 
     def _count(self, chunk: _Chunk) -> None:
         if chunk.error is not None and self.error is None:

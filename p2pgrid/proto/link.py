@@ -70,6 +70,7 @@ class Link:
         """The other side's key: known from the start to a dialler, with `Proved` to a listener."""
         self.goaway_sent = False
         self.goaway_received = False
+        self._bulk_queue_bytes = limits.bulk_queue_bytes
         self._queue = FrameQueue(limits.max_queued_bytes, limits.max_queued_frames)
         self._partial = bytearray()
         self._partial_needs = 0
@@ -126,21 +127,23 @@ class Link:
             data = bytes(self._partial)
             self._partial.clear()
         at, end, need = 0, len(data), frame.HEADER_BYTES
-        streams, unpack = self._streams, frame.HEADER.unpack_from
+        streams, unpack, header, longest = self._streams, frame.HEADER.unpack_from, need, frame.MAX_PAYLOAD_BYTES
+        first_message, credited = frame.FIRST_MESSAGE_KIND, frame.FIRST_CREDITED_KIND
         try:
-            while end - at >= frame.HEADER_BYTES:
+            while end - at >= header:
                 length, stream_id, kind = unpack(data, at)
-                if length > frame.MAX_PAYLOAD_BYTES:
+                if length > longest:
                     raise ProtocolViolation(
                         f"a frame of {length} bytes; at most {frame.MAX_PAYLOAD_BYTES} were expected."
                     )
-                stop = at + frame.HEADER_BYTES + length
+                start = at + header
+                stop = start + length
                 if stop > end:
                     need = stop - at
                     break
-                payload = data[at + frame.HEADER_BYTES : stop]
+                payload = data[start:stop]
                 at = stop
-                if kind < frame.FIRST_MESSAGE_KIND:
+                if kind < first_message:
                     event = self._own_frame(stream_id, kind, payload)
                     if event is not None:
                         yield event
@@ -151,7 +154,7 @@ class Link:
                     continue
                 if stream.peer_ended:
                     raise ProtocolViolation(f"a frame of kind {kind} on stream {stream_id} after its END.")
-                if kind >= frame.FIRST_CREDITED_KIND:
+                if kind >= credited:
                     stream.received(length)
                 yield Message(stream_id, kind, payload)
         except ProtocolViolation as violation:
@@ -332,6 +335,25 @@ class Link:
         elif kind < frame.FIRST_MESSAGE_KIND:
             raise ValueError(f"kind {kind} is the link's own")
         self._put(stream_id, kind, payload)
+
+    def send_if_credited(self, stream_id: int, kind: int, payload: bytes) -> bool:
+        """`send` of a credited kind where `credit` allows it now, in one step. False, and nothing sent, where not."""
+        stream, queue, n_bytes = self._streams.get(stream_id), self._queue, len(payload)
+        if (
+            stream is None
+            or stream.own_ended
+            or queue.n_bytes >= self._bulk_queue_bytes
+            or not 0 < n_bytes <= stream.sendable
+            or n_bytes > frame.MAX_PAYLOAD_BYTES
+        ):
+            return False
+        stream.sendable -= n_bytes
+        try:
+            queue.put(stream_id, kind, payload)
+        except Unreachable:
+            self.close()
+            raise
+        return True
 
     def credit(self, stream_id: int) -> int:
         """Credited bytes that may be sent now; 0 on a stream that is gone, and while much waits for the road."""

@@ -92,6 +92,8 @@ class SellerEvent(Enum):
     LINK_LOST = auto()
 
 
+_STREAMING: Final = SellerState.STREAMING
+"""Asked for at every event; to look a member up in its enum costs as much as a call."""
 _S, _E = SellerState, SellerEvent
 SELLER_TRANSITIONS: Final[dict[tuple[SellerState, SellerEvent], SellerState]] = {
     (_S.ASKED, _E.TOKENS): _S.STREAMING,
@@ -162,6 +164,7 @@ class SellerOrder:
         self._unanswered: dict[bytes, Meter] = {}
         self._ticks = 0
         self._held_since_ms = 0
+        self._look_ahead()
         books.open_order(order.message, tariff)
 
     # -- what the shell asks ------------------------------------------------------------------------------------
@@ -202,6 +205,26 @@ class SellerOrder:
 
     def engine_bytes(self, data: bytes, now_ms: int) -> Actions:
         """The engine sent bytes of its answer. What is no event stream, or contradicts itself, ends the order."""
+        actions = self.feed(data, now_ms)
+        return (Send(Kind.CHUNK, data),) if actions is None else actions
+
+    def feed(self, data: bytes, now_ms: int) -> Actions | None:
+        """As `engine_bytes`, for what comes a thousand times: None if `data` is to be sent as it is, as one CHUNK."""
+        try:
+            if self.state is _STREAMING and not self._held and self._splitter.takes(data):
+                counter = self._counter
+                is_plain = counter.feed_data(data[6:-2])
+                output = counter.output_tokens
+                if is_plain and output <= self._most_plain_tokens and len(data) <= CHUNK_BYTES:
+                    so_far = self._delivered
+                    self._delivered = Usage(
+                        prompt_tokens=so_far.prompt_tokens, cached_tokens=so_far.cached_tokens, output_tokens=output
+                    )
+                    self._commitment.update(data)
+                    return None
+                return self._pass_on(self._line_up(data), now_ms)
+        except ProtocolViolation:
+            return self._pass_on(Status.FAILED, now_ms)
         if not self.is_running:
             return ()
         if self._error_status:
@@ -212,12 +235,7 @@ class SellerOrder:
             status = self._take_in(data)
         except ProtocolViolation:
             status = Status.FAILED
-        if status is None and self._may_go_at_once(now_ms):
-            return self._go_at_once(now_ms)
-        actions = self._release(now_ms)
-        if status is not None and self.is_running:
-            actions += [AbortEngine(), *self._finish(status, now_ms)]
-        return actions
+        return self._pass_on(status, now_ms)
 
     def engine_end(self, now_ms: int) -> Actions:
         """The engine ended its answer."""
@@ -292,18 +310,43 @@ class SellerOrder:
 
     def _take_in(self, data: bytes) -> Status | None:
         """Count the engine's events and put them in line. Returns how the order must end, or None to go on."""
-        counter, order, held = self._counter, self.order.message, self._held
         for event in self._splitter.feed(data):
-            counter.feed(event)
-            usage = usage_of(counter)
-            if counter.contradiction:
-                return Status.FAILED
-            if not is_within_caps(usage, order):
-                # The engine did more than was ordered. FAILED would make what went out before free of charge, and a
-                # body that an engine reads otherwise than we do a way to get answers for nothing.
-                return Status.INTERRUPTED
-            held.append(_Held(event, usage, (counter.finish_reason or "")[:FINISH_REASON_CHARS]))
+            self._counter.feed(event)
+            status = self._line_up(event)
+            if status is not None:
+                return status
         return None
+
+    def _line_up(self, event: bytes) -> Status | None:
+        """Put an event in line that was just counted. Returns as `_take_in`."""
+        counter = self._counter
+        usage = usage_of(counter)
+        if counter.contradiction:
+            return Status.FAILED
+        if not is_within_caps(usage, self.order.message):
+            # The engine did more than was ordered. FAILED would make what went out before free of charge, and a
+            # body that an engine reads otherwise than we do a way to get answers for nothing.
+            return Status.INTERRUPTED
+        self._held.append(_Held(event, usage, (counter.finish_reason or "")[:FINISH_REASON_CHARS]))
+        return None
+
+    def _pass_on(self, status: Status | None, now_ms: int) -> Actions:
+        """Let go what stands in line, as far as it may; with a status, end the order behind it."""
+        if status is None and self._may_go_at_once(now_ms):
+            return self._go_at_once(now_ms)
+        actions = self._release(now_ms)
+        if status is not None and self.is_running:
+            actions += [AbortEngine(), *self._finish(status, now_ms)]
+        return actions
+
+    def _look_ahead(self) -> None:
+        """After a tick or a voucher: up to where output goes on with neither, and within the order's cap."""
+        window = self.books.terms.window_tokens
+        self._most_plain_tokens = min(
+            self.order.message.max_output_tokens,
+            self._acknowledged.output_tokens + window,
+            self._ticked.output_tokens + window // 2 - 1,
+        )
 
     def _may_go_at_once(self, now_ms: int) -> bool:
         """The plain case, tokens on their way: `_release` would let all of them go together, and do nothing else."""
@@ -388,6 +431,7 @@ class SellerOrder:
             self._key,
         )
         self._ticked = self._delivered
+        self._look_ahead()
         self._unanswered[meter.id] = meter.message
         return [Persist(meter), Send(Kind.METER, meter.record.to_bytes())]
 
@@ -417,6 +461,7 @@ class SellerOrder:
     def _acknowledge(self, meter: Meter) -> None:
         """The client has vouched for this tick."""
         self._acknowledged = meter.usage
+        self._look_ahead()
         self._acknowledged_commitment = meter.response_commitment
 
     def _digest(self) -> bytes:

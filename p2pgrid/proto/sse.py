@@ -28,6 +28,7 @@ DONE: Final = b"[DONE]"
 """The data of the event that ends an OpenAI stream."""
 
 _LF: Final = 0x0A
+_DATA: Final = b"data: "
 _BLANK_LF: Final = b"\n\n"
 _BLANK_CRLF: Final = b"\n\r\n"
 
@@ -73,6 +74,21 @@ class EventSplitter:
         self._scanned = max(0, len(self._buffer) - 2)
         return events
 
+    def takes(self, data: bytes) -> bool:
+        """True if `data` is one whole event of one data line, and nothing is pending: it is then taken, as by `feed`.
+
+        What an engine sends a thousand times. Anything else is left for `feed`.
+        """
+        size = len(data)
+        # The first LF is the last but one byte: no other line, and no other end of an event, is in it.
+        if data.find(b"\n") != size - 2 or data[-1] != _LF or data[:6] != _DATA or size < 9 or self._buffer:
+            return False
+        allowance = self._allowance + size - MIN_MEAN_EVENT_BYTES
+        if allowance < 0 or size > self._max_event_bytes:
+            return False  # `feed` says why
+        self._allowance = allowance
+        return True
+
     def _feed_plain(self, data: bytes) -> list[bytes]:
         """Events that end in LF LF, and the beginning of one. They need no search byte by byte."""
         *whole, rest = data.split(_BLANK_LF)
@@ -104,7 +120,7 @@ def event_data(event: bytes) -> bytes:
 
     Raises ProtocolViolation for an event with over `MAX_DATA_LINES` of them.
     """
-    if event.find(b"\n") == len(event) - 2 and event[:6] == b"data: " and event[-1] == _LF:
+    if event.find(b"\n") == len(event) - 2 and event[:6] == _DATA and event[-1] == _LF:
         return event[6:-2]
     if event.count(b"\ndata") >= MAX_DATA_LINES:
         raise ProtocolViolation(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from p2pgrid.engine.base import OpenAnswer
 from p2pgrid.errors import EngineError, LedgerError, P2pgridError, ProtocolViolation, Refused
@@ -41,6 +41,8 @@ from p2pgrid.provider.control import note_dispute
 from p2pgrid.provider.exchange import Exchange, Shop
 
 log = logging.getLogger(__name__)
+
+"""Compared with at every event; to look a member up in its enum costs as much as a call."""
 
 
 class OrderExchange(Exchange):
@@ -220,8 +222,7 @@ class OrderExchange(Exchange):
                 raise AssertionError(f"the seller's machine asked for {action}")
 
     def _send(self, kind: Kind, payload: bytes) -> None:
-        if kind >= FIRST_CREDITED_KIND and self._may_send_at_once(len(payload)):
-            self.stream.send(kind, payload)
+        if kind >= FIRST_CREDITED_KIND and self._has_sent_at_once(kind, payload):
             return
         self._unsent_bytes += len(payload)
         if kind == Kind.RECEIPT:
@@ -230,9 +231,9 @@ class OrderExchange(Exchange):
                 self._channel.proposed(self)
         self._outbox.run(functools.partial(self._durable, kind, payload))
 
-    def _may_send_at_once(self, n_bytes: int) -> bool:
+    def _has_sent_at_once(self, kind: Kind, payload: bytes) -> bool:
         """The plain case, a token on its way: nothing is before it."""
-        return not self._waiting and self._outbox.is_idle and self.stream.writable_bytes >= n_bytes
+        return not self._waiting and self._outbox.is_idle and self.stream.send_if_credited(kind, payload)
 
     def _durable(self, kind: Kind, payload: bytes) -> None:
         """All that the message depends on is durable."""
@@ -426,8 +427,18 @@ class OrderExchange(Exchange):
             self._hear(self._machine.engine_head, status, content_type)
 
     def answer_received(self, data: bytes) -> None:
-        if self._machine is not None:
-            self._hear(self._machine.engine_bytes, data, self.shop.now_ms())
+        machine = self._machine
+        if machine is None:
+            return
+        try:
+            actions = machine.feed(data, self.shop.now_ms())
+            if actions is not None:
+                self._run(actions)
+            elif not self._has_sent_at_once(data):
+                self._send(Kind.CHUNK, data)
+                self._go_on()
+        except Exception as error:  # noqa: BLE001 - told apart, and logged, there
+            self._hear_failed(error)
 
     def answer_ended(self) -> None:
         self._answer = None
@@ -440,14 +451,19 @@ class OrderExchange(Exchange):
         self._hear(_nothing)
 
     def _hear(self, event: Callable[..., Actions], *what: Any) -> None:
-        """Feed the machine. A mistake of ours ends this order and nothing else."""
+        """Feed the machine."""
         try:
             self._run(event(*what))
-        except ProtocolViolation as violation:
+        except Exception as error:  # noqa: BLE001 - told apart, and logged, there
+            self._hear_failed(error)
+
+    def _hear_failed(self, error: Exception) -> None:
+        """A mistake of ours ends this order and nothing else."""
+        if isinstance(error, ProtocolViolation):
             self._abort_engine()
-            self._engine_failed(violation)
+            self._engine_failed(error)
             self._go_on()
-        except Exception as error:
+        else:
             log.error("order %s failed", self._name, exc_info=error)
             self.cut("the provider failed")
 

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from p2pgrid.engine import http_client
 from p2pgrid.engine.base import CHAT_COMPLETIONS
 from p2pgrid.engine.http import HttpEngine
-from p2pgrid.engine.http_client import MAX_HEAD_BYTES, EngineLimits, HttpCall, HttpClient, HttpConnection, Road
+from p2pgrid.engine.http_client import EngineLimits, HttpCall, HttpClient, Road
+from p2pgrid.engine.http_connection import MAX_HEAD_BYTES, HttpConnection
 from p2pgrid.errors import EngineError, UsageError
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: e\r\n\r\n"

@@ -208,3 +208,51 @@ def test_more_tokens_than_any_order_may_have_is_a_violation() -> None:
     with pytest.raises(ProtocolViolation, match="over 8000000 tokens"):
         for _ in range(9):
             counter.feed(many)
+
+
+CHOICES = st.builds(
+    choice,
+    st.integers(0, 1),
+    st.none() | st.lists(st.integers(0, 9), max_size=2),
+    st.sampled_from([None, None, None, "stop"]),
+)
+CHUNKS = st.fixed_dictionaries(
+    {"choices": st.lists(CHOICES, max_size=2)},
+    optional={
+        "id": st.sampled_from(["chatcmpl-1", "chatcmpl-1", "other"]),
+        "prompt_token_ids": st.none() | st.just([1, 2, 3]),
+        "usage": st.builds(usage, st.just(3), st.integers(0, 4)),
+        "error": st.none() | st.just({"message": "no"}),
+    },
+)
+
+
+class LongWay(TokenCounter):
+    def _count_plain(self, chunk: object) -> bool:
+        return False
+
+
+def told(counter: TokenCounter) -> tuple[object, ...]:
+    return (
+        *(getattr(counter, name) for name in ("output_tokens", "prompt_tokens", "finish_reasons", "contradiction")),
+        *(getattr(counter, name) for name in ("usage", "error", "response_id", "done")),
+        counter._output_by_choice,
+    )
+
+
+@given(st.lists(CHUNKS, max_size=8), st.integers(1, 2))
+def test_the_short_way_counts_as_the_long_way(chunks: list[dict[str, Any]], n: int) -> None:
+    short, long = TokenCounter(n), LongWay(n)
+    for chunk in chunks:
+        before = told(short)
+        is_plain = short.feed_data(event(**chunk)[6:-2])
+        long.feed(event(**chunk))
+        assert told(short) == told(long)
+        if is_plain:  # nothing but ids were added
+            assert told(short)[1:-1] == before[1:-1]
+
+
+def test_what_an_engine_sends_goes_the_short_way() -> None:
+    events = EventSplitter().feed(CHAT)
+    counter = TokenCounter()
+    assert [counter.feed_data(one[6:-2]) for one in events] == [False, True, False, False, False]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -387,6 +388,40 @@ def test_credit_runs_out_and_comes_back_in_halves() -> None:
     listener.consume(stream, 1)
     assert pass_over(listener, dialler) == [Writable(stream)]
     assert dialler.credit(stream) == window // 2
+
+
+def test_sending_where_there_is_credit_is_asking_for_credit_and_sending() -> None:
+    (asked, _), (sure, _) = open_pair(), open_pair()
+    stream, other = asked.open_stream(), sure.open_stream()
+    for n_bytes in (1, 60_000, 0, 60_000, 11_000, 70_000, 5_000, 10_000):
+        payload = bytes(n_bytes)
+        if fits := 0 < n_bytes <= min(sure.credit(other), frame.MAX_PAYLOAD_BYTES):
+            sure.send(other, BULK, payload)
+        assert asked.send_if_credited(stream, BULK, payload) is fits
+        assert asked.credit(stream) == sure.credit(other)
+    assert asked.data_to_send() == sure.data_to_send()
+    asked.end(stream)
+    assert not asked.send_if_credited(stream, BULK, b"x") and not asked.send_if_credited(99, BULK, b"x")
+
+
+def test_bulk_that_asks_waits_while_much_waits_for_the_road() -> None:
+    link, _ = open_pair(dataclasses.replace(LIMITS, bulk_queue_bytes=100))
+    stream = link.open_stream()
+    sent = 0
+    while link.send_if_credited(stream, BULK, bytes(10)):
+        sent += 1
+        assert link.queued_bytes < 130
+    assert sent and link.credit(stream) == 0
+    link.data_to_send()
+    assert link.send_if_credited(stream, BULK, bytes(10))
+
+
+def test_a_road_that_takes_nothing_ends_the_link_for_bulk_that_asks_too() -> None:
+    link, _ = open_pair(dataclasses.replace(LIMITS, max_queued_bytes=300))
+    stream = link.open_stream()
+    with pytest.raises(Unreachable, match="reads too slowly"):
+        link.send_if_credited(stream, BULK, bytes(400))
+    assert link.phase is Phase.CLOSED
 
 
 def test_one_streams_want_of_credit_is_not_anothers() -> None:

@@ -133,6 +133,28 @@ def test_endings(events: list[bytes], changes: dict[str, Any], status: Status, b
         assert lane.delivered == b"".join(events)[:MAX_ENGINE_ERROR_BYTES]
 
 
+@given(
+    st.lists(st.sampled_from([0, 1, 1, 1, 2, 5, 20, 40]), max_size=40),
+    st.sampled_from([16, 64, 200]),
+    st.sampled_from([5, 30, 4000]),
+)
+def test_events_that_come_whole_are_billed_as_events_that_come_in_halves(
+    counts: list[int], window: int, max_tokens: int
+) -> None:
+    """The seller has a short way for what engines send, one whole event a read, and a long way for everything."""
+    events = answer(10, counts)
+    halves = [half for event in events for half in (event[: len(event) // 2], event[len(event) // 2 :])]
+    found = []
+    for pieces in (events, halves):
+        grid = Grid(window=window)
+        lane = grid.ordered(script(pieces), max_tokens=max_tokens)
+        grid.settle()
+        assert not lane.complaints and not grid.violations
+        message = lane.settled[0].message
+        found.append((message.status, message.usage, message.amount_pico, lane.delivered))
+    assert found[0] == found[1]
+
+
 def test_two_choices_are_counted_together() -> None:
     events = [first_event(10), first_event(10, index=1)]
     for i in range(20):

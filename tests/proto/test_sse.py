@@ -93,3 +93,40 @@ def test_events_that_are_small_and_many_are_a_violation_at_one_place(event: byte
     most = FREE_EVENTS * MIN_MEAN_EVENT_BYTES // (MIN_MEAN_EVENT_BYTES - len(event))
     assert events <= most
     assert size > 1 or events == most
+
+
+EVENTS = [
+    b"data: x\n\n",
+    b"data: {}\n\n",
+    b"data: \n\n",
+    b": c\n\n",
+    b"data: a\ndata: b\n\n",
+    b"data: y\r\n\r\n",
+    b"data: ",
+    b"\n",
+]
+
+
+@given(st.lists(st.sampled_from(EVENTS), max_size=12))
+def test_what_is_taken_whole_is_what_would_have_been_split(pieces: list[bytes]) -> None:
+    splitter, taken = EventSplitter(), []
+    for piece in pieces:
+        if splitter.takes(piece):
+            assert event_data(piece) == piece[6:-2] != b""
+            taken.append(piece)
+        else:
+            taken += splitter.feed(piece)
+    assert taken == split(pieces)
+
+
+def test_taking_is_counted_against_small_events_as_well() -> None:
+    splitter, event = EventSplitter(), b"data: x\n\n"
+    n_taken = sum(splitter.takes(event) for _ in range(2 * FREE_EVENTS))
+    assert n_taken == FREE_EVENTS * MIN_MEAN_EVENT_BYTES // (MIN_MEAN_EVENT_BYTES - len(event))
+    with pytest.raises(ProtocolViolation, match="events of less than"):
+        splitter.feed(event)
+
+
+def test_an_event_past_the_cap_is_not_taken() -> None:
+    splitter = EventSplitter(max_event_bytes=20)
+    assert splitter.takes(b"data: " + b"x" * 12 + b"\n\n") and not splitter.takes(b"data: " + b"x" * 13 + b"\n\n")
