@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from p2pgrid.engine.base import OpenAnswer
 from p2pgrid.errors import EngineError, LedgerError, P2pgridError, ProtocolViolation, Refused
@@ -434,7 +434,7 @@ class OrderExchange(Exchange):
             actions = machine.feed(data, self.shop.now_ms())
             if actions is not None:
                 self._run(actions)
-            elif not self._has_sent_at_once(data):
+            elif not self._has_sent_at_once(Kind.CHUNK, data):
                 self._send(Kind.CHUNK, data)
                 self._go_on()
         except Exception as error:  # noqa: BLE001 - told apart, and logged, there
