@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from p2pgrid.engine.base import OpenAnswer
 from p2pgrid.errors import EngineError, LedgerError, P2pgridError, ProtocolViolation, Refused
@@ -41,6 +41,9 @@ from p2pgrid.provider.control import note_dispute
 from p2pgrid.provider.exchange import Exchange, Shop
 
 log = logging.getLogger(__name__)
+
+_CHUNK: Final = Kind.CHUNK
+"""To look a member up in its enum costs as much as a call."""
 
 """Compared with at every event; to look a member up in its enum costs as much as a call."""
 
