@@ -97,6 +97,10 @@ class GroupCommit:
         calls = list(self._waiting)
         self._waiting.clear()
         self._go_slow(calls)
+        # Nobody else hands over what was acknowledged since the last time, and the journal goes when all seems settled.
+        with self._handing_over:
+            if self._acknowledged:
+                self._hand_over(())
 
     def _adopt(self, loop: asyncio.AbstractEventLoop) -> None:
         """Serve another loop from now on; the former one is over."""

@@ -537,3 +537,16 @@ async def test_without_the_kernels_help_a_thread_syncs(path: Path, monkeypatch: 
     assert not written(path) & {one.id for one in orders}
     assert [one.order.id for one in ledger.open_orders(d.id)] == [one.id for one in orders]
     await ledger.aclose()
+
+
+async def test_closing_keeps_what_was_acknowledged_and_not_settled(path: Path) -> None:
+    """A clean end within `SETTLE_S` of the last records, which nobody has read since."""
+    ledger = SqliteLedger.open(path)
+    d = Dealings()
+    await ledger.append(d.offer, d.channel)
+    order = d.order()
+    await ledger.append(order)
+    receipt = d.countersign(d.proposal(order))
+    await ledger.append(receipt)
+    await ledger.aclose()
+    assert {order.id, receipt.id} <= written(path)
