@@ -23,6 +23,7 @@ from p2pgrid.ledger.base import SlotTaken
 from p2pgrid.ledger.journal import Mark, encode_frame, journal_paths, read_frames
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.ledger.operations import StoreOutcome, StoreRecord, StoreRequestKey, from_journal
+from p2pgrid.ledger.reader import SqliteReader
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.ledger.sync import OnSynced
 from p2pgrid.ledger.tables import table_of
@@ -60,7 +61,7 @@ def written(path: Path) -> set[bytes]:
         return {bytes.fromhex(row[0]) for name in names for row in conn.execute(f"SELECT id FROM {name}")}
 
 
-def found(ledger: SqliteLedger | MemoryLedger) -> list[tuple[bytes, int]]:
+def found(ledger: SqliteReader | MemoryLedger) -> list[tuple[bytes, int]]:
     """What is on record: ids, and how many signatures."""
     return [(record.id, len(record.signatures)) for record in ledger.records()]
 
@@ -232,6 +233,7 @@ def test_it_takes_and_refuses_what_a_ledger_without_a_journal_does(
     calls = _plan(data)
     stops = data.draw(st.lists(st.integers(1, len(calls)), max_size=4))
     path = tmp_path_factory.mktemp("ledger") / "ledger.sqlite"
+    last = Dealings(name="last").chain(1)
 
     async def put(ledger: SqliteLedger | MemoryLedger, call: Sequence[Any]) -> asyncio.Future[None]:
         if call[0] == "outcome":
@@ -268,7 +270,12 @@ def test_it_takes_and_refuses_what_a_ledger_without_a_journal_does(
             assert disk.head(channel) == memory.head(channel)
             ids = [[one.order.id for one in ledger.open_orders(channel)] for ledger in (memory, disk)]
             assert ids[0] == ids[1]
+        if data.draw(st.booleans()):
+            for ledger in (memory, disk):
+                await ledger.append(*last)
         await disk.aclose()
+        with SqliteLedger.open_readonly(path) as reader:
+            assert found(reader) == found(memory), _told(calls)
 
     asyncio.run(run())
 
