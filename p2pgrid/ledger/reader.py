@@ -18,6 +18,7 @@ from typing import Any, Final, Self
 
 from p2pgrid.errors import InvalidRecord
 from p2pgrid.ledger.base import DisputeRow, OpenOrder, ReceiptRow
+from p2pgrid.ledger.journal import Mark, settled_mark
 from p2pgrid.ledger.logged import Loggable, of_rows, select_loggable
 from p2pgrid.ledger.prefix import Prefix, Prefixes
 from p2pgrid.ledger.schema import (
@@ -244,6 +245,7 @@ class SqliteReader:
         With `channel`, only that channel's records and the offers that its orders name. What it yields is the ledger
         at one moment, however long the reading takes; memory does not grow with the ledger.
         """
+        self._before_reading()
         with storage_errors(self.path), closing(connect_reader(self.path)) as conn:
             conn.execute("BEGIN")
             if channel is None:
@@ -259,6 +261,7 @@ class SqliteReader:
 
     def evidence(self) -> Iterator[tuple[Record, str]]:
         """Unacceptable records that peers signed, each with the reason, in the order of arrival."""
+        self._before_reading()
         with storage_errors(self.path), closing(connect_reader(self.path)) as conn:
             cursor = conn.execute("SELECT payload_type, payload, signatures, reason FROM evidence ORDER BY seq")
             while rows := cursor.fetchmany(_FETCH_ROWS):
@@ -267,6 +270,7 @@ class SqliteReader:
 
     def loggable(self, own_peer_id: str) -> Iterator[Loggable]:
         """Every record that the log of this peer should hold, in the order of arrival."""
+        self._before_reading()
         with storage_errors(self.path), closing(connect_reader(self.path)) as conn:
             cursor = conn.execute(*select_loggable(own_peer_id))
             while rows := cursor.fetchmany(_FETCH_ROWS):
@@ -294,8 +298,22 @@ class SqliteReader:
     def _rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """All rows of one statement, which sees one moment of the ledger. A lone dict is named parameters."""
         named = parameters[0] if len(parameters) == 1 and isinstance(parameters[0], dict) else parameters
+        self._before_reading()
+        return self._committed(sql, named)
+
+    def _committed(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """As `_rows`, of what the file has now."""
+        named = parameters[0] if len(parameters) == 1 and isinstance(parameters[0], dict | tuple) else parameters
         with self._reading, storage_errors(self.path):
             return self._reader.execute(sql, named).fetchall()
+
+    def _before_reading(self) -> None:
+        """The writer, which knows more than the file has, settles it first."""
+
+    def settled(self) -> Mark:
+        """Up to where the journal is settled."""
+        with self._reading, storage_errors(self.path):
+            return settled_mark(self._reader)
 
     def _orders(self, channel: bytes, rows: list[tuple[Any, ...]]) -> list[OpenOrder]:
         if not rows:

@@ -7,6 +7,8 @@ Schema and views are made through sqlite-utils; the file reads well with `sqlite
 
 from __future__ import annotations
 
+import errno
+import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -18,7 +20,7 @@ from sqlite_utils import Database
 from p2pgrid.errors import LedgerError, UsageError
 from p2pgrid.ledger.tables import ANSWERS, BOTH_ROLES, CHANNELS, DISPUTES, ORDERS, TABLES, Table
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 APPLICATION_ID: Final = 0x70327067
 """`p2pg`, in the file's header: a ledger is told from any other SQLite file."""
 
@@ -98,7 +100,9 @@ def create_or_check(path: Path) -> None:
                 _create(database, (DISPUTES, ANSWERS))
                 # No receipt mentioned anything before there were disputes.
                 conn.execute("ALTER TABLE receipts ADD COLUMN mentions TEXT NOT NULL DEFAULT ''")
-            _create_since_2(database)
+            if version < 2:
+                _create_since_2(database)
+            _create_since_3(database)
             conn.execute(f"PRAGMA application_id={APPLICATION_ID}")
             conn.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
@@ -133,6 +137,12 @@ def outdated_ledger(path: Path, version: int) -> LedgerError:
 def missing_ledger(path: Path) -> UsageError:
     """The error for reading where there is no ledger."""
     return UsageError(f"there is no ledger at {path}.", hint="Name the node's data folder with --data.")
+
+
+def storage_failure(path: Path, error: OSError) -> LedgerError:
+    """What it means to a person that a file beside the ledger cannot be read or written."""
+    what, hint = _MEANINGS[sqlite3.SQLITE_FULL if error.errno in _NO_ROOM else sqlite3.SQLITE_IOERR]
+    return LedgerError(f"the ledger {path} {what} ({error.strerror}: {error.filename or 'its journal'}).", hint=hint)
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
@@ -183,6 +193,14 @@ def _create_since_2(database: Database) -> None:
         not_null={"key"},
         strict=True,
     )
+
+
+def _create_since_3(database: Database) -> None:
+    """How far the journal is settled. A ledger begins at a turn of its own, so that it takes no other one's journal."""
+    turns = database["journal"].create(
+        {"generation": int, "offset_bytes": int}, not_null={"generation", "offset_bytes"}, strict=True
+    )
+    turns.insert({"generation": secrets.randbits(40), "offset_bytes": 0})
 
 
 def _create_views(database: Database) -> None:
@@ -246,6 +264,7 @@ _VIEWS: Final = {
 }
 """For people: EUR with twelve decimals, times in UTC."""
 
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _DISK_FULL: Final = ("has no room to grow", "Free some space on its disk; the node goes on by itself.")
 _DAMAGED: Final = (
     "is damaged or no ledger",

@@ -312,9 +312,14 @@ def table_of(signed: Signed[Message]) -> Table:
 
 def checked_record(signed: Signed[Message]) -> Record:
     """The record with those signatures that were checked; a peer may have added others, and they prove nothing."""
-    record = signed.record
-    checked = tuple(s for s in record.signatures if s.role in signed.signers and s.key == signed.signers[s.role].raw)
-    return record if checked == record.signatures else Record(record.payload_type, record.payload, checked)
+    record, signers = signed.record, signed.signers
+    for signature in record.signatures:
+        if signature.role not in signers or signature.key != signers[signature.role].raw:
+            break
+    else:
+        return record
+    checked = tuple(s for s in record.signatures if s.role in signers and s.key == signers[s.role].raw)
+    return Record(record.payload_type, record.payload, checked)
 
 
 def merged_signatures(stored: Sequence[Signature], new: Sequence[Signature]) -> tuple[Signature, ...]:
@@ -325,6 +330,8 @@ def merged_signatures(stored: Sequence[Signature], new: Sequence[Signature]) -> 
 
 def signed_by(record: Record) -> str:
     """The roles of a record's signatures, as the column `signed_by` has them."""
+    if len(record.signatures) == 1:
+        return record.signatures[0].role.value
     return ",".join(sorted({s.role.value for s in record.signatures}))
 
 

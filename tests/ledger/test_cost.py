@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from p2pgrid.ledger.base import SlotTaken
+from p2pgrid.ledger.operations import ADD_ONE_SIGNATURE, ADD_SIGNATURES, STANDING, add_one_signature_sql
 from p2pgrid.ledger.reader import _HEAD, _OPEN_ORDERS, _ORDER_RECORDS
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.ledger.tables import TABLES
-from p2pgrid.ledger.writer import _ADD_ONE_SIGNATURE, _ADD_SIGNATURES, _STANDING, _add_one_signature_sql
 from p2pgrid.proto.messages import Status
 from p2pgrid.proto.record import Role, Signed
 from tests.factories import Dealings
@@ -100,9 +100,9 @@ async def test_a_proposal_and_its_countersignature_in_one_commit(ledger: SqliteL
 
 
 HOT = [
-    *(_STANDING[name] for name in ("orders", "receipts", "meters", "vouchers")),
-    [_ADD_SIGNATURES["receipts"]],
-    [_add_one_signature_sql("receipts", 1), _add_one_signature_sql("receipts", 16)],
+    *(STANDING[name] for name in ("orders", "receipts", "meters", "vouchers")),
+    [ADD_SIGNATURES["receipts"]],
+    [add_one_signature_sql("receipts", 1), add_one_signature_sql("receipts", 16)],
     [_HEAD, _OPEN_ORDERS, _ORDER_RECORDS],
     ["SELECT max(order_number) FROM orders WHERE channel = ?"],
     ["SELECT key FROM request_keys WHERE channel = ? AND order_number = ?"],
@@ -123,7 +123,7 @@ async def test_no_statement_of_an_order_or_a_resumption_reads_a_whole_table(
 
 
 def test_every_record_that_two_sign_has_its_one_statement() -> None:
-    assert {"receipts", "channels"} <= _ADD_ONE_SIGNATURE.keys()
+    assert {"receipts", "channels"} <= ADD_ONE_SIGNATURE.keys()
 
 
 # -- where a channel stands --------------------------------------------------------------------------------------------

@@ -85,6 +85,7 @@ async def test_plain_sqlite_tools_read_it(ledger: SqliteLedger, path: Path) -> N
     d = Dealings()
     await ledger.append(*d.chain(2))
     await ledger.note_outcome(d.order(), "never-arrived")
+    ledger.settle()
     database = Database(path)
     assert set(database.table_names()) == {
         "offers",
@@ -97,6 +98,7 @@ async def test_plain_sqlite_tools_read_it(ledger: SqliteLedger, path: Path) -> N
         "answers",
         "request_keys",
         "evidence",
+        "journal",
     }
     receipt = d.receipts[1].message
     row = list(database["receipts"].rows)[1]
@@ -123,10 +125,10 @@ async def test_commits_are_synced(ledger: SqliteLedger) -> None:
 
 async def test_calls_that_wait_together_share_a_commit(ledger: SqliteLedger, path: Path) -> None:
     d = Dealings()
-    await ledger.append(d.offer, d.channel)
-    orders = [d.order() for _ in range(300)]
+    await ledger.append(d.offer)
+    orders = [d.channel, *(d.order() for _ in range(300))]
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        # While another holds the write lock, the writer's first batch waits, and the rest queues up behind it.
+        # While another holds the write lock, the channel waits, and the rest queues up behind it.
         other.execute("BEGIN IMMEDIATE")
         futures = [ledger.append(order) for order in orders]
         frames = path.with_name("ledger.sqlite-wal").stat().st_size
@@ -396,8 +398,12 @@ async def main():
                 assert isinstance(outcome, LedgerError) and outcome.hint and str(path) in str(outcome), outcome
                 message = str(outcome)
     assert acknowledged and failed, (len(acknowledged), len(failed))
-    assert {o.order.id for o in ledger.open_orders(d.id)} == {o.id for o in acknowledged}
+    try:
+        ledger.open_orders(d.id)
+    except LedgerError:
+        pass  # The journal has them, and SQLite has no room.
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert {o.order.id for o in ledger.open_orders(d.id)} == {o.id for o in acknowledged}
     await ledger.append(failed[0])
     await ledger.aclose()
     ledger = SqliteLedger.open(path)

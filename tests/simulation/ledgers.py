@@ -20,8 +20,10 @@ from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.proto.messages import Order
 from p2pgrid.proto.record import Message, Record, Role, Signed
 
-Cut = Callable[[bytes], bytes]
-"""What is left of a file's bytes."""
+Cut = Callable[[str, bytes], bytes]
+"""By what a file's name ends with (one of `SYNCED`), and its bytes: what is left of them."""
+SYNCED = ("-wal", ".journal1", ".journal2")
+"""The files beside the main one, each with the newest of what is durable."""
 RealLedger = MemoryLedger | SqliteLedger
 Stored = Callable[[tuple[Signed[Message], ...]], None]
 
@@ -33,7 +35,7 @@ class Disk(Protocol):
         """The ledger, as a process that starts now finds it."""
 
     def crash(self, cut: Cut | None = None) -> None:
-        """The process that had it open is gone without a word. `cut`: what the power cut left of the WAL."""
+        """The process that had it open is gone without a word. `cut`: what the power cut left of its files."""
 
     def close(self) -> None:
         """Nobody will open it again."""
@@ -55,7 +57,7 @@ class MemoryDisk:
         return self.ledger
 
     def crash(self, cut: Cut | None = None) -> None:
-        assert cut is None, "there is no WAL in memory"
+        assert cut is None, "there is no file in memory"
         self.ledger = self.ledger.crashed()
 
     def copy(self) -> MemoryDisk:
@@ -88,21 +90,27 @@ class SqliteDisk:
         """The ledger's file in its present copy."""
         return self._folder / str(self._generation) / "ledger.sqlite"
 
-    @property
-    def wal(self) -> Path:
-        """The file that holds what is not in the main one yet."""
-        return self.path.with_name("ledger.sqlite-wal")
+    def synced(self) -> dict[str, bytes]:
+        """What stands in the files of `SYNCED` that are there."""
+        files = {suffix: self.path.with_name(self.path.name + suffix) for suffix in SYNCED}
+        return {suffix: file.read_bytes() for suffix, file in files.items() if file.exists()}
 
     def open(self) -> RealLedger:
         self._opened = SqliteLedger.open(self.path)
         return self._opened
 
+    def settle(self) -> None:
+        """Bring what is acknowledged from the journal to SQLite."""
+        assert self._opened is not None
+        self._opened.settle()
+
     def crash(self, cut: Cut | None = None) -> None:
         before, opened = self.path, self._opened
         self._generation += 1
         _copy_files(before, self.path)
-        if cut is not None and self.wal.exists():
-            self.wal.write_bytes(cut(self.wal.read_bytes()))
+        if cut is not None:
+            for suffix, content in self.synced().items():
+                self.path.with_name(self.path.name + suffix).write_bytes(cut(suffix, content))
         self._opened = None
         if opened is not None:
             opened.close()  # Whatever it does now, it does to files that nobody looks at again.
@@ -117,8 +125,8 @@ class SqliteDisk:
 
     def wipe(self) -> None:
         self.crash()
-        self.wal.unlink(missing_ok=True)
-        self.path.unlink()
+        for suffix in ("", *SYNCED):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
     def close(self) -> None:
         if self._opened is not None:
@@ -134,7 +142,7 @@ def make_template(path: Path) -> Path:
 
 def _copy_files(before: Path, after: Path) -> None:
     after.parent.mkdir(parents=True, exist_ok=True)
-    for suffix in ("", "-wal"):
+    for suffix in ("", *SYNCED):
         source = before.with_name(before.name + suffix)
         if source.exists():
             shutil.copyfile(source, after.with_name(after.name + suffix))

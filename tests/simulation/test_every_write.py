@@ -108,16 +108,39 @@ async def test_on_disk(shelf: Shelf, scene: Scene, side: Role, n: int, way: Faul
     await play_on_disk(shelf, scene, side, n, way)
 
 
-def torn(name: str) -> Fault:
-    """The power fails in the write: of the frames that it adds to the WAL, `name` says what is left."""
+def torn(name: str, *, settled: bool = False) -> Fault:
+    """The power fails in the write: of what it adds to the journal or to the WAL, `name` says what is left.
+
+    With `settled`, in the commit that brings it from the journal to SQLite: of that, `name` says what is left.
+    """
 
     async def tear(world: World, side: Role) -> None:
         disk = world.disks[side]
         assert isinstance(disk, SqliteDisk)
-        before = disk.wal.stat().st_size if disk.wal.exists() else 0
-        await world.tear(side, lambda wal: TEARS[name](wal, before))
+        if settled:
+            await world.commit(side, 1)
+        before = disk.synced()
+        if settled:
+            disk.settle()
+        await world.tear(side, lambda suffix, content: torn_file(name, suffix, before.get(suffix, b""), content))
 
     return tear
+
+
+def torn_file(name: str, suffix: str, before: bytes, after: bytes) -> bytes:
+    """What is left of a file that a write has changed."""
+    if before == after:
+        return after
+    return TEARS[name](after, len(before)) if suffix == "-wal" else torn_journal(name, before, after)
+
+
+def torn_journal(name: str, before: bytes, after: bytes) -> bytes:
+    """The frame was written over whatever stood there."""
+    start = next((at for at, (old, new) in enumerate(zip(before, after, strict=False)) if old != new), len(before))
+    shares = {"nothing": 0.0, "one frame": 1.0, "half of the last frame": 0.5, "all, and garbage behind": 1.0}
+    kept = start + int((len(after) - start) * shares.get(name, 0.9))
+    left = after[:kept] + before[kept:]
+    return garbage(left, 200) if "garbage" in name else left
 
 
 def frame_bytes(wal: bytes) -> int:
@@ -155,25 +178,30 @@ TEARS: dict[str, Callable[[bytes, int], bytes]] = {
 
 
 @pytest.mark.parametrize(("scene", "side", "n"), WRITES, ids=NAMES)
-async def test_torn_wal(shelf: Shelf, scene: Scene, side: Role, n: int) -> None:
+async def test_torn_write(shelf: Shelf, scene: Scene, side: Role, n: int) -> None:
     names = sorted(TEARS)
     # Every write is torn in two ways, and every way in every scene at many writes.
     for name in {names[n % len(names)], names[(n + 3) % len(names)]}:
         await play_on_disk(shelf, scene, side, n, torn(name))
 
 
+@pytest.mark.parametrize(("scene", "side", "n"), WRITES[1::2], ids=NAMES[1::2])
+async def test_torn_while_it_is_settled(shelf: Shelf, scene: Scene, side: Role, n: int) -> None:
+    await play_on_disk(shelf, scene, side, n, torn(sorted(TEARS)[n % len(TEARS)], settled=True))
+
+
 async def lost_though_acknowledged(world: World, side: Role) -> None:
     """The disk lied: what it had synced, and what left for it and arrived, is gone. The other side still has it."""
     disk = world.disks[side]
     assert isinstance(disk, SqliteDisk)
-    before = disk.wal.stat().st_size if disk.wal.exists() else 0
+    before = disk.synced()
     await world.commit(side, 1)
     other = Role.CLIENT if side is Role.PROVIDER else Role.PROVIDER
     while arriving := [one for one in world.deliveries() if one[0] is other]:
         world.deliver(*arriving[0])
     if world.ledger(other).waiting:
         await world.commit(other, world.ledger(other).waiting)
-    await world.tear(side, lambda wal: at_frame(wal, before, 0))
+    await world.tear(side, lambda suffix, content: torn_file("nothing", suffix, before.get(suffix, b""), content))
 
 
 def has_channel(n: int) -> bool:

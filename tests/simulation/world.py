@@ -182,7 +182,7 @@ class World:
         self.disks[side].crash()
 
     async def tear(self, side: Role, cut: Cut) -> None:
-        """The power fails while the oldest write is under way: of the WAL with it, `cut` is left."""
+        """The power fails while the oldest write is under way: of the files with it, `cut` is left."""
         self.note(f"{side}: POWER CUT in a write")
         await self.ledger(side).die(min(1, self.ledger(side).waiting), lambda records: None)
         self._gone(side)
