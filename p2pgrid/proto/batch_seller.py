@@ -401,8 +401,9 @@ class SellerBatch(SellerOrder):
         self._forget_waiting(part, len(part.waiting))
 
     def _release(self, now_ms: int, only: _Part | None = None) -> list[Action]:
-        """Let what waits go as far as the window reaches, with a meter tick every half window. `only`: of one request,
-        if none has to wait for a voucher.
+        """Let what waits go as far as the window reaches; a meter tick follows if half a window is unmetered.
+
+        `only`: of one request, if none has to wait for a voucher.
         """
         actions: list[Action] = []
         ready: dict[_Part, list[bytes]] = {}
@@ -413,9 +414,10 @@ class SellerBatch(SellerOrder):
             if is_held:
                 break
         actions += self._let_go_of(ready)
+        unmetered = self._gone - self._gone_ticked
+        if unmetered >= self.books.terms.window_tokens // 2 or (is_held and unmetered):
+            actions += self._meter(now_ms)
         if is_held:
-            if self._gone > self._gone_ticked:
-                actions += self._meter(now_ms)
             self._hold(now_ms)
         return actions
 
@@ -435,9 +437,6 @@ class SellerBatch(SellerOrder):
             gone += 1
             ready.setdefault(part, []).append(one.event)
             self._note_gone(part, one, output, now_ms)
-            if self._gone - self._gone_ticked >= window // 2:
-                actions += self._let_go_of(ready)
-                actions += self._meter(now_ms)
         self._forget_waiting(part, gone)
         if part.then is not None:
             actions += self._let_go_of(ready)

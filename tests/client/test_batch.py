@@ -15,7 +15,7 @@ from p2pgrid.client.batch import SHORT_OUTPUT_TOKENS
 from p2pgrid.client.choice import Wishes
 from p2pgrid.client.openai_api import order_name
 from p2pgrid.client.purchaser import Purchaser
-from p2pgrid.errors import Refused, RemoteError
+from p2pgrid.errors import LedgerError, Refused, RemoteError
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.proto.messages import BatchTerms, Receipt, Status
 from p2pgrid.proto.record import Role
@@ -325,4 +325,31 @@ async def test_a_ledger_that_fails_settles_later() -> None:
                     await one.ask()
                 await asyncio.sleep(0.05)
         await until(lambda: signed_receipts(one.sold) == signed_receipts(one.bought))
+        one.audit()
+
+
+@pytest.mark.parametrize("after", range(6))
+@pytest.mark.parametrize("persisted", [False, True], ids=["lost", "on disk"])
+@pytest.mark.parametrize("side", [Role.CLIENT, Role.PROVIDER])
+async def test_each_write_of_a_batch_may_fail(side: Role, persisted: bool, after: int) -> None:
+    """Order, tick, voucher, receipt: whichever write fails, both sides come to one chain, and the audit is clean."""
+    async with market(window_tokens=16) as one:
+        await one.trust()
+        control = {"tokens": 12, "pace_ms": 5}
+        alone = asyncio.create_task(one.ask(fake=control))
+        await until(lambda: one.rig.fake.running == 1)
+        ledger = one.bought if side is Role.CLIENT else one.sold
+        ledger.fail_append(after, persisted=persisted)
+        shared = [asyncio.create_task(one.ask(fake=control)) for _ in range(3)]
+        await asyncio.gather(alone, *shared, return_exceptions=True)
+        await until(lambda: not one.rig.shop.channels.is_broken)
+        async with asyncio.timeout(20):
+            while True:
+                with contextlib.suppress(RemoteError, LedgerError, TimeoutError):
+                    await one.purchaser.reconcile(PROVIDER.public_key, 5.0)
+                    channel = one.bought.channels()[-1].message.channel
+                    open_orders = one.bought.open_orders(channel) or one.sold.open_orders(channel)
+                    if not open_orders and signed_receipts(one.sold) == signed_receipts(one.bought):
+                        break
+                await asyncio.sleep(0.05)
         one.audit()
