@@ -215,3 +215,16 @@ async def test_ports_keys_and_configurations_that_are_wrong_say_what_to_do(grid:
     assert code == 2
     assert "chmod 600" in errors
     key.chmod(0o600)
+
+
+async def test_requests_asked_at_once_share_a_receipt(grid: Grid) -> None:
+    for _ in range(3):
+        await ask(grid)
+    answers = await asyncio.gather(*(ask(grid) for _ in range(8)))
+    assert all(answer.choices[0].message.content for answer in answers)
+    gateway = grid.gateway
+    assert gateway is not None
+    rows = await until(lambda: receipts(gateway.data), lambda rows: sum(max(row["requests"], 1) for row in rows) == 11)
+    assert any(row["requests"] > 1 for row in rows)
+    verdict = await audit_everything(grid)
+    assert verdict["clean"], verdict["findings"]
