@@ -157,6 +157,8 @@ class BuyerBatch(BuyerOrder):
         self._batch_key = commitment_key
         self._left_prompt = order.message.max_prompt_tokens
         self._left_output = order.message.max_output_tokens
+        self._vouched_before: set[Usage] = set()
+        """What any voucher said. Where the counts fell, the last may not have arrived when the order was broken off."""
 
     @property
     def usage(self) -> Usage:
@@ -214,7 +216,9 @@ class BuyerBatch(BuyerOrder):
             refused = self.part(payload)
             return (Deliver(payload[1:]),) if refused is None else refused
         if not self.is_open or kind in _OF_ALL:
-            return super().message(kind, payload, now_ms)
+            actions = super().message(kind, payload, now_ms)
+            self._vouched_before.add(self._vouched)
+            return actions
         handler = _HANDLERS.get(kind)
         try:
             if handler is None:
@@ -289,7 +293,8 @@ class BuyerBatch(BuyerOrder):
     def _ending_fault(self, receipt: Receipt) -> Fault | None:
         """Hold the receipt, and each of its lines, against what this side saw of the answers."""
         if is_billed_by_voucher(receipt.status):
-            return beyond_voucher(receipt, self._vouched, self.tariff)
+            went_by = receipt.usage if receipt.usage in self._vouched_before else self._vouched
+            return beyond_voucher(receipt, went_by, self.tariff)
         if receipt.status is not Status.COMPLETED:
             return "wrong-status", f"a batch order does not end as {receipt.status}."
         lines = list(receipt.requests)

@@ -408,7 +408,7 @@ def answer_proposal(
         proposal,
         placed.order,
         tariff_of(records, placed.order.message),
-        vouched=placed.voucher.message.usage if placed.voucher is not None else Usage(),
+        vouched=_vouched(records, placed, message),
         delivered=delivered.get(message.order_number),
         is_closed=not books.is_open(message.order_number),
         key=key,
@@ -417,6 +417,19 @@ def answer_proposal(
     if dispute is None:
         return Answered((receipt,), Kind.COUNTERSIGNATURE, receipt.record.to_bytes(), receipt, None, is_new=True)
     return Answered((receipt, dispute), Kind.DISPUTE, dispute.record.to_bytes(), receipt, dispute, is_new=True)
+
+
+def _vouched(records: ChannelRecords, placed: PlacedOrder, receipt: Receipt) -> Usage:
+    """What the last voucher said; of a batch order, whose counts may fall, also an earlier one that the receipt goes by:
+    the provider may have had no later one when it broke the order off."""
+    if placed.voucher is None:
+        return Usage()
+    if placed.order.message.is_batch and is_billed_by_voucher(receipt.status):
+        of_order = records.order_records(receipt.channel, receipt.order_number)
+        vouchers = [parse_message(one, Voucher) for one in of_order if one.payload_type == Voucher.payload_type]
+        if any(one.usage == receipt.usage for one in vouchers):
+            return receipt.usage
+    return placed.voucher.message.usage
 
 
 def _has_receipt(records: ChannelRecords, order: Order) -> bool:

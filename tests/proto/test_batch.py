@@ -222,6 +222,24 @@ def test_what_was_metered_of_a_failed_request_is_taken_back_at_once() -> None:
     assert [voucher.usage for voucher in vouched] == [usage(19, 10), usage(10, 2)]
 
 
+def test_an_order_that_is_broken_off_before_the_lower_voucher_came_goes_by_the_one_before() -> None:
+    """The provider bills what it can prove; the client signs, since its last voucher was on its way."""
+    grid, _ = started()
+    grid.engine(1, first_event(9), token_event(9, 0, 8))
+    grid.engine(0, first_event(10), token_event(10, 0, 2))
+    grid.clock(100)
+    grid.settle()
+    grid.fails(1)
+    while grid.to_client:
+        grid.tell_client(*grid.to_client.popleft())
+    assert [kind for kind, _ in grid.to_provider] == [Kind.VOUCHER]
+    grid._run_provider(grid.sale.interrupt(grid.now_ms))
+    grid.settle()
+    assert not grid.complaints()
+    assert (grid.receipt.status, grid.receipt.usage) == (Status.INTERRUPTED, usage(19, 10))
+    assert not grid.audit().findings
+
+
 @pytest.mark.parametrize(("http", "status"), [(400, Status.REFUSED), (500, Status.FAILED)])
 def test_the_engine_refuses_one_request(http: int, status: Status) -> None:
     grid = BatchRig()

@@ -46,6 +46,7 @@ from tests.simulation.network import Link
 from tests.simulation.script import DURABLE, Script, Steps, expect
 
 if TYPE_CHECKING:
+    from tests.simulation.batch_buyer import BatchTalk
     from tests.simulation.world import Request, World
 
 
@@ -70,6 +71,8 @@ class Buyer:
     side = Role.CLIENT
     resume_type: type[ResumeTalk]
     order_type: type[OrderTalk]
+    batch_type: type[BatchTalk]
+    """`batch_buyer` sets it."""
     open_type: type[OpenTalk]
 
     def __init__(self, world: World, ledger: SlowLedger) -> None:
@@ -202,13 +205,25 @@ class Buyer:
             world.note(f"client: no order ({refused.code})")
             return False
         world.ordered(machine.order, request)
-        talk = self.order_type(self, self.link, machine)
+        self.start(self.order_type(self, self.link, machine), actions)
+        return True
+
+    def start(self, talk: OrderTalk, actions: Actions) -> None:
+        """An order leaves, after the offer that it names."""
         self.orders[talk.stream] = talk
         if not self.has_stored_offer:
             self.has_stored_offer = True
-            talk.outbox.persist(world.offer)
+            talk.outbox.persist(self.world.offer)
         talk.act(actions)
-        return True
+
+    def batches(self) -> list[BatchTalk]:
+        """The batch orders that were placed on this link."""
+        return [talk for talk in self.orders.values() if isinstance(talk, self.batch_type)]
+
+    def tick(self) -> None:
+        """Time has passed: no more requests join what was open long enough."""
+        for talk in self.batches():
+            talk.tick()
 
 
 class Talk:
@@ -378,7 +393,7 @@ class OrderTalk(Talk):
 
     def receive(self, kind: int, payload: bytes) -> None:
         if kind == Kind.HEAD and self.machine.is_open:
-            self.world.observer.heads(self.order_id, payload)
+            self.world.observer.heads(self.order_id, kind, payload)
         self.act(self.machine.message(kind, payload, self.buyer.now_ms))
 
     @property
@@ -391,9 +406,10 @@ class OrderTalk(Talk):
     def lost(self) -> None:
         machine = self.machine
         machine.link_lost()
+        self.world.observer.client_loses(self.order_id)
         if machine.state not in (BuyerState.LOST, BuyerState.BREACHED):
             return
-        if machine.counter.prompt_tokens:
+        if machine.usage.prompt_tokens:
             self.buyer.counted[machine.books.id, self.number] = machine.usage
 
     def act(self, actions: Actions) -> None:

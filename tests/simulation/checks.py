@@ -73,10 +73,15 @@ def check_sale(sale: Sale, receipt: Receipt, window: int) -> None:
     """The bound, for one order between two honest sides."""
     name = f"order {receipt.order_number}, {receipt.status}"
     sale.receipt = receipt
-    sent, got, billed = usage_of(sale.sent), usage_of(sale.got), receipt.usage
+    if sale.order.is_batch:
+        check_batch(sale, receipt, window, name)
+        return
+    sent, got, billed = sale.sent, sale.got, receipt.usage
     # What a cancelled order bills, or a free one states, may have waited for the disk when the link was lost; all else
     # has left before.
-    unsent = window if receipt.status is Status.CANCELLED or owes_nothing(receipt.status) else 0
+    unsent = (
+        max(window, sale.largest_event) if receipt.status is Status.CANCELLED or owes_nothing(receipt.status) else 0
+    )
     require(billed.output_tokens <= sent.output_tokens + unsent, f"{name}: more is billed than was sent.")
     if sent.prompt_tokens:
         require(billed.prompt_tokens in (0, sent.prompt_tokens), f"{name}: another prompt is billed than was sent.")
@@ -90,6 +95,27 @@ def check_sale(sale: Sale, receipt: Receipt, window: int) -> None:
     require(beyond <= window, f"{name}: the client is billed {beyond} tokens that never came; W is {window}.")
     if receipt.status is Status.COMPLETED and beyond == 0:
         require(billed.output_tokens == got.output_tokens, f"{name}: completed, and not all of it billed.")
+
+
+def check_batch(sale: Sale, receipt: Receipt, window: int, name: str) -> None:
+    """The bound, for one batch order between two honest sides; and each line says what left."""
+    sent, got, billed = sale.sent, sale.got, receipt.usage
+    require(billed.output_tokens <= sent.output_tokens, f"{name}: more is billed than was sent.")
+    require(billed.prompt_tokens <= sent.prompt_tokens, f"{name}: longer prompts are billed than were read.")
+    lost = sale.sent_for_pay.output_tokens - billed.output_tokens
+    most = max(window, sale.largest_event)
+    require(lost <= most, f"{name}: the provider lost {lost} tokens; W is {window}, an event {sale.largest_event}.")
+    beyond = billed.output_tokens - got.output_tokens
+    require(beyond <= window, f"{name}: the client is billed {beyond} tokens that never came; W is {window}.")
+    if receipt.status is not Status.COMPLETED:
+        require(not receipt.requests, f"{name}: it lists requests.")
+        return
+    require(billed == sale.sent_for_pay, f"{name}: {billed} is billed, and {sale.sent_for_pay} is owed.")
+    taken = [one for one in sale.parts if one.is_taken]
+    require(len(taken) == len(receipt.requests), f"{name}: {len(taken)} were taken, {len(receipt.requests)} listed.")
+    for one, line in zip(taken, receipt.requests, strict=True):
+        require(line.usage == usage_of(one.sent), f"{name}: a line says {line.usage}; {usage_of(one.sent)} was sent.")
+        require(line.status is (one.ended or Status.COMPLETED), f"{name}: a line is {line.status}, it was {one.ended}.")
 
 
 # -- one honest side, and one that lies ---------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from p2pgrid.ledger.outbox import Outbox
 from p2pgrid.proto.actions import Action, Actions, Persist, Send
 from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.messages import Meter, Order, Receipt, Status, Usage
-from p2pgrid.proto.pricing import amount_owed, price_of, usage_of
+from p2pgrid.proto.pricing import amount_owed, price_of
 from p2pgrid.proto.reconcile import Batch
 from p2pgrid.proto.record import Role, Signed, sign_message
 from p2pgrid.proto.restore import tariff_of
@@ -227,7 +227,7 @@ class LyingOrderTalk(_Talks, OrderTalk):
         machine, seller = self.machine, self.seller
         assert machine is not None and self.channel is not None and isinstance(seller, LyingSeller)
         tell = self.lies.tell
-        told = seller.twisted(true, "receipt", usage_of(machine._counter), machine._tariff)
+        told = seller.twisted(true, "receipt", machine.usage, machine._tariff)
         books = self.channel.books
         if told.id == true.id:
             return [true]

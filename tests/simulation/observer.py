@@ -7,24 +7,16 @@ docs/spec/session.md raises `Broken` at the step that broke it.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import Any, Final
 
-import msgspec
-
 from p2pgrid.errors import P2pgridError, ProtocolViolation
-from p2pgrid.proto.books import UNSIGNED_COUNTS_MS
-from p2pgrid.proto.counting import TokenCounter
 from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.evidence import slot_of
 from p2pgrid.proto.message_types import MESSAGE_TYPES
-from p2pgrid.proto.messages import Channel, Order, Receipt, Tariff, Usage, Voucher
-from p2pgrid.proto.pricing import is_billed_by_voucher, owes_nothing, price_of, usage_of
+from p2pgrid.proto.messages import Channel, Meter, Order, Receipt, Status, Tariff, Voucher
 from p2pgrid.proto.record import Message, Record, Role, Signed, parse_message, parse_record
-from p2pgrid.proto.sse import EventSplitter
-from p2pgrid.proto.wire import Head, Kind, OrderOpening, parse_frame
-
-MAX_TIME_MS: Final = 2**53
+from p2pgrid.proto.wire import BatchOpening, Head, Kind, OrderOpening, RequestHead, parse_frame
+from tests.simulation.sale import Delivery, Sale
 
 
 class Broken(AssertionError):
@@ -35,92 +27,6 @@ RECORD_KINDS: Final = frozenset(
     {Kind.CHANNEL, Kind.METER, Kind.VOUCHER, Kind.RECEIPT, Kind.COUNTERSIGNATURE, Kind.RECORD, Kind.DISPUTE}
 )
 """Kinds whose payload is a signed record."""
-
-
-@dataclass(slots=True)
-class Sale:
-    """One order, as it really went."""
-
-    order: Order
-    tariff: Tariff
-    largest_event: int
-    sent: TokenCounter
-    """What left the provider."""
-    got: TokenCounter
-    """What reached the client's program."""
-    secured: Usage = field(default_factory=Usage)
-    """What the client has signed for, in the provider's ledger."""
-    admitted_pico: int = 0
-    """What the client says is owed, in a dispute of its own in the provider's ledger."""
-    signed_pico: int = 0
-    """The most that the client has signed for, in its own ledger."""
-    signed_receipt: bytes = b""
-    """The id of the receipt that the client has signed, in its own ledger."""
-    sent_bytes: bytearray = field(default_factory=bytearray)
-    got_bytes: bytearray = field(default_factory=bytearray)
-    sent_status: int = 0
-    got_status: int = 0
-    counts_until_ms: int = MAX_TIME_MS
-    """Until when what went out unsigned counts: an hour after its receipt, if that goes by a voucher."""
-    is_answered: bool = False
-    """True if the provider's ledger has the client's signature on the receipt, or its dispute."""
-    knows_prompt: bool = True
-    """False if the client's process is gone that counted the prompt, and no voucher tells it."""
-    proposed: Receipt | None = None
-    """In the provider's ledger, whoever signed it."""
-    receipt: Receipt | None = None
-    """With both signatures, in the provider's ledger."""
-    _sent_events: EventSplitter = field(default_factory=EventSplitter)
-    _got_events: EventSplitter = field(default_factory=EventSplitter)
-
-    def send(self, data: bytes, window: int) -> str:
-        """Bytes leave the provider; what is wrong with that, if anything."""
-        self.sent_bytes += data
-        if self.sent_status != 200:
-            return ""
-        for event in self._sent_events.feed(data):
-            before = self.sent.output_tokens
-            self.sent.feed(event)
-            ahead = self.sent.output_tokens - self.secured.output_tokens
-            if ahead > window and before > self.secured.output_tokens and self.sent.output_tokens > before:
-                return f"{ahead} tokens ran ahead of the last voucher, in more than one event; W is {window}."
-        return ""
-
-    def get(self, data: bytes) -> str:
-        """Bytes reach the program; what is wrong with that, if anything."""
-        self.got_bytes += data
-        if self.got_status == 200:
-            for event in self._got_events.feed(data):
-                self.got.feed(event)
-        if not self.sent_bytes.startswith(self.got_bytes):
-            return "the program got other bytes than were sent."
-        return ""
-
-    def lacking_pico(self, window: int) -> int:
-        """What the provider has delivered and cannot prove, a single event larger than the window apart."""
-        sent, secured = usage_of(self.sent), self.secured
-        output = min(sent.output_tokens, secured.output_tokens + window)
-        billed = msgspec.structs.replace(sent, output_tokens=output)
-        return max(0, price_of(self.tariff, billed) - max(price_of(self.tariff, secured), self.admitted_pico))
-
-    def answer(self) -> None:
-        """The client signs or disputes its receipt."""
-        self.is_answered = True
-        if self.proposed is not None and is_billed_by_voucher(self.proposed.status):
-            self.counts_until_ms = self.proposed.issued_ms + UNSIGNED_COUNTS_MS
-
-    @property
-    def is_borne(self) -> bool:
-        """True if it ended in a way that the provider bears, by a receipt that the client has answered."""
-        return self.is_answered and self.proposed is not None and owes_nothing(self.proposed.status)
-
-    def most_signed_pico(self, window: int) -> int:
-        """The most that the client may lose its signature for: what it got, one window more, and one prompt."""
-        # That tokens were cached is known at the answer's end alone: what was signed before was right without.
-        prompt = self.got.prompt_tokens if self.knows_prompt else 0
-        prompt = prompt or self.order.max_prompt_tokens
-        most = Usage(prompt_tokens=prompt, output_tokens=self.got.output_tokens + window)
-        return price_of(self.tariff, most)
 
 
 class Observer:
@@ -138,10 +44,17 @@ class Observer:
         self._signed_pico: Counter[bytes] = Counter()
         """Of receipts with both signatures in the provider's ledger, by channel."""
 
-    def ordered(self, order: Signed[Order], tariff: Tariff, *, n: int, largest_event: int) -> None:
-        sale = Sale(order.message, tariff, largest_event, TokenCounter(n), TokenCounter(n))
+    def ordered(self, order: Signed[Order], tariff: Tariff) -> None:
+        """The client signed an order. Its requests are `asked`, if only one."""
+        sale = Sale(order.message, tariff)
         self.sales[order.id] = sale
         self._orders.setdefault((order.message.channel, order.message.order_number), sale)
+
+    def asked(self, order_id: bytes, *, n: int, largest_event: int) -> None:
+        """One more request under an order."""
+        sale = self.sales[order_id]
+        sale.parts.append(Delivery(n))
+        sale.largest_event = max(sale.largest_event, largest_event)
 
     # -- the wire -------------------------------------------------
 
@@ -154,6 +67,11 @@ class Observer:
             return
         if record.signature_of(side) is not None and side not in durable.get(record.id, ()):
             raise Broken(f"the {side}'s {record.payload_type} left before it was durable.")
+        if kind == Kind.METER:
+            meter = parse_message(record, Meter)
+            sale = self._orders.get((meter.channel, meter.order_number))
+            if sale is not None:
+                sale.meter(record.id)
 
     def arrives(self, to: Role, kind: int, payload: bytes) -> None:
         """A message arrives: whoever signed it, and is honest, has shown no other in its place."""
@@ -178,9 +96,13 @@ class Observer:
         if known != record.id:
             raise Broken(f"the {role} has signed two different records for {slot_name(message)}.")
 
-    def sends(self, order_id: bytes, data: bytes, now_ms: int) -> None:
-        """A CHUNK leaves the provider."""
-        fault = self.sales[order_id].send(data, self.window)
+    def heads_off(self, order_id: bytes, status: int, index: int = 0) -> None:
+        """A HEAD leaves the provider."""
+        self.sales[order_id].part(index).sent_status = status
+
+    def sends(self, order_id: bytes, data: bytes, now_ms: int, index: int = 0) -> None:
+        """A CHUNK, or a PART's bytes, leave the provider."""
+        fault = self.sales[order_id].send(index, data, self.window)
         if fault and Role.PROVIDER in self.honest:
             raise Broken(f"order {self.sales[order_id].order.order_number}: {fault}")
         if Role.PROVIDER in self.honest:
@@ -191,10 +113,7 @@ class Observer:
         unpaid = [
             one.lacking_pico(self.window)
             for one in self.sales.values()
-            if one.order.channel == channel
-            and one.sent.prompt_tokens
-            and not one.is_borne
-            and one.counts_until_ms > now_ms
+            if one.order.channel == channel and one.has_left and not one.is_borne and one.counts_until_ms > now_ms
         ]
         if len(unpaid) > 1 and sum(unpaid) - max(unpaid) > self._signed_pico[channel]:
             raise Broken(
@@ -202,17 +121,27 @@ class Observer:
                 f"receipts over {self._signed_pico[channel]} are signed."
             )
 
-    def heads(self, order_id: bytes, payload: bytes) -> None:
+    def ends(self, order_id: bytes, status: Status, index: int) -> None:
+        """A REQUEST_ENDED leaves the provider."""
+        self.sales[order_id].part(index).ended = status
+
+    def takes(self, order_id: bytes, index: int) -> None:
+        """The provider passes a request of a batch order to its engine."""
+        self.sales[order_id].part(index).is_taken = True
+
+    def heads(self, order_id: bytes, kind: int, payload: bytes) -> None:
         """A HEAD reaches the client."""
         try:
-            self.sales[order_id].got_status = parse_frame(payload, Head).status
+            said = parse_frame(payload, Head if kind == Kind.HEAD else RequestHead)
+            index = said.index if isinstance(said, RequestHead) else 0
+            self.sales[order_id].part(index).got_status = said.status
         except ProtocolViolation:
             if len(self.honest) == 2:
                 raise
 
-    def delivers(self, order_id: bytes, data: bytes) -> None:
+    def delivers(self, order_id: bytes, data: bytes, index: int = 0) -> None:
         """Bytes are handed to the client's program."""
-        fault = self.sales[order_id].get(data)
+        fault = self.sales[order_id].part(index).get(data)
         if fault and len(self.honest) == 2:
             raise Broken(f"order {self.sales[order_id].order.order_number}: {fault}")
 
@@ -220,6 +149,11 @@ class Observer:
         """The client's process is gone, with what it counted."""
         for sale in self.sales.values():
             sale.knows_prompt = sale.knows_prompt and sale.signed_pico > 0
+            sale.is_cut = True
+
+    def client_loses(self, order_id: bytes) -> None:
+        """The order's link is gone, by what the client knows."""
+        self.sales[order_id].is_cut = True
 
     # -- the ledgers -------------------------------------------------
 
@@ -247,8 +181,7 @@ class Observer:
                     self._signed_pico[message.channel] += message.amount_pico
                 sale.receipt = message
                 sale.answer()
-            if message.amount_pico >= price_of(sale.tariff, sale.secured):
-                sale.secured = message.usage
+            sale.secure(message)
         elif Role.CLIENT in self.honest:
             self._client_signs(sale, message, signed.id)
 
@@ -261,11 +194,13 @@ class Observer:
             sale.signed_receipt = record_id
             if message.amount_pico == 0:
                 return
-        got, usage = usage_of(sale.got), message.usage
-        beyond = usage.output_tokens - got.output_tokens
-        if beyond > (self.window if isinstance(message, Receipt) else 0):
+        window = self.window if isinstance(message, Receipt) else 0
+        if sale.order.is_batch and not sale.is_cut:
+            window = 0  # Each of its lines was held against what came.
+        beyond = message.usage.output_tokens - sale.got.output_tokens
+        if beyond > window:
             raise Broken(f"the client signed for {beyond} tokens more than it got of order {number}.")
-        most_pico = sale.most_signed_pico(self.window if isinstance(message, Receipt) else 0)
+        most_pico = sale.most_signed_pico(window)
         if message.amount_pico > most_pico:
             raise Broken(
                 f"the client signed for {message.amount_pico} pico-EUR on order {number}; at most {most_pico}."
@@ -275,8 +210,9 @@ class Observer:
 
 def record_in(kind: int, payload: bytes) -> Record | None:
     """The signed record in a message, if there is one."""
-    if kind == Kind.ORDER:
-        return parse_record(parse_frame(payload, OrderOpening).order)
+    if kind in (Kind.ORDER, Kind.BATCH):
+        opening = parse_frame(payload, OrderOpening if kind == Kind.ORDER else BatchOpening)
+        return parse_record(opening.order)
     return parse_record(payload) if kind in RECORD_KINDS else None
 
 

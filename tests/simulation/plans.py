@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from p2pgrid.proto.messages import ENDPOINTS, Offer, Tariff, TariffPeriod
+from p2pgrid.proto.messages import ENDPOINTS, BatchTerms, Offer, Tariff, TariffPeriod
 from p2pgrid.proto.record import Role, Signed, sign_message
 from p2pgrid.proto.request import metered_body
 from tests.proto.simulation import MODEL, PROVIDER, make_offer
@@ -57,6 +57,8 @@ class Plan:
     in_order: bool = True
     parallel: bool = False
     """Orders leave as soon as the channel lets them."""
+    shared: float = 0.0
+    """Share of the requests that join others under a batch order, or open one for others."""
     steps: int = 300
     clocks_ms: dict[Role, int] = field(default_factory=lambda: {Role.PROVIDER: 0, Role.CLIENT: 0})
     drift: dict[Role, float] = field(default_factory=lambda: {Role.PROVIDER: 0.0, Role.CLIENT: 0.0})
@@ -84,10 +86,12 @@ def random_plan(random: Random) -> Plan:
     """Any history."""
     window = random.choice((16, 16, 16, 17, 24, 64))
     shape = random.random()
+    shared = random.choice((0.5, 1.0, 1.0)) if random.random() < 0.3 else 0.0
     if shape < MANY_AT_ONCE:
         requests = _many_at_once(random, window)
     else:
         n_orders = random.choice((1, 1, 2, 3, 4, 6)) if shape < 0.9 else random.randint(6, 12)
+        n_orders += 2 * (shared > 0)
         requests = [
             request(
                 random,
@@ -103,6 +107,7 @@ def random_plan(random: Random) -> Plan:
         weather=random_weather(random),
         in_order=random.random() < 0.7,
         parallel=random.random() < 0.6 or shape < MANY_AT_ONCE,
+        shared=shared,
         steps=random.choice((60, 150, 300)) if shape >= MANY_AT_ONCE else 2000,
         clocks_ms={
             side: random.choice((0, random.randint(-CLOCKS_APART_MS, CLOCKS_APART_MS)))
@@ -153,6 +158,7 @@ def random_offer(random: Random, window: int) -> Signed[Offer]:
         window=window,
         max_open_orders=random.choice((1, 2, 8, 64, 64)),
         credit_pico=random.choice((10**13, 10**13, 10**13, 4 * 10**9)),
+        batch=BatchTerms(batch_requests=random.choice((2, 3, 4, 16)), batch_ms=random.choice((0, 100, 100))),
     ).message
     schedule = [
         TariffPeriod(

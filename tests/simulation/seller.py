@@ -223,6 +223,7 @@ class Talk:
         self.world.depart(Role.PROVIDER, self.link, self.stream, kind, payload)
 
     def later(self, effect: Callable[[], None]) -> None:
+        """Call it once all that was written before is durable."""
         self.outbox.run(effect)
 
     def finish(self) -> None:
@@ -506,7 +507,7 @@ class OrderTalk(Talk):
             return
         assert self.order is not None
         if kind == Kind.HEAD:
-            self.world.observer.sales[self.order.id].sent_status = self.engine.status
+            self.world.observer.heads_off(self.order.id, self.engine.status)
         if kind == Kind.CHUNK:
             self.world.observer.sends(self.order.id, payload, self.seller.now_ms)
         if kind == Kind.RECEIPT and self.channel is not None:
@@ -517,3 +518,4 @@ class OrderTalk(Talk):
 
 
 Seller.talk_types = {Kind.CHANNEL_REQUEST: ChannelTalk, Kind.RESUME: ResumeTalk, Kind.ORDER: OrderTalk}
+"""`batch_seller` adds BATCH."""

@@ -17,7 +17,9 @@ from p2pgrid.proto.messages import Offer, Order
 from p2pgrid.proto.record import Role, Signed, parse_message
 from p2pgrid.proto.wire import Kind
 from tests.proto.simulation import CLIENT, NOW_MS, PROVIDER, Engine
+from tests.simulation import batch_seller  # noqa: F401 - sellers take BATCH from here on
 from tests.simulation.answers import plain_answer
+from tests.simulation.batch_buyer import BatchTalk, order_with_others
 from tests.simulation.buyer import Buyer, BuyerPhase
 from tests.simulation.ledgers import Cut, Disk, SlowLedger
 from tests.simulation.lies import Lies
@@ -124,12 +126,18 @@ class World:
         if len(self.honest) == 2:
             raise Broken(f"the honest client was taken for a liar: {fault.message}")
 
-    def ordered(self, order: Signed[Order], request: Request) -> None:
-        """The client signed an order."""
+    def ordered(self, order: Signed[Order], *requests: Request) -> None:
+        """The client signed an order, of one request or, without any, of those that it will ask under it."""
         entry = self.offer.message.models[0]
         tariff = self.offer.message.tariff_at(entry, order.message.ordered_ms)
+        self.observer.ordered(order, tariff)
+        for request in requests:
+            self.asked(order, request)
+
+    def asked(self, order: Signed[Order], request: Request) -> None:
+        """The client asks one request under an order."""
         answer = request.answer
-        self.observer.ordered(order, tariff, n=answer.n, largest_event=answer.largest_event)
+        self.observer.asked(order.id, n=answer.n, largest_event=answer.largest_event)
         self.note(f"client: order {order.message.order_number}, {answer.kind}")
 
     def engine_for(self, body: bytes) -> Engine:
@@ -271,6 +279,8 @@ class World:
         if self.seller is not None:
             for talk in self.seller.orders():
                 talk.tick()
+        if self.buyer is not None:
+            self.buyer.tick()
 
     # -- what can happen -------------------------------------------------
 
@@ -305,22 +315,34 @@ class World:
         """The owner may let a liar in again."""
         return len(self.honest) < 2 and self.buyer is not None and self.buyer.is_quarantined
 
+    def open_batches(self) -> list[BatchTalk]:
+        """Batch orders that requests may still join."""
+        batches = self.buyer.batches() if self.buyer is not None else []
+        return [one for one in batches if one.is_open and not one.machine.is_closed]
+
     @property
     def may_order(self) -> bool:
         if not self.requests or self.buyer is None or self.buyer.phase is not BuyerPhase.READY:
             return False
-        return self.plan.parallel or not any(order.is_open for order in self.buyer.orders.values())
+        busy = [one for one in self.buyer.orders.values() if one.is_open]
+        return self.plan.parallel or all(one in self.buyer.batches() for one in busy)
 
     def order(self) -> None:
         """The program asks for its next answer. If the channel has no room, it comes back, or thinks better of it."""
         assert self.buyer is not None
         if self.buyer.books is None:
             self.buyer.open_channel()
-        elif self.buyer.order(self.requests[0]) or self.random.random() < 0.02:
+        elif self._order(self.requests[0]) or self.random.random() < 0.02:
             self.requests.pop(0)
         elif not self.buyer.books.open_orders and self.random.random() < 0.2:
             # What was broken off counts against the client for an hour; its program comes back then.
             self.pass_time(UNSIGNED_COUNTS_MS)
+
+    def _order(self, request: Request) -> bool:
+        """Under an order with others, where requests share theirs and it fits; else under one of its own."""
+        assert self.buyer is not None
+        is_shared = self.random.random() < self.plan.shared and order_with_others(self.buyer, request)
+        return is_shared or self.buyer.order(request)
 
     async def step(self) -> bool:
         """One thing happens, whatever the dice say. False if nothing can."""
@@ -338,11 +360,12 @@ class World:
             ("notice", 1.0 * len(unnoticed)),
             ("start", 1.0 * len(dead)),
             ("connect", 1.0 * self.may_connect),
-            ("order", 2.0 * self.may_order),
+            ("order", (4.0 if self.open_batches() else 2.0) * self.may_order),
             ("cut", weather.cut * bool(cuttable)),
             ("crash", weather.crash * bool(running)),
             ("fail", weather.fail * bool(writes)),
             ("cancel", weather.cancel * bool(orders)),
+            ("close", 0.1 * len(self.open_batches())),
             ("stall", weather.stall * bool(engines)),
             ("time", weather.time),
             ("allow", 0.1 * self.may_allow),
@@ -382,6 +405,8 @@ class World:
                 talk = random.choice(orders)
                 self.note(f"client: order {talk.number} is cancelled")
                 talk.cancel()
+            case "close":
+                random.choice(self.open_batches()).close()
             case "stall":
                 talk = random.choice(engines)
                 self.note("provider: the client takes no bytes of an order")
