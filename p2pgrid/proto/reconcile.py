@@ -420,8 +420,10 @@ def answer_proposal(
 
 
 def _vouched(records: ChannelRecords, placed: PlacedOrder, receipt: Receipt) -> Usage:
-    """What the last voucher said; of a batch order, whose counts may fall, also an earlier one that the receipt goes by:
-    the provider may have had no later one when it broke the order off."""
+    """What the last voucher said; or, of a batch order, whose counts may fall, an earlier one that the receipt goes by.
+
+    The provider may have had no later one when it broke the order off.
+    """
     if placed.voucher is None:
         return Usage()
     if placed.order.message.is_batch and is_billed_by_voucher(receipt.status):

@@ -100,6 +100,7 @@ def order_with_others(buyer: Buyer, request: Request) -> bool:
             if talk.ask(request, fields, need):
                 return True
             talk.close()
+    buyer.prepare()
     try:
         machine, actions = place_batch(
             buyer.books,

@@ -208,6 +208,9 @@ class Buyer:
         self.start(self.order_type(self, self.link, machine), actions)
         return True
 
+    def prepare(self) -> None:
+        """A batch order is about to be placed."""
+
     def start(self, talk: OrderTalk, actions: Actions) -> None:
         """An order leaves, after the offer that it names."""
         self.orders[talk.stream] = talk

@@ -52,6 +52,7 @@ BOUNDS: Final = (
     "a new key",
     "an old ledger",
 )
+UNBOUNDED: Final = frozenset({"order: less money allowed", "batch: less money allowed"})
 VOUCHERS: Final = (
     "voucher: withheld",
     "voucher: fewer tokens",
@@ -89,9 +90,27 @@ RESUMES: Final = (
     "resume: answered wrongly",
     "resume: disputed falsely",
 )
+BATCHES: Final = (
+    "batch: more requests than it allows",
+    "batch: more requests than are offered",
+    "batch: never closed",
+    "batch: closed, and more sent",
+    "batch: closed twice",
+    "batch: cancels what was never asked",
+    "batch: cancels what is over",
+    "batch: an empty request",
+    "batch: a request too long",
+    "batch: longer answers than it allows",
+    "batch: shorter prompts allowed",
+    "batch: less money allowed",
+    "batch: commits to a body",
+    "batch: sent as an order of one",
+    "batch: its number used again for an order of one",
+    "batch: an order of one sent as a batch",
+)
 LOST_THREAD: Final = (P2pgridError, AssertionError, LookupError)
 """What a liar's own machines raise: they do not know what it made of their words."""
-CLIENT_LIES: Final = (ORDERS, BOUNDS, VOUCHERS, ENDINGS, RESUMES)
+CLIENT_LIES: Final = (BATCHES, ORDERS, BOUNDS, VOUCHERS, ENDINGS, RESUMES)
 
 
 class _Talks:
@@ -396,15 +415,19 @@ class LyingBuyer(Buyer):
             self.open_channel()
             return False
         self.books = random.choice(self.channels_here)
-        # Whoever means to allow too little is not held back by what it should allow.
-        if tell("orders beyond the bound") or "order: less money allowed" in self.world.lies.repertoire:
-            for at_risk in (self.books._risks, self.books._at_stake, self.books._unsigned, self.books._reserved):
-                at_risk.clear()
-            self.books.countersigned_pico = 10**15
+        self.prepare()
         if self.openings and tell("order: once more, on a new stream"):
             self.raw(random.choice(self.openings))
         self.request = request
         return super().order(request)
+
+    def prepare(self) -> None:
+        """Whoever means to allow too little is not held back by what it should allow."""
+        lies, books = self.world.lies, self.books
+        if books is not None and (lies.tell("orders beyond the bound") or UNBOUNDED & lies.repertoire):
+            for at_risk in (books._risks, books._at_stake, books._unsigned, books._reserved):
+                at_risk.clear()
+            books.countersigned_pico = 10**15
 
     def raw(self, frames: Sequence[Frame]) -> None:
         """Send frames on a stream of their own."""

@@ -91,9 +91,27 @@ RESUMES: Final = (
     "dispute ignored",
     "an old ledger",
 )
+BATCHES: Final = (
+    "batch: a line more",
+    "batch: a line of a request never asked",
+    "batch: a line left out",
+    "batch: lines in another order",
+    "batch: a line's counts inflated",
+    "batch: a window more in every line",
+    "batch: what failed is billed",
+    "batch: sums that do not fit",
+    "batch: nothing asked for, and billed",
+    "batch: a tick counts what failed",
+    "batch: parts after the end",
+    "batch: refused after its head",
+    "batch: ended, and it was not",
+    "batch: a part of what was never asked",
+    "batch: a part under another's index",
+    "batch: an end withheld",
+)
 LOST_THREAD: Final = (P2pgridError, AssertionError, LookupError)
 """What a liar's own machines raise: they do not know what it made of their words."""
-PROVIDER_LIES: Final = (METERS, RECEIPTS, DELIVERY, RESUMES)
+PROVIDER_LIES: Final = (BATCHES, METERS, RECEIPTS, DELIVERY, RESUMES)
 
 
 class _Talks:
@@ -224,10 +242,9 @@ class LyingOrderTalk(_Talks, OrderTalk):
         return [told]
 
     def _twisted_receipt(self, true: Signed[Any]) -> list[Signed[Any]]:
-        machine, seller = self.machine, self.seller
-        assert machine is not None and self.channel is not None and isinstance(seller, LyingSeller)
-        tell = self.lies.tell
-        told = seller.twisted(true, "receipt", machine.usage, machine._tariff)
+        machine, tell = self.machine, self.lies.tell
+        assert machine is not None and self.channel is not None
+        told = self._told(true)
         books = self.channel.books
         if told.id == true.id:
             return [true]
@@ -237,6 +254,11 @@ class LyingOrderTalk(_Talks, OrderTalk):
         machine.receipt = told
         _go_on_from(books, told)
         return [told]
+
+    def _told(self, true: Signed[Any]) -> Signed[Any]:
+        """What is said in place of a receipt."""
+        assert self.machine is not None and isinstance(self.seller, LyingSeller)
+        return self.seller.twisted(true, "receipt", self.machine.usage, self.machine._tariff)
 
 
 class LyingResumeTalk(_Talks, ResumeTalk):

@@ -68,9 +68,9 @@ class Plan:
         return self.offer.message.terms.window_tokens
 
 
-def request(random: Random, answer: Answer, *, timeout_ms: int = 60_000, words: int = 3) -> Request:
+def request(random: Random, answer: Answer, *, timeout_ms: int = 60_000, words: int = 3, endpoint: str = "") -> Request:
     """A request for this answer. No two have the same body."""
-    endpoint = random.choice((CHAT, CHAT, COMPLETIONS))
+    endpoint = endpoint or random.choice((CHAT, CHAT, COMPLETIONS))
     text = f"{random.getrandbits(64):016x} " + "Labas! " * words
     program: dict[str, Any] = {"model": MODEL, "max_tokens": answer.max_tokens}
     if answer.n > 1:

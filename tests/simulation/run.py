@@ -7,7 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from random import Random
@@ -19,8 +19,9 @@ from tests.simulation.buyer import Buyer
 from tests.simulation.checks import check_agreement, check_audit, check_honest
 from tests.simulation.ledgers import Disk, MemoryDisk, SqliteDisk, make_template
 from tests.simulation.lies import Lies
-from tests.simulation.lying_client import CLIENT_LIES, LyingBuyer
-from tests.simulation.lying_provider import PROVIDER_LIES, LyingSeller
+from tests.simulation.lying_batches import LyingBuyer, LyingSeller
+from tests.simulation.lying_client import CLIENT_LIES
+from tests.simulation.lying_provider import PROVIDER_LIES
 from tests.simulation.observer import Broken
 from tests.simulation.plans import describe, plan_for_a_liar, random_plan
 from tests.simulation.seller import Seller
@@ -100,6 +101,8 @@ async def lying_history(seed: int, liar: Role, disks: dict[Role, Disk], trace: T
     """One history in which one side lies. Raises Broken where the other loses more than is published."""
     random = Random(f"{liar} {seed}")
     plan, lies = plan_for_a_liar(random), Lies(random, LIARS[liar])
+    if any(name.startswith("batch:") for name in lies.repertoire):
+        plan = replace(plan, shared=1.0)
     if trace is not None:
         trace(describe(plan))
         trace(f"the {liar} may lie, {lies.chance:g} of the times: {', '.join(sorted(lies.repertoire))}")

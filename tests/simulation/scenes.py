@@ -11,17 +11,17 @@ from typing import Final
 import msgspec
 
 from p2pgrid.proto.books import UNSIGNED_COUNTS_MS
-from p2pgrid.proto.messages import Offer, Tariff
+from p2pgrid.proto.messages import BatchTerms, Offer, Tariff
 from p2pgrid.proto.record import Role, Signed
 from tests.proto.simulation import make_offer
-from tests.simulation.answers import plain_answer
+from tests.simulation.answers import Answer, plain_answer
 from tests.simulation.buyer import Buyer
 from tests.simulation.checks import check_agreement, check_audit, check_chain, check_honest
 from tests.simulation.ledgers import Disk
 from tests.simulation.lies import Lies
-from tests.simulation.lying_provider import LyingSeller
+from tests.simulation.lying_batches import LyingSeller
 from tests.simulation.observer import Broken
-from tests.simulation.plans import Plan, Weather, request
+from tests.simulation.plans import CHAT, Plan, Weather, request
 from tests.simulation.seller import Seller
 from tests.simulation.world import SIDES, World
 
@@ -42,6 +42,8 @@ class Scene:
     answers: Sequence[int]
     events: Sequence[Event] = ()
     parallel: bool = False
+    shared: bool = False
+    """All requests go under one batch order; the second's answer breaks off."""
     lie: str = ""
     """What the provider says once that is not so."""
 
@@ -85,6 +87,7 @@ SCENES: Final = (
     Scene("two orders at once", (60, 40, 40), parallel=True),
     Scene("a cancelled order", (60, 60), ((got(70), cancel),)),
     Scene("a cut and a resume", (60, 60), ((got(75), cut),)),
+    Scene("a batch order, in which one request fails, and a cut", (24, 16, 20, 10, 10), ((got(38), cut),), shared=True),
     Scene("a disputed receipt", (60, 20, 30), lie="receipt: more money"),
 )
 
@@ -93,7 +96,18 @@ def cheap_prompts() -> Signed[Offer]:
     """An offer under which one short answer covers the risk of a few others."""
     entry = make_offer().message.models[0]
     tariff = Tariff(input_upm=1_000, cached_input_upm=1_000, output_upm=600_000)
-    return make_offer(window=WINDOW, models=(msgspec.structs.replace(entry, tariff=tariff),))
+    batch = BatchTerms(batch_requests=3, batch_ms=100)
+    return make_offer(window=WINDOW, models=(msgspec.structs.replace(entry, tariff=tariff),), batch=batch)
+
+
+def answers_of(scene: Scene) -> list[Answer]:
+    """What the engine makes of each request."""
+    answers = [plain_answer(12, [2] * (n // 2), max_tokens=200) for n in scene.answers]
+    if scene.shared:
+        answers[1].engine.fails = True
+        for _ in range(3):
+            answers[1].engine.pieces.pop()
+    return answers
 
 
 def make_world(scene: Scene, disks: dict[Role, Disk]) -> World:
@@ -101,9 +115,10 @@ def make_world(scene: Scene, disks: dict[Role, Disk]) -> World:
     random = Random(scene.name)
     plan = Plan(
         offer=cheap_prompts(),
-        requests=tuple(request(random, plain_answer(12, [2] * (n // 2), max_tokens=200)) for n in scene.answers),
+        requests=tuple(request(random, answer, endpoint=CHAT) for answer in answers_of(scene)),
         weather=Weather(),
         parallel=scene.parallel,
+        shared=float(scene.shared),
     )
     return World(
         plan,
@@ -154,6 +169,8 @@ async def _go_on(world: World) -> bool:
         world.recount(dead[0])
     elif deliveries := world.deliveries():
         world.deliver(*deliveries[0])
+    elif world.open_batches() and world.may_order and _order(world):
+        pass
     elif engines := world.engines():
         engines[0].read_engine()
     elif world.may_connect:
@@ -174,7 +191,7 @@ def _order(world: World) -> bool:
     before = len(world.requests), world.buyer.phase
     if world.buyer.books is None:
         world.buyer.open_channel()
-    elif world.buyer.order(world.requests[0]):
+    elif world.order_one(world.requests[0]):
         world.requests.pop(0)
     return (len(world.requests), world.buyer.phase) != before
 

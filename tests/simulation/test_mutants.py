@@ -8,11 +8,13 @@ import msgspec
 import pytest
 
 from p2pgrid.ledger.outbox import Outbox
-from p2pgrid.proto import acceptance, buyer, proposal, reconcile, seller
+from p2pgrid.proto import acceptance, batch_seller, buyer, proposal, reconcile, seller
 from p2pgrid.proto import restore as restoring
+from p2pgrid.proto.batch_buyer import BuyerBatch
+from p2pgrid.proto.batch_seller import SellerBatch
 from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.buyer import BuyerOrder
-from p2pgrid.proto.messages import Receipt, Voucher
+from p2pgrid.proto.messages import Receipt, Usage, Voucher
 from p2pgrid.proto.record import Role, Signed, parse_message, parse_record
 from p2pgrid.proto.request import RequestFields
 from p2pgrid.proto.seller import SellerOrder
@@ -89,6 +91,23 @@ def as_many_orders_as_you_like(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ChannelBooks, "may_open", lambda self, risk, now_ms=0: True)
 
 
+def window_for_each_request_alone(patch: pytest.MonkeyPatch) -> None:
+    """As if no other request of the batch order were under way."""
+    release = SellerBatch._release_part
+
+    def mutant(self: SellerBatch, part: Any, *rest: Any) -> bool:
+        acknowledged, self._gone_acknowledged = self._gone_acknowledged, self._gone
+        is_held = release(self, part, *rest)
+        self._gone_acknowledged = acknowledged
+        return is_held
+
+    patch.setattr(SellerBatch, "_release_part", mutant)
+
+
+def failed_request_billed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(batch_seller, "counts", lambda status, usage: usage != Usage())
+
+
 # -- what only a liar can make use of ---------------------------------------------------------------------------
 
 
@@ -98,6 +117,10 @@ def client_believes_every_tick(patch: pytest.MonkeyPatch) -> None:
 
 def client_believes_every_count(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(BuyerOrder, "_ending_fault", lambda self, receipt: None)
+
+
+def client_signs_whatever_lines_come(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(BuyerBatch, "_ending_fault", lambda self, receipt: None)
 
 
 def client_does_not_reckon(patch: pytest.MonkeyPatch) -> None:
@@ -195,10 +218,13 @@ HONEST = (
     total_forgotten,
     interrupted_billed_in_full,
     provider_forgets_what_was_left_unsigned,
+    window_for_each_request_alone,
+    failed_request_billed,
 )
 LYING_PROVIDER = (
     client_believes_every_tick,
     client_believes_every_count,
+    client_signs_whatever_lines_come,
     client_does_not_reckon,
     client_follows_any_chain,
     client_pays_under_a_second_number,

@@ -332,13 +332,13 @@ class World:
         assert self.buyer is not None
         if self.buyer.books is None:
             self.buyer.open_channel()
-        elif self._order(self.requests[0]) or self.random.random() < 0.02:
+        elif self.order_one(self.requests[0]) or self.random.random() < 0.02:
             self.requests.pop(0)
         elif not self.buyer.books.open_orders and self.random.random() < 0.2:
             # What was broken off counts against the client for an hour; its program comes back then.
             self.pass_time(UNSIGNED_COUNTS_MS)
 
-    def _order(self, request: Request) -> bool:
+    def order_one(self, request: Request) -> bool:
         """Under an order with others, where requests share theirs and it fits; else under one of its own."""
         assert self.buyer is not None
         is_shared = self.random.random() < self.plan.shared and order_with_others(self.buyer, request)
