@@ -8,6 +8,9 @@ acknowledged when that is synced. SQLite gets it within `SETTLE_S`, many at a ti
 call is *slow*: it goes to SQLite, behind all that was acknowledged before it, and whatever comes after it waits for it.
 Where the journal cannot be written, everything is slow, and the error is SQLite's.
 
+Where a commit fails, so does all that was put before anybody was told: a record must not outlive one that it stands on, a
+tick the tick before it, a receipt the one that it names.
+
 Whoever reads the ledger in this process settles it first, and so sees all that was acknowledged (`settle`).
 """
 
@@ -19,6 +22,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
+from p2pgrid.errors import LedgerError
 from p2pgrid.ledger.journal import Journal
 from p2pgrid.ledger.operations import Journaled, StoreOutcome, StoreRequestKey
 from p2pgrid.ledger.slots import Slots, channels_of
@@ -52,6 +56,8 @@ class GroupCommit:
         self._must_be_slow = False
         """True where the journal is not to be used: the last batch failed, or what was erased is not gone yet."""
         self._to_forget: set[bytes] = set()
+        self._untold: LedgerError | None = None
+        """A commit has failed, and those who wait for it are told next."""
         self._next_is_slow = False
         """True if the first call that waits does not fit: it is not asked twice."""
         self._timer: asyncio.TimerHandle | None = None
@@ -69,6 +75,9 @@ class GroupCommit:
         loop = call.future.get_loop()
         if loop is not self._loop:
             self._adopt(loop)
+        if self._untold is not None:
+            resolve([(call.future, self._untold)])
+            return
         self._waiting.append(call)
         if not self._is_scheduled and not self._in_frame and not self._slow_batches:
             self._is_scheduled = True
@@ -220,6 +229,17 @@ class GroupCommit:
         self._writer.put(batch)
         return batch
 
+    def _fail_what_waits(self, loop: asyncio.AbstractEventLoop, failure: LedgerError) -> None:
+        self._untold = failure
+        loop.call_soon(self._tell)  # before those who wait for the calls of the batch: they may write again
+        waiting, self._next_is_slow = list(self._waiting), False
+        self._waiting.clear()
+        self._to_forget |= channels_of([one for call in waiting for one in call.signed])
+        resolve([(call.future, failure) for call in waiting])
+
+    def _tell(self) -> None:
+        self._untold = None
+
     def _batch_done(self, loop: asyncio.AbstractEventLoop, batch: Batch, over: Sequence[tuple[bytes, int]]) -> None:
         if loop is self._loop:
             if batch.failure is None:
@@ -232,6 +252,8 @@ class GroupCommit:
             if batch.failure is None and batch.calls and not self._slow_batches:
                 self._slots.forget(self._to_forget)
                 self._to_forget.clear()
+            if batch.failure is not None and batch.calls:
+                self._fail_what_waits(loop, batch.failure)
         resolve([(call.future, outcome) for call, outcome in zip(batch.calls, batch.outcomes, strict=True)])
         if loop is self._loop:
             self._advance()

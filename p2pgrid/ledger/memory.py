@@ -86,6 +86,8 @@ class MemoryLedger:
         self._held: list[tuple[list[_Change], asyncio.Future[None]]] = []
         self._holding = False
         self._closed = False
+        self._untold: LedgerError | None = None
+        """A write has failed, and who waits for it does not know yet: what is written now fails with it."""
         self._with_next: list[_Change] = []
         self._on_durable: OnDurable | None = None
 
@@ -381,6 +383,9 @@ class MemoryLedger:
 
     def _commit(self, changes: Sequence[_Change], future: asyncio.Future[None]) -> None:
         """Apply all or none. The future is done in a later turn of its loop, as with a real disk."""
+        if self._untold is not None:
+            future.get_loop().call_soon(resolve, [(future, self._untold)])
+            return
         fault = self._due_fault()
         # A lone change checks before it changes; several, or a fault, need a copy that can be dropped.
         changed = self._books.copy() if fault is not None or len(changes) > 1 else self._books
@@ -395,9 +400,14 @@ class MemoryLedger:
                 "the ledger could not be written (a fault of the test's).", hint="None: it is a test."
             )
             self._unsure = changed if fault.persisted else self._unsure
+            self._untold = failure
+            future.get_loop().call_soon(self._tell)
         elif failure is None:
             self._books, self._unsure = changed, None
         future.get_loop().call_soon(resolve, [(future, failure)])
+
+    def _tell(self) -> None:
+        asyncio.get_running_loop().call_soon(setattr, self, "_untold", None)
 
     def _due_fault(self) -> _Fault | None:
         due = next((fault for fault in self._faults if fault.appends_before == 0), None)

@@ -46,6 +46,8 @@ class AppendCall(BusMessage, frozen=True):
 
     records: tuple[Record, ...]
     request_keys: RequestKeys = ()
+    told: int = 0
+    """Of how many calls the worker knows that the disk refused them: a call from before that is refused too."""
 
 
 class EvidenceCall(BusMessage, frozen=True):
@@ -106,6 +108,8 @@ class RemoteLedger(SqliteReader):
         self._request_keys: list[tuple[bytes, int, bytes]] = []
         self._on_durable: OnDurable | None = None
         self._closed = False
+        self._told = 0
+        """Calls that failed with the disk, as far as is known here."""
         self._all_done = asyncio.Event()
         self._all_done.set()
         self._held: set[bytes] = set()
@@ -123,7 +127,7 @@ class RemoteLedger(SqliteReader):
         for one in signed:
             table_of(one)
         keys, self._request_keys = tuple(self._request_keys), []
-        future = self._call(AppendCall(tuple(checked_record(one) for one in signed), keys))
+        future = self._call(AppendCall(tuple(checked_record(one) for one in signed), keys, self._told))
         future.add_done_callback(lambda written: self._known.written(signed, written))
         return tell_when_durable(future, signed, self._on_durable)
 
@@ -216,9 +220,15 @@ class RemoteLedger(SqliteReader):
     def _done(self, done: CallsDone) -> None:
         failures = {one.index: one for one in done.failures}
         results = [(self._waiting.popleft(), _error_of(failures.get(index))) for index in range(done.n)]
+        failed = sum(not one.is_slot_taken for one in done.failures)
+        if failed:
+            asyncio.get_running_loop().call_soon(self._tell, failed)  # before those who wait: they may write again
         resolve(results)
         if not self._waiting:
             self._all_done.set()
+
+    def _tell(self, failed: int) -> None:
+        self._told += failed
 
     def _lost(self, _: object) -> None:
         waiting = [(future, _gone()) for future in self._waiting]

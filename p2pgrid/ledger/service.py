@@ -49,6 +49,9 @@ class LedgerService:
         self._on_append = on_append
         self._calls: deque[asyncio.Future[None]] = deque()
         self._is_answer_due = False
+        self._failed: LedgerError | None = None
+        self._n_failed = 0
+        """Calls that the disk refused."""
         bus.on(AppendCall, self._append)
         bus.on(EvidenceCall, lambda call: self._answer_later(ledger.append_evidence(call.record, call.reason)))
         bus.on(OutcomeCall, self._note_outcome)
@@ -62,6 +65,12 @@ class LedgerService:
     def _append(self, call: AppendCall) -> None:
         signed = [signed_of(record) for record in call.records]
         self._on_append(signed)
+        if call.told < self._n_failed and self._failed is not None:
+            # It may build on one of those.
+            refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            refused.set_exception(self._failed)
+            self._answer_later(refused)
+            return
         orders = {(one.message.channel, one.message.order_number): one for one in signed if is_order(one)}
         for channel, number, key in call.request_keys:
             if (order := orders.get((channel, number))) is not None:
@@ -77,7 +86,10 @@ class LedgerService:
         self._calls.append(future)
         future.add_done_callback(self._done)
 
-    def _done(self, _: asyncio.Future[None]) -> None:
+    def _done(self, future: asyncio.Future[None]) -> None:
+        error = None if future.cancelled() else future.exception()
+        if isinstance(error, LedgerError) and not isinstance(error, SlotTaken):
+            self._failed, self._n_failed = error, self._n_failed + 1
         # The ledger resolves all of a commit in one turn of the loop: they are told of in one message.
         if not self._is_answer_due:
             self._is_answer_due = True

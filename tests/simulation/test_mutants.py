@@ -23,7 +23,7 @@ from tests.simulation import seller as simulated_seller
 from tests.simulation.observer import Broken
 from tests.simulation.run import run_many
 
-SEEDS = 60
+SEEDS = 200
 SEEDS_OF_A_LIAR = 400
 
 
