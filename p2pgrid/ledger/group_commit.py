@@ -8,8 +8,8 @@ acknowledged when that is synced. SQLite gets it within `SETTLE_S`, many at a ti
 call is *slow*: it goes to SQLite, behind all that was acknowledged before it, and whatever comes after it waits for it.
 Where the journal cannot be written, everything is slow, and the error is SQLite's.
 
-Where a commit fails, so does all that was put before anybody was told: a record must not outlive one that it stands on, a
-tick the tick before it, a receipt the one that it names.
+Where a commit fails, so does all that was put before anybody was told: a record must not outlive one that it stands
+on, a tick the tick before it, a receipt the one that it names.
 
 Whoever reads the ledger in this process settles it first, and so sees all that was acknowledged (`settle`).
 """

@@ -43,6 +43,12 @@ def fails_once(real: Callable[[], Any]) -> Callable[[], Any]:
     return connection
 
 
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - turns of the loop, not time
+            await asyncio.sleep(0)
+
+
 def kept(ledger: Any, d: Dealings) -> list[Record]:
     return list(ledger.order_records(d.id, 1))
 
@@ -57,8 +63,7 @@ async def test_a_tick_does_not_outlive_the_one_before_it() -> None:
     for tick in (1, 2):
         outbox.persist(d.meter(order, tick))
         outbox.run(lambda tick=tick: sent.append(tick))  # type: ignore[misc]
-    while not failures:
-        await asyncio.sleep(0)
+    await until(lambda: failures)
     again = d.meter(order, 1)
     await ledger.append(again)
     assert kept(ledger, d) == kept(ledger.crashed(), d) == [order.record, again.record]
@@ -74,8 +79,7 @@ async def test_what_waits_behind_a_commit_that_fails_is_not_written(
     await ledger.append(d.offer, d.channel, order)
     monkeypatch.setattr(ledger._writer, "_connection", fails_once(ledger._writer._connection))
     first = ledger.append(d.meter(order, 1))
-    while not ledger._group_commit._slow_batches:
-        await asyncio.sleep(0)
+    await until(lambda: ledger._group_commit._slow_batches)
     second, told = ledger.append(d.meter(order, 2)), asyncio.Event()
     again = d.meter(order, 1)
     last: list[asyncio.Future[None]] = []
@@ -97,8 +101,7 @@ async def test_what_a_worker_sent_before_it_knew_is_refused(tmp_path: Path, monk
         writer = served.main._writer
         monkeypatch.setattr(writer, "_connection", fails_once(writer._connection))
         first = served.remote.append(d.offer)  # slow: no record of an order
-        while not served.main._group_commit._must_be_slow:
-            await asyncio.sleep(0)
+        await until(lambda: served.main._group_commit._must_be_slow)
         second = served.remote.append(d.meter(order, 2))
         for future in (first, second):
             with pytest.raises(LedgerError, match="full"):
