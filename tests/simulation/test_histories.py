@@ -52,5 +52,5 @@ def test_a_liar_on_disk(liar: Role) -> None:
 @pytest.mark.parametrize("liar", LIARS)
 def test_every_lie_is_told(liar: Role) -> None:
     """Within the first histories each lie of the repertoire is told."""
-    told = run_many(range(400), liar=liar).told
+    told = run_many(range(600), liar=liar).told
     assert not [name for kind in LIES_OF[liar] for name in kind if not told[name]]
