@@ -6,83 +6,36 @@ The answer of a request goes to its program as soon as it is whole; the receipt 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
+from p2pgrid.client.delivery import Delivery
 from p2pgrid.client.order import OrderOwner, OrderStream
+from p2pgrid.client.order_sender import OrderedSender
 from p2pgrid.client.text import printable
 from p2pgrid.errors import P2pgridError, Refused, RemoteError, Unreachable
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.stream import Stream
 from p2pgrid.proto.batch_buyer import AskedRequest, BuyerBatch, Need
-from p2pgrid.proto.frame import FIRST_CREDITED_KIND
 from p2pgrid.proto.messages import Receipt, Status
 from p2pgrid.proto.record import Message, Signed
 from p2pgrid.proto.request import RequestFields
 from p2pgrid.proto.wire import Kind
 
 
-class SharedRequest:
-    """One request under a batch order, with what `Answer` needs of an `OrderStream`."""
+class SharedRequest(Delivery):
+    """One request under a batch order, and the delivery of its answer."""
 
     def __init__(self, batch: BatchStream, asked: AskedRequest) -> None:
+        super().__init__(asked.counter)
         self.buyer: Final = asked
         self.receipt: Final = None
         """It has a line in the batch's receipt, which comes later and is no program's matter."""
-        self.error: P2pgridError | None = None
-        """Why the answer broke off, or never came."""
-        self.on_progress: Callable[[], None] | None = None
-        """Called when there is something to `take`, or the answer is over."""
-        self.first_token_s: float | None = None
-        """From the request's departure to the first token's arrival."""
         self._batch = batch
-        self._loop = asyncio.get_running_loop()
-        self.ended_future: Final[asyncio.Future[None]] = self._loop.create_future()
-        """Done when nothing more comes of the answer."""
-        self._buffer: list[bytes] = []
-        self._wakeup: asyncio.Future[None] | None = None
-        self._began_s = self._loop.time()
-
-    # -- for the program -----------------------------------------------------------------------------------------
-
-    @property
-    def is_whole(self) -> bool:
-        """True once the answer has come to its proper end."""
-        counter = self.buyer.counter
-        return counter.done and counter.error is None
-
-    @property
-    def is_answered(self) -> bool:
-        """True once nothing more will come of the answer."""
-        return self.ended_future.done()
-
-    async def wait(self) -> bool:
-        """Wait for answer bytes. False at the answer's end. Raises what `take` raises."""
-        while not self._buffer:
-            if self.error is not None:
-                raise self.error
-            if self.is_answered:
-                return False
-            self._wakeup = self._loop.create_future()
-            await self._wakeup
-        return True
-
-    def take(self) -> bytes | None:
-        """The bytes that have come since the last call; empty if none have, None at the answer's end.
-
-        Raises what `OrderStream.take` does.
-        """
-        if not self._buffer:
-            if self.error is not None:
-                raise self.error
-            return None if self.is_answered else b""
-        data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
-        self._buffer.clear()
-        return data
 
     def cancel(self) -> None:
         """The program wants no more. What was delivered is still paid. Harmless at the answer's end, and twice."""
-        if not self.is_answered:
+        if not self._is_answered:
             self._batch.cancel_request(self)
 
     # -- for the batch -------------------------------------------------------------------------------------------
@@ -90,7 +43,7 @@ class SharedRequest:
     def received(self, data: bytes) -> None:
         """Bytes of the answer came."""
         self._buffer.append(data)
-        counter = self.buyer.counter
+        counter = self._counter
         if self.first_token_s is None and counter.output_tokens:
             self.first_token_s = self._loop.time() - self._began_s
         if counter.done:
@@ -114,18 +67,13 @@ class SharedRequest:
 
     def finish(self, error: P2pgridError | None) -> None:
         """Nothing more comes of it. Only the first call counts."""
-        if self.is_answered:
+        if self._is_answered:
             return
         self.error = error
+        self._is_answered = True
         self.ended_future.set_result(None)
         self._batch.request_over()
         self._wake()
-
-    def _wake(self) -> None:
-        if self._wakeup is not None and not self._wakeup.done():
-            self._wakeup.set_result(None)
-        if self.on_progress is not None:
-            self.on_progress()
 
 
 class BatchStream(OrderStream):
@@ -137,11 +85,11 @@ class BatchStream(OrderStream):
         ledger: Ledger,
         owner: OrderOwner,
         now_ms: Callable[[], int],
-        stored: Sequence[Signed[Message]],
+        stored: tuple[Signed[Message], ...],
         close_s: float,
     ) -> None:
         """`close_s`: how long requests may join it."""
-        super().__init__(buyer, ledger, owner, now_ms, stored)
+        super().__init__(buyer, ledger, owner, now_ms, stored, OrderedSender())
         self.batch: Final = buyer
         self._requests: list[SharedRequest] = []
         self._closing: asyncio.TimerHandle | None = self._loop.call_later(close_s, self.close)
@@ -205,21 +153,6 @@ class BatchStream(OrderStream):
                 self.close()  # by the provider's clock its time is over
 
     # -- inside --------------------------------------------------------------------------------------------------
-
-    def _send(self, kind: int, payload: bytes) -> None:
-        if self._body:
-            self._body.append((kind, payload))  # a request waits for credit, and this may speak of it
-        else:
-            super()._send(kind, payload)
-
-    def _send_body(self) -> None:
-        stream = self._stream
-        while self._body and stream is not None:
-            kind, payload = self._body[0]
-            if kind >= FIRST_CREDITED_KIND and stream.writable_bytes < len(payload):
-                return
-            del self._body[0]
-            stream.send(kind, payload)
 
     def _settled(self, receipt: Signed[Receipt]) -> None:
         self.receipt = receipt
