@@ -9,10 +9,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from p2pgrid.client.delivery import Delivery
+from p2pgrid.client.delivery import Delivery, refused_with
 from p2pgrid.client.order import OrderOwner, OrderStream
 from p2pgrid.client.order_sender import OrderedSender
-from p2pgrid.client.text import printable
 from p2pgrid.errors import P2pgridError, Refused, RemoteError, Unreachable
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.stream import Stream
@@ -56,8 +55,7 @@ class SharedRequest(Delivery):
         asked = self.buyer
         if asked.refusal is not None:
             said = asked.refusal
-            hint = f"Try again in {-(-said.retry_after_ms // 1000)} s." if said.retry_after_ms else ""
-            self.finish(Refused(said.code, f"the provider refused: {printable(said.message)}", hint=hint))
+            self.finish(refused_with(said.code, said.message, said.retry_after_ms))
         elif asked.ended is not None:
             # An engine's own refusal is an answer, and so is one without a token.
             is_answer = asked.ended in (Status.REFUSED, Status.EMPTY) or (

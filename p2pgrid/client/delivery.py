@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from p2pgrid.errors import P2pgridError
+from p2pgrid.client.text import printable
+from p2pgrid.errors import P2pgridError, Refused
 from p2pgrid.net.stream import Stream
 from p2pgrid.proto.counting import TokenCounter
 
@@ -87,3 +88,9 @@ class Delivery:
             self._wakeup.set_result(None)
         if self.on_progress is not None:
             self.on_progress()
+
+
+def refused_with(code: str, message: str, retry_after_ms: int) -> Refused:
+    """A provider's refusal in its own words; 0 ms where it does not say when to try again."""
+    hint = f"Try again in {-(-retry_after_ms // 1000)} s." if retry_after_ms else ""
+    return Refused(code, f"the provider refused: {printable(message)}", hint=hint)

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from p2pgrid.client.background import log_failed_write
-from p2pgrid.client.delivery import CONSUMED_BYTES, MAX_BUFFERED_BYTES, Delivery
+from p2pgrid.client.delivery import CONSUMED_BYTES, MAX_BUFFERED_BYTES, Delivery, refused_with
 from p2pgrid.client.order_sender import OrderSender
 from p2pgrid.client.text import printable
-from p2pgrid.errors import LedgerError, P2pgridError, ProtocolViolation, Refused, RemoteError, Unreachable
+from p2pgrid.errors import LedgerError, P2pgridError, ProtocolViolation, RemoteError, Unreachable
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.outbox import Outbox
 from p2pgrid.net.stream import Stream, StreamHandler
@@ -136,12 +136,6 @@ class OrderStream(Delivery, StreamHandler):
         """Its turn has come: see `order_turn`."""
         self._act(self.buyer.proceed(self._now_ms()))
 
-    def give_up(self, error: P2pgridError) -> None:
-        """Wait no longer: the stream is cut, and the order is closed when the channel is resumed."""
-        if self._stream is not None:
-            self._stream.reset(ResetCode.CANCELLED, "given up")
-        self._lost(error)
-
     # -- StreamHandler -------------------------------------------------------------------------------------------
 
     def message_received(self, stream: Stream, kind: int, payload: bytes) -> None:
@@ -250,8 +244,7 @@ class OrderStream(Delivery, StreamHandler):
         order = self.buyer.order
         outcome = self._ledger.note_outcome(order, f"refused:{refusal.code}")
         outcome.add_done_callback(log_failed_write)
-        hint = f"Try again in {-(-refusal.retry_after_ms // 1000)} s." if refusal.retry_after_ms else ""
-        self._finish(Refused(refusal.code, f"the provider refused: {printable(refusal.message)}", hint=hint))
+        self._finish(refused_with(refusal.code, refusal.message, refusal.retry_after_ms))
         if refusal.code == "not-resumed":
             self._owner.order_cut(self)
 
@@ -290,7 +283,10 @@ class OrderStream(Delivery, StreamHandler):
             self._timer = self._loop.call_later(RECEIPT_TIMEOUT_S, self._receipt_overdue)
 
     def _receipt_overdue(self) -> None:
-        self.give_up(RemoteError(f"the provider sent no receipt within {RECEIPT_TIMEOUT_S:g} s."))
+        """Wait no longer: the order is closed when the channel is resumed."""
+        if self._stream is not None:
+            self._stream.reset(ResetCode.CANCELLED, "given up")
+        self._lost(RemoteError(f"the provider sent no receipt within {RECEIPT_TIMEOUT_S:g} s."))
         self._owner.order_cut(self)
 
     def _finish(self, error: P2pgridError | None) -> None:
