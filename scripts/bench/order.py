@@ -37,7 +37,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from paced_engine import sse_events
 
-from p2pgrid.client.batch import Batcher, BatchStream, SharedRequest
+from p2pgrid.client.batch import BatchStream, SharedRequest
+from p2pgrid.client.batcher import Batcher
 from p2pgrid.client.order import OrderStream
 from p2pgrid.desk.evidence import EvidenceKeeper
 from p2pgrid.engine.base import AnswerReader, Engine
