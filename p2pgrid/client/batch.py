@@ -17,7 +17,8 @@ from p2pgrid.client.text import printable
 from p2pgrid.errors import P2pgridError, Refused, RemoteError, Unreachable
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.stream import Stream
-from p2pgrid.proto.batch_buyer import AskedRequest, BuyerBatch, Need
+from p2pgrid.proto.asked_request import AskedRequest
+from p2pgrid.proto.batch_buyer import BuyerBatch, Need
 from p2pgrid.proto.frame import FIRST_CREDITED_KIND
 from p2pgrid.proto.messages import ModelOffer, Offer, Receipt, Status
 from p2pgrid.proto.pricing import most_owed

@@ -25,12 +25,14 @@ from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.net.stream_reader import StreamReader
 from p2pgrid.proto.actions import Actions, Breach, Deliver, EndStream, Send, Turn
 from p2pgrid.proto.books import ChannelBooks
-from p2pgrid.proto.buyer import BuyerOrder, BuyerState, place_order
+from p2pgrid.proto.buyer import BuyerOrder
 from p2pgrid.proto.channel import ChannelHead, accept_channel
 from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.disputing import sign_dispute
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import BatchTerms, Channel, DataTerms, Offer, Receipt, Terms
+from p2pgrid.proto.order_states import BuyerState
+from p2pgrid.proto.placement import place_order
 from p2pgrid.proto.record import Role, Signed, parse_record, verify_record
 from p2pgrid.proto.request import metered_body, parse_request
 from p2pgrid.proto.wire import (
