@@ -49,12 +49,12 @@ from p2pgrid.proto.wire import (
 )
 from p2pgrid.provider.admission import Admission
 from p2pgrid.provider.channels import Channels
+from p2pgrid.provider.clock import unix_ms
 from p2pgrid.provider.dispute_book import DisputeBook
 from p2pgrid.provider.engines import EnginePlan, EngineSet
 from p2pgrid.provider.exchange import Shop
 from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.links import ClientLinks
-from p2pgrid.provider.node import unix_ms
 from p2pgrid.provider.offers import ONE_BY_ONE, OfferBook, OfferTerms
 from p2pgrid.provider.order import OrderExchange
 from p2pgrid.provider.session import serve_streams
