@@ -307,8 +307,10 @@ class BuyerOrder:
         """Hold the receipt against what this side saw of the answer."""
         if is_billed_by_voucher(receipt.status):
             return beyond_voucher(receipt, self._vouched, self.tariff)
-        fault = answer_fault(receipt, self.counter, self._digest(), is_cancelled=self._cancelled)
-        return fault or contradiction_fault(receipt, self.counter)
+        fault = answer_fault(receipt, self.counter, self._commitment.digest(), is_cancelled=self._cancelled)
+        if fault is None and self.counter.contradiction:
+            return contradiction_fault(receipt, self.counter)
+        return fault
 
     def _breach(self, code: str, message: str, record: Record | None = None) -> list[Action]:
         self._move(BuyerEvent.FAULT)
