@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from p2pgrid.audit.engine import Sizes
@@ -57,6 +57,7 @@ def test_lines_alike_beyond_the_first_are_one_finding(kind: str) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32))
+@example(785_944)
 def test_counted_or_told_one_by_one_the_verdict_is_the_same(seed: int) -> None:
     """Merged from the third on, and never merged: as many findings of each code against each party."""
     random = Random(seed)

@@ -61,7 +61,7 @@ from p2pgrid.net.bootstrap_peers import parse_bootstrap_peers
 from p2pgrid.net.kad_query import Contact, parse_answer
 from p2pgrid.net.offer_exchange import OFFER, _read
 from p2pgrid.proto import frame, wire
-from p2pgrid.proto.acceptance import parse_order, verify_arrived
+from p2pgrid.proto.acceptance import parse_batch, parse_order, verify_arrived
 from p2pgrid.proto.answer import AnswerAssembler
 from p2pgrid.proto.card_chain import pack_cards, unpack_cards
 from p2pgrid.proto.channel import verify_channel
@@ -74,7 +74,7 @@ from p2pgrid.proto.keys import parse_peer_id, parse_public_key
 from p2pgrid.proto.link import Link, Phase
 from p2pgrid.proto.link_events import Ended, LinkLimits, Message, Opened, Proved, Writable
 from p2pgrid.proto.message_types import MESSAGE_TYPES
-from p2pgrid.proto.messages import ENDPOINTS
+from p2pgrid.proto.messages import ENDPOINTS, Status
 from p2pgrid.proto.note import parse_note, parse_note_key, parse_signature_lines
 from p2pgrid.proto.record import (
     MAX_RECORD_BYTES,
@@ -93,6 +93,7 @@ from p2pgrid.proto.well_known import parse_well_known, well_known_of
 from p2pgrid.proto.witness import parse_add_checkpoint
 from tests import factories
 from tests.proto import simulation, vectors
+from tests.proto.batch_rig import BatchRig
 from tests.proto.simulation import CLIENT, PROVIDER, Grid, answer, make_books
 
 NOW: Final = datetime.datetime(2026, 5, 1, tzinfo=datetime.UTC)
@@ -204,6 +205,11 @@ def _frame_samples(frame_type: type[wire.Frame]) -> tuple[bytes, ...]:
         wire.Channels: wire.Channels(channels=(_wire_records()[1],)),
         wire.OrderOpening: wire.OrderOpening(order=_wire_records()[2], commitment_key=bytes(32), body_bytes=200),
         wire.Refusal: wire.Refusal(code="busy", message="Labas, pasauli", retry_after_ms=1000),
+        wire.BatchOpening: wire.BatchOpening(order=_wire_records()[2], commitment_key=bytes(32)),
+        wire.RequestHead: wire.RequestHead(index=15, status=200, content_type="text/event-stream"),
+        wire.RequestRefused: wire.RequestRefused(index=0, code="busy", message="Labas", retry_after_ms=1000),
+        wire.RequestEnded: wire.RequestEnded(index=3, status=Status.FAILED),
+        wire.RequestCancel: wire.RequestCancel(index=3),
         wire.Head: wire.Head(status=200, content_type="text/event-stream"),
         wire.Cards: wire.Cards(cards=(_wire_records()[0], _wire_records()[1])),
         wire.LogCall: wire.LogCall(path="checkpoint", body=b"old 0"),
@@ -455,6 +461,88 @@ def _to_provider() -> tuple[bytes, ...]:
 
 def _order_openings() -> tuple[bytes, ...]:
     return tuple(payload for kind, payload in _exchanged()[1] if kind == wire.Kind.ORDER)
+
+
+# -- batch orders -----------------------------------------------------------------------------------------------------
+
+
+def _batch_rig(*, asked: int) -> BatchRig:
+    """A batch order that the provider has taken, with requests that wait for their answers."""
+    rig = BatchRig()
+    for _ in range(asked):
+        rig.ask()
+    while rig.to_provider:
+        rig.tell_provider(*rig.to_provider.popleft())
+    return rig
+
+
+@cache
+def _exchanged_batch() -> tuple[list[tuple[int, bytes]], list[tuple[int, bytes]]]:
+    """All that a batch order of three requests, one of which fails, sends to the client, and to the provider."""
+    rig = BatchRig()
+    to_client: list[tuple[int, bytes]] = []
+    to_provider: list[tuple[int, bytes]] = []
+
+    def settle() -> None:
+        while rig.to_client or rig.to_provider:
+            to_provider.extend(rig.to_provider)
+            while rig.to_provider:
+                rig.tell_provider(*rig.to_provider.popleft())
+            to_client.extend(rig.to_client)
+            while rig.to_client:
+                rig.tell_client(*rig.to_client.popleft())
+
+    for _ in range(3):
+        rig.ask()
+    settle()
+    for index in range(3):
+        rig.head(index)
+        rig.engine(index, *answer(10, [1] * 8))
+        settle()
+        (rig.fails if index == 1 else rig.ends)(index)
+    rig.close()
+    settle()
+    assert rig.receipt.requests
+    return to_client, to_provider
+
+
+def _batch(data: bytes) -> None:
+    rig = BatchRig()
+    verify_arrived(parse_batch(data), rig.sold)
+
+
+def _batch_buyer(data: bytes) -> None:
+    """Three requests that wait, and what a provider sends to them. Nothing may be raised."""
+    rig = _batch_rig(asked=3)
+    for kind, payload in _messages_of(data):
+        rig.tell_client(kind, payload)
+        if not rig.buyer.is_open:
+            return
+
+
+def _batch_seller(data: bytes) -> None:
+    """A batch order with an answer under way, and what a client sends to it."""
+    rig = _batch_rig(asked=1)
+    rig.head(0)
+    rig.engine(0, *answer(10, [1] * 8))
+    for kind, payload in _messages_of(data):
+        rig.tell_provider(kind, payload)
+
+
+def _batch_to_client() -> tuple[bytes, ...]:
+    messages = _exchanged_batch()[0]
+    refused = wire.RequestRefused(index=0, code="busy", message="no").to_bytes()
+    return (_as_messages(messages), _as_messages(messages[:4]), _as_messages([(wire.Kind.REQUEST_REFUSED, refused)]))
+
+
+def _batch_to_provider() -> tuple[bytes, ...]:
+    later = [one for one in _exchanged_batch()[1] if one[0] != wire.Kind.BATCH][1:]
+    cancel = wire.RequestCancel(index=0).to_bytes()
+    return (_as_messages(later), _as_messages([(wire.Kind.REQUEST_CANCEL, cancel), (wire.Kind.BATCH_CLOSE, b"")]))
+
+
+def _batch_openings() -> tuple[bytes, ...]:
+    return tuple(payload for kind, payload in _exchanged_batch()[1] if kind == wire.Kind.BATCH)
 
 
 # -- requests ---------------------------------------------------------------------------------------------------------
@@ -720,6 +808,9 @@ def _targets() -> Iterator[Target]:
     order = (InvalidRecord, ProtocolViolation, Refused)
     yield from _log_targets()
     yield Target("order", _order, order, _order_openings, "msgpack", frame.MAX_PAYLOAD_BYTES)
+    yield Target("batch", _batch, order, _batch_openings, "msgpack", frame.MAX_PAYLOAD_BYTES)
+    yield Target("batch-buyer", _batch_buyer, (), _batch_to_client, "messages", is_machine=True)
+    yield Target("batch-seller", _batch_seller, order, _batch_to_provider, "messages", is_machine=True)
     yield Target("channel", _channel, record, _wire_records, "msgpack", frame.MAX_PAYLOAD_BYTES)
     yield Target("offer", _offer, record, lambda: (factories.make_offer().record.to_bytes(),), "msgpack")
     remote = (RemoteError,)

@@ -71,10 +71,11 @@ class Market:
         return session.link.road if session is not None and session.link is not None else None
 
     async def settled(self, n: int) -> None:
-        """Wait until the client's ledger holds so many receipts that both have signed."""
+        """Wait until so many requests stand on receipts that both have signed, in the client's ledger."""
 
         async def count() -> int:
-            return sum(row.countersigned for row in self.client.purchaser.ledger.receipts())
+            rows = self.client.purchaser.ledger.receipts()
+            return sum(len(row.receipt.requests) or 1 for row in rows if row.countersigned)
 
         await until(count, n)
 
