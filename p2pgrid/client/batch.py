@@ -15,7 +15,8 @@ from p2pgrid.client.order_sender import OrderedSender
 from p2pgrid.errors import P2pgridError, Refused, RemoteError, Unreachable
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.stream import Stream
-from p2pgrid.proto.batch_buyer import AskedRequest, BuyerBatch, Need
+from p2pgrid.proto.asked_request import AskedRequest
+from p2pgrid.proto.batch_buyer import BuyerBatch, Need
 from p2pgrid.proto.messages import Receipt, Status
 from p2pgrid.proto.record import Message, Signed
 from p2pgrid.proto.request import RequestFields

@@ -19,13 +19,14 @@ from p2pgrid.errors import LedgerError, Refused, RemoteError
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.proto.actions import Actions, Breach
-from p2pgrid.proto.batch_buyer import Need, place_batch
+from p2pgrid.proto.batch_buyer import Need
 from p2pgrid.proto.books import ChannelBooks
-from p2pgrid.proto.buyer import BuyerState, place_order
 from p2pgrid.proto.commitment import COMMITMENT_KEY_BYTES
 from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import Offer
+from p2pgrid.proto.order_states import BuyerState
+from p2pgrid.proto.placement import place_batch, place_order
 from p2pgrid.proto.record import Record, Signed
 from p2pgrid.proto.request import RequestFields
 

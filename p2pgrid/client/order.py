@@ -32,10 +32,11 @@ from p2pgrid.proto.actions import (
     Settled,
     Turn,
 )
-from p2pgrid.proto.buyer import BuyerOrder, BuyerState
+from p2pgrid.proto.buyer import BuyerOrder
 from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.frame import FIRST_CREDITED_KIND, ResetCode, reset_name
 from p2pgrid.proto.messages import Receipt
+from p2pgrid.proto.order_states import BuyerState
 from p2pgrid.proto.record import Message, Record, Signed
 from p2pgrid.proto.wire import Kind
 
