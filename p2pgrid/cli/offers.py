@@ -140,9 +140,9 @@ async def _find(
     from functools import partial
 
     from p2pgrid.client.cards import CardBook
+    from p2pgrid.client.clock import unix_ms
     from p2pgrid.client.domains import DomainChecker
     from p2pgrid.client.offers import OfferBook
-    from p2pgrid.client.purchaser import unix_ms
     from p2pgrid.errors import RemoteError
     from p2pgrid.net.network import Network
     from p2pgrid.proto.keys import SecretKey

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Self
 
 import msgspec
 
@@ -14,7 +14,8 @@ from p2pgrid.client.background import is_done_within
 from p2pgrid.client.batch import SharedRequest
 from p2pgrid.client.choice import Candidate
 from p2pgrid.client.order import OrderStream
-from p2pgrid.errors import P2pgridError, Refused, RemoteError, Unreachable
+from p2pgrid.client.pour import Flow, Pour
+from p2pgrid.errors import Refused, RemoteError, Unreachable
 from p2pgrid.proto.answer import AnswerAssembler
 from p2pgrid.proto.counting import StreamError
 from p2pgrid.proto.messages import ModelOffer, Offer, Receipt, Tariff, Usage
@@ -26,18 +27,6 @@ _PASSED_ON_STATUS: Final = (400, 413, 422)
 _FAILURE_CODES: Final = frozenset(
     {"engine-failed", "engine-unavailable", "ledger-unavailable", "clock-skew", "withdrawn", "timeout"}
 )
-
-
-class Flow(Protocol):
-    """What says whether a program keeps up with its answer: `p2pgrid.http.connection.Reply` is one."""
-
-    on_writable: Callable[[], None] | None
-    """Called when it has caught up."""
-
-    @property
-    def is_writable(self) -> bool:
-        """False while it has not."""
-        ...
 
 
 class EngineRefused(Refused):
@@ -150,7 +139,7 @@ class Answer:
             async with asyncio.timeout(timeout_s):
                 await self._order.wait()
         except TimeoutError:
-            raise Unreachable(f"{self.provider} sent nothing for {timeout_s:g} s.") from None
+            raise self._stalled(timeout_s) from None
 
     def __aiter__(self) -> Self:
         return self
@@ -164,7 +153,7 @@ class Answer:
             async with asyncio.timeout(self._stall_timeout_s):
                 await self._order.wait()
         except TimeoutError:
-            raise self._stalled() from None
+            raise self._stalled(self._stall_timeout_s) from None
         data = self._order.take()
         if data is None:
             raise StopAsyncIteration
@@ -181,12 +170,12 @@ class Answer:
         if self._collected is not None:
             write(b"".join(self._collected))
             self._collected.clear()
-        elif not await _Pour(self._order, write, flow).run(self._stall_timeout_s, first_timeout_s):
-            raise self._stalled()
+        elif not await Pour(self._order, write, flow).run(self._stall_timeout_s, first_timeout_s):
+            raise self._stalled(self._stall_timeout_s)
 
-    def _stalled(self) -> Unreachable:
+    def _stalled(self, timeout_s: float) -> Unreachable:
         self.cancel()
-        return Unreachable(f"{self.provider} sent nothing for {self._stall_timeout_s:g} s.")
+        return Unreachable(f"{self.provider} sent nothing for {timeout_s:g} s.")
 
     async def assemble(self) -> dict[str, Any]:
         """Read to the end and merge into the object that an unstreamed request gets.
@@ -216,64 +205,6 @@ class Answer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.cancel()
-
-
-class _Pour:
-    """The bytes of one order on their way to a program: moved by callbacks, from whichever side is ready."""
-
-    def __init__(self, order: OrderStream | SharedRequest, write: Callable[[bytes], None], flow: Flow | None) -> None:
-        self._order = order
-        self._write = write
-        self._flow = flow
-        self._error: P2pgridError | None = None
-        self._loop = asyncio.get_running_loop()
-        self._over = self._loop.create_future()
-        self._moved_s = self._loop.time()
-
-    async def run(self, stall_timeout_s: float, first_timeout_s: float | None) -> bool:
-        """Until the answer's end; False if the provider sent nothing for so long. Raises what `take` and `write` do."""
-        self._order.on_progress = self._move
-        if self._flow is not None:
-            self._flow.on_writable = self._move
-        if first_timeout_s is not None:
-            self._moved_s += first_timeout_s - stall_timeout_s
-        try:
-            self._move()
-            while not self._over.done():
-                left_s = self._moved_s + stall_timeout_s - self._loop.time()
-                if left_s <= 0:
-                    return False
-                await is_done_within(self._over, left_s)
-                if not self._is_writable:
-                    self._moved_s = self._loop.time()  # the program is late, and not the provider
-        finally:
-            self._order.on_progress = None
-            if self._flow is not None:
-                self._flow.on_writable = None
-        if self._error is not None:
-            raise self._error
-        return True
-
-    @property
-    def _is_writable(self) -> bool:
-        return self._flow is None or self._flow.is_writable
-
-    def _move(self) -> None:
-        flow, order = self._flow, self._order
-        try:
-            while not self._over.done() and (flow is None or flow.is_writable):
-                data = order.take()
-                if data is None:
-                    self._over.set_result(None)
-                    break
-                if data:
-                    self._moved_s = self._loop.time()
-                    self._write(data)
-                if not order.is_answered:
-                    break  # all that has come is taken
-        except P2pgridError as error:
-            self._error = error
-            self._over.set_result(None)
 
 
 def _parse_error(body: bytes) -> dict[str, Any]:

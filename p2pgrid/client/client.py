@@ -18,15 +18,16 @@ from p2pgrid import __version__
 from p2pgrid.client.answer import Answer
 from p2pgrid.client.cards import CardBook
 from p2pgrid.client.choice import Wishes
+from p2pgrid.client.clock import unix_ms
 from p2pgrid.client.desk import CLIENT_ASKS, ClientDesk
 from p2pgrid.client.late_network import LateNetwork
+from p2pgrid.client.limits import SessionLimits
 from p2pgrid.client.log_watch import LogWatch
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.openai_api import parse_budget
-from p2pgrid.client.purchaser import Purchaser, unix_ms
+from p2pgrid.client.purchaser import Purchaser
 from p2pgrid.client.quarantine import Quarantine
 from p2pgrid.client.roads import ProviderRoads
-from p2pgrid.client.session import SessionLimits
 from p2pgrid.commands.address import socket_path
 from p2pgrid.commands.server import serve_commands
 from p2pgrid.commands.wire import About
@@ -132,7 +133,7 @@ class Client:
                 ledger,
                 [key, *self.data.load_retired_keys()],
                 unix_ms,
-                deliver=purchaser.deliver_dispute,
+                deliver=purchaser.sessions.deliver_dispute,
                 erase_salts=self._erase_salts,
             )
             desk = ClientDesk(purchaser, key.public_key, records)
@@ -178,7 +179,7 @@ class Client:
         book = self.purchaser.book
         try:
             async with asyncio.timeout(timeout_s):
-                while not any(one.entry.model == model for one in self.purchaser.models()):
+                while not any(one.entry.model == model for one in self.purchaser.market.models()):
                     await book.wait_for_change()
         except TimeoutError:
             raise Refused(

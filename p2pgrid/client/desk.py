@@ -44,7 +44,7 @@ class ClientDesk:
         raise UsageError(f"a gateway cannot do {type(ask).__name__}.")
 
     async def _allow(self, peer: str) -> Allowed:
-        held = await self._purchaser.allow(peer)
+        held = await self._purchaser.sessions.allow(peer)
         if held is None:
             return Allowed(peer=peer, was_held=False)
         return Allowed(peer=peer, was_held=True, reason=held.reason, since_ms=held.since_ms)
@@ -57,14 +57,14 @@ class ClientDesk:
             one.message.channel: standing_of(ledger, one.message.channel)
             for one in channels_with(ledger, self._ours, provider)
         }
-        earlier = self._purchaser.earlier.of(provider.peer_id)
+        earlier = self._purchaser.sessions.earlier.of(provider.peer_id)
         try:
-            done, lifted = await self._purchaser.reconcile(provider)
+            done, lifted = await self._purchaser.sessions.reconcile(provider)
         except Unreachable:
             require_channels(ledger, self._ours, provider, Role.CLIENT)  # more telling for a stranger
             raise
         # What a link that had to be made first brought by itself belongs to this, too.
-        meanwhile = [one for one in self._purchaser.earlier.of(provider.peer_id) if one not in earlier]
+        meanwhile = [one for one in self._purchaser.sessions.earlier.of(provider.peer_id) if one not in earlier]
         # Not those of before alone: a ledger that was lost has them back now.
         channels = [c.message.channel for c in require_channels(ledger, self._ours, provider, Role.CLIENT)]
         changes = tuple(

@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from p2pgrid.client.answer import Answer
+from p2pgrid.client.clock import unix_ms
 from p2pgrid.client.openai_api import (
     StreamEditor,
     answer_headers,
@@ -28,7 +29,8 @@ from p2pgrid.client.openai_api import (
     status_of,
     without_token_ids,
 )
-from p2pgrid.client.purchaser import Purchaser, purchase_of, unix_ms
+from p2pgrid.client.purchase import purchase_of
+from p2pgrid.client.purchaser import Purchaser
 from p2pgrid.client.text import printable
 from p2pgrid.errors import LocalError, P2pgridError, Refused, RemoteError, UsageError
 from p2pgrid.http.connection import Reply, ServerLimits
@@ -67,7 +69,7 @@ class Gateway:
     ) -> None:
         """`n_links`: links that are ready, where other processes have some too."""
         self._purchaser = purchaser
-        self._n_links = n_links or (lambda: purchaser.n_ready)
+        self._n_links = n_links or (lambda: purchaser.sessions.n_ready)
         self._network = network
         self._api_key = api_key
         self._routes: dict[str, dict[str, _Handler]] = {
@@ -131,7 +133,7 @@ class Gateway:
     # -- pages ---------------------------------------------------------------------------------------------------
 
     def _home(self, request: Request) -> Response:
-        n_models = len({candidate.entry.model for candidate in self._purchaser.models()})
+        n_models = len({candidate.entry.model for candidate in self._purchaser.market.models()})
         text = (
             "p2pgrid gateway: an OpenAI API that buys each answer from a provider it dials itself.\n"
             "Every answer is paid for by the owner of this gateway, on a receipt that both sides sign.\n\n"
@@ -148,11 +150,11 @@ class Gateway:
         return _json({"status": "ok", "network": self._network, "offers": offers, "links": self._n_links()})
 
     def _models(self, _: Request) -> Response:
-        return _json({"object": "list", "data": model_list(self._purchaser.models(), unix_ms())})
+        return _json({"object": "list", "data": model_list(self._purchaser.market.models(), unix_ms())})
 
     def _model(self, request: Request) -> Response:
         name = request.path.removeprefix(_MODEL_PATH)
-        listed = model_list(self._purchaser.models(), unix_ms())
+        listed = model_list(self._purchaser.market.models(), unix_ms())
         for model in listed:
             if model["id"] == name:
                 return _json(model)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from p2pgrid.client.background import log_failed_write
+from p2pgrid.client.delivery import CONSUMED_BYTES, MAX_BUFFERED_BYTES, Delivery, refused_with
+from p2pgrid.client.order_sender import OrderSender
 from p2pgrid.client.text import printable
-from p2pgrid.errors import LedgerError, P2pgridError, ProtocolViolation, Refused, RemoteError, Unreachable
+from p2pgrid.errors import LedgerError, P2pgridError, ProtocolViolation, RemoteError, Unreachable
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.outbox import Outbox
 from p2pgrid.net.stream import Stream, StreamHandler
@@ -30,19 +32,16 @@ from p2pgrid.proto.actions import (
     Settled,
     Turn,
 )
-from p2pgrid.proto.buyer import BuyerOrder, BuyerState
+from p2pgrid.proto.buyer import BuyerOrder
 from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.frame import FIRST_CREDITED_KIND, ResetCode, reset_name
 from p2pgrid.proto.messages import Receipt
+from p2pgrid.proto.order_states import BuyerState
 from p2pgrid.proto.record import Message, Record, Signed
 from p2pgrid.proto.wire import Kind
 
 _CHUNK: Final = int(Kind.CHUNK)
 """Compared with at every message; to look a member up in its enum costs as much as a call."""
-MAX_BUFFERED_BYTES: Final = 1024 * 1024
-"""Answer bytes that wait for a slow program before the provider is given no more credit."""
-CONSUMED_BYTES: Final = 8 * 1024
-"""Answer bytes that are given back as credit at once. With less than a CHUNK's 32 KiB held back, any can still come."""
 RECEIPT_TIMEOUT_S: Final = 30.0
 """How long the receipt may take after the answer's end, or after a cancellation."""
 
@@ -79,8 +78,8 @@ class OrderOwner(Protocol):
         """A record of it could not be made durable."""
 
 
-class OrderStream(StreamHandler):
-    """An order under way. `take` gives the answer's bytes; `ended_future` is done when the order is over for good."""
+class OrderStream(Delivery, StreamHandler):
+    """An order under way, and the delivery of its answer. `ended_future` is done when the order is over for good."""
 
     def __init__(
         self,
@@ -88,77 +87,26 @@ class OrderStream(StreamHandler):
         ledger: Ledger,
         owner: OrderOwner,
         now_ms: Callable[[], int],
-        stored: Sequence[Signed[Message]],
+        stored: tuple[Signed[Message], ...],
+        sender: OrderSender | None = None,
     ) -> None:
         """`stored` is what the order rests on and the ledger may not have yet: it is written with the order."""
+        super().__init__(buyer.counter)
         self.buyer: Final = buyer
         self.receipt: Signed[Receipt] | None = None
         """The receipt with both signatures, once it is durable."""
         self.dispute: Signed[Dispute] | None = None
         """Our dispute of its receipt, once it is durable."""
-        self.error: P2pgridError | None = None
-        """Why the answer broke off, or never came."""
-        self.on_progress: Callable[[], None] | None = None
-        """Called when there is something to `take`, or the answer is over."""
-        self.first_token_s: float | None = None
-        """From the order's departure to the first token's arrival."""
-        self._loop = asyncio.get_running_loop()
-        self.ended_future: Final[asyncio.Future[None]] = self._loop.create_future()
         self._ledger = ledger
         self._owner = owner
         self._now_ms = now_ms
-        self._stored = tuple(stored)
+        self._stored = stored
         self._outbox = Outbox(ledger, self._ledger_failed)
-        self._stream: Stream | None = None
-        self._body: list[tuple[int, bytes]] = []
-        self._unsent_pieces = 0
-        self._buffer: list[bytes] = []
-        self._buffered = self._unconsumed = 0
-        self._is_answered = self._is_abandoned = self._is_told_soon = False
-        self._wakeup: asyncio.Future[None] | None = None
+        self._sender = sender or OrderSender()
+        self._is_abandoned = self._is_told_soon = False
         self._timer: asyncio.TimerHandle | None = None
-        self._began_s = self._loop.time()
 
     # -- for the program -----------------------------------------------------------------------------------------
-
-    @property
-    def is_whole(self) -> bool:
-        """True once the answer has come to its proper end."""
-        counter = self.buyer.counter
-        return counter.done and counter.error is None
-
-    @property
-    def is_answered(self) -> bool:
-        """True once nothing more will come of the answer, or of the order."""
-        return self._is_answered
-
-    async def wait(self) -> bool:
-        """Wait for answer bytes. False at the answer's end. Raises what `take` raises."""
-        while not self._buffer:
-            if self.error is not None:
-                raise self.error
-            if self._is_answered:
-                return False
-            self._wakeup = self._loop.create_future()
-            await self._wakeup
-        return True
-
-    def take(self) -> bytes | None:
-        """The bytes that have come since the last call; empty if none have, None at the answer's end.
-
-        Raises Refused (the provider's refusal), AnswerLost (link or stream lost), ProtocolViolation (a breach),
-        LedgerError, or RemoteError where the provider failed or its receipt is disputed.
-        """
-        if not self._buffer:
-            if self.error is not None:
-                raise self.error
-            return None if self._is_answered else b""
-        data = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
-        self._buffer.clear()
-        self._buffered = 0
-        if self._unconsumed >= CONSUMED_BYTES and self._stream is not None:
-            self._consume(self._stream)
-        return data
 
     def cancel(self) -> None:
         """The program wants no more. What was delivered is still paid, and the receipt still signed."""
@@ -168,7 +116,7 @@ class OrderStream(StreamHandler):
         self._buffer.clear()
         if self._unconsumed and self._stream is not None:
             self._consume(self._stream)
-        if self._unsent_pieces and self._stream is not None:
+        if self._sender.unsent_pieces and self._stream is not None:
             # The provider takes on nothing before the whole body is there.
             self._stream.reset(ResetCode.CANCELLED)
             self._lost(Unreachable("the request was cancelled before it was sent."), "cancelled-unsent")
@@ -182,19 +130,12 @@ class OrderStream(StreamHandler):
 
     def start(self, stream: Stream, actions: Actions) -> None:
         """Send the order: `actions` are what `place_order` returned."""
-        self._stream = stream
-        self._unsent_pieces = sum(isinstance(one, Send) and one.kind >= FIRST_CREDITED_KIND for one in actions)
+        self._stream = self._sender.stream = stream
         self._act(actions)
 
     def proceed(self) -> None:
         """Its turn has come: see `order_turn`."""
         self._act(self.buyer.proceed(self._now_ms()))
-
-    def give_up(self, error: P2pgridError) -> None:
-        """Wait no longer: the stream is cut, and the order is closed when the channel is resumed."""
-        if self._stream is not None:
-            self._stream.reset(ResetCode.CANCELLED, "given up")
-        self._lost(error)
 
     # -- StreamHandler -------------------------------------------------------------------------------------------
 
@@ -220,11 +161,12 @@ class OrderStream(StreamHandler):
     def _tell(self) -> None:
         """After chunks came: see where the answer stands, and tell the program, once for all of them."""
         self._is_told_soon = False
-        counter = self.buyer.counter
+        counter = self._counter
         if self.first_token_s is None and counter.output_tokens:
             self.first_token_s = self._loop.time() - self._began_s
         if counter.done and not self._is_answered:
-            self._answered()
+            self._is_answered = True
+            self._wake()
             self._expect_receipt()
         elif self._buffer:
             if self._wakeup is None and self.on_progress is not None:
@@ -233,7 +175,7 @@ class OrderStream(StreamHandler):
                 self._wake()
 
     def writable(self, stream: Stream) -> None:
-        self._send_body()
+        self._sender.writable()
 
     def ended(self, stream: Stream) -> None:
         if self.buyer.is_open:
@@ -264,7 +206,11 @@ class OrderStream(StreamHandler):
                 self._outbox.persist(*records)
                 records = []
             if type(action) is Send:
-                send = self._queue_body if action.kind >= FIRST_CREDITED_KIND else self._send
+                if action.kind >= FIRST_CREDITED_KIND:
+                    self._sender.unsent_pieces += 1
+                    send = self._sender.send_body
+                else:
+                    send = self._sender.send
                 self._outbox.run(functools.partial(send, action.kind, action.payload))
             else:
                 self._happened(action)
@@ -276,7 +222,7 @@ class OrderStream(StreamHandler):
     def _happened(self, action: Action) -> None:
         match action:
             case EndStream():
-                self._outbox.run(self._end_stream)
+                self._outbox.run(self._sender.end)
             case Settled(receipt):
                 self._owner.receipt_signed(self)
                 self._outbox.run(functools.partial(self._settled, receipt))
@@ -293,36 +239,13 @@ class OrderStream(StreamHandler):
             case _:
                 raise AssertionError(f"the buyer's machine asked for {action}")
 
-    def _consume(self, stream: Stream) -> None:
-        stream.consume(self._unconsumed)
-        self._unconsumed = 0
-
-    def _queue_body(self, kind: int, payload: bytes) -> None:
-        self._body.append((kind, payload))
-        self._send_body()
-
-    def _send_body(self) -> None:
-        stream = self._stream
-        while self._body and stream is not None and stream.writable_bytes >= len(self._body[0][1]):
-            stream.send(*self._body.pop(0))
-            self._unsent_pieces -= 1
-
-    def _send(self, kind: int, payload: bytes) -> None:
-        if self._stream is not None:
-            self._stream.send(kind, payload)
-
-    def _end_stream(self) -> None:
-        if self._stream is not None:
-            self._stream.end()
-
     def _refused(self) -> None:
         refusal = self.buyer.refusal
         assert refusal is not None
         order = self.buyer.order
         outcome = self._ledger.note_outcome(order, f"refused:{refusal.code}")
         outcome.add_done_callback(log_failed_write)
-        hint = f"Try again in {-(-refusal.retry_after_ms // 1000)} s." if refusal.retry_after_ms else ""
-        self._finish(Refused(refusal.code, f"the provider refused: {printable(refusal.message)}", hint=hint))
+        self._finish(refused_with(refusal.code, refusal.message, refusal.retry_after_ms))
         if refusal.code == "not-resumed":
             self._owner.order_cut(self)
 
@@ -340,7 +263,7 @@ class OrderStream(StreamHandler):
 
     def _lost(self, error: P2pgridError, outcome: str = "") -> None:
         """The stream is gone. A receipt that is being made durable still settles the order."""
-        self._body.clear()
+        self._sender.drop()
         if not self.buyer.is_open:
             return
         self.buyer.link_lost()
@@ -356,16 +279,15 @@ class OrderStream(StreamHandler):
         self._finish(error)
         self._owner.ledger_failed(error)
 
-    def _answered(self) -> None:
-        self._is_answered = True
-        self._wake()
-
     def _expect_receipt(self) -> None:
         if self._timer is None and not self.ended_future.done():
             self._timer = self._loop.call_later(RECEIPT_TIMEOUT_S, self._receipt_overdue)
 
     def _receipt_overdue(self) -> None:
-        self.give_up(RemoteError(f"the provider sent no receipt within {RECEIPT_TIMEOUT_S:g} s."))
+        """Wait no longer: the order is closed when the channel is resumed."""
+        if self._stream is not None:
+            self._stream.reset(ResetCode.CANCELLED, "given up")
+        self._lost(RemoteError(f"the provider sent no receipt within {RECEIPT_TIMEOUT_S:g} s."))
         self._owner.order_cut(self)
 
     def _finish(self, error: P2pgridError | None) -> None:
@@ -375,12 +297,7 @@ class OrderStream(StreamHandler):
             self._timer.cancel()
         if not self._is_answered:
             self.error = error
-        self._answered()
+        self._is_answered = True
+        self._wake()
         self.ended_future.set_result(None)
         self._owner.order_ended(self)
-
-    def _wake(self) -> None:
-        if self._wakeup is not None and not self._wakeup.done():
-            self._wakeup.set_result(None)
-        if self.on_progress is not None:
-            self.on_progress()

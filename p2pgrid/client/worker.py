@@ -17,15 +17,16 @@ from typing import Final
 
 from p2pgrid.client.cards import CardBook
 from p2pgrid.client.client import wishes_of
+from p2pgrid.client.clock import unix_ms
 from p2pgrid.client.desk import ClientDesk
 from p2pgrid.client.domains import DomainChecker
 from p2pgrid.client.gateway import SERVER_LIMITS, Gateway
+from p2pgrid.client.limits import SessionLimits
 from p2pgrid.client.log_watch import LogWatch
 from p2pgrid.client.offers import OfferBook
-from p2pgrid.client.purchaser import Purchaser, unix_ms
+from p2pgrid.client.purchaser import Purchaser
 from p2pgrid.client.quarantine import Held, Quarantine
 from p2pgrid.client.roads import ProviderRoads
-from p2pgrid.client.session import SessionLimits
 from p2pgrid.client.worker_calls import (
     OWNER_ASKS,
     BeginGateway,
@@ -282,7 +283,7 @@ class Worker:
 
     async def _keep_telling(self, purchaser: Purchaser) -> None:
         while True:
-            self._counters.set(READY_LINKS, purchaser.n_ready)
+            self._counters.set(READY_LINKS, purchaser.sessions.n_ready)
             await asyncio.sleep(TELL_INTERVAL_S)
 
     async def _perform(self, ask: ReconcileWith | Deliver) -> object:
@@ -294,7 +295,7 @@ class Worker:
         if row is None:
             raise UsageError("there is no such dispute on record.")
         said = row.answer if row.answer is not None and row.answer.id == ask.record_id else row.dispute
-        return await self._purchaser.deliver_dispute(said)
+        return await self._purchaser.sessions.deliver_dispute(said)
 
     def _has_channel(self, message: HasChannel) -> None:
         self._channels.add(message.channel)
@@ -303,7 +304,7 @@ class Worker:
     def _lifted(self, message: Lifted) -> None:
         self._quarantine.heard_lifted(message.peer)
         if self._purchaser is not None:
-            task: asyncio.Task[object] = asyncio.ensure_future(self._purchaser.allow(message.peer))
+            task: asyncio.Task[object] = asyncio.ensure_future(self._purchaser.sessions.allow(message.peer))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

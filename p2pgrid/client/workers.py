@@ -17,10 +17,10 @@ from typing import Any, Final, Self
 from p2pgrid import __version__
 from p2pgrid.client.channel_shares import ChannelShares
 from p2pgrid.client.client import wishes_of
+from p2pgrid.client.clock import unix_ms
 from p2pgrid.client.desk import CLIENT_ASKS
 from p2pgrid.client.gateway import SERVER_LIMITS, SHUTDOWN_S
 from p2pgrid.client.late_network import LateNetwork
-from p2pgrid.client.purchaser import unix_ms
 from p2pgrid.client.quarantine import Quarantine
 from p2pgrid.client.worker import COLUMNS
 from p2pgrid.client.worker_calls import (

@@ -6,28 +6,17 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from p2pgrid.errors import InvalidRecord, ProtocolViolation, Refused
-from p2pgrid.proto.actions import (
-    Actions,
-    AskEngine,
-    Persist,
-)
+from p2pgrid.proto.actions import Actions, AskEngine, Persist
 from p2pgrid.proto.batch import NO_COMMITMENT
 from p2pgrid.proto.batch_seller import SellerBatch
 from p2pgrid.proto.books import ChannelBooks, risk_pico
 from p2pgrid.proto.channel import check_clock
 from p2pgrid.proto.commitment import request_commitment
 from p2pgrid.proto.keys import SecretKey
-from p2pgrid.proto.messages import (
-    ModelOffer,
-    Offer,
-    Order,
-    Tariff,
-)
-from p2pgrid.proto.pricing import (
-    most_owed,
-)
+from p2pgrid.proto.messages import ModelOffer, Offer, Order, Tariff
+from p2pgrid.proto.pricing import most_owed
 from p2pgrid.proto.record import Record, Role, Signed, parse_message, parse_record, verify_record
-from p2pgrid.proto.request import RequestFields, parse_request, require_metered
+from p2pgrid.proto.request import parse_ordered
 from p2pgrid.proto.seller import SellerOrder
 from p2pgrid.proto.wire import BatchOpening, OrderOpening, parse_frame
 
@@ -105,7 +94,9 @@ def accept_order(
     if books.is_expired(now_ms):
         raise Refused("channel-expired", "the channel has expired.", hint="Open a new one.")
     entry, tariff = _price_in_force(offer, message, books, now_ms)
-    fields = _check_body(message, opening, body)
+    if request_commitment(opening.commitment_key, body) != message.request_commitment:
+        raise Refused("commitment", "the body is not the one that the order commits to.")
+    fields = parse_ordered(message, body)
     if message.first_token_timeout_ms <= 0:
         raise Refused("order-caps", "the order's deadline for the first token is not after its own time.")
     most = most_owed(tariff, max_prompt_tokens=message.max_prompt_tokens, max_output_tokens=message.max_output_tokens)
@@ -177,13 +168,3 @@ def _price_in_force(
     if order.endpoint not in entry.endpoints:
         raise Refused("unknown-endpoint", f"{order.endpoint!r} is not offered for {order.model!r}.")
     return entry, offer.message.tariff_at(entry, order.ordered_ms)
-
-
-def _check_body(order: Order, opening: OrderOpening, body: bytes) -> RequestFields:
-    if request_commitment(opening.commitment_key, body) != order.request_commitment:
-        raise Refused("commitment", "the body is not the one that the order commits to.")
-    fields = parse_request(order.endpoint, body)
-    require_metered(fields)
-    if fields.model != order.model:
-        raise Refused("bad-request", f"the body asks for {fields.model!r}, the order for {order.model!r}.")
-    return fields

@@ -10,34 +10,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from p2pgrid.errors import ProtocolViolation, Refused
-from p2pgrid.proto.actions import Action, Actions, Deliver, Persist, Send
-from p2pgrid.proto.batch import NO_COMMITMENT, batch_commitment, counts, request_key, sum_of
-from p2pgrid.proto.books import ChannelBooks, risk_pico
-from p2pgrid.proto.buyer import BUYER_TRANSITIONS, BuyerEvent, BuyerOrder, BuyerState, entry_on_offer
-from p2pgrid.proto.commitment import ResponseCommitment, request_commitment
-from p2pgrid.proto.counting import TokenCounter
+from p2pgrid.errors import ProtocolViolation
+from p2pgrid.proto.actions import Actions, Deliver, Send
+from p2pgrid.proto.asked_request import AskedRequest
+from p2pgrid.proto.batch import batch_commitment, request_key, sum_of
+from p2pgrid.proto.books import ChannelBooks
+from p2pgrid.proto.buyer import BuyerOrder
 from p2pgrid.proto.keys import SecretKey
-from p2pgrid.proto.messages import (
-    FINISH_REASON_CHARS,
-    ModelOffer,
-    Offer,
-    Order,
-    Receipt,
-    RequestLine,
-    Status,
-    Tariff,
-    Usage,
-)
-from p2pgrid.proto.pricing import is_billed_by_voucher, is_within_caps, most_owed, owes_nothing, price_of, usage_of
-from p2pgrid.proto.receipt_check import Fault, beyond_voucher, counts_text
-from p2pgrid.proto.record import Role, Signed, sign_message
+from p2pgrid.proto.messages import ModelOffer, Order, Receipt, Status, Tariff, Usage
+from p2pgrid.proto.order_states import BATCH_BUYER_TRANSITIONS, BuyerEvent, BuyerState
+from p2pgrid.proto.pricing import is_billed_by_voucher, is_within_caps, price_of
+from p2pgrid.proto.receipt_check import Fault, beyond_voucher
+from p2pgrid.proto.record import Signed
 from p2pgrid.proto.request import RequestFields
-from p2pgrid.proto.sse import EventSplitter
 from p2pgrid.proto.wire import (
-    MAX_ENGINE_ERROR_BYTES,
     MAX_REQUEST_BYTES,
-    BatchOpening,
     Head,
     Kind,
     Refusal,
@@ -47,10 +34,7 @@ from p2pgrid.proto.wire import (
     RequestRefused,
     parse_frame,
 )
-from p2pgrid.units import MAX_TOKENS
 
-BATCH_BUYER_TRANSITIONS: Final = {**BUYER_TRANSITIONS, (BuyerState.RECEIVING, BuyerEvent.HEAD): BuyerState.RECEIVING}
-"""As a single order's; several heads come. REQUEST_ENDED and REQUEST_REFUSED move no state."""
 _RUNS_ON: Final = (Status.INTERRUPTED, Status.UNACKNOWLEDGED, Status.COMPLETED)
 """No REQUEST_ENDED says these."""
 
@@ -67,79 +51,10 @@ class Need:
         return Need(max(self.prompt_tokens, other.prompt_tokens), max(self.output_tokens, other.output_tokens))
 
 
-class AskedRequest:
-    """One request of ours, as the program's answer sees it."""
-
-    def __init__(self, batch: BuyerBatch, index: int, key: bytes, body: bytes, n: int) -> None:
-        self.index: Final = index
-        self.books: Final = batch.books
-        self.order: Final = batch.order
-        self.counter: Final = TokenCounter(n)
-        self.head: Head | None = None
-        self.refusal: Refusal | None = None
-        self.ended: Status | None = None
-        """The provider's word that it is over, other than `completed`."""
-        self.request_commitment: Final = request_commitment(key, body)
-        self._tariff: Final = batch.tariff
-        self._commitment = ResponseCommitment(key)
-        self._splitter = EventSplitter()
-        self._error_bytes = 0
-        self.is_cancelled = False
-
-    @property
-    def usage(self) -> Usage:
-        """Our own count of what has been delivered."""
-        return usage_of(self.counter)
-
-    @property
-    def counts(self) -> bool:
-        """True if it is in the order's counts."""
-        return self.refusal is None and counts(self.ended, self.usage)
-
-    def cost_pico(self) -> int:
-        """What is owed for it, by our own count."""
-        return price_of(self._tariff, self.usage) if self.counts else 0
-
-    def digest(self) -> bytes:
-        """The commitment to its answer so far."""
-        return self._commitment.digest()
-
-    def take_in(self, data: bytes) -> None:
-        """Bytes of its answer came. Raises ProtocolViolation."""
-        if self.head is None or self.refusal is not None or self.ended is not None:
-            raise ProtocolViolation(f"the provider sent an answer to request {self.index} where none may come.")
-        if self.head.status == 200:
-            self._commitment.update(data)
-            for event in self._splitter.feed(data):
-                self.counter.feed(event)
-            return
-        self._error_bytes += len(data)
-        if self._error_bytes > MAX_ENGINE_ERROR_BYTES:
-            raise ProtocolViolation(f"the provider sent an error of over {MAX_ENGINE_ERROR_BYTES} bytes.")
-
-    def fault_of(self, line: RequestLine) -> Fault | None:
-        """What is wrong with the receipt's line about it."""
-        what, counter, counted = f"request {self.index}", self.counter, self.usage
-        if line.usage != counted:
-            said, own = counts_text(line.usage), counts_text(counted)
-            return "wrong-count", f"of {what} the receipt says {said}; {own} were counted here."
-        if line.response_commitment != self.digest():
-            return "wrong-commitment", f"of {what} the receipt commits to other bytes than were delivered."
-        if line.finish_reason != (counter.finish_reason or "")[:FINISH_REASON_CHARS]:
-            return "wrong-status", f"of {what} the finish reason {line.finish_reason!r} is not the answer's."
-        if line.status is Status.CANCELLED and not self.is_cancelled:
-            return "wrong-status", f"the receipt says that {what} was cancelled; this side did not cancel it."
-        if line.status is Status.COMPLETED and (counter.has_failed or not counter.done):
-            return "wrong-status", f"the receipt says that {what} was completed; its answer failed or did not end."
-        if line.status is not (self.ended or Status.COMPLETED) and (self.ended or not owes_nothing(line.status)):
-            return "wrong-status", f"the receipt says that {what} is {line.status}; it was told otherwise before."
-        if not owes_nothing(line.status) and counter.contradiction:
-            return "wrong-count", f"the answer to {what} contradicts itself: {counter.contradiction}."
-        return None
-
-
 class BuyerBatch(BuyerOrder):
     """One batch order of ours. Made by `place_batch`; every method returns actions in order."""
+
+    _transitions = BATCH_BUYER_TRANSITIONS
 
     def __init__(
         self,
@@ -184,7 +99,8 @@ class BuyerBatch(BuyerOrder):
         self._left_prompt -= need.prompt_tokens
         self._left_output -= need.output_tokens
         index = len(self.asked)
-        asked = AskedRequest(self, index, request_key(self._batch_key, index), body, fields.n or 1)
+        key = request_key(self._batch_key, index)
+        asked = AskedRequest(self.books, self.order, self.tariff, index, key, body, fields.n or 1)
         self.asked.append(asked)
         return asked, (Send(Kind.REQUEST, body),)
 
@@ -243,12 +159,6 @@ class BuyerBatch(BuyerOrder):
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _move(self, event: BuyerEvent) -> None:
-        following = BATCH_BUYER_TRANSITIONS.get((self.state, event))
-        if following is None:
-            raise ProtocolViolation(f"the provider sent {event.name} while the order was {self.state.name}.")
-        self.state = following
-
     @property
     def _contradiction(self) -> str:
         return next((one.counter.contradiction for one in self.asked if one.counts and one.counter.contradiction), "")
@@ -286,7 +196,7 @@ class BuyerBatch(BuyerOrder):
     def _owed_pico(self, receipt: Receipt) -> int:
         """What this side says is owed where it disputes the receipt: never more than was billed."""
         by_count = not is_billed_by_voucher(receipt.status) and is_within_caps(self.usage, self.order.message)
-        answered = [one for one in self.asked if one.counts and _is_answered(one)]
+        answered = [one for one in self.asked if one.counts and one.is_answered]
         owed = sum(one.cost_pico() for one in answered) if by_count else price_of(self.tariff, self._vouched)
         return min(owed, receipt.amount_pico)
 
@@ -313,12 +223,6 @@ class BuyerBatch(BuyerOrder):
         return None
 
 
-def _is_answered(one: AskedRequest) -> bool:
-    """True if the client's own count says that it is owed for."""
-    counter = one.counter
-    return (counter.done or one.is_cancelled) and not counter.has_failed and not counter.contradiction
-
-
 _OF_ALL: Final = (Kind.METER, Kind.RECEIPT, Kind.REFUSAL)
 """What the provider says of the whole order, as of one for a single request."""
 _HANDLERS: Final[dict[int, Callable[[BuyerBatch, bytes], None]]] = {
@@ -327,53 +231,3 @@ _HANDLERS: Final[dict[int, Callable[[BuyerBatch, bytes], None]]] = {
     Kind.REQUEST_ENDED: BuyerBatch._on_request_ended,
 }
 """What the provider says of one request, beside PART."""
-
-
-def place_batch(
-    books: ChannelBooks,
-    offer: Signed[Offer],
-    fields: RequestFields,
-    endpoint: str,
-    need: Need,
-    *,
-    key: SecretKey,
-    commitment_key: bytes,
-    now_ms: int,
-    first_token_timeout_ms: int,
-) -> tuple[BuyerBatch, Actions]:
-    """Sign a batch order with room for as many requests like this one as the offer, risk and credit allow.
-
-    The request itself is then the first that is asked (`BuyerBatch.ask`). `need` is what each may take. Raises Refused
-    with the codes of `place_order` where there is no room for two: it needs an order of its own.
-    """
-    entry = entry_on_offer(books, offer, fields.model, endpoint, now_ms)
-    tariff = offer.message.tariff_at(entry, now_ms)
-    n, window = offer.message.batch.batch_requests, books.terms.window_tokens
-    while n > 1:
-        max_prompt, max_output = n * need.prompt_tokens, n * need.output_tokens
-        if max(max_prompt, max_output) <= MAX_TOKENS:
-            most = most_owed(tariff, max_prompt_tokens=max_prompt, max_output_tokens=max_output)
-            message = Order(
-                channel=books.id,
-                order_number=books.last_order_number + 1,
-                offer=offer.id,
-                model=fields.model,
-                endpoint=endpoint,
-                request_commitment=NO_COMMITMENT,
-                max_prompt_tokens=max_prompt,
-                max_output_tokens=max_output,
-                max_amount_pico=most,
-                ordered_ms=now_ms,
-                first_token_deadline_ms=now_ms + first_token_timeout_ms,
-                max_requests=n,
-            )
-            if most <= books.credit_left_pico() and books.may_open(risk_pico(message, tariff, window), now_ms):
-                break
-        n //= 2
-    else:
-        raise Refused("too-many-open-orders", "there is no room for an order of several requests.")
-    order = sign_message(message, Role.CLIENT, key)
-    opening = BatchOpening(order=order.record.to_bytes(), commitment_key=commitment_key)
-    buyer = BuyerBatch(books, order, entry, tariff, commitment_key, key)
-    actions: list[Action] = [Persist(order), Send(Kind.BATCH, opening.to_bytes())]
-    return buyer, actions

@@ -1,8 +1,8 @@
 """The provider's side of one batch order, without I/O (docs/spec/session.md, section 11).
 
-Its requests run side by side, each with a count, a commitment and an ending of its own; window, ticks, vouchers and the
-receipt are those of the order, over all of them, as `SellerOrder` keeps them. Nobody watches an unstreamed answer come,
-so what the engine makes is gathered, and leaves together.
+Its requests run side by side, each with a count, a commitment and an ending of its own (`TakenRequest`); window, ticks,
+vouchers and the receipt are those of the order, over all of them. Nobody watches an unstreamed answer come, so what the
+engine makes is gathered, and leaves together.
 """
 
 from __future__ import annotations
@@ -10,22 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-import msgspec
-
 from p2pgrid.errors import ProtocolViolation, Refused
 from p2pgrid.proto.actions import AbortEngine, AbortEngineFor, Action, Actions, AskEngineFor, Send
-from p2pgrid.proto.batch import (
-    CLOSE_GRACE_MS,
-    GATHER_MS,
-    batch_commitment,
-    counts,
-    request_key,
-    sum_of,
-)
+from p2pgrid.proto.batch import CLOSE_GRACE_MS, GATHER_MS, batch_commitment, counts, request_key, sum_of
 from p2pgrid.proto.books import ChannelBooks
-from p2pgrid.proto.commitment import ResponseCommitment, request_commitment
-from p2pgrid.proto.counting import TokenCounter
-from p2pgrid.proto.fields import MAX_DURATION_MS
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import (
     FINISH_REASON_CHARS,
@@ -36,13 +24,13 @@ from p2pgrid.proto.messages import (
     RequestLine,
     Status,
     Tariff,
-    Usage,
 )
+from p2pgrid.proto.metered_order import VOUCHER_TIMEOUT_MS, MeteredOrder
+from p2pgrid.proto.order_states import SellerEvent, SellerState
 from p2pgrid.proto.pricing import owes_nothing, usage_of
 from p2pgrid.proto.record import Signed
-from p2pgrid.proto.request import parse_request, require_metered
-from p2pgrid.proto.seller import VOUCHER_TIMEOUT_MS, SellerEvent, SellerOrder, SellerState
-from p2pgrid.proto.sse import EventSplitter
+from p2pgrid.proto.request import parse_ordered
+from p2pgrid.proto.taken_request import TakenRequest, WaitingEvent
 from p2pgrid.proto.wire import (
     CHUNK_BYTES,
     MAX_ENGINE_ERROR_BYTES,
@@ -57,72 +45,9 @@ from p2pgrid.proto.wire import (
 
 _GATHERED_BYTES: Final = 8 * 1024
 """Bytes of one answer that wait to leave together."""
-_NOTHING: Final = Usage()
 
 
-class _Part:
-    """One request that was taken."""
-
-    def __init__(self, index: int, key: bytes, body: bytes, n: int, now_ms: int, timeout_ms: int) -> None:
-        self.index: Final = index
-        self.request_commitment: Final = request_commitment(key, body)
-        self.commitment: Final = ResponseCommitment(key)
-        self.counter: Final = TokenCounter(n)
-        self.splitter: Final = EventSplitter()
-        self.arrived_ms: Final = now_ms
-        self.deadline_ms: Final = now_ms + timeout_ms
-        self.counted = _NOTHING
-        """With what waits to leave."""
-        self.delivered = _NOTHING
-        self.finish_reason = ""
-        self.first_token_ms = 0
-        self.total_ms = 0
-        self.error_status = 0
-        self.error_bytes = 0
-        self.is_metered = False
-        """Some tick counts something of it."""
-        self.waiting_bytes = 0
-        self.waiting: list[_Waiting] = []
-        """Events that have yet to leave."""
-        self.then: Status | None = None
-        """How it ends once they have: nothing more is taken from the engine."""
-        self.status: Status | None = None
-        """None while it runs."""
-
-    def is_late(self, now_ms: int) -> bool:
-        """True if no token has gone out and none may be billed any more."""
-        return not self.first_token_ms and now_ms >= self.deadline_ms
-
-    def ending(self) -> Status:
-        """How it ends now that the engine has ended its answer and all is out."""
-        if self.error_status:
-            return Status.REFUSED if 300 <= self.error_status < 500 else Status.FAILED
-        if self.counter.has_failed or not self.counter.done:
-            return Status.FAILED
-        return Status.COMPLETED if self.counted.output_tokens else Status.EMPTY
-
-    def line(self) -> RequestLine:
-        """What the receipt says of it."""
-        return RequestLine(
-            status=self.status or Status.FAILED,
-            finish_reason=self.finish_reason,
-            usage=self.delivered,
-            request_commitment=self.request_commitment,
-            response_commitment=self.commitment.digest(),
-            first_token_ms=min(self.first_token_ms, MAX_DURATION_MS),
-            total_ms=min(self.total_ms, MAX_DURATION_MS),
-        )
-
-
-class _Waiting(msgspec.Struct, frozen=True, gc=False):
-    """An event that waits to leave, and what stands delivered of its request once it has gone."""
-
-    event: bytes
-    usage: Usage
-    finish_reason: str
-
-
-class SellerBatch(SellerOrder):
+class SellerBatch(MeteredOrder):
     """One accepted batch order. Made by `accept_batch`; the engine's events carry the request's index."""
 
     def __init__(
@@ -136,11 +61,10 @@ class SellerBatch(SellerOrder):
         key: SecretKey,
         now_ms: int,
     ) -> None:
-        super().__init__(books, order, tariff, commitment_key, 1, key, now_ms)
+        super().__init__(books, order, tariff, batch_commitment(()), key, now_ms)
         self._entry = entry
         self._batch_key = commitment_key
-        self._acknowledged_commitment = batch_commitment(())
-        self._parts: list[_Part | None] = []
+        self._parts: list[TakenRequest | None] = []
         """By index; None for one that was refused."""
         self._waiting_events = 0
         """Of all requests."""
@@ -166,7 +90,6 @@ class SellerBatch(SellerOrder):
         return len(self._parts)
 
     def deadline_ms(self) -> int | None:
-        """When `tick` must be called next, or None."""
         if not self.is_running:
             return None
         deadlines = [part.deadline_ms for part in self._open_parts() if not part.first_token_ms]
@@ -221,20 +144,17 @@ class SellerBatch(SellerOrder):
         self._running += 1
         return (AskEngineFor(index, body),)
 
-    def _taken(self, index: int, body: bytes, now_ms: int) -> _Part:
+    def _taken(self, index: int, body: bytes, now_ms: int) -> TakenRequest:
         if self._is_closed:
             raise Refused("batch-closed", "the order takes no more requests.", hint="Order anew.")
         message = self.order.message
-        fields = parse_request(message.endpoint, body)
-        require_metered(fields)
-        if fields.model != message.model:
-            raise Refused("bad-request", f"the body asks for {fields.model!r}, the order for {message.model!r}.")
+        fields = parse_ordered(message, body)
         most = self._reserved_output + fields.max_output_tokens(self._entry)
         if most > message.max_output_tokens:
             raise Refused("order-caps", f"the order's requests may come to {most} tokens; its cap is lower.")
         self._reserved_output = most
         key = request_key(self._batch_key, index)
-        return _Part(index, key, body, fields.n or 1, now_ms, message.first_token_timeout_ms)
+        return TakenRequest(index, key, body, fields.n or 1, now_ms, message.first_token_timeout_ms)
 
     # -- the engine ---------------------------------------------------------------------------------------------
 
@@ -293,7 +213,7 @@ class SellerBatch(SellerOrder):
     # -- the client ---------------------------------------------------------------------------------------------
 
     def message(self, kind: int, payload: bytes, now_ms: int) -> Actions:
-        """The client sent a message on the order's stream, other than REQUEST. Raises as `SellerOrder.message`."""
+        """The client sent a message on the order's stream, other than REQUEST. Raises as `MeteredOrder.message`."""
         handler = _HANDLERS.get(kind)
         if handler is None:
             raise ProtocolViolation(f"the client sent message kind {kind} on the stream of a batch order.")
@@ -319,7 +239,6 @@ class SellerBatch(SellerOrder):
     # -- the clock ----------------------------------------------------------------------------------------------
 
     def tick(self, now_ms: int) -> Actions:
-        """A deadline may have passed."""
         deadline_ms = self.deadline_ms()
         if deadline_ms is None or now_ms < deadline_ms:
             return ()
@@ -338,15 +257,15 @@ class SellerBatch(SellerOrder):
     def _is_beyond_window(self) -> bool:
         return self._gone - self._gone_acknowledged > self.books.terms.window_tokens
 
-    def _open_parts(self) -> Iterator[_Part]:
+    def _open_parts(self) -> Iterator[TakenRequest]:
         return (part for part in self._parts if part is not None and part.status is None)
 
-    def _heard(self, index: int) -> _Part | None:
+    def _heard(self, index: int) -> TakenRequest | None:
         """The request, if what the engine says of it still matters."""
         part = self._parts[index] if self.is_running else None
         return part if part is not None and part.status is None and part.then is None else None
 
-    def _take_in_for(self, part: _Part, data: bytes, now_ms: int) -> Status | None:
+    def _take_in_for(self, part: TakenRequest, data: bytes, now_ms: int) -> Status | None:
         """Count the engine's events and put them in line. Returns how the request must end, or None to go on;
         INTERRUPTED is said of the whole order."""
         counter, order = part.counter, self.order.message
@@ -360,7 +279,7 @@ class SellerBatch(SellerOrder):
             if self._counted_prompt > order.max_prompt_tokens or self._counted_output > order.max_output_tokens:
                 return Status.INTERRUPTED
             part.counted = usage
-            part.waiting.append(_Waiting(event, usage, (counter.finish_reason or "")[:FINISH_REASON_CHARS]))
+            part.waiting.append(WaitingEvent(event, usage, (counter.finish_reason or "")[:FINISH_REASON_CHARS]))
             if not self._waiting_events:
                 self._waiting_since_ms = now_ms
             self._waiting_events += 1
@@ -373,17 +292,17 @@ class SellerBatch(SellerOrder):
             self._waiting_events > 0 and now_ms >= self._waiting_since_ms + GATHER_MS
         )
 
-    def _hear_out(self, part: _Part, status: Status, now_ms: int) -> list[Action]:
+    def _hear_out(self, part: TakenRequest, status: Status, now_ms: int) -> list[Action]:
         """The engine has said all that counts: once it is out, the request ends so. Others' events may wait on."""
         part.then = status
         return self._release(now_ms, only=part)
 
-    def _end_now(self, part: _Part, status: Status, now_ms: int) -> list[Action]:
+    def _end_now(self, part: TakenRequest, status: Status, now_ms: int) -> list[Action]:
         """The request ends with what is out; what waits is dropped."""
         return [AbortEngineFor(part.index), *self._end(part, status, now_ms)]
 
-    def _end(self, part: _Part, status: Status, now_ms: int) -> list[Action]:
-        self._drop_waiting(part)
+    def _end(self, part: TakenRequest, status: Status, now_ms: int) -> list[Action]:
+        self._forget_waiting(part, len(part.waiting))
         part.status = status
         part.total_ms = max(now_ms - part.arrived_ms, 0)
         self._running -= 1
@@ -397,16 +316,13 @@ class SellerBatch(SellerOrder):
             actions += self._meter(now_ms)
         return actions
 
-    def _drop_waiting(self, part: _Part) -> None:
-        self._forget_waiting(part, len(part.waiting))
-
-    def _release(self, now_ms: int, only: _Part | None = None) -> list[Action]:
+    def _release(self, now_ms: int, only: TakenRequest | None = None) -> list[Action]:
         """Let what waits go as far as the window reaches; a meter tick follows if half a window is unmetered.
 
         `only`: of one request, if none has to wait for a voucher.
         """
         actions: list[Action] = []
-        ready: dict[_Part, list[bytes]] = {}
+        ready: dict[TakenRequest, list[bytes]] = {}
         is_held = False
         parts = list(self._open_parts()) if only is None or self.state is SellerState.HELD else [only]
         for part in parts:
@@ -421,7 +337,9 @@ class SellerBatch(SellerOrder):
             self._hold(now_ms)
         return actions
 
-    def _release_part(self, part: _Part, now_ms: int, actions: list[Action], ready: dict[_Part, list[bytes]]) -> bool:
+    def _release_part(
+        self, part: TakenRequest, now_ms: int, actions: list[Action], ready: dict[TakenRequest, list[bytes]]
+    ) -> bool:
         """True if one of its events does not fit the window."""
         window, gone = self.books.terms.window_tokens, 0
         for one in part.waiting:
@@ -443,13 +361,13 @@ class SellerBatch(SellerOrder):
             actions += self._end(part, part.then, now_ms)
         return False
 
-    def _forget_waiting(self, part: _Part, count: int) -> None:
+    def _forget_waiting(self, part: TakenRequest, count: int) -> None:
         """So many of its events have left."""
         self._waiting_events -= count
         del part.waiting[:count]
         part.waiting_bytes = sum(len(one.event) for one in part.waiting)
 
-    def _note_gone(self, part: _Part, one: _Waiting, output: int, now_ms: int) -> None:
+    def _note_gone(self, part: TakenRequest, one: WaitingEvent, output: int, now_ms: int) -> None:
         part.delivered, part.finish_reason = one.usage, one.finish_reason
         if output:
             self._move(SellerEvent.TOKENS)
@@ -457,17 +375,18 @@ class SellerBatch(SellerOrder):
             part.first_token_ms = part.first_token_ms or max(now_ms - part.arrived_ms, 1)
             self._first_token_ms = self._first_token_ms or part.first_token_ms
 
+    def _window_moved(self) -> None:
+        pass  # nothing is looked ahead for
+
     def _after_voucher(self, now_ms: int) -> Actions:
         is_held_up, self._is_held_up = self._is_held_up, False
         return self._release(now_ms) if is_held_up else ()
 
     def _hold(self, now_ms: int) -> None:
-        if self.state is not SellerState.HELD:
-            self._held_since_ms = now_ms
+        super()._hold(now_ms)
         self._is_held_up = True
-        self._move(SellerEvent.WINDOW_FULL)
 
-    def _let_go_of(self, ready: dict[_Part, list[bytes]]) -> list[Action]:
+    def _let_go_of(self, ready: dict[TakenRequest, list[bytes]]) -> list[Action]:
         """Events on their way, and in the commitments to their answers."""
         actions: list[Action] = []
         for part, events in ready.items():
@@ -477,7 +396,7 @@ class SellerBatch(SellerOrder):
         ready.clear()
         return actions
 
-    def _counting(self) -> list[_Part]:
+    def _counting(self) -> list[TakenRequest]:
         return [part for part in self._parts if part is not None and counts(part.status, part.delivered)]
 
     def _meter(self, now_ms: int) -> list[Action]:
@@ -497,15 +416,9 @@ class SellerBatch(SellerOrder):
     def _digest(self) -> bytes:
         return batch_commitment(part.commitment.digest() for part in self._counting())
 
-    def _lines(self) -> tuple[RequestLine, ...]:
-        return tuple(part.line() for part in self._parts if part is not None)
-
-    def _finish_if_drained(self, now_ms: int) -> Actions:
-        return ()  # the shell knows when all is on its way: `conclude`
-
-    def _finish(self, status: Status, now_ms: int, event: SellerEvent = SellerEvent.FINISHED) -> list[Action]:
+    def _stop_counting(self) -> tuple[RequestLine, ...]:
         self._delivered = sum_of(part.delivered for part in self._counting())
-        return super()._finish(status, now_ms, event)
+        return tuple(part.line() for part in self._parts if part is not None)
 
 
 def _pieces(index: int, data: bytes) -> list[Action]:

@@ -209,10 +209,9 @@ class Evidence:
 
     def sum_up(self) -> None:
         """Report lines alike beyond the first of them, when every line is taken."""
-        # By where they begin: however the lines came here, one by one or counted, the same one is taken for a lost record.
-        for (bundle, code, payload_type), lines in sorted(
-            self._alike.items(), key=lambda one: (one[0][0], one[1].first)
-        ):
+        # By where they begin: counted or told one by one, the same line is taken for a lost record.
+        alike = sorted(self._alike.items(), key=lambda one: (one[0][0], one[1].first))
+        for (bundle, code, payload_type), lines in alike:
             if lines.count > 0:
                 what = "of this kind" if payload_type or code == "wrong-type" else "cannot be read"
                 sentence = f"{lines.count} more lines {what}, from line {lines.first} to line {lines.last}."

@@ -1,18 +1,7 @@
 """One link between two peers: many streams of small frames over any ordered, encrypted byte road (docs/spec/link.md).
 
 There is no I/O in it. Bytes from the road go into `receive`, bytes for the road come out of `data_to_send`, time
-comes in as milliseconds of any monotonic clock.
-
-The road (TLS or Noise) has proven the listener's key to the dialler before a `Link` exists. The rest of the handshake:
-
-    dialler                              listener
-    AWAIT_HELLO  <-- HELLO nonce ------- AWAIT_PROOF
-    AWAIT_READY  --- PROOF key, sig ---> (verified: `Proved`; the owner calls `accept` or `goaway`)
-    OPEN         <-- READY ------------- OPEN
-
-The dialler sends nothing between PROOF and READY. Its first order would save a round trip, once per link; but
-links are dialled before they are needed, and a dialler that is refused has then asked for nothing, so that it
-may ask elsewhere without a doubt.
+comes in as milliseconds of any monotonic clock. Before it is open stands the handshake (`handshake`).
 
 Flow control is per stream and direction, for credited kinds alone: the receiver grants what it has consumed.
 Nothing stalls the link as a whole, because messages and the link's own frames need no credit; they are capped in
@@ -27,8 +16,9 @@ from typing import Final
 
 from p2pgrid.errors import ProtocolViolation, Refused, Unreachable
 from p2pgrid.proto import frame
-from p2pgrid.proto.frame import GoawayCode, Kind, ResetCode, Terms
+from p2pgrid.proto.frame import GoawayCode, Kind, ResetCode
 from p2pgrid.proto.frame_queue import FrameQueue
+from p2pgrid.proto.handshake import DiallerHandshake, ListenerHandshake
 from p2pgrid.proto.heartbeat import Heartbeat
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.link_events import (
@@ -43,7 +33,7 @@ from p2pgrid.proto.link_events import (
     Ready,
     Writable,
 )
-from p2pgrid.proto.stream_account import StreamAccount
+from p2pgrid.proto.stream_table import StreamTable
 
 
 class Phase(Enum):
@@ -74,38 +64,26 @@ class Link:
         self._queue = FrameQueue(limits.max_queued_bytes, limits.max_queued_frames)
         self._partial = bytearray()
         self._partial_needs = 0
-        self._streams: dict[int, StreamAccount] = {}
-        self._own_open = 0
-        self._peer_open = 0
-        self._parity = 1 if phase is Phase.AWAIT_HELLO else 0
-        self._next_own_id = 1 if self._parity else 2
-        self._next_peer_id = 2 if self._parity else 1
-        self._peer_terms = Terms(max_streams=0, stream_credit_bytes=0)
+        self._table = StreamTable(limits, is_dialler=phase is Phase.AWAIT_HELLO, now_ms=now_ms)
+        self._streams = self._table.open
         self._now_ms = self._started_ms = now_ms
         self._heartbeat = Heartbeat(limits.heartbeat_ms, limits.dead_ms, now_ms)
-        self._resets = 0
-        self._resets_since_ms = now_ms
-        self._secret_key: SecretKey | None = None
-        self._own_key: PublicKey | None = None
-        self._nonce = b""
+        self._handshake: DiallerHandshake | ListenerHandshake
 
     @classmethod
     def dialler(cls, secret_key: SecretKey, provider: PublicKey, *, limits: LinkLimits, now_ms: int) -> Link:
         """The side that dialled, once the road has proven that `provider` listens at its other end."""
         link = cls(Phase.AWAIT_HELLO, limits, now_ms)
         link.peer = provider
-        link._secret_key = secret_key
+        link._handshake = DiallerHandshake(secret_key, provider)
         return link
 
     @classmethod
     def listener(cls, own_key: PublicKey, nonce: bytes, *, limits: LinkLimits, now_ms: int) -> Link:
         """The side that was dialled. `nonce` is 32 fresh random bytes, never used for another link."""
-        if len(nonce) != frame.NONCE_BYTES:
-            raise ValueError(f"a nonce has {frame.NONCE_BYTES} bytes, this has {len(nonce)}")
         link = cls(Phase.AWAIT_PROOF, limits, now_ms)
-        link._own_key = own_key
-        link._nonce = nonce
-        link._put(0, Kind.HELLO, frame.encode_hello(nonce, limits.terms))
+        link._handshake = handshake = ListenerHandshake(own_key, nonce)
+        link._put(0, Kind.HELLO, handshake.hello(limits.terms))
         return link
 
     # -- bytes in ----------------------------------------------------------------------------------------------
@@ -160,6 +138,9 @@ class Link:
         except ProtocolViolation as violation:
             self._abandon(GoawayCode.PROTOCOL, violation.message)
             raise
+        except Refused as other_version:
+            self._abandon(GoawayCode.VERSION, other_version.message)
+            raise
         if at < end:
             self._partial += data[at:]
             self._partial_needs = need
@@ -180,34 +161,21 @@ class Link:
             return
         if self.phase is not Phase.OPEN:
             raise ProtocolViolation(f"a frame on stream {stream_id} came while the link is in {self.phase.name}.")
-        if stream_id == 0 or not self._was_opened(stream_id):
+        if stream_id == 0 or not self._table.was_opened(stream_id):
             raise ProtocolViolation(f"a frame on stream {stream_id}, which was never opened.")
 
-    def _was_opened(self, stream_id: int) -> bool:
-        return stream_id < (self._next_own_id if stream_id % 2 == self._parity else self._next_peer_id)
-
     def _on_hello(self, _stream_id: int, payload: bytes) -> Event | None:
-        assert self._secret_key is not None and self.peer is not None
-        self._check_version(payload)
-        nonce, self._peer_terms = frame.parse_hello(payload)
-        self._put(0, Kind.PROOF, frame.encode_proof(self._secret_key, self.peer, nonce, self.limits.terms))
-        self._secret_key = None
+        assert isinstance(self._handshake, DiallerHandshake)
+        proof, self._table.peer_terms = self._handshake.prove(payload, self.limits.terms)
+        self._put(0, Kind.PROOF, proof)
         self.phase = Phase.AWAIT_READY
         return None
 
     def _on_proof(self, _stream_id: int, payload: bytes) -> Event | None:
-        assert self._own_key is not None
-        self._check_version(payload)
-        self.peer, self._peer_terms = frame.verify_proof(payload, self._nonce, self._own_key)
+        assert isinstance(self._handshake, ListenerHandshake)
+        self.peer, self._table.peer_terms = self._handshake.verify(payload)
         self.phase = Phase.AWAIT_ACCEPT
         return Proved(self.peer)
-
-    def _check_version(self, payload: bytes) -> None:
-        version = frame.parse_version(payload)
-        if version != frame.LINK_VERSION:
-            text = f"the peer speaks link version {version}, this side {frame.LINK_VERSION}."
-            self._abandon(GoawayCode.VERSION, text)
-            raise Refused("version", text, hint="Update the older of the two programs.")
 
     def _on_ready(self, _stream_id: int, payload: bytes) -> Event | None:
         _expect_empty(Kind.READY, payload)
@@ -229,18 +197,9 @@ class Link:
 
     def _on_open(self, stream_id: int, payload: bytes) -> Event | None:
         _expect_empty(Kind.OPEN, payload)
-        if stream_id != self._next_peer_id or stream_id > frame.MAX_STREAM_ID:
-            raise ProtocolViolation(f"the peer opened stream {stream_id}; {self._next_peer_id} was expected.")
-        self._next_peer_id += 2
-        if self.goaway_sent:
+        if not self._table.open_peers(stream_id, is_closing=self.goaway_sent):
             self._put(stream_id, Kind.RESET, frame.encode_reason(ResetCode.REFUSED, "this link is closing"))
             return None
-        if self._peer_open >= self.limits.max_streams:
-            raise ProtocolViolation(
-                f"the peer has more than the {self.limits.max_streams} streams open it was allowed."
-            )
-        self._peer_open += 1
-        self._add_stream(stream_id)
         return Opened(stream_id)
 
     def _on_credit(self, stream_id: int, payload: bytes) -> Event | None:
@@ -262,7 +221,7 @@ class Link:
             raise ProtocolViolation(f"a second END on stream {stream_id}.")
         stream.peer_ended = True
         if stream.own_ended:
-            self._drop_stream(stream_id)
+            self._table.drop(stream_id)
         return Ended(stream_id)
 
     def _on_reset(self, stream_id: int, payload: bytes) -> Event | None:
@@ -270,19 +229,8 @@ class Link:
         if stream_id not in self._streams:
             self._check_late(stream_id)
             return None
-        if stream_id % 2 != self._parity:
-            self._count_reset()
-        self._drop_stream(stream_id)
+        self._table.reset_by_peer(stream_id, self._now_ms)
         return Cut(stream_id, code, text)
-
-    def _count_reset(self) -> None:
-        if self._now_ms - self._resets_since_ms >= 10_000:
-            self._resets, self._resets_since_ms = 0, self._now_ms
-        self._resets += 1
-        if self._resets > self.limits.max_resets_per_10_s:
-            raise ProtocolViolation(
-                f"the peer opened and reset more than {self.limits.max_resets_per_10_s} streams in 10 s."
-            )
 
     # -- bytes out ---------------------------------------------------------------------------------------------
 
@@ -304,16 +252,11 @@ class Link:
 
     def open_stream(self) -> int:
         """The id of a new stream. Raises Refused (`busy`, `going-away`) where the peer takes none now."""
-        if self.goaway_received or self.goaway_sent or self._next_own_id > frame.MAX_STREAM_ID:
+        if self.goaway_received or self.goaway_sent or self._table.next_own_id > frame.MAX_STREAM_ID:
             raise Refused("going-away", "the link takes no new streams.", hint="Dial a new one.")
         if self.phase is not Phase.OPEN:
             raise Unreachable(f"the link is not open ({self.phase.name}).")
-        if self._own_open >= self._peer_terms.max_streams:
-            raise Refused("busy", f"the link has {self._own_open} streams open, as many as the peer takes.")
-        stream_id = self._next_own_id
-        self._next_own_id += 2
-        self._own_open += 1
-        self._add_stream(stream_id)
+        stream_id = self._table.open_own()
         self._put(stream_id, Kind.OPEN)
         return stream_id
 
@@ -380,14 +323,14 @@ class Link:
             stream.own_ended = True
             self._put(stream_id, Kind.END)
             if stream.peer_ended:
-                self._drop_stream(stream_id)
+                self._table.drop(stream_id)
 
     def reset(self, stream_id: int, code: int, text: str = "") -> None:
         """Cut a stream in both directions. Frames still under way to us on it are ignored."""
         if stream_id not in self._streams:
             self._check_own(stream_id)
             return
-        self._drop_stream(stream_id)
+        self._table.drop(stream_id)
         self._put(stream_id, Kind.RESET, frame.encode_reason(code, text))
 
     def goaway(self, code: int, text: str = "") -> None:
@@ -401,9 +344,8 @@ class Link:
     def close(self) -> None:
         """The road is gone or given up: nothing more is read or queued. What is queued may still be sent."""
         self.phase = Phase.CLOSED
-        self._streams.clear()
+        self._table.clear()
         self._partial.clear()
-        self._own_open = self._peer_open = 0
 
     def has_stream(self, stream_id: int) -> bool:
         """False once both sides have ended, or one has reset."""
@@ -451,20 +393,8 @@ class Link:
             self.close()
             raise
 
-    def _add_stream(self, stream_id: int) -> None:
-        self._streams[stream_id] = StreamAccount(
-            window_bytes=self.limits.stream_credit_bytes, peers_window_bytes=self._peer_terms.stream_credit_bytes
-        )
-
-    def _drop_stream(self, stream_id: int) -> None:
-        del self._streams[stream_id]
-        if stream_id % 2 == self._parity:
-            self._own_open -= 1
-        else:
-            self._peer_open -= 1
-
     def _check_own(self, stream_id: int) -> None:
-        if self.phase is not Phase.CLOSED and not self._was_opened(stream_id):
+        if self.phase is not Phase.CLOSED and not self._table.was_opened(stream_id):
             raise ValueError(f"stream {stream_id} was never opened")
 
     def _abandon(self, code: int, text: str) -> None:

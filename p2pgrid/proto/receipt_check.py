@@ -9,8 +9,9 @@ from typing import Final
 
 from p2pgrid.proto.batch import fault_of_lines
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
-from p2pgrid.proto.messages import Order, Receipt, Tariff, Usage
-from p2pgrid.proto.pricing import amount_owed, is_billed_by_voucher, is_within_caps, owes_nothing, price_of
+from p2pgrid.proto.counting import TokenCounter
+from p2pgrid.proto.messages import FINISH_REASON_CHARS, Order, Receipt, RequestLine, Status, Tariff, Usage
+from p2pgrid.proto.pricing import amount_owed, is_billed_by_voucher, is_within_caps, owes_nothing, price_of, usage_of
 from p2pgrid.proto.record import Signed
 
 Fault = tuple[str, str]
@@ -92,6 +93,35 @@ def _beyond_window(usage: Usage, vouched: Usage, known: Usage, window_tokens: in
         return "wrong-count", f"the receipt leaves out cached tokens; {known.cached_tokens} were counted."
     if usage.output_tokens > max(known.output_tokens, vouched.output_tokens + window_tokens):
         return "beyond-window", "the receipt bills more than one window beyond the last voucher."
+    return None
+
+
+def answer_fault(
+    said: Receipt | RequestLine, counter: TokenCounter, digest: bytes, *, is_cancelled: bool, what: str = ""
+) -> Fault | None:
+    """Hold a receipt, or its line about one request, against what this side saw of the answer.
+
+    `digest` commits to the bytes that came; `is_cancelled`: this side sent a cancellation; `what` begins the sentence.
+    """
+    counted = usage_of(counter)
+    if said.usage != counted:
+        told, own = counts_text(said.usage), counts_text(counted)
+        return "wrong-count", f"{what}the receipt says {told}; {own} were counted here."
+    if said.response_commitment != digest:
+        return "wrong-commitment", f"{what}the receipt commits to other bytes than were delivered."
+    if said.finish_reason != (counter.finish_reason or "")[:FINISH_REASON_CHARS]:
+        return "wrong-status", f"{what}the receipt's finish reason {said.finish_reason!r} is not the answer's."
+    if said.status is Status.CANCELLED and not is_cancelled:
+        return "wrong-status", f"{what}the receipt says cancelled; this side did not cancel."
+    if said.status is Status.COMPLETED and (counter.has_failed or not counter.done):
+        return "wrong-status", f"{what}the receipt says completed; the answer failed or did not end."
+    return None
+
+
+def contradiction_fault(said: Receipt | RequestLine, counter: TokenCounter, what: str = "") -> Fault | None:
+    """An answer that contradicts itself owes nothing that its counts could tell. Parameters as `answer_fault`."""
+    if not owes_nothing(said.status) and counter.contradiction:
+        return "wrong-count", f"{what}the answer contradicts itself: {counter.contradiction}."
     return None
 
 

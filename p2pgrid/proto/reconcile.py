@@ -14,7 +14,7 @@ from typing import Final
 
 from p2pgrid.errors import InvalidRecord, LedgerError, ProtocolViolation, Refused
 from p2pgrid.proto.books import ChannelBooks
-from p2pgrid.proto.buyer import check_resumed
+from p2pgrid.proto.countersigning import check_resumed
 from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.dispute_rules import faults_of_dispute
 from p2pgrid.proto.keys import SecretKey, parse_public_key

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from p2pgrid.errors import Refused
-from p2pgrid.proto.messages import ENDPOINTS, ModelOffer
+from p2pgrid.proto.messages import ENDPOINTS, ModelOffer, Order
 
 PROMPT_OVERHEAD_TOKENS: Final = 1024
 """What a chat template may add to a prompt. No token is shorter than a byte, so a body bounds its prompt's tokens."""
@@ -150,6 +150,15 @@ def require_metered(fields: RequestFields) -> None:
             "the body must ask for stream, return_token_ids and stream_options.include_usage, "
             "so that both sides can count.",
         )
+
+
+def parse_ordered(order: Order, body: bytes) -> RequestFields:
+    """What the body of a request under `order` asks for. Raises Refused as `parse_request`, and for another model."""
+    fields = parse_request(order.endpoint, body)
+    require_metered(fields)
+    if fields.model != order.model:
+        raise Refused("bad-request", f"the body asks for {fields.model!r}, the order for {order.model!r}.")
+    return fields
 
 
 def metered_body(body: dict[str, Any]) -> bytes:

@@ -15,11 +15,11 @@ from p2pgrid.net.stream import Stream
 from p2pgrid.proto.acceptance import accept_batch, parse_batch, verify_arrived
 from p2pgrid.proto.actions import AbortEngineFor, Action, AskEngineFor
 from p2pgrid.proto.batch_seller import SellerBatch
-from p2pgrid.proto.seller import SellerOrder
+from p2pgrid.proto.metered_order import MeteredOrder
 from p2pgrid.proto.wire import Kind
 from p2pgrid.provider.admission import RETRY_AFTER_MS, ServedModel
 from p2pgrid.provider.exchange import Shop
-from p2pgrid.provider.order import OrderExchange
+from p2pgrid.provider.metered_exchange import MeteredExchange
 
 log = logging.getLogger(__name__)
 
@@ -27,19 +27,23 @@ _LOOK_AGAIN_MS: Final = 100
 """How often the clock is looked at while requests run."""
 
 
-class BatchExchange(OrderExchange):
+class BatchExchange(MeteredExchange):
     """BATCH -> REFUSAL, or REQUEST* -> PART* each, METER* <-> VOUCHER*, BATCH_CLOSE -> RECEIPT -> COUNTERSIGNATURE."""
+
+    _machine: SellerBatch | None
 
     def __init__(self, shop: Shop, stream: Stream) -> None:
         super().__init__(shop, stream)
         self._answers: dict[int, _Part] = {}
         """The engine's, while they are under way."""
+        self._served: ServedModel | None = None
+        """Of the request that was taken last."""
         self._is_paused = False
 
     # -- what the link says -----------------------------------------------------------------------------------------
 
     def take(self, kind: int, payload: bytes) -> None:
-        machine = self._batch
+        machine = self._machine
         if machine is None:
             if kind != Kind.BATCH or self._order is not None:
                 raise ProtocolViolation(f"message kind {kind} came where a batch order was expected.")
@@ -49,11 +53,6 @@ class BatchExchange(OrderExchange):
             self._take_request(machine, payload)
         else:
             self._run(machine.message(kind, payload, self.shop.now_ms()))
-
-    @property
-    def _batch(self) -> SellerBatch | None:
-        assert self._machine is None or isinstance(self._machine, SellerBatch)
-        return self._machine
 
     def _accept_batch(self, payload: bytes) -> None:
         shop = self.shop
@@ -95,7 +94,7 @@ class BatchExchange(OrderExchange):
                 super()._act(action)
 
     def _go_on(self) -> None:
-        machine = self._batch
+        machine = self._machine
         if self.is_over or machine is None:
             return
         if machine.is_running:
@@ -119,25 +118,7 @@ class BatchExchange(OrderExchange):
             self._timer_due_ms = due_ms
             self.call_after(max(due_ms - now_ms, 0) / 1000, self.tick)
 
-    def tick(self) -> None:
-        """Look at the clock: a deadline may have passed."""
-        self._timer, self._timer_due_ms = None, None
-        machine = self._batch
-        if self.is_over or machine is None:
-            return
-        now_ms, limits = self.shop.now_ms(), self.shop.limits
-        if self._stuck_until_ms is not None and now_ms >= self._stuck_until_ms:
-            self._give_up_on_slow_reader(machine)
-        elif (
-            self._proposed_ms is not None
-            and not self.may_end
-            and now_ms >= self._proposed_ms + limits.countersignature_timeout_s * 1000
-        ):
-            self.cut("no countersignature came in time")
-        else:
-            self._run(machine.tick(now_ms))
-
-    def _due_ms(self, machine: SellerOrder) -> int | None:
+    def _due_ms(self, machine: MeteredOrder) -> int | None:
         self._is_engine_done = not self._answers
         return super()._due_ms(machine)
 
@@ -185,29 +166,26 @@ class BatchExchange(OrderExchange):
         log.error("order %s: %s", self._name, error)
         self.fail()
 
-    def _free_slot(self) -> None:
-        self._served = None  # each request has its own
-
     # what the engine says of one request
 
     def part_began(self, index: int, status: int, content_type: str) -> None:
-        if (machine := self._batch) is not None:
+        if (machine := self._machine) is not None:
             self._hear(machine.head_for, index, status, content_type)
 
     def part_received(self, index: int, data: bytes) -> None:
-        if (machine := self._batch) is not None:
+        if (machine := self._machine) is not None:
             self._hear(machine.bytes_for, index, data, self.shop.now_ms())
 
     def part_ended(self, index: int) -> None:
         self._leave(index)
-        if (machine := self._batch) is not None:
+        if (machine := self._machine) is not None:
             self._hear(machine.end_for, index, self.shop.now_ms())
 
     def part_failed(self, index: int, error: P2pgridError) -> None:
         log.error("order %s, request %d: the engine failed: %s", self._name, index, error)
         self.shop.tally.engine_failures += 1
         self._leave(index)
-        if (machine := self._batch) is not None:
+        if (machine := self._machine) is not None:
             self._hear(machine.failed_for, index, self.shop.now_ms())
 
 

@@ -24,28 +24,22 @@ from p2pgrid.commands.wire import About
 from p2pgrid.config import Config, DataFolder, ModelConfig, parse_host_port
 from p2pgrid.desk.evidence import EvidenceKeeper
 from p2pgrid.desk.records_desk import RecordsDesk
-from p2pgrid.errors import LedgerError, LocalError, P2pgridError, Refused, UsageError
+from p2pgrid.errors import Refused, UsageError
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.sqlite import SqliteLedger
-from p2pgrid.log.erasing import LogFiles, check_all_known, erase_salts
-from p2pgrid.log.forks import keep_fork
-from p2pgrid.log.log import TransparencyLog
 from p2pgrid.log.service import LogService
-from p2pgrid.log.witness import Witness, WitnessStore
-from p2pgrid.net import lookup_keys
 from p2pgrid.net.direct import DirectListener, listen
 from p2pgrid.net.libp2p_road import SessionListener
 from p2pgrid.net.network import Network
 from p2pgrid.net.peer_address import Health
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.processes.workers import check_supported
-from p2pgrid.proto.card_chain import pack_cards
 from p2pgrid.proto.dispute_exchange import Said
-from p2pgrid.proto.fork import ForkProof
-from p2pgrid.proto.messages import DataTerms, ModelOffer, Offer
+from p2pgrid.proto.messages import DataTerms, Offer
 from p2pgrid.proto.record import Signed
 from p2pgrid.provider.addresses import MAX_OFFERED, offered_addresses, offered_libp2p_addresses
 from p2pgrid.provider.admission import Admission
+from p2pgrid.provider.advertising import Advertiser
 from p2pgrid.provider.cards import OwnCards
 from p2pgrid.provider.channels import Channels
 from p2pgrid.provider.clock import unix_ms
@@ -56,6 +50,7 @@ from p2pgrid.provider.exchange import Shop
 from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.links import ClientLinks
 from p2pgrid.provider.offers import OfferBook, OfferTerms, batch_terms_of, terms_of
+from p2pgrid.provider.own_log import erase_all_salts, open_log
 from p2pgrid.provider.schedule import time_zone
 from p2pgrid.provider.session import serve_streams
 from p2pgrid.provider.tally import Tally
@@ -64,11 +59,6 @@ from p2pgrid.provider.workers import ProviderWorkers, SharedChannels, check_engi
 
 log = logging.getLogger(__name__)
 
-ADVERTISE_TIMEOUT_S: Final = 10.0
-FIRST_PEER_TIMEOUT_S: Final = 0.5
-OFFER_RETRY_S: Final = 30.0
-CARD_INTERVAL_S: Final = 2.0
-"""How often the card's file is looked at."""
 SETTLE_S: Final = 3.0
 """How long orders that were ended by a shutdown may take to be countersigned."""
 
@@ -132,6 +122,7 @@ class Provider:
         self._workers: ProviderWorkers | None = None
         self._sessions: SessionListener
         self._offers: OfferBook
+        self._advertiser: Advertiser
         self._admission: Admission
         self.channels: Channels
         self.disputes: DisputeBook
@@ -225,7 +216,8 @@ class Provider:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         ledger = await self._open_ledger(stack)
-        await self._open_log(stack, ledger)
+        trusted = {witness.key for witness in self._witnesses}
+        self.log = await open_log(stack, self._data, self.key, ledger, self.channels, trusted, self._now_ms)
         await self._check_port()
         stack.push_async_callback(self.engines.aclose)
         started = time.monotonic()
@@ -234,16 +226,16 @@ class Provider:
             "engines: %d of %d models are up (%.1f s)",
             len(self.engines.entries),
             len(self.engines.models),
-            _since(started),
+            time.monotonic() - started,
         )
         await self._open_roads(stack, ledger)
-        await self._publish()
-        await self._advertise()
+        await self._advertiser.publish()
+        await self._advertiser.advertise()
         stack.push_async_callback(self._drain)
         witnessing = Witnessing(self.log.log, self._witnesses)
         for name, work in (
-            ("renew offers", self._renew()),
-            ("watch engines", self.engines.watch(self._reoffer)),
+            ("renew offers", self._advertiser.renew()),
+            ("watch engines", self.engines.watch(self._advertiser.reoffer)),
             ("ask witnesses", witnessing.run()),
             ("close what is overdue", self.channels.watch()),
         ):
@@ -285,35 +277,10 @@ class Provider:
             self._data.ledger_file,
             len(self.channels),
             suspended,
-            _since(started),
+            time.monotonic() - started,
         )
         await self._take_commands(stack, ledger)
         return ledger
-
-    async def _open_log(self, stack: AsyncExitStack, ledger: Ledger) -> None:
-        started = time.monotonic()
-        path, guard = self._data.log_file(self.peer_id), self._data.log_checkpoint_file(self.peer_id)
-        own = TransparencyLog(path, guard, self.key, ledger, now_ms=self._now_ms)
-        await stack.enter_async_context(own)
-        store = await asyncio.to_thread(WitnessStore, self._data.witness_file)
-        stack.callback(store.close)
-        trusted = {witness.key for witness in self._witnesses}
-        witness = Witness(
-            store,
-            self.key,
-            now_ms=self._now_ms,
-            follows=lambda key: key in trusted or self.channels.has_client(key),
-            on_fork=self._fork_found,
-        )
-        self.log = LogService(own, witness, is_party=self.channels.is_party, deals_with=self.channels.has_client)
-        size = own.checkpoint.size if own.checkpoint is not None else 0
-        log.info("log: %s, %d entries (%.1f s)", path, size, _since(started))
-
-    def _fork_found(self, proof: ForkProof) -> None:
-        try:
-            log.error("a proof of the fork is in %s", keep_fork(self._data.forks, proof))
-        except LocalError as error:
-            log.error("the proof of the fork could not be kept: %s\n%s", error, proof.to_json().decode())
 
     async def _take_commands(self, stack: AsyncExitStack, ledger: Ledger) -> None:
         """From now on, long before an engine is up: a command would find the ledger locked."""
@@ -323,7 +290,7 @@ class Provider:
             [self.key, *self._former_keys],
             self._now_ms,
             deliver=self._deliver_dispute,
-            erase_salts=self._erase_salts,
+            erase_salts=lambda ids: erase_all_salts(self._data, self.log.log, self.key, ids),
         )
         desk = ProviderDesk(ledger, self.key.public_key, self._links.is_connected, records)
         await stack.enter_async_context(
@@ -333,14 +300,6 @@ class Provider:
     async def _deliver_dispute(self, signed: Said) -> bool:
         self.disputes.said(signed)
         return False  # it is the client who fetches it
-
-    async def _erase_salts(self, record_ids: Sequence[bytes]) -> int:
-        logs = [LogFiles(*one) for one in self._data.logs_of_own_keys()]
-        check_all_known(logs, self._data.log_files)
-        erased = await asyncio.to_thread(
-            erase_salts, [one for one in logs if one.key.public_key != self.key.public_key], record_ids
-        )
-        return erased + await self.log.log.erase_all(record_ids)
 
     async def _check_port(self) -> None:
         """Learn now, and not after minutes of loading a model, that the port is taken. Raises LocalError."""
@@ -353,6 +312,16 @@ class Provider:
         workers = self._make_workers(ledger)
         counters = workers.counters if workers is not None else None
         self._admission = Admission(self.engines.models, self.channels, self.limits, counters)
+        self._advertiser = Advertiser(
+            self._offers,
+            self.engines,
+            self._admission,
+            self.cards,
+            addresses=lambda: self.offered_addresses,
+            country=self._config.country,
+            has_bootstrap=bool(self._bootstrap),
+            now_ms=self._now_ms,
+        )
         shop = Shop(
             key=self.key,
             ledger=ledger,
@@ -408,87 +377,23 @@ class Provider:
             announce=config.libp2p_announce,
             bootstrap=self._bootstrap,
             serve_dht=bool(config.libp2p_listen),
-            offer=self._shown_offer,
+            offer=self._advertiser.shown_offer,
             log=self.log.answer_call,
-            cards=self._shown_cards,
+            cards=self._advertiser.shown_cards,
             sessions=self._sessions if config.libp2p_listen else None,
         )
         await stack.enter_async_context(self._network)
-        log.info("network %r: %s (%.1f s)", self.network_name, ", ".join(self.libp2p_addresses), _since(started))
-
-    # -- offers -----------------------------------------------------------------------------------------------------
-
-    def _shown_offer(self) -> bytes | None:
-        offer = self._offers.current
-        return offer.record.to_bytes() if offer is not None else None
-
-    def _shown_cards(self) -> bytes | None:
-        chain = self.cards.chain()
-        return pack_cards(chain) if chain else None
-
-    async def _publish(self) -> None:
-        """Sign and show an offer of what is up; withdraw if nothing is. Raises LedgerError."""
-        entries = self.engines.entries
-        if not entries or self._admission.is_draining:
-            self._offers.withdraw()
-            return
-        offer = await self._offers.publish(entries, self.offered_addresses)
-        log.info("offer %d: %s", offer.message.sequence, ", ".join(entry.model for entry in entries))
-
-    async def _advertise(self) -> None:
-        network, entries = self._network, self.engines.entries
-        if network is None:
-            return
-        if not entries:
-            await network.withdraw()
-            return
-        started = time.monotonic()
-        # Without an introducing peer there is nobody to tell yet: whoever joins through us will be told.
-        timeout_s = ADVERTISE_TIMEOUT_S if self._bootstrap else FIRST_PEER_TIMEOUT_S
-        holders = await network.advertise(advertised_keys(entries, self._config.country), timeout_s=timeout_s)
-        log.info("advertised: %d peers hold it (%.1f s)", holders, _since(started))
-        if not holders:
-            log.warning("nobody in the network holds our advertisement yet; it is tried on")
-
-    async def _reoffer(self) -> None:
-        """A model went down or came back."""
-        try:
-            await self._publish()
-        except LedgerError as error:
-            log.error("no new offer: %s", error)
-            self._offers.withdraw()
-        try:
-            await self._advertise()
-        except P2pgridError as error:
-            log.error("the network was not told: %s", error)
-
-    async def _renew(self) -> None:
-        """A new offer at half time, and when the operator's card is another, for ever."""
-        while True:
-            left_s = max(self._offers.renewal_ms - self._now_ms(), 0) / 1000
-            await asyncio.sleep(min(left_s, CARD_INTERVAL_S))
-            offer = self._offers.current
-            if left_s > CARD_INTERVAL_S and (offer is None or offer.message.card == self.cards.offered_id()):
-                continue
-            try:
-                await self._publish()
-            except LedgerError as error:
-                log.error("the offer could not be renewed; trying again in %g s: %s", OFFER_RETRY_S, error)
-                await asyncio.sleep(OFFER_RETRY_S)
-            if self._offers.current is None:
-                await asyncio.sleep(OFFER_RETRY_S)
+        self._advertiser.network = self._network
+        log.info(
+            "network %r: %s (%.1f s)", self.network_name, ", ".join(self.libp2p_addresses), time.monotonic() - started
+        )
 
     # -- stop -------------------------------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
         """Take nothing new, let what runs finish for a while, then end it as failed, for which nothing is owed."""
         self._admission.is_draining = True
-        self._offers.withdraw()
-        if self._network is not None:
-            try:
-                await self._network.withdraw()
-            except P2pgridError as error:
-                log.warning("the network was not told: %s", error)
+        await self._advertiser.withdraw()
         if self._workers is not None:
             await self._workers.drain()
         live = self.open_orders
@@ -520,14 +425,6 @@ class Provider:
         return True
 
 
-def advertised_keys(entries: Sequence[ModelOffer], country: str) -> list[str]:
-    """The keys under which a provider of these models in this country is found."""
-    keys = [lookup_keys.PROVIDER, lookup_keys.country_key(country)]
-    for entry in entries:
-        keys += [lookup_keys.model_key(entry.model), lookup_keys.model_key(entry.model, country)]
-    return keys
-
-
 def _nobody_yet(_: Stream) -> StreamHandler:
     raise Refused("withdrawn", "this provider is starting.")
 
@@ -540,7 +437,3 @@ async def _cancel(task: asyncio.Task[None]) -> None:
 def _report_end(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         log.critical("%r ended; restart the node", task.get_name(), exc_info=error)
-
-
-def _since(started: float) -> float:
-    return time.monotonic() - started

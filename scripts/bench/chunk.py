@@ -28,9 +28,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from order import FreeLedger, market
 from paced_engine import sse_events
 
-from p2pgrid.client.answer import _Pour
 from p2pgrid.client.openai_api import StreamEditor
 from p2pgrid.client.order import OrderStream
+from p2pgrid.client.pour import Pour
 from p2pgrid.engine.base import AnswerReader
 from p2pgrid.engine.http_client import EngineLimits, HttpCall, HttpClient, Road
 from p2pgrid.engine.http_connection import HttpConnection
@@ -99,8 +99,8 @@ def program(order: OrderStream) -> Wire:
     connection._reply = reply
     reply.begin(200, {})
     connection.flush()
-    pour = _Pour(order, lambda data: reply.send(editor.feed(data)), reply)
-    order.on_progress = pour._move
+    pour = Pour(order, lambda data: reply.send(editor.feed(data)), reply)
+    order.on_progress = pour.move
     return wire
 
 

@@ -37,7 +37,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from paced_engine import sse_events
 
-from p2pgrid.client.batch import Batcher, BatchStream, SharedRequest
+from p2pgrid.client.batch import BatchStream, SharedRequest
+from p2pgrid.client.batcher import Batcher
 from p2pgrid.client.order import OrderStream
 from p2pgrid.desk.evidence import EvidenceKeeper
 from p2pgrid.engine.base import AnswerReader, Engine
@@ -46,14 +47,14 @@ from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.net.connection import LinkConnection
-from p2pgrid.proto.batch_buyer import Need, place_batch
+from p2pgrid.proto.batch_buyer import Need
 from p2pgrid.proto.books import ChannelBooks
-from p2pgrid.proto.buyer import place_order
 from p2pgrid.proto.channel import ChannelHead
 from p2pgrid.proto.counting import TokenCounter
 from p2pgrid.proto.link import Link
 from p2pgrid.proto.link_events import LinkLimits
 from p2pgrid.proto.messages import BatchTerms, DataTerms, ModelOffer, Tariff, Terms
+from p2pgrid.proto.placement import place_batch, place_order
 from p2pgrid.proto.record import Signed
 from p2pgrid.proto.request import RequestFields, metered_body, parse_request
 from p2pgrid.proto.sse import EventSplitter

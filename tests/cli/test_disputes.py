@@ -80,7 +80,7 @@ async def exchange(client: Command, seller: Command) -> None:
     """Both nodes run for a moment."""
     bought, sold = SqliteLedger.open(client.data.ledger_file), SqliteLedger.open(seller.data.ledger_file)
     async with provider(sold) as rig, buying(rig, bought, keeps_links=False) as (purchaser, _):
-        await purchaser.reconcile(PROVIDER.public_key)
+        await purchaser.sessions.reconcile(PROVIDER.public_key)
     await bought.aclose()
     await sold.aclose()
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from p2pgrid.client.answer import Answer
-from p2pgrid.client.batch import SHORT_OUTPUT_TOKENS
+from p2pgrid.client.batcher import SHORT_OUTPUT_TOKENS
 from p2pgrid.client.choice import Wishes
 from p2pgrid.client.openai_api import order_name
 from p2pgrid.client.purchaser import Purchaser
@@ -149,7 +149,7 @@ async def test_an_order_is_closed_after_its_time() -> None:
         before = await one.trust()
         first = [asyncio.create_task(one.ask(fake={"gather": 3})) for _ in range(2)]
         await until(lambda: one.rig.fake.running == 2)
-        batch = next(iter(one.purchaser.sessions.values()))._batcher._open
+        batch = next(iter(one.purchaser.sessions.values()))._orders.batcher._open
         await until(lambda: all(order.batch.is_closed for order in batch.values()))
         last = await one.ask(fake={"gather": 3})
         assert last.request_index == 0
@@ -281,7 +281,7 @@ async def test_a_lost_link_is_settled_on_the_next() -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await one.purchaser.reconcile(PROVIDER.public_key, 10.0)
+        await one.purchaser.sessions.reconcile(PROVIDER.public_key, 10.0)
         await until(lambda: signed_receipts(one.sold) == signed_receipts(one.bought))
         by_voucher = [r for r in one._above(before) if r.status is Status.INTERRUPTED]
         assert len(by_voucher) == 2
@@ -346,7 +346,7 @@ async def test_each_write_of_a_batch_may_fail(side: Role, persisted: bool, after
         async with asyncio.timeout(20):
             while True:
                 with contextlib.suppress(RemoteError, LedgerError, TimeoutError):
-                    await one.purchaser.reconcile(PROVIDER.public_key, 5.0)
+                    await one.purchaser.sessions.reconcile(PROVIDER.public_key, 5.0)
                     channel = one.bought.channels()[-1].message.channel
                     open_orders = one.bought.open_orders(channel) or one.sold.open_orders(channel)
                     if not open_orders and signed_receipts(one.sold) == signed_receipts(one.bought):

@@ -114,7 +114,7 @@ async def test_a_stalled_reader_delays_nobody(tmp_path: Path) -> None:
 
 
 class Tap:
-    """A program's end that is shut until it is opened (`p2pgrid.client.answer.Flow`)."""
+    """A program's end that is shut until it is opened (`p2pgrid.client.pour.Flow`)."""
 
     def __init__(self) -> None:
         self.on_writable: Callable[[], None] | None = None

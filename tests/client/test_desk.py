@@ -77,7 +77,7 @@ async def test_what_came_by_itself_on_a_new_link_is_shown_with_its_time() -> Non
         await until(lambda: answer.usage.output_tokens > 20)
         rig.live[0].connection.abort()
         await until(lambda: len(signed_receipts(ledger)) == 2)
-        await until(lambda: purchaser.earlier.of(PEER))
+        await until(lambda: purchaser.sessions.earlier.of(PEER))
 
         for _ in range(2):
             done = await reconcile(purchaser)
@@ -119,7 +119,7 @@ async def test_running_orders_are_waited_for() -> None:
         assert done.channels[0].receipts[0].status == "completed"
         with pytest.raises(Refused, match="still running"):
             async with await purchaser.buy(CHAT, SLOW):
-                await purchaser.reconcile(PROVIDER.public_key, 0.1)
+                await purchaser.sessions.reconcile(PROVIDER.public_key, 0.1)
 
 
 async def test_a_provider_that_is_away() -> None:
@@ -129,7 +129,7 @@ async def test_a_provider_that_is_away() -> None:
         address = rig.address
     async with buying(_At(address, rig), ledger, keeps_links=False) as (purchaser, _):  # type: ignore[arg-type]
         with pytest.raises(Unreachable, match="is not there"):
-            await purchaser.reconcile(PROVIDER.public_key, 0.3)
+            await purchaser.sessions.reconcile(PROVIDER.public_key, 0.3)
 
 
 class _At:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from p2pgrid.client.clock import unix_ms
 from p2pgrid.client.desk import ClientDesk
 from p2pgrid.client.exchanges import exchange
-from p2pgrid.client.purchaser import Purchaser, unix_ms
+from p2pgrid.client.purchaser import Purchaser
 from p2pgrid.desk.asks import Reconcile
 from p2pgrid.errors import Refused
 from p2pgrid.ledger.base import Ledger
@@ -156,7 +157,7 @@ async def test_a_ledger_that_was_set_back_gets_its_disputes_again() -> None:
         session(purchaser).disputes.said(dispute)
         await until(lambda: held(sold))
     async with provider(sold) as rig, buying(rig, before, keeps_links=False) as (purchaser, _):
-        await purchaser.reconcile(PROVIDER.public_key)
+        await purchaser.sessions.reconcile(PROVIDER.public_key)
         assert held(before) == held(sold) == [(dispute.id, b"")]
 
 

@@ -15,7 +15,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from p2pgrid.client.gateway import SHUTDOWN_S, Gateway, check_exposure, serve
-from p2pgrid.client.session import SessionLimits
+from p2pgrid.client.limits import SessionLimits
 from p2pgrid.errors import LocalError, UsageError
 from p2pgrid.proto.messages import Status
 from p2pgrid.proto.wire import MAX_BODY_BYTES, Kind, Refusal

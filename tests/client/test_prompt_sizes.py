@@ -136,8 +136,9 @@ async def test_a_template_that_grew_costs_one_answer() -> None:
         async with await purchaser.buy(CHAT, BODY, whole=True):
             await until(lambda: signed_receipts(bought) and not is_open(purchaser))
         session = next(iter(purchaser.sessions.values()))
-        (key,) = session._prompt_sizes._least
-        session._prompt_sizes._least[key] = -len(metered_body(BODY)) + 1  # as if the template had been far smaller
+        learned = session._orders.prompt_sizes._least
+        (key,) = learned
+        learned[key] = -len(metered_body(BODY)) + 1  # as if the template had been far smaller
         with pytest.raises(RemoteError, match="interrupted"):
             async with await purchaser.buy(CHAT, BODY, whole=True) as answer:
                 await answer.assemble()

@@ -8,13 +8,13 @@ import msgspec
 import pytest
 
 from p2pgrid.client.choice import Wishes
-from p2pgrid.client.purchaser import unix_ms
-from p2pgrid.client.session import SessionLimits
+from p2pgrid.client.clock import unix_ms
+from p2pgrid.client.limits import SessionLimits
 from p2pgrid.errors import LedgerError, ProtocolViolation, Refused, RemoteError, Unreachable
 from p2pgrid.proto.codes import CODES, Party, Weight
 from p2pgrid.proto.messages import Channel, Meter, Receipt, Status, Tariff, Voucher
+from p2pgrid.proto.order_states import SellerState
 from p2pgrid.proto.record import Role, parse_message, parse_record, sign_message
-from p2pgrid.proto.seller import SellerState
 from p2pgrid.proto.verdict import Bundle, audit_records
 from p2pgrid.proto.wire import Kind, Refusal
 from tests.client.seller import BODY, CHAT, WINDOW, FakeNetwork, TestSeller, chat_events, shop, until
@@ -223,11 +223,11 @@ async def test_a_wrong_tick_is_not_signed_and_ends_the_dealings() -> None:
     async with shop(cheap, dear, quarantine=s.purchaser.quarantine) as again:
         async with await again.purchaser.buy(CHAT, BODY, whole=True) as answer:
             assert answer.provider == dear.peer_id
-        held = await again.purchaser.allow(cheap.peer_id)
+        held = await again.purchaser.sessions.allow(cheap.peer_id)
         assert held is not None and held.reason.startswith("wrong-count")
         async with await again.purchaser.buy(CHAT, BODY, whole=True) as answer:
             assert answer.provider == cheap.peer_id
-        assert await again.purchaser.allow(cheap.peer_id) is None
+        assert await again.purchaser.sessions.allow(cheap.peer_id) is None
 
 
 async def test_a_receipt_that_breaks_the_chain_is_evidence_and_ends_the_dealings() -> None:
@@ -321,7 +321,7 @@ async def test_a_provider_that_lost_its_ledger_s_end_uses_no_number_twice() -> N
         await seller.until(lambda: len(seller.settled) == 3)
         seller.lose_end_of_ledger(kept=2)
         assert not seller.ledger.receipts()
-        (change,), lifted = await s.purchaser.reconcile(seller.key.public_key)
+        (change,), lifted = await s.purchaser.sessions.reconcile(seller.key.public_key)
         assert lifted is None and change.sent + len(change.restored) in (0, 3 * 2 + 1)
         async with await s.purchaser.buy(CHAT, BODY, whole=True) as answer:
             assert answer.order_number == 4

@@ -35,7 +35,7 @@ from p2pgrid.client.openai_api import (
     parse_wishes,
     without_token_ids,
 )
-from p2pgrid.client.purchaser import purchase_of
+from p2pgrid.client.purchase import purchase_of
 from p2pgrid.config import parse_config
 from p2pgrid.engine.http import parse_health, parse_models
 from p2pgrid.errors import (

@@ -122,7 +122,7 @@ async def test_a_whole_sale_over_libp2p_alone(tmp_path: Path) -> None:
         await m.settled(12)
         assert m.road is Road.LIBP2P
         assert m.provider.links_by_road == {"direct": 0, "libp2p": 1}
-        [listed] = m.client.purchaser.models()
+        [listed] = m.client.purchaser.market.models()
         assert listed.road == "libp2p"
     verdict = audit(m)
     assert verdict.clean, verdict.findings

@@ -17,7 +17,7 @@ from p2pgrid.demo.processes import NodeProcess
 from p2pgrid.ledger.base import ReceiptRow
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.proto.keys import parse_public_key
-from p2pgrid.proto.messages import Status
+from p2pgrid.proto.messages import MAX_BATCH_REQUESTS, Status
 from tests.grid.conftest import MODEL, FakeEngine, audit_everything, get, offer_count, p2pgrid, until
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
@@ -94,6 +94,11 @@ async def receipts(node: NodeProcess) -> list[ReceiptRow]:
         return ledger.receipts()
 
 
+def requests_completed(rows: list[ReceiptRow]) -> int:
+    """How many requests stand on completed receipts: several on one of a batch order."""
+    return sum(len(row.receipt.requests) or 1 for row in rows if row.receipt.status is Status.COMPLETED)
+
+
 async def check_books(grid: Grid) -> list[ReceiptRow]:
     """All receipts of the gateway: signed by both, numbered without a gap on each channel, and clean."""
     assert grid.gateway is not None
@@ -117,7 +122,7 @@ async def test_two_hundred_requests_over_many_connections(workers_grid: Grid) ->
     assert len(workers(grid.operators[CHEAPER])) == WORKERS
     await ask_many(grid, 200)
     rows = await check_books(grid)
-    assert [row.receipt.status for row in rows].count(Status.COMPLETED) == 200
+    assert requests_completed(rows) == 200
     # Each of the gateway's workers has bought on a channel of its own.
     cheaper = grid.operators[CHEAPER].ready["peer_id"]
     with_cheaper = [row for row in rows if parse_public_key(row.channel.provider).peer_id == cheaper]
@@ -143,7 +148,9 @@ async def test_workers_that_are_killed_in_the_middle_break_no_chain(workers_grid
     await selling
     await ask_patiently(grid)
     rows = await check_books(grid)
-    assert [row.receipt.status for row in rows].count(Status.COMPLETED) >= 121
+    # What a killed worker had answered under a batch order that was still open is billed by nobody: one order a worker
+    # that is killed on either side, and provider.
+    assert requests_completed(rows) >= 121 - 3 * 2 * MAX_BATCH_REQUESTS
 
 
 async def back(node: NodeProcess, victim: int) -> bool:
@@ -151,15 +158,15 @@ async def back(node: NodeProcess, victim: int) -> bool:
     return victim not in (there := workers(node)) and len(there) == WORKERS
 
 
-async def test_a_gateway_comes_back_with_another_number_of_workers_and_settles_all(workers_grid: Grid) -> None:
+async def test_a_gateway_comes_back_with_another_number_of_workers_and_settles_all(
+    workers_grid: Grid, fake_engine: FakeEngine
+) -> None:
     grid = workers_grid
     gateway = grid.gateway
     assert gateway is not None
     await ask_many(grid, 20)
     asking = asyncio.create_task(ask(grid, max_tokens=2000, extra_body={"fake": {"pace_ms": 20, "tokens": 2000}}))
-    await asyncio.sleep(0)
-    engine_works = grid.operators[CHEAPER]
-    await until(lambda: get_open_orders(engine_works), lambda n: n > 0)
+    await until(lambda: running(fake_engine), lambda n: n > 0)
     left = workers(gateway)
     os.kill(gateway.pid, signal.SIGKILL)
     await gateway.exited()
@@ -187,7 +194,7 @@ async def test_a_provider_that_only_libp2p_reaches_is_bought_from_by_every_worke
         await until(lambda: offers_of_all_workers(grid), 1)
         await ask_many(grid, 24, at_once=6)
         rows = await check_books(grid)
-        assert [row.receipt.status for row in rows].count(Status.COMPLETED) == 24
+        assert requests_completed(rows) == 24
         assert len({row.channel.channel for row in rows}) == WORKERS
         (model,) = (await get(grid, "/models"))["data"]
         assert {(offer["link"], *offer["roads"]) for offer in model["p2pgrid"]["offers"]} == {("libp2p", "libp2p")}
@@ -199,9 +206,9 @@ async def nobody_of(pids: list[int]) -> bool:
     return not any(map(is_alive, pids))
 
 
-async def get_open_orders(node: NodeProcess) -> int:
-    with SqliteLedger.open_readonly(node.data / "ledger.sqlite") as ledger:
-        return sum(len(ledger.open_orders(one.message.channel)) for one in ledger.channels())
+async def running(engine: FakeEngine) -> int:
+    """Answers under way at the engine."""
+    return int((await engine.state())["running"])
 
 
 async def test_a_node_that_is_stopped_or_killed_leaves_no_process_behind(workers_grid: Grid) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from typing import Any
 
@@ -141,7 +142,7 @@ async def test_many_at_once_are_numbered_without_a_gap(grid: Grid) -> None:
             lambda node=node: receipts(node.data), lambda rows: all(row["countersigned"] for row in rows)
         )
         assert [row["receipt_number"] for row in rows] == list(range(len(rows), 0, -1))
-        sold.append(len(rows))
+        sold.append(sum(max(row["requests"], 1) for row in rows))
     assert sum(sold) == 24
     assert sold[0] >= 8
     assert (await audit_everything(grid))["clean"]
@@ -220,11 +221,24 @@ async def test_ports_keys_and_configurations_that_are_wrong_say_what_to_do(grid:
 async def test_requests_asked_at_once_share_a_receipt(grid: Grid) -> None:
     for _ in range(3):
         await ask(grid)
-    answers = await asyncio.gather(*(ask(grid) for _ in range(8)))
-    assert all(answer.choices[0].message.content for answer in answers)
+    async with program(grid) as client:
+        create = client.chat.completions.with_raw_response.create
+        message = {"role": "user", "content": "hello"}
+        answers = await asyncio.gather(
+            *(create(model=MODEL, messages=[message], max_tokens=8) for _ in range(8))  # type: ignore[list-item]
+        )
+    assert all(answer.parse().choices[0].message.content for answer in answers)
+    # Which order, and which of its requests: no two are the same.
+    names = {answer.headers["x-p2pgrid-order"] for answer in answers}
+    shared = [re.fullmatch(r"[0-9a-f]{64}:([0-9]+)/([0-9]|1[0-5])", name) for name in names]
+    assert len(names) == 8 and any(shared)
     gateway = grid.gateway
     assert gateway is not None
     rows = await until(lambda: receipts(gateway.data), lambda rows: sum(max(row["requests"], 1) for row in rows) == 11)
     assert any(row["requests"] > 1 for row in rows)
+    billed = {int(row["order_number"]): row for row in rows}
+    assert all(billed[int(name[1])]["requests"] > int(name[2]) for name in shared if name is not None)
+    told_pico = sum(int(answer.headers["x-p2pgrid-cost-pico"]) for answer in answers)
+    assert told_pico == sum(int(row["amount_pico"]) for row in rows[: len(rows) - 3])
     verdict = await audit_everything(grid)
     assert verdict["clean"], verdict["findings"]

@@ -18,9 +18,11 @@ from p2pgrid.proto.actions import (
     Send,
     Settled,
 )
-from p2pgrid.proto.batch_buyer import AskedRequest, Need, place_batch
+from p2pgrid.proto.asked_request import AskedRequest
+from p2pgrid.proto.batch_buyer import Need
 from p2pgrid.proto.batch_seller import SellerBatch
 from p2pgrid.proto.messages import BatchTerms, Meter, Receipt, Status, Usage, Voucher
+from p2pgrid.proto.placement import place_batch
 from p2pgrid.proto.proposal import Ending, propose_receipt
 from p2pgrid.proto.record import Message, Role, Signed
 from p2pgrid.proto.request import metered_body, parse_request

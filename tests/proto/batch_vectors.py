@@ -9,10 +9,10 @@ import msgspec
 
 from p2pgrid.errors import InvalidRecord, ProtocolViolation
 from p2pgrid.proto.actions import AbortEngine, AbortEngineFor, Actions, AskEngineFor, Breach, EndStream, Persist, Send
-from p2pgrid.proto.batch_buyer import AskedRequest
+from p2pgrid.proto.asked_request import AskedRequest
 from p2pgrid.proto.messages import Receipt, Status
+from p2pgrid.proto.metered_order import VOUCHER_TIMEOUT_MS
 from p2pgrid.proto.record import Role, parse_message, parse_record, sign_message
-from p2pgrid.proto.seller import VOUCHER_TIMEOUT_MS
 from p2pgrid.proto.wire import Kind, RequestCancel, RequestEnded, RequestHead
 from tests.proto.batch_rig import KEY, BatchRig, body_of
 from tests.proto.machine_trace import chunk, last, prompt

@@ -12,9 +12,10 @@ import msgspec
 from p2pgrid.errors import InvalidRecord, ProtocolViolation, Refused
 from p2pgrid.proto.acceptance import accept_order, verify_order
 from p2pgrid.proto.actions import AbortEngine, Action, Actions, AskEngine, Breach, EndStream, Persist, Send
-from p2pgrid.proto.buyer import BuyerOrder, place_order
+from p2pgrid.proto.buyer import BuyerOrder
 from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.messages import Offer, Order
+from p2pgrid.proto.placement import place_order
 from p2pgrid.proto.record import Message, Record, Role, Signed, parse_message, parse_record, sign_message
 from p2pgrid.proto.request import metered_body, parse_request
 from p2pgrid.proto.seller import SellerOrder

@@ -6,8 +6,14 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from p2pgrid.proto.buyer import BUYER_TRANSITIONS, BuyerEvent, BuyerState
-from p2pgrid.proto.seller import SELLER_TRANSITIONS, SellerEvent, SellerState
+from p2pgrid.proto.order_states import (
+    BUYER_TRANSITIONS,
+    SELLER_TRANSITIONS,
+    BuyerEvent,
+    BuyerState,
+    SellerEvent,
+    SellerState,
+)
 
 SPEC = Path(__file__).parent.parent.parent / "docs/spec/session.md"
 

@@ -30,8 +30,9 @@ from p2pgrid.proto.actions import (
     Turn,
 )
 from p2pgrid.proto.books import ChannelBooks
-from p2pgrid.proto.buyer import BuyerOrder, check_resumed, place_order
+from p2pgrid.proto.buyer import BuyerOrder
 from p2pgrid.proto.channel import ChannelHead, accept_channel, propose_channel
+from p2pgrid.proto.countersigning import check_resumed
 from p2pgrid.proto.counting import TokenCounter
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import (
@@ -48,10 +49,12 @@ from p2pgrid.proto.messages import (
     Usage,
     Voucher,
 )
+from p2pgrid.proto.order_states import SellerState
+from p2pgrid.proto.placement import place_order
 from p2pgrid.proto.proposal import Ending, accept_countersignature, propose_receipt
 from p2pgrid.proto.record import Message, Role, Signed, sign_message
 from p2pgrid.proto.request import metered_body, parse_request
-from p2pgrid.proto.seller import SellerOrder, SellerState
+from p2pgrid.proto.seller import SellerOrder
 from p2pgrid.proto.sse import EventSplitter
 from p2pgrid.proto.verdict import Bundle, Verdict, audit_records
 from p2pgrid.proto.wire import Kind, OrderOpening, Refusal

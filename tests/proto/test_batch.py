@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 
 from p2pgrid.errors import InvalidRecord, ProtocolViolation, Refused
 from p2pgrid.proto.acceptance import accept_batch
+from p2pgrid.proto.asked_request import AskedRequest
 from p2pgrid.proto.batch import batch_commitment, request_key
-from p2pgrid.proto.batch_buyer import AskedRequest
-from p2pgrid.proto.buyer import BuyerState, check_resumed
 from p2pgrid.proto.commitment import request_commitment
+from p2pgrid.proto.countersigning import check_resumed
 from p2pgrid.proto.counting import TokenCounter
 from p2pgrid.proto.messages import BatchTerms, Meter, Receipt, RequestLine, Status, Usage, Voucher
+from p2pgrid.proto.metered_order import VOUCHER_TIMEOUT_MS
+from p2pgrid.proto.order_states import BuyerState, SellerState
 from p2pgrid.proto.pricing import price_of
 from p2pgrid.proto.record import Role, encode_payload, parse_message, parse_record, sign_message
-from p2pgrid.proto.seller import VOUCHER_TIMEOUT_MS, SellerState
 from p2pgrid.proto.sse import EventSplitter
 from p2pgrid.proto.wire import Kind, RequestEnded, RequestHead, RequestRefused, parse_frame
 from tests.proto.batch_rig import KEY, BatchRig, body_of

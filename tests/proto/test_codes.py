@@ -46,8 +46,9 @@ OF_THE_ANSWER = {"wrong-count", "wrong-status"}
 
 
 def test_what_the_client_disputes_has_the_name_that_an_audit_gives_it() -> None:
-    for module in ("buyer.py", "receipt_check.py", "disputing.py", "reconcile.py", "restore.py"):
-        tree = ast.parse((ROOT / module).read_text())
+    modules = ("buyer", "batch_buyer", "asked_request", "countersigning", "receipt_check")
+    for module in (*modules, "disputing", "reconcile", "restore"):
+        tree = ast.parse((ROOT / f"{module}.py").read_text())
         firsts = [node.elts[0] for node in ast.walk(tree) if isinstance(node, ast.Tuple) and len(node.elts) == 2]
         said = {each.value for each in firsts if isinstance(each, ast.Constant) and isinstance(each.value, str)}
         codes = {text for text in said if re.fullmatch(r"[a-z]+(-[a-z]+)+", text)}

@@ -14,19 +14,22 @@ from hypothesis import strategies as st
 from p2pgrid.errors import InvalidRecord, ProtocolViolation, Refused
 from p2pgrid.proto.acceptance import accept_order, verify_order
 from p2pgrid.proto.books import UNSIGNED_COUNTS_MS, ChannelBooks, risk_pico, unsigned_pico
-from p2pgrid.proto.buyer import (
+from p2pgrid.proto.countersigning import check_resumed
+from p2pgrid.proto.messages import Meter, Receipt, Status, Tariff, Usage, Voucher
+from p2pgrid.proto.metered_order import VOUCHER_TIMEOUT_MS
+from p2pgrid.proto.order_states import (
     BUYER_TRANSITIONS,
+    SELLER_TRANSITIONS,
     BuyerEvent,
     BuyerState,
-    check_resumed,
-    place_order,
+    SellerEvent,
+    SellerState,
 )
-from p2pgrid.proto.messages import Meter, Receipt, Status, Tariff, Usage, Voucher
+from p2pgrid.proto.placement import place_order
 from p2pgrid.proto.proposal import Ending, check_countersignature, propose_receipt
 from p2pgrid.proto.receipt_check import DISPUTABLE
 from p2pgrid.proto.record import Record, Role, parse_record, sign_message, verify_record
 from p2pgrid.proto.request import metered_body, parse_request
-from p2pgrid.proto.seller import SELLER_TRANSITIONS, VOUCHER_TIMEOUT_MS, SellerEvent, SellerState
 from p2pgrid.proto.wire import MAX_ENGINE_ERROR_BYTES, Kind, OrderOpening, Refusal
 from tests.proto.simulation import (
     CHAT,

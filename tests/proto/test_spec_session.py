@@ -38,7 +38,8 @@ def test_every_status_has_a_row(status: Status) -> None:
 
 def test_every_refusal_code_has_a_row() -> None:
     proto = SPEC.parent.parent.parent / "p2pgrid/proto"
-    sources = "".join((proto / f"{m}.py").read_text() for m in ("seller", "buyer", "channel", "request", "pricing"))
+    modules = ("acceptance", "placement", "books", "channel", "request", "pricing")
+    sources = "".join((proto / f"{m}.py").read_text() for m in modules)
     codes = set(re.findall(r'Refused\(\s*"([a-z-]+)"', sources))
     assert len(codes) > 10
     for code in codes:

@@ -10,9 +10,10 @@ import pytest
 from p2pgrid.proto.acceptance import accept_order, verify_order
 from p2pgrid.proto.actions import Action, Actions, Persist, Send
 from p2pgrid.proto.books import ChannelBooks
-from p2pgrid.proto.buyer import BuyerOrder, place_order
+from p2pgrid.proto.buyer import BuyerOrder
 from p2pgrid.proto.channel import ChannelHead
 from p2pgrid.proto.messages import Status
+from p2pgrid.proto.placement import place_order
 from p2pgrid.proto.proposal import Ending, propose_receipt
 from p2pgrid.proto.record import Role
 from p2pgrid.proto.request import metered_body, parse_request

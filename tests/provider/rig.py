@@ -25,12 +25,14 @@ from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.net.stream_reader import StreamReader
 from p2pgrid.proto.actions import Actions, Breach, Deliver, EndStream, Send, Turn
 from p2pgrid.proto.books import ChannelBooks
-from p2pgrid.proto.buyer import BuyerOrder, BuyerState, place_order
+from p2pgrid.proto.buyer import BuyerOrder
 from p2pgrid.proto.channel import ChannelHead, accept_channel
 from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.disputing import sign_dispute
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import BatchTerms, Channel, DataTerms, Offer, Receipt, Terms
+from p2pgrid.proto.order_states import BuyerState
+from p2pgrid.proto.placement import place_order
 from p2pgrid.proto.record import Role, Signed, parse_record, verify_record
 from p2pgrid.proto.request import metered_body, parse_request
 from p2pgrid.proto.wire import (
@@ -47,12 +49,12 @@ from p2pgrid.proto.wire import (
 )
 from p2pgrid.provider.admission import Admission
 from p2pgrid.provider.channels import Channels
+from p2pgrid.provider.clock import unix_ms
 from p2pgrid.provider.dispute_book import DisputeBook
 from p2pgrid.provider.engines import EnginePlan, EngineSet
 from p2pgrid.provider.exchange import Shop
 from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.links import ClientLinks
-from p2pgrid.provider.node import unix_ms
 from p2pgrid.provider.offers import ONE_BY_ONE, OfferBook, OfferTerms
 from p2pgrid.provider.order import OrderExchange
 from p2pgrid.provider.session import serve_streams

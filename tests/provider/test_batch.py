@@ -13,9 +13,10 @@ import pytest
 from p2pgrid.errors import P2pgridError
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.proto.actions import Actions, EndStream, Send
-from p2pgrid.proto.batch_buyer import BuyerBatch, Need, place_batch
-from p2pgrid.proto.buyer import BuyerState
+from p2pgrid.proto.batch_buyer import BuyerBatch, Need
 from p2pgrid.proto.messages import BatchTerms, Receipt, Status
+from p2pgrid.proto.order_states import BuyerState
+from p2pgrid.proto.placement import place_batch
 from p2pgrid.proto.request import metered_body, parse_request
 from p2pgrid.proto.wire import BatchOpening, Kind, OrderOpening, parse_frame
 from tests.provider.rig import CHAT, MODEL, Buyer, Rig, limits, provider, until

@@ -14,7 +14,7 @@ from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.disputing import sign_dispute
 from p2pgrid.proto.record import Message, Signed
 from p2pgrid.proto.wire import MAX_NUMBER, DisputesCompared, DisputesHeld, DisputesNews, HeldDispute, Kind, parse_frame
-from p2pgrid.provider.node import unix_ms
+from p2pgrid.provider.clock import unix_ms
 from tests.factories import CLIENT
 from tests.provider.rig import Buyer, Rig, provider, until
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from p2pgrid.ledger.memory import MemoryLedger
-from p2pgrid.proto.buyer import check_resumed
+from p2pgrid.proto.countersigning import check_resumed
 from p2pgrid.proto.messages import Status
 from p2pgrid.proto.record import Role
 from p2pgrid.proto.wire import Kind, Records

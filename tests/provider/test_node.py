@@ -21,8 +21,9 @@ from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.messages import ENDPOINTS, ModelOffer, Offer, Status, Tariff
 from p2pgrid.proto.record import Role, parse_json_line, parse_record, verify_record
+from p2pgrid.provider.advertising import advertised_keys
 from p2pgrid.provider.engine_plan import plan_engines
-from p2pgrid.provider.node import Provider, advertised_keys
+from p2pgrid.provider.node import Provider
 from p2pgrid.provider.pages import serve_pages
 from tests.factories import secret_key
 from tests.provider.rig import TRUST_PICO, Buyer, Clock, Rig, until

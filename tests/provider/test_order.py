@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from p2pgrid.proto.messages import Status, Usage
-from p2pgrid.proto.seller import VOUCHER_TIMEOUT_MS, SellerState
+from p2pgrid.proto.metered_order import VOUCHER_TIMEOUT_MS
+from p2pgrid.proto.order_states import SellerState
 from p2pgrid.proto.wire import Kind
 from tests.provider.rig import WINDOW, Buyer, provider, until
 

@@ -24,9 +24,11 @@ from p2pgrid.proto.actions import (
     Turn,
 )
 from p2pgrid.proto.books import ChannelBooks
-from p2pgrid.proto.buyer import BuyerOrder, BuyerState, place_order
+from p2pgrid.proto.buyer import BuyerOrder
 from p2pgrid.proto.channel import accept_channel
 from p2pgrid.proto.messages import Channel, Usage
+from p2pgrid.proto.order_states import BuyerState
+from p2pgrid.proto.placement import place_order
 from p2pgrid.proto.reconcile import (
     MAX_SKIPPED_NUMBERS,
     Answered,

@@ -28,6 +28,7 @@ from p2pgrid.proto.actions import (
 from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.channel import check_clock, propose_channel, verify_channel
 from p2pgrid.proto.messages import Channel, Order, Receipt
+from p2pgrid.proto.order_states import SellerState
 from p2pgrid.proto.proposal import accept_countersignature, accept_dispute
 from p2pgrid.proto.reconcile import (
     Batch,
@@ -40,7 +41,7 @@ from p2pgrid.proto.reconcile import (
 )
 from p2pgrid.proto.record import Role, Signed, parse_message, parse_record
 from p2pgrid.proto.restore import restore_books
-from p2pgrid.proto.seller import SellerOrder, SellerState
+from p2pgrid.proto.seller import SellerOrder
 from p2pgrid.proto.wire import (
     ChannelRequest,
     Held,

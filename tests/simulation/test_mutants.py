@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from p2pgrid.ledger.outbox import Outbox
-from p2pgrid.proto import acceptance, batch_seller, buyer, proposal, reconcile, seller
+from p2pgrid.proto import acceptance, batch_seller, buyer, countersigning, metered_order, proposal, reconcile, seller
 from p2pgrid.proto import restore as restoring
 from p2pgrid.proto.batch_buyer import BuyerBatch
 from p2pgrid.proto.batch_seller import SellerBatch
@@ -84,7 +84,7 @@ def total_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 
 def interrupted_billed_in_full(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(seller, "is_billed_by_voucher", lambda status: False)
+    patch.setattr(metered_order, "is_billed_by_voucher", lambda status: False)
 
 
 def as_many_orders_as_you_like(patch: pytest.MonkeyPatch) -> None:
@@ -136,7 +136,7 @@ def client_pays_under_a_second_number(patch: pytest.MonkeyPatch) -> None:
 
 
 def client_believes_what_comes_after_a_lost_link(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(buyer, "resumed_fault", lambda receipt, tariff, **known: None)
+    patch.setattr(countersigning, "resumed_fault", lambda receipt, tariff, **known: None)
 
 
 def client_keeps_what_nobody_signed(patch: pytest.MonkeyPatch) -> None:
@@ -204,7 +204,7 @@ def provider_takes_any_countersignature(patch: pytest.MonkeyPatch) -> None:
     def mutant(proposed: Any, payload: bytes, books: ChannelBooks) -> Any:
         return Signed(parse_message(parse_record(payload), Receipt), proposed.record, proposed.id, proposed.signers)
 
-    patch.setattr(seller, "check_countersignature", mutant)
+    patch.setattr(metered_order, "check_countersignature", mutant)
     patch.setattr(proposal, "check_countersignature", mutant)
 
 

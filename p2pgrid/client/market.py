@@ -1,0 +1,128 @@
+"""What is on sale, as the owner's wishes allow: candidates for a request, and models to list."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Final
+
+from p2pgrid.client.cards import CardBook
+from p2pgrid.client.choice import (
+    CURRENCY,
+    Candidate,
+    Choice,
+    Preselection,
+    Wishes,
+    candidate_of,
+    preselect,
+    rank,
+    unwanted_operator,
+)
+from p2pgrid.client.offers import OfferBook
+from p2pgrid.client.operator import Operator
+from p2pgrid.client.purchase import Purchase
+from p2pgrid.client.sessions import SEARCH_TIMEOUT_S
+from p2pgrid.client.shortlist import Shortlists
+from p2pgrid.client.standings import Standings
+from p2pgrid.errors import RemoteError
+from p2pgrid.proto.keys import PublicKey, parse_public_key
+from p2pgrid.proto.messages import Offer
+from p2pgrid.proto.record import Signed
+
+SEARCH_AGAIN_MS: Final = 5_000
+
+
+class Market:
+    """The offers in the book, seen with the cards behind them and with how their providers stand."""
+
+    def __init__(
+        self,
+        book: OfferBook,
+        cards: CardBook | None,
+        standings: Standings,
+        *,
+        wishes: Wishes,
+        road_to: Callable[[PublicKey], str | None],
+        now_ms: Callable[[], int],
+    ) -> None:
+        """`wishes` are the owner's. `road_to`: the road of the link that is up to a provider, if there is one."""
+        self._book = book
+        self._cards = cards
+        self._standings = standings
+        self._wishes = wishes
+        self._road_to = road_to
+        self._now_ms = now_ms
+        self._shortlists = Shortlists(self._preselect)
+        self._searched: dict[str, int] = {}
+
+    # -- for the owner -------------------------------------------------------------------------------------------
+
+    def models(self) -> list[Candidate]:
+        """Every model of every offer that the owner's wishes allow, as candidates of no request."""
+        now_ms = self._now_ms()
+        return [
+            candidate_of(
+                offer, entry, now_ms, self.operator_of(offer), self._road_to(parse_public_key(offer.message.provider))
+            )
+            for offer in self._book.offers()
+            if offer.message.currency == CURRENCY and self.is_wanted(offer)
+            for entry in offer.message.models
+        ]
+
+    def operator_of(self, offer: Signed[Offer]) -> Operator | None:
+        """Who stands behind an offer, by its card, as far as that is known."""
+        return self._cards.operator_of(offer) if self._cards is not None else None
+
+    def is_wanted(self, offer: Signed[Offer]) -> bool:
+        """True where the owner would buy from whoever stands behind an offer."""
+        return unwanted_operator(offer, self.operator_of(offer), self._wishes) is None
+
+    # -- for a request -------------------------------------------------------------------------------------------
+
+    def choose(self, purchase: Purchase, wishes: Wishes) -> Choice:
+        """The candidates: of the shortlist, or of everybody where nobody on it will do."""
+        model, now_ms = purchase.fields.model, self._now_ms()
+        short = self._shortlists.of(
+            model,
+            purchase.endpoint,
+            wishes,
+            version=self._book.version,
+            now_ms=now_ms,
+            standing_of=self._standings.of,
+        )
+        choice = self._rank(short, purchase, wishes, now_ms)
+        if choice.candidates and not choice.candidates[0].is_backing_off:
+            return choice
+        return self._rank(self._preselect(model, purchase.endpoint, wishes), purchase, wishes, now_ms)
+
+    async def search_model(self, model: str) -> bool:
+        """Look for a model that nobody in the book sells; at most once in a while for each name."""
+        now_ms = self._now_ms()
+        if self._book.offers_of(model) or now_ms < self._searched.get(model, 0) + SEARCH_AGAIN_MS:
+            return False
+        self._searched = {name: at for name, at in self._searched.items() if now_ms < at + SEARCH_AGAIN_MS}
+        self._searched[model] = now_ms
+        with contextlib.suppress(RemoteError, TimeoutError):
+            async with asyncio.timeout(SEARCH_TIMEOUT_S):
+                return await self._book.search_model(model) > 0
+        return False
+
+    def _rank(self, preselection: Preselection, purchase: Purchase, wishes: Wishes, now_ms: int) -> Choice:
+        return rank(
+            preselection,
+            fields=purchase.fields,
+            body_bytes=len(purchase.body),
+            wishes=wishes,
+            standing_of=self._standings.of,
+            now_ms=now_ms,
+        )
+
+    def _preselect(self, model: str, endpoint: str, wishes: Wishes) -> Preselection:
+        return preselect(
+            self._book.offers_of(model),
+            model=model,
+            endpoint=endpoint,
+            wishes=wishes,
+            operator_of=lambda _, offer: self.operator_of(offer),
+        )

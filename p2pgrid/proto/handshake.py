@@ -1,0 +1,67 @@
+"""How the two ends of a link come to know one another (docs/spec/link.md).
+
+The road (TLS or Noise) has proven the listener's key to the dialler before a `Link` exists. The rest of the handshake:
+
+    dialler                              listener
+    AWAIT_HELLO  <-- HELLO nonce ------- AWAIT_PROOF
+    AWAIT_READY  --- PROOF key, sig ---> (verified: `Proved`; the owner calls `accept` or `goaway`)
+    OPEN         <-- READY ------------- OPEN
+
+The dialler sends nothing between PROOF and READY. Its first order would save a round trip, once per link; but
+links are dialled before they are needed, and a dialler that is refused has then asked for nothing, so that it
+may ask elsewhere without a doubt.
+"""
+
+from __future__ import annotations
+
+from p2pgrid.errors import Refused
+from p2pgrid.proto import frame
+from p2pgrid.proto.frame import Terms
+from p2pgrid.proto.keys import PublicKey, SecretKey
+
+
+class DiallerHandshake:
+    """The side that dialled: it knows the listener, and proves its own key."""
+
+    def __init__(self, secret_key: SecretKey, provider: PublicKey) -> None:
+        self._secret_key: SecretKey | None = secret_key
+        self._provider = provider
+
+    def prove(self, hello: bytes, own_terms: Terms) -> tuple[bytes, Terms]:
+        """The PROOF that answers the listener's HELLO, once, and the listener's terms.
+
+        Raises ProtocolViolation, and Refused (`version`).
+        """
+        assert self._secret_key is not None, "one HELLO is answered"
+        _check_version(hello)
+        nonce, terms = frame.parse_hello(hello)
+        proof = frame.encode_proof(self._secret_key, self._provider, nonce, own_terms)
+        self._secret_key = None
+        return proof, terms
+
+
+class ListenerHandshake:
+    """The side that was dialled: it asks for a proof over its own nonce."""
+
+    def __init__(self, own_key: PublicKey, nonce: bytes) -> None:
+        """`nonce` is 32 fresh random bytes, never used for another link."""
+        if len(nonce) != frame.NONCE_BYTES:
+            raise ValueError(f"a nonce has {frame.NONCE_BYTES} bytes, this has {len(nonce)}")
+        self._own_key = own_key
+        self._nonce = nonce
+
+    def hello(self, own_terms: Terms) -> bytes:
+        """The HELLO."""
+        return frame.encode_hello(self._nonce, own_terms)
+
+    def verify(self, proof: bytes) -> tuple[PublicKey, Terms]:
+        """Who dialled, and its terms. Raises ProtocolViolation, and Refused (`version`)."""
+        _check_version(proof)
+        return frame.verify_proof(proof, self._nonce, self._own_key)
+
+
+def _check_version(payload: bytes) -> None:
+    version = frame.parse_version(payload)
+    if version != frame.LINK_VERSION:
+        text = f"the peer speaks link version {version}, this side {frame.LINK_VERSION}."
+        raise Refused("version", text, hint="Update the older of the two programs.")
