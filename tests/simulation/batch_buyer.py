@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from p2pgrid.errors import Refused
-from p2pgrid.proto.batch_buyer import AskedRequest, BuyerBatch, Need, place_batch
+from p2pgrid.proto.asked_request import AskedRequest
+from p2pgrid.proto.batch_buyer import BuyerBatch, Need
+from p2pgrid.proto.placement import place_batch
 from p2pgrid.proto.request import RequestFields, parse_request
 from p2pgrid.proto.wire import MAX_REQUEST_BYTES, Kind
 from tests.simulation.buyer import Buyer, OrderTalk
