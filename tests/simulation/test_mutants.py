@@ -124,7 +124,8 @@ def client_signs_whatever_lines_come(patch: pytest.MonkeyPatch) -> None:
 
 
 def client_does_not_reckon(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(buyer, "receipt_fault", lambda receipt, order, tariff: None)
+    for module in (buyer, countersigning):
+        patch.setattr(module, "receipt_fault", lambda receipt, order, tariff: None)
 
 
 def client_follows_any_chain(patch: pytest.MonkeyPatch) -> None:
