@@ -185,7 +185,7 @@ async def test_what_the_old_key_left_open_is_settled_under_the_new_one(operator:
         old = node.key.public_key
         async with buying(buyer, node) as purchaser:
             await sale(purchaser)
-            answer = await purchaser.buy(CHAT, BODY | {"fake": {"tokens": 40, "pace_ms": 20}})
+            answer = await purchaser.buy(CHAT, BODY | {"fake": {"tokens": 400, "pace_ms": 20}})
             await until(lambda: answer.usage.output_tokens > 16)
             # The program stays, and the machine goes: nothing is settled.
         await until(lambda: not node.channels.live_orders)
