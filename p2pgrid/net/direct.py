@@ -12,12 +12,11 @@ import datetime
 import errno
 import functools
 import logging
-import os
 import secrets
 import socket
 import ssl
 from collections import Counter
-from typing import Any, Final
+from typing import Final
 
 from p2pgrid.errors import LocalError, ProtocolViolation, RemoteError, Unreachable
 from p2pgrid.net import tls
@@ -27,11 +26,11 @@ from p2pgrid.proto.frame import NONCE_BYTES
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.link import Link
 from p2pgrid.proto.link_events import LinkLimits
+from p2pgrid.sockets import listening_socket
 
 log = logging.getLogger(__name__)
 
 _TLS_SHUTDOWN_S: Final = 1.0
-_BACKLOG: Final = 1024
 _ACCEPT_PAUSE_S: Final = 1.0
 _CALLER_LEFT: Final = {errno.ECONNABORTED, errno.EPROTO}
 
@@ -148,7 +147,7 @@ class DirectListener:
         found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         try:
             for family, _type, _proto, _name, address in dict.fromkeys(found):
-                self._sockets.append(_bind(family, address))
+                self._sockets.append(listening_socket(family, address))
         except OSError:
             self._close_sockets()
             raise
@@ -239,22 +238,6 @@ class DirectListener:
         for server in self._sockets:
             server.close()
         self._sockets.clear()
-
-
-def _bind(family: int, address: tuple[Any, ...]) -> socket.socket:
-    server = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        server.setblocking(False)
-        if os.name == "posix":
-            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        server.bind(address)
-        server.listen(_BACKLOG)
-    except OSError:
-        server.close()
-        raise
-    return server
 
 
 @functools.cache

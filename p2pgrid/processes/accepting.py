@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import os
 import socket
 from collections import Counter
 from collections.abc import Callable
@@ -19,10 +18,10 @@ from typing import Any, Final
 import msgspec
 
 from p2pgrid.processes.bus import BusMessage
+from p2pgrid.sockets import listening_socket
 
 log = logging.getLogger(__name__)
 
-_BACKLOG: Final = 1024
 _ACCEPT_PAUSE_S: Final = 1.0
 _CALLER_LEFT: Final = {errno.ECONNABORTED, errno.EPROTO}
 _MAX_NOTE_BYTES: Final = 1024
@@ -93,7 +92,7 @@ class Acceptor:
         found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         try:
             for family, _type, _proto, _name, address in dict.fromkeys(found):
-                self._sockets.append(_bind(family, address))
+                self._sockets.append(listening_socket(family, address))
         except OSError:
             self._close_sockets()
             raise
@@ -220,19 +219,3 @@ def receive_connections(
         loop.remove_reader(giver)
 
     return stop
-
-
-def _bind(family: int, address: tuple[Any, ...]) -> socket.socket:
-    server = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        server.setblocking(False)
-        if os.name == "posix":
-            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        server.bind(address)
-        server.listen(_BACKLOG)
-    except OSError:
-        server.close()
-        raise
-    return server
