@@ -9,6 +9,7 @@
 | the resource manager makes streams over its limit wait, and lets too few connections through | own caps |
 | two processes may listen on one port, and share its connections at random (SO_REUSEPORT) | checked first |
 | what a peer says it sees as our address is told to others | ignored |
+| a circuit address is told without the part that makes it one | it is told whole |
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import logging
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,9 +30,12 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
 from libp2p.exceptions import ParseError
 from libp2p.host.basic_host import BasicHost
+from libp2p.host.exceptions import StreamFailure
 from libp2p.io.exceptions import IOException, MessageTooLarge
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.peer.id import ID
+from libp2p.protocol_muxer.exceptions import MultiselectClientError
+from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.exceptions import MuxedStreamError
@@ -43,10 +47,10 @@ from multiaddr import Multiaddr
 
 from p2pgrid.errors import LocalError
 from p2pgrid.net import libp2p_logs
-from p2pgrid.net.addresses import announced
+from p2pgrid.net.addresses import announced, full_multiaddr, told_addresses
 from p2pgrid.net.peerstore import OwnKeyPeerStore
 from p2pgrid.net.shielding import shielded_for
-from p2pgrid.net.swarm import DIAL_TIMEOUT_S, GridSwarm
+from p2pgrid.net.swarm import DIAL_TIMEOUT_S, STREAM_TIMEOUT_S, GridSwarm
 from p2pgrid.net.tcp import BufferedTcp
 from p2pgrid.net.yamux import ShieldedMuxer, SteadyStream
 from p2pgrid.proto.keys import SecretKey
@@ -76,19 +80,21 @@ async def open_host(
     *,
     announce: Sequence[Multiaddr] | None = None,
     limits: HostLimits | None = None,
+    circuits: Callable[[], Sequence[Multiaddr]] = tuple,
 ) -> AsyncIterator[BasicHost]:
     """Run a host that listens on `listen` (nowhere, if empty) and tells others `announce`, or where it listens.
 
+    `circuits`: where it is reached through relays, as of now; others are told of that too.
     Raises LocalError where an address cannot be listened on.
     """
     libp2p_logs.quieten()
     communicator_module.read_delim = _read_protocol_name
     yamux_module.YamuxStream = SteadyStream  # yamux makes its streams of whatever has this name there
     swarm = _make_swarm(secret_key, limits or HostLimits())
-    host = BasicHost(
+    host = GridHost(
         network=swarm,
         negotiate_timeout=NEGOTIATION_TIMEOUT_S,
-        addrs_factory=(lambda bound: list(announce)) if announce else announced,
+        addrs_factory=lambda bound: told_addresses(list(announce) if announce else announced(bound), circuits()),
         disable_identify_address_discovery=True,
     )
     swarm.set_stream_handler(_StreamGuard(swarm.common_stream_handler, limits or HostLimits()))
@@ -104,6 +110,15 @@ async def open_host(
             await swarm.close_all()
             with shielded_for(_CLOSE_TIMEOUT_S):
                 await host.close()  # listeners too: they belong to no task of the swarm, and would go on accepting
+
+
+class GridHost(BasicHost):  # type: ignore[misc]
+    """The base class cuts a circuit address off behind the relay's name."""
+
+    def get_addrs(self) -> list[Multiaddr]:
+        """What others are told, each with this host's name behind it."""
+        told: Sequence[Multiaddr] = self._addrs_factory(list(self.get_transport_addrs()))
+        return [Multiaddr(full_multiaddr(address, str(self.get_id()))) for address in told]
 
 
 def check_free(address: Multiaddr) -> None:
@@ -224,6 +239,30 @@ async def open_stream(host: BasicHost, peer_id: ID, addresses: Sequence[Multiadd
     """
     await host.get_network().connect_to(peer_id, addresses)
     return await host.new_stream(peer_id, [protocol])
+
+
+async def open_stream_on(host: BasicHost, connection: Any, protocol: str) -> Any:
+    """A stream on that connection, and on no other to the same peer.
+
+    Raises StreamFailure where the peer does not speak `protocol`, and what a broken connection raises.
+    """
+    stream = None
+    with shielded_for(STREAM_TIMEOUT_S):
+        stream = await connection.new_stream()
+    if stream is None:
+        raise StreamFailure(f"{connection.muxed_conn.peer_id} took no stream in {STREAM_TIMEOUT_S:.0f} s")
+    try:
+        chosen = await host.multiselect_client.select_one_of(
+            [protocol], MultiselectCommunicator(stream), NEGOTIATION_TIMEOUT_S
+        )
+    except MultiselectClientError as error:
+        await reset_stream(stream)
+        raise StreamFailure(f"{connection.muxed_conn.peer_id} does not speak {protocol}") from error
+    except BaseException:
+        await reset_stream(stream)
+        raise
+    stream.set_protocol(chosen)
+    return stream
 
 
 async def close_stream(stream: Any) -> None:

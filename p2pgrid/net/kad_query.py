@@ -130,24 +130,25 @@ def parse_answer(raw: bytes, kind: int, server: Contact) -> Answer:
     )
 
 
-def _contact(peer: Any) -> Contact | None:
+def _contact(peer: Any, *, circuits: bool = False) -> Contact | None:
+    """Servers are asked over no relay: a look-up asks dozens of them, and a server that needs one is no server."""
     if not _is_ed25519(peer.id):
         return None
     peer_id = ID(peer.id)
-    return Contact(peer_id, tuple(usable_addresses(peer.addrs, str(peer_id))))
+    return Contact(peer_id, tuple(usable_addresses(peer.addrs, str(peer_id), circuits=circuits)))
 
 
 def _claim(peer: Any) -> ProviderClaim | None:
-    hearsay = _contact(peer)
+    hearsay = _contact(peer, circuits=True)
     if hearsay is None:
         return None
-    signed = _signed_contact(peer.signedRecord, hearsay.peer_id)
+    signed = _signed_contact(peer.signedRecord, hearsay.peer_id, circuits=True)
     if signed is not None and signed[0].addresses:
         return ProviderClaim(*signed)
     return ProviderClaim(hearsay, None) if hearsay.addresses else None
 
 
-def _signed_contact(envelope: bytes, peer_id: ID) -> tuple[Contact, int] | None:
+def _signed_contact(envelope: bytes, peer_id: ID, *, circuits: bool = False) -> tuple[Contact, int] | None:
     """The addresses that `peer_id` itself signed (RFC 0003 of the libp2p specs) with their number, if it did."""
     if not 0 < len(envelope) <= _MAX_RECORD_BYTES:
         return None
@@ -158,7 +159,8 @@ def _signed_contact(envelope: bytes, peer_id: ID) -> tuple[Contact, int] | None:
         return None
     if signer != peer_id or record.peer_id != peer_id:
         return None
-    addresses: Sequence[Multiaddr] = usable_addresses((a.to_bytes() for a in record.addrs), str(peer_id))
+    sent = (a.to_bytes() for a in record.addrs)
+    addresses: Sequence[Multiaddr] = usable_addresses(sent, str(peer_id), circuits=circuits)
     return Contact(peer_id, tuple(addresses)), int(record.seq)
 
 

@@ -39,7 +39,7 @@ class BoundedProviderStore(ProviderStore):  # type: ignore[misc]
     def add_provider(self, key: bytes, provider: PeerInfo) -> None:
         """Keep or renew a record. Over a limit it is not kept: the peer tries again, and others keep theirs."""
         peer_id = str(provider.peer_id)
-        addresses = usable_addresses((a.to_bytes() for a in provider.addrs), peer_id)
+        addresses = usable_addresses((a.to_bytes() for a in provider.addrs), peer_id, circuits=True)
         records = self.providers.get(key, {})
         keys = self._keys_of.get(peer_id, set())
         full = (not records and len(self.providers) >= self.max_keys) or len(records) >= MAX_PROVIDERS_PER_KEY

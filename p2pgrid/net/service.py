@@ -259,7 +259,7 @@ def _by_peer(bootstrap: Sequence[tuple[str, Multiaddr]]) -> tuple[Contact, ...]:
 
 
 def _contact(peer: PeerAddress) -> Contact:
-    return Contact(ID.from_base58(peer.peer_id), tuple(usable_addresses(peer.addresses, peer.peer_id)))
+    return Contact(ID.from_base58(peer.peer_id), tuple(usable_addresses(peer.addresses, peer.peer_id, circuits=True)))
 
 
 def _spread(pause_s: float) -> float:

@@ -11,6 +11,8 @@
 | one address can take every inbound slot | a cap per IP address |
 | a connection that is ending is still taken for a live one, and a stream on it fails | it is passed over |
 | known peers are dialled in the background to reach a number of connections | only what we ask for is dialled |
+| circuit addresses are never dialled | they are, behind the others, where a `circuits` dialler is set |
+| a relayed connection is closed as soon as there is a direct one, and what runs on it is lost | it stays |
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import libp2p.network.swarm as swarm_module
 import trio
@@ -31,19 +33,29 @@ from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStoreError
 from multiaddr import Multiaddr
 
-from p2pgrid.net.addresses import MAX_ADDRESSES_PER_PEER
+from p2pgrid.net.addresses import MAX_ADDRESSES_PER_PEER, Circuit, is_circuit, split_circuit, without_peer_id
 from p2pgrid.net.listening import caller_of
+from p2pgrid.net.relay.kind import is_relayed
 from p2pgrid.net.shielding import shielded_for
 from p2pgrid.net.tcp import BufferedTcpStream
 
 DIAL_TIMEOUT_S: Final = 8.0
 DIAL_STAGGER_S: Final = 0.1
+CIRCUIT_STAGGER_S: Final = 0.25
+"""What the addresses that lead there directly may take before a relay is asked."""
 STREAM_TIMEOUT_S: Final = 10.0
 _CLOSE_TIMEOUT_S: Final = 2.0
 
 # The base class makes one of the first for itself and one of the second for every caller, and nothing here reads them.
 # The real ones bring a DNS library and a metrics library, 12 MB, into every node. TCP resolves names by its own.
 swarm_module.DNSResolver = swarm_module.SwarmEvent = SimpleNamespace
+
+
+class DialsCircuits(Protocol):
+    """Who dials through relays: `p2pgrid.net.relay.dialler` does."""
+
+    async def dial(self, peer_id: ID, circuit: Circuit) -> Any:
+        """A connection to `peer_id` over the circuit. Raises SwarmException."""
 
 
 class GridSwarm(Swarm):  # type: ignore[misc]
@@ -55,20 +67,25 @@ class GridSwarm(Swarm):  # type: ignore[misc]
         self._max_inbound_per_ip = max_inbound_per_ip
         self._inbound_by_ip: Counter[str] = Counter()
         self._wanted: Counter[ID] = Counter()
+        self.circuits: DialsCircuits | None = None
 
-    async def connect_to(self, peer_id: ID, addresses: Sequence[Multiaddr]) -> Any:
-        """The live connection to `peer_id`, or a new one by one of `addresses`. Raises SwarmException."""
+    async def connect_to(self, peer_id: ID, addresses: Sequence[Multiaddr], *, direct_only: bool = False) -> Any:
+        """The live connection to `peer_id`, the direct one first, or a new one by one of `addresses`.
+
+        `direct_only`: none that leads through a relay. Raises SwarmException.
+        """
         while True:
             live = self._filter_valid_connections(self.get_connections(peer_id))
-            if live:
-                return live[0]
+            direct = [connection for connection in live if not is_relayed(connection)]
+            if direct or (live and not direct_only):
+                return (direct or live)[0]
             dialling = self._ongoing_dials.get(peer_id)
             if dialling is None:
                 break
             await dialling.wait()  # and look again: that dial may have had other addresses, and failed
         done = self._ongoing_dials[peer_id] = trio.Event()
         try:
-            return await self._dial_any(peer_id, list(addresses)[:MAX_ADDRESSES_PER_PEER])
+            return await self._dial_any(peer_id, addresses, direct_only)
         finally:
             self._ongoing_dials.pop(peer_id, None)
             done.set()
@@ -117,31 +134,49 @@ class GridSwarm(Swarm):  # type: ignore[misc]
                 for connection in self.get_connections():
                     nursery.start_soon(connection.close)
 
-    async def _dial_any(self, peer_id: ID, addresses: list[Multiaddr]) -> Any:
+    async def _dial_any(self, peer_id: ID, addresses: Sequence[Multiaddr], direct_only: bool) -> Any:
         connections: list[Any] = []
         failures: list[str] = []
 
         async def attempt(address: Multiaddr, failed: trio.Event) -> None:
             try:
-                connections.append(await self._dial_addr_single_attempt(address, peer_id))
+                connections.append(await self._dial_one(peer_id, address))
             except Exception as error:  # noqa: BLE001 (a peer can make the handshake raise anything; it is kept below)
                 failures.append(f"{address}: {error.__cause__ or error}")
                 failed.set()
             else:
                 nursery.cancel_scope.cancel()
 
+        direct = [address for address in addresses if not is_circuit(address)]
+        relayed = [] if direct_only else [address for address in addresses if is_circuit(address)]
+        chosen = (direct + relayed)[:MAX_ADDRESSES_PER_PEER]
         with trio.move_on_after(DIAL_TIMEOUT_S) as deadline:
             async with trio.open_nursery() as nursery:
-                for address in addresses:
+                for n, address in enumerate(chosen, 1):
                     failed = trio.Event()
                     nursery.start_soon(attempt, address, failed)
-                    with trio.move_on_after(DIAL_STAGGER_S):
+                    with trio.move_on_after(CIRCUIT_STAGGER_S if n == len(direct) else DIAL_STAGGER_S):
                         await failed.wait()
         if connections:
             return connections[0]
         if deadline.cancelled_caught:
             failures.append(f"no answer in {DIAL_TIMEOUT_S:.0f} s")
         raise SwarmException(f"{peer_id} cannot be reached: {'; '.join(failures) or 'no address is known'}")
+
+    async def _dial_one(self, peer_id: ID, address: Multiaddr) -> Any:
+        if not is_circuit(address):
+            return await self._dial_addr_single_attempt(address, peer_id)
+        circuit = split_circuit(without_peer_id(address))
+        if circuit is None or self.circuits is None:
+            raise SwarmException("this way through a relay is not taken")
+        return await self.circuits.dial(peer_id, circuit)
+
+    def _trim_connections(self, peer_id: ID) -> None:
+        """Connections over circuits are left alone: whoever takes circuits caps them, and links may run on them."""
+        relayed = [connection for connection in self.connections[peer_id] if is_relayed(connection)]
+        self.connections[peer_id] = [one for one in self.connections[peer_id] if one not in relayed]
+        super()._trim_connections(peer_id)
+        self.connections[peer_id] += relayed
 
     async def _do_handle_inbound_connection(self, read_write_closer: Any, maddr: Multiaddr, _event: Any) -> None:
         tcp = BufferedTcpStream(read_write_closer.stream)
