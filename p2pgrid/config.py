@@ -108,6 +108,11 @@ class ProviderConfig(Section, frozen=True, kw_only=True):
     """Multiaddrs under which others reach libp2p; left out, the addresses listened on."""
     pages: str = ""
     """host:port of the operator's pages (/offer, /card, /health, /metrics, /log/); empty: none."""
+    relay_through: tuple[str, ...] = ("auto",)
+    """Relays through which others reach this node: their multiaddrs; `auto`: any, while nobody outside can dial it;
+    `never`."""
+    relay: bool = False
+    """Relay for others, within the limits of `[relay]`."""
     witnesses: Annotated[tuple[str, ...], Meta(max_length=16)] = ()
     """Multiaddrs of peers that are asked to cosign the log's checkpoints, with /tls on the direct road."""
     engine_timeout_s: Annotated[int, Meta(ge=1)] = 1800
@@ -152,6 +157,29 @@ class BootstrapConfig(Section, frozen=True, kw_only=True):
     """`[bootstrap]`: an introducing peer."""
 
     libp2p_listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4803",)
+    relay: bool = True
+    """Relay for others, within the limits of `[relay]`."""
+
+
+class RelayConfig(Section, frozen=True, kw_only=True):
+    """`[relay]`: what this peer relays for others, at most."""
+
+    reservations: Annotated[int, Meta(ge=1, le=100_000)] = 128
+    """Peers that may be reached through here."""
+    reservations_per_ip: Annotated[int, Meta(ge=1, le=100_000)] = 8
+    reservation_minutes: Annotated[int, Meta(ge=2, le=1440)] = 60
+    circuits: Annotated[int, Meta(ge=1, le=100_000)] = 256
+    circuits_per_peer: Annotated[int, Meta(ge=1, le=100_000)] = 32
+    """To one peer that is reached through here."""
+    circuits_per_ip: Annotated[int, Meta(ge=1, le=100_000)] = 32
+    """From one caller's address."""
+    circuit_minutes: Annotated[int, Meta(ge=0, le=525_600)] = 1440
+    """How long one circuit may last; 0: as long as it likes."""
+    circuit_kib_per_s: Annotated[int, Meta(ge=64, le=10_000_000)] = 2048
+    kib_per_s: Annotated[int, Meta(ge=64, le=10_000_000)] = 16_384
+    """Of all circuits together."""
+    idle_s: Annotated[int, Meta(ge=10, le=86_400)] = 300
+    """A circuit that has carried nothing but heartbeats for so long is cut."""
 
 
 class Config(Section, frozen=True, kw_only=True):
@@ -163,6 +191,7 @@ class Config(Section, frozen=True, kw_only=True):
     provider: ProviderConfig = ProviderConfig()
     client: ClientConfig = ClientConfig()
     bootstrap: BootstrapConfig = BootstrapConfig()
+    relay: RelayConfig = RelayConfig()
 
 
 @dataclass(frozen=True, slots=True)

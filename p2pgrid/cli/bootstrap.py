@@ -19,6 +19,7 @@ from p2pgrid.cli.network import network_options, resolve_bootstrap
 @click.option(
     "--announce", multiple=True, metavar="MULTIADDR", help="What to tell others, where it is another address."
 )
+@click.option("--relay/--no-relay", default=None, help="Relay for peers that nobody can dial. [default: relay]")
 @network_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object when ready.")
 @click.option("--verbose", is_flag=True, help="Log more.")
@@ -27,6 +28,7 @@ def bootstrap(
     context: CliContext,
     libp2p_listen: tuple[str, ...],
     announce: tuple[str, ...],
+    relay: bool | None,
     network: str | None,
     bootstrap: tuple[str, ...],
     bootstrap_peers: Path | None,
@@ -35,8 +37,9 @@ def bootstrap(
 ) -> None:
     """Introduce: run a peer that others join through.
 
-    It answers look-ups and is trusted with nothing else: no offer, order or receipt passes through it. Its key, and so
-    its address, is kept in the data folder.
+    It answers look-ups, and relays encrypted connections to peers that nobody can dial, within the limits of [relay] in
+    config.toml. It is trusted with nothing else: it can read no offer, order or receipt. Its key, and so its address,
+    is kept in the data folder.
     """
     from p2pgrid.cli.running import log_to_stderr, run
 
@@ -47,14 +50,31 @@ def bootstrap(
 
     async def main(stop: asyncio.Event) -> None:
         from p2pgrid.net.network import Network
+        from p2pgrid.provider.relaying import relay_limits_of
 
         listen = libp2p_listen or config.bootstrap.libp2p_listen
-        async with Network(key, name, listen=listen, announce=announce, bootstrap=others, serve_dht=True) as net:
+        relays = config.bootstrap.relay if relay is None else relay
+        async with Network(
+            key,
+            name,
+            listen=listen,
+            announce=announce,
+            bootstrap=others,
+            serve_dht=True,
+            relaying=relay_limits_of(config.relay) if relays else None,
+        ) as net:
             if as_json:
-                ready = {"ready": True, "network": name, "peer_id": net.peer_id, "addresses": net.addresses}
+                ready = {
+                    "ready": True,
+                    "network": name,
+                    "peer_id": net.peer_id,
+                    "addresses": net.addresses,
+                    "relays": relays,
+                }
                 click.echo(json.dumps(ready))
             else:
-                click.echo(f"Introducing peer of the network {name!r} is up. Others join with:")
+                does = "It relays too" if relays else "It does not relay"
+                click.echo(f"Introducing peer of the network {name!r} is up. {does}. Others join with:")
                 for address in net.addresses:
                     click.echo(f"  --bootstrap {address}")
             await stop.wait()

@@ -18,6 +18,7 @@ from p2pgrid.config import (
     ModelConfig,
     PeriodConfig,
     ProviderConfig,
+    RelayConfig,
     Section,
     TermsConfig,
 )
@@ -36,6 +37,8 @@ EXPLAINED: Final[dict[type[Section], dict[str, str]]] = {
         "announce": 'host:port under which others reach `listen`, if it is another address: ["203.0.113.7:4801"]',
         "libp2p-announce": 'The same for libp2p: ["/ip4/203.0.113.7/tcp/4802"]',
         "pages": 'host:port of your pages (/offer, /card, /health, /metrics, /log/), as "127.0.0.1:4880". Empty: none.',
+        "relay-through": 'Relays you are reached through: ["auto"] any, while nobody can dial you; ["never"]; addresses.',
+        "relay": "Relay for peers that nobody can dial, within the limits of [relay]: for a public address.",
         "witnesses": "Peers asked to cosign your log, up to 16: /ip4/203.0.113.8/tcp/4801/tls/p2p/12D3KooW...",
         "engine-timeout-s": "How long an engine may take to be ready.",
         "drain-s": "How long running orders may go on when the node is told to stop.",
@@ -91,7 +94,22 @@ EXPLAINED: Final[dict[type[Section], dict[str, str]]] = {
         "receipt-each": "A receipt for every request, also where short ones asked at once could share one.",
         "api-key-file": "A file with the key that programs must show. Not set: listen on loopback alone.",
     },
-    BootstrapConfig: {"libp2p-listen": "Where an introducing peer listens."},
+    BootstrapConfig: {
+        "libp2p-listen": "Where an introducing peer listens.",
+        "relay": "Relay for peers that nobody can dial, within the limits of [relay].",
+    },
+    RelayConfig: {
+        "reservations": "Peers that may be reached through this one.",
+        "reservations-per-ip": "The same, at one IP address.",
+        "reservation-minutes": "How long a reservation lasts; who holds it renews it.",
+        "circuits": "Connections relayed at once.",
+        "circuits-per-peer": "The same, to one peer that is reached through this one.",
+        "circuits-per-ip": "The same, from one caller's IP address.",
+        "circuit-minutes": "How long one may last. 0: as long as it likes.",
+        "circuit-kib-per-s": "How fast one may be, in KiB a second, both directions together.",
+        "kib-per-s": "How fast all together may be.",
+        "idle-s": "One that has carried nothing but heartbeats for so long is cut.",
+    },
 }
 """Every setting, in the words of the file. A test holds them against the sections' fields."""
 
@@ -148,6 +166,9 @@ def render_config(
         "# ---- An introducing peer: p2pgrid bootstrap",
         "[bootstrap]",
         *_settings(BootstrapConfig, {}),
+        "# ---- What a node or an introducing peer relays for others, if it does",
+        "[relay]",
+        *_settings(RelayConfig, {}),
     ]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -38,6 +38,17 @@ if TYPE_CHECKING:
 @click.option("--announce", multiple=True, metavar="HOST:PORT", help="Where others reach it, if elsewhere.")
 @click.option("--libp2p-listen", multiple=True, metavar="MULTIADDR", help="[default: /ip4/0.0.0.0/tcp/4802]")
 @click.option("--libp2p-announce", multiple=True, metavar="MULTIADDR", help="Where others reach it, if elsewhere.")
+@click.option(
+    "--relay-through",
+    multiple=True,
+    metavar="MULTIADDR",
+    help="A relay through which others reach it, or auto, or never. [default: auto]",
+)
+@click.option(
+    "--relay/--no-relay",
+    default=None,
+    help="Relay for peers that nobody can dial, within the limits of [relay]. [default: no-relay]",
+)
 @click.option("--processes", metavar="N", type=int, help="Processes that serve the direct road. [default: 1]")
 @click.option("--pages", metavar="HOST:PORT", help="Serve /offer, /card, /health and /metrics there. [default: off]")
 @network_options
@@ -59,6 +70,8 @@ def serve(
     announce: tuple[str, ...],
     libp2p_listen: tuple[str, ...],
     libp2p_announce: tuple[str, ...],
+    relay_through: tuple[str, ...],
+    relay: bool | None,
     processes: int | None,
     pages: str | None,
     network: str | None,
@@ -84,6 +97,8 @@ def serve(
         "announce": announce,
         "libp2p_listen": libp2p_listen,
         "libp2p_announce": libp2p_announce,
+        "relay_through": relay_through,
+        "relay": relay,
         "processes": processes,
         "pages": pages,
     }
@@ -243,7 +258,10 @@ def _ready_text(ready: dict[str, Any]) -> str:
         f"  network   {ready['network']}",
         f"  operator  {ready['operator'] or '(no name in config.toml)'}, {ready['country']}",
         *(f"  direct    {address}" for address in ready["addresses"]),
-        *(f"  libp2p    {address}" for address in ready["libp2p_addresses"]),
+        *(
+            f"  {'relayed ' if '/p2p-circuit/' in address else 'libp2p  '}  {address}"
+            for address in ready["libp2p_addresses"]
+        ),
     ]
     for model in ready["models"]:
         lines.append(

@@ -57,7 +57,7 @@ class LateNetwork:
         return await (await self.joined()).fetch_cards(peer, timeout_s=timeout_s)
 
     async def dial_link(
-        self, provider: PublicKey, addresses: Sequence[str], *, timeout_s: float = 10.0
+        self, provider: PublicKey, addresses: Sequence[str], *, timeout_s: float = 10.0, direct_only: bool = False
     ) -> LinkConnection:
         """As `Network.dial_link`. The time that joining takes counts."""
         try:
@@ -65,16 +65,18 @@ class LateNetwork:
                 network = await self.joined()
         except TimeoutError:
             raise Unreachable(f"the network was not joined within {timeout_s:g} s.") from None
-        return await network.dial_link(provider, addresses, timeout_s=timeout_s)
+        return await network.dial_link(provider, addresses, timeout_s=timeout_s, direct_only=direct_only)
 
-    async def dial_road(self, provider: PublicKey, addresses: Sequence[str], *, timeout_s: float = 10.0) -> StreamRoad:
+    async def dial_road(
+        self, provider: PublicKey, addresses: Sequence[str], *, timeout_s: float = 10.0, direct_only: bool = False
+    ) -> StreamRoad:
         """As `Network.dial_road`. The time that joining takes counts."""
         try:
             async with asyncio.timeout(timeout_s):
                 network = await self.joined()
         except TimeoutError:
             raise Unreachable(f"the network was not joined within {timeout_s:g} s.") from None
-        return await network.dial_road(provider, addresses, timeout_s=timeout_s)
+        return await network.dial_road(provider, addresses, timeout_s=timeout_s, direct_only=direct_only)
 
     async def joined(self) -> Network:
         """The network, once it is joined. Raises Unreachable where the network could not be joined."""

@@ -1,15 +1,16 @@
 """From an offer's addresses to a link, on the fastest road that is open.
 
-The direct road is dialled first, and the libp2p road as soon as that fails, or after a short head start: the first link
-to be ready is kept. With a provider that was last reached over libp2p both start at once, so that a port that swallows
-packets costs nothing any more, and one that is open again is used again.
+The direct road is dialled first, the libp2p road as soon as that fails, or after a short head start, and behind both,
+in the same way, libp2p through a relay: the first link to be ready is kept. With a provider that was last reached over
+a slower road, that one and all faster ones start at once, so that a port that swallows packets costs nothing any more,
+and one that is open again is used again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, Protocol
 
@@ -24,7 +25,7 @@ _HOSTS: Final = ("ip4", "ip6", "dns", "dns4", "dns6")
 _MAX_DIALLED: Final = 4
 DIAL_TIMEOUT_S: Final = 5.0
 HEAD_START_S: Final = 0.25
-"""What a direct dial may take before libp2p is tried beside it."""
+"""What a dial may take before the next road is tried beside it."""
 
 Dialler = Callable[[Sequence[str], PublicKey, SecretKey], Awaitable[LinkConnection]]
 """A link to the provider at one of the multiaddrs, or RemoteError."""
@@ -34,9 +35,9 @@ class Libp2pDialler(Protocol):
     """Who dials over libp2p: `p2pgrid.net.network.Network` does."""
 
     async def dial_link(
-        self, provider: PublicKey, addresses: Sequence[str], *, timeout_s: float = 10.0
+        self, provider: PublicKey, addresses: Sequence[str], *, timeout_s: float = 10.0, direct_only: bool = False
     ) -> LinkConnection:
-        """A link that is ready. Raises RemoteError."""
+        """A link that is ready; with `direct_only`, not through a relay. Raises RemoteError."""
         ...
 
 
@@ -52,24 +53,32 @@ class ProviderRoads:
     async def dial(self, addresses: Sequence[str], provider: PublicKey, secret_key: SecretKey) -> LinkConnection:
         """A link to the provider. Raises Unreachable where no road leads there.
 
-        What the provider itself says on one road (Refused, ProtocolViolation) holds for both: raised at once.
+        What the provider itself says on one road (Refused, ProtocolViolation) holds for all: raised at once.
         """
-        at, peer_id = direct_addresses(addresses), provider.peer_id
-        over_libp2p = libp2p_addresses(addresses, peer_id) if self._libp2p is not None else []
-        if self._libp2p is None or not over_libp2p:
-            link = await dial_direct(at, provider, secret_key)
-        elif not at:
-            link = await self._libp2p.dial_link(provider, over_libp2p, timeout_s=DIAL_TIMEOUT_S)
-        else:
-            link = await _race(
-                partial(dial_direct, at, provider, secret_key),
-                partial(self._libp2p.dial_link, provider, over_libp2p, timeout_s=DIAL_TIMEOUT_S),
-                head_start_s=0.0 if self._last.get(peer_id) is Road.LIBP2P else self._head_start_s,
-            )
-        if self._last.get(peer_id) is not link.road:
+        peer_id = provider.peer_id
+        ways = self._ways(addresses, provider, secret_key)
+        last = self._last.get(peer_id)
+        at_once = list(ways).index(last) + 1 if last is not None and last in ways else 1
+        link = await _race(list(ways.values()), at_once=at_once, head_start_s=self._head_start_s)
+        if last is not link.road:
             log.info("%s is reached over the %s road", peer_id, link.road)
         self._last[peer_id] = link.road
         return link
+
+    def _ways(
+        self, addresses: Sequence[str], provider: PublicKey, secret_key: SecretKey
+    ) -> Mapping[Road, Callable[[], Awaitable[LinkConnection]]]:
+        """How to dial over each road that the addresses name, the fastest first; at least one, which may fail."""
+        ways: dict[Road, Callable[[], Awaitable[LinkConnection]]] = {}
+        if at := direct_addresses(addresses):
+            ways[Road.DIRECT] = partial(dial_direct, at, provider, secret_key)
+        if self._libp2p is not None:
+            dial_link = partial(self._libp2p.dial_link, provider, timeout_s=DIAL_TIMEOUT_S)
+            if plain := libp2p_addresses(addresses, provider.peer_id):
+                ways[Road.LIBP2P] = partial(dial_link, plain, direct_only=True)
+            if circuits := circuit_addresses(addresses, provider.peer_id):
+                ways[Road.RELAYED] = partial(dial_link, circuits)
+        return ways or {Road.DIRECT: partial(dial_direct, (), provider, secret_key)}
 
 
 def direct_addresses(multiaddrs: Sequence[str]) -> list[tuple[str, int]]:
@@ -92,9 +101,24 @@ def libp2p_addresses(multiaddrs: Sequence[str], peer_id: str) -> list[str]:
     return list(found)
 
 
+def circuit_addresses(multiaddrs: Sequence[str], peer_id: str) -> list[str]:
+    """Each `/ip4|ip6|dns.../<host>/tcp/<port>/p2p/<relay>/p2p-circuit/p2p/<peer_id>`, once; others are passed over."""
+    found: dict[str, None] = {}
+    for text in multiaddrs:
+        parts = text.split("/")
+        if len(parts) == 10 and parts[5] == "p2p" and parts[7:] == ["p2p-circuit", "p2p", peer_id]:
+            if parts[6] not in ("", peer_id) and _host_and_port(parts):
+                found[text] = None
+    return list(found)
+
+
 def roads_of(multiaddrs: Sequence[str], peer_id: str) -> list[Road]:
     """The roads that a provider's addresses offer, the fastest first."""
-    offered = {Road.DIRECT: direct_addresses(multiaddrs), Road.LIBP2P: libp2p_addresses(multiaddrs, peer_id)}
+    offered = {
+        Road.DIRECT: direct_addresses(multiaddrs),
+        Road.LIBP2P: libp2p_addresses(multiaddrs, peer_id),
+        Road.RELAYED: circuit_addresses(multiaddrs, peer_id),
+    }
     return [road for road, addresses in offered.items() if addresses]
 
 
@@ -118,33 +142,36 @@ def _host_and_port(parts: Sequence[str]) -> tuple[str, int] | None:
 
 
 async def _race(
-    faster: Callable[[], Awaitable[LinkConnection]],
-    slower: Callable[[], Awaitable[LinkConnection]],
-    *,
-    head_start_s: float,
+    dials: Sequence[Callable[[], Awaitable[LinkConnection]]], *, at_once: int, head_start_s: float
 ) -> LinkConnection:
-    """The link of whichever is ready first, `faster` where both are; the other is closed.
+    """The link of whichever dial is ready first, the earlier in the row where several are; the others are closed.
 
-    `slower` begins when `faster` has failed, or after `head_start_s`. Raises Unreachable if both do, and any other
-    error of either as it comes.
+    `at_once` begin now. Each other begins when one has failed, or `head_start_s` after the one before it.
+    Raises Unreachable if all do, and any other error of one as it comes.
     """
-    first = asyncio.ensure_future(faster())
-    tasks = [first]
+    waiting = list(dials)
+    tasks: list[asyncio.Future[LinkConnection]] = []
     winner: asyncio.Future[LinkConnection] | None = None
+    failures: list[str] = []
+    n_due, running = at_once, set[asyncio.Future[LinkConnection]]()
     try:
-        await asyncio.wait(tasks, timeout=head_start_s)
-        if not first.done() or isinstance(first.exception(), Unreachable):
-            tasks.append(asyncio.ensure_future(slower()))
-        running, failures = set(tasks), list[str]()
-        while running:
-            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        while True:
+            for dial in waiting[:n_due]:
+                tasks.append(asyncio.ensure_future(dial()))
+                running.add(tasks[-1])
+            del waiting[:n_due]
+            if not running:
+                raise Unreachable(" ".join(failures))
+            done, running = await asyncio.wait(
+                running, timeout=head_start_s if waiting else None, return_when=asyncio.FIRST_COMPLETED
+            )
             for task in (one for one in tasks if one in done):
                 error = task.exception()
                 if not isinstance(error, Unreachable):
                     winner = task
                     return task.result()
                 failures.append(error.message)
-        raise Unreachable(" ".join(failures))
+            n_due = 1
     finally:
         for task in tasks:
             if task is not winner:

@@ -48,7 +48,7 @@ from p2pgrid.http.connection import Connection
 from p2pgrid.http.server import Server
 from p2pgrid.ledger.remote import RemoteLedger
 from p2pgrid.log.witness import WitnessStore
-from p2pgrid.net.connection import LinkConnection
+from p2pgrid.net.connection import LinkConnection, Road
 from p2pgrid.net.lookup_keys import PROVIDER, country_key
 from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.net.relayed_road import dial_over
@@ -97,15 +97,16 @@ class MainRoads:
         self._waiting: dict[int, asyncio.Future[socket.socket]] = {}
 
     async def dial_link(
-        self, provider: PublicKey, addresses: Sequence[str], *, timeout_s: float = 10.0
+        self, provider: PublicKey, addresses: Sequence[str], *, timeout_s: float = 10.0, direct_only: bool = False
     ) -> LinkConnection:
-        """A link that is ready. Raises RemoteError."""
+        """A link that is ready; with `direct_only`, not through a relay. Raises RemoteError."""
         token = next(self._tokens)
         came = self._waiting[token] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(timeout_s):
-                await self._calls.ask(DialRoad(token, provider.raw, tuple(addresses), timeout_s), bool)
-                return await dial_over(await came, provider, self._key)
+                ask = DialRoad(token, provider.raw, tuple(addresses), timeout_s, direct_only)
+                road = await self._calls.ask(ask, Road)
+                return await dial_over(await came, provider, self._key, road=road)
         except TimeoutError:
             raise Unreachable(f"{provider} did not answer over libp2p within {timeout_s:g} s.") from None
         except LocalError as error:

@@ -50,12 +50,16 @@ class FetchCards(Ask, frozen=True, tag="cards"):
 
 
 class DialRoad(Ask, frozen=True, tag="road"):
-    """A road to a provider over libp2p; its bytes come over a socket that is handed over as number -`token`."""
+    """A road to a provider over libp2p; its bytes come over a socket that is handed over as number -`token`.
+
+    Answered with the road's name, which may be that of libp2p through a relay, if not `direct_only`.
+    """
 
     token: int
     provider: bytes
     addresses: tuple[str, ...]
     timeout_s: float
+    direct_only: bool
 
 
 NETWORK_ASKS: Final = FindProviders | FetchOffer | FetchCards | DialRoad

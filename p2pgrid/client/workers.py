@@ -48,6 +48,7 @@ from p2pgrid.errors import LocalError, Unreachable, UsageError
 from p2pgrid.ledger.service import LedgerService
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.log.erasing import LogFiles, check_all_known, erase_salts
+from p2pgrid.net.connection import Road
 from p2pgrid.net.relayed_road import pass_on
 from p2pgrid.processes.accepting import Acceptor, ConnectionGone, Handed, hand_over
 from p2pgrid.processes.bus import Bus
@@ -197,10 +198,13 @@ class GatewayWorkers(WorkerSet):
             case FetchCards(peer, timeout_s):
                 return await self._finder.fetch_cards(peer, timeout_s=timeout_s)
 
-    async def _dial_road(self, worker: int, ask: DialRoad) -> bool:
+    async def _dial_road(self, worker: int, ask: DialRoad) -> Road:
         """Dial over libp2p, and pass on what comes. Raises Unreachable."""
         provider = parse_public_key(ask.provider)
-        road = await self._finder.dial_road(provider, ask.addresses, timeout_s=ask.timeout_s)
+        road = await self._finder.dial_road(
+            provider, ask.addresses, timeout_s=ask.timeout_s, direct_only=ask.direct_only
+        )
+        kind = Road.LIBP2P if road.get_extra_info("relay") is None else Road.RELAYED
         ours, theirs = socket.socketpair()
         with theirs:
             await pass_on(road, ours)
@@ -209,7 +213,7 @@ class GatewayWorkers(WorkerSet):
             except (OSError, KeyError) as error:
                 road.abort()
                 raise Unreachable(f"worker {worker} takes no road: {error}.") from None
-        return True
+        return kind
 
     def _quarantined(self, worker: int, message: Quarantined) -> None:
         self._quarantine.add(message.peer, message.reason, message.since_ms)

@@ -168,13 +168,25 @@ def told_addresses(own: Sequence[Multiaddr], circuits: Sequence[Multiaddr]) -> l
 
     Where there are relays, others are elsewhere: loopback addresses are left out then.
     """
-    outward = [address for address in own if not circuits or not _is_loopback(address)]
+    outward = [address for address in own if not circuits or not is_loopback(address)]
     return [*outward, *circuits]
 
 
-def _is_loopback(address: Multiaddr) -> bool:
+def is_public(address: Multiaddr) -> bool:
+    """True for an address that anybody on the internet could dial, as far as it can be seen: by DNS name, too."""
+    ip = _ip_of(address)
+    return ip is None or ip.is_global
+
+
+def is_loopback(address: Multiaddr) -> bool:
+    """True for an address that leads to the machine itself."""
+    ip = _ip_of(address)
+    return ip is not None and ip.is_loopback
+
+
+def _ip_of(address: Multiaddr) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     family = _shape(address)[0]
-    return family in ("ip4", "ip6") and ipaddress.ip_address(str(address.value_for_protocol(family))).is_loopback
+    return ipaddress.ip_address(str(address.value_for_protocol(family))) if family in ("ip4", "ip6") else None
 
 
 def _own_hosts(family: str) -> list[str]:

@@ -37,6 +37,8 @@ class Road(StrEnum):
 
     DIRECT = "direct"
     LIBP2P = "libp2p"
+    RELAYED = "relayed"
+    """Over libp2p, through a relay."""
 
 
 OnStream = Callable[[Stream], StreamHandler]

@@ -257,7 +257,7 @@ async def open_stream_on(host: BasicHost, connection: Any, protocol: str) -> Any
         )
     except MultiselectClientError as error:
         await reset_stream(stream)
-        raise StreamFailure(f"{connection.muxed_conn.peer_id} does not speak {protocol}") from error
+        raise StreamFailure(f"{connection.muxed_conn.peer_id} did not take up {protocol}") from error
     except BaseException:
         await reset_stream(stream)
         raise

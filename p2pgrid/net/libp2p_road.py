@@ -22,7 +22,7 @@ from libp2p.stream_muxer.exceptions import MuxedConnError, MuxedStreamError
 
 from p2pgrid.errors import ProtocolViolation, Unreachable
 from p2pgrid.net.connection import Admit, LinkConnection, OnStream, Road
-from p2pgrid.net.host import open_stream
+from p2pgrid.net.host import open_stream_on
 from p2pgrid.net.kad_query import Contact
 from p2pgrid.net.listening import ListenLimits, caller_of, close_links
 from p2pgrid.net.session_stream import SessionStream
@@ -38,15 +38,23 @@ _NOT_SUPPORTED: Final = "not supported"
 
 
 async def open_session(
-    host: BasicHost, peer: Contact, road: StreamRoad, nursery: trio.Nursery, timeout_s: float
+    host: BasicHost,
+    peer: Contact,
+    road: StreamRoad,
+    nursery: trio.Nursery,
+    timeout_s: float,
+    *,
+    direct_only: bool = False,
 ) -> None:
     """On the trio side: open a stream to `peer` and have `road` run on it in `nursery`.
 
+    `direct_only`: not on a connection that leads through a relay.
     Raises Unreachable: not there, not in time, or it takes no links over libp2p.
     """
     try:
         with host.get_network().wanting(peer.peer_id), trio.fail_after(timeout_s):
-            stream = await open_stream(host, peer.peer_id, peer.addresses, PROTOCOL)
+            connection = await host.get_network().connect_to(peer.peer_id, peer.addresses, direct_only=direct_only)
+            stream = await open_stream_on(host, connection, PROTOCOL)
     except trio.TooSlowError:
         raise Unreachable(f"{peer.peer_id} did not answer over libp2p within {timeout_s:g} s.") from None
     except SwarmException as error:
@@ -106,7 +114,7 @@ class SessionListener:
         """On the trio side: one link, from its stream's negotiation to its end. The host's handler of `PROTOCOL`."""
         session = SessionStream(stream)
         extra = _extra_of(session)
-        peer_id, address = extra["peer_id"], caller_of(extra["peername"][0]) if extra["peername"] else ""
+        peer_id, address = extra["peer_id"], _where(extra)
         limits = self._limits
         if (
             self._is_closed
@@ -151,7 +159,7 @@ class SessionListener:
             on_stream=self._on_stream,
             admit=self._admit,
             write_stall_s=self._limits.write_stall_s,
-            road=Road.LIBP2P,
+            road=road_of(road),
         )
         self.connections.add(connection)
         connection.closed.add_done_callback(lambda closed: self._gone(connection))
@@ -169,4 +177,16 @@ def serve_sessions(host: BasicHost, listener: SessionListener) -> None:
 
 
 def _extra_of(session: SessionStream) -> dict[str, Any]:
-    return {"peer_id": session.peer_id, "peername": session.peer_address}
+    return {"peer_id": session.peer_id, "peername": session.peer_address, "relay": session.relay}
+
+
+def road_of(transport: asyncio.Transport) -> Road:
+    """What the transport is, of the two roads over libp2p."""
+    return Road.LIBP2P if transport.get_extra_info("relay") is None else Road.RELAYED
+
+
+def _where(extra: dict[str, Any]) -> str:
+    """What a caller is counted by: its address, or the relay that it comes through."""
+    if extra["relay"] is not None:
+        return f"relay {extra['relay']}"
+    return caller_of(extra["peername"][0]) if extra["peername"] else ""

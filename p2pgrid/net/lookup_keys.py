@@ -4,6 +4,7 @@ provider                every provider of the network
 country/DE              providers in a country
 model/qwen3-8b          providers of a model
 model/qwen3-8b@DE       providers of a model in a country
+relay                   peers that relay for others (docs/spec/relay.md)
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final
 from p2pgrid.errors import UsageError
 
 PROVIDER: Final = "provider"
+RELAY: Final = "relay"
 MAX_KEY_CHARS: Final = 300
 _COUNTRY: Final = re.compile(r"[A-Z]{2}")
 _NETWORK_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")

@@ -19,12 +19,14 @@ from typing import Final, Self
 from p2pgrid.errors import InvalidRecord, LocalError, Unreachable, UsageError
 from p2pgrid.net.addresses import parse_announce_address, parse_listen_address, parse_peer_multiaddr
 from p2pgrid.net.bridge import TrioThread
-from p2pgrid.net.connection import WRITE_STALL_S, LinkConnection, OnStream, Road
+from p2pgrid.net.connection import WRITE_STALL_S, LinkConnection, OnStream
 from p2pgrid.net.host import HostLimits
-from p2pgrid.net.libp2p_road import SessionListener, verify_listener
+from p2pgrid.net.libp2p_road import SessionListener, road_of, verify_listener
 from p2pgrid.net.lookup_keys import check_network_name, record_key
 from p2pgrid.net.offer_exchange import CARDS, OFFER, Document
 from p2pgrid.net.peer_address import Health, PeerAddress
+from p2pgrid.net.relay.limits import RelayLimits
+from p2pgrid.net.relay.use import NO_RELAY, RelayUse
 from p2pgrid.net.service import NetworkConfig, NetworkService
 from p2pgrid.net.stream_road import StreamRoad
 from p2pgrid.proto.keys import PublicKey, SecretKey, parse_peer_id
@@ -52,6 +54,8 @@ class Network:
         announce: Sequence[str] = (),
         sessions: SessionListener | None = None,
         limits: HostLimits | None = None,
+        relay: RelayUse = NO_RELAY,
+        relaying: RelayLimits | None = None,
     ) -> None:
         """Nothing is started before `async with`.
 
@@ -64,6 +68,8 @@ class Network:
         cards: the same for our chain of cards.
         announce: what to tell others instead of the addresses listened on.
         sessions: takes the links that others dial over libp2p.
+        relay: whether to be reached through relays.
+        relaying: relay for others, within these limits; only for a peer that others can dial.
 
         Raises UsageError for a bad name or multiaddr.
         """
@@ -82,6 +88,8 @@ class Network:
                 announce=tuple(map(parse_announce_address, announce)),
                 serve_dht=serve_dht,
                 limits=limits or HostLimits(),
+                relay=relay,
+                relaying=relaying,
             ),
             self._asking(offer) if offer is not None else None,
             self._asking(cards) if cards is not None else None,
@@ -103,8 +111,22 @@ class Network:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Full multiaddrs under which others may dial us, `/p2p/` included. Empty for a client that does not listen."""
+        """Full multiaddrs under which others may dial us now, `/p2p/` included, those through relays last.
+
+        Empty for a client that does not listen.
+        """
         return self._service.addresses
+
+    async def set_reachable(self, reachable: bool | None) -> None:
+        """Say whether strangers can dial us, None for nobody knows: with `relay` at auto, relays are used if not."""
+        await self._thread.call(self._service.set_reachable, reachable)
+
+    async def wait_reserved(self, timeout_s: float) -> None:
+        """Return once we are reached through a relay, if that is wanted now and one is found.
+
+        After `timeout_s` in any case.
+        """
+        await self._thread.call(self._service.wait_reserved, timeout_s)
 
     async def advertise(self, keys: Sequence[str], *, timeout_s: float = 10.0) -> int:
         """Be found under `keys` (see `lookup_keys`) and no others, from now on, renewed three times an hour.
@@ -172,12 +194,14 @@ class Network:
         addresses: Sequence[str],
         *,
         timeout_s: float = 10.0,
+        direct_only: bool = False,
         limits: LinkLimits | None = None,
         on_stream: OnStream | None = None,
         write_stall_s: float = WRITE_STALL_S,
     ) -> LinkConnection:
         """A link to `provider` over libp2p, ready for streams. `addresses` are multiaddrs; none, if it is connected.
 
+        `direct_only`: not over a connection that leads through a relay.
         Raises Unreachable where it does not answer within `timeout_s`, or our own host is down; Refused where the
         provider turns us away; ProtocolViolation where it breaks the link's rules.
         """
@@ -185,7 +209,7 @@ class Network:
         road = StreamRoad(loop)
         try:
             async with asyncio.timeout(timeout_s):
-                await self._open_road(road, provider, addresses, timeout_s)
+                await self._open_road(road, provider, addresses, timeout_s, direct_only)
                 now_ms = int(loop.time() * 1000)
                 connection = LinkConnection(
                     Link.dialler(self._secret_key, provider, limits=limits or LinkLimits(), now_ms=now_ms),
@@ -193,7 +217,7 @@ class Network:
                     on_stream=on_stream,
                     verify_road=functools.partial(verify_listener, provider),
                     write_stall_s=write_stall_s,
-                    road=Road.LIBP2P,
+                    road=road_of(road),
                 )
                 road.start(connection)
                 await asyncio.shield(connection.ready)
@@ -208,15 +232,17 @@ class Network:
             raise
         return connection
 
-    async def dial_road(self, provider: PublicKey, addresses: Sequence[str], *, timeout_s: float = 10.0) -> StreamRoad:
+    async def dial_road(
+        self, provider: PublicKey, addresses: Sequence[str], *, timeout_s: float = 10.0, direct_only: bool = False
+    ) -> StreamRoad:
         """A road to `provider` over libp2p, without a link on it: for another process of this node.
 
-        Raises Unreachable.
+        `direct_only` is as for `dial_link`. Raises Unreachable.
         """
         road = StreamRoad(asyncio.get_running_loop())
         try:
             async with asyncio.timeout(timeout_s):
-                await self._open_road(road, provider, addresses, timeout_s)
+                await self._open_road(road, provider, addresses, timeout_s, direct_only)
             verify_listener(provider, road)
         except TimeoutError:
             road.abort()
@@ -230,10 +256,10 @@ class Network:
         return road
 
     async def _open_road(
-        self, road: StreamRoad, provider: PublicKey, addresses: Sequence[str], timeout_s: float
+        self, road: StreamRoad, provider: PublicKey, addresses: Sequence[str], timeout_s: float, direct_only: bool
     ) -> None:
         peer = PeerAddress(provider.peer_id, tuple(addresses))
-        await self._thread.call(self._service.open_session, peer, road, timeout_s)
+        await self._thread.call(self._service.open_session, peer, road, timeout_s, direct_only)
 
     def health(self) -> Health:
         """How the network fares right now. Asks nobody."""
@@ -244,6 +270,7 @@ class Network:
             routing_table_size=service.routing_table_size,
             bootstrap_reached=service.bootstrap_reached,
             advertised_keys=service.advertised_keys,
+            relay=service.relay_health,
             restarts=self._thread.restarts,
         )
 

@@ -16,6 +16,20 @@ class PeerAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class RelayHealth:
+    """What relays do for us, and what we relay for others."""
+
+    wanted: bool
+    """True while we are to be reached through relays."""
+    relays: tuple[str, ...]
+    """Peer ids of the relays through which we are reached."""
+    reservations: int | None
+    """Of others, here; None where this peer relays nothing."""
+    circuits: int | None
+    """Of others, through here; None where this peer relays nothing."""
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """A snapshot of one's own place in the network."""
 
@@ -27,5 +41,6 @@ class Health:
     bootstrap_reached: bool | None
     """None where there is no bootstrap peer to reach."""
     advertised_keys: int
+    relay: RelayHealth
     restarts: int
     """How often the libp2p host crashed and was started anew."""

@@ -70,17 +70,23 @@ class _Half(asyncio.Protocol):
 
 
 async def dial_over(
-    end: socket.socket, provider: PublicKey, secret_key: SecretKey, *, limits: LinkLimits | None = None
+    end: socket.socket,
+    provider: PublicKey,
+    secret_key: SecretKey,
+    *,
+    limits: LinkLimits | None = None,
+    road: Road = Road.LIBP2P,
 ) -> LinkConnection:
     """A link to `provider` over a road that is passed on to `end`, ready for streams. The caller sets the time.
 
+    `road`: what the main process says that it is.
     Raises Unreachable, Refused, ProtocolViolation as `p2pgrid.net.direct.dial` does.
     """
     loop = asyncio.get_running_loop()
 
     def make() -> LinkConnection:
         link = Link.dialler(secret_key, provider, limits=limits or LinkLimits(), now_ms=int(loop.time() * 1000))
-        return LinkConnection(link, name=f"{provider} over {_NAME}", road=Road.LIBP2P)
+        return LinkConnection(link, name=f"{provider} over {_NAME}", road=road)
 
     connection: Any = None
     is_made = False

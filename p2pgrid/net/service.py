@@ -25,8 +25,11 @@ from p2pgrid.net.dht import Dht
 from p2pgrid.net.host import HostLimits, open_host
 from p2pgrid.net.kad_query import Contact
 from p2pgrid.net.libp2p_road import SessionListener, open_session, serve_sessions
-from p2pgrid.net.lookup_keys import record_key
-from p2pgrid.net.peer_address import PeerAddress
+from p2pgrid.net.lookup_keys import RELAY, record_key
+from p2pgrid.net.peer_address import PeerAddress, RelayHealth
+from p2pgrid.net.relay.limits import RelayLimits
+from p2pgrid.net.relay.part import RelayPart
+from p2pgrid.net.relay.use import NO_RELAY, RelayUse
 from p2pgrid.net.stream_road import StreamRoad
 from p2pgrid.proto.keys import SecretKey
 
@@ -53,6 +56,10 @@ class NetworkConfig:
     announce: tuple[Multiaddr, ...]
     serve_dht: bool
     limits: HostLimits = field(default_factory=HostLimits)
+    relay: RelayUse = NO_RELAY
+    """Whether to be reached through relays."""
+    relaying: RelayLimits | None = None
+    """What to relay for others, at most; None for nothing."""
 
 
 class NetworkService:
@@ -67,6 +74,8 @@ class NetworkService:
         sessions: SessionListener | None = None,
     ) -> None:
         self._config = config
+        self._reachable: bool | None = None
+        self._relay_part: RelayPart | None = None
         self._sessions = sessions
         self._roads: trio.Nursery | None = None
         """Where the roads run that were dialled from here."""
@@ -105,12 +114,25 @@ class NetworkService:
         config = self._config
         self._forget_run()
         async with open_host(
-            config.secret_key, self._listen, announce=config.announce or None, limits=config.limits
+            config.secret_key,
+            self._listen,
+            announce=config.announce or None,
+            limits=config.limits,
+            circuits=self._circuits,
         ) as host:
             # A port that was free at first is kept over a restart: others know it by now.
             self._listen = tuple(without_peer_id(address) for address in host.get_transport_addrs())
-            self.addresses = tuple(full_multiaddr(a, str(host.get_id())) for a in host.get_addrs())
             self._host, self._dht = host, Dht(host, config.network_name, serve=config.serve_dht)
+            self._relay_part = RelayPart(
+                host,
+                config.relay,
+                config.relaying,
+                seeds=self._seeds,
+                look_up=lambda timeout_s: self.find_providers(RELAY, 20, timeout_s),
+                on_change=self._addresses_changed,
+            )
+            self._relay_part.decide(self._reachable)
+            self.addresses = tuple(map(str, host.get_addrs()))
             if self._current_offer is not None:
                 offer_exchange.serve_offers(host, self._current_offer)
             if self._answer_log is not None:
@@ -125,9 +147,10 @@ class NetworkService:
                     nursery.start_soon(self._dht.run)
                     nursery.start_soon(self._stay_joined)
                     nursery.start_soon(self._stay_advertised)
+                    nursery.start_soon(self._relay_part.run)
                     ready()
             finally:
-                self._host = self._dht = self._roads = None
+                self._host = self._dht = self._roads = self._relay_part = None
                 self.bootstrap_reached = False if self._seeds else None
 
     async def advertise(self, keys: Sequence[str], timeout_s: float) -> int:
@@ -138,6 +161,42 @@ class NetworkService:
             while any(key not in self._held for key in keys):
                 await self._announced.wait()
         return min((self._held.get(key, 0) for key in keys), default=0)
+
+    async def set_reachable(self, reachable: bool | None) -> None:
+        """See `Network.set_reachable`."""
+        self._reachable = reachable
+        self._keys_changed.set()
+        if self._relay_part is not None:
+            self._relay_part.decide(reachable)
+
+    @property
+    def relay_health(self) -> RelayHealth:
+        """See `Health.relay`. Asks nobody; also from another thread."""
+        part = self._relay_part
+        if part is None:
+            return RelayHealth(wanted=False, relays=(), reservations=None, circuits=None)
+        return RelayHealth(
+            wanted=part.keeper.wanted.value,
+            relays=tuple(part.keeper.relays),
+            reservations=part.relay.n_reservations if part.relay is not None else None,
+            circuits=part.relay.n_circuits if part.relay is not None else None,
+        )
+
+    async def wait_reserved(self, timeout_s: float) -> None:
+        """See `Network.wait_reserved`."""
+        if self._relay_part is not None and self._relay_part.keeper.wanted.value:
+            with trio.move_on_after(timeout_s):
+                await self._relay_part.keeper.settled.wait()
+
+    def _circuits(self) -> list[Multiaddr]:
+        return self._relay_part.keeper.circuits if self._relay_part is not None else []
+
+    def _addresses_changed(self) -> None:
+        """We are reached through other relays than before: tell the network, in which our records name them."""
+        if self._host is None:
+            return
+        self.addresses = tuple(map(str, self._host.get_addrs()))
+        self._keys_changed.set()
 
     async def withdraw(self) -> None:
         """See `Network.withdraw`."""
@@ -166,12 +225,14 @@ class NetworkService:
         """See `Network.ask_log`."""
         return await log_exchange.ask_log(self._running_host(), _contact(peer), request, timeout_s)
 
-    async def open_session(self, peer: PeerAddress, road: StreamRoad, timeout_s: float) -> None:
+    async def open_session(
+        self, peer: PeerAddress, road: StreamRoad, timeout_s: float, direct_only: bool = False
+    ) -> None:
         """Have `road` run to `peer`. See `Network.dial_link`."""
         host = self._running_host()
         if self._roads is None:
             raise LocalError("the network is down.", hint="It restarts by itself; try again.")
-        await open_session(host, _contact(peer), road, self._roads, timeout_s)
+        await open_session(host, _contact(peer), road, self._roads, timeout_s, direct_only=direct_only)
 
     async def _stay_joined(self) -> None:
         """Reach a bootstrap peer, and again whenever we have lost everybody."""
@@ -218,7 +279,8 @@ class NetworkService:
         await self._joined.wait()
         while True:
             self._keys_changed = trio.Event()  # before the keys are read: a change from here on is not missed
-            self._held = await self._announce(self._keys)
+            own = (RELAY,) if self._config.relaying is not None and self._reachable is not False else ()
+            self._held = await self._announce((*self._keys, *own))
             self._announced.set()
             self._announced = trio.Event()
             interval_s = READVERTISE_INTERVAL_S if all(self._held.values()) else RETRY_ADVERTISE_S

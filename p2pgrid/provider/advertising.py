@@ -12,19 +12,19 @@ from p2pgrid.errors import LedgerError, P2pgridError
 from p2pgrid.net import lookup_keys
 from p2pgrid.net.network import Network
 from p2pgrid.proto.card_chain import pack_cards
-from p2pgrid.proto.messages import ModelOffer
+from p2pgrid.proto.messages import ModelOffer, Offer
 from p2pgrid.provider.admission import Admission
 from p2pgrid.provider.cards import OwnCards
 from p2pgrid.provider.engines import EngineSet
-from p2pgrid.provider.offers import OfferBook
+from p2pgrid.provider.offers import MAX_ADDRESSES, OfferBook
 
 log = logging.getLogger(__name__)
 
 ADVERTISE_TIMEOUT_S: Final = 10.0
 FIRST_PEER_TIMEOUT_S: Final = 0.5
 OFFER_RETRY_S: Final = 30.0
-CARD_INTERVAL_S: Final = 2.0
-"""How often the card's file is looked at."""
+LOOK_INTERVAL_S: Final = 2.0
+"""How often the card's file and our addresses are looked at."""
 
 
 class Advertiser:
@@ -102,12 +102,12 @@ class Advertiser:
             log.error("the network was not told: %s", error)
 
     async def renew(self) -> None:
-        """A new offer at half time, and when the operator's card is another, for ever."""
+        """A new offer at half time, and when it no longer says the operator's card or our addresses, for ever."""
         while True:
             left_s = max(self._offers.renewal_ms - self._now_ms(), 0) / 1000
-            await asyncio.sleep(min(left_s, CARD_INTERVAL_S))
+            await asyncio.sleep(min(left_s, LOOK_INTERVAL_S))
             offer = self._offers.current
-            if left_s > CARD_INTERVAL_S and (offer is None or offer.message.card == self._cards.offered_id()):
+            if left_s > LOOK_INTERVAL_S and (offer is None or self._is_true(offer.message)):
                 continue
             try:
                 await self.publish()
@@ -116,6 +116,9 @@ class Advertiser:
                 await asyncio.sleep(OFFER_RETRY_S)
             if self._offers.current is None:
                 await asyncio.sleep(OFFER_RETRY_S)
+
+    def _is_true(self, offer: Offer) -> bool:
+        return offer.card == self._cards.offered_id() and offer.addresses == tuple(self._addresses())[:MAX_ADDRESSES]
 
     async def withdraw(self) -> None:
         """Nothing is on sale any more."""

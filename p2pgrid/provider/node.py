@@ -32,6 +32,7 @@ from p2pgrid.net.direct import DirectListener, listen
 from p2pgrid.net.libp2p_road import SessionListener
 from p2pgrid.net.network import Network
 from p2pgrid.net.peer_address import Health
+from p2pgrid.net.relay.use import parse_relay_use
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.processes.workers import check_supported
 from p2pgrid.proto.dispute_exchange import Said
@@ -51,6 +52,7 @@ from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.links import ClientLinks
 from p2pgrid.provider.offers import OfferBook, OfferTerms, batch_terms_of, terms_of
 from p2pgrid.provider.own_log import erase_all_salts, open_log
+from p2pgrid.provider.relaying import relay_limits_of
 from p2pgrid.provider.schedule import time_zone
 from p2pgrid.provider.session import serve_streams
 from p2pgrid.provider.tally import Tally
@@ -59,6 +61,8 @@ from p2pgrid.provider.workers import ProviderWorkers, SharedChannels, check_engi
 
 log = logging.getLogger(__name__)
 
+RESERVE_S: Final = 4.0
+"""How long the first offer waits to name a relay, where this node is reached through one."""
 SETTLE_S: Final = 3.0
 """How long orders that were ended by a shutdown may take to be countersigned."""
 
@@ -113,6 +117,8 @@ class Provider:
         self._witnesses = [parse_witness(text, self.key, lambda: self._network) for text in self._config.witnesses]
         self._gpus = tuple(gpus)
         self._zone = time_zone(self._config.time_zone)
+        self._relay_use = parse_relay_use(self._config.relay_through if self._config.libp2p_listen else ())
+        self._relaying = relay_limits_of(config.relay) if self._config.relay else None
         self.cards: Final = OwnCards(data.card_file, self.key.public_key, now_ms)
         self._now_ms = now_ms
         self._stack = AsyncExitStack()
@@ -162,7 +168,7 @@ class Provider:
     @property
     def offered_addresses(self) -> tuple[str, ...]:
         """Where the offer says that clients reach this node, over either road."""
-        return (*self.addresses[:MAX_OFFERED], *offered_libp2p_addresses(self.libp2p_addresses)[:MAX_OFFERED])
+        return (*self.addresses[:MAX_OFFERED], *offered_libp2p_addresses(self.libp2p_addresses))
 
     @property
     def libp2p_addresses(self) -> tuple[str, ...]:
@@ -381,9 +387,12 @@ class Provider:
             log=self.log.answer_call,
             cards=self._advertiser.shown_cards,
             sessions=self._sessions if config.libp2p_listen else None,
+            relay=self._relay_use,
+            relaying=self._relaying,
         )
         await stack.enter_async_context(self._network)
         self._advertiser.network = self._network
+        await self._network.wait_reserved(RESERVE_S)
         log.info(
             "network %r: %s (%.1f s)", self.network_name, ", ".join(self.libp2p_addresses), time.monotonic() - started
         )

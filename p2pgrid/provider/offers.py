@@ -22,6 +22,8 @@ from p2pgrid.provider.schedule import offset_change_ms, parse_tariff, utc_offset
 from p2pgrid.units import MICRO_PER_EUR, PICO_PER_EUR, parse_price_eur
 
 CURRENCY: Final = "EUR"
+MAX_ADDRESSES: Final = 16
+"""What an offer holds."""
 ONE_BY_ONE: Final = BatchTerms()
 """Every request has an order and a receipt of its own."""
 
@@ -100,7 +102,7 @@ class OfferBook:
             valid_until_ms=until_ms,
             operator=terms.operator,
             currency=CURRENCY,
-            addresses=tuple(addresses)[:16],
+            addresses=tuple(addresses)[:MAX_ADDRESSES],
             data_terms=terms.data_terms,
             models=tuple(models),
             gpus=terms.gpus,

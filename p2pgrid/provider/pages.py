@@ -89,6 +89,12 @@ def health_of(node: Provider) -> dict[str, Any]:
             "connected_peers": network.connected_peers,
             "routing_table_size": network.routing_table_size,
             "advertised_keys": network.advertised_keys,
+            "relay": {
+                "wanted": network.relay.wanted,
+                "reached_through": list(network.relay.relays),
+                "reservations_given": network.relay.reservations,
+                "circuits_carried": network.relay.circuits,
+            },
         },
     }
 

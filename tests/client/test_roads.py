@@ -126,10 +126,10 @@ async def test_a_direct_road_that_is_open_again_is_found_again() -> None:
 
     class SlowNetwork:
         async def dial_link(
-            self, provider: PublicKey, addresses: list[str], *, timeout_s: float = 10.0
+            self, provider: PublicKey, addresses: list[str], *, timeout_s: float = 10.0, direct_only: bool = False
         ) -> LinkConnection:
             await asyncio.sleep(0.2)
-            return await g.client.dial_link(provider, addresses, timeout_s=timeout_s)
+            return await g.client.dial_link(provider, addresses, timeout_s=timeout_s, direct_only=direct_only)
 
     async with grid() as g:
         with swallowing() as tls:
@@ -200,7 +200,10 @@ OTHER_PEER = secret_key("other").public_key.peer_id
         ([f"/ip4/1.2.3.4/tcp/1/p2p/{OTHER_PEER}"], [], []),
         ([f"/ip4/1.2.3.4/tcp/0/p2p/{PEER}", f"/ip4/1.2.3.4/tcp/70000/p2p/{PEER}"], [], []),
         ([f"/ip4/1.2.3.4/udp/1/p2p/{PEER}", f"ip4/1.2.3.4/tcp/1/p2p/{PEER}", "", "/", "/ip4//tcp/1/tls"], [], []),
-        ([f"/ip4/1.2.3.4/tcp/1/p2p/{OTHER_PEER}/p2p-circuit/p2p/{PEER}"], [], []),
+        ([f"/ip4/1.2.3.4/tcp/1/p2p/{OTHER_PEER}/p2p-circuit/p2p/{PEER}"], ["relayed"], []),
+        ([f"/ip4/1.2.3.4/tcp/1/p2p/{OTHER_PEER}/p2p-circuit/p2p/{OTHER_PEER}"], [], []),
+        ([f"/ip4/1.2.3.4/tcp/1/p2p/{PEER}/p2p-circuit/p2p/{PEER}"], [], []),
+        ([f"/ip4/1.2.3.4/tcp/1/p2p/{OTHER_PEER}/p2p-circuit/p2p/{OTHER_PEER}/p2p-circuit/p2p/{PEER}"], [], []),
     ],
 )
 def test_the_roads_of_an_offer_are_read_off_its_addresses(

@@ -64,13 +64,12 @@ class Relay:
 
     @property
     def n_reservations(self) -> int:
-        """Reservations in force."""
-        self._sweep()
+        """Reservations, as of the last request. From any thread."""
         return len(self._connections)
 
     @property
     def n_circuits(self) -> int:
-        """Circuits that are open, or being made."""
+        """Circuits that are open, or being made. From any thread."""
         return self._book.n_circuits
 
     async def _answer(self, stream: Any) -> None:

@@ -1,0 +1,179 @@
+"""Sales by a provider that nobody can dial: its libp2p port is bound to loopback, and only a relay leads there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from p2pgrid.client.client import Client
+from p2pgrid.config import ClientConfig, Config, DataFolder, ModelConfig, ProviderConfig, TermsConfig, create_key
+from p2pgrid.engine.fake import FakeVllm, serve_fake
+from p2pgrid.errors import RemoteError
+from p2pgrid.ledger.sqlite import SqliteLedger
+from p2pgrid.net.connection import Road
+from p2pgrid.net.network import Network
+from p2pgrid.net.relay.limits import RelayLimits
+from p2pgrid.proto.messages import Status
+from p2pgrid.proto.record import Role
+from p2pgrid.proto.verdict import Bundle, audit_records
+from p2pgrid.provider.engine_plan import plan_engines
+from p2pgrid.provider.node import Provider
+from tests.factories import secret_key
+from tests.grid.conftest import MODEL, until
+
+LOOPBACK = "/ip4/127.0.0.1/tcp/0"
+CHAT = "/v1/chat/completions"
+BODY: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hello there"}], "max_tokens": 64}
+
+
+def folder(path: Path) -> DataFolder:
+    data = DataFolder(path)
+    data.make()
+    create_key(data.key_file)
+    return data
+
+
+def config(url: str, **fields: Any) -> Config:
+    model = ModelConfig(name=MODEL, engine_url=url, price_input_eur="0.20", price_output_eur="0.80")
+    settings = {
+        "operator": "Behind NAT",
+        "listen": "",
+        "libp2p_listen": (LOOPBACK,),
+        "drain_s": 2,
+        "terms": TermsConfig(window_tokens=16),
+        "models": (model,),
+        **fields,
+    }
+    return Config(network="test", provider=ProviderConfig(**settings))
+
+
+@contextlib.asynccontextmanager
+async def relay(name: str, limits: RelayLimits | None = None, **options: Any) -> AsyncIterator[Network]:
+    """A bootstrap peer that relays."""
+    key = secret_key(name)
+    async with Network(
+        key, "test", listen=[LOOPBACK], serve_dht=True, relaying=limits or RelayLimits(), **options
+    ) as network:
+        yield network
+
+
+@dataclass
+class Market:
+    provider: Provider
+    client: Client
+    sold: DataFolder
+    bought: DataFolder
+
+    @property
+    def road(self) -> Road | None:
+        session = self.client.purchaser.sessions.get(self.provider.peer_id)
+        return session.link.road if session is not None and session.link is not None else None
+
+    async def settled(self, n: int) -> None:
+        async def count() -> int:
+            rows = self.client.purchaser.ledger.receipts()
+            return sum(len(row.receipt.requests) or 1 for row in rows if row.countersigned)
+
+        await until(count, n)
+
+    def audit(self) -> Any:
+        bundles = []
+        for data, side in ((self.bought, Role.CLIENT), (self.sold, Role.PROVIDER)):
+            with SqliteLedger.open_readonly(data.ledger_file) as ledger:
+                bundles.append(Bundle(side, list(enumerate(ledger.records(), 1)), side))
+        return audit_records(bundles)
+
+
+@contextlib.asynccontextmanager
+async def market(tmp_path: Path, introducer: Network, *relays: Network, **fields: Any) -> AsyncIterator[Market]:
+    sold, bought = folder(tmp_path / "provider"), folder(tmp_path / "client")
+    through = tuple(address for one in relays for address in one.addresses)
+    async with (
+        serve_fake(FakeVllm(models=(MODEL,))) as url,
+        Provider(
+            sold,
+            config(url, relay_through=through, **fields),
+            make_engines=plan_engines,
+            network_name="test",
+            bootstrap=introducer.addresses,
+        ) as provider,
+        Client(bought, network="test", bootstrap=introducer.addresses, config=ClientConfig()) as client,
+    ):
+        await client.wait_for_offer(MODEL, 20)
+        yield Market(provider, client, sold, bought)
+
+
+async def test_a_whole_sale_through_a_relay(tmp_path: Path) -> None:
+    async with relay("relay one") as one, relay("relay two", bootstrap=one.addresses) as two:
+        async with market(tmp_path, one, one, two) as m:
+            assert m.provider.offer is not None
+            offered = m.provider.offer.message.addresses
+            assert len(offered) == 2 and all("/p2p-circuit/" in address for address in offered)
+            for tokens in (1, 60):
+                async with await m.client.purchaser.buy(CHAT, BODY | {"fake": {"tokens": tokens}}) as answer:
+                    assert b"".join([data async for data in answer]).count(b"\n\n") > tokens
+                    assert answer.usage.output_tokens == tokens
+            both = await asyncio.gather(*(m.client.purchaser.buy(CHAT, BODY, whole=True) for _ in range(10)))
+            assert len(both) == 10
+            await m.settled(12)
+            assert m.road is Road.RELAYED
+            assert m.provider.links_by_road == {"direct": 0, "libp2p": 0, "relayed": 1}
+            [listed] = m.client.purchaser.market.models()
+            assert listed.road == "relayed"
+            health = [network.health().relay for network in (one, two)]
+            assert [h.reservations for h in health] == [1, 1]
+            assert sum(h.circuits or 0 for h in health) == 1
+        verdict = m.audit()
+        assert verdict.clean, verdict.findings
+
+
+async def test_a_relay_that_dies_in_mid_answer_costs_one_window_and_another_takes_over(tmp_path: Path) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        introducer = await stack.enter_async_context(relay("introducer"))
+        ends: dict[str, contextlib.AsyncExitStack] = {}
+        relays: dict[str, Network] = {}
+        for name in ("one", "two", "three"):
+            end = await stack.enter_async_context(contextlib.AsyncExitStack())
+            network = await end.enter_async_context(relay(f"relay {name}", bootstrap=introducer.addresses))
+            relays[network.peer_id], ends[network.peer_id] = network, end
+        m = await stack.enter_async_context(market(tmp_path, introducer, *relays.values()))
+        reserved = set(m.provider.network_health.relay.relays)  # type: ignore[union-attr]
+        assert len(reserved) == 2
+        async with await m.client.purchaser.buy(CHAT, BODY | {"fake": {"tokens": 20}}) as answer:
+            async for _ in answer:
+                pass
+        await m.settled(1)
+        [carrying] = [peer_id for peer_id, network in relays.items() if network.health().relay.circuits]
+
+        got = 0
+        with contextlib.suppress(RemoteError):
+            async with await m.client.purchaser.buy(CHAT, BODY | {"fake": {"tokens": 60, "pace_ms": 30}}) as answer:
+                async for data in answer:
+                    got += data.count(b"\n\n")
+                    if got == 20:
+                        await ends[carrying].aclose()
+        assert 20 <= got < 60
+
+        async with asyncio.timeout(20):
+            async with await m.client.purchaser.buy(CHAT, BODY | {"fake": {"tokens": 5}}) as answer:
+                async for _ in answer:
+                    pass
+        await m.settled(3)
+        assert m.road is Road.RELAYED
+        statuses = sorted(row.receipt.status for row in m.client.purchaser.ledger.receipts())
+        assert statuses == [Status.COMPLETED, Status.COMPLETED, Status.INTERRUPTED]
+        # The provider is soon reached through the third, and says so to whoever asks.
+        (third,) = set(relays) - reserved
+
+        async def offered() -> bool:
+            offer = m.provider.offer
+            return offer is not None and any(third in address for address in offer.message.addresses)
+
+        await until(offered, True)
+        assert set(m.provider.network_health.relay.relays) == set(relays) - {carrying}  # type: ignore[union-attr]
+    verdict = m.audit()
+    assert verdict.clean, verdict.findings
