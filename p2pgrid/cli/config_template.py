@@ -37,7 +37,7 @@ EXPLAINED: Final[dict[type[Section], dict[str, str]]] = {
         "announce": 'host:port under which others reach `listen`, if it is another address: ["203.0.113.7:4801"]',
         "libp2p-announce": 'The same for libp2p: ["/ip4/203.0.113.7/tcp/4802"]',
         "pages": 'host:port of your pages (/offer, /card, /health, /metrics, /log/), as "127.0.0.1:4880". Empty: none.',
-        "relay-through": 'Relays you are reached through: ["auto"] any, while nobody can dial you; ["never"]; addresses.',
+        "relay-through": 'Relays you are reached through. "auto": any, while nobody can dial you; "never"; addresses.',
         "relay": "Relay for peers that nobody can dial, within the limits of [relay]: for a public address.",
         "witnesses": "Peers asked to cosign your log, up to 16: /ip4/203.0.113.8/tcp/4801/tls/p2p/12D3KooW...",
         "engine-timeout-s": "How long an engine may take to be ready.",

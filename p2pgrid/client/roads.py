@@ -106,9 +106,9 @@ def circuit_addresses(multiaddrs: Sequence[str], peer_id: str) -> list[str]:
     found: dict[str, None] = {}
     for text in multiaddrs:
         parts = text.split("/")
-        if len(parts) == 10 and parts[5] == "p2p" and parts[7:] == ["p2p-circuit", "p2p", peer_id]:
-            if parts[6] not in ("", peer_id) and _host_and_port(parts):
-                found[text] = None
+        is_circuit = len(parts) == 10 and parts[5] == "p2p" and parts[7:] == ["p2p-circuit", "p2p", peer_id]
+        if is_circuit and parts[6] not in ("", peer_id) and _host_and_port(parts):
+            found[text] = None
     return list(found)
 
 

@@ -9,8 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import openai
+import pytest
+
 from p2pgrid.client.client import Client
 from p2pgrid.config import ClientConfig, Config, DataFolder, ModelConfig, ProviderConfig, TermsConfig, create_key
+from p2pgrid.demo.grid import NETWORK, Grid
+from p2pgrid.demo.processes import NodeProcess
 from p2pgrid.engine.fake import FakeVllm, serve_fake
 from p2pgrid.errors import RemoteError
 from p2pgrid.ledger.sqlite import SqliteLedger
@@ -23,7 +28,7 @@ from p2pgrid.proto.verdict import Bundle, audit_records
 from p2pgrid.provider.engine_plan import plan_engines
 from p2pgrid.provider.node import Provider
 from tests.factories import secret_key
-from tests.grid.conftest import MODEL, until
+from tests.grid.conftest import MODEL, FakeEngine, get, p2pgrid, receipts, until
 
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 CHAT = "/v1/chat/completions"
@@ -177,3 +182,45 @@ async def test_a_relay_that_dies_in_mid_answer_costs_one_window_and_another_take
         assert set(m.provider.network_health.relay.relays) == set(relays) - {carrying}  # type: ignore[union-attr]
     verdict = m.audit()
     assert verdict.clean, verdict.findings
+
+
+@pytest.mark.process
+async def test_processes_trade_through_a_relay(tmp_path: Path, fake_engine: FakeEngine) -> None:
+    """`bootstrap`, which relays, `serve --no-direct --relay-through` and `gateway`: what is sold, on which road."""
+    grid = Grid(tmp_path, model=MODEL, engine_url=fake_engine.url)
+    peers = ("--network", NETWORK, "--bootstrap-peers", str(tmp_path / "bootstrap_peers.toml"))
+    nodes: list[NodeProcess] = []
+    try:
+        await grid.start_bootstrap()
+        assert grid.bootstrap is not None and grid.bootstrap.ready["relays"] is True
+        node = NodeProcess(
+            *("The operator", folder(tmp_path / "operator").path, "serve", *peers, "--no-direct"),
+            *("--libp2p-listen", LOOPBACK, "--relay-through", grid.bootstrap.ready["addresses"][0]),
+            *("--model", MODEL, "--engine-url", fake_engine.url, "--price-input", "0.20", "--price-output", "0.80"),
+        )
+        nodes.append(node)
+        ready = await node.start(timeout_s=60)
+        assert ["/p2p-circuit/" in address for address in ready["libp2p_addresses"]] == [True]
+        await grid.start_gateway("127.0.0.1:0")
+
+        async def links() -> list[str | None]:
+            models = (await get(grid, "/models"))["data"]
+            return [offer["link"] for model in models for offer in model["p2pgrid"]["offers"]]
+
+        await until(links, ["relayed"])
+        assert grid.gateway is not None
+        async with openai.AsyncOpenAI(
+            base_url=str(grid.gateway.ready["base_url"]), api_key="any", max_retries=0
+        ) as program:
+            answer = await program.chat.completions.create(
+                model=MODEL, messages=[{"role": "user", "content": "hello"}], max_tokens=8
+            )
+            assert answer.usage is not None
+            assert answer.usage.completion_tokens > 0
+        [row] = await until(lambda: receipts(node.data), lambda rows: bool(rows) and rows[0]["countersigned"])
+        assert row["status"] == "completed"
+        code, output, errors = await p2pgrid(tmp_path / "onlooker", "offers", *peers, "--json")
+        assert code == 0, errors
+        assert '"roads": [\n      "relayed"\n    ]' in output
+    finally:
+        await asyncio.gather(grid.stop(), *(node.stop() for node in nodes))

@@ -131,9 +131,7 @@ class ReservationKeeper:
         is_held = False
         try:
             with trio.fail_after(DIAL_S):
-                connection = await self._host.get_network().connect_to(
-                    relay.peer_id, relay.addresses, direct_only=True
-                )
+                connection = await self._host.get_network().connect_to(relay.peer_id, relay.addresses, direct_only=True)
             while True:
                 reservation = await reserve(self._host, connection, time.time())
                 self._note(reservation)
