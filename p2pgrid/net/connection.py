@@ -17,11 +17,25 @@ from enum import StrEnum
 from typing import Any, Final, cast
 
 from p2pgrid.errors import P2pgridError, Refused, RemoteError, Unreachable
+from p2pgrid.net.road_move import LinksByName, RoadMove
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.proto.frame import GoawayCode, ResetCode, goaway_name, reset_name
-from p2pgrid.proto.keys import PublicKey
+from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.link import Link, Phase
-from p2pgrid.proto.link_events import Cut, Ended, Event, GoingAway, Message, Opened, Proved, Ready, Writable
+from p2pgrid.proto.link_events import (
+    Claimed,
+    Cut,
+    Ended,
+    Event,
+    GoingAway,
+    LinkLimits,
+    Message,
+    Moved,
+    Opened,
+    Proved,
+    Ready,
+    Writable,
+)
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +51,8 @@ class Road(StrEnum):
 
     DIRECT = "direct"
     LIBP2P = "libp2p"
+    PUNCHED = "punched"
+    """The direct road, over a connection that both sides opened at the same time through their NATs."""
     RELAYED = "relayed"
     """Over libp2p, through a relay."""
 
@@ -66,7 +82,9 @@ class LinkConnection(asyncio.Protocol):
         verify_road: VerifyRoad | None = None,
         write_stall_s: float = WRITE_STALL_S,
         road: Road = Road.DIRECT,
+        movable: LinksByName | None = None,
     ) -> None:
+        """`movable`: on a listener's side, the links that a dialler may claim this road for, and where this one goes."""
         self.road = road
         self.name = name
         """For logs and messages: who and where."""
@@ -79,6 +97,13 @@ class LinkConnection(asyncio.Protocol):
         self._admit = admit
         self._verify_road = verify_road
         self._write_stall_s = write_stall_s
+        self._movable = movable
+        self._move: RoadMove | None = None
+        """Under way."""
+        self._carrier: LinkConnection | None = None
+        """Whose road this link is on, if it has moved."""
+        self._heir: LinkConnection | None = None
+        """The link that has this one's road now."""
         self._transport: asyncio.Transport | None = None
         self._streams: dict[int, Stream] = {}
         self._reason: P2pgridError | None = None
@@ -112,6 +137,11 @@ class LinkConnection(asyncio.Protocol):
         return len(self._streams)
 
     @property
+    def link_name(self) -> bytes:
+        """What both sides call this link: 32 bytes, once the listener's HELLO is there."""
+        return self._link.name
+
+    @property
     def round_trip_ms(self) -> int | None:
         """Of the last heartbeat, if there was one."""
         return self._link.round_trip_ms
@@ -132,24 +162,45 @@ class LinkConnection(asyncio.Protocol):
         self._schedule_flush()
         return stream
 
+    async def move_to(self, carrier: LinkConnection) -> None:
+        """Go on over the road of `carrier`, which was dialled for this link, and is ready: `direct.dial(continues=...)`.
+
+        Streams and what they carry notice nothing. Raises Unreachable where the link is lost over it, or takes no road
+        now: the carrier is closed then.
+        """
+        if self._closing or self._move is not None or carrier._transport is None:
+            carrier.abort()
+            raise Unreachable(f"the link to {self.name} cannot move now.")
+        self._move = move = RoadMove(self, carrier)
+        move.begin()
+        await asyncio.shield(move.done)
+
     def retire(self, message: str = "") -> None:
         """Take no new streams, and tell the peer so; open ones go on."""
+        if self._heir is not None:
+            self._heir.retire(message)
+            return
         self._do(self._link.goaway, GoawayCode.SHUTDOWN, message)
         self._set_retired()
 
     async def wait_idle(self) -> None:
         """Return when no stream is open."""
-        await self._idle.wait()
+        await (self._heir or self)._idle.wait()
 
     async def aclose(self, message: str = "") -> None:
         """Close the link now: say GOAWAY, give up the open streams, and return when the road is gone."""
+        if self._heir is not None:
+            await self._heir.aclose(message)
+            return
         if not self._closing:
             self.retire(message)
             self._shut(None)
         await asyncio.shield(self.closed)
 
     def abort(self) -> None:
-        """Drop the link at once, without a word. Does nothing to one that is gone."""
+        """Drop the link at once, without a word. Does nothing to one that is gone, or whose road another link has."""
+        if self._heir is not None:
+            return
         self._shut(None, abort=True)
         if self._transport is not None:
             self._transport.abort()
@@ -217,8 +268,9 @@ class LinkConnection(asyncio.Protocol):
         self._cancel_timer()
         self._cancel_stall_timer()
         self._transport = None
-        if not self.closed.done():
-            self.closed.set_result(self._reason)
+        self._road_is_gone()
+        if self._carrier is not None:
+            self._carrier._road_is_gone()
 
     # -- events ------------------------------------------------------------------------------------------------
 
@@ -243,6 +295,11 @@ class LinkConnection(asyncio.Protocol):
                     self._shut(Refused(goaway_name(code), f"{self.name} closed the link: {text or goaway_name(code)}."))
             case Proved(peer):
                 self._proved(peer)
+            case Claimed(peer, link_name):
+                self._claimed(peer, link_name)
+            case Moved():
+                if self._move is not None:
+                    self._move.peer_moved()
             case Ready():
                 self._opened_for_use()
 
@@ -271,7 +328,26 @@ class LinkConnection(asyncio.Protocol):
         else:
             self.name = f"{peer} at {self.name}"
             self._link.accept()
+            if self._movable is not None:
+                self._movable.add(self)
             self._opened_for_use()
+
+    def _claimed(self, peer: PublicKey, link_name: bytes) -> None:
+        """The dialler wants this road for a link that it has with us."""
+        link = self._movable.find(peer, link_name) if self._movable is not None else None
+        if link is not None and link._move is not None and not link._move.has_begun:
+            link._move_failed(link._move, Unreachable("the dialler has claimed another road since."))
+        if link is None or link._move is not None or link.retired.done():
+            self._link.goaway(GoawayCode.REFUSED, "no such link can move now")
+            self._shut(Refused("refused", f"{peer} claims a road for a link that cannot move."))
+            return
+        self.name = f"{peer} at {self.name}"
+        self._cancel_timer()
+        cast(asyncio.Transport, self._transport).pause_reading()
+        self._link.accept()
+        self._flush()
+        link._link.expect_move(self.link_name)
+        link._move = RoadMove(link, self)
 
     def _opened_for_use(self) -> None:
         self._tick()
@@ -320,6 +396,41 @@ class LinkConnection(asyncio.Protocol):
         if not self._flush_scheduled and not self._closing:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
+
+    # -- roads -------------------------------------------------------------------------------------------------
+
+    def _hand_over(self, heir: LinkConnection) -> asyncio.Transport:
+        """Give up the road, which belongs to `heir` from now on."""
+        transport = cast(asyncio.Transport, self._transport)
+        transport.pause_reading()
+        self._transport, self._heir, self._closing = None, heir, True
+        self._link.close()
+        self._cancel_timer()
+        self._cancel_stall_timer()
+        self._set_retired()
+        return transport
+
+    def _take(self, transport: asyncio.Transport) -> None:
+        """Write there from now on. It is read once the peer writes there too."""
+        self._transport, self._paused = transport, False
+        self._cancel_stall_timer()
+        transport.set_protocol(self)
+        self._wake_writers()
+
+    def _road_is_gone(self) -> None:
+        if not self.closed.done():
+            self.closed.set_result(self._reason)
+
+    def _move_failed(self, move: RoadMove, error: Unreachable) -> None:
+        """The link is lost where it has said MOVE; else it stays on its road."""
+        if move is not self._move:
+            return
+        if move.has_begun:
+            self._shut(error, abort=True)
+        else:
+            self._move = None
+            self._link.expect_move(None)
+            move.give_up(error)
 
     def _flush(self) -> None:
         self._flush_scheduled = False
@@ -382,6 +493,9 @@ class LinkConnection(asyncio.Protocol):
         self._cancel_timer()
         self._cancel_stall_timer()
         error = reason or Unreachable(f"this side closed the link to {self.name}.")
+        if self._move is not None:
+            self._move.give_up(error)
+            self._move = None
         if self._transport is not None:
             if abort or self._paused:
                 self._transport.abort()
@@ -411,3 +525,16 @@ class LinkConnection(asyncio.Protocol):
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
+
+
+def new_dialler(
+    secret_key: SecretKey,
+    provider: PublicKey,
+    continues: LinkConnection | None = None,
+    limits: LinkLimits | None = None,
+) -> Link:
+    """The link of who dials a road: a new one, or the claimant that gets the road for one that there is."""
+    own, now_ms = limits or LinkLimits(), int(asyncio.get_running_loop().time() * 1000)
+    if continues is None:
+        return Link.dialler(secret_key, provider, limits=own, now_ms=now_ms)
+    return Link.claimant(secret_key, provider, continues.link_name, limits=own, now_ms=now_ms)

@@ -16,12 +16,14 @@ import secrets
 import socket
 import ssl
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from p2pgrid.errors import LocalError, ProtocolViolation, RemoteError, Unreachable
 from p2pgrid.net import tls
-from p2pgrid.net.connection import WRITE_STALL_S, Admit, LinkConnection, OnStream
+from p2pgrid.net.connection import WRITE_STALL_S, Admit, LinkConnection, OnStream, Road, new_dialler
 from p2pgrid.net.listening import ListenLimits, caller_of, close_links
+from p2pgrid.net.road_move import LinksByName
 from p2pgrid.proto.frame import NONCE_BYTES
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.link import Link
@@ -45,39 +47,105 @@ async def dial(
     limits: LinkLimits | None = None,
     on_stream: OnStream | None = None,
     write_stall_s: float = WRITE_STALL_S,
+    continues: LinkConnection | None = None,
 ) -> LinkConnection:
     """A link to `provider` at `host`:`port`, ready for streams.
 
-    Raises Unreachable if nobody, or another peer, answers there within `timeout_s`; Refused if the provider turns us
-    away; ProtocolViolation if the provider, proven, breaks the link's rules.
+    With `continues`, a link to the provider that there is already goes on over the new road, and is returned.
+
+    Raises Unreachable if nobody, or another peer, answers there within `timeout_s`, or the link is lost as it moves;
+    Refused if the provider turns us away; ProtocolViolation if the provider, proven, breaks the link's rules.
     """
     loop = asyncio.get_running_loop()
-    address = _format_address(host, port)
 
+    async def connect(make: MakeConnection) -> LinkConnection:
+        # An empty server name: no name of the host goes over the wire in clear, and none is checked.
+        _transport, connection = await loop.create_connection(
+            make,
+            host,
+            port,
+            ssl=_dialler_context(),
+            server_hostname="",
+            ssl_handshake_timeout=timeout_s,
+            ssl_shutdown_timeout=_TLS_SHUTDOWN_S,
+        )
+        return connection
+
+    return await _dial(
+        connect,
+        _format_address(host, port),
+        provider,
+        secret_key,
+        timeout_s=timeout_s,
+        limits=limits,
+        on_stream=on_stream,
+        write_stall_s=write_stall_s,
+        continues=continues,
+    )
+
+
+async def dial_over(
+    tcp: socket.socket,
+    provider: PublicKey,
+    secret_key: SecretKey,
+    *,
+    road: Road,
+    timeout_s: float = 10.0,
+    continues: LinkConnection | None = None,
+) -> LinkConnection:
+    """As `dial`, over a TCP connection that there is already; it is closed where that fails."""
+    loop = asyncio.get_running_loop()
+    address = _format_address(*tcp.getpeername()[:2])
+
+    async def connect(make: MakeConnection) -> LinkConnection:
+        _transport, connection = await loop.create_connection(
+            make,
+            sock=tcp,
+            ssl=_dialler_context(),
+            server_hostname="",
+            ssl_handshake_timeout=timeout_s,
+            ssl_shutdown_timeout=_TLS_SHUTDOWN_S,
+        )
+        return connection
+
+    try:
+        return await _dial(connect, address, provider, secret_key, timeout_s=timeout_s, road=road, continues=continues)
+    except BaseException:
+        tcp.close()
+        raise
+
+
+MakeConnection = Callable[[], LinkConnection]
+
+
+async def _dial(
+    connect: Callable[[MakeConnection], Awaitable[LinkConnection]],
+    address: str,
+    provider: PublicKey,
+    secret_key: SecretKey,
+    *,
+    timeout_s: float,
+    limits: LinkLimits | None = None,
+    on_stream: OnStream | None = None,
+    write_stall_s: float = WRITE_STALL_S,
+    road: Road = Road.DIRECT,
+    continues: LinkConnection | None = None,
+) -> LinkConnection:
     def make() -> LinkConnection:
-        link = Link.dialler(secret_key, provider, limits=limits or LinkLimits(), now_ms=int(loop.time() * 1000))
         return LinkConnection(
-            link,
+            new_dialler(secret_key, provider, continues, limits),
             name=f"{provider} at {address}",
             on_stream=on_stream,
             verify_road=functools.partial(_verify_listener, provider, address),
             write_stall_s=write_stall_s,
+            road=road,
         )
 
     connection: LinkConnection | None = None
     is_made = False
     try:
         async with asyncio.timeout(timeout_s):
-            # An empty server name: no name of the host goes over the wire in clear, and none is checked.
-            _transport, connection = await loop.create_connection(
-                make,
-                host,
-                port,
-                ssl=_dialler_context(),
-                server_hostname="",
-                ssl_handshake_timeout=timeout_s,
-                ssl_shutdown_timeout=_TLS_SHUTDOWN_S,
-            )
+            connection = await connect(make)
             await asyncio.shield(connection.ready)
         is_made = True
     except TimeoutError:
@@ -87,7 +155,10 @@ async def dial(
     finally:
         if connection is not None and not is_made:
             connection.abort()  # also where the caller was cancelled in the moment that the link became ready
-    return connection
+    if continues is None:
+        return connection
+    await continues.move_to(connection)
+    return continues
 
 
 async def listen(
@@ -98,9 +169,13 @@ async def listen(
     on_stream: OnStream,
     admit: Admit | None = None,
     limits: ListenLimits | None = None,
+    movable: LinksByName | None = None,
 ) -> DirectListener:
-    """Take links at `host`:`port` (0: any free port). LocalError where the address cannot be had."""
-    listener = DirectListener(secret_key, on_stream, admit, limits or ListenLimits())
+    """Take links at `host`:`port` (0: any free port). LocalError where the address cannot be had.
+
+    `movable`: the links of this node that may go on over another road, those of its other listeners too.
+    """
+    listener = DirectListener(secret_key, on_stream=on_stream, admit=admit, limits=limits, movable=movable)
     try:
         await listener._start(host, port)
     except OSError as error:
@@ -109,14 +184,23 @@ async def listen(
 
 
 class DirectListener:
-    """An open port that takes links. `listen` makes it."""
+    """An open port that takes links: `listen` makes it. Without a port it takes the connections that it is given."""
 
-    def __init__(self, secret_key: SecretKey, on_stream: OnStream, admit: Admit | None, limits: ListenLimits) -> None:
+    def __init__(
+        self,
+        secret_key: SecretKey,
+        *,
+        on_stream: OnStream,
+        admit: Admit | None = None,
+        limits: ListenLimits | None = None,
+        movable: LinksByName | None = None,
+    ) -> None:
         self._own_key = secret_key.public_key
         self._tls = tls.listener_context(secret_key)
         self._on_stream = on_stream
         self._admit = admit
-        self._limits = limits
+        self._limits = limits or ListenLimits()
+        self._movable = movable if movable is not None else LinksByName()
         self._sockets: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
         self._per_address: Counter[str] = Counter()
@@ -182,9 +266,9 @@ class DirectListener:
             task = self.take(tcp, _format_address(address[0], address[1]))
             task.add_done_callback(functools.partial(self._left, caller))
 
-    def take(self, tcp: socket.socket, name: str) -> asyncio.Task[None]:
-        """Serve a connection that was accepted, here or by another process; the task ends with it."""
-        task = asyncio.get_running_loop().create_task(self._serve(tcp, name), name=f"link from {name}")
+    def take(self, tcp: socket.socket, name: str, road: Road = Road.DIRECT) -> asyncio.Task[None]:
+        """Serve a connection that was accepted, here or by another process, or punched; the task ends with it."""
+        task = asyncio.get_running_loop().create_task(self._serve(tcp, name, road), name=f"link from {name}")
         self._tasks.add(task)
         task.add_done_callback(self._gone)
         return task
@@ -199,7 +283,7 @@ class DirectListener:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("%s ended with an error", task.get_name(), exc_info=error)
 
-    async def _serve(self, tcp: socket.socket, name: str) -> None:
+    async def _serve(self, tcp: socket.socket, name: str, road: Road) -> None:
         """One link, from its TLS handshake to its end."""
         loop = asyncio.get_running_loop()
         limits = self._limits
@@ -213,6 +297,8 @@ class DirectListener:
             admit=self._admit,
             verify_road=_verify_alpn,
             write_stall_s=limits.write_stall_s,
+            road=road,
+            movable=self._movable,
         )
         try:
             await loop.connect_accepted_socket(

@@ -25,6 +25,7 @@ from p2pgrid.net.connection import Admit, LinkConnection, OnStream, Road
 from p2pgrid.net.host import open_stream_on
 from p2pgrid.net.kad_query import Contact
 from p2pgrid.net.listening import ListenLimits, caller_of, close_links
+from p2pgrid.net.road_move import LinksByName
 from p2pgrid.net.session_stream import SessionStream
 from p2pgrid.net.stream_road import StreamRoad
 from p2pgrid.proto.frame import NONCE_BYTES
@@ -90,7 +91,10 @@ class SessionListener:
         on_stream: OnStream,
         admit: Admit | None = None,
         limits: ListenLimits | None = None,
+        movable: LinksByName | None = None,
     ) -> None:
+        """`movable`: the links of this node that may go on over another road, those of its other listeners too."""
+        self._movable = movable if movable is not None else LinksByName()
         self._loop = asyncio.get_running_loop()
         self._own_key = secret_key.public_key
         self._on_stream = on_stream
@@ -160,6 +164,7 @@ class SessionListener:
             admit=self._admit,
             write_stall_s=self._limits.write_stall_s,
             road=road_of(road),
+            movable=self._movable,
         )
         self.connections.add(connection)
         connection.closed.add_done_callback(lambda closed: self._gone(connection))

@@ -19,7 +19,7 @@ from typing import Final, Self
 from p2pgrid.errors import InvalidRecord, LocalError, Unreachable, UsageError
 from p2pgrid.net.addresses import parse_announce_address, parse_listen_address, parse_peer_multiaddr
 from p2pgrid.net.bridge import TrioThread
-from p2pgrid.net.connection import WRITE_STALL_S, LinkConnection, OnStream
+from p2pgrid.net.connection import WRITE_STALL_S, LinkConnection, OnStream, new_dialler
 from p2pgrid.net.host import HostLimits
 from p2pgrid.net.libp2p_road import SessionListener, road_of, verify_listener
 from p2pgrid.net.lookup_keys import check_network_name, record_key
@@ -30,7 +30,6 @@ from p2pgrid.net.relay.use import NO_RELAY, RelayUse
 from p2pgrid.net.service import NetworkConfig, NetworkService
 from p2pgrid.net.stream_road import StreamRoad
 from p2pgrid.proto.keys import PublicKey, SecretKey, parse_peer_id
-from p2pgrid.proto.link import Link
 from p2pgrid.proto.link_events import LinkLimits
 
 _GRACE_S: Final = 2.0
@@ -198,9 +197,11 @@ class Network:
         limits: LinkLimits | None = None,
         on_stream: OnStream | None = None,
         write_stall_s: float = WRITE_STALL_S,
+        continues: LinkConnection | None = None,
     ) -> LinkConnection:
         """A link to `provider` over libp2p, ready for streams. `addresses` are multiaddrs; none, if it is connected.
 
+        With `continues`, a link to the provider that there is goes on over the new road, and is returned.
         `direct_only`: not over a connection that leads through a relay.
         Raises Unreachable where it does not answer within `timeout_s`, or our own host is down; Refused where the
         provider turns us away; ProtocolViolation where it breaks the link's rules.
@@ -210,9 +211,8 @@ class Network:
         try:
             async with asyncio.timeout(timeout_s):
                 await self._open_road(road, provider, addresses, timeout_s, direct_only)
-                now_ms = int(loop.time() * 1000)
                 connection = LinkConnection(
-                    Link.dialler(self._secret_key, provider, limits=limits or LinkLimits(), now_ms=now_ms),
+                    new_dialler(self._secret_key, provider, continues, limits),
                     name=f"{provider} over libp2p",
                     on_stream=on_stream,
                     verify_road=functools.partial(verify_listener, provider),
@@ -230,7 +230,10 @@ class Network:
         except BaseException:
             road.abort()
             raise
-        return connection
+        if continues is None:
+            return connection
+        await continues.move_to(connection)
+        return continues
 
     async def dial_road(
         self, provider: PublicKey, addresses: Sequence[str], *, timeout_s: float = 10.0, direct_only: bool = False

@@ -11,9 +11,8 @@ import socket
 from typing import Any, Final, Protocol, cast
 
 from p2pgrid.errors import Unreachable
-from p2pgrid.net.connection import LinkConnection, Road
+from p2pgrid.net.connection import LinkConnection, Road, new_dialler
 from p2pgrid.proto.keys import PublicKey, SecretKey
-from p2pgrid.proto.link import Link
 from p2pgrid.proto.link_events import LinkLimits
 
 _NAME: Final = "libp2p, through the main process"
@@ -76,16 +75,17 @@ async def dial_over(
     *,
     limits: LinkLimits | None = None,
     road: Road = Road.LIBP2P,
+    continues: LinkConnection | None = None,
 ) -> LinkConnection:
     """A link to `provider` over a road that is passed on to `end`, ready for streams. The caller sets the time.
 
-    `road`: what the main process says that it is.
+    `road`: what the main process says that it is. With `continues`, that link goes on over it, and is returned.
     Raises Unreachable, Refused, ProtocolViolation as `p2pgrid.net.direct.dial` does.
     """
     loop = asyncio.get_running_loop()
 
     def make() -> LinkConnection:
-        link = Link.dialler(secret_key, provider, limits=limits or LinkLimits(), now_ms=int(loop.time() * 1000))
+        link = new_dialler(secret_key, provider, continues, limits)
         return LinkConnection(link, name=f"{provider} over {_NAME}", road=road)
 
     connection: Any = None
@@ -103,4 +103,7 @@ async def dial_over(
         elif not is_made:
             connection.abort()
     made: LinkConnection = connection
-    return made
+    if continues is None:
+        return made
+    await continues.move_to(made)
+    return continues

@@ -22,12 +22,14 @@ from p2pgrid.proto.handshake import DiallerHandshake, ListenerHandshake
 from p2pgrid.proto.heartbeat import Heartbeat
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.link_events import (
+    Claimed,
     Cut,
     Ended,
     Event,
     GoingAway,
     LinkLimits,
     Message,
+    Moved,
     Opened,
     Proved,
     Ready,
@@ -68,6 +70,7 @@ class Link:
         self._streams = self._table.open
         self._now_ms = self._started_ms = now_ms
         self._heartbeat = Heartbeat(limits.heartbeat_ms, limits.dead_ms, now_ms)
+        self._expected_move: bytes | None = None
         self._handshake: DiallerHandshake | ListenerHandshake
 
     @classmethod
@@ -77,6 +80,16 @@ class Link:
         link.peer = provider
         link._handshake = DiallerHandshake(secret_key, provider)
         return link
+
+    @classmethod
+    def claimant(
+        cls, secret_key: SecretKey, provider: PublicKey, link: bytes, *, limits: LinkLimits, now_ms: int
+    ) -> Link:
+        """The dialler of another road for a link that there is, of the name `link`. It carries nothing of its own."""
+        claimant = cls(Phase.AWAIT_HELLO, limits, now_ms)
+        claimant.peer = provider
+        claimant._handshake = DiallerHandshake(secret_key, provider, link)
+        return claimant
 
     @classmethod
     def listener(cls, own_key: PublicKey, nonce: bytes, *, limits: LinkLimits, now_ms: int) -> Link:
@@ -124,6 +137,8 @@ class Link:
                 if kind < first_message:
                     event = self._own_frame(stream_id, kind, payload)
                     if event is not None:
+                        if type(event) is Moved and at < end:
+                            raise ProtocolViolation(f"{end - at} bytes came behind a MOVE.")
                         yield event
                     continue
                 stream = streams.get(stream_id)
@@ -151,7 +166,7 @@ class Link:
         rule = _RULES.get((self.phase, kind))
         if rule is None:
             raise ProtocolViolation(f"a frame of kind {kind} came while the link is in {self.phase.name}.")
-        if (stream_id == 0) != (kind < Kind.OPEN):
+        if (stream_id == 0) is Kind(kind).is_of_stream:
             raise ProtocolViolation(f"a frame of kind {kind} on stream {stream_id}.")
         return rule(self, stream_id, payload)
 
@@ -166,8 +181,8 @@ class Link:
 
     def _on_hello(self, _stream_id: int, payload: bytes) -> Event | None:
         assert isinstance(self._handshake, DiallerHandshake)
-        proof, self._table.peer_terms = self._handshake.prove(payload, self.limits.terms)
-        self._put(0, Kind.PROOF, proof)
+        kind, answer, self._table.peer_terms = self._handshake.answer(payload, self.limits.terms)
+        self._put(0, kind, answer)
         self.phase = Phase.AWAIT_READY
         return None
 
@@ -176,6 +191,18 @@ class Link:
         self.peer, self._table.peer_terms = self._handshake.verify(payload)
         self.phase = Phase.AWAIT_ACCEPT
         return Proved(self.peer)
+
+    def _on_claim(self, _stream_id: int, payload: bytes) -> Event | None:
+        assert isinstance(self._handshake, ListenerHandshake)
+        self.peer, link = self._handshake.verify_claim(payload)
+        self.phase = Phase.AWAIT_ACCEPT
+        return Claimed(self.peer, link)
+
+    def _on_move(self, _stream_id: int, payload: bytes) -> Event | None:
+        expected, self._expected_move = self._expected_move, None
+        if frame.parse_move(payload) != expected:
+            raise ProtocolViolation("a MOVE to a road that was not claimed for this link.")
+        return Moved()
 
     def _on_ready(self, _stream_id: int, payload: bytes) -> Event | None:
         _expect_empty(Kind.READY, payload)
@@ -243,8 +270,21 @@ class Link:
         """What `data_to_send` would return."""
         return self._queue.n_bytes
 
+    @property
+    def name(self) -> bytes:
+        """What CLAIM calls it: the nonce of its HELLO. Empty before that has come."""
+        return self._handshake.nonce
+
+    def expect_move(self, road: bytes | None) -> None:
+        """The peer may move to the road whose HELLO had that nonce; None: to none any more."""
+        self._expected_move = road
+
+    def move(self, road: bytes) -> None:
+        """Queue the last frame for the road that the link is on. What is queued from then on is for the other."""
+        self._put(0, Kind.MOVE, road)
+
     def accept(self) -> None:
-        """Let the proven dialler in (after `Proved`)."""
+        """Let the proven dialler in (after `Proved`), or give its road to the link that it names (after `Claimed`)."""
         if self.phase is not Phase.AWAIT_ACCEPT:
             raise ValueError(f"accept() in {self.phase.name}")
         self.phase = Phase.OPEN
@@ -420,6 +460,7 @@ _RULES: Final[dict[tuple[Phase, int], _Rule]] = {
     (Phase.AWAIT_READY, Kind.READY): Link._on_ready,
     (Phase.AWAIT_READY, Kind.GOAWAY): Link._on_goaway,
     (Phase.AWAIT_PROOF, Kind.PROOF): Link._on_proof,
+    (Phase.AWAIT_PROOF, Kind.CLAIM): Link._on_claim,
     (Phase.AWAIT_PROOF, Kind.GOAWAY): Link._on_goaway,
     (Phase.AWAIT_ACCEPT, Kind.GOAWAY): Link._on_goaway,
     (Phase.OPEN, Kind.GOAWAY): Link._on_goaway,
@@ -429,4 +470,5 @@ _RULES: Final[dict[tuple[Phase, int], _Rule]] = {
     (Phase.OPEN, Kind.CREDIT): Link._on_credit,
     (Phase.OPEN, Kind.END): Link._on_end,
     (Phase.OPEN, Kind.RESET): Link._on_reset,
+    (Phase.OPEN, Kind.MOVE): Link._on_move,
 }

@@ -76,7 +76,7 @@ class Worker:
             for kind, exchange in EXCHANGES.items()
         }
         limits = ListenLimits()  # the main process has counted the callers
-        self._listener = DirectListener(key, serve_streams(self._shop, exchanges), None, limits)
+        self._listener = DirectListener(key, on_stream=serve_streams(self._shop, exchanges), limits=limits)
         self._giver = own.giver
         self._stopping: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._told = Tally()
