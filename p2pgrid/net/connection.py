@@ -84,7 +84,7 @@ class LinkConnection(asyncio.Protocol):
         road: Road = Road.DIRECT,
         movable: LinksByName | None = None,
     ) -> None:
-        """`movable`: on a listener's side, the links that a dialler may claim this road for, and where this one goes."""
+        """`movable`: on a listener's side, the links that a dialler may claim a road for; this one becomes one."""
         self.road = road
         self.name = name
         """For logs and messages: who and where."""
@@ -163,7 +163,7 @@ class LinkConnection(asyncio.Protocol):
         return stream
 
     async def move_to(self, carrier: LinkConnection) -> None:
-        """Go on over the road of `carrier`, which was dialled for this link, and is ready: `direct.dial(continues=...)`.
+        """Go on over the road of `carrier`, which was dialled for this link, and is ready (`direct.dial` does it all).
 
         Streams and what they carry notice nothing. Raises Unreachable where the link is lost over it, or takes no road
         now: the carrier is closed then.

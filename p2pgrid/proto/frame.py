@@ -190,7 +190,7 @@ def verify_claim(payload: bytes, nonce: bytes, provider: PublicKey) -> tuple[Pub
     except InvalidRecord as error:
         raise ProtocolViolation(f"the CLAIM's key is not acceptable: {error.message}") from error
     if not client.verify(claim_input(nonce, link, provider, client), signature):
-        raise ProtocolViolation(f"the CLAIM of {client} is no signature over this road's nonce, the link's and both keys.")
+        raise ProtocolViolation(f"the CLAIM of {client} is no signature over both nonces and both keys.")
     return client, link
 
 

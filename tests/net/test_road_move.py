@@ -116,8 +116,7 @@ async def test_streams_in_full_flow_notice_nothing(first: Road, then: Road) -> N
     async with grid() as g, asyncio.timeout(60):
         link = await g.dial(first)
         flows = [count_on(link, 600) for _ in range(8)]
-        while min(flow.echoed for flow in flows) < 50:
-            await asyncio.sleep(0)
+        await until(lambda: min(flow.echoed for flow in flows) > 50, "all flow")
         assert await g.dial(then, continues=link) is link
         assert link.road is then
         assert max(flow.echoed for flow in flows) < 600
@@ -137,9 +136,8 @@ async def test_a_link_may_move_again_and_again() -> None:
         for road in (Road.DIRECT, Road.LIBP2P, Road.DIRECT, Road.DIRECT, Road.LIBP2P):
             await g.dial(road, continues=link)
             assert link.road is road
-            before = numbers.echoed
-            while not numbers.over.done() and numbers.echoed < before + 100:
-                await asyncio.sleep(0.001)
+            goal = min(numbers.echoed + 100, numbers.n)
+            await until(lambda goal=goal: numbers.echoed >= goal, "it flows on")  # type: ignore[misc]
         await numbers.over
         await until(lambda: len(g.links) == 2, "all roads are closed but the link's, which the last one carries")
         assert sum(g.sessions._per_peer.values()) == 1
@@ -162,7 +160,7 @@ async def test_after_the_move_the_link_is_lost_with_its_new_road() -> None:
     async with grid() as g, asyncio.timeout(30):
         link = await g.dial(Road.LIBP2P)
         await g.dial(Road.DIRECT, continues=link)
-        [far] = [one for one in g.sessions.connections]
+        [far] = list(g.sessions.connections)
         assert far._transport is not None
         far._transport.abort()
         assert isinstance(await link.closed, Unreachable)

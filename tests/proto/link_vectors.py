@@ -31,7 +31,7 @@ def link_vectors() -> dict[str, Any]:
         "dialler_seed": DIALLER.expose_seed().hex(),
         "nonce": NONCE.hex(),
         "terms": {"streams": LIMITS.max_streams, "credit": CREDIT},
-        "cases": [_played(*case) for case in (*_handshakes(), *_open_links())],
+        "cases": [_played(*case) for case in (*_handshakes(), *_open_links(), *_moves())],
     }
 
 
@@ -87,6 +87,8 @@ def _do(link: Link, what: str, given: list[Any]) -> None:
         "end": link.end,
         "reset": link.reset,
         "goaway": link.goaway,
+        "expect_move": link.expect_move,
+        "move": link.move,
         "tick": link.tick,
     }
     actions[what](*given)
@@ -111,6 +113,11 @@ def _proof(nonce: bytes = NONCE, to: SecretKey = LISTENER, terms: Terms = TERMS)
     return frame.encode_proof(DIALLER, to.public_key, nonce, terms)
 
 
+def _claim(nonce: bytes = NONCE, to: SecretKey = LISTENER) -> bytes:
+    return frame.encode_claim(DIALLER, to.public_key, nonce, LINK_NAME)
+
+
+LINK_NAME, ROAD = bytes(range(32, 64)), bytes(range(64, 96))
 PROOF = _frame(0, Kind.PROOF, _proof())
 HELLO = _frame(0, Kind.HELLO, frame.encode_hello(NONCE, TERMS))
 READY = _frame(0, Kind.READY)
@@ -262,4 +269,52 @@ def _open_links() -> list[Case]:
             [*one, ("open",), ("send", 2, 16, b"x"), ("in", _frame(2, 16)), ("open",), ("in", _frame(4, Kind.END))],
         ),
         told("two frames in one read, the second of them forbidden", _frame(1, 16, b"x") + _frame(3, 16)),
+    ]
+
+
+def _moves() -> list[Case]:
+    claim = _claim()
+    claims = {
+        "another nonce": _claim(nonce=bytes(32)),
+        "another listener": _claim(to=SecretKey(b"o" * 32)),
+        "another link": claim[:2] + bytes(32) + claim[34:],
+        "a signature that does not fit": claim[:80] + bytes([claim[80] ^ 1]) + claim[81:],
+        "a key of small order": claim[:34] + SMALL_ORDER + claim[67:],
+        "the signature of a PROOF": claim[:67] + _proof()[35:99],
+        "a byte too few": claim[:-1],
+        "a byte too many": claim + b"\0",
+        "version 2": b"\0\2" + claim[2:],
+    }
+    claimed = ("in", _frame(0, Kind.CLAIM, claim))
+    one: list[Step] = [("in", PROOF), ("accept",), ("in", _frame(1, Kind.OPEN))]
+    expected: list[Step] = [*one, ("expect_move", ROAD)]
+    move = _frame(0, Kind.MOVE, ROAD)
+    return [
+        ("CLAIM", "L", [claimed, ("accept",)]),
+        ("CLAIM that is refused", "L", [claimed, ("goaway", GoawayCode.REFUSED.value, "no")]),
+        *((f"CLAIM: {name}", "L", [("in", _frame(0, Kind.CLAIM, c))]) for name, c in claims.items()),
+        ("CLAIM on stream 1", "L", [("in", _frame(1, Kind.CLAIM, claim))]),
+        ("CLAIM behind CLAIM", "L", [claimed, claimed]),
+        ("CLAIM behind PROOF", "L", [("in", PROOF), claimed]),
+        ("CLAIM on an open link", "L", [*one, claimed]),
+        ("CLAIM to a dialler", "D", [claimed]),
+        (
+            "MOVE, answered, and what comes on the other road",
+            "L",
+            [*expected, ("send", 1, 16, b"before"), ("in", move), ("move", ROAD), ("in", _frame(1, 16, b"x"))],
+        ),
+        ("MOVE that nothing was claimed for", "L", [*one, ("in", move)]),
+        ("MOVE that is expected no more", "L", [*expected, ("expect_move", None), ("in", move)]),
+        ("MOVE to another road", "L", [*expected, ("in", _frame(0, Kind.MOVE, bytes(32)))]),
+        ("MOVE of 31 bytes", "L", [*expected, ("in", _frame(0, Kind.MOVE, ROAD[:-1]))]),
+        ("MOVE on stream 1", "L", [*expected, ("in", _frame(1, Kind.MOVE, ROAD))]),
+        ("MOVE twice", "L", [*expected, ("in", move), ("in", move)]),
+        ("MOVE before PROOF", "L", [("in", move)]),
+        ("a message behind MOVE", "L", [*expected, ("in", move + _frame(1, 16, b"x"))]),
+        ("a message before MOVE in one read", "L", [*expected, ("in", _frame(1, 16, b"x") + move)]),
+        (
+            "a dialler moves",
+            "D",
+            [("in", HELLO), ("in", READY), ("open",), ("expect_move", ROAD), ("move", ROAD), ("in", move)],
+        ),
     ]

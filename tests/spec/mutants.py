@@ -325,6 +325,16 @@ LINK_MUTANTS: Final[tuple[tuple[str, str, str], ...]] = (
         "CREDIT <= kind",
     ),
     (
+        "a move to a road that nobody claimed",
+        "len(payload) == 32 and payload == self.claimed",
+        "len(payload) == 32",
+    ),
+    (
+        "bytes behind MOVE",
+        "if kind == MOVE and self.buffer:",
+        "if False:",
+    ),
+    (
         "streams out of turn",
         "payload or stream != self.peer_next",
         "payload",
