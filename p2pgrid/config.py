@@ -111,6 +111,8 @@ class ProviderConfig(Section, frozen=True, kw_only=True):
     relay_through: tuple[str, ...] = ("auto",)
     """Relays through which others reach this node: their multiaddrs; `auto`: any, while nobody outside can dial it;
     `never`."""
+    punch: bool = True
+    """Open connections of their own with clients that came through a relay."""
     relay: bool = False
     """Relay for others, within the limits of `[relay]`."""
     witnesses: Annotated[tuple[str, ...], Meta(max_length=16)] = ()
@@ -147,6 +149,8 @@ class ClientConfig(Section, frozen=True, kw_only=True):
     first_token_timeout_s: Annotated[int, Meta(ge=1, le=3600)] = 120
     slot_timeout_s: Annotated[int, Meta(ge=1, le=3600)] = 20
     """How long a request waits for a free slot of the best provider before the next one is asked."""
+    punch: bool = True
+    """Open a connection of its own to a provider that was reached through a relay, which then learns the address."""
     receipt_each: bool = False
     """A receipt for every request, also where a provider's terms let short ones share one."""
     api_key_file: str | None = None

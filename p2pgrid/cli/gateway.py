@@ -31,6 +31,7 @@ MIN_API_KEY_CHARS = 16
 @click.option("--parent-country", "parent_countries", multiple=True, metavar="CC", help="Only operators held there.")
 @click.option("--verify-domains", is_flag=True, help="Only operators that have proven their card's domain.")
 @click.option("--receipt-each", is_flag=True, help="A receipt for every request; short ones share none.")
+@click.option("--no-punch", is_flag=True, help="Stay behind the relay with a provider that only a relay leads to.")
 @click.option("--max-cost-eur", metavar="EUR", help="Most that one request may cost.")
 @click.option(
     "--api-key-file",
@@ -49,6 +50,7 @@ def gateway(
     parent_countries: tuple[str, ...],
     verify_domains: bool,
     receipt_each: bool,
+    no_punch: bool,
     max_cost_eur: str | None,
     api_key_file: Path | None,
     network: str | None,
@@ -77,6 +79,7 @@ def gateway(
         verify_domains=verify_domains,
         receipt_each=receipt_each,
         processes=processes,
+        no_punch=no_punch,
     )
     host, port = parse_host_port(config.listen)
     api_key = read_api_key(Path(config.api_key_file).expanduser()) if config.api_key_file else None
@@ -119,6 +122,7 @@ def with_flags(
     verify_domains: bool = False,
     receipt_each: bool = False,
     processes: int | None = None,
+    no_punch: bool = False,
 ) -> ClientConfig:
     """The configuration with what the command line says. Raises UsageError."""
     given = {
@@ -128,6 +132,7 @@ def with_flags(
         "parent-countries": [country.upper() for country in parent_countries] or None,
         "verify-domains": verify_domains or None,
         "receipt-each": receipt_each or None,
+        "punch": False if no_punch else None,
         "max-cost-eur": max_cost_eur,
         "api-key-file": str(api_key_file.absolute()) if api_key_file else None,
     }

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     default=None,
     help="Relay for peers that nobody can dial, within the limits of [relay]. [default: no-relay]",
 )
+@click.option("--no-punch", is_flag=True, help="Open no connections of their own with clients behind relays.")
 @click.option("--processes", metavar="N", type=int, help="Processes that serve the direct road. [default: 1]")
 @click.option("--pages", metavar="HOST:PORT", help="Serve /offer, /card, /health and /metrics there. [default: off]")
 @network_options
@@ -72,6 +73,7 @@ def serve(
     libp2p_announce: tuple[str, ...],
     relay_through: tuple[str, ...],
     relay: bool | None,
+    no_punch: bool,
     processes: int | None,
     pages: str | None,
     network: str | None,
@@ -99,6 +101,7 @@ def serve(
         "libp2p_announce": libp2p_announce,
         "relay_through": relay_through,
         "relay": relay,
+        "punch": False if no_punch else None,
         "processes": processes,
         "pages": pages,
     }

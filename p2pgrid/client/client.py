@@ -116,7 +116,7 @@ class Client:
                 book,
                 wishes=self._wishes,
                 limits=limits,
-                dial=ProviderRoads(finder).dial,
+                dial=ProviderRoads(finder, punches=self.config.punch, addresses_of=book.addresses_of).dial,
                 cards=cards,
                 quarantine=Quarantine(self.data.quarantine_file),
                 keeps_links=self._keeps_links,

@@ -13,6 +13,7 @@ from p2pgrid.net.addresses import parse_peer_multiaddr
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.lookup_keys import check_network_name
 from p2pgrid.net.peer_address import PeerAddress
+from p2pgrid.net.punch_plan import PunchPlan
 from p2pgrid.proto.keys import PublicKey, SecretKey
 
 if TYPE_CHECKING:
@@ -57,7 +58,13 @@ class LateNetwork:
         return await (await self.joined()).fetch_cards(peer, timeout_s=timeout_s)
 
     async def dial_link(
-        self, provider: PublicKey, addresses: Sequence[str], *, timeout_s: float = 10.0, direct_only: bool = False
+        self,
+        provider: PublicKey,
+        addresses: Sequence[str],
+        *,
+        timeout_s: float = 10.0,
+        direct_only: bool = False,
+        continues: LinkConnection | None = None,
     ) -> LinkConnection:
         """As `Network.dial_link`. The time that joining takes counts."""
         try:
@@ -65,7 +72,9 @@ class LateNetwork:
                 network = await self.joined()
         except TimeoutError:
             raise Unreachable(f"the network was not joined within {timeout_s:g} s.") from None
-        return await network.dial_link(provider, addresses, timeout_s=timeout_s, direct_only=direct_only)
+        return await network.dial_link(
+            provider, addresses, timeout_s=timeout_s, direct_only=direct_only, continues=continues
+        )
 
     async def dial_road(
         self, provider: PublicKey, addresses: Sequence[str], *, timeout_s: float = 10.0, direct_only: bool = False
@@ -77,6 +86,15 @@ class LateNetwork:
         except TimeoutError:
             raise Unreachable(f"the network was not joined within {timeout_s:g} s.") from None
         return await network.dial_road(provider, addresses, timeout_s=timeout_s, direct_only=direct_only)
+
+    async def agree_on_hole(self, provider: PublicKey, *, timeout_s: float = 12.0) -> PunchPlan:
+        """As `Network.agree_on_hole`. The time that joining takes counts."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                network = await self.joined()
+        except TimeoutError:
+            raise Unreachable(f"the network was not joined within {timeout_s:g} s.") from None
+        return await network.agree_on_hole(provider, timeout_s=timeout_s)
 
     async def joined(self) -> Network:
         """The network, once it is joined. Raises Unreachable where the network could not be joined."""

@@ -20,6 +20,7 @@ from p2pgrid.errors import InvalidRecord, P2pgridError, Refused, RemoteError
 from p2pgrid.net.lookup_keys import PROVIDER, model_key
 from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
+from p2pgrid.proto.keys import PublicKey
 from p2pgrid.proto.messages import Offer
 from p2pgrid.proto.record import Record, Role, Signed, parse_record, verify_self_signed
 
@@ -169,6 +170,11 @@ class OfferBook:
         if entry is None or entry.offer is None or peer_id in self._barred:
             return None
         return entry.offer if entry.offer.message.valid_until_ms > self._now_ms() else None
+
+    def addresses_of(self, provider: PublicKey) -> Sequence[str]:
+        """Where the provider's offer in force says that it is."""
+        offer = self.offer_of(provider.peer_id)
+        return offer.message.addresses if offer is not None else ()
 
     def tell(self) -> None:
         """Something that whoever waits for a change may want to look at again."""

@@ -29,6 +29,7 @@ from p2pgrid.client.quarantine import Held, Quarantine
 from p2pgrid.client.roads import ProviderRoads
 from p2pgrid.client.worker_calls import (
     OWNER_ASKS,
+    AgreeOnHole,
     BeginGateway,
     Calls,
     Deliver,
@@ -51,6 +52,7 @@ from p2pgrid.log.witness import WitnessStore
 from p2pgrid.net.connection import LinkConnection, Road
 from p2pgrid.net.lookup_keys import PROVIDER, country_key
 from p2pgrid.net.peer_address import PeerAddress
+from p2pgrid.net.punch_plan import PunchPlan
 from p2pgrid.net.relayed_road import dial_over
 from p2pgrid.processes.accepting import ConnectionGone, Handed, receive_connections
 from p2pgrid.processes.bus import Bus
@@ -96,8 +98,18 @@ class MainRoads:
         self._tokens = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[socket.socket]] = {}
 
+    async def agree_on_hole(self, provider: PublicKey, *, timeout_s: float = 12.0) -> PunchPlan:
+        """As `Network.agree_on_hole`."""
+        return await self._calls.ask(AgreeOnHole(provider.raw, timeout_s), PunchPlan)
+
     async def dial_link(
-        self, provider: PublicKey, addresses: Sequence[str], *, timeout_s: float = 10.0, direct_only: bool = False
+        self,
+        provider: PublicKey,
+        addresses: Sequence[str],
+        *,
+        timeout_s: float = 10.0,
+        direct_only: bool = False,
+        continues: LinkConnection | None = None,
     ) -> LinkConnection:
         """A link that is ready; with `direct_only`, not through a relay. Raises RemoteError."""
         token = next(self._tokens)
@@ -106,7 +118,7 @@ class MainRoads:
             async with asyncio.timeout(timeout_s):
                 ask = DialRoad(token, provider.raw, tuple(addresses), timeout_s, direct_only)
                 road = await self._calls.ask(ask, Road)
-                return await dial_over(await came, provider, self._key, road=road)
+                return await dial_over(await came, provider, self._key, road=road, continues=continues)
         except TimeoutError:
             raise Unreachable(f"{provider} did not answer over libp2p within {timeout_s:g} s.") from None
         except LocalError as error:
@@ -239,7 +251,7 @@ class Worker:
                 limits=SessionLimits(
                     queue_timeout_s=config.slot_timeout_s, first_token_timeout_s=config.first_token_timeout_s
                 ),
-                dial=ProviderRoads(self._roads).dial,
+                dial=ProviderRoads(self._roads, punches=config.punch, addresses_of=book.addresses_of).dial,
                 cards=cards,
                 quarantine=self._quarantine,
                 has_channel=self._channels.__contains__,

@@ -62,7 +62,14 @@ class DialRoad(Ask, frozen=True, tag="road"):
     direct_only: bool
 
 
-NETWORK_ASKS: Final = FindProviders | FetchOffer | FetchCards | DialRoad
+class AgreeOnHole(Ask, frozen=True, tag="hole"):
+    """Agree with a provider that is reached through a relay on where to punch a hole; answered with the `PunchPlan`."""
+
+    provider: bytes
+    timeout_s: float
+
+
+NETWORK_ASKS: Final = FindProviders | FetchOffer | FetchCards | DialRoad | AgreeOnHole
 
 
 class ReconcileWith(Ask, frozen=True, tag="reconcile"):

@@ -25,6 +25,7 @@ from p2pgrid.client.quarantine import Quarantine
 from p2pgrid.client.worker import COLUMNS
 from p2pgrid.client.worker_calls import (
     NETWORK_ASKS,
+    AgreeOnHole,
     BeginGateway,
     Calls,
     Deliver,
@@ -187,8 +188,12 @@ class GatewayWorkers(WorkerSet):
             if isinstance(one.message, Channel) and self._shares.came_from(worker, one.message.channel):
                 bus.send(HasChannel(one.message.channel))
 
-    async def _perform(self, worker: int, ask: FindProviders | FetchOffer | FetchCards | DialRoad) -> object:
+    async def _perform(
+        self, worker: int, ask: FindProviders | FetchOffer | FetchCards | DialRoad | AgreeOnHole
+    ) -> object:
         match ask:
+            case AgreeOnHole(provider, timeout_s):
+                return await self._finder.agree_on_hole(parse_public_key(provider), timeout_s=timeout_s)
             case DialRoad():
                 return await self._dial_road(worker, ask)
             case FindProviders(key, limit, timeout_s):

@@ -50,9 +50,9 @@ class Road(StrEnum):
     """What carries a link, the fastest first. Nothing above the dialling cares."""
 
     DIRECT = "direct"
-    LIBP2P = "libp2p"
     PUNCHED = "punched"
     """The direct road, over a connection that both sides opened at the same time through their NATs."""
+    LIBP2P = "libp2p"
     RELAYED = "relayed"
     """Over libp2p, through a relay."""
 

@@ -25,6 +25,8 @@ from p2pgrid.net.connection import Admit, LinkConnection, OnStream, Road
 from p2pgrid.net.host import open_stream_on
 from p2pgrid.net.kad_query import Contact
 from p2pgrid.net.listening import ListenLimits, caller_of, close_links
+from p2pgrid.net.offer_exchange import is_idle
+from p2pgrid.net.relay.kind import is_relayed
 from p2pgrid.net.road_move import LinksByName
 from p2pgrid.net.session_stream import SessionStream
 from p2pgrid.net.stream_road import StreamRoad
@@ -68,7 +70,14 @@ async def open_session(
         raise Unreachable(f"the connection to {peer.peer_id} ended while a link was opened on it.") from error
     session = SessionStream(stream)
     road.lay_on(session, _extra_of(session))
-    nursery.start_soon(road.run)
+    nursery.start_soon(_run, road, host.get_network(), connection)
+
+
+async def _run(road: StreamRoad, network: Any, connection: Any) -> None:
+    """To its end. A circuit is then given back to its relay, if nothing else runs on it."""
+    await road.run()
+    if is_relayed(connection) and not network.is_wanted(connection.muxed_conn.peer_id) and is_idle(connection):
+        await connection.close()
 
 
 def verify_listener(provider: PublicKey, transport: asyncio.Transport) -> None:

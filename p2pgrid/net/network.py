@@ -25,6 +25,7 @@ from p2pgrid.net.libp2p_road import SessionListener, road_of, verify_listener
 from p2pgrid.net.lookup_keys import check_network_name, record_key
 from p2pgrid.net.offer_exchange import CARDS, OFFER, Document
 from p2pgrid.net.peer_address import Health, PeerAddress
+from p2pgrid.net.punch_plan import PunchPlan
 from p2pgrid.net.relay.limits import RelayLimits
 from p2pgrid.net.relay.use import NO_RELAY, RelayUse
 from p2pgrid.net.service import NetworkConfig, NetworkService
@@ -55,6 +56,7 @@ class Network:
         limits: HostLimits | None = None,
         relay: RelayUse = NO_RELAY,
         relaying: RelayLimits | None = None,
+        punched: Callable[[PunchPlan, str], None] | None = None,
     ) -> None:
         """Nothing is started before `async with`.
 
@@ -69,6 +71,8 @@ class Network:
         sessions: takes the links that others dial over libp2p.
         relay: whether to be reached through relays.
         relaying: relay for others, within these limits; only for a peer that others can dial.
+        punched: called on the asyncio loop, with the plan and the peer's id, when a peer that came through a relay
+        and we begin to punch a hole (`punching.Hole`); None: none are punched.
 
         Raises UsageError for a bad name or multiaddr.
         """
@@ -94,12 +98,16 @@ class Network:
             self._asking(cards) if cards is not None else None,
             self._answer_log if log is not None else None,
             sessions,
+            self._begin_to_punch if punched is not None else None,
         )
+        self._punched = punched
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._network_name = network_name
         self._thread = TrioThread(self._service.run, name="the libp2p host")
 
     async def __aenter__(self) -> Self:
         """Start. Raises LocalError where an address cannot be listened on; an absent bootstrap peer is no failure."""
+        self._loop = asyncio.get_running_loop()
         await self._thread.start()
         return self
 
@@ -257,6 +265,27 @@ class Network:
             road.abort()
             raise
         return road
+
+    async def agree_on_hole(self, provider: PublicKey, *, timeout_s: float = 12.0) -> PunchPlan:
+        """Agree with a provider, to which we have a link through a relay, on where to punch a hole.
+
+        Returns at the moment to begin. Raises Unreachable or ProtocolViolation.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._thread.call(self._service.agree_on_hole, provider.peer_id)
+        except TimeoutError:
+            raise Unreachable(f"{provider} did not agree on a hole within {timeout_s:g} s.") from None
+        except LocalError as error:
+            raise Unreachable(f"no hole to {provider} can be agreed on: {error.message}", hint=error.hint) from error
+
+    def _begin_to_punch(self, plan: PunchPlan, peer_id: str) -> None:
+        """On the trio side: have the asyncio side begin."""
+        if self._punched is not None and self._loop is not None:
+            try:
+                self._loop.call_soon_threadsafe(self._punched, plan, peer_id)
+            except RuntimeError:
+                pass  # the loop is closed: nobody is left to punch
 
     async def _open_road(
         self, road: StreamRoad, provider: PublicKey, addresses: Sequence[str], timeout_s: float, direct_only: bool

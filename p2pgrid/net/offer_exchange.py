@@ -161,6 +161,10 @@ async def close_if_idle(network: Any, peer: Contact) -> None:
     if network.is_wanted(peer.peer_id):
         return
     for connection in network.get_connections(peer.peer_id):
-        # What libp2p does by itself, and streams not yet named, keep no connection open.
-        if all(stream.get_protocol() in (None, IDENTIFY, IDENTIFY_PUSH, PING) for stream in connection.get_streams()):
+        if is_idle(connection):
             await connection.close()
+
+
+def is_idle(connection: Any) -> bool:
+    """True where it carries nothing but what libp2p does by itself, and streams that are not yet named."""
+    return all(stream.get_protocol() in (None, IDENTIFY, IDENTIFY_PUSH, PING) for stream in connection.get_streams())

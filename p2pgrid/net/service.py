@@ -27,8 +27,10 @@ from p2pgrid.net.kad_query import Contact
 from p2pgrid.net.libp2p_road import SessionListener, open_session, serve_sessions
 from p2pgrid.net.lookup_keys import RELAY, record_key
 from p2pgrid.net.peer_address import PeerAddress, RelayHealth
+from p2pgrid.net.punch_plan import PunchPlan
 from p2pgrid.net.relay.limits import RelayLimits
 from p2pgrid.net.relay.part import RelayPart
+from p2pgrid.net.relay.punch import Begin, agree
 from p2pgrid.net.relay.use import NO_RELAY, RelayUse
 from p2pgrid.net.stream_road import StreamRoad
 from p2pgrid.proto.keys import SecretKey
@@ -72,8 +74,10 @@ class NetworkService:
         current_cards: Callable[[], Awaitable[bytes | None]] | None = None,
         answer_log: log_exchange.Answer | None = None,
         sessions: SessionListener | None = None,
+        punch: Begin | None = None,
     ) -> None:
         self._config = config
+        self._punch = punch
         self._reachable: bool | None = None
         self._relay_part: RelayPart | None = None
         self._sessions = sessions
@@ -130,6 +134,7 @@ class NetworkService:
                 seeds=self._seeds,
                 look_up=lambda timeout_s: self.find_providers(RELAY, 20, timeout_s),
                 on_change=self._addresses_changed,
+                punch=self._punch,
             )
             self._relay_part.decide(self._reachable)
             self.addresses = tuple(map(str, host.get_addrs()))
@@ -233,6 +238,10 @@ class NetworkService:
         if self._roads is None:
             raise LocalError("the network is down.", hint="It restarts by itself; try again.")
         await open_session(host, _contact(peer), road, self._roads, timeout_s, direct_only=direct_only)
+
+    async def agree_on_hole(self, peer: str) -> PunchPlan:
+        """See `Network.agree_on_hole`."""
+        return await agree(self._running_host(), ID.from_base58(peer))
 
     async def _stay_joined(self) -> None:
         """Reach a bootstrap peer, and again whenever we have lost everybody."""

@@ -33,6 +33,7 @@ from p2pgrid.net.libp2p_road import SessionListener
 from p2pgrid.net.network import Network
 from p2pgrid.net.peer_address import Health
 from p2pgrid.net.relay.use import parse_relay_use
+from p2pgrid.net.road_move import LinksByName
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.processes.workers import check_supported
 from p2pgrid.proto.dispute_exchange import Said
@@ -52,6 +53,7 @@ from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.links import ClientLinks
 from p2pgrid.provider.offers import OfferBook, OfferTerms, batch_terms_of, terms_of
 from p2pgrid.provider.own_log import erase_all_salts, open_log
+from p2pgrid.provider.punched import PunchedLinks
 from p2pgrid.provider.relaying import relay_limits_of
 from p2pgrid.provider.schedule import time_zone
 from p2pgrid.provider.session import serve_streams
@@ -127,6 +129,7 @@ class Provider:
         self._listener: DirectListener | None = None
         self._workers: ProviderWorkers | None = None
         self._sessions: SessionListener
+        self._punched: PunchedLinks
         self._offers: OfferBook
         self._advertiser: Advertiser
         self._admission: Admission
@@ -344,20 +347,24 @@ class Provider:
             cards=self.cards.chain,
             claims=workers,
         )
-        on_stream = serve_streams(shop)
+        on_stream, movable = serve_streams(shop), LinksByName()
         if workers is not None and self._listen is not None:
             stack.push_async_callback(self._close_workers, workers)
             await workers.serve(shop, *self._listen)
             self._workers = workers
             log.info("direct road: %d workers serve %s", workers.n, ", ".join(self.addresses))
         elif self._listen is not None:
-            self._listener = await listen(*self._listen, self.key, on_stream=on_stream)
+            self._listener = await listen(*self._listen, self.key, on_stream=on_stream, movable=movable)
             stack.push_async_callback(self._close_listener, self._listener)
             log.info("direct road: listening at %s", ", ".join(self.addresses))
-        self._sessions = SessionListener(self.key, on_stream=on_stream)
+        self._sessions = SessionListener(self.key, on_stream=on_stream, movable=movable)
         if self._join_network:
+            punched = DirectListener(self.key, on_stream=on_stream, movable=movable)
+            self._punched = PunchedLinks(punched)
             await self._enter_network(stack)
             stack.push_async_callback(self._close_listener, self._sessions)
+            stack.push_async_callback(self._close_listener, punched)
+            stack.push_async_callback(self._punched.aclose)
 
     def _make_workers(self, ledger: SqliteLedger) -> ProviderWorkers | None:
         """None for a node of one process."""
@@ -389,6 +396,7 @@ class Provider:
             sessions=self._sessions if config.libp2p_listen else None,
             relay=self._relay_use,
             relaying=self._relaying,
+            punched=self._punched.begin if config.punch else None,
         )
         await stack.enter_async_context(self._network)
         self._advertiser.network = self._network

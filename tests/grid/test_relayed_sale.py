@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import openai
 import pytest
 
+from p2pgrid.client.better_road import punch
 from p2pgrid.client.client import Client
 from p2pgrid.config import ClientConfig, Config, DataFolder, ModelConfig, ProviderConfig, TermsConfig, create_key
 from p2pgrid.demo.grid import NETWORK, Grid
@@ -94,7 +96,9 @@ class Market:
 
 
 @contextlib.asynccontextmanager
-async def market(tmp_path: Path, introducer: Network, *relays: Network, **fields: Any) -> AsyncIterator[Market]:
+async def market(
+    tmp_path: Path, introducer: Network, *relays: Network, client_punches: bool = False, **fields: Any
+) -> AsyncIterator[Market]:
     sold, bought = folder(tmp_path / "provider"), folder(tmp_path / "client")
     through = tuple(address for one in relays for address in one.addresses)
     async with (
@@ -106,7 +110,9 @@ async def market(tmp_path: Path, introducer: Network, *relays: Network, **fields
             network_name="test",
             bootstrap=introducer.addresses,
         ) as provider,
-        Client(bought, network="test", bootstrap=introducer.addresses, config=ClientConfig()) as client,
+        Client(
+            bought, network="test", bootstrap=introducer.addresses, config=ClientConfig(punch=client_punches)
+        ) as client,
     ):
         await client.wait_for_offer(MODEL, 20)
         yield Market(provider, client, sold, bought)
@@ -126,7 +132,7 @@ async def test_a_whole_sale_through_a_relay(tmp_path: Path) -> None:
             assert len(both) == 10
             await m.settled(12)
             assert m.road is Road.RELAYED
-            assert m.provider.links_by_road == {"direct": 0, "libp2p": 0, "relayed": 1}
+            assert m.provider.links_by_road == {"direct": 0, "libp2p": 0, "punched": 0, "relayed": 1}
             [listed] = m.client.purchaser.market.models()
             assert listed.road == "relayed"
             health = [network.health().relay for network in (one, two)]
@@ -180,6 +186,78 @@ async def test_a_relay_that_dies_in_mid_answer_costs_one_window_and_another_take
 
         await until(offered, True)
         assert set(m.provider.network_health.relay.relays) == set(relays) - {carrying}  # type: ignore[union-attr]
+    verdict = m.audit()
+    assert verdict.clean, verdict.findings
+
+
+async def test_running_orders_go_on_through_a_hole(tmp_path: Path) -> None:
+    """And the relay may die then: what is sold no longer goes through it."""
+    async with contextlib.AsyncExitStack() as stack:
+        introducer = await stack.enter_async_context(relay("introducer"))
+        end = await stack.enter_async_context(contextlib.AsyncExitStack())
+        one = await end.enter_async_context(relay("relay one", bootstrap=introducer.addresses))
+        m = await stack.enter_async_context(market(tmp_path, introducer, one))
+        session = m.client.purchaser.sessions[m.provider.peer_id]
+        got: Counter[str] = Counter()
+
+        async def buy(name: str, tokens: int, pace_ms: int = 10) -> None:
+            body = BODY | {"max_tokens": 1000, "fake": {"tokens": tokens, "pace_ms": pace_ms}}
+            async with await m.client.purchaser.buy(CHAT, body) as answer:
+                async for data in answer:
+                    got[name] += data.count(b"\n\n")
+                assert answer.usage.output_tokens == tokens
+
+        async def least() -> bool:
+            return min(got[name] for name in "abc") > 20
+
+        honest = 24  # sales that cover what is open at once below
+        for _ in range(honest):
+            await buy("honest", 60, pace_ms=0)
+        buying = [asyncio.create_task(buy(name, 800)) for name in "abc"]
+        await until(least, True)
+        link = session.link
+        assert link is not None
+        assert link.road.value == "relayed"
+        agree = m.client.purchaser.book._finder.agree_on_hole  # type: ignore[attr-defined]
+        key = m.client.purchaser.sessions._key
+        assert await punch(agree, session.provider, key, link) is link
+        assert max(got[name] for name in "abc") < 800
+        assert link.road.value == "punched"
+
+        async def carried() -> int | None:
+            return one.health().relay.circuits
+
+        await until(carried, 0)  # nothing is left of the circuit
+        await end.aclose()
+        await asyncio.gather(*buying, buy("d", 20))
+        await m.settled(honest + 4)
+        assert session.link is link
+        assert m.provider.links_by_road == {"direct": 0, "libp2p": 0, "punched": 1, "relayed": 0}
+        assert {row.receipt.status for row in m.client.purchaser.ledger.receipts()} == {Status.COMPLETED}
+    verdict = m.audit()
+    assert verdict.clean, verdict.findings
+
+
+async def test_a_lost_hole_is_replaced_by_the_relay_and_that_by_another_hole(tmp_path: Path) -> None:
+    async with relay("relay one") as one, market(tmp_path, one, one, client_punches=True) as m:
+
+        async def road() -> Road | None:
+            return m.road
+
+        await until(road, Road.PUNCHED)
+        session = m.client.purchaser.sessions[m.provider.peer_id]
+        for n in (1, 2):
+            link = session.link
+            assert link is not None and link._transport is not None
+            link._transport.abort()
+            await link.closed
+            async with await m.client.purchaser.buy(CHAT, BODY | {"fake": {"tokens": 5}}) as answer:
+                async for _ in answer:
+                    pass
+            await m.settled(n)
+            assert session.link is not link
+            await until(road, Road.PUNCHED)
+        assert {row.receipt.status for row in m.client.purchaser.ledger.receipts()} == {Status.COMPLETED}
     verdict = m.audit()
     assert verdict.clean, verdict.findings
 

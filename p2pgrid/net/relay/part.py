@@ -19,6 +19,7 @@ from p2pgrid.net.relay.dialler import CircuitDialler
 from p2pgrid.net.relay.hop import Relay
 from p2pgrid.net.relay.keeper import ReservationKeeper
 from p2pgrid.net.relay.limits import RelayLimits
+from p2pgrid.net.relay.punch import Begin, PunchListener
 from p2pgrid.net.relay.stop import CircuitListener
 from p2pgrid.net.relay.use import Mode, RelayUse
 
@@ -42,8 +43,12 @@ class RelayPart:
         seeds: Sequence[Contact],
         look_up: LookUp,
         on_change: Callable[[], None],
+        punch: Begin | None = None,
     ) -> None:
-        """`limits`: those of the relay on this host; None for none. `seeds`: the bootstrap peers, which may relay."""
+        """`limits`: those of the relay on this host; None for none. `seeds`: the bootstrap peers, which may relay.
+
+        `punch` is called when a peer wants a connection of its own to us; None: holes are not punched.
+        """
         self._host = host
         self._use = use
         self._seeds = seeds
@@ -52,6 +57,7 @@ class RelayPart:
         self.relay: Final = Relay(host, limits) if limits is not None else None
         self.keeper: Final = ReservationKeeper(host, self._candidates, on_change)
         self._listener = CircuitListener(host, self.keeper.circuit_of)
+        self._punches = PunchListener(host, punch) if punch is not None else None
 
     async def run(self) -> None:
         """Hold reservations while they are wanted. Until cancelled."""
