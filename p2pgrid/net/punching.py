@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import socket
 from typing import Final, Self
 
@@ -72,7 +73,7 @@ class Hole:
                     await loop.sock_connect(tcp, place)
             except (OSError, TimeoutError):
                 tcp.close()
-                await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(PAUSE_S * random.uniform(0.5, 1.5))  # noqa: S311 (no secret)
             except BaseException:
                 tcp.close()
                 raise

@@ -37,7 +37,7 @@ from p2pgrid.net.addresses import MAX_ADDRESSES_PER_PEER, Circuit, is_circuit, s
 from p2pgrid.net.listening import caller_of
 from p2pgrid.net.relay.kind import is_relayed
 from p2pgrid.net.shielding import shielded_for
-from p2pgrid.net.tcp import BufferedTcpStream, keep_alive
+from p2pgrid.net.tcp import BufferedTcpStream
 
 DIAL_TIMEOUT_S: Final = 8.0
 DIAL_STAGGER_S: Final = 0.1
@@ -179,7 +179,6 @@ class GridSwarm(Swarm):  # type: ignore[misc]
         self.connections[peer_id] += relayed
 
     async def _do_handle_inbound_connection(self, read_write_closer: Any, maddr: Multiaddr, _event: Any) -> None:
-        keep_alive(read_write_closer.stream.socket)
         tcp = BufferedTcpStream(read_write_closer.stream)
         remote = tcp.get_remote_address()
         ip = caller_of(remote[0]) if remote else ""

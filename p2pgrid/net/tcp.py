@@ -5,7 +5,6 @@
 | every message costs two reads of the socket, one for its two bytes of length | one read takes all that has come |
 | each read and write takes a lock, a turn of trio's scheduler, though each has one task alone | no such locks |
 | a caller's IPv6 address is not known, so that all of them are counted as one | it is |
-| a peer that vanished is noticed when something is written to it, and a NAT forgets who is silent | TCP keepalive |
 | the local port of a connection that was dialled cannot be used for another | it can, for hole punching |
 """
 
@@ -88,9 +87,8 @@ class BufferedTcp(TCP):  # type: ignore[misc]
         tcp = trio.socket.socket(trio.socket.AF_INET6 if family == "ip6" else trio.socket.AF_INET)
         try:
             share_port(tcp)
-            keep_alive(tcp)
-            if source is not None:
-                await tcp.bind(source)
+            # Bound even where any port will do: the kernel gives that one to nobody else, and it stays ours to share.
+            await tcp.bind(source or ("::" if family == "ip6" else "0.0.0.0", 0))  # noqa: S104 - no port to listen on
             await tcp.connect(place)
         except OSError as error:
             tcp.close()
@@ -99,14 +97,6 @@ class BufferedTcp(TCP):  # type: ignore[misc]
             tcp.close()
             raise
         return RawConnection(BufferedTcpStream(trio.SocketStream(tcp)), True)
-
-
-def keep_alive(tcp: Any) -> None:
-    """Have the kernel ask a silent peer whether it is there: a dead one is noticed within a minute."""
-    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
-        if hasattr(socket, option):  # not everywhere
-            tcp.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 def share_port(tcp: Any) -> None:
