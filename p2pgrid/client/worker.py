@@ -51,9 +51,9 @@ from p2pgrid.ledger.remote import RemoteLedger
 from p2pgrid.log.witness import WitnessStore
 from p2pgrid.net.connection import LinkConnection, Road
 from p2pgrid.net.lookup_keys import PROVIDER, country_key
+from p2pgrid.net.passed_road import dial_over
 from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.net.punch_plan import PunchPlan
-from p2pgrid.net.relayed_road import dial_over
 from p2pgrid.processes.accepting import ConnectionGone, Handed, receive_connections
 from p2pgrid.processes.bus import Bus
 from p2pgrid.processes.counters import SharedCounters

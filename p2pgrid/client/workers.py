@@ -50,7 +50,7 @@ from p2pgrid.ledger.service import LedgerService
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.log.erasing import LogFiles, check_all_known, erase_salts
 from p2pgrid.net.connection import Road
-from p2pgrid.net.relayed_road import pass_on
+from p2pgrid.net.passed_road import pass_on
 from p2pgrid.processes.accepting import Acceptor, ConnectionGone, Handed, hand_over
 from p2pgrid.processes.bus import Bus
 from p2pgrid.processes.counters import SharedCounters, make_memory

@@ -21,6 +21,7 @@ from p2pgrid.net.kad_query import ASK_TIMEOUT_S, Answer, Contact, KadQuery, Prov
 from p2pgrid.net.kad_server import KadServer
 from p2pgrid.net.lookup import REPLICATION, Pace, Route, Sightings
 from p2pgrid.net.peer_address import PeerAddress
+from p2pgrid.net.relay.kind import is_relayed
 
 logger = logging.getLogger(__name__)
 
@@ -199,7 +200,8 @@ class _Newcomers:
         self._nursery, self._limiter, self._probe = nursery, limiter, probe
 
     async def connected(self, network: Any, connection: Any) -> None:
-        if self._limiter.available_tokens:
+        # Who comes through a relay cannot be dialled, and serves nobody.
+        if self._limiter.available_tokens and not is_relayed(connection):
             self._nursery.start_soon(self._run, connection.muxed_conn.peer_id)
 
     async def _run(self, peer_id: ID) -> None:

@@ -68,26 +68,30 @@ class GridSwarm(Swarm):  # type: ignore[misc]
         self._inbound_by_ip: Counter[str] = Counter()
         self._wanted: Counter[ID] = Counter()
         self.circuits: DialsCircuits | None = None
+        self._dialling: dict[tuple[ID, bool], trio.Event] = {}
+        """Dials under way: to whom, and whether through a relay too."""
 
     async def connect_to(self, peer_id: ID, addresses: Sequence[Multiaddr], *, direct_only: bool = False) -> Any:
         """The live connection to `peer_id`, the direct one first, or a new one by one of `addresses`.
 
         `direct_only`: none that leads through a relay. Raises SwarmException.
         """
+        # Whoever may go through a relay does not wait for who may not: a port that swallows packets costs seconds.
+        way = peer_id, not direct_only and any(map(is_circuit, addresses))
         while True:
             live = self._filter_valid_connections(self.get_connections(peer_id))
             direct = [connection for connection in live if not is_relayed(connection)]
             if direct or (live and not direct_only):
                 return (direct or live)[0]
-            dialling = self._ongoing_dials.get(peer_id)
+            dialling = self._dialling.get(way)
             if dialling is None:
                 break
             await dialling.wait()  # and look again: that dial may have had other addresses, and failed
-        done = self._ongoing_dials[peer_id] = trio.Event()
+        done = self._dialling[way] = trio.Event()
         try:
             return await self._dial_any(peer_id, addresses, direct_only)
         finally:
-            self._ongoing_dials.pop(peer_id, None)
+            self._dialling.pop(way, None)
             done.set()
 
     async def dial_peer(self, peer_id: ID) -> list[Any]:

@@ -12,10 +12,12 @@ from libp2p.peer.id import ID
 from p2pgrid.errors import ProtocolViolation
 from p2pgrid.net.addresses import Circuit
 from p2pgrid.net.host import open_stream_on, reset_stream
+from p2pgrid.net.offer_exchange import is_idle
 from p2pgrid.net.relay import messages
 from p2pgrid.net.relay.circuit_stream import circuit_connection
 from p2pgrid.net.relay.messages import HOP
 from p2pgrid.net.relay.status import Status, status_name
+from p2pgrid.net.shielding import shielded_for
 
 
 class CircuitDialler:
@@ -31,7 +33,18 @@ class CircuitDialler:
         and what a broken connection raises.
         """
         swarm, relay = self._host.get_network(), ID.from_base58(circuit.relay)
+        was_connected = bool(swarm.get_connections(relay))
         connection = await swarm.connect_to(relay, [circuit.at], direct_only=True)
+        try:
+            return await self._dial(peer_id, relay, circuit, connection)
+        except BaseException:
+            if not was_connected and is_idle(connection):
+                with shielded_for(1):
+                    await connection.close()
+            raise
+
+    async def _dial(self, peer_id: ID, relay: ID, circuit: Circuit, connection: Any) -> Any:
+        swarm = self._host.get_network()
         try:
             stream = await open_stream_on(self._host, connection, HOP)
         except StreamFailure as failure:

@@ -110,8 +110,10 @@ class ReservationKeeper:
 
     def _settle(self, slot: int) -> None:
         self._unsettled.discard(slot)
-        if not self._unsettled:
+        if not self._unsettled and not self.settled.is_set():
             self.settled.set()
+            if not self._held:
+                logger.warning("no relay takes us: who cannot dial us cannot reach us. Looking on in the background")
 
     async def _choose(self) -> Contact | None:
         """A relay that no slot is busy with and that has not just failed; None if there is none now."""

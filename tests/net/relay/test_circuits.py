@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from libp2p.network.exceptions import SwarmException
 from multiaddr import Multiaddr
 
@@ -219,5 +221,27 @@ def test_a_circuit_keeps_to_its_pace() -> None:
             assert len(await say(client, connection, bytes(400_000))) == 400_000
             took_s = trio.current_time() - began
             assert 0.8 < took_s < 6  # 800 kB in all, of which a second's worth went at once
+
+    run_trio(main)
+
+
+def test_who_may_go_through_a_relay_waits_for_nobody_who_may_not() -> None:
+    """Behind many NATs a port at a private address of another's network swallows all that is sent to it."""
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as mute:
+            swallows = Multiaddr(f"/ip4/127.0.0.1/tcp/{mute.getsockname()[1]}")
+            async with relay_host() as (relay, _), reserved_host(relay) as provider, caller_host() as client:
+                connect_to, there = client.get_network().connect_to, provider.host.get_id()
+                async with trio.open_nursery() as nursery:
+
+                    async def dial_in_vain() -> None:
+                        await connect_to(there, [swallows], direct_only=True)
+
+                    nursery.start_soon(dial_in_vain)
+                    await trio.testing.wait_all_tasks_blocked(0.05)
+                    with trio.fail_after(3):
+                        assert is_relayed(await connect_to(there, [swallows, circuit_through(relay)]))
+                    nursery.cancel_scope.cancel()
 
     run_trio(main)
