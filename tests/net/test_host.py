@@ -349,10 +349,10 @@ def test_what_peers_cause_is_not_logged(caplog: pytest.LogCaptureFixture) -> Non
 
 def test_libp2p_is_shown_where_it_is_asked_for(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        async with dialling_host() as peer:
+        async with listening_host() as host, dialling_host() as peer:
             with pytest.raises(SwarmException):
-                unknown = ID.from_base58(new_key().public_key.peer_id)
-                await peer.get_network().connect_to(unknown, [Multiaddr("/ip4/127.0.0.1/tcp/1")])
+                another = ID.from_base58(new_key().public_key.peer_id)
+                await peer.get_network().connect_to(another, host.get_transport_addrs())
 
     with caplog.at_level(logging.DEBUG, logger="p2pgrid.net.libp2p"):
         run_trio(main)
