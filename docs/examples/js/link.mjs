@@ -3,7 +3,7 @@
 
 import './polyfill.mjs'
 import { signatureInput } from './record.mjs'
-import { Refused } from './refused.mjs'
+import { Refused, Unavailable } from './refused.mjs'
 
 export const PROTOCOL = '/p2pgrid/session/1'
 
@@ -94,9 +94,9 @@ export class Link {
     const now = this.#now()
     if (this.isClosed) return
     if (this.#phase === 'HANDSHAKE') {
-      if (now - this.#startedMs >= HANDSHAKE_MS) this.close(new Refused('timeout', 'no handshake'), TIMEOUT)
+      if (now - this.#startedMs >= HANDSHAKE_MS) this.close(new Unavailable('timeout', 'no handshake'), TIMEOUT)
     } else if (this.#pingedMs !== null) {
-      if (now - this.#pingedMs >= SILENT_AFTER_MS) this.close(new Refused('timeout', 'silence'), TIMEOUT)
+      if (now - this.#pingedMs >= SILENT_AFTER_MS) this.close(new Unavailable('timeout', 'silence'), TIMEOUT)
     } else if (now - this.#heardMs >= PING_AFTER_MS) {
       this.#pingedMs = now
       const number = Buffer.alloc(8)
@@ -108,7 +108,7 @@ export class Link {
   /** A new stream, once the link is ready. */
   open () {
     if (this.isClosed) throw this.failure
-    if (this.#isLeaving || this.#streams.size >= this.#theirStreams) throw new Refused('busy', 'no more streams')
+    if (this.#isLeaving || this.#streams.size >= this.#theirStreams) throw new Unavailable('busy', 'no more streams')
     const stream = new LinkStream(this.#nextOwn, this.#theirCredit, this.#terms.credit, (...frame) => this.#send(...frame))
     this.#nextOwn += 2
     this.#streams.set(stream.id, stream)
@@ -132,7 +132,7 @@ export class Link {
   }
 
   /** Done: no stream is open, and nothing went wrong. */
-  finish () { this.close(new Refused('shutdown', 'this side is done'), SHUTDOWN) }
+  finish () { this.close(new Unavailable('shutdown', 'this side is done'), SHUTDOWN) }
 
   #frame (stream, kind, payload) {
     if (kind === GOAWAY) {
@@ -153,7 +153,7 @@ export class Link {
       if (!wasOpen) throw violation(`stream ${stream} was never opened`)
       return // rule 9: closed, and the frame was on its way
     }
-    if (reset !== null) open.fail(new Refused(RESET_NAMES[reset.code] ?? 'reset', reset.text))
+    if (reset !== null) open.fail(new Unavailable(RESET_NAMES[reset.code] ?? 'reset', reset.text))
     else open.receive(kind, payload)
     if (open.isClosed) this.#streams.delete(stream)
   }
@@ -184,7 +184,7 @@ export class Link {
   #onGoaway ({ code, text }) {
     this.#isLeaving = true
     if (code === SHUTDOWN && this.#phase === 'READY' && this.#streams.size > 0) return // open streams may finish
-    this.close(new Refused(GOAWAY_NAMES[code] ?? 'goaway', text))
+    this.close(new Unavailable(GOAWAY_NAMES[code] ?? 'goaway', text))
   }
 
   #onPong (number) {
@@ -289,7 +289,7 @@ export class LinkStream {
       }
       if (this.#waiting.length >= MOST_WAITING) {
         this.#send(RESET, u16(OVERLOADED))
-        return this.fail(new Refused('overloaded', 'messages came faster than they were taken'))
+        return this.fail(new Unavailable('overloaded', 'messages came faster than they were taken'))
       }
       this.#waiting.push({ kind, payload })
     }
@@ -336,10 +336,10 @@ export async function dialLink (host, peerId, secret, listener, signal) {
   })
   const timer = setInterval(() => link.tick(), 1000)
   road.addEventListener('message', ({ data }) => link.receive(data.subarray()))
-  road.addEventListener('remoteCloseWrite', () => link.close(new Refused('lost', 'the provider ended the link')))
+  road.addEventListener('remoteCloseWrite', () => link.close(new Unavailable('lost', 'the provider ended the link')))
   road.addEventListener('close', ({ error }) => {
     clearInterval(timer)
-    link.close(new Refused('lost', error?.message ?? 'the link was closed'))
+    link.close(new Unavailable('lost', error?.message ?? 'the link was closed'))
   })
   await link.ready.promise
   return link

@@ -1,0 +1,205 @@
+// Buys one answer on a p2pgrid network, or serves its DHT: `node main.mjs --help`.
+
+import './polyfill.mjs'
+import { randomBytes } from 'node:crypto'
+import { parseArgs } from 'node:util'
+import { multiaddr } from '@multiformats/multiaddr'
+import { Book } from './book.mjs'
+import { askForOffer, findPeers, startHost } from './dht.mjs'
+import { dialLink } from './link.mjs'
+import { buy, openChannel } from './session.mjs'
+import { Refused, Unavailable, UsageError } from './refused.mjs'
+
+const HELP = `Buy one answer on a p2pgrid network, with signed order, vouchers and receipt.
+
+usage: node main.mjs buy --peer ADDRESS --model NAME [options] PROMPT
+       node main.mjs serve-dht --peer ADDRESS --listen ADDRESS [options]
+
+  buy          look up who sells the model, buy from the cheapest, print the answer as it comes
+  serve-dht    be a peer through which others find one another, until Ctrl-C
+
+  --peer ADDRESS      a peer to join through: /ip4/192.0.2.7/tcp/4801/p2p/12D3KooW...; may be repeated
+  --network NAME      the network (main)
+  --model NAME        what to buy
+  --country CC        only from providers in this country
+  --max-tokens N      the answer's longest length (128)
+  --request JSON      more fields of the request, as {"temperature": 0}
+  --out FOLDER        where this client's key and its side of the chain are put (a new folder p2pgrid-client-...)
+  --listen ADDRESS    serve-dht: where to be reached, as /ip4/0.0.0.0/tcp/4811
+  --json              print one JSON object instead of text
+  --help              this
+
+exit codes: 0 bought, and both have signed the receipt; 1 not to be had, or refused; 2 wrong usage;
+            3 the provider broke a rule: FOLDER/evidence.jsonl has what it signed, if it signed anything
+`
+const OPTIONS = {
+  peer: { type: 'string', multiple: true, default: [] },
+  network: { type: 'string', default: 'main' },
+  model: { type: 'string' },
+  country: { type: 'string' },
+  'max-tokens': { type: 'string', default: '128' },
+  request: { type: 'string', default: '{}' },
+  out: { type: 'string' },
+  listen: { type: 'string', multiple: true, default: [] },
+  json: { type: 'boolean', default: false },
+  help: { type: 'boolean', default: false }
+}
+const NOT_TO_BE_HAD = 1
+const USAGE = 2
+const BROKE_A_RULE = 3
+
+async function main (args) {
+  const { values: options, positionals: [command, ...rest] } = parseArgs({ args, options: OPTIONS, allowPositionals: true })
+  if (options.help || command === undefined) {
+    process.stdout.write(HELP)
+    return command === undefined && !options.help ? USAGE : 0
+  }
+  if (options.peer.length === 0) throw new UsageError('name a peer to join through (--peer)')
+  options.peers = options.peer.map(address)
+  if (command === 'buy') return buyOne(options, rest.join(' '))
+  if (command === 'serve-dht') return serveDht(options)
+  throw new UsageError(`no command ${command}`)
+}
+
+async function buyOne (options, prompt) {
+  const maxTokens = Number(options['max-tokens'])
+  if (options.model === undefined || prompt === '') throw new UsageError('name a model (--model) and say something')
+  if (!Number.isInteger(maxTokens) || maxTokens < 1 || maxTokens > 1_000_000) throw new UsageError('--max-tokens: 1 to 1000000')
+  const request = fields(options.request)
+  const { network, model } = options
+  const say = (words) => options.json || process.stderr.write(`${words}\n`)
+  const book = new Book(options.out ?? `p2pgrid-client-${new Date().toISOString().replaceAll(/[:.]/g, '-')}`)
+  const host = await startHost({ network, seed: book.seed })
+  try {
+    const pingMs = await join(host, options.peers)
+    say(`joined ${network} through a peer that answered in ${pingMs} ms`)
+
+    const key = `model/${model}${options.country === undefined ? '' : `@${options.country}`}`
+    const offers = await offersUnder(host, network, key, model, say)
+    if (offers.length === 0) throw new Unavailable('not-to-be-had', `nobody offers ${model} on ${network}`)
+    offers.sort((a, b) => Number(outputPrice(a, model) - outputPrice(b, model)))
+    const offer = offers[0]
+    say(`${offers.length} offer(s); buying from ${offer.fields.operator} (${offer.peer})`)
+
+    const link = await dialLink(host, offer.peer, book.secret, offer.fields.provider, AbortSignal.timeout(15_000))
+    const channel = await openChannel(link, book.secret, offer, book)
+    let text = ''
+    const buyer = await buy(link, { secret: book.secret, offer, channel, book }, {
+      request: { ...request, model, messages: [{ role: 'user', content: prompt }] },
+      endpoint: '/v1/chat/completions',
+      maxTokens,
+      onText: (piece) => {
+        text += piece
+        if (!options.json) process.stdout.write(piece)
+      }
+    })
+    await link.finish()
+    if (!options.json) process.stdout.write('\n')
+    return report(buyer, { options, say, book, offer, pingMs, offers, text })
+  } finally {
+    book.close()
+    await host.stop()
+  }
+}
+
+/** Dial who is named, until one answers a ping; how long that took, in ms. */
+async function join (host, peers) {
+  const reasons = []
+  for (const peer of peers) {
+    try {
+      await host.dial(peer, { signal: AbortSignal.timeout(10_000) })
+      return await host.services.ping.ping(peer, { signal: AbortSignal.timeout(10_000) })
+    } catch (error) {
+      reasons.push(`${peer}: ${error.message}`)
+    }
+  }
+  throw new Unavailable('not-joined', `no peer answered. ${reasons.join('; ')}`)
+}
+
+/** The offers that the peers found under `key` show themselves. */
+async function offersUnder (host, network, key, model, say) {
+  const offers = []
+  for await (const peer of findPeers(host, network, key)) {
+    try {
+      const offer = await askForOffer(host, peer.id, Date.now())
+      const entry = offer?.fields.models.find((each) => each.model === model)
+      if (entry?.endpoints.includes('/v1/chat/completions')) offers.push({ ...offer, peer: peer.id })
+    } catch (error) { // a record in the DHT is a hint: its peer may be gone, or lie
+      say(`passed over ${peer.id}: ${error.message}`)
+    }
+  }
+  return offers
+}
+
+const outputPrice = (offer, model) => offer.fields.models.find((each) => each.model === model).tariff.output_upm
+
+function report (buyer, { options, say, book, offer, pingMs, offers, text }) {
+  const { state, refusal } = buyer
+  const receipt = buyer.receipt?.fields
+  if (options.json) {
+    const hex = (bytes) => Buffer.from(bytes).toString('hex')
+    console.log(JSON.stringify({
+      state,
+      client: book.secret.peerId,
+      provider: offer.peer.toString(),
+      operator: offer.fields.operator,
+      offers: offers.map((each) => each.peer.toString()),
+      ping_ms: pingMs,
+      text,
+      refusal,
+      vouchers: buyer.ticks,
+      receipt: receipt === undefined
+        ? null
+        : { id: hex(buyer.receipt.record.id), status: receipt.status, ...receipt.usage, amount_pico: String(receipt.amount_pico) },
+      bundle: book.path
+    }))
+  } else if (receipt !== undefined) {
+    const { prompt_tokens: prompt, output_tokens: output } = receipt.usage
+    const euros = (Number(receipt.amount_pico) / 1e12).toFixed(9)
+    say(`${state}: ${receipt.status}, ${prompt} tokens in, ${output} out, ${euros} ${offer.fields.currency}, ${buyer.ticks} vouchers`)
+    say(`your side of the chain: ${book.path} (p2pgrid audit reads it)`)
+  }
+  if (state === 'REFUSED') say(`refused: ${refusal.code}: ${refusal.message}`)
+  return state === 'SETTLED' && receipt.status === 'completed' ? 0 : NOT_TO_BE_HAD
+}
+
+async function serveDht (options) {
+  const { network, listen } = options
+  if (listen.length === 0) throw new UsageError('say where to be reached (--listen)')
+  listen.forEach(address)
+  const host = await startHost({ network, seed: randomBytes(32), listen, serve: true })
+  try {
+    await join(host, options.peers)
+    const addresses = host.getMultiaddrs().map(String)
+    console.log(options.json ? JSON.stringify({ ready: true, peer_id: host.peerId.toString(), addresses }) : addresses.join('\n'))
+    await new Promise((resolve) => ['SIGINT', 'SIGTERM'].forEach((signal) => process.once(signal, resolve)))
+    return 0
+  } finally {
+    await host.stop()
+  }
+}
+
+function fields (json) {
+  try {
+    const value = JSON.parse(json)
+    if (value !== null && typeof value === 'object' && !Array.isArray(value)) return value
+  } catch {}
+  throw new UsageError(`--request is no JSON object: ${json}`)
+}
+
+function address (text) {
+  try {
+    return multiaddr(text)
+  } catch (error) {
+    throw new UsageError(`${text} is no address: ${error.message}`)
+  }
+}
+
+try {
+  process.exitCode = await main(process.argv.slice(2))
+} catch (error) {
+  const isUsage = error instanceof UsageError || error.code?.startsWith('ERR_PARSE_ARGS')
+  console.error(`error: ${error.message}`)
+  if (isUsage) console.error('`node main.mjs --help` says what there is.')
+  process.exitCode = isUsage ? USAGE : error instanceof Refused ? BROKE_A_RULE : NOT_TO_BE_HAD
+}
