@@ -37,7 +37,7 @@ export async function startHost ({ network, seed, listen = [], serve = false }) 
     streamMuxers: [yamux()],
     services: {
       identify: identify(),
-      ping: ping(),
+      ping: ping({ maxOutboundStreams: 8 }), // the DHT pings whom it is to know, and one at a time is the default
       dht: kadDHT({
         protocol: `/p2pgrid/${network}/kad/1.0.0`, // rule 4
         clientMode: !serve, // rule 5
