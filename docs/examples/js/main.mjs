@@ -13,12 +13,13 @@ import { Refused, Unavailable, UsageError } from './refused.mjs'
 const HELP = `Buy one answer on a p2pgrid network, with signed order, vouchers and receipt.
 
 usage: node main.mjs buy --peer ADDRESS --model NAME [options] PROMPT
-       node main.mjs serve-dht --peer ADDRESS --listen ADDRESS [options]
+       node main.mjs serve-dht --listen ADDRESS [options]
 
   buy          look up who sells the model, buy from the cheapest, print the answer as it comes
   serve-dht    be a peer through which others find one another, until Ctrl-C
 
-  --peer ADDRESS      a peer to join through: /ip4/192.0.2.7/tcp/4801/p2p/12D3KooW...; may be repeated
+  --peer ADDRESS      a peer to join through: /ip4/192.0.2.7/tcp/4801/p2p/12D3KooW...; may be repeated.
+                      The first peer of a network joins through none
   --network NAME      the network (main)
   --model NAME        what to buy
   --country CC        only from providers in this country
@@ -54,7 +55,6 @@ async function main (args) {
     process.stdout.write(HELP)
     return command === undefined && !options.help ? USAGE : 0
   }
-  if (options.peer.length === 0) throw new UsageError('name a peer to join through (--peer)')
   options.peers = options.peer.map(address)
   if (command === 'buy') return buyOne(options, rest.join(' '))
   if (command === 'serve-dht') return serveDht(options)
@@ -63,6 +63,7 @@ async function main (args) {
 
 async function buyOne (options, prompt) {
   const maxTokens = Number(options['max-tokens'])
+  if (options.peers.length === 0) throw new UsageError('name a peer to join through (--peer)')
   if (options.model === undefined || prompt === '') throw new UsageError('name a model (--model) and say something')
   if (!Number.isInteger(maxTokens) || maxTokens < 1 || maxTokens > 1_000_000) throw new UsageError('--max-tokens: 1 to 1000000')
   const request = fields(options.request)
@@ -169,7 +170,7 @@ async function serveDht (options) {
   listen.forEach(address)
   const host = await startHost({ network, seed: randomBytes(32), listen, serve: true })
   try {
-    await join(host, options.peers)
+    if (options.peers.length > 0) await join(host, options.peers)
     const addresses = host.getMultiaddrs().map(String)
     console.log(options.json ? JSON.stringify({ ready: true, peer_id: host.peerId.toString(), addresses }) : addresses.join('\n'))
     await new Promise((resolve) => ['SIGINT', 'SIGTERM'].forEach((signal) => process.once(signal, resolve)))

@@ -1,4 +1,4 @@
-"""A server of another implementation signs no addresses into the DHT's messages: it is found by those of identify."""
+"""Servers of other implementations: they sign no addresses into the DHT's messages, and answer no ADD_PROVIDER."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from libp2p.utils.varint import encode_varint_prefixed, read_varint_prefixed_byt
 from p2pgrid.errors import ProtocolViolation
 from p2pgrid.net import listen_addresses as module
 from p2pgrid.net.host import open_host
-from p2pgrid.net.kad_query import KadQuery
+from p2pgrid.net.kad_query import ASK_TIMEOUT_S, KadQuery
 from p2pgrid.net.listen_addresses import MAX_ANSWER_BYTES, listen_addresses
 from tests.net.test_dht import KAD, KEY, Node, node
 from tests.net.trio_hosts import LOOPBACK, connect, contact, listening_host, new_key, run_trio, until
@@ -31,6 +31,9 @@ async def stranger(first: Node, *, listens: bool = True) -> AsyncIterator[tuple[
     async def answer(stream: Any) -> None:
         request = Message()
         request.ParseFromString(await read_varint_prefixed_bytes_limited(stream, 16384))
+        if request.type == Message.MessageType.ADD_PROVIDER:
+            await stream.read()  # until they end it, as js-libp2p does
+            return
         await stream.write(encode_varint_prefixed(Message(type=request.type, key=request.key).SerializeToString()))
         await stream.close()
         asked.set()
@@ -62,6 +65,16 @@ def test_one_without_an_address_is_told_to_nobody() -> None:
             async with node([first]) as later:
                 assert later.table() == {first.peer_id}
             assert str(host.get_id()) not in first.table()
+
+    run_trio(main)
+
+
+def test_a_provider_record_is_taken_in_silence() -> None:
+    async def main() -> None:
+        async with node([]) as first, stranger(first) as (host, _asked):
+            await until(lambda: str(host.get_id()) in first.table(), "the stranger is known")
+            with trio.fail_after(ASK_TIMEOUT_S / 2):
+                assert await first.dht.announce(KEY) == 1
 
     run_trio(main)
 
