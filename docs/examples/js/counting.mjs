@@ -181,7 +181,10 @@ function readChunk (data) {
   object(chunk, 'an event')
   text(chunk.id, 256)
   ids(chunk.prompt_token_ids)
-  if (chunk.error != null) text(object(chunk.error).message, Infinity)
+  if (chunk.error != null) {
+    text(object(chunk.error).message, Infinity)
+    if (chunk.error.type !== null) text(chunk.error.type, Infinity)
+  }
   if (chunk.choices !== undefined && !(Array.isArray(chunk.choices) && chunk.choices.length <= MOST_CHOICES)) {
     throw new Refused('violation', 'choices')
   }

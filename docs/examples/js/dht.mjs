@@ -57,13 +57,26 @@ export function dhtKey (network, key) {
 export async function * findPeers (host, network, key, limitMs = 20_000) {
   const seen = new Set()
   const cid = CID.createV1(raw.code, Digest.decode(dhtKey(network, key))) // js-libp2p asks for a CID's multihash
+  const signal = AbortSignal.timeout(limitMs)
   try {
-    for await (const peer of host.contentRouting.findProviders(cid, { signal: AbortSignal.timeout(limitMs) })) {
+    for await (const peer of host.contentRouting.findProviders(cid, { signal })) {
       if (!seen.has(peer.id.toString())) yield peer
       seen.add(peer.id.toString())
     }
   } catch (error) {
-    if (error.name !== 'TimeoutError' && error.name !== 'AbortError') throw error
+    if (!signal.aborted) throw error
+  }
+}
+
+/** Get to know the servers closest to this host, which is what its answers to others are made of. */
+export async function meetNeighbours (host, limitMs = 20_000) {
+  const own = host.peerId.toMultihash().bytes
+  const signal = AbortSignal.timeout(limitMs)
+  try {
+    // The peers that it yields are in the routing table by then: nothing is left to do with them.
+    for await (const _peer of host.peerRouting.getClosestPeers(own, { signal }));
+  } catch (error) {
+    if (!signal.aborted) throw error
   }
 }
 

@@ -5,7 +5,7 @@ import { randomBytes } from 'node:crypto'
 import { parseArgs } from 'node:util'
 import { multiaddr } from '@multiformats/multiaddr'
 import { Book } from './book.mjs'
-import { askForOffer, findPeers, startHost } from './dht.mjs'
+import { askForOffer, findPeers, meetNeighbours, startHost } from './dht.mjs'
 import { dialLink } from './link.mjs'
 import { buy, openChannel } from './session.mjs'
 import { Refused, Unavailable, UsageError } from './refused.mjs'
@@ -119,17 +119,19 @@ async function join (host, peers) {
 
 /** The offers that the peers found under `key` show themselves. */
 async function offersUnder (host, network, key, model, say) {
-  const offers = []
-  for await (const peer of findPeers(host, network, key)) {
+  const asked = []
+  const ask = async (peer) => {
     try {
-      const offer = await askForOffer(host, peer.id, Date.now())
+      const offer = await askForOffer(host, peer, Date.now())
       const entry = offer?.fields.models.find((each) => each.model === model)
-      if (entry?.endpoints.includes('/v1/chat/completions')) offers.push({ ...offer, peer: peer.id })
+      return entry?.endpoints.includes('/v1/chat/completions') ? [{ ...offer, peer }] : []
     } catch (error) { // a record in the DHT is a hint: its peer may be gone, or lie
-      say(`passed over ${peer.id}: ${error.message}`)
+      say(`passed over ${peer}: ${error.message}`)
+      return []
     }
   }
-  return offers
+  for await (const peer of findPeers(host, network, key)) asked.push(ask(peer.id))
+  return (await Promise.all(asked)).flat()
 }
 
 const outputPrice = (offer, model) => offer.fields.models.find((each) => each.model === model).tariff.output_upm
@@ -170,7 +172,10 @@ async function serveDht (options) {
   listen.forEach(address)
   const host = await startHost({ network, seed: randomBytes(32), listen, serve: true })
   try {
-    if (options.peers.length > 0) await join(host, options.peers)
+    if (options.peers.length > 0) {
+      await join(host, options.peers)
+      await meetNeighbours(host)
+    }
     const addresses = host.getMultiaddrs().map(String)
     console.log(options.json ? JSON.stringify({ ready: true, peer_id: host.peerId.toString(), addresses }) : addresses.join('\n'))
     await new Promise((resolve) => ['SIGINT', 'SIGTERM'].forEach((signal) => process.once(signal, resolve)))

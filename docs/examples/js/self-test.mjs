@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { isDeepStrictEqual } from 'node:util'
 import { ResponseCommitment, TokenCounter, requestCommitment } from './counting.mjs'
+import { dhtKey } from './dht.mjs'
 import { SecretKey, admit, fits, keyOf, peerIdOf } from './keys.mjs'
 import { Link } from './link.mjs'
 import { FRAMES, MESSAGES, checkChannelKeys, readFrame, readMessage, writeMessage } from './messages.mjs'
@@ -110,6 +111,10 @@ for (const { case: name, message, payload, code } of refused.payload_keys.filter
 }
 for (const { case: name, frame, payload, code } of refused.frames.filter((each) => each.frame in FRAMES)) {
   expect(`${frame}: ${name}`, codeOf(() => readFrame(frame, bytes(payload))), code)
+}
+
+for (const { network, key, dht_key: wanted } of vectors('discovery')) {
+  expect(`DHT key of ${key}`, plain(new Uint8Array(dhtKey(network, key))), wanted)
 }
 
 let answer = null
