@@ -10,19 +10,22 @@ import { UsageError } from './refused.mjs'
 export class Book {
   #file; #folder
 
-  /** A new client's folder: a key, and an empty bundle. A folder that has one is left alone. */
+  /** A new client's folder: a key, and an empty bundle. */
   constructor (folder) {
+    Book.refuseOld(folder)
     this.#folder = folder
-    this.path = join(folder, 'client.jsonl')
-    if (existsSync(this.path)) {
-      throw new UsageError(`${this.path} exists, and this program cannot go on with it: name another folder (--out)`)
-    }
+    this.path = bundleIn(folder)
     mkdirSync(folder, { recursive: true, mode: 0o700 })
-    this.seed = randomBytes(32)
-    append(join(folder, 'key'), `${this.seed.toString('hex')}\n`, 0o600)
-    this.secret = new SecretKey(this.seed)
-    this.#file = openSync(this.path, 'a', 0o600)
+    const seed = randomBytes(32)
+    append(join(folder, 'key'), `${seed.toString('hex')}\n`, 0o600)
+    this.secret = new SecretKey(seed)
+    this.#file = openSync(this.path, 'ax', 0o600)
     sync(folder)
+  }
+
+  /** A folder in which a client has signed something is left alone: this program cannot go on with it. */
+  static refuseOld (folder) {
+    if (existsSync(bundleIn(folder))) throw new UsageError(`${bundleIn(folder)} exists: name another folder (--out)`)
   }
 
   /** Durable when it returns. */
@@ -41,6 +44,8 @@ export class Book {
 
   close () { closeSync(this.#file) }
 }
+
+const bundleIn = (folder) => join(folder, 'client.jsonl') // `client` in its name says whose it is (audit.md, rule 7)
 
 function append (path, text, mode) {
   const file = openSync(path, 'a', mode)

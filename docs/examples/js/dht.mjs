@@ -1,7 +1,7 @@
 // discovery.md: a libp2p host on one network, look-ups in its DHT, and what a provider itself says it offers.
 
 import './polyfill.mjs' // before libp2p
-import { generateKeyPairFromSeed } from '@libp2p/crypto/keys'
+import { generateKeyPair } from '@libp2p/crypto/keys'
 import { identify } from '@libp2p/identify'
 import { kadDHT, passthroughMapper } from '@libp2p/kad-dht'
 import { noise } from '@libp2p/noise'
@@ -21,16 +21,18 @@ export const OFFER_PROTOCOL = '/p2pgrid/offer/1'
 const MOST_OFFER = 65536
 const EXCHANGE_MS = 10_000
 const CLOCKS_MS = 120_000
+const HOUR_MS = 3_600_000
 const NETWORK = /^(?=.{1,32}$)[a-z0-9]+(-[a-z0-9]+)*$/
 
 /**
- * A started host. Noise and yamux over TCP alone (rule 1), under the key of `seed`. It asks the DHT, or answers as well
- * where `serve` is true: then it should `listen` where others reach it, for its address enters their routing tables.
+ * A started host. Noise and yamux over TCP alone (rule 1), under a key of its own: who the client is says PROOF (link.md,
+ * rule 16). It asks the DHT, or answers as well where `serve` is true: then it should `listen` where others reach it, for
+ * its address enters their routing tables.
  */
-export async function startHost ({ network, seed, listen = [], serve = false }) {
+export async function startHost ({ network, listen = [], serve = false }) {
   if (!NETWORK.test(network)) throw new UsageError(`${network} is no name of a network`)
   return createLibp2p({
-    privateKey: await generateKeyPairFromSeed('Ed25519', seed),
+    privateKey: await generateKeyPair('Ed25519'), // rule 2
     addresses: { listen },
     transports: [tcp()],
     connectionEncrypters: [noise()],
@@ -42,10 +44,16 @@ export async function startHost ({ network, seed, listen = [], serve = false }) 
         protocol: `/p2pgrid/${network}/kad/1.0.0`, // rule 4
         clientMode: !serve, // rule 5
         peerInfoMapper: passthroughMapper, // networks on one machine, or in a LAN, work too
+        reprovide: { validity: HOUR_MS, interval: HOUR_MS / 12 }, // rule 6
+        validators: { pk: noValues },
         initialQuerySelfInterval: 100
       })
     }
   })
+}
+
+function noValues () {
+  throw new Refused('no-values', 'servers of this network keep provider records alone')
 }
 
 /** Rule 8: where `key` is in the DHT of `network`. */

@@ -1,7 +1,6 @@
 // Buys one answer on a p2pgrid network, or serves its DHT: `node main.mjs --help`.
 
 import './polyfill.mjs'
-import { randomBytes } from 'node:crypto'
 import { parseArgs } from 'node:util'
 import { multiaddr } from '@multiformats/multiaddr'
 import { Book } from './book.mjs'
@@ -31,7 +30,7 @@ usage: node main.mjs buy --peer ADDRESS --model NAME [options] PROMPT
   --help              this
 
 exit codes: 0 bought, and both have signed the receipt; 1 not to be had, or refused; 2 wrong usage;
-            3 the provider broke a rule: FOLDER/evidence.jsonl has what it signed, if it signed anything
+            3 the provider broke a rule: what it signed is in FOLDER, for an audit
 `
 const OPTIONS = {
   peer: { type: 'string', multiple: true, default: [] },
@@ -69,8 +68,9 @@ async function buyOne (options, prompt) {
   const request = fields(options.request)
   const { network, model } = options
   const say = (words) => options.json || process.stderr.write(`${words}\n`)
-  const book = new Book(options.out ?? `p2pgrid-client-${new Date().toISOString().replaceAll(/[:.]/g, '-')}`)
-  const host = await startHost({ network, seed: book.seed })
+  const folder = options.out ?? `p2pgrid-client-${new Date().toISOString().replaceAll(/[:.]/g, '-')}`
+  Book.refuseOld(folder)
+  const host = await startHost({ network })
   try {
     const pingMs = await join(host, options.peers)
     say(`joined ${network} through a peer that answered in ${pingMs} ms`)
@@ -79,9 +79,18 @@ async function buyOne (options, prompt) {
     const offers = await offersUnder(host, network, key, model, say)
     if (offers.length === 0) throw new Unavailable('not-to-be-had', `nobody offers ${model} on ${network}`)
     offers.sort((a, b) => Number(outputPrice(a, model) - outputPrice(b, model)))
-    const offer = offers[0]
-    say(`${offers.length} offer(s); buying from ${offer.fields.operator} (${offer.peer})`)
+    say(`${offers.length} offer(s); buying from ${offers[0].fields.operator} (${offers[0].peer})`)
 
+    return await buyUnder(host, offers, folder, { options, request, model, prompt, maxTokens, pingMs, say })
+  } finally {
+    await host.stop()
+  }
+}
+
+async function buyUnder (host, offers, folder, { options, request, model, prompt, maxTokens, pingMs, say }) {
+  const [offer] = offers
+  const book = new Book(folder)
+  try {
     const link = await dialLink(host, offer.peer, book.secret, offer.fields.provider, AbortSignal.timeout(15_000))
     const channel = await openChannel(link, book.secret, offer, book)
     let text = ''
@@ -94,12 +103,14 @@ async function buyOne (options, prompt) {
         if (!options.json) process.stdout.write(piece)
       }
     })
-    await link.finish()
+    link.finish()
     if (!options.json) process.stdout.write('\n')
     return report(buyer, { options, say, book, offer, pingMs, offers, text })
+  } catch (error) {
+    say(`what was signed is in ${book.path}`)
+    throw error
   } finally {
     book.close()
-    await host.stop()
   }
 }
 
@@ -163,6 +174,7 @@ function report (buyer, { options, say, book, offer, pingMs, offers, text }) {
     say(`your side of the chain: ${book.path} (p2pgrid audit reads it)`)
   }
   if (state === 'REFUSED') say(`refused: ${refusal.code}: ${refusal.message}`)
+  if (state === 'DISPUTED') return BROKE_A_RULE
   return state === 'SETTLED' && receipt.status === 'completed' ? 0 : NOT_TO_BE_HAD
 }
 
@@ -170,7 +182,7 @@ async function serveDht (options) {
   const { network, listen } = options
   if (listen.length === 0) throw new UsageError('say where to be reached (--listen)')
   listen.forEach(address)
-  const host = await startHost({ network, seed: randomBytes(32), listen, serve: true })
+  const host = await startHost({ network, listen, serve: true })
   try {
     if (options.peers.length > 0) {
       await join(host, options.peers)
