@@ -1,5 +1,5 @@
-// What must not be lost: the client's side of the chain, as a bundle (record.md, section 5). Each record is on disk before
-// a message leaves that depends on it (session.md, rule 1.3).
+// What must not be lost: the client's side of the chain, as a bundle (record.md, section 5). Each record is on disk
+// before a message leaves that depends on it (session.md, rule 1.3).
 
 import { randomBytes } from 'node:crypto'
 import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, writeSync } from 'node:fs'
@@ -35,11 +35,9 @@ export class Book {
     fsyncSync(this.#file)
   }
 
-  /** What a peer signed and broke a rule with; its path. */
+  /** What a peer signed and broke a rule with. */
   keepEvidence (record) {
-    const path = join(this.#folder, 'evidence.jsonl')
-    append(path, `${record.toLine()}\n`, 0o600)
-    return path
+    append(join(this.#folder, 'evidence.jsonl'), `${record.toLine()}\n`, 0o600)
   }
 
   close () { closeSync(this.#file) }

@@ -25,9 +25,9 @@ const HOUR_MS = 3_600_000
 const NETWORK = /^(?=.{1,32}$)[a-z0-9]+(-[a-z0-9]+)*$/
 
 /**
- * A started host. Noise and yamux over TCP alone (rule 1), under a key of its own: who the client is says PROOF (link.md,
- * rule 16). It asks the DHT, or answers as well where `serve` is true: then it should `listen` where others reach it, for
- * its address enters their routing tables.
+ * A started host. Noise and yamux over TCP alone (rule 1), under a key of its own: who the client is says PROOF
+ * (link.md, rule 16). It asks the DHT, or answers as well where `serve` is true: then it should `listen` where others
+ * reach it, for its address enters their routing tables.
  */
 export async function startHost ({ network, listen = [], serve = false }) {
   if (!NETWORK.test(network)) throw new UsageError(`${network} is no name of a network`)
@@ -98,7 +98,8 @@ export async function askForOffer (host, peer, nowMs) {
 export function readOffer (record, provider, nowMs) {
   const fields = record.read('Offer', { provider })
   if (!same(fields.provider, provider)) throw new Refused('wrong-key', 'an offer of another provider')
-  if (fields.valid_from_ms > nowMs + CLOCKS_MS || fields.valid_until_ms <= nowMs) throw new Refused('not-in-force', 'the offer')
+  const isInForce = fields.valid_from_ms <= nowMs + CLOCKS_MS && nowMs < fields.valid_until_ms
+  if (!isInForce) throw new Refused('not-in-force', 'the offer')
   return { record, fields }
 }
 

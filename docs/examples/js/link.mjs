@@ -1,5 +1,5 @@
 // link.md: frames, the handshake, streams and their credit, for the side that dials (D). `Link` knows no socket: bytes
-// that came go into `receive`, bytes that are to leave come out of `takeOutput`. `dialLink` runs one on a libp2p stream.
+// that came go into `receive`, what is to leave comes out of `takeOutput`. `dialLink` runs one on a libp2p stream.
 
 import './polyfill.mjs'
 import { signatureInput } from './record.mjs'
@@ -21,7 +21,8 @@ const HELLO = 0; const PROOF = 1; const READY = 2; const GOAWAY = 3; const PING 
 const OPEN = 6; const CREDIT = 7; const END = 8; const RESET = 9
 const FIRST_MESSAGE = 16; const FIRST_CREDITED = 128
 const GOAWAY_NAMES = ['shutdown', 'version', 'protocol', 'refused', 'busy', 'timeout']
-const SHUTDOWN = 0; const UNKNOWN_VERSION = 1; const PROTOCOL_FAULT = 2; const TIMEOUT = 5
+const SHUTDOWN = 0; const UNKNOWN_VERSION = 1
+export const PROTOCOL_FAULT = 2; export const TIMEOUT = 5
 const RESET_NAMES = ['cancelled', 'internal', 'refused', 'overloaded']
 const REFUSED = 2; const OVERLOADED = 3
 
@@ -109,7 +110,8 @@ export class Link {
   open () {
     if (this.isClosed) throw this.failure
     if (this.#isLeaving || this.#streams.size >= this.#theirStreams) throw new Unavailable('busy', 'no more streams')
-    const stream = new LinkStream(this.#nextOwn, this.#theirCredit, this.#terms.credit, (...frame) => this.#send(...frame))
+    const send = (...frame) => this.#send(...frame)
+    const stream = new LinkStream(this.#nextOwn, this.#theirCredit, this.#terms.credit, send)
     this.#nextOwn += 2
     this.#streams.set(stream.id, stream)
     this.#send(stream.id, OPEN)
@@ -142,7 +144,8 @@ export class Link {
     if (this.#phase === 'HANDSHAKE') return this.#handshake(stream, kind, payload)
     if (kind === PONG) return this.#onPong(this.#fixed(stream === 0, payload, 8).readBigUInt64BE())
     if (kind === OPEN) return this.#onOpen(stream, payload)
-    if (stream === 0 || kind < OPEN || (kind > RESET && kind < FIRST_MESSAGE)) throw violation(`kind ${kind} on ${stream}`)
+    const isOfStreams = kind >= FIRST_MESSAGE || (kind >= OPEN && kind <= RESET)
+    if (stream === 0 || !isOfStreams) throw violation(`kind ${kind} on stream ${stream}`)
     if (kind >= FIRST_CREDITED && payload.length === 0) throw violation('empty bulk')
     if (kind === END) this.#fixed(true, payload, 0)
     if (kind === CREDIT) this.#fixed(true, payload, 4)
@@ -163,7 +166,8 @@ export class Link {
     if (stream !== 0) throw violation('a stream before READY')
     if (kind === HELLO && this.#theirCredit === 0) {
       if (payload.length < 2) throw violation('HELLO')
-      if (payload.readUInt16BE(0) !== VERSION) throw new Refused('version', `HELLO of version ${payload.readUInt16BE(0)}`)
+      const version = payload.readUInt16BE(0)
+      if (version !== VERSION) throw new Refused('version', `HELLO of version ${version}`)
       this.#fixed(true, payload, 42)
       this.#theirStreams = payload.readUInt32BE(34)
       this.#theirCredit = payload.readUInt32BE(38)
@@ -241,7 +245,7 @@ export class LinkStream {
   async sendBulk (kind, bytes) {
     for (let at = 0; at < bytes.length;) {
       if (this.#failure !== null) throw this.#failure
-      if (this.#endedTheirs) return
+      if (this.#endedTheirs || this.#endedOwn) return
       if (this.#sendable === 0) {
         await this.#change()
         continue

@@ -49,7 +49,8 @@ const USAGE = 2
 const BROKE_A_RULE = 3
 
 async function main (args) {
-  const { values: options, positionals: [command, ...rest] } = parseArgs({ args, options: OPTIONS, allowPositionals: true })
+  const { values: options, positionals } = parseArgs({ args, options: OPTIONS, allowPositionals: true })
+  const [command, ...rest] = positionals
   if (options.help || command === undefined) {
     process.stdout.write(HELP)
     return command === undefined && !options.help ? USAGE : 0
@@ -64,10 +65,12 @@ async function buyOne (options, prompt) {
   const maxTokens = Number(options['max-tokens'])
   if (options.peers.length === 0) throw new UsageError('name a peer to join through (--peer)')
   if (options.model === undefined || prompt === '') throw new UsageError('name a model (--model) and say something')
-  if (!Number.isInteger(maxTokens) || maxTokens < 1 || maxTokens > 1_000_000) throw new UsageError('--max-tokens: 1 to 1000000')
+  if (!(Number.isInteger(maxTokens) && maxTokens >= 1 && maxTokens <= 1_000_000)) {
+    throw new UsageError('--max-tokens goes from 1 to 1000000')
+  }
   const request = fields(options.request)
   const { network, model } = options
-  const say = (words) => options.json || process.stderr.write(`${words}\n`)
+  const say = (words) => options.json || process.stderr.write(`${printable(words)}\n`)
   const folder = options.out ?? `p2pgrid-client-${new Date().toISOString().replaceAll(/[:.]/g, '-')}`
   Book.refuseOld(folder)
   const host = await startHost({ network })
@@ -75,8 +78,7 @@ async function buyOne (options, prompt) {
     const pingMs = await join(host, options.peers)
     say(`joined ${network} through a peer that answered in ${pingMs} ms`)
 
-    const key = `model/${model}${options.country === undefined ? '' : `@${options.country}`}`
-    const offers = await offersUnder(host, network, key, model, say)
+    const offers = await offersOf(host, options, say)
     if (offers.length === 0) throw new Unavailable('not-to-be-had', `nobody offers ${model} on ${network}`)
     offers.sort((a, b) => Number(outputPrice(a, model) - outputPrice(b, model)))
     say(`${offers.length} offer(s); buying from ${offers[0].fields.operator} (${offers[0].peer})`)
@@ -100,7 +102,7 @@ async function buyUnder (host, offers, folder, { options, request, model, prompt
       maxTokens,
       onText: (piece) => {
         text += piece
-        if (!options.json) process.stdout.write(piece)
+        if (!options.json) process.stdout.write(process.stdout.isTTY ? printable(piece) : piece)
       }
     })
     link.finish()
@@ -128,15 +130,17 @@ async function join (host, peers) {
   throw new Unavailable('not-joined', `no peer answered. ${reasons.join('; ')}`)
 }
 
-/** The offers that the peers found under `key` show themselves. */
-async function offersUnder (host, network, key, model, say) {
+/** The offers of the model that peers show themselves: what the DHT says of them is a hint, and their own word counts. */
+async function offersOf (host, { network, model, country }, say) {
+  const key = `model/${model}${country === undefined ? '' : `@${country}`}`
   const asked = []
   const ask = async (peer) => {
     try {
       const offer = await askForOffer(host, peer, Date.now())
       const entry = offer?.fields.models.find((each) => each.model === model)
-      return entry?.endpoints.includes('/v1/chat/completions') ? [{ ...offer, peer }] : []
-    } catch (error) { // a record in the DHT is a hint: its peer may be gone, or lie
+      const isThere = country === undefined || offer?.fields.data_terms.country === country
+      return isThere && entry?.endpoints.includes('/v1/chat/completions') ? [{ ...offer, peer }] : []
+    } catch (error) { // it may be gone, or lie
       say(`passed over ${peer}: ${error.message}`)
       return []
     }
@@ -148,10 +152,15 @@ async function offersUnder (host, network, key, model, say) {
 const outputPrice = (offer, model) => offer.fields.models.find((each) => each.model === model).tariff.output_upm
 
 function report (buyer, { options, say, book, offer, pingMs, offers, text }) {
-  const { state, refusal } = buyer
+  const { state, refusal, ticks } = buyer
   const receipt = buyer.receipt?.fields
+  const billed = receipt && {
+    id: Buffer.from(buyer.receipt.record.id).toString('hex'),
+    status: receipt.status,
+    ...receipt.usage,
+    amount_pico: String(receipt.amount_pico)
+  }
   if (options.json) {
-    const hex = (bytes) => Buffer.from(bytes).toString('hex')
     console.log(JSON.stringify({
       state,
       client: book.secret.peerId,
@@ -161,16 +170,14 @@ function report (buyer, { options, say, book, offer, pingMs, offers, text }) {
       ping_ms: pingMs,
       text,
       refusal,
-      vouchers: buyer.ticks,
-      receipt: receipt === undefined
-        ? null
-        : { id: hex(buyer.receipt.record.id), status: receipt.status, ...receipt.usage, amount_pico: String(receipt.amount_pico) },
+      vouchers: ticks,
+      receipt: billed ?? null,
       bundle: book.path
     }))
   } else if (receipt !== undefined) {
-    const { prompt_tokens: prompt, output_tokens: output } = receipt.usage
-    const euros = (Number(receipt.amount_pico) / 1e12).toFixed(9)
-    say(`${state}: ${receipt.status}, ${prompt} tokens in, ${output} out, ${euros} ${offer.fields.currency}, ${buyer.ticks} vouchers`)
+    const counts = `${billed.prompt_tokens} tokens in, ${billed.output_tokens} out`
+    const money = `${(Number(receipt.amount_pico) / 1e12).toFixed(9)} ${offer.fields.currency}`
+    say(`${state}: ${receipt.status}, ${counts}, ${money}, ${ticks} vouchers`)
     say(`your side of the chain: ${book.path} (p2pgrid audit reads it)`)
   }
   if (state === 'REFUSED') say(`refused: ${refusal.code}: ${refusal.message}`)
@@ -189,12 +196,18 @@ async function serveDht (options) {
       await meetNeighbours(host)
     }
     const addresses = host.getMultiaddrs().map(String)
-    console.log(options.json ? JSON.stringify({ ready: true, peer_id: host.peerId.toString(), addresses }) : addresses.join('\n'))
+    const ready = { ready: true, peer_id: host.peerId.toString(), addresses }
+    console.log(options.json ? JSON.stringify(ready) : addresses.join('\n'))
     await new Promise((resolve) => ['SIGINT', 'SIGTERM'].forEach((signal) => process.once(signal, resolve)))
     return 0
   } finally {
     await host.stop()
   }
+}
+
+/** What strangers wrote, for a terminal: without control characters. */
+function printable (text) {
+  return text.replace(/[^\P{C}\n\t]/gu, '\ufffd')
 }
 
 function fields (json) {
@@ -217,7 +230,7 @@ try {
   process.exitCode = await main(process.argv.slice(2))
 } catch (error) {
   const isUsage = error instanceof UsageError || error.code?.startsWith('ERR_PARSE_ARGS')
-  console.error(`error: ${error.message}`)
+  console.error(`error: ${printable(error.message)}`)
   if (isUsage) console.error('`node main.mjs --help` says what there is.')
   process.exitCode = isUsage ? USAGE : error instanceof Refused ? BROKE_A_RULE : NOT_TO_BE_HAD
 }

@@ -20,8 +20,8 @@ export function decode (bytes) {
   try {
     value = read(reader, 0)
   } catch (error) {
-    if (error instanceof RangeError || error instanceof TypeError) throw new Refused('malformed', 'cut off, or no UTF-8')
-    throw error
+    if (!(error instanceof RangeError || error instanceof TypeError)) throw error
+    throw new Refused('malformed', 'cut off, or no UTF-8')
   }
   if (reader.at !== bytes.length) throw new Refused('malformed', 'trailing bytes')
   return value

@@ -24,8 +24,8 @@ export function newChain (channelRecord) {
 
 /**
  * One order. `state` is that of session.md, section 9. Every method returns what follows, in its order:
- * `records` to be made durable first, `send` (kind and payload), `isEnd` if this side has then said all, and `fault`, the
- * code with which the link is to be closed, with the record that proves it in `evidence`.
+ * `records` to be made durable first, `send` (kind and payload), `isEnd` if this side has then said all, and `fault`,
+ * for which the link is to be closed, with the record that proves it in `evidence`.
  */
 export class Buyer {
   #secret; #offer; #channel; #chain; #order; #orderId; #tariff; #counter; #commitment
@@ -35,7 +35,7 @@ export class Buyer {
   #errorBytes = 0
   #hasCancelled = false
 
-  /** `offer` and `channel` are `{ record, fields }`. `onChunk` is shown every event of the answer once it is counted. */
+  /** `offer` and `channel` are `{ record, fields }`. `onChunk` is shown each event of the answer once it is counted. */
   constructor ({ secret, offer, channel, chain, onChunk }) {
     this.#secret = secret
     this.#offer = offer

@@ -111,7 +111,9 @@ export class Record {
     const payload = fromBase64(value.payload)
     if (payload.length > MOST_BYTES) throw new Refused('oversize', `a payload of ${payload.length} bytes`)
     const record = withOneOfEachRole(wellFormed(value.type, payload, signatures))
-    if (ATTACHMENTS.includes(record.type) && signatures.length > 0) throw new Refused('malformed', 'a signed attachment')
+    if (ATTACHMENTS.includes(record.type) && signatures.length > 0) {
+      throw new Refused('malformed', 'a signed attachment')
+    }
     return record
   }
 }

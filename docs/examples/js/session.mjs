@@ -1,6 +1,7 @@
 // session.md: what a client does on a link. Open a channel, buy an answer under it.
 
 import { randomBytes } from 'node:crypto'
+import { PROTOCOL_FAULT, TIMEOUT } from './link.mjs'
 import { checkChannelKeys, readFrame, same, writeFrame } from './messages.mjs'
 import { BODY, Buyer, newChain } from './order.mjs'
 import { Record } from './record.mjs'
@@ -19,7 +20,8 @@ const ANSWER_MS = 600_000
 export async function openChannel (link, secret, offer, book) {
   const nonce = new Uint8Array(randomBytes(32))
   const stream = link.open()
-  const request = { client_nonce: nonce, offer: offer.record.id, now_ms: BigInt(Date.now()), continues: new Uint8Array() }
+  const nothing = new Uint8Array()
+  const request = { client_nonce: nonce, offer: offer.record.id, now_ms: BigInt(Date.now()), continues: nothing }
   stream.send(CHANNEL_REQUEST, writeFrame('ChannelRequest', request))
   const proposed = Record.fromWire(await expect(stream, CHANNEL))
   const fields = proposed.read('Channel', { provider: offer.fields.provider })
@@ -44,11 +46,12 @@ export function checkChannel (channel, offer, client, nonce, nowMs) {
     channel.dispute_days === offer.terms.dispute_days &&
     channel.expires_ms === channel.opened_ms + offer.terms.channel_days * DAY_MS
   if (!isOurs || !isOffered) throw new Refused('wrong-channel', 'the channel is not what was asked for')
-  if (Math.abs(channel.opened_ms - nowMs) > CLOCKS_MS) throw new Refused('clock-skew', 'the clocks differ by over 120 s')
+  const isOnTime = Math.abs(channel.opened_ms - nowMs) <= CLOCKS_MS
+  if (!isOnTime) throw new Refused('clock-skew', 'the clocks differ by over 120 s')
 }
 
 /**
- * Order an answer to `request`, a body of the OpenAI API without what metering needs, and pay attention to it to the end.
+ * Order an answer to `request`, a body of the OpenAI API without what metering needs, and follow it to the end.
  * `onText` is told the answer's text as it comes. Returns the Buyer: `state` says how it ended.
  */
 export async function buy (link, { secret, offer, channel, book, chain = newChain(channel.record), orderNumber = 1 }, {
@@ -57,7 +60,10 @@ export async function buy (link, { secret, offer, channel, book, chain = newChai
   const metered = { stream: true, stream_options: { include_usage: true }, return_token_ids: true } // rule 3.2
   const body = Buffer.from(JSON.stringify({ ...request, max_tokens: maxTokens, ...metered }))
   const onChunk = (chunk) => {
-    for (const choice of chunk.choices ?? []) onText(choice.delta?.content ?? choice.text ?? '')
+    for (const choice of chunk.choices ?? []) {
+      const text = choice.delta?.content ?? choice.text
+      if (typeof text === 'string') onText(text)
+    }
   }
   const buyer = new Buyer({ secret, offer, channel, chain, onChunk })
   const placed = buyer.place({
@@ -74,17 +80,18 @@ export async function buy (link, { secret, offer, channel, book, chain = newChai
   const stream = link.open()
   const sending = follow(stream, placed)
   sending.catch(() => {}) // the reading below fails with it
-  const deadline = setTimeout(() => link.close(new Unavailable('timeout', 'no end of the answer in 10 minutes'), 5), ANSWER_MS)
+  const tooLong = new Unavailable('timeout', 'no end of the answer in 10 minutes')
+  const deadline = setTimeout(() => link.close(tooLong, TIMEOUT), ANSWER_MS)
   try {
-    for (let message; buyer.state === 'ORDERED' || buyer.state === 'RECEIVING';) {
-      message = await stream.next()
+    while (buyer.state === 'ORDERED' || buyer.state === 'RECEIVING') {
+      const message = await stream.next()
       if (message === null) throw new Refused('violation', 'the provider ended the stream before the order')
       const then = buyer.on(message.kind, message.payload, Date.now())
       book.write(then.records) // before what depends on it leaves
       if (then.fault !== null) {
-        const kept = then.evidence === null ? '' : ` (kept in ${book.keepEvidence(then.evidence)})`
-        link.close(then.fault, 2)
-        throw new Refused(then.fault.code, `${then.fault.message}${kept}`)
+        if (then.evidence !== null) book.keepEvidence(then.evidence)
+        link.close(then.fault, PROTOCOL_FAULT)
+        throw then.fault
       }
       await follow(stream, then)
     }
@@ -124,5 +131,6 @@ async function hearEnd (stream) {
 }
 
 function timeout (ms) {
-  return new Promise((_resolve, reject) => setTimeout(reject, ms, new Unavailable('timeout', `nothing for ${ms / 1000} s`)).unref())
+  const silence = new Unavailable('timeout', `nothing for ${ms / 1000} s`)
+  return new Promise((_resolve, reject) => setTimeout(reject, ms, silence).unref())
 }
