@@ -130,7 +130,7 @@ async function join (host, peers) {
   throw new Unavailable('not-joined', `no peer answered. ${reasons.join('; ')}`)
 }
 
-/** The offers of the model that peers show themselves: what the DHT says of them is a hint, and their own word counts. */
+/** The offers that peers show themselves: what the DHT says of them is a hint. */
 async function offersOf (host, { network, model, country }, say) {
   const key = `model/${model}${country === undefined ? '' : `@${country}`}`
   const asked = []
