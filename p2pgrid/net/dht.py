@@ -51,6 +51,10 @@ class Dht:
         """How many servers the routing table knows."""
         return int(self.server.routing_table.size())
 
+    def servers(self) -> list[Contact]:
+        """The servers that the routing table knows."""
+        return [Contact(info.peer_id, tuple(info.addrs)) for info in self.server.routing_table.get_peer_infos()]
+
     async def join(self, seeds: Sequence[Contact]) -> int:
         """Get to know the neighbourhood through `seeds`, which are kept for later. Returns the table's size."""
         self._seeds = tuple(seeds)

@@ -19,7 +19,7 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from p2pgrid.errors import LocalError, Unreachable
-from p2pgrid.net import log_exchange, offer_exchange
+from p2pgrid.net import log_exchange, offer_exchange, reach_asking
 from p2pgrid.net.addresses import full_multiaddr, usable_addresses, without_peer_id
 from p2pgrid.net.dht import Dht
 from p2pgrid.net.host import HostLimits, open_host
@@ -27,8 +27,10 @@ from p2pgrid.net.kad_query import Contact
 from p2pgrid.net.libp2p_road import SessionListener, open_session, serve_sessions
 from p2pgrid.net.lookup_keys import record_key
 from p2pgrid.net.peer_address import PeerAddress
+from p2pgrid.net.reach_exchange import ReachServer, unix_ms
+from p2pgrid.net.reachability import Reachability
 from p2pgrid.net.stream_road import StreamRoad
-from p2pgrid.proto.keys import SecretKey
+from p2pgrid.proto.keys import SecretKey, parse_public_key
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +55,7 @@ class NetworkConfig:
     announce: tuple[Multiaddr, ...]
     serve_dht: bool
     limits: HostLimits = field(default_factory=HostLimits)
+    now_ms: Callable[[], int] = unix_ms
 
 
 class NetworkService:
@@ -74,6 +77,7 @@ class NetworkService:
         self._current_cards = current_cards
         self._answer_log = answer_log
         self._listen = config.listen
+        self._reach_server = ReachServer(now_ms=config.now_ms)
         self._keys: tuple[str, ...] = ()
         self._held: dict[str, int] = {}
         """How many servers hold our record of a key, as of the last announcement."""
@@ -97,6 +101,10 @@ class NetworkService:
         return self._dht.size if self._dht is not None else 0
 
     @property
+    def listening(self) -> tuple[str, ...]:
+        return tuple(map(str, self._listen))
+
+    @property
     def advertised_keys(self) -> int:
         return len(self._keys)
 
@@ -111,6 +119,8 @@ class NetworkService:
             self._listen = tuple(without_peer_id(address) for address in host.get_transport_addrs())
             self.addresses = tuple(full_multiaddr(a, str(host.get_id())) for a in host.get_addrs())
             self._host, self._dht = host, Dht(host, config.network_name, serve=config.serve_dht)
+            if config.serve_dht:
+                self._reach_server.serve(host)
             if self._current_offer is not None:
                 offer_exchange.serve_offers(host, self._current_offer)
             if self._answer_log is not None:
@@ -165,6 +175,18 @@ class NetworkService:
     async def ask_log(self, peer: PeerAddress, request: bytes, timeout_s: float) -> bytes:
         """See `Network.ask_log`."""
         return await log_exchange.ask_log(self._running_host(), _contact(peer), request, timeout_s)
+
+    async def reachability(self, announced: Sequence[str], peer: bytes, timeout_s: float) -> Reachability:
+        """See `Network.reachability`."""
+        deadline = trio.current_time() + timeout_s
+        with trio.move_on_after(timeout_s / 2):
+            await self._joined.wait()
+        host, dht = self._running_host(), self._running_dht()
+        servers = [one for one in dht.servers() if not peer or str(one.peer_id) != parse_public_key(peer).peer_id]
+        left_s = deadline - trio.current_time()
+        return await reach_asking.reachability(
+            host, servers, announced, peer=peer, timeout_s=left_s, now_ms=self._config.now_ms
+        )
 
     async def open_session(self, peer: PeerAddress, road: StreamRoad, timeout_s: float) -> None:
         """Have `road` run to `peer`. See `Network.dial_link`."""
