@@ -34,7 +34,6 @@ from p2pgrid.net.reach_rules import Allowance, Dial, ProbeLimits, chosen, dial_o
 from p2pgrid.net.reach_wire import (
     MAX_MESSAGE_BYTES,
     PROTOCOL,
-    Decline,
     Ip,
     Outcome,
     ReachAnswer,
@@ -114,7 +113,7 @@ class ReachServer:
         ip, host, port = remote
         seen = f"/ip{ip.version}/{ip}/tcp/{port}"
         if request.addresses and not self._allowance.take(asker, caller_of(str(ip)), time.monotonic()):
-            return ReachAnswer(seen=seen, now_ms=self._now_ms(), declined=Decline.TOO_OFTEN)
+            return ReachAnswer(seen=seen, now_ms=self._now_ms(), is_declined=True)
         dials = await self._dials_of(request, ip)
         found = await self._dial_all(swarm, expected, host, chosen(dials, self._limits.dials))
         outcomes = tuple(Outcome.NOT_TRIED if one is None else found.get(one, Outcome.NOT_TRIED) for one in dials)
@@ -182,7 +181,7 @@ async def ask_reach(
     """Have `peer` dial the addresses of `request`. A connection made for it is closed again.
 
     Raises Unreachable (not there, not in time, or gone half-way), Refused (`no-reach`: it does not speak the protocol;
-    `too-often`, `busy`) or ProtocolViolation.
+    `too-often`) or ProtocolViolation.
     """
     network = host.get_network()
     was_connected = bool(network.get_connections(peer.peer_id))
@@ -217,8 +216,8 @@ async def _ask(host: BasicHost, peer: Contact, request: ReachRequest, now_ms: Ca
         raise
     remote = remote_of(stream.muxed_conn)
     await close_stream(stream)
-    if answer.declined is not Decline.NO:
-        raise Refused(answer.declined.value, f"{name} does not dial back now: {answer.declined.value}.")
+    if answer.is_declined:
+        raise Refused("too-often", f"{name} dials nobody back for us now: it was asked enough.")
     seen = parse_seen(answer.seen) if answer.seen else None
     if len(answer.outcomes) != len(request.addresses) or (answer.seen and seen is None):
         raise ProtocolViolation(f"{name} gave an answer that does not fit what it was asked.")

@@ -58,17 +58,6 @@ class RoadName(StrEnum):
     LIBP2P = "libp2p"
 
 
-class Decline(StrEnum):
-    """Why nothing was tried at all."""
-
-    NO = ""
-    """Something was."""
-    TOO_OFTEN = "too-often"
-    """The asker, or its IP address, has asked enough for a while."""
-    BUSY = "busy"
-    """Too many ask just now."""
-
-
 class ReachRequest(Frame, frozen=True, kw_only=True):
     """Dial these addresses, all of which should be where you see me."""
 
@@ -87,7 +76,8 @@ class ReachAnswer(Frame, frozen=True, kw_only=True):
     """`/ip4|ip6/<address>/tcp/<port>` of the asker's connection; empty where that lies on a relay's."""
     now_ms: TimeMs
     """The answering peer's clock, as the answer leaves."""
-    declined: Decline = Decline.NO
+    is_declined: bool = False
+    """True where nothing was tried, because the asker, its IP address, or all together have asked enough for now."""
     outcomes: Annotated[tuple[Outcome, ...], Meta(max_length=MAX_ADDRESSES)] = ()
     """One for each address of the request, in its order; none where it was declined."""
 
