@@ -47,6 +47,8 @@ def bootstrap(
 
     async def main(stop: asyncio.Event) -> None:
         from p2pgrid.net.network import Network
+        from p2pgrid.net.reach_text import BOOTSTRAP_SETTINGS, listens_at
+        from p2pgrid.net.reach_watch import ReachWatch
 
         listen = libp2p_listen or config.bootstrap.libp2p_listen
         async with Network(key, name, listen=listen, announce=announce, bootstrap=others, serve_dht=True) as net:
@@ -57,6 +59,13 @@ def bootstrap(
                 click.echo(f"Introducing peer of the network {name!r} is up. Others join with:")
                 for address in net.addresses:
                     click.echo(f"  --bootstrap {address}")
-            await stop.wait()
+            # Nobody joins through a peer that strangers do not reach.
+            async with ReachWatch(
+                net.reachability,
+                addresses=lambda: net.addresses,
+                listening=lambda: listens_at(net.listening),
+                settings=BOOTSTRAP_SETTINGS,
+            ):
+                await stop.wait()
 
     run(main)

@@ -13,8 +13,13 @@ from p2pgrid.net.reach_wire import RoadName, parse_target
 from p2pgrid.net.reachability import Reach, Reachability
 
 _ROADS: Final = {RoadName.DIRECT: "direct road", RoadName.LIBP2P: "libp2p"}
-PROVIDER_SETTINGS: Final = {RoadName.DIRECT: "announce", RoadName.LIBP2P: "libp2p-announce"}
-"""The settings, and flags of `serve`, by which an operator says where others reach the node."""
+PROVIDER_SETTINGS: Final = {
+    RoadName.DIRECT: "--announce {}, or announce in config.toml",
+    RoadName.LIBP2P: "--libp2p-announce {}, or libp2p-announce in config.toml",
+}
+"""How an operator says where others reach the node; {} stands for the address."""
+BOOTSTRAP_SETTINGS: Final = {RoadName.LIBP2P: "--announce {}"}
+"""The same of `p2pgrid bootstrap`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +96,14 @@ def advice(
     for one in listening:
         if r.of_road(one.road) is Reach.OUTSIDE:
             continue
-        setting = settings[one.road]
-        found = r.unannounced(one.road)
-        if found is not None:
-            lines.append(
-                f"{_ROADS[one.road]}: strangers reach it at {_announced_text(one.road, found)}, which others are not "
-                f"told: --{setting} {_announced_text(one.road, found)}, or {setting} in config.toml."
-            )
+        setting, found = settings[one.road], r.unannounced(one.road)
+        if found is None:
+            lines.append(_opening(r, one, setting, is_own))
             continue
-        lines.append(_opening(r, one, setting, is_own))
+        address = _announced_text(one.road, found)
+        lines.append(
+            f"{_ROADS[one.road]}: strangers reach it at {address}, which others are not told: {setting.format(address)}."
+        )
     return lines
 
 
@@ -113,7 +117,7 @@ def _opening(r: Reachability, one: ListensAt, setting: str, is_own: Callable[[st
         public = f"/ip{version}/{seen}/tcp/{one.port}{'/tls' if one.road is RoadName.DIRECT else ''}"
         text += (
             f"; others see this machine at {seen}, which is not its own address: have the router forward TCP port "
-            f"{one.port} to {local}, and set {setting} to {_announced_text(one.road, public)}"
+            f"{one.port} to {local}, and tell others: {setting.format(_announced_text(one.road, public))}"
         )
     why = {
         "refused": "What tried was refused: a firewall rejects it, or nothing listens there.",

@@ -155,7 +155,7 @@ def test_behind_a_translation_the_router_is_named(outcome: Outcome, why: str) ->
     assert line == (
         "direct road: let TCP port 4801 in to 192.168.1.5 in this machine's firewall (and your provider's); others see "
         "this machine at 203.0.113.9, which is not its own address: have the router forward TCP port 4801 to "
-        f"192.168.1.5, and set announce to 203.0.113.9:4801. {why}"
+        f"192.168.1.5, and tell others: --announce 203.0.113.9:4801, or announce in config.toml. {why}"
     )
 
 
