@@ -207,7 +207,7 @@ def _model_of(offer: Offer, entry: ModelOffer, now_ms: int) -> dict[str, Any]:
 
 def ready_of(node: Provider, data: DataFolder, pages: str | None) -> dict[str, Any]:
     """What is said when the node is ready."""
-    from p2pgrid.provider import reach
+    from p2pgrid.net.reach_watch import shown
     from p2pgrid.provider.clock import unix_ms
 
     now_ms = unix_ms()
@@ -233,7 +233,7 @@ def ready_of(node: Provider, data: DataFolder, pages: str | None) -> dict[str, A
         "card": message.card.hex() or None,
         "workers": node.worker_pids,
         "pages": pages,
-        "reachability": reach.shown(node.reach),
+        "reachability": shown(node.reach),
     }
 
 

@@ -87,6 +87,9 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
     """Where its offer says that clients reach it."""
     listening: tuple[str, ...]
     """The ports that it has open, as multiaddrs; /tls behind those of the direct road."""
+    network: str
+    bootstrap: tuple[str, ...]
+    """The peers that introduce it."""
 
 
 DeskAsk = MakeDispute | GiveAnswer | Erase

@@ -24,8 +24,9 @@ from p2pgrid.net.host import HostLimits
 from p2pgrid.net.libp2p_road import SessionListener, verify_listener
 from p2pgrid.net.lookup_keys import check_network_name, record_key
 from p2pgrid.net.offer_exchange import CARDS, OFFER, Document
-from p2pgrid.net.peer_address import Health, PeerAddress
+from p2pgrid.net.peer_address import BootstrapState, Health, PeerAddress
 from p2pgrid.net.reach_exchange import unix_ms
+from p2pgrid.net.reach_wire import Outcome, RoadName
 from p2pgrid.net.reachability import Reachability
 from p2pgrid.net.service import NetworkConfig, NetworkService
 from p2pgrid.net.stream_road import StreamRoad
@@ -176,24 +177,29 @@ class Network:
         except TimeoutError:
             raise Unreachable(f"{peer.peer_id} did not answer about its log in {timeout_s:g} s.") from None
 
-    async def reachability(
-        self, direct: Sequence[str] = (), *, peer: PublicKey | None = None, timeout_s: float = 12.0
-    ) -> Reachability:
+    async def reachability(self, direct: Sequence[str] = (), *, timeout_s: float = 12.0) -> Reachability:
         """Whether strangers reach our addresses: up to three peers of the network dial them back.
 
         direct: the announced addresses of the direct road, `/ip4/192.0.2.7/tcp/4801/tls`; those of libp2p are known.
-        peer: who is expected to answer, instead of ourselves, at this machine's addresses; `direct` then has those of
-        libp2p too, without `/p2p/`.
 
         After `timeout_s`, the verdict by what was heard by then. Raises LocalError while the network is down.
         """
-        own = [] if peer is not None else [address.rpartition("/p2p/")[0] for address in self.addresses]
-        expected = peer.raw if peer is not None else b""
+        own = [address.rpartition("/p2p/")[0] for address in self.addresses]
         try:
             async with asyncio.timeout(timeout_s + _GRACE_S):
-                return await self._thread.call(self._service.reachability, (*direct, *own), expected, timeout_s)
+                return await self._thread.call(self._service.reachability, (*direct, *own), timeout_s)
         except TimeoutError:
             raise LocalError(f"the network did not say within {timeout_s:g} s whether others reach us.") from None
+
+    async def dial_back(
+        self, peer: PublicKey, host: str, port: int, road: RoadName, *, timeout_s: float = 4.0
+    ) -> Outcome:
+        """Whether `peer` answers at that IP address and port, over a connection made for this. LocalError if down."""
+        return await self._thread.call(self._service.dial_back, peer, host, port, road, timeout_s)
+
+    async def check_bootstrap(self, *, timeout_s: float = 5.0) -> list[BootstrapState]:
+        """Dial every bootstrap peer, and ask it as a server of the network. LocalError while the network is down."""
+        return await self._thread.call(self._service.check_bootstrap, timeout_s)
 
     async def dial_link(
         self,

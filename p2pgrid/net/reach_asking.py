@@ -49,17 +49,16 @@ async def reachability(
     servers: Sequence[Contact],
     announced: Sequence[str],
     *,
-    peer: bytes = b"",
     timeout_s: float,
     now_ms: Callable[[], int] = unix_ms,
     rng: random.Random | None = None,
 ) -> Reachability:
-    """Have up to three of `servers` dial the addresses back, or `peer`'s (a public key) at them, and judge.
+    """Have up to three of `servers` dial the addresses back, and judge.
 
     After `timeout_s`, the verdict by what was heard by then.
     """
     asked = addresses_to_ask(announced)
-    request = ReachRequest(peer=peer, addresses=tuple(asked))
+    request = ReachRequest(addresses=tuple(asked))
     ordered = in_turn([(one, _ip_of(host, one)) for one in servers], rng or random.SystemRandom())
     waiting = iter(ordered[:MAX_ASKED])
     heard: list[Asked] = []

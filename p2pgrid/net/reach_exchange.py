@@ -44,7 +44,7 @@ from p2pgrid.net.reach_wire import (
     parse_target,
 )
 from p2pgrid.net.shielding import shielded_for
-from p2pgrid.proto.keys import PublicKey, parse_peer_id, parse_public_key
+from p2pgrid.proto.keys import PublicKey, parse_peer_id
 from p2pgrid.proto.wire import parse_frame
 
 logger = logging.getLogger(__name__)
@@ -103,9 +103,9 @@ class ReachServer:
     async def _answer(self, swarm: Any, connection: Any, request: ReachRequest) -> ReachAnswer:
         asker = str(connection.peer_id)
         try:
-            expected = parse_public_key(request.peer) if request.peer else parse_peer_id(asker)
+            expected = parse_peer_id(asker)
         except InvalidRecord as error:
-            raise ProtocolViolation(f"{asker} asks for a peer whose key is not admissible.") from error
+            raise ProtocolViolation(f"{asker} asks, whose key is not admissible.") from error
         remote = remote_of(connection)
         if remote is None:
             outcomes = (Outcome.NOT_TRIED,) * len(request.addresses)

@@ -102,7 +102,8 @@ def advice(
             continue
         address = _announced_text(one.road, found)
         lines.append(
-            f"{_ROADS[one.road]}: strangers reach it at {address}, which others are not told: {setting.format(address)}."
+            f"{_ROADS[one.road]}: strangers reach it at {address}, which others are not told: "
+            f"{setting.format(address)}."
         )
     return lines
 

@@ -9,7 +9,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from p2pgrid.errors import P2pgridError
 from p2pgrid.net.reach_text import PROVIDER_SETTINGS, ListensAt, advice, verdict_text
@@ -133,6 +133,37 @@ class ReachWatch:
         log.log(logging.WARNING if is_bad else logging.INFO, "%s", verdict_text(found))
         for line in self.advice:
             log.warning("to be reached: %s", line)
+
+
+def shown(watch: ReachWatch | None) -> dict[str, Any] | None:
+    """The verdict for programs; None where the network was not joined, or nothing is known yet."""
+    if watch is None or (current := watch.current) is None:
+        return None
+    return {
+        "reach": current.reach.value,
+        "text": verdict_text(current),
+        "roads": current.roads(),
+        "addresses": [
+            {
+                "address": one.address,
+                "road": one.road.value,
+                "reach": one.reach.value,
+                "announced": one.is_announced,
+                "outcomes": one.outcomes,
+                "disputed": one.is_disputed,
+            }
+            for one in current.addresses
+        ],
+        "seen": list(current.seen),
+        "clock_ms": current.clock_ms,
+        "newer": list(current.newer),
+        "peers_asked": current.asked,
+        "peers_silent": current.silent,
+        "peers_answered": current.answered,
+        "peers_outside": current.answered_outside,
+        "checked_ms": current.checked_ms,
+        "advice": watch.advice,
+    }
 
 
 def _report_end(task: asyncio.Task[None]) -> None:

@@ -15,7 +15,6 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 from p2pgrid.proto.fields import TimeMs
-from p2pgrid.proto.keys import PUBLIC_KEY_BYTES
 from p2pgrid.proto.wire import Frame
 
 PROTOCOL: Final = "/p2pgrid/reach/1"
@@ -35,13 +34,13 @@ class Outcome(IntEnum):
     """What came of one address."""
 
     REACHED = 0
-    """A fresh connection was made, and whoever is there proved to be the peer that was named."""
+    """A fresh connection was made, and whoever is there proved to be the asker."""
     REFUSED = 1
     """The connection was refused, or the network said that nobody is there."""
     TIMED_OUT = 2
     """Nobody answered in time: nothing at all, or the other side fell silent in the handshake."""
     WRONG_PEER = 3
-    """Something answered there, and did not prove to be that peer."""
+    """Something answered there, and did not prove to be the asker."""
     NOT_TRIED = 4
     """The address is not where the asker is seen, is one too many, or cannot be dialled from here."""
 
@@ -61,8 +60,6 @@ class RoadName(StrEnum):
 class ReachRequest(Frame, frozen=True, kw_only=True):
     """Dial these addresses, all of which should be where you see me."""
 
-    peer: Annotated[bytes, Meta(max_length=PUBLIC_KEY_BYTES)] = b""
-    """The public key of the peer that is expected there; empty: the asker itself."""
     addresses: Annotated[
         tuple[Annotated[str, Meta(min_length=1, max_length=MAX_ADDRESS_CHARS)], ...], Meta(max_length=MAX_ADDRESSES)
     ]

@@ -26,11 +26,13 @@ from p2pgrid.net.host import HostLimits, open_host
 from p2pgrid.net.kad_query import Contact
 from p2pgrid.net.libp2p_road import SessionListener, open_session, serve_sessions
 from p2pgrid.net.lookup_keys import record_key
-from p2pgrid.net.peer_address import PeerAddress
+from p2pgrid.net.peer_address import BootstrapState, PeerAddress
+from p2pgrid.net.reach_dial import dial_back
 from p2pgrid.net.reach_exchange import ReachServer, unix_ms
+from p2pgrid.net.reach_wire import Outcome, RoadName
 from p2pgrid.net.reachability import Reachability
 from p2pgrid.net.stream_road import StreamRoad
-from p2pgrid.proto.keys import SecretKey, parse_public_key
+from p2pgrid.proto.keys import PublicKey, SecretKey
 
 logger = logging.getLogger(__name__)
 
@@ -176,17 +178,41 @@ class NetworkService:
         """See `Network.ask_log`."""
         return await log_exchange.ask_log(self._running_host(), _contact(peer), request, timeout_s)
 
-    async def reachability(self, announced: Sequence[str], peer: bytes, timeout_s: float) -> Reachability:
+    async def reachability(self, announced: Sequence[str], timeout_s: float) -> Reachability:
         """See `Network.reachability`."""
         deadline = trio.current_time() + timeout_s
         with trio.move_on_after(timeout_s / 2):
             await self._joined.wait()
         host, dht = self._running_host(), self._running_dht()
-        servers = [one for one in dht.servers() if not peer or str(one.peer_id) != parse_public_key(peer).peer_id]
         left_s = deadline - trio.current_time()
         return await reach_asking.reachability(
-            host, servers, announced, peer=peer, timeout_s=left_s, now_ms=self._config.now_ms
+            host, dht.servers(), announced, timeout_s=left_s, now_ms=self._config.now_ms
         )
+
+    async def check_bootstrap(self, timeout_s: float) -> list[BootstrapState]:
+        """See `Network.check_bootstrap`."""
+        network, dht, faults = self._running_host().get_network(), self._running_dht(), dict[ID, str]()
+
+        async def check(seed: Contact) -> None:
+            faults[seed.peer_id] = f"no answer in {timeout_s:g} s"
+            with trio.move_on_after(timeout_s):
+                try:
+                    await network.connect_to(seed.peer_id, seed.addresses)
+                except SwarmException as error:
+                    faults[seed.peer_id] = str(error)
+                else:
+                    name = self._config.network_name
+                    is_server = await dht.is_server(seed)
+                    faults[seed.peer_id] = "" if is_server else f"it is up, and does not serve the network {name!r}"
+
+        async with trio.open_nursery() as nursery:
+            for seed in self._seeds:
+                nursery.start_soon(check, seed)
+        return [BootstrapState(str(s.peer_id), tuple(map(str, s.addresses)), faults[s.peer_id]) for s in self._seeds]
+
+    async def dial_back(self, peer: PublicKey, host: str, port: int, road: RoadName, timeout_s: float) -> Outcome:
+        """See `Network.dial_back`."""
+        return await dial_back(self._running_host().get_network(), peer, host, port, road, timeout_s=timeout_s)
 
     async def open_session(self, peer: PeerAddress, road: StreamRoad, timeout_s: float) -> None:
         """Have `road` run to `peer`. See `Network.dial_link`."""

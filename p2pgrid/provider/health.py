@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from p2pgrid.desk.asks import Condition, Examine
 from p2pgrid.errors import LocalError, P2pgridError
-from p2pgrid.provider import reach
+from p2pgrid.net.reach_watch import shown
 
 if TYPE_CHECKING:
     from p2pgrid.provider.node import Provider
@@ -52,7 +52,7 @@ def health_of(node: Provider) -> dict[str, Any]:
             "routing_table_size": network.routing_table_size,
             "advertised_keys": network.advertised_keys,
         },
-        "reachability": reach.shown(node.reach),
+        "reachability": shown(node.reach),
     }
 
 
@@ -81,4 +81,10 @@ async def condition_of(node: Provider, ask: Examine) -> Condition:
             await node.reach.ask_now()
         except P2pgridError:
             pass  # the network is down just now: the rest says so
-    return Condition(health=health_of(node), addresses=node.offered_addresses, listening=node.listening)
+    return Condition(
+        health=health_of(node),
+        addresses=node.offered_addresses,
+        listening=node.listening,
+        network=node.network_name,
+        bootstrap=node.bootstrap,
+    )

@@ -105,7 +105,7 @@ class Provider:
         self._tally: Final = Tally()
         self._links = ClientLinks(self.limits, self._tally)
         self.engines: Final = EngineSet(make_engines(self._config.models, data))
-        self._bootstrap = tuple(bootstrap)
+        self.bootstrap: Final = tuple(bootstrap)
         self._join_network = join_network
         self._listen = parse_host_port(self._config.listen) if self._config.listen else None
         if self._listen is None and not (self._config.libp2p_listen and join_network):
@@ -341,7 +341,7 @@ class Provider:
             self.cards,
             addresses=lambda: self.offered_addresses,
             country=self._config.country,
-            has_bootstrap=bool(self._bootstrap),
+            has_bootstrap=bool(self.bootstrap),
             now_ms=self._now_ms,
         )
         shop = Shop(
@@ -397,7 +397,7 @@ class Provider:
             self.network_name,
             listen=config.libp2p_listen,
             announce=config.libp2p_announce,
-            bootstrap=self._bootstrap,
+            bootstrap=self.bootstrap,
             serve_dht=bool(config.libp2p_listen),
             offer=self._advertiser.shown_offer,
             log=self.log.answer_call,

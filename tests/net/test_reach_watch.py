@@ -151,20 +151,3 @@ async def test_on_real_hosts() -> None:
             assert watch.current is not None
             assert watch.current.seen == ("127.0.0.1",)
             assert abs(watch.current.clock_ms or 0) < 5_000
-
-
-async def test_another_peer_may_be_asked_about() -> None:
-    """By who does not listen itself: is that node, on this machine, reached?"""
-    key = new_key()
-    async with (
-        Network(new_key(), "test", listen=[LOOPBACK], serve_dht=True) as introducer,
-        Network(key, "test", listen=[LOOPBACK], serve_dht=True, bootstrap=introducer.addresses) as node,
-        Network(new_key(), "test", bootstrap=introducer.addresses) as asker,
-    ):
-        await until(lambda: introducer.health().routing_table_size == 1, "the node is known")
-        addresses = [one.partition("/p2p/")[0] for one in node.addresses]
-        found = await asker.reachability(addresses, peer=key.public_key)
-        assert (found.reach, found.answered) == (Reach.LOCAL, 1), "the node itself is not asked"
-        found = await asker.reachability(addresses, peer=new_key().public_key)
-        assert found.reach is Reach.NOT
-        assert {word for one in found.addresses for word in one.outcomes} <= {"wrong peer", "not tried"}

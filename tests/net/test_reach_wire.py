@@ -147,14 +147,13 @@ def test_a_sockets_peer(host: str, ip: str | None) -> None:
     "data",
     [
         b"",
-        b"\x92\xc4\x00",
+        b"\x92\x90",
         ReachRequest(addresses=("/ip4/192.0.2.7/tcp/1",) * (MAX_ADDRESSES + 1)).to_bytes(),
         ReachRequest(addresses=("x" * 301,)).to_bytes(),
         ReachRequest(addresses=("",)).to_bytes(),
-        ReachRequest(peer=bytes(34), addresses=()).to_bytes(),
         ReachRequest(addresses=("\x80",)).to_bytes().replace(b"\xc2\x80", b"\xff\xff"),
         ReachRequest(addresses=()).to_bytes() + b"\xc0",
-        b"\x93" + ReachRequest(addresses=()).to_bytes()[1:] + b"\xc0",
+        b"\x92" + ReachRequest(addresses=()).to_bytes()[1:] + b"\xc0",
     ],
 )
 def test_requests_that_are_refused(data: bytes) -> None:
@@ -178,5 +177,5 @@ def test_answers_that_are_refused(data: bytes) -> None:
 
 
 def test_the_largest_messages_fit() -> None:
-    assert len(ReachRequest(peer=bytes(33), addresses=("x" * 300,) * MAX_ADDRESSES).to_bytes()) < MAX_MESSAGE_BYTES
+    assert len(ReachRequest(addresses=("x" * 300,) * MAX_ADDRESSES).to_bytes()) < MAX_MESSAGE_BYTES
     assert len(ReachAnswer(seen="x" * 300, now_ms=0, outcomes=(Outcome.NOT_TRIED,) * 8).to_bytes()) < MAX_MESSAGE_BYTES
