@@ -15,7 +15,7 @@ from p2pgrid.cli.network import network_options, resolve_bootstrap
 from p2pgrid.cli.progress import progress
 
 if TYPE_CHECKING:
-    from p2pgrid.doctor.examination import Report
+    from p2pgrid.doctor.examination import Choice, Report
 
 _STYLES = {"ok": "green", "warning": "yellow", "fault": "bold red", "skipped": "dim"}
 
@@ -56,7 +56,7 @@ def doctor(
             examine(
                 context.data,
                 role=Role(role) if role else None,
-                choice=lambda config: resolve_bootstrap(config, network, bootstrap, bootstrap_peers),
+                choice=_choice(network, bootstrap, bootstrap_peers),
                 progress=told,
             )
         )
@@ -65,6 +65,13 @@ def doctor(
     else:
         _print(report, str(context.data.path))
     ctx.exit(int(has_faults(report.checks)))
+
+
+def _choice(network: str | None, bootstrap: tuple[str, ...], bootstrap_peers: Path | None) -> Choice | None:
+    """What the flags say; None if they say nothing."""
+    if not (network or bootstrap or bootstrap_peers):
+        return None
+    return lambda config: resolve_bootstrap(config, network, bootstrap, bootstrap_peers)
 
 
 def _as_json(report: Report, data: str) -> dict[str, Any]:

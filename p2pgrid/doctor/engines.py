@@ -49,7 +49,10 @@ async def _check(model: ModelConfig, data: DataFolder) -> Check:
         return ok("engine", f"{model.name}: vLLM and the model are installed; it would run on {on}.")
     engine = plan.engine
     try:
-        await engine.ready(ENGINE_TIMEOUT_S)
+        async with asyncio.timeout(ENGINE_TIMEOUT_S + 1):
+            await engine.ready(ENGINE_TIMEOUT_S)
+    except TimeoutError:
+        return fault("engine", f"{engine.url} takes connections and does not answer.", "See its log; restart it.")
     except P2pgridError as error:
         return of_error("engine", error, f"Start it, or mend engine-url in {data.config_file}.")
     finally:

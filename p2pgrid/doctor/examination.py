@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -55,11 +55,14 @@ async def examine(
     data: DataFolder,
     *,
     role: Role | None = None,
-    choice: Choice = default_choice,
+    choice: Choice | None = None,
     progress: Progress = lambda _step, _done, _total: None,
     most_s: float = MOST_S,
 ) -> Report:
-    """Look at everything that concerns the folder's role. Never raises P2pgridError: what fails is a check."""
+    """Look at everything that concerns the folder's role. Never raises P2pgridError: what fails is a check.
+
+    choice: the network to join, and through whom; left out, those of the running node, or of config.toml.
+    """
     examination = _Examination(data, role, choice, progress)
     try:
         async with asyncio.timeout(most_s):
@@ -70,7 +73,7 @@ async def examine(
 
 
 class _Examination:
-    def __init__(self, data: DataFolder, role: Role | None, choice: Choice, progress: Progress) -> None:
+    def __init__(self, data: DataFolder, role: Role | None, choice: Choice | None, progress: Progress) -> None:
         self._data = data
         self._role = role
         self._choice = choice
@@ -89,12 +92,17 @@ class _Examination:
         self._step()
         await self._look_at_disk()
         self._step()
-        await self._look_at_engines()
-        self._step()
-        if self._config is None:
-            self._add(skipped("network", "without a configuration it is not known which network to join."))
-            return
-        await self._look_at_network(self._config)
+        engines = asyncio.create_task(self._engine_checks())  # waited for beside the network, and told of before it
+        at = len(self.report.checks)
+        try:
+            self._step()
+            await self._look_at_network()
+            await engines
+        finally:
+            if engines.done() and not engines.cancelled() and engines.exception() is None:
+                self.report.checks[at:at] = engines.result()
+            engines.cancel()
+            await asyncio.gather(engines, return_exceptions=True)
 
     @property
     def _running(self) -> str:
@@ -122,7 +130,7 @@ class _Examination:
         report.running = f"pid {about.pid}, p2pgrid {about.version}"
         self._node = node
         self._add(ok(name, f"a {about.role} runs on this data folder: {report.running}."))
-        if about.role in (Role.PROVIDER, Role.BOOTSTRAP):
+        if about.role == report.role:
             try:
                 self._condition = await node.ask(Examine(ask_peers=False), Condition, timeout_s=ASK_NODE_S)
             except P2pgridError as error:
@@ -146,38 +154,39 @@ class _Examination:
             look = functools.partial(check_ledger, self._data.ledger_file, is_running=self._node is not None)
             self._add(*await asyncio.to_thread(look))
 
-    async def _look_at_engines(self) -> None:
+    async def _engine_checks(self) -> list[Check]:
         if self.report.role is not Role.PROVIDER or self._config is None:
-            return
+            return []
         from p2pgrid.doctor.engines import check_engines
 
         running = self._condition.health.get("models") if self._condition is not None else None
         if self._node is not None and running is None:
-            self._add(skipped("engine", "the node that runs is starting it, or could not be asked."))
-            return
-        self._add(*await check_engines(self._config.provider.models, self._data, running))
+            return [skipped("engine", "the node that runs is starting it, or could not be asked.")]
+        return await check_engines(self._config.provider.models, self._data, running)
 
-    async def _look_at_network(self, config: Config) -> None:
+    async def _look_at_network(self) -> None:
         """As a stranger; and as the node itself where none runs."""
         from p2pgrid.doctor import network as rules
 
+        config = self._config
+        if config is None:
+            self._add(skipped("network", "without a configuration it is not known which network to join."))
+            return
         role, ports = self.report.role, self._ports(config)
         busy = [port for port in ports if try_listening(port) is not None]
         try:
-            name, bootstrap = self._choice(config)
-            if self._condition is not None:
-                name, bootstrap = self._condition.network, self._condition.bootstrap
+            name, bootstrap = self._chosen(config)
             async with rules.stranger(name, [one for one in bootstrap if not self._is_own(one)]) as network:
                 states = await network.check_bootstrap(timeout_s=rules.BOOTSTRAP_TIMEOUT_S)
                 self._add(*rules.judge_bootstrap(states, role, self._known()))
-                is_joined = await _until(lambda: network.health().routing_table_size > 0, 1.0) if states else False
+                is_joined = any(not one.fault for one in states)
                 self._step()
                 whose = functools.partial(_whose, network, self._key) if self._key is not None else None
                 self._add(*await asyncio.gather(*(check_port(port, whose, self._running) for port in ports)))
                 self._step()
-                probing = asyncio.create_task(self._probe(rules, config, name, bootstrap, busy))
+                probing = asyncio.create_task(self._probe(rules, config, name, bootstrap if is_joined else (), busy))
                 looking = asyncio.create_task(self._look_up(rules, network, is_joined))
-                timing = asyncio.create_task(_or_none(rules.ask_the_time(network)))
+                timing = asyncio.create_task(_or_none(rules.ask_the_time(network), is_joined))
                 try:
                     found, verdict, told = await looking, await probing, await timing
                 finally:
@@ -195,6 +204,12 @@ class _Examination:
         except P2pgridError as error:
             self._add(fault("network", error.message, error.hint or "See --network, --bootstrap and config.toml."))
 
+    def _chosen(self, config: Config) -> tuple[str, tuple[str, ...]]:
+        """The network's name and its bootstrap peers. Raises UsageError."""
+        if self._choice is None and self._condition is not None:
+            return self._condition.network, self._condition.bootstrap
+        return (self._choice or default_choice)(config)
+
     def _is_own(self, bootstrap: str) -> bool:
         return self._key is not None and bootstrap.endswith(f"/p2p/{self._key.public_key.peer_id}")
 
@@ -209,7 +224,7 @@ class _Examination:
     def _ports(self, config: Config) -> list[Port]:
         """Of the running node, what it says it has open; else by the configuration."""
         planned = ports_of(config, self.report.role)
-        if self._condition is None:
+        if self._condition is None or self.report.role is Role.CLIENT:
             return planned
         return [*ports_open(self._condition.listening), *(port for port in planned if port.road is None)]
 
@@ -235,8 +250,8 @@ class _Examination:
             condition = await _or_none(self._node.ask(Examine(), Condition, timeout_s=ASK_NODE_S))
             shown = condition.health.get("reachability") if condition is not None else None
             return rules.verdict_of_node(shown) if shown else None
-        if busy:
-            return None  # somebody has the node's ports, or nobody can: the ports' own checks say so
+        if busy or not bootstrap:
+            return None  # who has the node's ports, or why nobody can be asked, is told of elsewhere
         return await _or_none(rules.probe_as_node(key, config, role, name, bootstrap))
 
 
@@ -244,19 +259,12 @@ async def _whose(network: Any, key: SecretKey, host: str, port: int, road: Any) 
     return await network.dial_back(key.public_key, host, port, road, timeout_s=2.0)
 
 
-async def _or_none(asked: Awaitable[T]) -> T | None:
-    """What comes of it, or None where it could not be asked: the checks beside it say why."""
+async def _or_none(asked: Coroutine[Any, Any, T], is_worth_it: bool = True) -> T | None:
+    """What comes of it, or None where it could not be asked, or is not worth it: the checks beside it say why."""
+    if not is_worth_it:
+        asked.close()
+        return None
     try:
         return await asked
     except P2pgridError:
         return None
-
-
-async def _until(condition: Callable[[], bool], timeout_s: float) -> bool:
-    """True once it holds; False if it does not in time. Looks often: libp2p tells of no such event."""
-    deadline = asyncio.get_running_loop().time() + timeout_s
-    while not condition():
-        if asyncio.get_running_loop().time() >= deadline:
-            return False
-        await asyncio.sleep(0.02)
-    return True
