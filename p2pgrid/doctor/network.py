@@ -18,6 +18,7 @@ from p2pgrid.net.direct import listen
 from p2pgrid.net.network import Network
 from p2pgrid.net.peer_address import BootstrapState
 from p2pgrid.net.reach_text import BOOTSTRAP_SETTINGS, PROVIDER_SETTINGS, advice, listens_at, verdict_text
+from p2pgrid.net.reach_wire import RoadName
 from p2pgrid.net.reachability import Reach, Reachability
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
@@ -40,8 +41,8 @@ class Verdict:
     reach: Reach
     text: str
     advice: tuple[str, ...]
-    is_everywhere: bool
-    """True if strangers reach it over every road that it has."""
+    roads: dict[str, str]
+    """How far each road that the node has is reached from."""
     outside: int
     """Peers outside of the local network that answered."""
     clock_ms: int | None
@@ -57,7 +58,7 @@ def verdict_of(found: Reachability, lines: Sequence[str]) -> Verdict:
         reach=found.reach,
         text=verdict_text(found),
         advice=tuple(lines),
-        is_everywhere=set(found.roads().values()) == {Reach.OUTSIDE.value},
+        roads=found.roads(),
         outside=found.answered_outside,
         clock_ms=found.clock_ms,
         answered=found.answered,
@@ -73,7 +74,7 @@ def verdict_of_node(shown: dict[str, Any]) -> Verdict:
         reach=Reach(shown["reach"]),
         text=shown["text"],
         advice=tuple(shown["advice"]),
-        is_everywhere=set(shown["roads"].values()) == {Reach.OUTSIDE.value},
+        roads=shown["roads"],
         outside=shown["peers_outside"],
         clock_ms=shown["clock_ms"],
         answered=shown["peers_answered"],
@@ -89,10 +90,11 @@ def judge_reach(verdict: Verdict | None, *, is_relayed: bool = False) -> Check:
     if verdict is None or verdict.reach is Reach.UNKNOWN:
         return skipped(name, "no other peer of the network could be asked to dial this node back.")
     text = f"{verdict.text}."
-    if verdict.reach is Reach.OUTSIDE and verdict.is_everywhere:
+    if set(verdict.roads.values()) == {Reach.OUTSIDE.value}:
         return ok(name, text)
     fix = " ".join(verdict.advice)
-    if verdict.reach is Reach.OUTSIDE:
+    # Without libp2p clients do not find the node, whatever they could buy from it.
+    if verdict.reach is Reach.OUTSIDE and verdict.roads.get(RoadName.LIBP2P, Reach.OUTSIDE) == Reach.OUTSIDE:
         return warning(name, text, fix or "See which road is not reached, and open its port.")
     if verdict.reach is Reach.LOCAL and not verdict.outside:
         return warning(

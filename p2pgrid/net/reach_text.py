@@ -41,7 +41,9 @@ def listens_at(multiaddrs: Iterable[str]) -> list[ListensAt]:
 def verdict_text(reachability: Reachability) -> str:
     """One sentence, without its full stop."""
     r = reachability
-    if r.reach is Reach.OUTSIDE:
+    if r.reach is Reach.OUTSIDE and r.of_road(RoadName.LIBP2P) not in (Reach.OUTSIDE, None):
+        text = "strangers can reach this node's direct road, but not libp2p, over which they would find it"
+    elif r.reach is Reach.OUTSIDE:
         text = "strangers can reach this node"
     elif r.reach is Reach.LOCAL and not r.answered_outside:
         text = "this node is reachable from its local network; nobody outside of it could be asked"

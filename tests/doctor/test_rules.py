@@ -142,7 +142,7 @@ def verdict(reach: Reach, **changes: Any) -> Verdict:
         "reach": reach,
         "text": "a sentence",
         "advice": ("open it",) if reach is not Reach.OUTSIDE else (),
-        "is_everywhere": reach is Reach.OUTSIDE,
+        "roads": {"direct": reach.value, "libp2p": reach.value},
         "outside": 2,
         "clock_ms": 0,
         "answered": 2,
@@ -153,13 +153,20 @@ def verdict(reach: Reach, **changes: Any) -> Verdict:
     return Verdict(**fields | changes)
 
 
+CLOSED_DIRECT = {"direct": "unreachable", "libp2p": "outside"}
+CLOSED_LIBP2P = {"direct": "outside", "libp2p": "unreachable"}
+
+
 @pytest.mark.parametrize(
     ("found", "is_relayed", "expected", "fix"),
     [
         (None, False, SKIPPED, ""),
         (verdict(Reach.UNKNOWN), False, SKIPPED, ""),
         (verdict(Reach.OUTSIDE), False, OK, ""),
-        (verdict(Reach.OUTSIDE, is_everywhere=False, advice=("open 4801",)), False, WARNING, "open 4801"),
+        (verdict(Reach.OUTSIDE, roads=CLOSED_DIRECT, advice=("open 4801",)), False, WARNING, "open 4801"),
+        (verdict(Reach.OUTSIDE, roads=CLOSED_LIBP2P, advice=("open 4802",)), False, FAULT, "open 4802"),
+        (verdict(Reach.OUTSIDE, roads=CLOSED_LIBP2P, advice=("open 4802",)), True, WARNING, "open 4802"),
+        (verdict(Reach.OUTSIDE, roads={"direct": "outside"}), False, OK, ""),
         (verdict(Reach.LOCAL, outside=0), False, WARNING, "--bootstrap"),
         (verdict(Reach.LOCAL), False, FAULT, "open it"),
         (verdict(Reach.NOT), False, FAULT, "open it"),

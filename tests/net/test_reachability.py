@@ -141,6 +141,14 @@ def test_roads_are_judged_apart() -> None:
     ]
 
 
+def test_without_libp2p_nobody_finds_the_node() -> None:
+    found = verdict([PUBLIC, LIBP2P], *[{PUBLIC: YES, PORT: YES, LIBP2P: NO, "/ip4/0.0.0.0/tcp/4802": NO}] * 3)
+    assert verdict_text(found) == (
+        "strangers can reach this node's direct road, but not libp2p, over which they would find it "
+        "(direct road: reached; libp2p: refused; 3 peers answered)"
+    )
+
+
 @pytest.mark.parametrize(
     ("outcome", "why"),
     [
