@@ -92,7 +92,7 @@ def judge_reach(verdict: Verdict | None, *, is_relayed: bool = False) -> Check:
     text = f"{verdict.text}."
     if set(verdict.roads.values()) == {Reach.OUTSIDE.value}:
         return ok(name, text)
-    fix = " ".join(verdict.advice)
+    fix = "\n".join(verdict.advice)
     # Without libp2p clients do not find the node, whatever they could buy from it.
     if verdict.reach is Reach.OUTSIDE and verdict.roads.get(RoadName.LIBP2P, Reach.OUTSIDE) == Reach.OUTSIDE:
         return warning(name, text, fix or "See which road is not reached, and open its port.")

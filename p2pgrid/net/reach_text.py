@@ -45,6 +45,8 @@ def verdict_text(reachability: Reachability) -> str:
         text = "strangers can reach this node's direct road, but not libp2p, over which they would find it"
     elif r.reach is Reach.OUTSIDE:
         text = "strangers can reach this node"
+    elif any(r.unannounced(road) for road in RoadName):
+        text = "strangers can reach this node, but not at the addresses that they are told"
     elif r.reach is Reach.LOCAL and not r.answered_outside:
         text = "this node is reachable from its local network; nobody outside of it could be asked"
     elif r.reach is Reach.LOCAL:
@@ -66,6 +68,8 @@ def _road_text(r: Reachability, road: RoadName) -> str:
     disputed = ", peers disagree" if any(a.is_disputed for a in rows if a.is_announced) else ""
     if reach is Reach.OUTSIDE:
         return f"reached{disputed}"
+    if r.unannounced(road) is not None:
+        return f"reached at another address{disputed}"
     if reach is Reach.LOCAL:
         return f"reached from here{disputed}"
     return f"{_fault(r, road) or 'not tried'}{disputed}"

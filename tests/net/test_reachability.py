@@ -115,6 +115,10 @@ def test_a_port_that_is_forwarded_and_not_announced() -> None:
     found = verdict([PRIVATE], {PORT: YES}, {PORT: YES})
     assert found.reach is Reach.NOT, "clients are told an address that leads nowhere"
     assert found.unannounced(RoadName.DIRECT) == PUBLIC
+    assert verdict_text(found) == (
+        "strangers can reach this node, but not at the addresses that they are told "
+        "(direct road: reached at another address; 2 peers answered)"
+    )
     assert advice(found, [ListensAt(RoadName.DIRECT, "0.0.0.0", 4801)]) == [
         "direct road: strangers reach it at 203.0.113.9:4801, which others are not told: --announce 203.0.113.9:4801, "
         "or announce in config.toml."
