@@ -53,6 +53,14 @@ class Dht:
         """How many servers the routing table knows."""
         return int(self.server.routing_table.size())
 
+    async def is_server(self, peer: Contact) -> bool:
+        """True if the peer answers, now, as a server of this network."""
+        return await self._ask(peer, self._own_id.to_bytes(), self._query.find_node) is not None
+
+    def servers(self) -> list[Contact]:
+        """The servers that the routing table knows."""
+        return [Contact(info.peer_id, tuple(info.addrs)) for info in self.server.routing_table.get_peer_infos()]
+
     async def join(self, seeds: Sequence[Contact]) -> int:
         """Get to know the neighbourhood through `seeds`, which are kept for later. Returns the table's size."""
         self._seeds = tuple(seeds)

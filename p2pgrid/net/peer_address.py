@@ -16,6 +16,16 @@ class PeerAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class BootstrapState:
+    """Whether a bootstrap peer introduces, just now."""
+
+    peer_id: str
+    addresses: tuple[str, ...]
+    fault: str
+    """Why it does not; empty if it does."""
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """A snapshot of one's own place in the network."""
 
