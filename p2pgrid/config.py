@@ -347,12 +347,12 @@ def parse_config(text: str, source: str) -> Config:
     """Read the text of a config.toml; `source` names it in messages. Raises UsageError."""
     try:
         return msgspec.convert(tomllib.loads(text), Config, strict=True)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{source}: {error}.", hint="`p2pgrid init --print-config` shows every setting.") from None
     except ValueError as error:  # TOMLDecodeError, and what int() says of thousands of digits
         raise UsageError(f"{source} is no TOML: {error}.", hint="Mend that line.") from None
     except RecursionError:
         raise UsageError(f"{source} is nested too deep to be read.", hint="A setting needs no nesting.") from None
-    except msgspec.ValidationError as error:
-        raise UsageError(f"{source}: {error}.", hint="`p2pgrid init --print-config` shows every setting.") from None
 
 
 def create_key(path: Path) -> None:

@@ -38,6 +38,19 @@ MAY_IMPORT = {
     },
     "client": {"errors", "units", "proto", "config", "ledger", "log", "net", "commands", "desk", "http", "processes"},
     "audit": {"errors", "units", "proto", "ledger"},
+    "doctor": {
+        "errors",
+        "proto",
+        "config",
+        "sockets",
+        "ledger",
+        "engine",
+        "net",
+        "commands",
+        "desk",
+        "provider",
+        "client",
+    },
     "demo": {"errors", "units"},
     "cli": {
         "errors",
@@ -54,6 +67,7 @@ MAY_IMPORT = {
         "client",
         "audit",
         "demo",
+        "doctor",
         "processes",
     },
 }

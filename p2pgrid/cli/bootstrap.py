@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.network import network_options, resolve_bootstrap
+
+if TYPE_CHECKING:
+    from p2pgrid.desk.asks import Condition, Examine
+    from p2pgrid.net.network import Network
+    from p2pgrid.net.reach_watch import ReachWatch
 
 
 @click.command()
@@ -50,6 +58,8 @@ def bootstrap(
 
     async def main(stop: asyncio.Event) -> None:
         from p2pgrid.net.network import Network
+        from p2pgrid.net.reach_text import BOOTSTRAP_SETTINGS, listens_at
+        from p2pgrid.net.reach_watch import ReachWatch
         from p2pgrid.provider.relaying import relay_limits_of
 
         listen = libp2p_listen or config.bootstrap.libp2p_listen
@@ -63,20 +73,85 @@ def bootstrap(
             serve_dht=True,
             relaying=relay_limits_of(config.relay) if relays else None,
         ) as net:
-            if as_json:
-                ready = {
-                    "ready": True,
-                    "network": name,
-                    "peer_id": net.peer_id,
-                    "addresses": net.addresses,
-                    "relays": relays,
-                }
-                click.echo(json.dumps(ready))
-            else:
-                does = "It relays too" if relays else "It does not relay"
-                click.echo(f"Introducing peer of the network {name!r} is up. {does}. Others join with:")
-                for address in net.addresses:
-                    click.echo(f"  --bootstrap {address}")
-            await stop.wait()
+            # Nobody joins through a peer that strangers do not reach.
+            watch = ReachWatch(
+                net.reachability,
+                addresses=lambda: net.addresses,
+                listening=lambda: listens_at(net.listening),
+                settings=BOOTSTRAP_SETTINGS,
+                on_verdict=net.set_reachable,
+            )
+            async with watch, AsyncExitStack() as stack:
+                await _take_commands(stack, context.data.path, net, watch, name, others)
+                if as_json:
+                    ready = {
+                        "ready": True,
+                        "network": name,
+                        "peer_id": net.peer_id,
+                        "addresses": net.addresses,
+                        "relays": relays,
+                    }
+                    click.echo(json.dumps(ready))
+                else:
+                    does = "It relays too" if relays else "It does not relay"
+                    click.echo(f"Introducing peer of the network {name!r} is up. {does}. Others join with:")
+                    for address in net.addresses:
+                        click.echo(f"  --bootstrap {address}")
+                await stop.wait()
 
     run(main)
+
+
+async def _take_commands(
+    stack: AsyncExitStack, data: Path, net: Network, watch: ReachWatch, network: str, others: tuple[str, ...]
+) -> None:
+    """Let `p2pgrid doctor` ask how this peer is, unless another node has the data folder's socket."""
+    from p2pgrid import __version__
+    from p2pgrid.commands.address import socket_path
+    from p2pgrid.commands.client import find_node
+    from p2pgrid.commands.server import serve_commands
+    from p2pgrid.commands.wire import About
+    from p2pgrid.desk.asks import Examine
+    from p2pgrid.errors import P2pgridError
+
+    async def examine(ask: Examine) -> Condition:
+        return await _condition_of(ask, net, watch, network, others)
+
+    try:
+        if await find_node(data) is not None:
+            return
+    except P2pgridError:
+        return
+    about = About(version=__version__, peer_id=net.peer_id, role="bootstrap", pid=os.getpid())
+    await stack.enter_async_context(serve_commands(socket_path(data), about, Examine, examine))
+
+
+async def _condition_of(
+    ask: Examine, net: Network, watch: ReachWatch, network: str, others: tuple[str, ...]
+) -> Condition:
+    from p2pgrid.desk.asks import Condition
+    from p2pgrid.errors import P2pgridError
+    from p2pgrid.net.reach_watch import shown
+
+    if ask.ask_peers:
+        try:
+            await watch.ask_now()
+        except P2pgridError:
+            pass  # the network is down just now: the rest says so
+    health = net.health()
+    return Condition(
+        health={
+            "status": "ok" if health.running else "degraded",
+            "peer_id": net.peer_id,
+            "network": {
+                "running": health.running,
+                "connected_peers": health.connected_peers,
+                "routing_table_size": health.routing_table_size,
+            },
+            "reachability": shown(watch),
+        },
+        addresses=net.addresses,
+        listening=net.listening,
+        network=network,
+        bootstrap=others,
+    )

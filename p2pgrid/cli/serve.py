@@ -225,6 +225,7 @@ def _model_of(offer: Offer, entry: ModelOffer, now_ms: int) -> dict[str, Any]:
 
 def ready_of(node: Provider, data: DataFolder, pages: str | None) -> dict[str, Any]:
     """What is said when the node is ready."""
+    from p2pgrid.net.reach_watch import shown
     from p2pgrid.provider.clock import unix_ms
 
     now_ms = unix_ms()
@@ -250,6 +251,7 @@ def ready_of(node: Provider, data: DataFolder, pages: str | None) -> dict[str, A
         "card": message.card.hex() or None,
         "workers": node.worker_pids,
         "pages": pages,
+        "reachability": shown(node.reach),
     }
 
 
@@ -286,4 +288,7 @@ def _ready_text(ready: dict[str, Any]) -> str:
     lines.append(f"  card      {card}")
     if ready["pages"]:
         lines.append(f"  pages     {ready['pages']}/health")
+    reachability = ready["reachability"]
+    lines.append(f"  reach     {reachability['text'] if reachability else 'being asked of other peers; see the log'}")
+    lines += [f"            {line}" for line in reachability["advice"]] if reachability else []
     return "\n".join(lines)

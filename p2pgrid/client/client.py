@@ -32,6 +32,7 @@ from p2pgrid.commands.address import socket_path
 from p2pgrid.commands.server import serve_commands
 from p2pgrid.commands.wire import About
 from p2pgrid.config import ClientConfig, DataFolder
+from p2pgrid.desk.asks import Condition
 from p2pgrid.desk.records_desk import RecordsDesk
 from p2pgrid.errors import Refused, UsageError
 from p2pgrid.ledger.sqlite import SqliteLedger
@@ -136,7 +137,7 @@ class Client:
                 deliver=purchaser.sessions.deliver_dispute,
                 erase_salts=self._erase_salts,
             )
-            desk = ClientDesk(purchaser, key.public_key, records)
+            desk = ClientDesk(purchaser, key.public_key, records, self._condition)
             await stack.enter_async_context(
                 serve_commands(socket_path(self.data.path), about, CLIENT_ASKS, desk.perform)
             )
@@ -148,6 +149,12 @@ class Client:
     ) -> None:
         self._purchaser = None
         await self._stack.aclose()
+
+    def _condition(self) -> Condition:
+        """For `p2pgrid doctor`: a gateway is dialled by nobody, so there is little to say of it."""
+        return Condition(
+            health={"status": "ok"}, addresses=(), listening=(), network=self.network_name, bootstrap=self.bootstrap
+        )
 
     async def _erase_salts(self, record_ids: Sequence[bytes]) -> int:
         """In the logs of a node that sold from this data folder."""

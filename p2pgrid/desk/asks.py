@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 
@@ -67,6 +69,27 @@ class Erased(msgspec.Struct, frozen=True, kw_only=True):
 
     request_keys: int
     log_salts: int
+
+
+class Examine(Ask, frozen=True, kw_only=True, tag="examine"):
+    """How is the node? For `p2pgrid doctor`."""
+
+    ask_peers: bool = True
+    """Have other peers of the network dial the node back first, which takes some seconds."""
+
+
+class Condition(msgspec.Struct, frozen=True, kw_only=True):
+    """How the node is."""
+
+    health: dict[str, Any]
+    """What its page /health shows."""
+    addresses: tuple[str, ...]
+    """Where its offer says that clients reach it."""
+    listening: tuple[str, ...]
+    """The ports that it has open, as multiaddrs; /tls behind those of the direct road."""
+    network: str
+    bootstrap: tuple[str, ...]
+    """The peers that introduce it."""
 
 
 DeskAsk = MakeDispute | GiveAnswer | Erase

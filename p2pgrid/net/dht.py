@@ -16,9 +16,11 @@ from libp2p.host.basic_host import BasicHost
 from libp2p.kad_dht.routing_table import gen_random_key_in_bucket
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
+from multiaddr import Multiaddr
 
 from p2pgrid.net.kad_query import ASK_TIMEOUT_S, Answer, Contact, KadQuery, ProviderClaim
 from p2pgrid.net.kad_server import KadServer
+from p2pgrid.net.listen_addresses import listen_addresses
 from p2pgrid.net.lookup import REPLICATION, Pace, Route, Sightings
 from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.net.relay.kind import is_relayed
@@ -51,6 +53,14 @@ class Dht:
     def size(self) -> int:
         """How many servers the routing table knows."""
         return int(self.server.routing_table.size())
+
+    async def is_server(self, peer: Contact) -> bool:
+        """True if the peer answers, now, as a server of this network."""
+        return await self._ask(peer, self._own_id.to_bytes(), self._query.find_node) is not None
+
+    def servers(self) -> list[Contact]:
+        """The servers that the routing table knows."""
+        return [Contact(info.peer_id, tuple(info.addrs)) for info in self.server.routing_table.get_peer_infos()]
 
     async def join(self, seeds: Sequence[Contact]) -> int:
         """Get to know the neighbourhood through `seeds`, which are kept for later. Returns the table's size."""
@@ -148,13 +158,28 @@ class Dht:
     ) -> Answer | None:
         answer = await _attempt(ask, server, key)
         if isinstance(answer, Answer):
-            await self._admit(answer.sender)
+            await self._admit(await self._located(answer.sender))
             return answer
         self.server.routing_table.remove_peer(server.peer_id)
         return None
 
+    async def _located(self, server: Contact) -> Contact:
+        """With the addresses that it tells in identify, where it signed none: other implementations do not."""
+
+        async def identify(server: Contact, _key: bytes) -> tuple[Multiaddr, ...]:
+            return await listen_addresses(self._host, server.peer_id)
+
+        if server.addresses or (told := await _attempt(identify, server, b"")) is _FAILED:
+            return server
+        return Contact(server.peer_id, told)
+
     async def _admit(self, server: Contact) -> None:
-        """It answered: keep it in the routing table, with its newest addresses, for ourselves and for who asks us."""
+        """It answered: keep it in the routing table, with its newest addresses, for ourselves and for who asks us.
+
+        Not one without an address: nobody who hears of it could ask it.
+        """
+        if not server.addresses:
+            return
         table, peerstore = self.server.routing_table, self._host.get_peerstore()
         known = table.get_peer_info(server.peer_id)
         if known is not None and set(known.addrs) != set(server.addresses):

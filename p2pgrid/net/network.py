@@ -24,8 +24,11 @@ from p2pgrid.net.host import HostLimits
 from p2pgrid.net.libp2p_road import SessionListener, road_of, verify_listener
 from p2pgrid.net.lookup_keys import check_network_name, record_key
 from p2pgrid.net.offer_exchange import CARDS, OFFER, Document
-from p2pgrid.net.peer_address import Health, PeerAddress
+from p2pgrid.net.peer_address import BootstrapState, Health, PeerAddress
 from p2pgrid.net.punch_plan import PunchPlan
+from p2pgrid.net.reach_exchange import unix_ms
+from p2pgrid.net.reach_wire import Outcome, RoadName
+from p2pgrid.net.reachability import Reachability
 from p2pgrid.net.relay.limits import RelayLimits
 from p2pgrid.net.relay.use import NO_RELAY, RelayUse
 from p2pgrid.net.service import NetworkConfig, NetworkService
@@ -57,6 +60,7 @@ class Network:
         relay: RelayUse = NO_RELAY,
         relaying: RelayLimits | None = None,
         punched: Callable[[PunchPlan, str], None] | None = None,
+        now_ms: Callable[[], int] = unix_ms,
     ) -> None:
         """Nothing is started before `async with`.
 
@@ -73,6 +77,7 @@ class Network:
         relaying: relay for others, within these limits; only for a peer that others can dial.
         punched: called on the asyncio loop, with the plan and the peer's id, when a peer that came through a relay
         and we begin to punch a hole (`punching.Hole`); None: none are punched.
+        now_ms: the clock that peers are told, and theirs are compared with.
 
         Raises UsageError for a bad name or multiaddr.
         """
@@ -93,6 +98,7 @@ class Network:
                 limits=limits or HostLimits(),
                 relay=relay,
                 relaying=relaying,
+                now_ms=now_ms,
             ),
             self._asking(offer) if offer is not None else None,
             self._asking(cards) if cards is not None else None,
@@ -134,6 +140,11 @@ class Network:
         After `timeout_s` in any case.
         """
         await self._thread.call(self._service.wait_reserved, timeout_s)
+
+    @property
+    def listening(self) -> tuple[str, ...]:
+        """The multiaddrs listened on, without `/p2p/`: ports are those that were bound, wildcards are as they are."""
+        return self._service.listening
 
     async def advertise(self, keys: Sequence[str], *, timeout_s: float = 10.0) -> int:
         """Be found under `keys` (see `lookup_keys`) and no others, from now on, renewed three times an hour.
@@ -194,6 +205,30 @@ class Network:
                 return await self._thread.call(self._service.ask_log, peer, request, timeout_s)
         except TimeoutError:
             raise Unreachable(f"{peer.peer_id} did not answer about its log in {timeout_s:g} s.") from None
+
+    async def reachability(self, direct: Sequence[str] = (), *, timeout_s: float = 12.0) -> Reachability:
+        """Whether strangers reach our addresses: up to three peers of the network dial them back.
+
+        direct: the announced addresses of the direct road, `/ip4/192.0.2.7/tcp/4801/tls`; those of libp2p are known.
+
+        After `timeout_s`, the verdict by what was heard by then. Raises LocalError while the network is down.
+        """
+        own = [address.rpartition("/p2p/")[0] for address in self.addresses]
+        try:
+            async with asyncio.timeout(timeout_s + _GRACE_S):
+                return await self._thread.call(self._service.reachability, (*direct, *own), timeout_s)
+        except TimeoutError:
+            raise LocalError(f"the network did not say within {timeout_s:g} s whether others reach us.") from None
+
+    async def dial_back(
+        self, peer: PublicKey, host: str, port: int, road: RoadName, *, timeout_s: float = 4.0
+    ) -> Outcome:
+        """Whether `peer` answers at that IP address and port, over a connection made for this. LocalError if down."""
+        return await self._thread.call(self._service.dial_back, peer, host, port, road, timeout_s)
+
+    async def check_bootstrap(self, *, timeout_s: float = 5.0) -> list[BootstrapState]:
+        """Dial every bootstrap peer, and ask it as a server of the network. LocalError while the network is down."""
+        return await self._thread.call(self._service.check_bootstrap, timeout_s)
 
     async def dial_link(
         self,

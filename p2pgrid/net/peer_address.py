@@ -30,6 +30,16 @@ class RelayHealth:
 
 
 @dataclass(frozen=True, slots=True)
+class BootstrapState:
+    """Whether a bootstrap peer introduces, just now."""
+
+    peer_id: str
+    addresses: tuple[str, ...]
+    fault: str
+    """Why it does not; empty if it does."""
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """A snapshot of one's own place in the network."""
 

@@ -19,21 +19,25 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from p2pgrid.errors import LocalError, Unreachable
-from p2pgrid.net import log_exchange, offer_exchange
+from p2pgrid.net import log_exchange, offer_exchange, reach_asking
 from p2pgrid.net.addresses import full_multiaddr, usable_addresses, without_peer_id
 from p2pgrid.net.dht import Dht
 from p2pgrid.net.host import HostLimits, open_host
 from p2pgrid.net.kad_query import Contact
 from p2pgrid.net.libp2p_road import SessionListener, open_session, serve_sessions
 from p2pgrid.net.lookup_keys import RELAY, record_key
-from p2pgrid.net.peer_address import PeerAddress, RelayHealth
+from p2pgrid.net.peer_address import BootstrapState, PeerAddress, RelayHealth
 from p2pgrid.net.punch_plan import PunchPlan
+from p2pgrid.net.reach_dial import dial_back
+from p2pgrid.net.reach_exchange import ReachServer, unix_ms
+from p2pgrid.net.reach_wire import Outcome, RoadName
+from p2pgrid.net.reachability import Reachability
 from p2pgrid.net.relay.limits import RelayLimits
 from p2pgrid.net.relay.part import RelayPart
 from p2pgrid.net.relay.punch import Begin, agree
 from p2pgrid.net.relay.use import NO_RELAY, RelayUse
 from p2pgrid.net.stream_road import StreamRoad
-from p2pgrid.proto.keys import SecretKey
+from p2pgrid.proto.keys import PublicKey, SecretKey
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +66,7 @@ class NetworkConfig:
     """Whether to be reached through relays."""
     relaying: RelayLimits | None = None
     """What to relay for others, at most; None for nothing."""
+    now_ms: Callable[[], int] = unix_ms
 
 
 class NetworkService:
@@ -87,6 +92,7 @@ class NetworkService:
         self._current_cards = current_cards
         self._answer_log = answer_log
         self._listen = config.listen
+        self._reach_server = ReachServer(now_ms=config.now_ms)
         self._keys: tuple[str, ...] = ()
         self._held: dict[str, int] = {}
         """How many servers hold our record of a key, as of the last announcement."""
@@ -108,6 +114,10 @@ class NetworkService:
     @property
     def routing_table_size(self) -> int:
         return self._dht.size if self._dht is not None else 0
+
+    @property
+    def listening(self) -> tuple[str, ...]:
+        return tuple(map(str, self._listen))
 
     @property
     def advertised_keys(self) -> int:
@@ -138,6 +148,8 @@ class NetworkService:
             )
             self._relay_part.decide(self._reachable)
             self.addresses = tuple(map(str, host.get_addrs()))
+            if config.serve_dht:
+                self._reach_server.serve(host)
             if self._current_offer is not None:
                 offer_exchange.serve_offers(host, self._current_offer)
             if self._answer_log is not None:
@@ -169,8 +181,9 @@ class NetworkService:
 
     async def set_reachable(self, reachable: bool | None) -> None:
         """See `Network.set_reachable`."""
+        if reachable is not self._reachable:
+            self._keys_changed.set()  # a relay that nobody can dial is advertised no more
         self._reachable = reachable
-        self._keys_changed.set()
         if self._relay_part is not None:
             self._relay_part.decide(reachable)
 
@@ -229,6 +242,42 @@ class NetworkService:
     async def ask_log(self, peer: PeerAddress, request: bytes, timeout_s: float) -> bytes:
         """See `Network.ask_log`."""
         return await log_exchange.ask_log(self._running_host(), _contact(peer), request, timeout_s)
+
+    async def reachability(self, announced: Sequence[str], timeout_s: float) -> Reachability:
+        """See `Network.reachability`."""
+        deadline = trio.current_time() + timeout_s
+        with trio.move_on_after(timeout_s / 2):
+            await self._joined.wait()
+        host, dht = self._running_host(), self._running_dht()
+        left_s = deadline - trio.current_time()
+        return await reach_asking.reachability(
+            host, dht.servers(), announced, timeout_s=left_s, now_ms=self._config.now_ms
+        )
+
+    async def check_bootstrap(self, timeout_s: float) -> list[BootstrapState]:
+        """See `Network.check_bootstrap`."""
+        network, dht, faults = self._running_host().get_network(), self._running_dht(), dict[ID, str]()
+
+        async def check(seed: Contact) -> None:
+            faults[seed.peer_id] = f"no answer in {timeout_s:g} s"
+            with trio.move_on_after(timeout_s):
+                try:
+                    await network.connect_to(seed.peer_id, seed.addresses)
+                except SwarmException as error:
+                    faults[seed.peer_id] = str(error)
+                else:
+                    name = self._config.network_name
+                    is_server = await dht.is_server(seed)
+                    faults[seed.peer_id] = "" if is_server else f"it is up, and does not serve the network {name!r}"
+
+        async with trio.open_nursery() as nursery:
+            for seed in self._seeds:
+                nursery.start_soon(check, seed)
+        return [BootstrapState(str(s.peer_id), tuple(map(str, s.addresses)), faults[s.peer_id]) for s in self._seeds]
+
+    async def dial_back(self, peer: PublicKey, host: str, port: int, road: RoadName, timeout_s: float) -> Outcome:
+        """See `Network.dial_back`."""
+        return await dial_back(self._running_host().get_network(), peer, host, port, road, timeout_s=timeout_s)
 
     async def open_session(
         self, peer: PeerAddress, road: StreamRoad, timeout_s: float, direct_only: bool = False

@@ -9,6 +9,7 @@ Importing this module imports libp2p, which takes one to two seconds.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import time
@@ -32,6 +33,7 @@ from p2pgrid.net.direct import DirectListener, listen
 from p2pgrid.net.libp2p_road import SessionListener
 from p2pgrid.net.network import Network
 from p2pgrid.net.peer_address import Health
+from p2pgrid.net.reach_watch import ReachWatch
 from p2pgrid.net.relay.use import parse_relay_use
 from p2pgrid.net.road_move import LinksByName
 from p2pgrid.net.stream import Stream, StreamHandler
@@ -39,7 +41,12 @@ from p2pgrid.processes.workers import check_supported
 from p2pgrid.proto.dispute_exchange import Said
 from p2pgrid.proto.messages import DataTerms, Offer
 from p2pgrid.proto.record import Signed
-from p2pgrid.provider.addresses import MAX_OFFERED, offered_addresses, offered_libp2p_addresses
+from p2pgrid.provider.addresses import (
+    MAX_OFFERED,
+    direct_multiaddr,
+    offered_addresses,
+    offered_libp2p_addresses,
+)
 from p2pgrid.provider.admission import Admission
 from p2pgrid.provider.advertising import Advertiser
 from p2pgrid.provider.cards import OwnCards
@@ -49,11 +56,13 @@ from p2pgrid.provider.desk import PROVIDER_ASKS, ProviderDesk
 from p2pgrid.provider.dispute_book import DisputeBook
 from p2pgrid.provider.engines import EnginePlan, EngineSet
 from p2pgrid.provider.exchange import Shop
+from p2pgrid.provider.health import condition_of
 from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.links import ClientLinks
 from p2pgrid.provider.offers import OfferBook, OfferTerms, batch_terms_of, terms_of
 from p2pgrid.provider.own_log import erase_all_salts, open_log
 from p2pgrid.provider.punched import PunchedLinks
+from p2pgrid.provider.reach import watch_of
 from p2pgrid.provider.relaying import relay_limits_of
 from p2pgrid.provider.schedule import time_zone
 from p2pgrid.provider.session import serve_streams
@@ -102,7 +111,7 @@ class Provider:
         self._tally: Final = Tally()
         self._links = ClientLinks(self.limits, self._tally)
         self.engines: Final = EngineSet(make_engines(self._config.models, data))
-        self._bootstrap = tuple(bootstrap)
+        self.bootstrap: Final = tuple(bootstrap)
         self._join_network = join_network
         self._listen = parse_host_port(self._config.listen) if self._config.listen else None
         if self._listen is None and not (self._config.libp2p_listen and join_network):
@@ -125,7 +134,11 @@ class Provider:
         self._now_ms = now_ms
         self._stack = AsyncExitStack()
         self._is_drained = False
+        self.is_serving = False
+        """True once all is started."""
         self._network: Network | None = None
+        self.reach: ReachWatch | None = None
+        """Whether strangers reach the node; None where the network was not joined."""
         self._listener: DirectListener | None = None
         self._workers: ProviderWorkers | None = None
         self._sessions: SessionListener
@@ -177,6 +190,13 @@ class Provider:
     def libp2p_addresses(self) -> tuple[str, ...]:
         """Full multiaddrs of the libp2p host."""
         return self._network.addresses if self._network is not None else ()
+
+    @property
+    def listening(self) -> tuple[str, ...]:
+        """The ports that are open to clients, as multiaddrs; /tls behind those of the direct road."""
+        direct = self._listener or self._workers
+        ports = [direct_multiaddr(*one) for one in direct.addresses] if direct is not None else []
+        return (*ports, *(self._network.listening if self._network is not None else ()))
 
     @property
     def tally(self) -> Tally:
@@ -251,6 +271,7 @@ class Provider:
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(_report_end)
             stack.push_async_callback(_cancel, task)
+        self.is_serving = True
 
     async def _open_ledger(self, stack: AsyncExitStack) -> SqliteLedger:
         started = time.monotonic()
@@ -301,7 +322,8 @@ class Provider:
             deliver=self._deliver_dispute,
             erase_salts=lambda ids: erase_all_salts(self._data, self.log.log, self.key, ids),
         )
-        desk = ProviderDesk(ledger, self.key.public_key, self._links.is_connected, records)
+        examine = functools.partial(condition_of, self)
+        desk = ProviderDesk(ledger, self.key.public_key, self._links.is_connected, records, examine)
         await stack.enter_async_context(
             serve_commands(socket_path(self._data.path), about, PROVIDER_ASKS, desk.perform)
         )
@@ -328,7 +350,7 @@ class Provider:
             self.cards,
             addresses=lambda: self.offered_addresses,
             country=self._config.country,
-            has_bootstrap=bool(self._bootstrap),
+            has_bootstrap=bool(self.bootstrap),
             now_ms=self._now_ms,
         )
         shop = Shop(
@@ -388,7 +410,7 @@ class Provider:
             self.network_name,
             listen=config.libp2p_listen,
             announce=config.libp2p_announce,
-            bootstrap=self._bootstrap,
+            bootstrap=self.bootstrap,
             serve_dht=bool(config.libp2p_listen),
             offer=self._advertiser.shown_offer,
             log=self.log.answer_call,
@@ -404,6 +426,8 @@ class Provider:
         log.info(
             "network %r: %s (%.1f s)", self.network_name, ", ".join(self.libp2p_addresses), time.monotonic() - started
         )
+        self.reach = watch_of(self, self._network)
+        await stack.enter_async_context(self.reach)
 
     # -- stop -------------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from p2pgrid.log.service import MAX_PATH_CHARS, NOT_KEPT, status_of
 from p2pgrid.proto import well_known
 from p2pgrid.proto.witness import MAX_ADD_CHECKPOINT_BYTES
 from p2pgrid.provider.clock import unix_ms
+from p2pgrid.provider.health import health_of, log_health
 from p2pgrid.provider.node import Provider
 
 BODY_TIMEOUT_S: Final = 10.0
@@ -48,55 +49,6 @@ async def serve_pages(node: Provider, host: str, port: int) -> AsyncIterator[str
         yield f"http://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}"
     finally:
         await asyncio.shield(runner.cleanup())
-
-
-def health_of(node: Provider) -> dict[str, Any]:
-    """What `/health` shows. `status` is `ok`, `degraded` (something is down) or `draining`."""
-    models = {
-        name: {
-            "is_up": model.is_up,
-            "running": model.running_in_all,
-            "concurrency": model.concurrency,
-            "detail": node.engines.health[name].detail if name in node.engines.health else "",
-        }
-        for name, model in node.engines.models.items()
-    }
-    network = node.network_health
-    well = (
-        all(model.is_up for model in node.engines.models.values())
-        and not node.is_broken
-        and node.offer is not None
-        and not node.log.log.frozen
-        and (network is None or network.running)
-    )
-    offer = node.offer
-    return {
-        "status": "draining" if node.is_draining else "ok" if well else "degraded",
-        "peer_id": node.peer_id,
-        "models": models,
-        "ledger_writable": not node.is_broken,
-        "offer_sequence": offer.message.sequence if offer else None,
-        "offer_valid_until_ms": offer.message.valid_until_ms if offer else None,
-        "channels": len(node.channels),
-        "open_orders": node.open_orders,
-        "links": node.links_by_road,
-        "workers": {"running": len(node.worker_pids), "restarts": node.worker_restarts},
-        "log": _log_health(node),
-        "network": None
-        if network is None
-        else {
-            "running": network.running,
-            "connected_peers": network.connected_peers,
-            "routing_table_size": network.routing_table_size,
-            "advertised_keys": network.advertised_keys,
-            "relay": {
-                "wanted": network.relay.wanted,
-                "reached_through": list(network.relay.relays),
-                "reservations_given": network.relay.reservations,
-                "circuits_carried": network.relay.circuits,
-            },
-        },
-    }
 
 
 def metrics_of(node: Provider) -> str:
@@ -131,8 +83,8 @@ def metrics_of(node: Provider) -> str:
             ],
         ),
         ("earned_pico_eur_total", "counter", "Sum of the receipts that both have signed.", [("", tally.earned_pico)]),
-        ("log_entries", "gauge", "Leaves of the log that are signed.", [("", _log_health(node)["entries"])]),
-        ("log_waiting", "gauge", "Records that are not in the log yet.", [("", _log_health(node)["waiting"])]),
+        ("log_entries", "gauge", "Leaves of the log that are signed.", [("", log_health(node)["entries"])]),
+        ("log_waiting", "gauge", "Records that are not in the log yet.", [("", log_health(node)["waiting"])]),
         ("worker_restarts_total", "counter", "Workers that ended unasked.", [("", node.worker_restarts)]),
         ("open_orders", "gauge", "Orders accepted and not settled.", [("", node.open_orders)]),
         (
@@ -188,18 +140,6 @@ def _health(node: Provider) -> web.Response:
 
 def _metrics(node: Provider) -> web.Response:
     return web.Response(body=metrics_of(node).encode(), headers={"Content-Type": METRICS_TYPE})
-
-
-def _log_health(node: Provider) -> dict[str, Any]:
-    own = node.log.log
-    checkpoint = own.checkpoint
-    return {
-        "entries": checkpoint.size if checkpoint is not None else 0,
-        "root": checkpoint.root.hex() if checkpoint is not None else None,
-        "cosignatures": len(checkpoint.note.signatures) - 1 if checkpoint is not None else 0,
-        "waiting": own.waiting,
-        "frozen": own.frozen,
-    }
 
 
 def _log_handler(node: Provider) -> Any:

@@ -50,7 +50,7 @@ from p2pgrid.errors import (
 from p2pgrid.http.message import Request
 from p2pgrid.http.reader import ReaderLimits, RequestReader
 from p2pgrid.ledger.bundle import read_bundle
-from p2pgrid.net import tls
+from p2pgrid.net import reach_wire, tls
 from p2pgrid.net.addresses import (
     parse_announce_address,
     parse_listen_address,
@@ -218,6 +218,10 @@ def _frame_samples(frame_type: type[wire.Frame]) -> tuple[bytes, ...]:
         wire.DisputesHeld: wire.DisputesHeld(channel=bytes(32), after=0, until=9, held=(_HELD_DISPUTE,)),
         wire.DisputesCompared: wire.DisputesCompared(until=9, lacks=(bytes(32),), records=1),
         wire.DisputesNews: wire.DisputesNews(channel=bytes(32)),
+        reach_wire.ReachRequest: reach_wire.ReachRequest(addresses=("/ip4/0.0.0.0/tcp/4801/tls",)),
+        reach_wire.ReachAnswer: reach_wire.ReachAnswer(
+            seen="/ip4/192.0.2.7/tcp/4001", now_ms=1, outcomes=(reach_wire.Outcome.REFUSED,)
+        ),
     }
     return (samples[frame_type].to_bytes(),) if frame_type in samples else ()
 
@@ -843,6 +847,8 @@ def _targets() -> Iterator[Target]:
     ):
         yield Target(name, partial(_from_text, parse), (UsageError,), _addresses, "text")
     yield Target("addresses-of-peer", _usable, (), lambda: _addresses() + _binary_addresses(), "text")
+    for name, parse in (("reach-address", reach_wire.parse_target), ("reach-seen", reach_wire.parse_seen)):
+        yield Target(name, partial(_from_text, parse), (), _addresses, "text")
     yield Target("offer-exchange", _fetched_offer, (InvalidRecord, ProtocolViolation, Refused), _sent_offers, "raw")
     kad = partial(parse_answer, kind=_KAD, server=_SERVER)
     yield Target("kad-answer", kad, violation, _kad_answers, "raw", 256 * 1024)

@@ -759,7 +759,7 @@ def count_answer(stream: str, n: int) -> tuple[Counts, bool]:
     """Rules 5.1 to 5.5; False if it is no stream."""
     counts = Counts(n, {}, {}, finished={})
     spent = 0
-    for event in re.findall(r"(.*?(?<![^\n])(?:\r?\n))", stream, flags=re.DOTALL):  # up to each blank line
+    for event in re.findall(r".*?\n\r?\n", stream, flags=re.DOTALL):  # up to a line's end and a blank line
         spent += 64 - len(event.encode())
         lines = event.replace("\r\n", "\n").split("\n")
         shown = [line[5:].removeprefix(" ") for line in lines if line == "data" or line.startswith("data:")]
@@ -801,6 +801,7 @@ def _check_chunk(chunk: dict[str, Any]) -> None:
         assert count is None or _is_number(count, 8_000_000)
     error = chunk.get("error") or {}
     assert isinstance(error, dict) and _is_text(error.get("message", ""), 2**23)
+    assert error.get("type") is None or _is_text(error["type"], 2**23)
 
 
 def _is_number(value: Any, most: int) -> bool:
