@@ -16,7 +16,8 @@ def watch_of(node: Provider, network: Network) -> ReachWatch:
     """A watch over both roads of a node that has joined the network."""
     return ReachWatch(
         lambda: network.reachability(node.addresses),
-        addresses=lambda: node.offered_addresses,
+        # Relays that come and go are no change of the node's own ports.
+        addresses=lambda: [address for address in node.offered_addresses if "/p2p-circuit/" not in address],
         listening=lambda: listens_at(node.listening),
         on_verdict=network.set_reachable,
     )

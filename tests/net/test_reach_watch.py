@@ -15,7 +15,7 @@ from p2pgrid.net.reach_watch import ReachPauses, ReachWatch
 from p2pgrid.net.reach_wire import Outcome, RoadName
 from p2pgrid.net.reachability import Reach, Reachability, addresses_to_ask, judge
 from tests.net.test_network import LOOPBACK, new_key, until
-from tests.net.test_reachability import PUBLIC, view
+from tests.net.test_reachability import LIBP2P, PUBLIC, view
 
 PORTS = [ListensAt(RoadName.DIRECT, "203.0.113.9", 4801)]
 NEVER = ReachPauses(steady_s=3600, failed_s=3600, unknown_s=3600, look_s=0.01)
@@ -151,3 +151,41 @@ async def test_on_real_hosts() -> None:
             assert watch.current is not None
             assert watch.current.seen == ("127.0.0.1",)
             assert abs(watch.current.clock_ms or 0) < 5_000
+
+
+def of_libp2p(*outcomes: Outcome) -> Reachability:
+    """What so many peers say of the libp2p road."""
+    asked = addresses_to_ask([LIBP2P])
+    return judge(asked, [LIBP2P], [view(dict.fromkeys(asked, o), asked) for o in outcomes], n_asked=len(outcomes))
+
+
+async def test_who_needs_a_relay_is_told_with_every_verdict() -> None:
+    """The direct road alone does not find a node: offers are asked for over libp2p."""
+    told: list[bool | None] = []
+
+    async def hear(needs_none: bool | None) -> None:
+        told.append(needs_none)
+
+    answers = [of_libp2p(Outcome.TIMED_OUT), of_libp2p(Outcome.REACHED), OPEN, of_libp2p(Outcome.TIMED_OUT)]
+    peers = Peers(*answers)
+    watch = ReachWatch(
+        peers.ask, addresses=lambda: peers.addresses, listening=lambda: PORTS, pauses=NEVER, on_verdict=hear
+    )
+    for _ in answers:
+        await watch.ask_now()
+    assert told == [False, True, None, False]
+
+
+async def test_who_has_nobody_to_ask_keeps_to_what_was_known() -> None:
+    told: list[bool | None] = []
+
+    async def hear(needs_none: bool | None) -> None:
+        told.append(needs_none)
+
+    peers = Peers(of_libp2p(Outcome.TIMED_OUT), of_libp2p())
+    watch = ReachWatch(
+        peers.ask, addresses=lambda: peers.addresses, listening=lambda: PORTS, pauses=NEVER, on_verdict=hear
+    )
+    for _ in range(2):
+        await watch.ask_now()
+    assert told == [False, False]
