@@ -169,8 +169,9 @@ class NetworkService:
 
     async def set_reachable(self, reachable: bool | None) -> None:
         """See `Network.set_reachable`."""
+        if reachable is not self._reachable:
+            self._keys_changed.set()  # a relay that nobody can dial is advertised no more
         self._reachable = reachable
-        self._keys_changed.set()
         if self._relay_part is not None:
             self._relay_part.decide(reachable)
 
