@@ -17,10 +17,10 @@ from enum import StrEnum
 from typing import Any, Final, cast
 
 from p2pgrid.errors import P2pgridError, Refused, RemoteError, Unreachable
-from p2pgrid.net.road_move import LinksByName, RoadMove
+from p2pgrid.net.road_move import LinksByName, RoadMove, answer_claim
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.proto.frame import GoawayCode, ResetCode, goaway_name, reset_name
-from p2pgrid.proto.keys import PublicKey, SecretKey
+from p2pgrid.proto.keys import PublicKey
 from p2pgrid.proto.link import Link, Phase
 from p2pgrid.proto.link_events import (
     Claimed,
@@ -28,7 +28,6 @@ from p2pgrid.proto.link_events import (
     Ended,
     Event,
     GoingAway,
-    LinkLimits,
     Message,
     Moved,
     Opened,
@@ -296,7 +295,7 @@ class LinkConnection(asyncio.Protocol):
             case Proved(peer):
                 self._proved(peer)
             case Claimed(peer, link_name):
-                self._claimed(peer, link_name)
+                answer_claim(self, self._movable, peer, link_name)
             case Moved():
                 if self._move is not None:
                     self._move.peer_moved()
@@ -331,23 +330,6 @@ class LinkConnection(asyncio.Protocol):
             if self._movable is not None:
                 self._movable.add(self)
             self._opened_for_use()
-
-    def _claimed(self, peer: PublicKey, link_name: bytes) -> None:
-        """The dialler wants this road for a link that it has with us."""
-        link = self._movable.find(peer, link_name) if self._movable is not None else None
-        if link is not None and link._move is not None and not link._move.has_begun:
-            link._move_failed(link._move, Unreachable("the dialler has claimed another road since."))
-        if link is None or link._move is not None or link.retired.done():
-            self._link.goaway(GoawayCode.REFUSED, "no such link can move now")
-            self._shut(Refused("refused", f"{peer} claims a road for a link that cannot move."))
-            return
-        self.name = f"{peer} at {self.name}"
-        self._cancel_timer()
-        cast(asyncio.Transport, self._transport).pause_reading()
-        self._link.accept()
-        self._flush()
-        link._link.expect_move(self.link_name)
-        link._move = RoadMove(link, self)
 
     def _opened_for_use(self) -> None:
         self._tick()
@@ -420,17 +402,6 @@ class LinkConnection(asyncio.Protocol):
     def _road_is_gone(self) -> None:
         if not self.closed.done():
             self.closed.set_result(self._reason)
-
-    def _move_failed(self, move: RoadMove, error: Unreachable) -> None:
-        """The link is lost where it has said MOVE; else it stays on its road."""
-        if move is not self._move:
-            return
-        if move.has_begun:
-            self._shut(error, abort=True)
-        else:
-            self._move = None
-            self._link.expect_move(None)
-            move.give_up(error)
 
     def _flush(self) -> None:
         self._flush_scheduled = False
@@ -525,16 +496,3 @@ class LinkConnection(asyncio.Protocol):
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
-
-
-def new_dialler(
-    secret_key: SecretKey,
-    provider: PublicKey,
-    continues: LinkConnection | None = None,
-    limits: LinkLimits | None = None,
-) -> Link:
-    """The link of who dials a road: a new one, or the claimant that gets the road for one that there is."""
-    own, now_ms = limits or LinkLimits(), int(asyncio.get_running_loop().time() * 1000)
-    if continues is None:
-        return Link.dialler(secret_key, provider, limits=own, now_ms=now_ms)
-    return Link.claimant(secret_key, provider, continues.link_name, limits=own, now_ms=now_ms)

@@ -21,9 +21,9 @@ from typing import Final
 
 from p2pgrid.errors import LocalError, ProtocolViolation, RemoteError, Unreachable
 from p2pgrid.net import tls
-from p2pgrid.net.connection import WRITE_STALL_S, Admit, LinkConnection, OnStream, Road, new_dialler
+from p2pgrid.net.connection import WRITE_STALL_S, Admit, LinkConnection, OnStream, Road
 from p2pgrid.net.listening import ListenLimits, caller_of, close_links
-from p2pgrid.net.road_move import LinksByName
+from p2pgrid.net.road_move import LinksByName, new_dialler
 from p2pgrid.proto.frame import NONCE_BYTES
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.link import Link

@@ -19,7 +19,7 @@ from typing import Final, Self
 from p2pgrid.errors import InvalidRecord, LocalError, Unreachable, UsageError
 from p2pgrid.net.addresses import parse_announce_address, parse_listen_address, parse_peer_multiaddr
 from p2pgrid.net.bridge import TrioThread
-from p2pgrid.net.connection import WRITE_STALL_S, LinkConnection, OnStream, new_dialler
+from p2pgrid.net.connection import WRITE_STALL_S, LinkConnection, OnStream
 from p2pgrid.net.host import HostLimits
 from p2pgrid.net.libp2p_road import SessionListener, road_of, verify_listener
 from p2pgrid.net.lookup_keys import check_network_name, record_key
@@ -31,6 +31,7 @@ from p2pgrid.net.reach_wire import Outcome, RoadName
 from p2pgrid.net.reachability import Reachability
 from p2pgrid.net.relay.limits import RelayLimits
 from p2pgrid.net.relay.use import NO_RELAY, RelayUse
+from p2pgrid.net.road_move import new_dialler
 from p2pgrid.net.service import NetworkConfig, NetworkService
 from p2pgrid.net.stream_road import StreamRoad
 from p2pgrid.proto.keys import PublicKey, SecretKey, parse_peer_id

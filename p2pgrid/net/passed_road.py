@@ -11,7 +11,8 @@ import socket
 from typing import Any, Final, Protocol, cast
 
 from p2pgrid.errors import Unreachable
-from p2pgrid.net.connection import LinkConnection, Road, new_dialler
+from p2pgrid.net.connection import LinkConnection, Road
+from p2pgrid.net.road_move import new_dialler
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.link_events import LinkLimits
 

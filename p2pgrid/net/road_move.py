@@ -10,8 +10,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, cast
 
-from p2pgrid.errors import Unreachable
-from p2pgrid.proto.keys import PublicKey
+from p2pgrid.errors import Refused, Unreachable
+from p2pgrid.proto.frame import GoawayCode
+from p2pgrid.proto.keys import PublicKey, SecretKey
+from p2pgrid.proto.link import Link
+from p2pgrid.proto.link_events import LinkLimits
 
 if TYPE_CHECKING:
     from p2pgrid.net.connection import LinkConnection
@@ -94,6 +97,18 @@ class RoadMove:
         if not self.done.done():
             self.done.set_exception(error)
 
+    def fail(self, error: Unreachable) -> None:
+        """It came to nothing: the link is lost where it has said MOVE, else it stays on its road."""
+        link = self._link
+        if link._move is not self:
+            return
+        if self.has_begun:
+            link._shut(error, abort=True)
+        else:
+            link._move = None
+            link._link.expect_move(None)
+            self.give_up(error)
+
     def _leave(self) -> None:
         """MOVE is the last that the old road carries from here."""
         link = self._link
@@ -105,10 +120,28 @@ class RoadMove:
 
     def _carrier_lost(self, _: object) -> None:
         if not self.has_begun:
-            self._link._move_failed(self, Unreachable(f"the other road of {self._link.name} was lost."))
+            self.fail(Unreachable(f"the other road of {self._link.name} was lost."))
 
     def _too_late(self) -> None:
-        self._link._move_failed(self, Unreachable(f"{self._link.name} did not move to another road in {MOVE_S:g} s."))
+        self.fail(Unreachable(f"{self._link.name} did not move to another road in {MOVE_S:g} s."))
+
+
+def answer_claim(carrier: LinkConnection, known: LinksByName | None, peer: PublicKey, name: bytes) -> None:
+    """On a listener's side: whoever dialled `carrier` wants its road for the link of that name. Give it, or refuse."""
+    link = known.find(peer, name) if known is not None else None
+    if link is not None and link._move is not None and not link._move.has_begun:
+        link._move.fail(Unreachable("the dialler has claimed another road since."))
+    if link is None or link._move is not None or link.retired.done():
+        carrier._link.goaway(GoawayCode.REFUSED, "no such link can move now")
+        carrier._shut(Refused("refused", f"{peer} claims a road for a link that cannot move."))
+        return
+    carrier.name = f"{peer} at {carrier.name}"
+    carrier._cancel_timer()
+    cast(asyncio.Transport, carrier._transport).pause_reading()
+    carrier._link.accept()
+    carrier._flush()
+    link._link.expect_move(carrier.link_name)
+    link._move = RoadMove(link, carrier)
 
 
 class _OldRoad(asyncio.Protocol):
@@ -123,7 +156,7 @@ class _OldRoad(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         why = Unreachable(f"the link to {self._link.name} was lost while it moved to another road.")
-        self._link._move_failed(self._move, why)
+        self._move.fail(why)
 
 
 class _LeftRoad(asyncio.Protocol):
@@ -141,3 +174,16 @@ def _look(done: asyncio.Future[None]) -> None:
     """Nobody need wait for it."""
     if not done.cancelled():
         done.exception()
+
+
+def new_dialler(
+    secret_key: SecretKey,
+    provider: PublicKey,
+    continues: LinkConnection | None = None,
+    limits: LinkLimits | None = None,
+) -> Link:
+    """The link of who dials a road: a new one, or the claimant that gets the road for one that there is."""
+    own, now_ms = limits or LinkLimits(), int(asyncio.get_running_loop().time() * 1000)
+    if continues is None:
+        return Link.dialler(secret_key, provider, limits=own, now_ms=now_ms)
+    return Link.claimant(secret_key, provider, continues.link_name, limits=own, now_ms=now_ms)
