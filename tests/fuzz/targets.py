@@ -212,6 +212,8 @@ def _frame_samples(frame_type: type[wire.Frame]) -> tuple[bytes, ...]:
         wire.RequestCancel: wire.RequestCancel(index=3),
         wire.Head: wire.Head(status=200, content_type="text/event-stream"),
         wire.Cards: wire.Cards(cards=(_wire_records()[0], _wire_records()[1])),
+        wire.Capacity: wire.Capacity(sequence=7, models=(wire.ModelCapacity(model="m", free=3),)),
+        wire.ModelCapacity: wire.ModelCapacity(model="m", free=3),
         wire.LogCall: wire.LogCall(path="checkpoint", body=b"old 0"),
         wire.LogReply: wire.LogReply(status=200, body=b"no such log"),
         wire.HeldDispute: _HELD_DISPUTE,

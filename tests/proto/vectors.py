@@ -140,6 +140,7 @@ def _other_records() -> list[Signed[Message]]:
         statement,
         invoice,
         factories.make_payment(invoice),
+        factories.make_withdrawal(),
     ]
 
 
