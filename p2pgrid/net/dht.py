@@ -29,6 +29,7 @@ MAINTENANCE_INTERVAL_S: Final = 300.0
 _STALE_AFTER_S: Final = 600
 _CONTACT_TTL_S: Final = 2 * 60 * 60
 _MAX_PROBES: Final = 16
+MAX_HOLDERS: Final = 256
 
 
 class Dht:
@@ -45,6 +46,8 @@ class Dht:
         self._serve = serve
         self._seeds: tuple[Contact, ...] = ()
         self._announcing = Pace()
+        self.holders: dict[ID, Contact] = {}
+        """The servers that took one of our records of late; whoever empties it tells them that we are gone."""
 
     @property
     def size(self) -> int:
@@ -68,6 +71,10 @@ class Dht:
             await self._announcing.wait_for(str(server.peer_id))
             if await _attempt(self._query.add_provider, server, key) is not _FAILED:
                 accepted += 1
+                self.holders.pop(server.peer_id, None)
+                self.holders[server.peer_id] = server
+                if len(self.holders) > MAX_HOLDERS:
+                    del self.holders[next(iter(self.holders))]
 
         closest = await self._walk(key, self._query.find_node)
         async with trio.open_nursery() as nursery:

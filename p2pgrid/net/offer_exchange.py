@@ -1,8 +1,8 @@
-"""`/p2pgrid/offer/1` and `/p2pgrid/card/1`: ask a peer for its current offer, or its cards (docs/spec/discovery.md).
+"""Ask a peer for its current offer, its cards, or what is free (docs/spec/discovery.md).
 
-The asking side opens a stream and reads. The provider writes the length (4 bytes, big endian) and the bytes of its
-signed offer record, or of its chain of cards, and ends the stream; length 0 says that it has none. What the bytes mean
-is not known here.
+The asking side opens a stream of `/p2pgrid/offer/1`, `/p2pgrid/card/1` or `/p2pgrid/capacity/1` and reads. The
+provider writes the length (4 bytes, big endian) and the bytes of its signed offer record, of its chain of cards, or of
+what it has free, and ends the stream; length 0 says that it has none. What the bytes mean is not known here.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Document:
 
 OFFER: Final = Document(PROTOCOL, "offer", "no-offer")
 CARDS: Final = Document("/p2pgrid/card/1", "card", "no-card")
+CAPACITY: Final = Document("/p2pgrid/capacity/1", "capacity", "no-capacity")
 
 
 def serve_offers(host: BasicHost, current_offer: Callable[[], Awaitable[bytes | None]]) -> None:

@@ -19,7 +19,7 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from p2pgrid.errors import LocalError, Unreachable
-from p2pgrid.net import log_exchange, offer_exchange
+from p2pgrid.net import log_exchange, offer_exchange, withdraw_exchange
 from p2pgrid.net.addresses import full_multiaddr, usable_addresses, without_peer_id
 from p2pgrid.net.dht import Dht
 from p2pgrid.net.host import HostLimits, open_host
@@ -39,6 +39,8 @@ READVERTISE_INTERVAL_S: Final = 20 * 60.0
 """Three times within the hour for which a record is kept."""
 RETRY_ADVERTISE_S: Final = 15.0
 PARALLEL_ADVERTISEMENTS: Final = 4
+WITHDRAW_TIMEOUT_S: Final = 4.0
+"""How long the peers that hold our records may take to hear that we are gone. A node that stops waits for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +67,10 @@ class NetworkService:
         current_cards: Callable[[], Awaitable[bytes | None]] | None = None,
         answer_log: log_exchange.Answer | None = None,
         sessions: SessionListener | None = None,
+        current_capacity: Callable[[], Awaitable[bytes | None]] | None = None,
     ) -> None:
         self._config = config
+        self._current_capacity = current_capacity
         self._sessions = sessions
         self._roads: trio.Nursery | None = None
         """Where the roads run that were dialled from here."""
@@ -119,6 +123,10 @@ class NetworkService:
                 serve_sessions(host, self._sessions)
             if self._current_cards is not None:
                 offer_exchange.serve_document(host, offer_exchange.CARDS, self._current_cards)
+            if self._current_capacity is not None:
+                offer_exchange.serve_document(host, offer_exchange.CAPACITY, self._current_capacity)
+            if config.serve_dht:
+                withdraw_exchange.serve_withdrawals(host, self._dht.server.provider_store.withdraw)
             try:
                 async with trio.open_nursery() as nursery:
                     self._roads = nursery
@@ -139,11 +147,16 @@ class NetworkService:
                 await self._announced.wait()
         return min((self._held.get(key, 0) for key in keys), default=0)
 
-    async def withdraw(self) -> None:
+    async def withdraw(self, record: bytes | None) -> int:
         """See `Network.withdraw`."""
         self._keys = ()
         self._keys_changed.set()
-        self._running_dht().forget_own_records()
+        dht = self._running_dht()
+        dht.forget_own_records()
+        holders, dht.holders = list(dht.holders.values()), {}
+        if record is None:
+            return 0
+        return await withdraw_exchange.tell_withdrawal(self._running_host(), holders, record, WITHDRAW_TIMEOUT_S)
 
     async def find_providers(self, key: str, limit: int, timeout_s: float) -> list[PeerAddress]:
         """See `Network.find_providers`."""

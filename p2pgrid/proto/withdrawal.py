@@ -1,7 +1,7 @@
 """A provider sells nothing any more: its signed word on that, and how it stands to offers (docs/spec/discovery.md, 5).
 
-A withdrawal takes a number in the row of the provider's offers, the one after the last of them. So an offer that is
-signed later has that number or a higher one, and no copy of the withdrawal, however often it is shown again, is about it.
+A withdrawal has a number in the row of the provider's offers, the one after the last of them. An offer that is signed
+later has that number or a higher one, so no copy of the withdrawal, however often it is shown again, is about it.
 """
 
 from __future__ import annotations

@@ -49,6 +49,7 @@ from p2pgrid.provider.engines import EnginePlan, EngineSet
 from p2pgrid.provider.exchange import Shop
 from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.links import ClientLinks
+from p2pgrid.provider.offer_news import OfferNews
 from p2pgrid.provider.offers import OfferBook, OfferTerms, batch_terms_of, terms_of
 from p2pgrid.provider.own_log import erase_all_salts, open_log
 from p2pgrid.provider.schedule import time_zone
@@ -115,6 +116,7 @@ class Provider:
         self._zone = time_zone(self._config.time_zone)
         self.cards: Final = OwnCards(data.card_file, self.key.public_key, now_ms)
         self._now_ms = now_ms
+        self._news = OfferNews()
         self._stack = AsyncExitStack()
         self._is_drained = False
         self._network: Network | None = None
@@ -238,6 +240,7 @@ class Provider:
             ("watch engines", self.engines.watch(self._advertiser.reoffer)),
             ("ask witnesses", witnessing.run()),
             ("close what is overdue", self.channels.watch()),
+            ("tell what is free", self._news.run()),
         ):
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(_report_end)
@@ -321,6 +324,7 @@ class Provider:
             country=self._config.country,
             has_bootstrap=bool(self._bootstrap),
             now_ms=self._now_ms,
+            on_change=self._news.changed,
         )
         shop = Shop(
             key=self.key,
@@ -336,6 +340,7 @@ class Provider:
             now_ms=self._now_ms,
             log=self.log,
             cards=self.cards.chain,
+            news=self._news,
             claims=workers,
         )
         on_stream = serve_streams(shop)
@@ -380,6 +385,7 @@ class Provider:
             offer=self._advertiser.shown_offer,
             log=self.log.answer_call,
             cards=self._advertiser.shown_cards,
+            capacity=self._advertiser.shown_capacity,
             sessions=self._sessions if config.libp2p_listen else None,
         )
         await stack.enter_async_context(self._network)
