@@ -152,6 +152,10 @@ class LinkLife:
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
+    def dial_now(self) -> None:
+        """Something says that the provider can be reached: do not wait with the next dial."""
+        self._keeper.dial_now()
+
     def ledger_failed(self, error: LedgerError) -> None:
         """Drop the link: what the ledger has is settled on the next."""
         log.error("the ledger failed: %s", error)

@@ -42,6 +42,13 @@ class FetchOffer(Ask, frozen=True, tag="offer"):
     timeout_s: float
 
 
+class FetchCapacity(Ask, frozen=True, tag="capacity"):
+    """What a peer says it has free."""
+
+    peer: PeerAddress
+    timeout_s: float
+
+
 class FetchCards(Ask, frozen=True, tag="cards"):
     """A peer's raw cards."""
 
@@ -58,7 +65,7 @@ class DialRoad(Ask, frozen=True, tag="road"):
     timeout_s: float
 
 
-NETWORK_ASKS: Final = FindProviders | FetchOffer | FetchCards | DialRoad
+NETWORK_ASKS: Final = FindProviders | FetchOffer | FetchCapacity | FetchCards | DialRoad
 
 
 class ReconcileWith(Ask, frozen=True, tag="reconcile"):

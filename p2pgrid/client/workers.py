@@ -29,6 +29,7 @@ from p2pgrid.client.worker_calls import (
     Calls,
     Deliver,
     DialRoad,
+    FetchCapacity,
     FetchCards,
     FetchOffer,
     FindProviders,
@@ -186,7 +187,9 @@ class GatewayWorkers(WorkerSet):
             if isinstance(one.message, Channel) and self._shares.came_from(worker, one.message.channel):
                 bus.send(HasChannel(one.message.channel))
 
-    async def _perform(self, worker: int, ask: FindProviders | FetchOffer | FetchCards | DialRoad) -> object:
+    async def _perform(
+        self, worker: int, ask: FindProviders | FetchOffer | FetchCapacity | FetchCards | DialRoad
+    ) -> object:
         match ask:
             case DialRoad():
                 return await self._dial_road(worker, ask)
@@ -194,6 +197,8 @@ class GatewayWorkers(WorkerSet):
                 return await self._finder.find_providers(key, limit=limit, timeout_s=timeout_s)
             case FetchOffer(peer, timeout_s):
                 return await self._finder.fetch_offer(peer, timeout_s=timeout_s)
+            case FetchCapacity(peer, timeout_s):
+                return await self._finder.fetch_capacity(peer, timeout_s=timeout_s)
             case FetchCards(peer, timeout_s):
                 return await self._finder.fetch_cards(peer, timeout_s=timeout_s)
 

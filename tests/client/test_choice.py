@@ -7,8 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from p2pgrid.client.choice import Choice, Standing, Wishes, choose, expected_cost_pico
+from p2pgrid.client.choice import Choice, Standing, choose, expected_cost_pico
+from p2pgrid.client.no_choice import refusal_of
 from p2pgrid.client.openai_api import offer_object
+from p2pgrid.client.wishes import Wishes
 from p2pgrid.errors import Refused
 from p2pgrid.proto.messages import ENDPOINTS, DataTerms, ModelOffer, Offer, Tariff, TariffPeriod
 from p2pgrid.proto.record import Signed
@@ -108,19 +110,19 @@ def test_equal_offers_have_one_order() -> None:
 def test_why_nobody_serves(changes: dict[str, Any], wishes: Wishes, code: str, words: str) -> None:
     choice = pick(offer("a", **changes), wishes=wishes)
     assert not choice.candidates
-    refusal = choice.refusal("m", CHAT, wishes)
+    refusal = refusal_of(choice, "m", CHAT, wishes)
     assert refusal.code == code and words in str(refusal)
 
 
 def test_the_refusal_names_the_last_test_that_anyone_reached() -> None:
     wishes = Wishes(countries=frozenset({"LT"}), max_cost_pico=10)
     choice = pick(offer("a", country="IT"), offer("b", price=10**6), offer("c", model="x"), wishes=wishes)
-    assert choice.refusal("m", CHAT, wishes).code == "over-budget"
+    assert refusal_of(choice, "m", CHAT, wishes).code == "over-budget"
     assert choice.models == ("m", "x")
 
 
 def test_nobody_at_all() -> None:
-    assert pick().refusal("m", CHAT, Wishes()).code == "no-provider"
+    assert refusal_of(pick(), "m", CHAT, Wishes()).code == "no-provider"
 
 
 def test_a_body_that_fits_no_context() -> None:
@@ -143,7 +145,7 @@ def test_the_price_of_this_moment_counts() -> None:
     assert names(pick(by_the_hour, always, now_ms=NOW_MS - 60_000)) == ["b", "a"]
     budget = Wishes(max_cost_pico=10**5)
     assert names(pick(by_the_hour, always, wishes=budget)) == ["a"]
-    refusal = pick(by_the_hour, always, wishes=budget, now_ms=NOW_MS - 60_000).refusal("m", CHAT, budget)
+    refusal = refusal_of(pick(by_the_hour, always, wishes=budget, now_ms=NOW_MS - 60_000), "m", CHAT, budget)
     assert refusal.code == "over-budget"
     chosen = pick(by_the_hour).candidates[0]
     assert chosen.tariff == night.tariff

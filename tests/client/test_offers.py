@@ -10,7 +10,9 @@ import msgspec
 import pytest
 
 from p2pgrid.client.offer_cache import read_cache, write_cache
-from p2pgrid.client.offers import DEAD_AFTER_FAILURES, OfferBook, verify_offer
+from p2pgrid.client.offer_store import verify_offer
+from p2pgrid.client.offers import OfferBook
+from p2pgrid.client.presence import DEAD_AFTER_FAILURES
 from p2pgrid.errors import InvalidRecord, Unreachable
 from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.proto.messages import Offer
@@ -207,7 +209,7 @@ def test_the_cache_round_trips(tmp_path: Path) -> None:
 
 
 def test_a_full_book_forgets_what_has_failed_and_else_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("p2pgrid.client.offers.MAX_OFFERS", 3)
+    monkeypatch.setattr("p2pgrid.client.offer_store.MAX_OFFERS", 3)
     sellers = [seller(f"seller {n}") for n in range(7)]
     offers, _, _ = book(*sellers)
 

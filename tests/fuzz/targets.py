@@ -27,15 +27,10 @@ from p2pgrid.audit import audit_files
 from p2pgrid.audit.report import verdict_as_json
 from p2pgrid.client.answer import _parse_error
 from p2pgrid.client.offer_cache import read_cache
-from p2pgrid.client.offers import verify_offer
-from p2pgrid.client.openai_api import (
-    COUNTRY_HEADER,
-    MAX_COST_HEADER,
-    StreamEditor,
-    parse_wishes,
-    without_token_ids,
-)
+from p2pgrid.client.offer_store import verify_offer
+from p2pgrid.client.openai_api import StreamEditor, without_token_ids
 from p2pgrid.client.purchase import purchase_of
+from p2pgrid.client.wishes import COUNTRY_HEADER, MAX_COST_HEADER, parse_wishes
 from p2pgrid.config import parse_config
 from p2pgrid.engine.http import parse_health, parse_models
 from p2pgrid.errors import (
