@@ -110,6 +110,8 @@ class LinkLife:
             try:
                 link = await self._keeper.link(_LINK_WAIT_S)
             except Unreachable:
+                if self._keeper.state is KeeperState.CLOSED:
+                    return
                 continue
             except ProtocolViolation as violation:
                 # Whoever answered there proved no key: nothing of it is held against the provider for long.

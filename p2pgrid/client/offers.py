@@ -122,10 +122,11 @@ class OfferBook(OfferStore):
 
     # -- looking -------------------------------------------------------------------------------------------------
 
-    async def search(self, *keys: str, timeout_s: float = SEARCH_TIMEOUT_S) -> int:
+    async def search(self, *keys: str, timeout_s: float = SEARCH_TIMEOUT_S, is_urgent: bool = False) -> int:
         """Look the keys up, and ask those who are new, due, or said to have moved while they did not answer.
 
-        Returns how many peers were found. Raises RemoteError if none of the keys could be looked up.
+        If it is urgent, all those are asked that did not answer. Returns how many peers were found. Raises RemoteError
+        if none of the keys could be looked up.
         """
         found: dict[str, PeerAddress] = {}
         results = await asyncio.gather(
@@ -143,14 +144,14 @@ class OfferBook(OfferStore):
         if failures and len(failures) == len(results):
             self.last_fault = failures[0].message
             raise failures[0]
-        moved = {peer_id for peer_id, peer in found.items() if self.found(peer)}
-        await self._fetch_all(peer for peer in found.values() if self._is_due(peer.peer_id, peer.peer_id in moved))
+        asked = [peer for peer_id, peer in found.items() if self._is_due(peer_id, self.found(peer) or is_urgent)]
+        await self._fetch_all(asked)
         await self._show_offers()
         return len(found)
 
     async def search_model(self, model: str) -> int:
-        """Look for providers of one model: in a large network not all providers are in the book."""
-        return await self.search(model_key(model))
+        """Look for providers of one model, for somebody who waits: in a large network not all are in the book."""
+        return await self.search(model_key(model), is_urgent=True)
 
     async def renew(self, peer_id: str) -> Signed[Offer] | None:
         """Ask the provider for its offer now, over its link if there is one. None if it gave none that is good."""
@@ -218,14 +219,14 @@ class OfferBook(OfferStore):
 
     # -- asking --------------------------------------------------------------------------------------------------
 
-    def _is_due(self, peer_id: str, is_moved: bool) -> bool:
-        """For one that was just found: True if it is new, or should be asked now."""
+    def _is_due(self, peer_id: str, is_wanted: bool) -> bool:
+        """For one that was just found: True if it is new, or due, or wanted and did not answer the last time."""
         if peer_id in self._barred:
             return False
         entry = self._entries.get(peer_id)
         if entry is None:
             return True
-        if is_moved and not entry.presence.is_here:
+        if is_wanted and not entry.presence.is_here:
             return True
         return _is_overdue(entry, self._now_ms())
 

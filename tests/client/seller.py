@@ -185,7 +185,11 @@ class TestSeller:
         return unix_ms() + self.ahead_ms
 
     async def start(self) -> None:
-        self.listener = await listen("127.0.0.1", 0, self.key, on_stream=lambda stream: _Talk(self, stream))
+        self.listener = await listen("127.0.0.1", 0, self.key, on_stream=self.talk)
+
+    def talk(self, stream: Stream) -> StreamHandler:
+        """What answers on a stream."""
+        return _Talk(self, stream)
 
     async def stop(self) -> None:
         if self.listener is not None:
@@ -254,10 +258,10 @@ class _Talk(StreamHandler):
         seller = self.seller
         if kind == Kind.OFFER_REQUEST:
             self.send(Kind.OFFER, seller.offer.record.to_bytes())
+            self.stream.end()
         elif kind == Kind.OFFER_WATCH:
             seller.watchers.append(self)
             self.send(Kind.OFFER, seller.offer.record.to_bytes())
-            self.stream.end()
         elif kind == Kind.CHANNELS_REQUEST:
             found = tuple(one.record.to_bytes() for one in seller.ledger.channels())
             self.send(Kind.CHANNELS, Channels(channels=found).to_bytes())

@@ -156,9 +156,10 @@ async def test_the_dead_are_dropped_and_not_asked_all_the_time() -> None:
     await offers.search()
     network.away.add(one.peer_id)
     for _ in range(DEAD_AFTER_FAILURES):
-        assert offers.offers()
+        assert offers.offer_of(one.peer_id) is not None, "it may still be dialled"
         await offers.renew(one.peer_id)
-    assert not offers.offers()
+        assert not offers.offers(), "and is shown no more"
+    assert offers.offer_of(one.peer_id) is None
     asked = network.fetches[one.peer_id]
     await offers.search()
     assert network.fetches[one.peer_id] == asked
@@ -189,8 +190,9 @@ async def test_the_cache_is_read_and_verified_again(tmp_path: Path) -> None:
     cached["offers"][0]["peer_id"] = PEER.peer_id
     path.write_bytes(msgspec.json.encode(cached))
     again, network, _ = book(cache=path)
-    async with again:
-        assert len(again.offers()) == 1
+    await again._load()
+    assert again.offers() == [], "nobody has confirmed it"
+    assert len(again.worth_dialling()) == 1 and len(again.offers_of("tiny")) == 1
     assert not network.fetches
 
 
