@@ -140,6 +140,30 @@ def allow(context: CliContext, peer: str, as_json: bool) -> None:
         click.echo(f"{peer_id} was under no quarantine; nothing changed.")
 
 
+@offers.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_obj
+def reprice(context: CliContext, as_json: bool) -> None:
+    """Have the node that runs here sell at the prices of config.toml.
+
+    It signs a new offer at once, and clients that have a link with it hear of it. Offers that it has shown before are
+    honoured until they end. Everything else in config.toml is read when the node starts.
+    """
+    from p2pgrid.cli.asking import ask_or_do
+    from p2pgrid.desk.asks import Reprice, Repriced
+
+    async def nowhere() -> Repriced:
+        raise UsageError("no node runs on this data folder.", hint="`p2pgrid serve` reads the prices when it starts.")
+
+    done = asyncio.run(ask_or_do(context.data, Reprice(), Repriced, nowhere, roles=("provider",)))
+    if as_json:
+        click.echo(msgspec.json.encode(done))
+    elif done.models:
+        click.echo(f"Offer {done.sequence} has new prices for {', '.join(done.models)}.")
+    else:
+        click.echo("The prices are those that are offered; nothing changed.")
+
+
 def _mark_quarantined(rows: list[dict[str, Any]], context: CliContext) -> None:
     from p2pgrid.client.quarantine import Quarantine
 
@@ -156,9 +180,7 @@ def _query(given: dict[str, str]) -> OfferQuery:
     try:
         return query_of(given)
     except Refused as refusal:
-        raise UsageError(
-            refusal.message, hint=refusal.hint or "`p2pgrid offers --help` says what goes where."
-        ) from None
+        raise UsageError(refusal.message, hint=refusal.hint or "See `p2pgrid offers --help`.") from None
 
 
 def _search_keys(query: OfferQuery) -> list[str]:

@@ -89,7 +89,11 @@ def parse_countries(text: str | None, name: str) -> frozenset[str]:
     countries = [word.strip() for word in text.upper().split(",") if word.strip()]
     for country in countries:
         if _COUNTRY.fullmatch(country) is None:
-            raise Refused("bad-request", f"{name} names {country!r}; codes like LT or IT were expected.")
+            raise Refused(
+                "bad-request",
+                f"{name} names {country!r}; codes like LT or IT were expected.",
+                hint="They are those of ISO 3166-1 alpha-2.",
+            )
     return frozenset(countries)
 
 

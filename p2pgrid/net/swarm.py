@@ -55,6 +55,8 @@ class GridSwarm(Swarm):  # type: ignore[misc]
         self._max_inbound_per_ip = max_inbound_per_ip
         self._inbound_by_ip: Counter[str] = Counter()
         self._wanted: Counter[ID] = Counter()
+        self.passing: set[ID] = set()
+        """Peers that were connected to for a question: whoever asked last closes the connection."""
 
     async def connect_to(self, peer_id: ID, addresses: Sequence[Multiaddr]) -> Any:
         """The live connection to `peer_id`, or a new one by one of `addresses`. Raises SwarmException."""
@@ -105,6 +107,10 @@ class GridSwarm(Swarm):  # type: ignore[misc]
             self._wanted[peer_id] -= 1
             if not self._wanted[peer_id]:
                 del self._wanted[peer_id]
+
+    def is_connected(self, peer_id: ID) -> bool:
+        """True while there is a connection that is not ending."""
+        return bool(self._filter_valid_connections(self.get_connections(peer_id)))
 
     def is_wanted(self, peer_id: ID) -> bool:
         """True while somebody is about to use the connection to this peer."""

@@ -18,8 +18,7 @@ from libp2p.host.basic_host import BasicHost
 from p2pgrid.errors import InvalidRecord, P2pgridError
 from p2pgrid.net.host import close_stream, open_stream, reset_stream
 from p2pgrid.net.kad_query import Contact
-from p2pgrid.net.offer_exchange import close_if_idle, read_exactly
-from p2pgrid.net.shielding import shielded_for
+from p2pgrid.net.offer_exchange import passing_connection, read_exactly
 from p2pgrid.proto.withdrawal import verify_withdrawal
 
 logger = logging.getLogger(__name__)
@@ -86,9 +85,7 @@ async def _take(stream: Any, peer_id: str) -> None:
 
 
 async def _tell(host: BasicHost, holder: Contact, record: bytes) -> bool:
-    network = host.get_network()
-    was_connected = bool(network.get_connections(holder.peer_id))
-    try:
+    async with passing_connection(host.get_network(), holder):
         with trio.fail_after(ANSWER_TIMEOUT_S):
             stream = await open_stream(host, holder.peer_id, holder.addresses, PROTOCOL)
             try:
@@ -99,7 +96,3 @@ async def _tell(host: BasicHost, holder: Contact, record: bytes) -> bool:
                 raise
             await close_stream(stream)
             return is_taken
-    finally:
-        if not was_connected:
-            with shielded_for(1):
-                await close_if_idle(network, holder)

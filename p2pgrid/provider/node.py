@@ -22,6 +22,7 @@ from p2pgrid.commands.address import socket_path
 from p2pgrid.commands.server import serve_commands
 from p2pgrid.commands.wire import About
 from p2pgrid.config import Config, DataFolder, ModelConfig, parse_host_port
+from p2pgrid.desk.asks import Repriced
 from p2pgrid.desk.evidence import EvidenceKeeper
 from p2pgrid.desk.records_desk import RecordsDesk
 from p2pgrid.errors import Refused, UsageError
@@ -118,7 +119,7 @@ class Provider:
         self._now_ms = now_ms
         self._news = OfferNews()
         self._stack = AsyncExitStack()
-        self._is_drained = False
+        self._is_serving = self._is_drained = False
         self._network: Network | None = None
         self._listener: DirectListener | None = None
         self._workers: ProviderWorkers | None = None
@@ -214,6 +215,22 @@ class Provider:
         """True once the node was told to stop."""
         return self._admission.is_draining
 
+    # -- while it runs ----------------------------------------------------------------------------------------------
+
+    async def reprice(self) -> Repriced:
+        """Offer at the prices that config.toml has now. Offers that were shown are honoured until they end.
+
+        Raises UsageError for a price that is none, and while the node starts or stops; LedgerError.
+        """
+        if not self._is_serving or self._admission.is_draining:
+            raise UsageError("the node is starting, or stopping.", hint="It reads config.toml when it starts.")
+        changed = self.engines.reprice(self._data.load_config().provider.models)
+        if changed:
+            log.info("new prices: %s", ", ".join(changed))
+            await self._advertiser.publish()
+        offer = self._offers.current
+        return Repriced(models=changed, sequence=offer.message.sequence if offer is not None else 0)
+
     # -- start, in this order ---------------------------------------------------------------------------------------
 
     async def _start(self, stack: AsyncExitStack) -> None:
@@ -233,6 +250,7 @@ class Provider:
         await self._open_roads(stack, ledger)
         await self._advertiser.publish()
         await self._advertiser.advertise()
+        self._is_serving = True
         stack.push_async_callback(self._drain)
         witnessing = Witnessing(self.log.log, self._witnesses)
         for name, work in (
@@ -295,7 +313,7 @@ class Provider:
             deliver=self._deliver_dispute,
             erase_salts=lambda ids: erase_all_salts(self._data, self.log.log, self.key, ids),
         )
-        desk = ProviderDesk(ledger, self.key.public_key, self._links.is_connected, records)
+        desk = ProviderDesk(ledger, self.key.public_key, self._links.is_connected, records, self.reprice)
         await stack.enter_async_context(
             serve_commands(socket_path(self._data.path), about, PROVIDER_ASKS, desk.perform)
         )
