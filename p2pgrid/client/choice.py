@@ -174,13 +174,14 @@ def rank(
     ranked: list[tuple[tuple[bool, int, bool, int, bool, float, str], Candidate]] = []
     asked = fields.max_completion_tokens or fields.max_tokens or 1
     most_context_bytes = MOST_BYTES_PER_TOKEN * fields.prompts
+    has_price = wishes.max_input_upm is not None or wishes.max_output_upm is not None
     for one in preselection.listings:
         peer_id, entry, standing = one.peer_id, one.entry, standing_of(one.peer_id)
         tariff = one.tariff_at(now_ms)
         if asked > entry.context_tokens or body_bytes > most_context_bytes * entry.context_tokens:
             rejected.setdefault("context", []).append(f"{entry.context_tokens} tokens")
             continue
-        if is_too_dear(tariff, wishes):
+        if has_price and is_too_dear(tariff, wishes):
             prices = f"{format_price_eur(tariff.input_upm)}/{format_price_eur(tariff.output_upm)}"
             rejected.setdefault("price", []).append(prices)
             continue
@@ -190,7 +191,7 @@ def rank(
                 rejected.setdefault("budget", []).append(format_amount_eur(most))
                 continue
         presence = presence_of(peer_id)
-        free = presence.free(entry.model, now_ms)
+        free = presence.free(entry.model, now_ms) if presence.capacity is not None else None
         if wishes.only_free and not free:
             rejected.setdefault("full", []).append("it is full" if free == 0 else "it does not say")
             continue
