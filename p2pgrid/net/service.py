@@ -149,7 +149,7 @@ class NetworkService:
 
     async def withdraw(self, record: bytes | None) -> int:
         """See `Network.withdraw`."""
-        self._keys = ()
+        self._keys, self._held = (), {}
         self._keys_changed.set()
         dht = self._running_dht()
         dht.forget_own_records()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -163,7 +164,11 @@ async def _who_has_left() -> None:
             Network(key, "test", **options) as provider,
             Network(SecretKey(bytes(31) + b"c"), "test", bootstrap=introducer.addresses) as client,
         ):
-            assert await provider.advertise([lookup_keys.PROVIDER, MODEL]) == 2
+            async with asyncio.timeout(15):
+                while (
+                    await provider.advertise([lookup_keys.PROVIDER, MODEL]) < 2
+                ):  # until both servers know one another
+                    await asyncio.sleep(0.05)
             assert [p.peer_id for p in await client.find_providers(MODEL, timeout_s=5)] == [provider.peer_id]
             assert await provider.withdraw(withdrawal(key)) == 2
             for name in (lookup_keys.PROVIDER, MODEL):
