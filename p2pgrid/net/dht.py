@@ -47,7 +47,7 @@ class Dht:
         self._seeds: tuple[Contact, ...] = ()
         self._announcing = Pace()
         self.holders: dict[ID, Contact] = {}
-        """The servers that took one of our records of late; whoever empties it tells them that we are gone."""
+        """The servers that may have one of our records; whoever empties it tells them that we are gone."""
 
     @property
     def size(self) -> int:
@@ -69,12 +69,12 @@ class Dht:
         async def tell(server: Contact) -> None:
             nonlocal accepted
             await self._announcing.wait_for(str(server.peer_id))
+            self.holders.pop(server.peer_id, None)
+            self.holders[server.peer_id] = server
+            if len(self.holders) > MAX_HOLDERS:
+                del self.holders[next(iter(self.holders))]
             if await _attempt(self._query.add_provider, server, key) is not _FAILED:
                 accepted += 1
-                self.holders.pop(server.peer_id, None)
-                self.holders[server.peer_id] = server
-                if len(self.holders) > MAX_HOLDERS:
-                    del self.holders[next(iter(self.holders))]
 
         closest = await self._walk(key, self._query.find_node)
         async with trio.open_nursery() as nursery:

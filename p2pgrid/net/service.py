@@ -81,6 +81,7 @@ class NetworkService:
         self._keys: tuple[str, ...] = ()
         self._held: dict[str, int] = {}
         """How many servers hold our record of a key, as of the last announcement."""
+        self._announcement = trio.CancelScope()
         self._forget_run()
         self._host: BasicHost | None = None
         self._dht: Dht | None = None
@@ -151,6 +152,7 @@ class NetworkService:
         """See `Network.withdraw`."""
         self._keys, self._held = (), {}
         self._keys_changed.set()
+        self._announcement.cancel()  # what it left after the withdrawal would stay for an hour
         dht = self._running_dht()
         dht.forget_own_records()
         holders, dht.holders = list(dht.holders.values()), {}
@@ -231,7 +233,8 @@ class NetworkService:
         await self._joined.wait()
         while True:
             self._keys_changed = trio.Event()  # before the keys are read: a change from here on is not missed
-            self._held = await self._announce(self._keys)
+            with trio.CancelScope() as self._announcement:
+                self._held = await self._announce(self._keys)
             self._announced.set()
             self._announced = trio.Event()
             interval_s = READVERTISE_INTERVAL_S if all(self._held.values()) else RETRY_ADVERTISE_S
