@@ -188,8 +188,9 @@ async def test_a_session_does_without_a_capacity_that_names_another_offer() -> N
     async with shop(seller) as s:
         await watched(seller)
         book = s.purchaser.book
-        told = Capacity(sequence=99, models=())
-        before = book.presence_of(seller.peer_id)
+        seller.watchers[-1].send(Kind.CAPACITY, capacity(seller.offer).to_bytes())
+        await until(lambda: book.presence_of(seller.peer_id).capacity)
+        before, told = book.presence_of(seller.peer_id), Capacity(sequence=99, models=())
         seller.watchers[-1].send(Kind.CAPACITY, told.to_bytes())
         await until(lambda: book.presence_of(seller.peer_id).capacity == told)
         assert book.presence_of(seller.peer_id).confirmed_ms == before.confirmed_ms

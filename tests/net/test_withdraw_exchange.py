@@ -165,9 +165,8 @@ async def _who_has_left() -> None:
             Network(SecretKey(bytes(31) + b"c"), "test", bootstrap=introducer.addresses) as client,
         ):
             async with asyncio.timeout(15):
-                while (
-                    await provider.advertise([lookup_keys.PROVIDER, MODEL]) < 2
-                ):  # until both servers know one another
+                # Until both servers are known. Another announcement may be under way when the provider leaves.
+                while await provider.advertise([lookup_keys.PROVIDER, MODEL]) < 2:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
             assert [p.peer_id for p in await client.find_providers(MODEL, timeout_s=5)] == [provider.peer_id]
             assert await provider.withdraw(withdrawal(key)) == 2
