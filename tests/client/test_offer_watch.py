@@ -16,7 +16,6 @@ from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.wire import Capacity, Kind
 from tests.client.seller import BODY, CHAT, FakeNetwork, Shop, TestSeller, shop, until
 from tests.client.test_offer_asking import capacity, withdrawal
-from tests.factories import CLIENT
 
 
 async def bought(s: Shop) -> str:
@@ -194,4 +193,3 @@ async def test_a_session_does_without_a_capacity_that_names_another_offer() -> N
         seller.watchers[-1].send(Kind.CAPACITY, told.to_bytes())
         await until(lambda: book.presence_of(seller.peer_id).capacity == told)
         assert book.presence_of(seller.peer_id).confirmed_ms == before.confirmed_ms
-        assert CLIENT.public_key != seller.key.public_key
