@@ -84,7 +84,11 @@ class Dht:
 
     def forget_own_records(self) -> None:
         """Stop giving out our own provider records from here. Other servers' copies end within the hour."""
-        self.server.provider_store.withdraw(str(self._own_id))
+        self.forget_records_of(str(self._own_id))
+
+    def forget_records_of(self, peer_id: str) -> None:
+        """Give out nothing any more that a provider left here."""
+        self.server.provider_store.withdraw(peer_id)
 
     async def find_providers(self, key: bytes, limit: int, timeout_s: float) -> list[PeerAddress]:
         """At most `limit` providers of `key`, the most credible first; after `timeout_s`, what was found by then."""

@@ -127,7 +127,7 @@ class NetworkService:
             if self._current_capacity is not None:
                 offer_exchange.serve_document(host, offer_exchange.CAPACITY, self._current_capacity)
             if config.serve_dht:
-                withdraw_exchange.serve_withdrawals(host, self._dht.server.provider_store.withdraw)
+                withdraw_exchange.serve_withdrawals(host, self._dht.forget_records_of)
             try:
                 async with trio.open_nursery() as nursery:
                     self._roads = nursery
