@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from p2pgrid.client.offers import verify_offer
+from p2pgrid.client.offer_store import verify_offer
 from p2pgrid.client.roads import dial_direct, direct_addresses
 from p2pgrid.config import DataFolder
 from p2pgrid.desk.standing import Books, last_offer

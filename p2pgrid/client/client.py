@@ -17,17 +17,18 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from p2pgrid import __version__
 from p2pgrid.client.answer import Answer
 from p2pgrid.client.cards import CardBook
-from p2pgrid.client.choice import Wishes
+from p2pgrid.client.choice import Candidate
 from p2pgrid.client.clock import unix_ms
 from p2pgrid.client.desk import CLIENT_ASKS, ClientDesk
 from p2pgrid.client.late_network import LateNetwork
 from p2pgrid.client.limits import SessionLimits
 from p2pgrid.client.log_watch import LogWatch
+from p2pgrid.client.offer_query import OfferQuery
 from p2pgrid.client.offers import OfferBook
-from p2pgrid.client.openai_api import parse_budget
 from p2pgrid.client.purchaser import Purchaser
 from p2pgrid.client.quarantine import Quarantine
 from p2pgrid.client.roads import ProviderRoads
+from p2pgrid.client.wishes import Wishes, parse_budget
 from p2pgrid.commands.address import socket_path
 from p2pgrid.commands.server import serve_commands
 from p2pgrid.commands.wire import About
@@ -180,6 +181,14 @@ class Client:
         """Buy one chat, unstreamed: OpenAI's `chat.completion` object. The arguments are the request's fields."""
         async with await self.purchaser.buy(CHAT, body, wishes, whole=True) as answer:
             return await answer.assemble()
+
+    def offers(self, query: OfferQuery | None = None) -> list[Candidate]:
+        """What is on sale now, each model in each offer: what the query is about, in its order.
+
+        `OfferQuery(model="qwen3-8b", wishes=Wishes(only_free=True), sort=Sort.FREE)`, say. Asks nobody: every offer
+        shown was confirmed by its provider, at `presence.confirmed_ms`.
+        """
+        return self.purchaser.market.models(query or OfferQuery())
 
     async def wait_for_offer(self, model: str, timeout_s: float) -> None:
         """Return once somebody sells the model. Raises Refused (`no-provider`)."""

@@ -53,6 +53,10 @@ class LateNetwork:
         """As `Network.fetch_offer`."""
         return await (await self.joined()).fetch_offer(peer, timeout_s=timeout_s)
 
+    async def fetch_capacity(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:
+        """As `Network.fetch_capacity`."""
+        return await (await self.joined()).fetch_capacity(peer, timeout_s=timeout_s)
+
     async def fetch_cards(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:
         """As `Network.fetch_cards`."""
         return await (await self.joined()).fetch_cards(peer, timeout_s=timeout_s)

@@ -23,7 +23,7 @@ from p2pgrid.client.domains import DomainChecker
 from p2pgrid.client.gateway import SERVER_LIMITS, Gateway
 from p2pgrid.client.limits import SessionLimits
 from p2pgrid.client.log_watch import LogWatch
-from p2pgrid.client.offers import OfferBook
+from p2pgrid.client.offers import ASKS_PER_S, OfferBook
 from p2pgrid.client.purchaser import Purchaser
 from p2pgrid.client.quarantine import Held, Quarantine
 from p2pgrid.client.roads import ProviderRoads
@@ -34,6 +34,7 @@ from p2pgrid.client.worker_calls import (
     Calls,
     Deliver,
     DialRoad,
+    FetchCapacity,
     FetchCards,
     FetchOffer,
     FindProviders,
@@ -83,6 +84,10 @@ class MainNetwork:
     async def fetch_offer(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:
         """As `Network.fetch_offer`."""
         return await self._calls.ask(FetchOffer(peer, timeout_s), bytes)
+
+    async def fetch_capacity(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:
+        """As `Network.fetch_capacity`."""
+        return await self._calls.ask(FetchCapacity(peer, timeout_s), bytes)
 
     async def fetch_cards(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:
         """As `Network.fetch_cards`."""
@@ -235,6 +240,7 @@ class Worker:
                 now_ms=unix_ms,
                 keys=[PROVIDER, *map(country_key, config.countries)],
                 cache=data.offers_file if is_keeper else None,
+                asks_per_s=ASKS_PER_S / max(self._begin.processes - 1, 1),
             )
             cards = CardBook(
                 finder,

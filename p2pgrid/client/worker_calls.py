@@ -42,6 +42,13 @@ class FetchOffer(Ask, frozen=True, tag="offer"):
     timeout_s: float
 
 
+class FetchCapacity(Ask, frozen=True, tag="capacity"):
+    """What a peer says it has free."""
+
+    peer: PeerAddress
+    timeout_s: float
+
+
 class FetchCards(Ask, frozen=True, tag="cards"):
     """A peer's raw cards."""
 
@@ -69,7 +76,7 @@ class AgreeOnHole(Ask, frozen=True, tag="hole"):
     timeout_s: float
 
 
-NETWORK_ASKS: Final = FindProviders | FetchOffer | FetchCards | DialRoad | AgreeOnHole
+NETWORK_ASKS: Final = FindProviders | FetchOffer | FetchCapacity | FetchCards | DialRoad | AgreeOnHole
 
 
 class ReconcileWith(Ask, frozen=True, tag="reconcile"):

@@ -30,6 +30,7 @@ from p2pgrid.client.worker_calls import (
     Calls,
     Deliver,
     DialRoad,
+    FetchCapacity,
     FetchCards,
     FetchOffer,
     FindProviders,
@@ -189,7 +190,9 @@ class GatewayWorkers(WorkerSet):
                 bus.send(HasChannel(one.message.channel))
 
     async def _perform(
-        self, worker: int, ask: FindProviders | FetchOffer | FetchCards | DialRoad | AgreeOnHole
+        self,
+        worker: int,
+        ask: FindProviders | FetchOffer | FetchCapacity | FetchCards | DialRoad | AgreeOnHole,
     ) -> object:
         match ask:
             case AgreeOnHole(provider, timeout_s):
@@ -200,6 +203,8 @@ class GatewayWorkers(WorkerSet):
                 return await self._finder.find_providers(key, limit=limit, timeout_s=timeout_s)
             case FetchOffer(peer, timeout_s):
                 return await self._finder.fetch_offer(peer, timeout_s=timeout_s)
+            case FetchCapacity(peer, timeout_s):
+                return await self._finder.fetch_capacity(peer, timeout_s=timeout_s)
             case FetchCards(peer, timeout_s):
                 return await self._finder.fetch_cards(peer, timeout_s=timeout_s)
 

@@ -26,6 +26,19 @@ class Allowed(msgspec.Struct, frozen=True, kw_only=True):
     since_ms: int = 0
 
 
+class Reprice(Ask, frozen=True, kw_only=True, tag="reprice"):
+    """Offer at the prices that config.toml has now (provider)."""
+
+
+class Repriced(msgspec.Struct, frozen=True, kw_only=True):
+    """What `Reprice` changed."""
+
+    models: tuple[str, ...]
+    """Whose prices, or schedules of prices, are others than before."""
+    sequence: int
+    """Of the offer in force; 0 where nothing is on sale."""
+
+
 class Reconcile(Ask, frozen=True, kw_only=True, tag="reconcile"):
     """Bring both ledgers of the channels with a peer together."""
 

@@ -32,6 +32,7 @@ MAINTENANCE_INTERVAL_S: Final = 300.0
 _STALE_AFTER_S: Final = 600
 _CONTACT_TTL_S: Final = 2 * 60 * 60
 _MAX_PROBES: Final = 16
+MAX_HOLDERS: Final = 256
 
 
 class Dht:
@@ -48,6 +49,8 @@ class Dht:
         self._serve = serve
         self._seeds: tuple[Contact, ...] = ()
         self._announcing = Pace()
+        self.holders: dict[ID, Contact] = {}
+        """The servers that may have one of our records; whoever empties it tells them that we are gone."""
 
     @property
     def size(self) -> int:
@@ -77,6 +80,10 @@ class Dht:
         async def tell(server: Contact) -> None:
             nonlocal accepted
             await self._announcing.wait_for(str(server.peer_id))
+            self.holders.pop(server.peer_id, None)
+            self.holders[server.peer_id] = server
+            if len(self.holders) > MAX_HOLDERS:
+                del self.holders[next(iter(self.holders))]
             if await _attempt(self._query.add_provider, server, key) is not _FAILED:
                 accepted += 1
 
@@ -88,7 +95,11 @@ class Dht:
 
     def forget_own_records(self) -> None:
         """Stop giving out our own provider records from here. Other servers' copies end within the hour."""
-        self.server.provider_store.withdraw(str(self._own_id))
+        self.forget_records_of(str(self._own_id))
+
+    def forget_records_of(self, peer_id: str) -> None:
+        """Give out nothing any more that a provider left here."""
+        self.server.provider_store.withdraw(peer_id)
 
     async def find_providers(self, key: bytes, limit: int, timeout_s: float) -> list[PeerAddress]:
         """At most `limit` providers of `key`, the most credible first; after `timeout_s`, what was found by then."""

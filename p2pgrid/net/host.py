@@ -48,6 +48,7 @@ from multiaddr import Multiaddr
 from p2pgrid.errors import LocalError
 from p2pgrid.net import libp2p_logs
 from p2pgrid.net.addresses import announced, full_multiaddr, told_addresses
+from p2pgrid.net.identify import answer_without_addresses
 from p2pgrid.net.peerstore import OwnKeyPeerStore
 from p2pgrid.net.shielding import shielded_for
 from p2pgrid.net.swarm import DIAL_TIMEOUT_S, STREAM_TIMEOUT_S, GridSwarm
@@ -97,6 +98,8 @@ async def open_host(
         addrs_factory=lambda bound: told_addresses(list(announce) if announce else announced(bound), circuits()),
         disable_identify_address_discovery=True,
     )
+    if not listen:
+        answer_without_addresses(host)
     swarm.set_stream_handler(_StreamGuard(swarm.common_stream_handler, limits or HostLimits()))
     for address in listen:
         check_free(address)

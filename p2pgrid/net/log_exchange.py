@@ -21,8 +21,7 @@ from libp2p.stream_muxer.exceptions import MuxedConnError, MuxedStreamError
 from p2pgrid.errors import P2pgridError, ProtocolViolation, Refused, Unreachable
 from p2pgrid.net.host import close_stream, open_stream, reset_stream
 from p2pgrid.net.kad_query import Contact
-from p2pgrid.net.offer_exchange import close_if_idle, read_exactly
-from p2pgrid.net.shielding import shielded_for
+from p2pgrid.net.offer_exchange import passing_connection, read_exactly
 
 logger = logging.getLogger(__name__)
 
@@ -66,11 +65,10 @@ async def ask_log(host: BasicHost, peer: Contact, request: bytes, timeout_s: flo
 
     Raises Unreachable (not there, not in time, or gone half-way), Refused (`no-log`) or ProtocolViolation.
     """
-    network = host.get_network()
-    was_connected = bool(network.get_connections(peer.peer_id))
     try:
-        with trio.fail_after(timeout_s):
-            return await _ask(host, peer, request)
+        async with passing_connection(host.get_network(), peer):
+            with trio.fail_after(timeout_s):
+                return await _ask(host, peer, request)
     except trio.TooSlowError:
         raise Unreachable(f"{peer.peer_id} did not answer about its log in {timeout_s:g} s.") from None
     except SwarmException as error:
@@ -81,10 +79,6 @@ async def ask_log(host: BasicHost, peer: Contact, request: bytes, timeout_s: flo
         raise Unreachable(f"{peer.peer_id} did not take up the request for its log.") from error
     except (IOException, MuxedStreamError, MuxedConnError) as error:
         raise Unreachable(f"the connection to {peer.peer_id} ended while it was asked for its log.") from error
-    finally:
-        if not was_connected:
-            with shielded_for(1):
-                await close_if_idle(network, peer)
 
 
 async def _ask(host: BasicHost, peer: Contact, request: bytes) -> bytes:

@@ -23,7 +23,7 @@ from p2pgrid.net.connection import WRITE_STALL_S, LinkConnection, OnStream
 from p2pgrid.net.host import HostLimits
 from p2pgrid.net.libp2p_road import SessionListener, road_of, verify_listener
 from p2pgrid.net.lookup_keys import check_network_name, record_key
-from p2pgrid.net.offer_exchange import CARDS, OFFER, Document
+from p2pgrid.net.offer_exchange import CAPACITY, CARDS, OFFER, Document
 from p2pgrid.net.peer_address import BootstrapState, Health, PeerAddress
 from p2pgrid.net.punch_plan import PunchPlan
 from p2pgrid.net.reach_exchange import unix_ms
@@ -55,6 +55,7 @@ class Network:
         offer: Callable[[], bytes | None] | None = None,
         log: Callable[[bytes, str], Awaitable[bytes]] | None = None,
         cards: Callable[[], bytes | None] | None = None,
+        capacity: Callable[[], bytes | None] | None = None,
         announce: Sequence[str] = (),
         sessions: SessionListener | None = None,
         limits: HostLimits | None = None,
@@ -72,6 +73,7 @@ class Network:
         log: called on the asyncio loop with every request about our log and the asker's proven peer id; its answer, at
         most 64 KiB.
         cards: the same for our chain of cards.
+        capacity: the same for what we have free.
         announce: what to tell others instead of the addresses listened on.
         sessions: takes the links that others dial over libp2p.
         relay: whether to be reached through relays.
@@ -105,6 +107,7 @@ class Network:
             self._asking(cards) if cards is not None else None,
             self._answer_log if log is not None else None,
             sessions,
+            self._asking(capacity) if capacity is not None else None,
             self._begin_to_punch if punched is not None else None,
         )
         self._punched = punched
@@ -159,9 +162,13 @@ class Network:
             record_key(self._network_name, key)
         return await self._thread.call(self._service.advertise, tuple(keys), timeout_s)
 
-    async def withdraw(self) -> None:
-        """Advertise nothing any more. Servers forget within the hour; until then our offer says `no-offer`."""
-        await self._thread.call(self._service.withdraw)
+    async def withdraw(self, record: bytes | None = None) -> int:
+        """Advertise nothing any more. Servers that are not told forget within the hour.
+
+        record: our signed Withdrawal; with it the servers that hold our records are told, which takes up to 4 s.
+        Returns how many have forgotten us.
+        """
+        return await self._thread.call(self._service.withdraw, record)
 
     async def find_providers(self, key: str, *, limit: int = 50, timeout_s: float = 10.0) -> list[PeerAddress]:
         """Peers said to provide `key`, each once, without ourselves, the most credible first.
@@ -191,6 +198,13 @@ class Network:
         Raises Unreachable, Refused (`no-card`) or ProtocolViolation; UsageError for what is no peer id.
         """
         return await self._fetch(CARDS, peer, timeout_s)
+
+    async def fetch_capacity(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:
+        """What `peer` says it has free (`proto.wire.Capacity`), as `fetch_offer` has it.
+
+        Raises Unreachable, Refused (`no-capacity`) or ProtocolViolation; UsageError for what is no peer id.
+        """
+        return await self._fetch(CAPACITY, peer, timeout_s)
 
     async def ask_log(self, peer: PeerAddress, request: bytes, *, timeout_s: float = 15.0) -> bytes:
         """The answer of `peer` to a request about its log (`proto.wire.LogCall`): at most 64 KiB, not yet parsed.

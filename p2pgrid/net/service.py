@@ -19,7 +19,7 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from p2pgrid.errors import LocalError, Unreachable
-from p2pgrid.net import log_exchange, offer_exchange, reach_asking
+from p2pgrid.net import log_exchange, offer_exchange, reach_asking, withdraw_exchange
 from p2pgrid.net.addresses import full_multiaddr, usable_addresses, without_peer_id
 from p2pgrid.net.dht import Dht
 from p2pgrid.net.host import HostLimits, open_host
@@ -48,6 +48,8 @@ READVERTISE_INTERVAL_S: Final = 20 * 60.0
 """Three times within the hour for which a record is kept."""
 RETRY_ADVERTISE_S: Final = 15.0
 PARALLEL_ADVERTISEMENTS: Final = 4
+WITHDRAW_TIMEOUT_S: Final = 4.0
+"""How long the peers that hold our records may take to hear that we are gone. A node that stops waits for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +81,11 @@ class NetworkService:
         current_cards: Callable[[], Awaitable[bytes | None]] | None = None,
         answer_log: log_exchange.Answer | None = None,
         sessions: SessionListener | None = None,
+        current_capacity: Callable[[], Awaitable[bytes | None]] | None = None,
         punch: Begin | None = None,
     ) -> None:
         self._config = config
+        self._current_capacity = current_capacity
         self._punch = punch
         self._reachable: bool | None = None
         self._relay_part: RelayPart | None = None
@@ -96,6 +100,7 @@ class NetworkService:
         self._keys: tuple[str, ...] = ()
         self._held: dict[str, int] = {}
         """How many servers hold our record of a key, as of the last announcement."""
+        self._announcement = trio.CancelScope()
         self._forget_run()
         self._host: BasicHost | None = None
         self._dht: Dht | None = None
@@ -158,6 +163,10 @@ class NetworkService:
                 serve_sessions(host, self._sessions)
             if self._current_cards is not None:
                 offer_exchange.serve_document(host, offer_exchange.CARDS, self._current_cards)
+            if self._current_capacity is not None:
+                offer_exchange.serve_document(host, offer_exchange.CAPACITY, self._current_capacity)
+            if config.serve_dht:
+                withdraw_exchange.serve_withdrawals(host, self._dht.forget_records_of)
             try:
                 async with trio.open_nursery() as nursery:
                     self._roads = nursery
@@ -216,11 +225,17 @@ class NetworkService:
         self.addresses = tuple(map(str, self._host.get_addrs()))
         self._keys_changed.set()
 
-    async def withdraw(self) -> None:
+    async def withdraw(self, record: bytes | None) -> int:
         """See `Network.withdraw`."""
-        self._keys = ()
+        self._keys, self._held = (), {}
         self._keys_changed.set()
-        self._running_dht().forget_own_records()
+        self._announcement.cancel()  # what it left after the withdrawal would stay for an hour
+        dht = self._running_dht()
+        dht.forget_own_records()
+        holders, dht.holders = list(dht.holders.values()), {}
+        if record is None:
+            return 0
+        return await withdraw_exchange.tell_withdrawal(self._running_host(), holders, record, WITHDRAW_TIMEOUT_S)
 
     async def find_providers(self, key: str, limit: int, timeout_s: float) -> list[PeerAddress]:
         """See `Network.find_providers`."""
@@ -338,7 +353,8 @@ class NetworkService:
         while True:
             self._keys_changed = trio.Event()  # before the keys are read: a change from here on is not missed
             own = (RELAY,) if self._config.relaying is not None and self._reachable is not False else ()
-            self._held = await self._announce((*self._keys, *own))
+            with trio.CancelScope() as self._announcement:
+                self._held = await self._announce((*self._keys, *own))
             self._announced.set()
             self._announced = trio.Event()
             interval_s = READVERTISE_INTERVAL_S if all(self._held.values()) else RETRY_ADVERTISE_S

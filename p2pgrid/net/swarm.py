@@ -70,6 +70,8 @@ class GridSwarm(Swarm):  # type: ignore[misc]
         self.circuits: DialsCircuits | None = None
         self._dialling: dict[tuple[ID, bool], trio.Event] = {}
         """Dials under way: to whom, and whether through a relay too."""
+        self.passing: set[ID] = set()
+        """Peers that were connected to for a question: whoever asked last closes the connection."""
 
     async def connect_to(self, peer_id: ID, addresses: Sequence[Multiaddr], *, direct_only: bool = False) -> Any:
         """The live connection to `peer_id`, the direct one first, or a new one by one of `addresses`.
@@ -126,6 +128,10 @@ class GridSwarm(Swarm):  # type: ignore[misc]
             self._wanted[peer_id] -= 1
             if not self._wanted[peer_id]:
                 del self._wanted[peer_id]
+
+    def is_connected(self, peer_id: ID) -> bool:
+        """True while there is a connection that is not ending."""
+        return bool(self._filter_valid_connections(self.get_connections(peer_id)))
 
     def is_wanted(self, peer_id: ID) -> bool:
         """True while somebody is about to use the connection to this peer."""

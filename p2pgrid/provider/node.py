@@ -23,6 +23,7 @@ from p2pgrid.commands.address import socket_path
 from p2pgrid.commands.server import serve_commands
 from p2pgrid.commands.wire import About
 from p2pgrid.config import Config, DataFolder, ModelConfig, parse_host_port
+from p2pgrid.desk.asks import Repriced
 from p2pgrid.desk.evidence import EvidenceKeeper
 from p2pgrid.desk.records_desk import RecordsDesk
 from p2pgrid.errors import Refused, UsageError
@@ -59,6 +60,7 @@ from p2pgrid.provider.exchange import Shop
 from p2pgrid.provider.health import condition_of
 from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.links import ClientLinks
+from p2pgrid.provider.offer_news import OfferNews
 from p2pgrid.provider.offers import OfferBook, OfferTerms, batch_terms_of, terms_of
 from p2pgrid.provider.own_log import erase_all_salts, open_log
 from p2pgrid.provider.punched import PunchedLinks
@@ -132,6 +134,7 @@ class Provider:
         self._relaying = relay_limits_of(config.relay) if self._config.relay else None
         self.cards: Final = OwnCards(data.card_file, self.key.public_key, now_ms)
         self._now_ms = now_ms
+        self._news = OfferNews()
         self._stack = AsyncExitStack()
         self._is_drained = False
         self.is_serving = False
@@ -241,6 +244,22 @@ class Provider:
         """True once the node was told to stop."""
         return self._admission.is_draining
 
+    # -- while it runs ----------------------------------------------------------------------------------------------
+
+    async def reprice(self) -> Repriced:
+        """Offer at the prices that config.toml has now. Offers that were shown are honoured until they end.
+
+        Raises UsageError for a price that is none, and while the node starts or stops; LedgerError.
+        """
+        if not self.is_serving or self._admission.is_draining:
+            raise UsageError("the node is starting, or stopping.", hint="It reads config.toml when it starts.")
+        changed = self.engines.reprice(self._data.load_config().provider.models)
+        if changed:
+            log.info("new prices: %s", ", ".join(changed))
+            await self._advertiser.publish()
+        offer = self._offers.current
+        return Repriced(models=changed, sequence=offer.message.sequence if offer is not None else 0)
+
     # -- start, in this order ---------------------------------------------------------------------------------------
 
     async def _start(self, stack: AsyncExitStack) -> None:
@@ -260,6 +279,7 @@ class Provider:
         await self._open_roads(stack, ledger)
         await self._advertiser.publish()
         await self._advertiser.advertise()
+        self.is_serving = True
         stack.push_async_callback(self._drain)
         witnessing = Witnessing(self.log.log, self._witnesses)
         for name, work in (
@@ -267,6 +287,7 @@ class Provider:
             ("watch engines", self.engines.watch(self._advertiser.reoffer)),
             ("ask witnesses", witnessing.run()),
             ("close what is overdue", self.channels.watch()),
+            ("tell what is free", self._news.run()),
         ):
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(_report_end)
@@ -323,7 +344,7 @@ class Provider:
             erase_salts=lambda ids: erase_all_salts(self._data, self.log.log, self.key, ids),
         )
         examine = functools.partial(condition_of, self)
-        desk = ProviderDesk(ledger, self.key.public_key, self._links.is_connected, records, examine)
+        desk = ProviderDesk(ledger, self.key.public_key, self._links.is_connected, records, examine, self.reprice)
         await stack.enter_async_context(
             serve_commands(socket_path(self._data.path), about, PROVIDER_ASKS, desk.perform)
         )
@@ -352,6 +373,7 @@ class Provider:
             country=self._config.country,
             has_bootstrap=bool(self.bootstrap),
             now_ms=self._now_ms,
+            on_change=self._news.changed,
         )
         shop = Shop(
             key=self.key,
@@ -367,6 +389,7 @@ class Provider:
             now_ms=self._now_ms,
             log=self.log,
             cards=self.cards.chain,
+            news=self._news,
             claims=workers,
         )
         on_stream, movable = serve_streams(shop), LinksByName()
@@ -415,6 +438,7 @@ class Provider:
             offer=self._advertiser.shown_offer,
             log=self.log.answer_call,
             cards=self._advertiser.shown_cards,
+            capacity=self._advertiser.shown_capacity,
             sessions=self._sessions if config.libp2p_listen else None,
             relay=self._relay_use,
             relaying=self._relaying,

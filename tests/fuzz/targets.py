@@ -27,15 +27,11 @@ from p2pgrid.audit import audit_files
 from p2pgrid.audit.report import verdict_as_json
 from p2pgrid.client.answer import _parse_error
 from p2pgrid.client.offer_cache import read_cache
-from p2pgrid.client.offers import verify_offer
-from p2pgrid.client.openai_api import (
-    COUNTRY_HEADER,
-    MAX_COST_HEADER,
-    StreamEditor,
-    parse_wishes,
-    without_token_ids,
-)
+from p2pgrid.client.offer_query import parse_query
+from p2pgrid.client.offer_store import verify_offer
+from p2pgrid.client.openai_api import StreamEditor, without_token_ids
 from p2pgrid.client.purchase import purchase_of
+from p2pgrid.client.wishes import COUNTRY_HEADER, MAX_COST_HEADER, parse_wishes
 from p2pgrid.config import parse_config
 from p2pgrid.engine.http import parse_health, parse_models
 from p2pgrid.errors import (
@@ -90,6 +86,7 @@ from p2pgrid.proto.sse import EventSplitter
 from p2pgrid.proto.tiles import parse_bundle, parse_tile_path
 from p2pgrid.proto.verdict import Bundle, audit_records
 from p2pgrid.proto.well_known import parse_well_known, well_known_of
+from p2pgrid.proto.withdrawal import verify_withdrawal
 from p2pgrid.proto.witness import parse_add_checkpoint
 from tests import factories
 from tests.proto import simulation, vectors
@@ -175,6 +172,10 @@ def _offer(data: bytes) -> None:
     verify_offer(data, factories.PROVIDER.public_key.peer_id, factories.NOW_MS)
 
 
+def _withdrawal(data: bytes) -> None:
+    verify_withdrawal(data, factories.PROVIDER.public_key.peer_id, factories.NOW_MS)
+
+
 # -- frames -----------------------------------------------------------------------------------------------------------
 
 
@@ -212,6 +213,8 @@ def _frame_samples(frame_type: type[wire.Frame]) -> tuple[bytes, ...]:
         wire.RequestCancel: wire.RequestCancel(index=3),
         wire.Head: wire.Head(status=200, content_type="text/event-stream"),
         wire.Cards: wire.Cards(cards=(_wire_records()[0], _wire_records()[1])),
+        wire.Capacity: wire.Capacity(sequence=7, models=(wire.ModelCapacity(model="m", free=3),)),
+        wire.ModelCapacity: wire.ModelCapacity(model="m", free=3),
         wire.LogCall: wire.LogCall(path="checkpoint", body=b"old 0"),
         wire.LogReply: wire.LogReply(status=200, body=b"no such log"),
         wire.HeldDispute: _HELD_DISPUTE,
@@ -817,6 +820,10 @@ def _targets() -> Iterator[Target]:
     yield Target("batch-seller", _batch_seller, order, _batch_to_provider, "messages", is_machine=True)
     yield Target("channel", _channel, record, _wire_records, "msgpack", frame.MAX_PAYLOAD_BYTES)
     yield Target("offer", _offer, record, lambda: (factories.make_offer().record.to_bytes(),), "msgpack")
+    withdrawals = lambda: (factories.make_withdrawal().record.to_bytes(),)  # noqa: E731
+    yield Target("withdrawal", _withdrawal, record, withdrawals, "msgpack")
+    queries = lambda: (b"/v1/models?country=LT&max_price_output=0.5&min_context=4096&free=1&sort=free",)  # noqa: E731
+    yield Target("models-query", partial(_from_text, parse_query), (Refused,), queries, "text")
     remote = (RemoteError,)
     yield Target("link-listener", lambda d: _drive(_listener(), d), remote, _client_bytes, "frames", is_machine=True)
     yield Target("link-dialler", lambda d: _drive(_dialler(), d), remote, _server_bytes, "frames", is_machine=True)

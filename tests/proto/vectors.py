@@ -42,6 +42,7 @@ from tests.proto.simulation import (
     usage,
 )
 from tests.proto.speccheck import signature_vectors, speccheck_vectors
+from tests.proto.withdrawal_vectors import withdrawal_vectors
 
 FOLDER = Path(__file__).parent.parent / "vectors"
 
@@ -69,6 +70,7 @@ def all_vectors() -> dict[str, Any]:
         "proofs.json": proof_vectors(),
         "cards.json": card_vectors(),
         "discovery.json": discovery_vectors(),
+        "withdrawals.json": withdrawal_vectors(),
     }
 
 
@@ -140,6 +142,7 @@ def _other_records() -> list[Signed[Message]]:
         statement,
         invoice,
         factories.make_payment(invoice),
+        factories.make_withdrawal(),
     ]
 
 

@@ -645,6 +645,22 @@ def state_of_key(chain: Sequence[dict[str, Any]], key: bytes, at_ms: int) -> str
     return "expired" if at_ms > until_ms else "bound"
 
 
+# -- discovery.md -------------------------------------------------------------------------------------------------
+
+
+def what_becomes_of(offer: dict[str, Any], shown: Record, key: bytes, now_ms: int) -> str:
+    """Section 5: `withdrawn` or `stands`, once the peer with that key has shown a withdrawal."""
+    if shown.type != "/p2pgrid/withdrawal/1":
+        raise Refused("wrong-type")
+    shown.check_signed_by({"provider": key})
+    said = shown.message
+    if said["provider"] != key:
+        raise Refused("wrong-key")
+    if said["withdrawn_ms"] > now_ms + 120_000:
+        raise Refused("not-in-force")
+    return "withdrawn" if offer["sequence"] < said["sequence"] else "stands"
+
+
 # -- log.md -------------------------------------------------------------------------------------------------------
 
 

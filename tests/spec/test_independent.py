@@ -437,6 +437,17 @@ def test_exchanges() -> None:
         assert due == 0 or case["fault"]
 
 
+def test_withdrawals() -> None:
+    for case in vectors("withdrawals"):
+        offer, said = (from_wire(bytes.fromhex(case[name])) for name in ("offer", "shown"))
+        key = reader.parse_peer_id(case["peer_id"])
+        try:
+            outcome = reader.what_becomes_of(offer.message, said, key, case["now_ms"])
+        except Refused as refused:
+            outcome = str(refused)
+        assert outcome == case["outcome"], case["case"]
+
+
 def test_cards_and_discovery() -> None:
     for case in vectors("discovery"):
         digest = hashlib.sha256(f"{case['network']}\0{case['key']}".encode()).hexdigest()
