@@ -17,6 +17,8 @@ from enum import StrEnum
 from typing import Any, Final, cast
 
 from p2pgrid.errors import P2pgridError, Refused, RemoteError, Unreachable
+from p2pgrid.net.link_membership import CalledMembership, CallerMembership
+from p2pgrid.net.member_books import NOT_A_MEMBER
 from p2pgrid.net.road_move import LinksByName, RoadMove
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.proto.frame import GoawayCode, ResetCode, goaway_name, reset_name
@@ -83,9 +85,15 @@ class LinkConnection(asyncio.Protocol):
         write_stall_s: float = WRITE_STALL_S,
         road: Road = Road.DIRECT,
         movable: LinksByName | None = None,
+        membership: CallerMembership | CalledMembership | None = None,
     ) -> None:
-        """`movable`: on a listener's side, the links that a dialler may claim a road for; this one becomes one."""
+        """`movable`: on a listener's side, the links that a dialler may claim a road for; this one becomes one.
+
+        `membership`: for a node that is in closed networks; a dialler's is the one that its link was made with.
+        """
         self.road = road
+        self.member_of: frozenset[str] = frozenset()
+        """The closed networks in which the peer has shown itself a member, on this link."""
         self.name = name
         """For logs and messages: who and where."""
         self._loop = asyncio.get_running_loop()
@@ -96,6 +104,7 @@ class LinkConnection(asyncio.Protocol):
         self._on_stream = on_stream
         self._admit = admit
         self._verify_road = verify_road
+        self._membership = membership
         self._write_stall_s = write_stall_s
         self._movable = movable
         self._move: RoadMove | None = None
@@ -301,7 +310,7 @@ class LinkConnection(asyncio.Protocol):
                 if self._move is not None:
                     self._move.peer_moved()
             case Ready():
-                self._opened_for_use()
+                self._check_listener()
 
     def _opened(self, stream_id: int) -> None:
         stream = Stream(self, stream_id)
@@ -319,18 +328,35 @@ class LinkConnection(asyncio.Protocol):
             stream.reset(ResetCode.INTERNAL, "the stream could not be taken")
 
     def _proved(self, peer: PublicKey) -> None:
+        claims = b""
         try:
             if self._admit is not None:
                 self._admit(peer)
+            if isinstance(self._membership, CalledMembership):
+                claims, self.member_of = self._membership.admit(peer, self._link.name, self._link.claims)
         except Refused as refusal:
-            self._link.goaway(GoawayCode.REFUSED, refusal.message)
-            self._shut(refusal)
+            self._refuse(refusal)
         else:
             self.name = f"{peer} at {self.name}"
-            self._link.accept()
+            self._link.accept(claims)
             if self._movable is not None:
                 self._movable.add(self)
             self._opened_for_use()
+
+    def _check_listener(self) -> None:
+        """Nothing was sent to it yet: it may have to be a member of a closed network."""
+        try:
+            if isinstance(self._membership, CallerMembership):
+                self.member_of = self._membership.check(self._link.claims)
+        except Refused as refusal:
+            self._refuse(refusal)
+        else:
+            self._opened_for_use()
+
+    def _refuse(self, refusal: Refused) -> None:
+        code = GoawayCode.NOT_A_MEMBER if refusal.code == NOT_A_MEMBER else GoawayCode.REFUSED
+        self._link.goaway(code, refusal.message)
+        self._shut(refusal)
 
     def _claimed(self, peer: PublicKey, link_name: bytes) -> None:
         """The dialler wants this road for a link that it has with us."""
@@ -532,9 +558,11 @@ def new_dialler(
     provider: PublicKey,
     continues: LinkConnection | None = None,
     limits: LinkLimits | None = None,
+    membership: CallerMembership | None = None,
 ) -> Link:
     """The link of who dials a road: a new one, or the claimant that gets the road for one that there is."""
     own, now_ms = limits or LinkLimits(), int(asyncio.get_running_loop().time() * 1000)
     if continues is None:
-        return Link.dialler(secret_key, provider, limits=own, now_ms=now_ms)
+        claim = membership.claim if membership is not None else None
+        return Link.dialler(secret_key, provider, limits=own, now_ms=now_ms, claim=claim)
     return Link.claimant(secret_key, provider, continues.link_name, limits=own, now_ms=now_ms)

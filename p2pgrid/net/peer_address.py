@@ -13,6 +13,8 @@ class PeerAddress:
     """base58 (`12D3KooW...`)."""
     addresses: tuple[str, ...]
     """Full multiaddrs, `/ip4/.../tcp/.../p2p/12D3KooW...`, the most credible first."""
+    networks: tuple[str, ...] = ()
+    """Those of our networks in which a look-up led to it; none where no look-up did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,17 @@ class RelayHealth:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkHealth:
+    """How one of the networks that we are in fares."""
+
+    name: str
+    kind: str
+    """`open`, or what closes it: `secret`, `members`, `group-key`."""
+    bootstrap_reached: bool | None
+    routing_table_size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """A snapshot of one's own place in the network."""
 
@@ -39,8 +52,9 @@ class Health:
     routing_table_size: int
     """Peers known to answer look-ups."""
     bootstrap_reached: bool | None
-    """None where there is no bootstrap peer to reach."""
+    """None where there is no bootstrap peer to reach; of several networks, False if one has reached none."""
     advertised_keys: int
     relay: RelayHealth
     restarts: int
     """How often the libp2p host crashed and was started anew."""
+    networks: tuple[NetworkHealth, ...] = ()
