@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from p2pgrid.cli.context import CliContext
-from p2pgrid.cli.network import network_options, resolve_bootstrap
+from p2pgrid.cli.network import names_of, network_options, resolve_networks
 
 
 @click.command()
@@ -45,28 +45,29 @@ def bootstrap(
 
     log_to_stderr(verbose=verbose)
     config = context.data.load_config()
-    name, others = resolve_bootstrap(config, network, bootstrap, bootstrap_peers)
+    networks = resolve_networks(context.data, config, network, bootstrap, bootstrap_peers)
     key = context.data.load_or_create_key()
 
     async def main(stop: asyncio.Event) -> None:
         from p2pgrid.net.network import Network
+        from p2pgrid.networks.entries import own_networks
         from p2pgrid.provider.relaying import relay_limits_of
 
         listen = libp2p_listen or config.bootstrap.libp2p_listen
         relays = config.bootstrap.relay if relay is None else relay
         async with Network(
             key,
-            name,
+            own_networks(networks, key.public_key),
             listen=listen,
             announce=announce,
-            bootstrap=others,
             serve_dht=True,
             relaying=relay_limits_of(config.relay) if relays else None,
         ) as net:
             if as_json:
                 ready = {
                     "ready": True,
-                    "network": name,
+                    "network": networks[0].name,
+                    "networks": [one.name for one in networks],
                     "peer_id": net.peer_id,
                     "addresses": net.addresses,
                     "relays": relays,
@@ -74,7 +75,7 @@ def bootstrap(
                 click.echo(json.dumps(ready))
             else:
                 does = "It relays too" if relays else "It does not relay"
-                click.echo(f"Introducing peer of the network {name!r} is up. {does}. Others join with:")
+                click.echo(f"Introducing peer of the network {names_of(networks)} is up. {does}. Others join with:")
                 for address in net.addresses:
                     click.echo(f"  --bootstrap {address}")
             await stop.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,13 @@ import click
 import msgspec
 
 from p2pgrid.cli.context import CliContext
-from p2pgrid.cli.network import network_options, resolve_bootstrap
+from p2pgrid.cli.network import bootstrap_of, names_of, network_options, own_for_once, resolve_networks
 from p2pgrid.errors import UsageError
 
 if TYPE_CHECKING:
     from p2pgrid.client.operator import Operator
+    from p2pgrid.net.own_networks import OwnNetworks
+    from p2pgrid.proto.keys import SecretKey
     from p2pgrid.proto.messages import Offer
     from p2pgrid.proto.record import Signed
 
@@ -62,8 +65,8 @@ def offers(
             _print_own(signed)
         return
     logging.basicConfig(level=logging.CRITICAL)
-    name, peers = resolve_bootstrap(context.data.load_config(), network, bootstrap, bootstrap_peers)
-    rows, fault = asyncio.run(_find(_search_key(model, country), name, peers, timeout_s))
+    networks = resolve_networks(context.data, context.data.load_config(), network, bootstrap, bootstrap_peers)
+    rows, fault = asyncio.run(_find(_search_key(model, country), own_for_once(context.data, networks), timeout_s))
     _mark_quarantined(rows, context)
     shown = [
         row
@@ -76,8 +79,9 @@ def offers(
         _print_table(shown)
     else:
         wanted = " in ".join(filter(None, [model or "anything", country and country.upper()]))
-        through = ", ".join(peers) or "no bootstrap peer: give one with --bootstrap"
-        click.echo(f"Nobody was found who sells {wanted} on the network {name!r}. Searched through: {through}.")
+        through = ", ".join(bootstrap_of(networks)) or "no bootstrap peer: give one with --bootstrap"
+        where = f"the network{'s' if len(networks) > 1 else ''} {names_of(networks)}"
+        click.echo(f"Nobody was found who sells {wanted} on {where}. Searched through: {through}.")
         if fault:
             click.echo(f"Last fault: {fault}")
 
@@ -133,10 +137,9 @@ def _search_key(model: str | None, country: str | None) -> str:
 
 
 async def _find(
-    key: str, network: str, bootstrap: tuple[str, ...], timeout_s: float
+    wanted: str, choosing: Awaitable[tuple[SecretKey, OwnNetworks]], timeout_s: float
 ) -> tuple[list[dict[str, Any]], str]:
     """Rows for people and programs, and what last went wrong."""
-    import secrets
     from functools import partial
 
     from p2pgrid.client.cards import CardBook
@@ -145,11 +148,10 @@ async def _find(
     from p2pgrid.client.offers import OfferBook
     from p2pgrid.errors import RemoteError
     from p2pgrid.net.network import Network
-    from p2pgrid.proto.keys import SecretKey
 
-    # A key for this once: who only looks need not be known again.
-    async with Network(SecretKey(secrets.token_bytes(32)), network, bootstrap=bootstrap) as finder:
-        book = OfferBook(finder, now_ms=unix_ms, keys=[key])
+    key, networks = await choosing
+    async with Network(key, networks) as finder:
+        book = OfferBook(finder, now_ms=unix_ms, keys=[wanted])
         cards = CardBook(finder, now_ms=unix_ms, domains=DomainChecker(unix_ms))
         book.on_offers = partial(cards.refresh, timeout_s=CARD_TIMEOUT_S)
         deadline = asyncio.get_running_loop().time() + timeout_s
@@ -160,7 +162,11 @@ async def _find(
                 break
             if not book.offers():
                 await asyncio.sleep(min(0.5, left_s))
-        rows = [row for offer in book.offers() for row in _rows(offer, unix_ms(), cards.operator_of(offer))]
+        rows = [
+            row | {"networks": list(book.address_of(row["provider"]).networks)}
+            for offer in book.offers()
+            for row in _rows(offer, unix_ms(), cards.operator_of(offer))
+        ]
         await cards.aclose()
         return rows, book.last_fault
 

@@ -217,6 +217,12 @@ class OfferBook:
         self._tell()
         return offer
 
+    def forget(self, peer_id: str) -> None:
+        """The provider sells nothing to us any more, until it is found again."""
+        if peer_id in self._entries:
+            self._forget(peer_id)
+            self._tell()
+
     def unbar(self, peer_id: str) -> None:
         """Take offers of a provider again that signed two under one number. A person has decided so."""
         if peer_id in self._barred:

@@ -245,6 +245,8 @@ class OneNetwork:
         fault = self._fault()
         if fault is not None and fault.hint:
             return fault.hint
+        if self._host is not None and any(self._host.get_network().get_connections(one.peer_id) for one in self.seeds):
+            return "A peer is there, but not of this network: it may be closed (p2pgrid network join), or another one."
         return "Check that this machine is online, or give another bootstrap peer."
 
     def _fault(self) -> Refused | None:

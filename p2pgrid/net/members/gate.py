@@ -66,6 +66,8 @@ class _Shown:
     calling: trio.Lock = field(default_factory=trio.Lock)
     called_s: float = float("-inf")
     """When this side last called for a proof."""
+    is_stale: bool = False
+    """True once the peer did not answer what a member would: it may have forgotten what was shown to it."""
     fault: Refused | None = None
     """Why that came to nothing."""
     since_s: float = field(default_factory=trio.current_time)
@@ -163,11 +165,12 @@ class Gate:
         names = self._used_in.get(protocol) or self._own.found_in(str(muxed.peer_id))
         wanted = names & self._own.closed
         may_be_open = bool(names & self._own.open) or protocol in ASKED_OF_STRANGERS
-        if not wanted or wanted & self.member_of(muxed):
-            return
         shown = self._of(muxed)
+        if not wanted or (wanted & self.member_of(muxed) and not shown.is_stale):
+            return
         async with shown.calling:
-            if not wanted & self.member_of(muxed) and trio.current_time() >= shown.called_s + RETRY_S:
+            is_due = trio.current_time() >= shown.called_s + RETRY_S
+            if is_due and (shown.is_stale or not wanted & self.member_of(muxed)):
                 await self._call(host, connection, shown)
         if wanted & self.member_of(muxed) or may_be_open:
             return
@@ -178,15 +181,14 @@ class Gate:
     def not_answered(self, connection: Any) -> None:
         """The peer does not answer what it should: it may have forgotten what was shown. Show it again at next use."""
         shown = self._of(connection.muxed_conn)
-        if shown.names and trio.current_time() >= shown.called_s + RETRY_S:
-            shown.names, shown.since_s = frozenset(), trio.current_time()
+        shown.is_stale = trio.current_time() >= shown.called_s + RETRY_S
 
     def fault_of(self, peer_id: ID) -> Refused | None:
         """Why a peer and this node last did not find one another members; None if they did, or did not ask."""
         return self._last_faults.get(peer_id)
 
     async def _call(self, host: BasicHost, connection: Any, shown: _Shown) -> None:
-        shown.called_s = trio.current_time()
+        shown.called_s, shown.is_stale = trio.current_time(), False
         names, shown.fault = await show_membership(host, connection, self._own, self._own_key)
         peer_id: ID = connection.muxed_conn.peer_id
         self._last_faults.pop(peer_id, None)
