@@ -22,6 +22,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "gateway": ("p2pgrid.cli.gateway:gateway", "Buy: run the client's OpenAI endpoint."),
     "bootstrap": ("p2pgrid.cli.bootstrap:bootstrap", "Introduce: run a peer that others join through."),
     "offers": ("p2pgrid.cli.offers:offers", "Show what is on sale."),
+    "network": (
+        "p2pgrid.cli.network_commands:network",
+        "Make, join and leave closed networks.",
+    ),
     "card": ("p2pgrid.cli.card:card", "Say who stands behind your nodes' keys, and check others."),
     "receipts": (
         "p2pgrid.cli.receipts:receipts",

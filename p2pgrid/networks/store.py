@@ -24,8 +24,8 @@ from p2pgrid.config import Config, DataFolder, NetworkEntry, create_key, load_ke
 from p2pgrid.errors import InvalidRecord, LocalError, UsageError
 from p2pgrid.net.addresses import parse_peer_multiaddr
 from p2pgrid.net.lookup_keys import check_network_name
-from p2pgrid.net.member_books import parse_member_list, read_text
-from p2pgrid.networks.entries import kind_of, known_entries, load_secret, parse_group_key, read_entry
+from p2pgrid.net.member_books import GroupBook, parse_member_list, read_text
+from p2pgrid.networks.entries import book_of, kind_of, known_entries, load_secret, parse_group_key, read_entry
 from p2pgrid.networks.invitation import Invitation
 from p2pgrid.proto.closed_network import SECRET_BYTES, Kind, group_network
 from p2pgrid.proto.keys import PublicKey
@@ -171,6 +171,12 @@ class NetworkStore:
         if group.public_key != parse_group_key(entry.group_key):
             raise UsageError(f"{path} is not the key of {entry.name!r}: that is {entry.group_key}.")
         return sign_membership(group, entry.name, peer, valid_from_ms=now_ms, valid_until_ms=now_ms + days * _DAY_MS)
+
+    def member_until_ms(self, entry: NetworkEntry) -> int:
+        """Until when this node is a member, under a group's key; 0 if it has no membership. Raises UsageError."""
+        book = book_of(entry, self._data.load_key().public_key)
+        assert isinstance(book, GroupBook)
+        return book.own_until_ms
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
