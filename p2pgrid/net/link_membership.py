@@ -97,8 +97,8 @@ class CalledMembership:
 def calling(
     own: OwnNetworks | None, key: SecretKey, provider: PublicKey, continues: object | None = None
 ) -> CallerMembership | None:
-    """For a link that is dialled; None for a node that is in no closed network, and for the road of a link that there is
-    already, on which both have shown themselves."""
+    """For a link that is dialled; None for a node that is in no closed network, and for another road of a link on which
+    both have shown themselves."""
     is_needed = own is not None and own.closed and continues is None
     return CallerMembership(own, key.public_key, provider) if own is not None and is_needed else None
 
