@@ -1,4 +1,4 @@
-"""Closed networks and claims of membership: what is derived, and that a claim holds where it was made and nowhere else."""
+"""Closed networks and claims of membership: what is derived, and that a claim holds only where it was made."""
 
 from __future__ import annotations
 
