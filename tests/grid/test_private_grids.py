@@ -13,11 +13,11 @@ import pytest
 
 from p2pgrid.errors import P2pgridError, Refused, RemoteError, Unreachable
 from p2pgrid.net import direct
-from p2pgrid.net.member_books import SecretBook
+from p2pgrid.net.member_books import ListBook, SecretBook
 from p2pgrid.net.network import Network
 from p2pgrid.net.own_networks import OwnNetwork, OwnNetworks
 from p2pgrid.net.peer_address import PeerAddress
-from p2pgrid.proto.closed_network import secret_network
+from p2pgrid.proto.closed_network import listed_network, secret_network
 from p2pgrid.proto.keys import SecretKey, parse_peer_id
 from tests.grid.closed import LOOPBACK, Gateway, Machine
 from tests.grid.conftest import FakeEngine, p2pgrid, until
@@ -173,6 +173,42 @@ async def test_a_node_in_two_networks_sells_and_buys_in_both(machine: Machine) -
             await direct.dial(place[2], int(place[4]), parse_peer_id(ready["peer_id"]), key)
         assert isinstance(caught.value, Refused) and caught.value.code == "not-a-member"
     await audited(machine, *members, "demo-buyer")
+
+
+async def test_nodes_of_several_processes_keep_to_their_list(machine: Machine) -> None:
+    names = ["door", "operator", "buyer"]
+    ids = {name: machine.peer_id(name) for name in names}
+    for name in names:
+        await machine.command(name, "network", "create", "crew", "--members")
+        for peer_id in ids.values():
+            await machine.command(name, "network", "admit", "crew", peer_id)
+    door = peers_of(await machine.bootstrap("door"))
+    operator = await machine.operator("operator", "--processes", "2", *door)
+    buyer = await machine.gateway("buyer", "--processes", "2", *door)
+    await until(buyer.providers, {ids["operator"]})
+    assert {await buyer.buy() for _ in range(6)} == {ids["operator"]}
+
+    # The outsider is on its own list, and on nobody else's: whichever worker has its link refuses it.
+    stranger = SecretKey(os.urandom(32))
+    own = OwnNetworks(
+        [OwnNetwork("crew", (), ListBook(listed_network("crew"), (ids["operator"], stranger.public_key.peer_id)))]
+    )
+    place = operator.ready["addresses"][0].split("/")
+    for _ in range(4):
+        said = await refused(
+            direct.dial(place[2], int(place[4]), parse_peer_id(ids["operator"]), stranger, networks=own)
+        )
+        assert "is not on the list of members of 'crew'" in str(said)
+
+    await machine.command("operator", "network", "expel", "crew", ids["buyer"])
+
+    async def can_buy() -> bool:
+        return (await buyer.post())[0] == 200
+
+    await until(can_buy, False)
+    await machine.command("operator", "network", "admit", "crew", ids["buyer"])
+    await until(can_buy, True, deadline_s=60)
+    await audited(machine, "operator", "buyer")
 
 
 def no_peers(machine: Machine) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pgrid.errors import Refused
+from p2pgrid.errors import Refused, Unreachable
 from p2pgrid.net import direct, tls
 from p2pgrid.net.direct import DirectListener, listen
 from p2pgrid.net.libp2p_road import SessionListener
@@ -147,6 +147,29 @@ async def test_a_provider_found_in_an_open_network_is_shown_nothing() -> None:
         assert await dial(lab, own) == frozenset()
         own.note_found(PROVIDER.public_key.peer_id, ["lab"])
         assert "does not show" in await refusal(lab, own)
+
+
+@pytest.mark.parametrize(
+    ("found", "first"), [(["main"], Kind.PROOF), (["main", "lab"], Kind.MEMBER), (None, Kind.MEMBER)]
+)
+async def test_what_a_dialler_says_of_itself_depends_on_where_the_provider_was_found(
+    found: list[str] | None, first: Kind
+) -> None:
+    own, heard = networks("main", secret()), asyncio.get_running_loop().create_future()
+    if found is not None:
+        own.note_found(PROVIDER.public_key.peer_id, found)
+
+    async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        hello = frame.encode_hello(bytes(32), TERMS)
+        writer.write(frame.encode_frame(0, Kind.HELLO, hello))
+        heard.set_result((await read_frame(reader))[0])
+        writer.transport.abort()
+
+    server = await asyncio.start_server(hear, "127.0.0.1", 0, ssl=tls.listener_context(PROVIDER))
+    with pytest.raises(Unreachable):
+        await direct.dial(*server.sockets[0].getsockname(), PROVIDER.public_key, CLIENT, networks=own, timeout_s=5)
+    assert await heard == first
+    server.close()
 
 
 async def frames_of(reader: asyncio.StreamReader) -> list[tuple[int, bytes]]:
