@@ -89,6 +89,15 @@ def health_of(node: Provider) -> dict[str, Any]:
             "connected_peers": network.connected_peers,
             "routing_table_size": network.routing_table_size,
             "advertised_keys": network.advertised_keys,
+            "networks": [
+                {
+                    "name": one.name,
+                    "kind": one.kind,
+                    "bootstrap_reached": one.bootstrap_reached,
+                    "routing_table_size": one.routing_table_size,
+                }
+                for one in network.networks
+            ],
             "relay": {
                 "wanted": network.relay.wanted,
                 "reached_through": list(network.relay.relays),

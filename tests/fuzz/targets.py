@@ -59,7 +59,9 @@ from p2pgrid.net.addresses import (
 )
 from p2pgrid.net.bootstrap_peers import parse_bootstrap_peers
 from p2pgrid.net.kad_query import Contact, parse_answer
+from p2pgrid.net.member_books import parse_member_list
 from p2pgrid.net.offer_exchange import OFFER, _read
+from p2pgrid.networks.invitation import read_invitation
 from p2pgrid.proto import frame, wire
 from p2pgrid.proto.acceptance import parse_batch, parse_order, verify_arrived
 from p2pgrid.proto.answer import AnswerAssembler
@@ -73,6 +75,8 @@ from p2pgrid.proto.inclusion import parse_inclusion_proof, parse_log_proof
 from p2pgrid.proto.keys import parse_peer_id, parse_public_key
 from p2pgrid.proto.link import Link, Phase
 from p2pgrid.proto.link_events import Ended, LinkLimits, Message, Opened, Proved, Writable
+from p2pgrid.proto.member_claims import Side, parse_claims
+from p2pgrid.proto.membership import verify_membership
 from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.messages import ENDPOINTS, Status
 from p2pgrid.proto.note import parse_note, parse_note_key, parse_signature_lines
@@ -92,7 +96,7 @@ from p2pgrid.proto.verdict import Bundle, audit_records
 from p2pgrid.proto.well_known import parse_well_known, well_known_of
 from p2pgrid.proto.witness import parse_add_checkpoint
 from tests import factories
-from tests.proto import simulation, vectors
+from tests.proto import network_vectors, simulation, vectors
 from tests.proto.batch_rig import BatchRig
 from tests.proto.simulation import CLIENT, PROVIDER, Grid, answer, make_books
 
@@ -790,6 +794,40 @@ def _log_targets() -> Iterator[Target]:
     yield Target("well-known", parse_well_known, refused, well_known, "json")
 
 
+def _network_targets() -> Iterator[Target]:
+    """What peers say of their membership in closed networks, and the files of their owners."""
+    lab, member = network_vectors.group(), network_vectors.CALLER.public_key
+    claims = lambda: (network_vectors.caller_claims(), network_vectors.caller_claims(16))  # noqa: E731
+    memberships = lambda: tuple(network_vectors.membership_wires().values())  # noqa: E731
+    yield Target(
+        "member-claims", lambda data: parse_claims(data, Side.CALLER), (ProtocolViolation,), claims, "msgpack", 16_384
+    )
+    yield Target(
+        "membership",
+        lambda data: verify_membership(data, lab, member, network_vectors.NOW_MS),
+        (InvalidRecord,),
+        memberships,
+        "msgpack",
+        512,
+    )
+    yield Target(
+        "invitation",
+        lambda data: read_invitation(data[:10_000], "file"),
+        (UsageError,),
+        network_vectors.invitations,
+        "toml",
+        is_peers=False,
+    )
+    yield Target(
+        "member-list",
+        lambda data: parse_member_list(data.decode("utf-8", "replace"), "file"),
+        (UsageError,),
+        lambda: (b"# ours\n" + PEER_ID.encode() + b"\n",),
+        "text",
+        is_peers=False,
+    )
+
+
 def _targets() -> Iterator[Target]:
     record, violation = (InvalidRecord,), (ProtocolViolation,)
     yield Target("record", parse_record, record, _wire_records, "msgpack", MAX_RECORD_BYTES)
@@ -806,6 +844,7 @@ def _targets() -> Iterator[Target]:
             f"frame-{frame_type.__name__.lower()}", parse, violation, samples, "msgpack", frame.MAX_PAYLOAD_BYTES
         )
     order = (InvalidRecord, ProtocolViolation, Refused)
+    yield from _network_targets()
     yield from _log_targets()
     yield Target("order", _order, order, _order_openings, "msgpack", frame.MAX_PAYLOAD_BYTES)
     yield Target("batch", _batch, order, _batch_openings, "msgpack", frame.MAX_PAYLOAD_BYTES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 from p2pgrid.errors import InvalidRecord
@@ -89,8 +90,25 @@ def _claim(network: ClosedNetwork, where: Where, side: Side) -> dict[str, Any]:
     }
 
 
+def group() -> ClosedNetwork:
+    """The network that the memberships are of."""
+    return group_network("lab", GROUP.public_key)
+
+
 def _memberships() -> list[dict[str, Any]]:
-    network, member = group_network("lab", GROUP.public_key), CALLER.public_key
+    told = []
+    for name, wire in membership_wires().items():
+        code = ""
+        try:
+            verify_membership(wire, group(), CALLER.public_key, NOW_MS)
+        except InvalidRecord as error:
+            code = error.code
+        told.append({"case": name, "wire": wire.hex(), "code": code})
+    return told
+
+
+def membership_wires() -> dict[str, bytes]:
+    """Memberships by what is right or wrong with them."""
 
     def signed(group: SecretKey = GROUP, name: str = "lab", key: SecretKey = CALLER, **times: int) -> Record:
         span = {"valid_from_ms": NOW_MS - DAY_MS, "valid_until_ms": NOW_MS + DAY_MS} | times
@@ -126,15 +144,7 @@ def _memberships() -> list[dict[str, Any]]:
     }
     wires = {name: record.to_bytes() for name, record in cases.items()}
     wires |= {"of 513 bytes": good.to_bytes().ljust(513, b"\0"), "of 512 bytes": good.to_bytes().ljust(512, b"\0")}
-    told = []
-    for name, wire in wires.items():
-        code = ""
-        try:
-            verify_membership(wire, network, member, NOW_MS)
-        except InvalidRecord as error:
-            code = error.code
-        told.append({"case": name, "wire": wire.hex(), "code": code})
-    return told
+    return wires
 
 
 def signed_as(one: Role, other: Role, record: Record) -> tuple[Signature, Signature]:
@@ -188,6 +198,19 @@ def _frames() -> list[dict[str, Any]]:
         ("nothing", "caller", b"", False),
     ]
     return [{"case": name, "side": side, "claims": raw.hex(), "is_taken": taken} for name, side, raw, taken in cases]
+
+
+def invitations() -> tuple[bytes, ...]:
+    """The text of one of each kind."""
+    peer, key = CALLER.public_key.peer_id, GROUP.public_key.peer_id
+    membership = base64.b64encode(membership_wires()["in force"]).decode()
+    closed = (
+        f'kind = "secret"\nsecret = "{SECRET.hex()}"',
+        f'kind = "members"\nmembers = ["{peer}"]',
+        f'kind = "group-key"\ngroup-key = "{key}"\nmembership = "{membership}"',
+    )
+    head = f'p2pgrid-invitation = 1\nnetwork = "lab"\nbootstrap = ["/ip4/127.0.0.1/tcp/1/p2p/{peer}"]\n'
+    return tuple(f"{head}{one}\n".encode() for one in closed)
 
 
 Step = links.Step
