@@ -108,9 +108,7 @@ class Roads:
             raise Unreachable(f"{away.message} Nor was it found anew: {error.message}", hint=error.hint) from error
         key, networks = await self._caller()
         try:
-            return await dial_direct(
-                direct_addresses(offer.message.addresses), provider, key, networks=networks
-            )
+            return await dial_direct(direct_addresses(offer.message.addresses), provider, key, networks=networks)
         except RemoteError:
             return over_libp2p(network, peer, self._timeout_s)
 

@@ -328,17 +328,17 @@ class LinkConnection(asyncio.Protocol):
             stream.reset(ResetCode.INTERNAL, "the stream could not be taken")
 
     def _proved(self, peer: PublicKey) -> None:
-        claims = b""
+        shown = b""
         try:
             if self._admit is not None:
                 self._admit(peer)
             if isinstance(self._membership, CalledMembership):
-                claims, self.member_of = self._membership.admit(peer, self._link.name, self._link.claims)
+                shown, self.member_of = self._membership.admit(peer, self._link.name, self._link.shown)
         except Refused as refusal:
             self._refuse(refusal)
         else:
             self.name = f"{peer} at {self.name}"
-            self._link.accept(claims)
+            self._link.accept(shown)
             if self._movable is not None:
                 self._movable.add(self)
             self._opened_for_use()
@@ -347,7 +347,7 @@ class LinkConnection(asyncio.Protocol):
         """Nothing was sent to it yet: it may have to be a member of a closed network."""
         try:
             if isinstance(self._membership, CallerMembership):
-                self.member_of = self._membership.check(self._link.claims)
+                self.member_of = self._membership.check(self._link.shown)
         except Refused as refusal:
             self._refuse(refusal)
         else:
@@ -563,6 +563,6 @@ def new_dialler(
     """The link of who dials a road: a new one, or the claimant that gets the road for one that there is."""
     own, now_ms = limits or LinkLimits(), int(asyncio.get_running_loop().time() * 1000)
     if continues is None:
-        claim = membership.claim if membership is not None else None
-        return Link.dialler(secret_key, provider, limits=own, now_ms=now_ms, claim=claim)
+        show = membership.show if membership is not None else None
+        return Link.dialler(secret_key, provider, limits=own, now_ms=now_ms, show=show)
     return Link.claimant(secret_key, provider, continues.link_name, limits=own, now_ms=now_ms)

@@ -1,6 +1,6 @@
-"""A link between members of a closed network: what either side claims, and what it makes of the other's claims.
+"""A link between members of a closed network: what either side shows, and what it makes of the other's.
 
-docs/spec/network.md, section 3. `net/connection.py` asks here; the link itself carries the claims and judges nothing.
+docs/spec/network.md, section 3. `net/connection.py` asks here; the link itself carries it and judges nothing.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Final
 from p2pgrid.errors import Refused
 from p2pgrid.net.member_books import NOT_A_MEMBER
 from p2pgrid.net.own_networks import OwnNetworks
+from p2pgrid.proto.credentials import NONCE_BYTES, Credentials, Meeting, Side, Where
 from p2pgrid.proto.keys import PublicKey, SecretKey
-from p2pgrid.proto.member_claims import NONCE_BYTES, Claims, Meeting, Side, Where
 
 NOTHING: Final[frozenset[str]] = frozenset()
 
@@ -25,37 +25,37 @@ class CallerMembership:
         self._own_key = own_key
         self._provider = provider
         found = own.found_in(provider.peer_id)
-        self._claimed = found & own.closed
+        self._shown_for = found & own.closed
         """A provider that was found in open networks alone is told of no other."""
         self._needs_proof = not found & own.open
         self._meeting: Meeting | None = None
 
-    def claim(self, nonce: bytes) -> bytes:
-        """The payload of MEMBER for the listener's nonce; empty where nothing is claimed."""
-        if not self._claimed:
+    def show(self, nonce: bytes) -> bytes:
+        """The payload of MEMBER for the listener's nonce; empty where nothing is shown."""
+        if not self._shown_for:
             return b""
         meeting = Meeting(Where.LINK, nonce, secrets.token_bytes(NONCE_BYTES), self._provider, self._own_key)
-        claims = self._own.claims(meeting, Side.CALLER, self._claimed)
-        if not claims:
+        credentials = self._own.credentials(meeting, Side.CALLER, self._shown_for)
+        if not credentials:
             return b""
         self._meeting = meeting
-        return Claims(nonce=meeting.caller_nonce, claims=claims).to_bytes()
+        return Credentials(nonce=meeting.caller_nonce, credentials=credentials).to_bytes()
 
-    def check(self, answer: Claims | None) -> frozenset[str]:
+    def check(self, answer: Credentials | None) -> frozenset[str]:
         """The networks in which the provider has shown itself a member, from what came before READY.
 
         Raises Refused (`not-a-member`) where it had to and did not.
         """
         proven, faults = NOTHING, list[Refused]()
         if self._meeting is not None and answer is not None:
-            proven, faults = self._own.judge(self._meeting, Side.CALLED, answer.claims, self._claimed)
+            proven, faults = self._own.judge(self._meeting, Side.CALLED, answer.credentials, self._shown_for)
         if not proven and self._needs_proof:
             if faults:
                 raise faults[0]
             raise Refused(
                 NOT_A_MEMBER,
-                f"{self._provider} does not show that it is in {_names(self._claimed)}.",
-                hint=self._own.why_not_us(self._claimed),
+                f"{self._provider} does not show that it is in {_names(self._shown_for)}.",
+                hint=self._own.why_not_us(self._shown_for),
             )
         return proven
 
@@ -71,18 +71,18 @@ class CalledMembership:
         self._closed = self._served & own.closed
         self._is_open = bool(self._served & own.open)
 
-    def admit(self, peer: PublicKey, nonce: bytes, claims: Claims | None) -> tuple[bytes, frozenset[str]]:
+    def admit(self, peer: PublicKey, nonce: bytes, shown: Credentials | None) -> tuple[bytes, frozenset[str]]:
         """What to answer to the proven dialler before READY, and the networks in which it is a member.
 
         Raises Refused (`not-a-member`) for one that is in none of those where this node sells.
         """
         proven, faults, answer = NOTHING, list[Refused](), b""
-        if claims is not None:
-            meeting = Meeting(Where.LINK, nonce, claims.nonce, self._own_key, peer)
-            proven, faults = self._own.judge(meeting, Side.CALLER, claims.claims, self._closed)
+        if shown is not None:
+            meeting = Meeting(Where.LINK, nonce, shown.nonce, self._own_key, peer)
+            proven, faults = self._own.judge(meeting, Side.CALLER, shown.credentials, self._closed)
             if proven:
-                ours = self._own.claims(meeting, Side.CALLED, proven)
-                answer = Claims(nonce=b"", claims=ours).to_bytes()
+                ours = self._own.credentials(meeting, Side.CALLED, proven)
+                answer = Credentials(nonce=b"", credentials=ours).to_bytes()
         if not proven and not self._is_open:
             raise (
                 faults[0] if faults else Refused(NOT_A_MEMBER, "this node serves the members of closed networks alone.")

@@ -35,12 +35,12 @@ class MemberBook:
 
     @property
     def own_membership(self) -> bytes | None:
-        """What this node shows of its own membership beside its claim; None where it lacks what it has to show."""
+        """What this node shows of its own membership beside its MAC; None where it lacks what it has to show."""
         return b""
 
     @abstractmethod
     def admit(self, peer: PublicKey, shown: bytes, now_ms: int) -> None:
-        """The peer has made a claim that fits, and showed this. Raises Refused (`not-a-member`) if it is no member."""
+        """The peer has the right MAC, and showed this beside it. Raises Refused (`not-a-member`) if it is no member."""
 
     @abstractmethod
     def holds(self, peer_id: str, now_ms: int) -> bool:
@@ -55,7 +55,7 @@ class MemberBook:
 
 
 class SecretBook(MemberBook):
-    """Whoever makes a claim that fits holds the secret, and is a member for as long as it is the secret."""
+    """Whoever has the right MAC holds the secret, and is a member for as long as it is the secret."""
 
     def admit(self, peer: PublicKey, shown: bytes, now_ms: int) -> None:
         pass

@@ -16,7 +16,7 @@ from p2pgrid.errors import Refused, UsageError
 from p2pgrid.net.lookup_keys import check_network_name
 from p2pgrid.net.member_books import MemberBook
 from p2pgrid.proto.closed_network import ClosedNetwork
-from p2pgrid.proto.member_claims import MAX_CLAIMS, Claim, Meeting, Side
+from p2pgrid.proto.credentials import MAX_CREDENTIALS, Credential, Meeting, Side
 
 REFRESH_INTERVAL_S: Final = 1.0
 """How often files are looked at: so long a member that was taken off a list is still dealt with."""
@@ -72,8 +72,8 @@ class OwnNetworks:
             raise UsageError("no network is named.", hint='Name one: network = "main" in config.toml.')
         if len(set(self.names)) != len(networks):
             raise UsageError(f"two networks have one name: {', '.join(sorted(self.names))}.", hint="Leave one of them.")
-        if len(self.closed) > MAX_CLAIMS:
-            raise UsageError(f"{len(self.closed)} closed networks; one node may be in {MAX_CLAIMS}.")
+        if len(self.closed) > MAX_CREDENTIALS:
+            raise UsageError(f"{len(self.closed)} closed networks; one node may be in {MAX_CREDENTIALS}.")
         self.now_ms: Final = now_ms
         self._books: Final = {network.name: network.book for network in networks if network.book is not None}
         self._found: dict[str, frozenset[str]] = {}
@@ -106,19 +106,21 @@ class OwnNetworks:
 
     # -- proofs -----------------------------------------------------------------------------------------------------
 
-    def claims(self, meeting: Meeting, side: Side, names: Iterable[str]) -> tuple[Claim, ...]:
-        """Our claims of these networks; one in which we are no member ourselves is left out."""
+    def credentials(self, meeting: Meeting, side: Side, names: Iterable[str]) -> tuple[Credential, ...]:
+        """Our credentials for these networks; one in which we are no member ourselves is left out."""
         books = [self._books[name] for name in sorted(names)]
         shown = [(book.network, book.own_membership) for book in books]
-        return meeting.claim(((network, own) for network, own in shown if own is not None), side)
+        return meeting.issue(((network, own) for network, own in shown if own is not None), side)
 
     def judge(
-        self, meeting: Meeting, side: Side, claims: Sequence[Claim], names: Iterable[str]
+        self, meeting: Meeting, side: Side, credentials: Sequence[Credential], names: Iterable[str]
     ) -> tuple[frozenset[str], list[Refused]]:
-        """Those of the networks in which the other side, which claims as `side`, is a member; and why not in others."""
+        """Those of the networks in which the other side, which is `side`, is a member; and why not in others."""
         peer = meeting.caller if side is Side.CALLER else meeting.called
         admitted, faults = set(), []
-        for network, shown in meeting.recognise(claims, (self._books[name].network for name in sorted(names)), side):
+        for network, shown in meeting.recognise(
+            credentials, (self._books[name].network for name in sorted(names)), side
+        ):
             try:
                 self._books[network.name].admit(peer, shown, self.now_ms())
             except Refused as refusal:

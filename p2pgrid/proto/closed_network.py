@@ -1,7 +1,7 @@
 """What a closed network is named by, and what its members make proofs with (docs/spec/network.md, sections 1 and 2).
 
 Both are derived from the network's name and from what closes it, so that who knows the name alone can neither name
-the network's protocols and keys nor make a claim of membership.
+the network's protocols and keys nor make a credential.
 
 | kind | closed by | derived from | who is a member |
 |---|---|---|---|
@@ -46,8 +46,8 @@ class ClosedNetwork:
     kind: Kind
     scope: str
     """What stands for the name in protocol ids and DHT keys: 40 hex digits."""
-    claim_key: bytes = field(repr=False)
-    """What claims are made with: 32 bytes, as secret as what closes the network."""
+    credential_key: bytes = field(repr=False)
+    """What credentials are made with: 32 bytes, as secret as what closes the network."""
     group: PublicKey | None = None
     """Whose memberships count, where the kind is GROUP_KEY."""
 
@@ -71,7 +71,7 @@ def group_network(name: str, group: PublicKey) -> ClosedNetwork:
 
 def _derive(name: str, kind: Kind, closed_by: bytes, group: PublicKey | None = None) -> ClosedNetwork:
     root = _hmac(closed_by, signature_input(_TYPE, bytes([_NUMBERS[kind]]) + name.encode()))
-    return ClosedNetwork(name, kind, _hmac(root, b"scope")[:SCOPE_BYTES].hex(), _hmac(root, b"claim"), group)
+    return ClosedNetwork(name, kind, _hmac(root, b"scope")[:SCOPE_BYTES].hex(), _hmac(root, b"credential"), group)
 
 
 def _hmac(key: bytes, data: bytes) -> bytes:

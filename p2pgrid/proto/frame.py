@@ -52,7 +52,7 @@ class Kind(IntEnum):
     CLAIM = 10
     MOVE = 11
     MEMBER = 12
-    """Before PROOF and before READY, between members of a closed network: what the sender shows of that."""
+    """Before PROOF and before READY, between members of a closed network: what the sender shows of its membership."""
 
     @property
     def is_of_stream(self) -> bool:

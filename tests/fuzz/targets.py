@@ -69,13 +69,13 @@ from p2pgrid.proto.card_chain import pack_cards, unpack_cards
 from p2pgrid.proto.channel import verify_channel
 from p2pgrid.proto.checkpoint import parse_checkpoint, verify_checkpoint
 from p2pgrid.proto.counting import TokenCounter
+from p2pgrid.proto.credentials import Side, parse_credentials
 from p2pgrid.proto.fork import verify_fork
 from p2pgrid.proto.frame import encode_frame
 from p2pgrid.proto.inclusion import parse_inclusion_proof, parse_log_proof
 from p2pgrid.proto.keys import parse_peer_id, parse_public_key
 from p2pgrid.proto.link import Link, Phase
 from p2pgrid.proto.link_events import Ended, LinkLimits, Message, Opened, Proved, Writable
-from p2pgrid.proto.member_claims import Side, parse_claims
 from p2pgrid.proto.membership import verify_membership
 from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.messages import ENDPOINTS, Status
@@ -797,11 +797,16 @@ def _log_targets() -> Iterator[Target]:
 def _network_targets() -> Iterator[Target]:
     """What peers say of their membership in closed networks, and the files of their owners."""
     lab, member = network_vectors.group(), network_vectors.CALLER.public_key
-    claims = lambda: (network_vectors.caller_claims(), network_vectors.caller_claims(16))  # noqa: E731
+    credentials = lambda: (network_vectors.caller_credentials(), network_vectors.caller_credentials(16))  # noqa: E731
     wires = network_vectors.membership_wires().values()
     memberships = lambda: tuple(one for one in wires if len(one) <= 512)  # noqa: E731
     yield Target(
-        "member-claims", lambda data: parse_claims(data, Side.CALLER), (ProtocolViolation,), claims, "msgpack", 16_384
+        "member-credentials",
+        lambda data: parse_credentials(data, Side.CALLER),
+        (ProtocolViolation,),
+        credentials,
+        "msgpack",
+        16_384,
     )
     yield Target(
         "membership",

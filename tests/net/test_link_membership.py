@@ -203,7 +203,7 @@ async def test_a_proof_passed_on_to_another_provider_is_refused() -> None:
             writer.write(hello)
             kind, _, member = await read_frame(reader)
             assert kind == Kind.MEMBER
-            # Its own key in PROOF, over PROVIDER's nonce, with the member's claims before it.
+            # Its own key in PROOF, over PROVIDER's nonce, with the member's credentials before it.
             nonce = hello[11:43]
             proof = frame.encode_proof(OTHER, PROVIDER.public_key, nonce, TERMS)
             up_writer.write(member + frame.encode_frame(0, Kind.PROOF, proof))

@@ -147,7 +147,7 @@ def test_no_secret_is_in_what_is_shown() -> None:
     network = OwnNetwork("lab", (), book)
     for shown in (repr(book.network), repr(network), str(network), book.why_not_us()):
         assert SECRET.hex() not in shown and repr(SECRET) not in shown
-        assert book.network.claim_key.hex() not in shown and repr(book.network.claim_key) not in shown
+        assert book.network.credential_key.hex() not in shown and repr(book.network.credential_key) not in shown
 
 
 def test_files_are_looked_at_once_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

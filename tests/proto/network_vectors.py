@@ -1,4 +1,4 @@
-"""What stands in tests/vectors/network.json: closed networks, members' claims, memberships, links with MEMBER."""
+"""What stands in tests/vectors/network.json: closed networks, members' credentials, memberships, links with MEMBER."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 from p2pgrid.errors import InvalidRecord
 from p2pgrid.net.lookup_keys import scoped_key
 from p2pgrid.proto.closed_network import ClosedNetwork, group_network, listed_network, secret_network
+from p2pgrid.proto.credentials import Credential, Credentials, Meeting, Side, Where
 from p2pgrid.proto.frame import GoawayCode, Kind, encode_frame
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.link import Link
-from p2pgrid.proto.member_claims import Claim, Claims, Meeting, Side, Where
 from p2pgrid.proto.membership import Membership, sign_membership, verify_membership
 from p2pgrid.proto.record import Record, Role, Signature, encode_payload, sign_message, signature_input_of
 from tests.proto import link_vectors as links
@@ -33,7 +33,7 @@ def network_vectors() -> dict[str, Any]:
         "called_nonce": CALLED_NONCE.hex(),
         "caller_nonce": CALLER_NONCE.hex(),
         "networks": [_network(one) for one in networks()],
-        "claims": [_claim(one, where, side) for one in networks() for where in Where for side in Side],
+        "credentials": [_credential(one, where, side) for one in networks() for where in Where for side in Side],
         "memberships": {
             "now_ms": NOW_MS,
             "network": "lab",
@@ -64,7 +64,7 @@ def _network(network: ClosedNetwork) -> dict[str, Any]:
         "secret": secrets[network.scope].hex() if network.scope in secrets else None,
         "group_key": network.group.raw.hex() if network.group is not None else None,
         "scope": network.scope,
-        "claim_key": network.claim_key.hex(),
+        "credential_key": network.credential_key.hex(),
         "provider_key": scoped_key(network.scope, "provider").hex(),
     }
 
@@ -81,7 +81,7 @@ def meeting(where: Where) -> Meeting:
     return Meeting(where, CALLED_NONCE, CALLER_NONCE, CALLED.public_key, CALLER.public_key)
 
 
-def _claim(network: ClosedNetwork, where: Where, side: Side) -> dict[str, Any]:
+def _credential(network: ClosedNetwork, where: Where, side: Side) -> dict[str, Any]:
     return {
         "scope": network.scope,
         "on": "link" if where is Where.LINK else "connection",
@@ -167,37 +167,39 @@ def _signature_over(record: Record) -> Signature:
     return Signature(Role.OPERATOR, GROUP.public_key.raw, GROUP.sign(signature_input_of(record)))
 
 
-def caller_claims(n: int = 1, nonce: bytes = CALLER_NONCE, membership: bytes = b"") -> bytes:
-    claim = Claim(mac=meeting(Where.LINK).mac(networks()[0], Side.CALLER), membership=membership)
-    return Claims(nonce=nonce, claims=(claim,) * n).to_bytes()
+def caller_credentials(n: int = 1, nonce: bytes = CALLER_NONCE, membership: bytes = b"") -> bytes:
+    credential = Credential(mac=meeting(Where.LINK).mac(networks()[0], Side.CALLER), membership=membership)
+    return Credentials(nonce=nonce, credentials=(credential,) * n).to_bytes()
 
 
-def called_claims(n: int = 1, nonce: bytes = b"") -> bytes:
-    claim = Claim(mac=meeting(Where.LINK).mac(networks()[0], Side.CALLED))
-    return Claims(nonce=nonce, claims=(claim,) * n).to_bytes()
+def called_credentials(n: int = 1, nonce: bytes = b"") -> bytes:
+    credential = Credential(mac=meeting(Where.LINK).mac(networks()[0], Side.CALLED))
+    return Credentials(nonce=nonce, credentials=(credential,) * n).to_bytes()
 
 
 def _frames() -> list[dict[str, Any]]:
-    """Claims by the side that they are read as: taken, or a violation."""
-    long = bytes.fromhex("92") + b"\xc5\x00\x20" + CALLER_NONCE + caller_claims()[35:]
+    """Credentials by the side that they are read as: taken, or a violation."""
+    long = bytes.fromhex("92") + b"\xc5\x00\x20" + CALLER_NONCE + caller_credentials()[35:]
     cases = [
-        ("one claim", "caller", caller_claims(), True),
-        ("no claim", "caller", caller_claims(0), True),
-        ("16 claims", "caller", caller_claims(16), True),
-        ("17 claims", "caller", caller_claims(17), False),
-        ("a membership of 512 bytes", "caller", caller_claims(membership=bytes(512)), True),
-        ("a membership of 513 bytes", "caller", caller_claims(membership=bytes(513)), False),
-        ("a nonce of 31 bytes", "caller", caller_claims(nonce=bytes(31)), False),
-        ("no nonce of the caller's", "caller", caller_claims(nonce=b""), False),
-        ("the called's", "called", called_claims(), True),
-        ("the called's, none", "called", called_claims(0), True),
-        ("a nonce of the called's", "called", called_claims(nonce=CALLER_NONCE), False),
-        ("a byte too many", "caller", caller_claims() + b"\0", False),
-        ("a byte too few", "caller", caller_claims()[:-1], False),
+        ("one credential", "caller", caller_credentials(), True),
+        ("no credential", "caller", caller_credentials(0), True),
+        ("16 credentials", "caller", caller_credentials(16), True),
+        ("17 credentials", "caller", caller_credentials(17), False),
+        ("a membership of 512 bytes", "caller", caller_credentials(membership=bytes(512)), True),
+        ("a membership of 513 bytes", "caller", caller_credentials(membership=bytes(513)), False),
+        ("a nonce of 31 bytes", "caller", caller_credentials(nonce=bytes(31)), False),
+        ("no nonce of the caller's", "caller", caller_credentials(nonce=b""), False),
+        ("the called's", "called", called_credentials(), True),
+        ("the called's, none", "called", called_credentials(0), True),
+        ("a nonce of the called's", "called", called_credentials(nonce=CALLER_NONCE), False),
+        ("a byte too many", "caller", caller_credentials() + b"\0", False),
+        ("a byte too few", "caller", caller_credentials()[:-1], False),
         ("not in its shortest form", "caller", long, False),
         ("nothing", "caller", b"", False),
     ]
-    return [{"case": name, "side": side, "claims": raw.hex(), "is_taken": taken} for name, side, raw, taken in cases]
+    return [
+        {"case": name, "side": side, "credentials": raw.hex(), "is_taken": taken} for name, side, raw, taken in cases
+    ]
 
 
 def invitations() -> tuple[bytes, ...]:
@@ -217,22 +219,22 @@ Step = links.Step
 
 
 def _links() -> list[tuple[str, str, bytes, list[Step]]]:
-    """Name, side, what the dialler claims, steps as in link.json; `accept` may have claims."""
-    mine, theirs = caller_claims(), called_claims()
+    """Name, side, what the dialler credentials, steps as in link.json; `accept` may have credentials."""
+    mine, theirs = caller_credentials(), called_credentials()
     member, answer = encode_frame(0, Kind.MEMBER, mine), encode_frame(0, Kind.MEMBER, theirs)
     refusal = ("goaway", GoawayCode.NOT_A_MEMBER.value, "no member")
     return [
         ("a listener and a member", "L", b"", [("in", member + links.PROOF), ("accept", theirs), ("open",)]),
-        ("a listener that answers no claim", "L", b"", [("in", member + links.PROOF), ("accept",)]),
+        ("a listener that answers no credential", "L", b"", [("in", member + links.PROOF), ("accept",)]),
         ("a listener that refuses", "L", b"", [("in", member + links.PROOF), refusal]),
         ("a listener and MEMBER twice", "L", b"", [("in", member), ("in", member)]),
         ("a listener and MEMBER after PROOF", "L", b"", [("in", links.PROOF), ("in", member)]),
         ("a listener and MEMBER on stream 1", "L", b"", [("in", encode_frame(1, Kind.MEMBER, mine))]),
-        ("a listener and the called's claims", "L", b"", [("in", answer)]),
-        ("a listener and claims that are none", "L", b"", [("in", encode_frame(0, Kind.MEMBER, b"\x90"))]),
+        ("a listener and the called's credentials", "L", b"", [("in", answer)]),
+        ("a listener and credentials that are none", "L", b"", [("in", encode_frame(0, Kind.MEMBER, b"\x90"))]),
         ("a listener that is open, and MEMBER", "L", b"", [("in", links.PROOF), ("accept",), ("in", member)]),
         ("a dialler and a member", "D", mine, [("in", links.HELLO), ("in", answer + links.READY), ("open",)]),
-        ("a dialler that gets no claim", "D", mine, [("in", links.HELLO), ("in", links.READY), refusal]),
+        ("a dialler that gets no credential", "D", mine, [("in", links.HELLO), ("in", links.READY), refusal]),
         ("a dialler that is refused", "D", mine, [("in", links.HELLO), ("in", links.NO_MEMBER)]),
         ("a dialler and MEMBER twice", "D", mine, [("in", links.HELLO), ("in", answer), ("in", answer)]),
         ("a dialler and MEMBER before HELLO", "D", mine, [("in", answer)]),
@@ -241,10 +243,10 @@ def _links() -> list[tuple[str, str, bytes, list[Step]]]:
     ]
 
 
-def _link(name: str, side: str, claims: bytes, steps: list[Step]) -> dict[str, Any]:
+def _link(name: str, side: str, credentials: bytes, steps: list[Step]) -> dict[str, Any]:
     if side == "L":
         link = Link.listener(CALLED.public_key, CALLED_NONCE, limits=links.LIMITS, now_ms=0)
     else:
-        link = Link.dialler(CALLER, CALLED.public_key, limits=links.LIMITS, now_ms=0, claim=lambda _: claims)
+        link = Link.dialler(CALLER, CALLED.public_key, limits=links.LIMITS, now_ms=0, show=lambda _: credentials)
     start = link.data_to_send()
-    return links.told_case(name, side, link, start, steps) | {"claims": claims.hex()}
+    return links.told_case(name, side, link, start, steps) | {"credentials": credentials.hex()}

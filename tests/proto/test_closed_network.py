@@ -1,4 +1,4 @@
-"""Closed networks and claims of membership: what is derived, and that a claim holds only where it was made."""
+"""Closed networks and credentials: what is derived, and that a credential holds only where it was made."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from p2pgrid.errors import InvalidRecord, ProtocolViolation
 from p2pgrid.net.lookup_keys import check_network_name
 from p2pgrid.proto.closed_network import ClosedNetwork, group_network, listed_network, secret_network
+from p2pgrid.proto.credentials import Credential, Credentials, Meeting, Side, Where, parse_credentials
 from p2pgrid.proto.keys import SecretKey
-from p2pgrid.proto.member_claims import Claim, Claims, Meeting, Side, Where, parse_claims
 from p2pgrid.proto.membership import Membership, sign_membership, verify_membership
 from p2pgrid.proto.record import Record, parse_message
 from tests.proto.network_vectors import CALLED, CALLER, GROUP, NOW_MS, SECRET, meeting, networks
@@ -31,10 +31,10 @@ DERIVED = st.one_of(
 
 @given(DERIVED, DERIVED)
 def test_two_networks_share_nothing(one: ClosedNetwork, other: ClosedNetwork) -> None:
-    if (one.name, one.kind, one.claim_key) == (other.name, other.kind, other.claim_key):
+    if (one.name, one.kind, one.credential_key) == (other.name, other.kind, other.credential_key):
         assert one == other
     else:
-        assert len({one.scope, other.scope}) == 2 and len({one.claim_key, other.claim_key}) == 2
+        assert len({one.scope, other.scope}) == 2 and len({one.credential_key, other.credential_key}) == 2
 
 
 @given(DERIVED)
@@ -42,7 +42,7 @@ def test_a_scope_is_no_open_networks_name_and_says_nothing(network: ClosedNetwor
     assert len(network.scope) == 40 and network.name not in network.scope.split("-")
     with pytest.raises(Exception, match="no network name"):
         check_network_name(network.scope)
-    assert network.claim_key.hex() not in repr(network)
+    assert network.credential_key.hex() not in repr(network)
 
 
 @pytest.mark.parametrize("size", [0, 16, 31, 33, 64])
@@ -54,12 +54,12 @@ def test_a_secret_of_another_length_is_refused(size: int) -> None:
 @pytest.mark.parametrize("where", Where)
 @pytest.mark.parametrize("side", Side)
 @pytest.mark.parametrize("network", networks(), ids=lambda n: f"{n.kind}-{n.scope[:4]}")
-def test_a_claim_is_recognised_by_members_alone(network: ClosedNetwork, side: Side, where: Where) -> None:
+def test_a_credential_is_recognised_by_members_alone(network: ClosedNetwork, side: Side, where: Where) -> None:
     here = meeting(where)
-    claims = here.claim([(network, b"shown")], side)
-    assert here.recognise(claims, networks(), side) == [(network, b"shown")]
+    credentials = here.issue([(network, b"shown")], side)
+    assert here.recognise(credentials, networks(), side) == [(network, b"shown")]
     others = [one for one in networks() if one != network]
-    assert here.recognise(claims, others, side) == []
+    assert here.recognise(credentials, others, side) == []
 
 
 STOLEN = {
@@ -73,49 +73,49 @@ STOLEN = {
 
 
 @pytest.mark.parametrize("how", STOLEN)
-def test_a_stolen_claim_is_worth_nothing(how: str) -> None:
-    claims = meeting(Where.CONNECTION).claim([(LAB, b"")], Side.CALLER)
-    assert STOLEN[how](meeting(Where.CONNECTION)).recognise(claims, [LAB], Side.CALLER) == []
+def test_a_stolen_credential_is_worth_nothing(how: str) -> None:
+    credentials = meeting(Where.CONNECTION).issue([(LAB, b"")], Side.CALLER)
+    assert STOLEN[how](meeting(Where.CONNECTION)).recognise(credentials, [LAB], Side.CALLER) == []
 
 
-def test_a_claim_sent_back_is_worth_nothing() -> None:
+def test_a_credential_sent_back_is_worth_nothing() -> None:
     here = meeting(Where.CONNECTION)
-    assert here.recognise(here.claim([(LAB, b"")], Side.CALLER), [LAB], Side.CALLED) == []
+    assert here.recognise(here.issue([(LAB, b"")], Side.CALLER), [LAB], Side.CALLED) == []
 
 
 @given(st.lists(st.binary(min_size=32, max_size=32), max_size=16))
-def test_nobody_guesses_a_claim(macs: list[bytes]) -> None:
-    claims = tuple(Claim(mac=mac) for mac in macs)
-    assert meeting(Where.LINK).recognise(claims, networks(), Side.CALLER) == []
+def test_nobody_guesses_a_credential(macs: list[bytes]) -> None:
+    credentials = tuple(Credential(mac=mac) for mac in macs)
+    assert meeting(Where.LINK).recognise(credentials, networks(), Side.CALLER) == []
 
 
 def test_several_networks_at_once_in_the_receivers_order() -> None:
     here = meeting(Where.LINK)
     one, two, three = LAB, listed_network("lab"), group_network("lab", GROUP.public_key)
-    claims = here.claim([(three, b"m"), (one, b"")], Side.CALLED)
-    assert here.recognise(claims, [one, two, three], Side.CALLED) == [(one, b""), (three, b"m")]
+    credentials = here.issue([(three, b"m"), (one, b"")], Side.CALLED)
+    assert here.recognise(credentials, [one, two, three], Side.CALLED) == [(one, b""), (three, b"m")]
 
 
 @given(st.binary(max_size=200), st.sampled_from(Side))
-def test_claims_of_strangers_are_read_or_refused(raw: bytes, side: Side) -> None:
+def test_credentials_of_strangers_are_read_or_refused(raw: bytes, side: Side) -> None:
     try:
-        claims = parse_claims(raw, side)
+        credentials = parse_credentials(raw, side)
     except ProtocolViolation:
         return
-    assert claims.to_bytes() == raw
+    assert credentials.to_bytes() == raw
 
 
 @given(
     st.binary(min_size=32, max_size=32),
     st.lists(
-        st.builds(Claim, mac=st.binary(min_size=32, max_size=32), membership=st.binary(max_size=512)), max_size=16
+        st.builds(Credential, mac=st.binary(min_size=32, max_size=32), membership=st.binary(max_size=512)), max_size=16
     ),
 )
-def test_claims_read_back(nonce: bytes, claims: list[Claim]) -> None:
-    said = Claims(nonce=nonce, claims=tuple(claims))
-    assert parse_claims(said.to_bytes(), Side.CALLER) == said
+def test_credentials_read_back(nonce: bytes, credentials: list[Credential]) -> None:
+    said = Credentials(nonce=nonce, credentials=tuple(credentials))
+    assert parse_credentials(said.to_bytes(), Side.CALLER) == said
     with pytest.raises(ProtocolViolation):
-        parse_claims(said.to_bytes(), Side.CALLED)
+        parse_credentials(said.to_bytes(), Side.CALLED)
 
 
 @given(st.binary(max_size=600))

@@ -8,7 +8,7 @@ from typing import Any
 
 import nacl.bindings
 
-from tests.spec.network_reader import read_claims
+from tests.spec.network_reader import read_credentials
 from tests.spec.reader import Refused, peer_id, signature_input, verify
 
 HELLO, PROOF, READY, GOAWAY, PING, PONG, OPEN, CREDIT, END, RESET, CLAIM, MOVE, MEMBER = range(13)
@@ -44,7 +44,7 @@ class LinkSide:
     nonce: bytes
     streams_allowed: int
     credit: int
-    claims: bytes = b""
+    credentials: bytes = b""
     """What D sends as MEMBER (network.md, rule 14)."""
     may_hear_member: bool = False
     phase: str = "HANDSHAKE"
@@ -122,7 +122,7 @@ class LinkSide:
                 raise violation()
             self.may_hear_member = False
             try:
-                read_claims(payload, "caller" if self.side == "L" else "called")
+                read_credentials(payload, "caller" if self.side == "L" else "called")
             except Refused:
                 raise violation() from None
             return
@@ -166,9 +166,9 @@ class LinkSide:
             public, secret = nacl.bindings.crypto_sign_seed_keypair(self.seed)
             key = b"\1" + public
             signature = nacl.bindings.crypto_sign(self._proof_input(payload[2:34], key), secret)[:64]
-            if self.claims:
+            if self.credentials:
                 self.may_hear_member = True
-                self._put(0, MEMBER, self.claims)
+                self._put(0, MEMBER, self.credentials)
             self._put(0, PROOF, b"\0\1" + key + signature + struct.pack(">II", self.streams_allowed, self.credit))
         self.phase = "PROVEN"
 
@@ -236,10 +236,10 @@ class LinkSide:
     def do(self, what: str, *given: Any) -> None:
         getattr(self, f"do_{what}")(*given)
 
-    def do_accept(self, claims: str = "") -> None:
+    def do_accept(self, credentials: str = "") -> None:
         self.phase = "OPEN"
-        if claims:
-            self._put(0, MEMBER, bytes.fromhex(claims))
+        if credentials:
+            self._put(0, MEMBER, bytes.fromhex(credentials))
         self._put(0, READY)
 
     def do_open(self) -> None:

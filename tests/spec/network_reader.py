@@ -35,36 +35,38 @@ class Named:
         return mac(self.root, b"scope")[:20].hex()
 
     @property
-    def claim_key(self) -> bytes:
-        return mac(self.root, b"claim")
+    def credential_key(self) -> bytes:
+        return mac(self.root, b"credential")
 
     def dht_key(self, key: str) -> bytes:
         return b"\x12\x20" + hashlib.sha256(self.scope.encode() + b"\0" + key.encode()).digest()
 
 
-def claim(claim_key: bytes, on: str, side: str, nonces: tuple[bytes, bytes], keys: tuple[bytes, bytes]) -> bytes:
+def credential(
+    credential_key: bytes, on: str, side: str, nonces: tuple[bytes, bytes], keys: tuple[bytes, bytes]
+) -> bytes:
     """Rule 7; nonces and keys are the called's and the caller's."""
     payload = bytes([["caller", "called"].index(side)]) + b"".join(nonces) + b"".join(keys)
-    return mac(claim_key, signature_input(TYPES[on], payload))
+    return mac(credential_key, signature_input(TYPES[on], payload))
 
 
-def read_claims(data: bytes, side: str) -> list[tuple[bytes, bytes]]:
+def read_credentials(data: bytes, side: str) -> list[tuple[bytes, bytes]]:
     """Rule 10. Whatever is refused is a violation."""
     if len(data) > 16384:
         raise Refused("violation")
     value = unpack(data)
     if not isinstance(value, list) or len(value) != 2 or not isinstance(value[1], list):
         raise Refused("violation")
-    nonce, claims = value
-    if not isinstance(nonce, bytes) or len(nonce) != (32 if side == "caller" else 0) or len(claims) > 16:
+    nonce, credentials = value
+    if not isinstance(nonce, bytes) or len(nonce) != (32 if side == "caller" else 0) or len(credentials) > 16:
         raise Refused("violation")
-    for one in claims:
+    for one in credentials:
         if not isinstance(one, list) or len(one) != 2 or not all(isinstance(part, bytes) for part in one):
             raise Refused("violation")
         if len(one[0]) != 32 or len(one[1]) > 512:
             raise Refused("violation")
     check_canonical(value, data)
-    return [(shown, membership) for shown, membership in claims]
+    return [(shown, membership) for shown, membership in credentials]
 
 
 def read_membership(wire: bytes, group: bytes, network: str, member: bytes, now_ms: int) -> None:

@@ -255,12 +255,12 @@ def test_links(case: dict[str, Any]) -> None:
     play_link(case, b"")
 
 
-def play_link(case: dict[str, Any], claims: bytes) -> None:
+def play_link(case: dict[str, Any], credentials: bytes) -> None:
     keys = {name: bytes.fromhex(LINK[f"{name}_seed"]) for name in ("listener", "dialler")}
     listener = b"\x01" + nacl.bindings.crypto_sign_seed_keypair(keys["listener"])[0]
     seed = keys["listener" if case["side"] == "L" else "dialler"]
     terms = LINK["terms"]["streams"], LINK["terms"]["credit"]
-    link = LinkSide(case["side"], seed, listener, bytes.fromhex(LINK["nonce"]), *terms, claims)
+    link = LinkSide(case["side"], seed, listener, bytes.fromhex(LINK["nonce"]), *terms, credentials)
     assert link.take_out() == reader.unsqueezed(case["start"])
     for step in case["steps"]:
         (what, *given), events = step["do"], list[Any]()
@@ -291,20 +291,23 @@ NETWORK = vectors("network")
 def test_names_of_closed_networks(vector: dict[str, Any]) -> None:
     closed_by = bytes.fromhex(vector["secret"] or vector["group_key"] or "")
     named = network_reader.Named(vector["name"], vector["kind"], closed_by)
-    assert (named.scope, named.claim_key.hex()) == (vector["scope"], vector["claim_key"])
+    assert (named.scope, named.credential_key.hex()) == (vector["scope"], vector["credential_key"])
     assert named.dht_key("provider").hex() == vector["provider_key"]
 
 
-def test_claims_of_membership() -> None:
-    claim_keys = {one["scope"]: bytes.fromhex(one["claim_key"]) for one in NETWORK["networks"]}
+def test_credentials_of_membership() -> None:
+    claim_keys = {one["scope"]: bytes.fromhex(one["credential_key"]) for one in NETWORK["networks"]}
     nonces = bytes.fromhex(NETWORK["called_nonce"]), bytes.fromhex(NETWORK["caller_nonce"])
     called, caller = (public_of(NETWORK[f"{side}_seed"]) for side in ("called", "caller"))
-    for one in NETWORK["claims"]:
-        shown = network_reader.claim(claim_keys[one["scope"]], one["on"], one["side"], nonces, (called, caller))
+    for one in NETWORK["credentials"]:
+        shown = network_reader.credential(claim_keys[one["scope"]], one["on"], one["side"], nonces, (called, caller))
         assert shown.hex() == one["mac"], one
     cases = NETWORK["frames"]
     taken = [
-        (told(case), not code_of(lambda c=case: network_reader.read_claims(bytes.fromhex(c["claims"]), c["side"])))
+        (
+            told(case),
+            not code_of(lambda c=case: network_reader.read_credentials(bytes.fromhex(c["credentials"]), c["side"])),
+        )
         for case in cases
     ]
     assert taken == [(told(case), case["is_taken"]) for case in cases]
@@ -323,7 +326,7 @@ def test_memberships() -> None:
 
 @pytest.mark.parametrize("case", NETWORK["links"], ids=lambda c: c["case"])
 def test_links_of_members(case: dict[str, Any]) -> None:
-    play_link(case, bytes.fromhex(case["claims"]))
+    play_link(case, bytes.fromhex(case["credentials"]))
 
 
 def public_of(seed: str) -> bytes:

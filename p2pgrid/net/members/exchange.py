@@ -1,7 +1,7 @@
 """`/p2pgrid/member/1`: two peers on one connection prove to one another of which closed networks they are members.
 
-docs/spec/network.md, section 3. The peer that is called writes a nonce. The caller writes its claims, of all closed
-networks that it is in; the other answers with its own, of those of them in which it takes the caller for a member. Each
+docs/spec/network.md, section 3. The peer that is called writes a nonce. The caller writes its credentials, for all
+closed networks that it is in; the other answers with its own, for those in which it takes the caller for a member. Each
 message after the nonce has its length before it (4 bytes, big endian).
 """
 
@@ -23,8 +23,16 @@ from p2pgrid.net.host import close_stream, negotiate_on, reset_stream
 from p2pgrid.net.member_books import NOT_A_MEMBER
 from p2pgrid.net.offer_exchange import read_exactly
 from p2pgrid.net.own_networks import OwnNetworks
+from p2pgrid.proto.credentials import (
+    MAX_CREDENTIALS_BYTES,
+    NONCE_BYTES,
+    Credentials,
+    Meeting,
+    Side,
+    Where,
+    parse_credentials,
+)
 from p2pgrid.proto.keys import PublicKey, parse_peer_id
-from p2pgrid.proto.member_claims import MAX_CLAIMS_BYTES, NONCE_BYTES, Claims, Meeting, Side, Where, parse_claims
 
 PROTOCOL: Final = "/p2pgrid/member/1"
 EXCHANGE_TIMEOUT_S: Final = 5.0
@@ -65,14 +73,14 @@ async def _call(
         meeting = Meeting(
             Where.CONNECTION, nonce, secrets.token_bytes(NONCE_BYTES), called=parse_peer_id(peer_id), caller=own_key
         )
-        ours = own.claims(meeting, Side.CALLER, own.closed)
-        await _write(stream, Claims(nonce=meeting.caller_nonce, claims=ours))
-        theirs = parse_claims(await _read(stream, peer_id), Side.CALLED)
+        ours = own.credentials(meeting, Side.CALLER, own.closed)
+        await _write(stream, Credentials(nonce=meeting.caller_nonce, credentials=ours))
+        theirs = parse_credentials(await _read(stream, peer_id), Side.CALLED)
     except BaseException:
         await reset_stream(stream)
         raise
     await close_stream(stream)
-    proven, faults = own.judge(meeting, Side.CALLED, theirs.claims, own.closed)
+    proven, faults = own.judge(meeting, Side.CALLED, theirs.credentials, own.closed)
     if proven:
         return proven, None
     if faults:
@@ -92,23 +100,25 @@ async def take_membership(
     with trio.fail_after(EXCHANGE_TIMEOUT_S):
         caller, nonce = parse_peer_id(peer_id), secrets.token_bytes(NONCE_BYTES)
         await stream.write(nonce)
-        theirs = parse_claims(await _read(stream, peer_id), Side.CALLER)
+        theirs = parse_credentials(await _read(stream, peer_id), Side.CALLER)
         meeting = Meeting(Where.CONNECTION, nonce, theirs.nonce, called=own_key, caller=caller)
-        proven, faults = own.judge(meeting, Side.CALLER, theirs.claims, own.closed)
+        proven, faults = own.judge(meeting, Side.CALLER, theirs.credentials, own.closed)
         note(proven, faults[0] if faults else None)
-        await _write(stream, Claims(nonce=b"", claims=own.claims(meeting, Side.CALLED, proven)))
+        await _write(stream, Credentials(nonce=b"", credentials=own.credentials(meeting, Side.CALLED, proven)))
         await close_stream(stream)
 
 
-async def _write(stream: Any, claims: Claims) -> None:
-    payload = claims.to_bytes()
+async def _write(stream: Any, shown: Credentials) -> None:
+    payload = shown.to_bytes()
     await stream.write(len(payload).to_bytes(4) + payload)
 
 
 async def _read(stream: Any, peer_id: str) -> bytes:
     length = int.from_bytes(await read_exactly(stream, 4, peer_id))
-    if length > MAX_CLAIMS_BYTES:
-        raise ProtocolViolation(f"{peer_id} announces {length} bytes of claims; at most {MAX_CLAIMS_BYTES} may come.")
+    if length > MAX_CREDENTIALS_BYTES:
+        raise ProtocolViolation(
+            f"{peer_id} announces {length} bytes of credentials; at most {MAX_CREDENTIALS_BYTES} may come."
+        )
     return await read_exactly(stream, length, peer_id)
 
 

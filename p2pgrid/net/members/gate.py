@@ -142,7 +142,7 @@ class Gate:
             self._note(connection, names)
             if not names and trio.current_time() >= self._next_log_s:
                 self._next_log_s = trio.current_time() + LOG_INTERVAL_S
-                why = fault.message if fault is not None else "its claims fit none of this node's closed networks"
+                why = fault.message if fault is not None else "its credentials fit none of this node's closed networks"
                 logger.info("%s asked to be let in and was not: %s", connection.peer_id, why)
 
         async with self._limiter:

@@ -23,7 +23,7 @@ from p2pgrid.net.relay.kind import is_relayed
 from p2pgrid.net.relay.limits import RelayLimits
 from p2pgrid.net.relay.reserving import reserve
 from p2pgrid.net.relay.stop import CircuitListener
-from p2pgrid.proto.member_claims import Claim, Claims
+from p2pgrid.proto.credentials import Credential, Credentials
 from tests.net.members.rigs import Member, force, member, talk
 from tests.net.relay.rigs import circuit_through, relay_host
 from tests.net.trio_hosts import ECHO, connect, dialling_host, listening_host, run_trio
@@ -55,7 +55,7 @@ async def is_let_in(outside: Any, inside: Member) -> bool:
 
 
 async def show(outside: Any, inside: Member, payload: bytes, nonce: list[bytes] | None = None) -> bytes:
-    """Call a member and send it this as claims; what it answers, empty where it resets."""
+    """Call a member and send it this as credentials; what it answers, empty where it resets."""
     try:
         stream = await negotiate_on(outside, await connect(outside, inside.host), PROTOCOL)
         shown = await read_exactly(stream, 32)
@@ -92,7 +92,7 @@ def test_a_proof_that_was_shown_to_one_is_worth_nothing_to_another() -> None:
         async with member(listens=False) as victim, member() as inside, tapped(victim, payloads) as spy:
             assert len(payloads) == 1 and len(payloads[0]) > 64
             answer = await show(spy, inside, message(payloads[0]))
-            assert answer == message(Claims(nonce=b"", claims=()).to_bytes())[4:]
+            assert answer == message(Credentials(nonce=b"", credentials=()).to_bytes())[4:]
             assert not await is_let_in(spy, inside)
 
     run_trio(main)
@@ -108,8 +108,8 @@ def test_an_outsider_between_two_members_gets_nothing() -> None:
             async def take(stream: Any) -> None:
                 onward = await negotiate_on(between, await connect(between, inside.host), PROTOCOL)
                 await stream.write(await read_exactly(onward, 32))
-                claims = await read_message(stream)
-                await onward.write(message(claims))
+                credentials = await read_message(stream)
+                await onward.write(message(credentials))
                 passed.append(await read_message(onward))
                 await stream.write(message(passed[0]))
                 await stream.close()
@@ -117,24 +117,24 @@ def test_an_outsider_between_two_members_gets_nothing() -> None:
             between.set_stream_handler(PROTOCOL, take)
             with pytest.raises(Refused):
                 await talk(victim.host, between)
-            assert passed == [Claims(nonce=b"", claims=()).to_bytes()]
+            assert passed == [Credentials(nonce=b"", credentials=()).to_bytes()]
             assert not await is_let_in(between, inside)
             assert not victim.sees(between)
 
     run_trio(main)
 
 
-def test_a_members_own_claims_sent_back_prove_nothing() -> None:
+def test_a_members_own_credentials_sent_back_prove_nothing() -> None:
     async def main() -> None:
         payloads: list[bytes] = []
         async with member(listens=False) as victim, listening_host() as mirror:
 
             async def take(stream: Any) -> None:
                 await stream.write(bytes(32))
-                claims = await read_message(stream)
-                payloads.append(claims)
+                credentials = await read_message(stream)
+                payloads.append(credentials)
                 # Without the nonce, so that it is in the form of an answer.
-                told = Claims(nonce=b"", claims=_claims_in(claims)).to_bytes()
+                told = Credentials(nonce=b"", credentials=_credentials_in(credentials)).to_bytes()
                 await stream.write(message(told))
                 await stream.close()
 
@@ -146,10 +146,10 @@ def test_a_members_own_claims_sent_back_prove_nothing() -> None:
     run_trio(main)
 
 
-def _claims_in(raw: bytes) -> tuple[Claim, ...]:
+def _credentials_in(raw: bytes) -> tuple[Credential, ...]:
     import msgspec
 
-    return msgspec.msgpack.decode(raw, type=Claims).claims
+    return msgspec.msgpack.decode(raw, type=Credentials).credentials
 
 
 def test_the_same_words_on_a_second_connection_are_worth_nothing() -> None:
@@ -170,26 +170,28 @@ def test_the_same_words_on_a_second_connection_are_worth_nothing() -> None:
                 said = tap
             answer = await show(friend.host, inside, message(said[0]), nonces)
             assert nonces[0] != nonces[1]
-            assert answer == Claims(nonce=b"", claims=()).to_bytes()
+            assert answer == Credentials(nonce=b"", credentials=()).to_bytes()
             assert not inside.sees(friend.host)
 
     run_trio(main)
 
 
-NO_CLAIMS = Claims(nonce=bytes(32), claims=()).to_bytes()
+NO_CREDENTIALS = Credentials(nonce=bytes(32), credentials=()).to_bytes()
 MALFORMED = {
     "an empty message": message(b""),
     "no MessagePack": message(b"\xc1" * 40),
-    "the called's form": message(Claims(nonce=b"", claims=()).to_bytes()),
+    "the called's form": message(Credentials(nonce=b"", credentials=()).to_bytes()),
     "a long length and nothing": (2**32 - 1).to_bytes(4),
     "a length of 16385": (16_385).to_bytes(4) + bytes(16_385),
-    "17 claims": message(b"\x92\xc4\x20" + bytes(32) + b"\xdc\x00\x11" + b"\x92\xc4\x20" + bytes(32) + b"\xc4\x00"),
-    "a byte behind": message(NO_CLAIMS + b"\0"),
+    "17 credentials": message(
+        b"\x92\xc4\x20" + bytes(32) + b"\xdc\x00\x11" + b"\x92\xc4\x20" + bytes(32) + b"\xc4\x00"
+    ),
+    "a byte behind": message(NO_CREDENTIALS + b"\0"),
 }
 
 
 @pytest.mark.parametrize("how", MALFORMED)
-def test_malformed_claims_are_cut_and_the_host_lives(how: str) -> None:
+def test_malformed_credentials_are_cut_and_the_host_lives(how: str) -> None:
     async def main() -> None:
         async with member() as inside, dialling_host() as outside, member(listens=False) as friend:
             assert await show(outside, inside, MALFORMED[how]) == b""
@@ -203,8 +205,8 @@ ANSWERS = {
     "nothing, and the end": b"",
     "half a nonce": bytes(16),
     "a nonce, and too much": bytes(32) + (2**31).to_bytes(4),
-    "a nonce, and no claims": bytes(32) + message(b"\x80"),
-    "the caller's form": bytes(32) + message(NO_CLAIMS),
+    "a nonce, and no credentials": bytes(32) + message(b"\x80"),
+    "the caller's form": bytes(32) + message(NO_CREDENTIALS),
 }
 
 
