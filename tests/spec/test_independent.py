@@ -14,8 +14,9 @@ from typing import Any
 import nacl.bindings
 import pytest
 
-from tests.spec import network_reader, reader
+from tests.spec import reader
 from tests.spec.link_reader import Closed, LinkSide
+from tests.spec.network_reader import Named, credential, read_credentials, read_membership
 from tests.spec.reader import Record, Refused, from_line, from_wire
 
 
@@ -290,7 +291,7 @@ NETWORK = vectors("network")
 @pytest.mark.parametrize("vector", NETWORK["networks"], ids=lambda v: f"{v['kind']} {v['scope'][:8]}")
 def test_names_of_closed_networks(vector: dict[str, Any]) -> None:
     closed_by = bytes.fromhex(vector["secret"] or vector["group_key"] or "")
-    named = network_reader.Named(vector["name"], vector["kind"], closed_by)
+    named = Named(vector["name"], vector["kind"], closed_by)
     assert (named.scope, named.credential_key.hex()) == (vector["scope"], vector["credential_key"])
     assert named.dht_key("provider").hex() == vector["provider_key"]
 
@@ -300,13 +301,13 @@ def test_credentials_of_membership() -> None:
     nonces = bytes.fromhex(NETWORK["called_nonce"]), bytes.fromhex(NETWORK["caller_nonce"])
     called, caller = (public_of(NETWORK[f"{side}_seed"]) for side in ("called", "caller"))
     for one in NETWORK["credentials"]:
-        shown = network_reader.credential(claim_keys[one["scope"]], one["on"], one["side"], nonces, (called, caller))
+        shown = credential(claim_keys[one["scope"]], one["on"], one["side"], nonces, (called, caller))
         assert shown.hex() == one["mac"], one
     cases = NETWORK["frames"]
     taken = [
         (
             told(case),
-            not code_of(lambda c=case: network_reader.read_credentials(bytes.fromhex(c["credentials"]), c["side"])),
+            not code_of(lambda c=case: read_credentials(bytes.fromhex(c["credentials"]), c["side"])),
         )
         for case in cases
     ]
@@ -319,7 +320,7 @@ def test_memberships() -> None:
 
     def read(case: dict[str, Any]) -> None:
         wire = bytes.fromhex(case["wire"])
-        network_reader.read_membership(wire, group, shown["network"], member, shown["now_ms"])
+        read_membership(wire, group, shown["network"], member, shown["now_ms"])
 
     assert found_in(shown["cases"], read) == said_of(shown["cases"])
 
