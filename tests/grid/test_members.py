@@ -16,7 +16,9 @@ from p2pgrid.config import ClientConfig, Config, DataFolder, ModelConfig, Networ
 from p2pgrid.engine.fake import FakeVllm, serve_fake
 from p2pgrid.errors import Refused, RemoteError
 from p2pgrid.ledger.sqlite import SqliteLedger
+from p2pgrid.net.connection import Road
 from p2pgrid.net.network import Network
+from p2pgrid.net.relay.limits import RelayLimits
 from p2pgrid.networks.entries import known_entries, own_networks
 from p2pgrid.networks.store import NetworkStore
 from p2pgrid.proto.closed_network import Kind
@@ -30,8 +32,7 @@ from tests.grid.conftest import MODEL, until
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 CHAT = "/v1/chat/completions"
 BODY: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hello there"}], "max_tokens": 1500}
-ROADS = ["127.0.0.1:0", ""]
-"""What `listen` says: the direct road, or libp2p alone."""
+ROADS = [Road.DIRECT, Road.LIBP2P, Road.RELAYED, Road.PUNCHED]
 
 
 def folder(path: Path) -> DataFolder:
@@ -54,12 +55,13 @@ def entry_of(data: DataFolder, bootstrap: tuple[str, ...]) -> NetworkEntry:
     return NetworkEntry(**{f: getattr(entry, f) for f in entry.__struct_fields__} | {"bootstrap": bootstrap})
 
 
-def config(url: str, listen: str) -> Config:
+def config(url: str, road: Road, relay: tuple[str, ...]) -> Config:
     model = ModelConfig(name=MODEL, engine_url=url, price_input_eur="0.20", price_output_eur="0.80")
     settings: dict[str, Any] = {
         "operator": "Vilnius",
-        "listen": listen,
+        "listen": "127.0.0.1:0" if road is Road.DIRECT else "",
         "libp2p_listen": (LOOPBACK,),
+        "relay_through": relay if road in (Road.RELAYED, Road.PUNCHED) else ("never",),
         "drain_s": 2,
         "terms": TermsConfig(window_tokens=16),
         "models": (model,),
@@ -102,20 +104,30 @@ class Lab:
 
 
 @contextlib.asynccontextmanager
-async def lab(tmp_path: Path, listen: str) -> AsyncIterator[Lab]:
-    """A provider and a client in the network that their data folders are in by now, and who introduces them."""
+async def lab(tmp_path: Path, road: Road = Road.DIRECT) -> AsyncIterator[Lab]:
+    """A provider and a client in the network that their data folders are in by now, and who introduces them.
+
+    That peer relays too. Without the direct road the provider's offer names libp2p alone; with RELAYED and PUNCHED, the
+    relay.
+    """
     sold, bought, at_door = (folder(tmp_path / name) for name in ("provider", "client", "introducer"))
     key = at_door.load_key()
     async with Network(
-        key, own_networks([entry_of(at_door, ())], key.public_key), listen=[LOOPBACK], serve_dht=True
+        key,
+        own_networks([entry_of(at_door, ())], key.public_key),
+        listen=[LOOPBACK],
+        serve_dht=True,
+        relaying=RelayLimits(),
     ) as introducer:
         peers = introducer.addresses
         async with (
             serve_fake(FakeVllm(models=(MODEL,))) as url,
             Provider(
-                sold, config(url, listen), make_engines=plan_engines, networks=[entry_of(sold, peers)]
+                sold, config(url, road, peers), make_engines=plan_engines, networks=[entry_of(sold, peers)]
             ) as provider,
-            Client(bought, networks=[entry_of(bought, peers)], config=ClientConfig()) as client,
+            Client(
+                bought, networks=[entry_of(bought, peers)], config=ClientConfig(punch=road is Road.PUNCHED)
+            ) as client,
         ):
             await client.wait_for_offer(MODEL, 20)
             yield Lab(provider, client, sold, bought, at_door)
@@ -130,15 +142,20 @@ def all_on_lists(tmp_path: Path) -> None:
             store(one).admit_to_list(entry, other.load_key().public_key)
 
 
-@pytest.mark.parametrize("listen", ROADS, ids=["direct", "libp2p"])
-async def test_who_is_taken_off_the_list_loses_its_links_and_all_is_billed(tmp_path: Path, listen: str) -> None:
+@pytest.mark.parametrize("road", ROADS)
+async def test_who_is_taken_off_the_list_loses_its_links_and_all_is_billed(tmp_path: Path, road: Road) -> None:
     all_on_lists(tmp_path)
-    async with lab(tmp_path, listen) as m:
+    async with lab(tmp_path, road) as m:
         await m.buy()
         client, entry = m.client.purchaser, store(m.sold).entry("lab")
         member = m.bought.load_key().public_key
         session = client.sessions[m.provider.peer_id]
         assert session.link is not None and session.link.member_of == {"lab"}
+
+        async def on_its_road() -> bool:
+            return session.link is not None and session.link.road is road
+
+        await until(on_its_road, True)
 
         got, began = 0, 0.0
         async with await client.buy(CHAT, BODY | {"fake": {"tokens": 400, "pace_ms": 30}}) as answer:
@@ -176,7 +193,7 @@ async def test_a_membership_that_ends_ends_the_dealings_and_a_new_one_begins_the
 
     admit(at_door, 600)
     admit(bought, 12)
-    async with lab(tmp_path, "127.0.0.1:0") as m:
+    async with lab(tmp_path) as m:
         await m.buy()
         await until(m.n_links, 0, deadline_s=20)
         assert not await m.can_buy()
@@ -198,7 +215,7 @@ async def test_a_membership_that_is_renewed_in_time_costs_nothing(tmp_path: Path
 
     admit(at_door, 600)
     until_ms = admit(bought, 14)
-    async with lab(tmp_path, "127.0.0.1:0") as m:
+    async with lab(tmp_path) as m:
         await m.buy()
         left_ms = until_ms - now_ms()
         assert left_ms > 2000, "the machine is too slow for this test"
@@ -215,7 +232,7 @@ async def test_a_membership_that_is_renewed_in_time_costs_nothing(tmp_path: Path
 
 async def test_a_provider_that_is_taken_off_the_clients_list_sells_it_nothing_more(tmp_path: Path) -> None:
     all_on_lists(tmp_path)
-    async with lab(tmp_path, "127.0.0.1:0") as m:
+    async with lab(tmp_path) as m:
         await m.buy()
         entry = store(m.bought).entry("lab")
         assert store(m.bought).expel(entry, m.sold.load_key().public_key)
