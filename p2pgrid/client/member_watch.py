@@ -42,7 +42,9 @@ class MemberWatch:
             self._networks.refresh()
             for peer_id, session in list(self._sessions.items()):
                 link = session.link
-                if link is not None and link.member_of and not self._networks.still(link.member_of, peer_id):
+                if link is None or not link.member_of or self._networks.found_in(peer_id) & self._networks.open:
+                    continue
+                if not self._networks.still(link.member_of, peer_id):
                     log.info("%s is no member of %s any more", peer_id, ", ".join(sorted(link.member_of)))
                     self._book.forget(peer_id)
                     if peer_id in self._sessions:

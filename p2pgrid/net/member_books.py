@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 NOT_A_MEMBER: Final = "not-a-member"
 MAX_MEMBERS: Final = 100_000
 MAX_FILE_BYTES: Final = 8 * 1024 * 1024
+_SOON_MS: Final = (3 * 86_400_000, 86_400_000, 3_600_000, 0)
+"""How long before the end of its own membership a node says so."""
 MAX_REMEMBERED: Final = 20_000
 """Peers whose memberships were seen."""
 
@@ -46,8 +48,8 @@ class MemberBook:
     def holds(self, peer_id: str, now_ms: int) -> bool:
         """True while a peer that was admitted is a member."""
 
-    def refresh(self) -> None:
-        """Look at the files again."""
+    def refresh(self, now_ms: int) -> None:
+        """Look at the files again, and at the time."""
 
     def why_not_us(self) -> str:
         """What may be wrong where another member does not take us for one: a sentence."""
@@ -88,7 +90,7 @@ class ListBook(MemberBook):
     def holds(self, peer_id: str, now_ms: int) -> bool:
         return peer_id in self._members
 
-    def refresh(self) -> None:
+    def refresh(self, now_ms: int) -> None:
         if self._file is None or not self._file.has_changed():
             return
         try:
@@ -117,6 +119,8 @@ class GroupBook(MemberBook):
         self._file = _Watched(membership_file)
         self._own_membership: bytes | None = None
         self._own_until_ms = 0
+        self._said = 0
+        """How far the end was announced."""
         self._until_ms: dict[str, int] = {}
         if membership_file.exists():
             self._load()
@@ -147,15 +151,20 @@ class GroupBook(MemberBook):
     def holds(self, peer_id: str, now_ms: int) -> bool:
         return self._until_ms.get(peer_id, -1) >= now_ms
 
-    def refresh(self) -> None:
-        if not self._file.has_changed():
-            return
-        try:
-            self._load()
-        except UsageError as error:
-            log.error("%s The membership of before stays in use.", error.message)
-        else:
-            log.info("this node's membership of %s was read anew", self.network.name)
+    def refresh(self, now_ms: int) -> None:
+        if self._file.has_changed():
+            try:
+                self._load()
+            except UsageError as error:
+                log.error("%s The membership of before stays in use.", error.message)
+            else:
+                log.info("this node's membership of %s was read anew", self.network.name)
+        left_ms = self._own_until_ms - now_ms
+        stage = sum(left_ms < soon_ms for soon_ms in _SOON_MS) if self._own_until_ms else 0
+        if stage > self._said:
+            when = "has ended" if left_ms < 0 else f"ends in {left_ms // 3_600_000} h"
+            log.warning("this node's membership of %s %s: have it admitted again", self.network.name, when)
+        self._said = stage
 
     def why_not_us(self) -> str:
         if self._own_membership is None:

@@ -100,7 +100,7 @@ class OneNetwork:
         )
         if not self._is_only_one:
             self._dht.server.hide_strangers()
-        if gate is not None and is_closed:
+        if gate is not None:
             gate.belongs(self._dht.protocol, self.name)
 
     def end(self) -> None:

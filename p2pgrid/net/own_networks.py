@@ -102,7 +102,7 @@ class OwnNetworks:
                 return
             self._refresh_s = now_s + REFRESH_INTERVAL_S
             for book in self._books.values():
-                book.refresh()
+                book.refresh(self.now_ms())
 
     # -- proofs -----------------------------------------------------------------------------------------------------
 

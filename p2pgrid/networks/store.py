@@ -174,6 +174,8 @@ class NetworkStore:
 
     def member_until_ms(self, entry: NetworkEntry) -> int:
         """Until when this node is a member, under a group's key; 0 if it has no membership. Raises UsageError."""
+        if not self._data.key_file.exists():
+            return 0
         book = book_of(entry, self._data.load_key().public_key)
         assert isinstance(book, GroupBook)
         return book.own_until_ms

@@ -66,26 +66,26 @@ def test_a_list_is_read_again_when_it_changes(tmp_path: Path, caplog: pytest.Log
     assert caught.value.code == "not-a-member"
 
     write(path, f"{TWO_ID}\n")
-    book.refresh()
+    book.refresh(NOW_MS)
     book.admit(TWO.public_key, b"", NOW_MS)
     assert (book.holds(ONE_ID, NOW_MS), book.holds(TWO_ID, NOW_MS)) == (False, True)
 
     for damage in ("12D3KooWnobody\n", "\xff"):
         path.write_bytes(damage.encode("latin-1"))
         with caplog.at_level(logging.ERROR):
-            book.refresh()
+            book.refresh(NOW_MS)
         assert "stays in force" in caplog.text and book.holds(TWO_ID, NOW_MS)
     path.unlink()
-    book.refresh()
+    book.refresh(NOW_MS)
     assert book.holds(TWO_ID, NOW_MS)
     write(path, "")
-    book.refresh()
+    book.refresh(NOW_MS)
     assert not book.holds(TWO_ID, NOW_MS)
 
 
 def test_a_list_in_the_configuration_stays_as_it_is() -> None:
     book = ListBook(listed_network("lab"), (ONE_ID,))
-    book.refresh()
+    book.refresh(NOW_MS)
     assert book.members == {ONE_ID}
     with pytest.raises(UsageError, match="is no peer id"):
         ListBook(listed_network("lab"), ("nobody",))
@@ -126,18 +126,36 @@ def test_ones_own_membership_is_read_again(tmp_path: Path, caplog: pytest.LogCap
     path = tmp_path / "lab.membership"
     book = GroupBook(group_network("lab", GROUP.public_key), ONE.public_key, path)
     write(path, line(ONE, NOW_MS))
-    book.refresh()
+    book.refresh(NOW_MS)
     assert (book.own_membership, book.own_until_ms) == (membership(ONE, NOW_MS), NOW_MS)
     for wrong in (line(TWO, NOW_MS + 9), line(ONE, NOW_MS + 9, TWO), "{}", ""):
         write(path, wrong)
         with caplog.at_level(logging.ERROR):
-            book.refresh()
+            book.refresh(NOW_MS)
         assert "stays in use" in caplog.text and book.own_until_ms == NOW_MS
         with pytest.raises(UsageError, match="is no membership of this node in 'lab'"):
             GroupBook(group_network("lab", GROUP.public_key), ONE.public_key, path)
     write(path, line(ONE, NOW_MS + 10))
-    book.refresh()
+    book.refresh(NOW_MS)
     assert book.own_until_ms == NOW_MS + 10
+
+
+def test_the_end_of_ones_own_membership_is_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "lab.membership"
+    write(path, line(ONE, NOW_MS))
+    book = GroupBook(group_network("lab", GROUP.public_key), ONE.public_key, path)
+    hour = 3_600_000
+    said = []
+    for left_h in (100, 71, 70, 23, 22, 0.5, 0.4, -1, -2):
+        with caplog.at_level(logging.WARNING):
+            caplog.clear()
+            book.refresh(NOW_MS - int(left_h * hour))
+            said.append(caplog.messages)
+    assert [bool(one) for one in said] == [False, True, False, True, False, True, False, True, False]
+    assert "ends in 71 h" in said[1][0] and "has ended" in said[7][0] and "admitted again" in said[7][0]
+    write(path, line(ONE, NOW_MS + 200 * hour))
+    book.refresh(NOW_MS)
+    assert "ends" not in caplog.text
 
 
 def test_no_secret_is_in_what_is_shown() -> None:

@@ -48,7 +48,8 @@ PROVE_WITHIN_S: Final = 10.0
 """How long a host that is in closed networks alone keeps a connection on which nothing was shown."""
 LAPSED_S: Final = 8.0
 """The same, once a member is none any more: what runs with it is wound up meanwhile."""
-MAX_TAKEN_AT_ONCE: Final = 64
+MAX_TAKEN_AT_ONCE: Final = 256
+"""Of all connections together, one of each: four times what one address may hold open."""
 MAX_TAKEN_PER_MINUTE: Final = 30
 """On one connection."""
 MAX_FAULTS: Final = 1000
@@ -70,6 +71,8 @@ class _Shown:
     """True once the peer did not answer what a member would: it may have forgotten what was shown to it."""
     fault: Refused | None = None
     """Why that came to nothing."""
+    is_taking: bool = False
+    """True while the peer shows something."""
     since_s: float = field(default_factory=trio.current_time)
     """Since when it has shown nothing that holds."""
 
@@ -133,10 +136,13 @@ class Gate:
     async def take(self, stream: Any) -> None:
         """The handler of `/p2pgrid/member/1`."""
         connection = stream.muxed_conn
-        if not self._limiter.available_tokens or self._taken[connection] >= MAX_TAKEN_PER_MINUTE:
+        shown = self._of(connection)
+        is_full = shown.is_taking or not self._limiter.available_tokens
+        if is_full or self._taken[connection] >= MAX_TAKEN_PER_MINUTE:
             await reset_stream(stream)
             return
         self._taken[connection] += 1
+        shown.is_taking = True
 
         def note(names: frozenset[str], fault: Refused | None) -> None:
             self._note(connection, names)
@@ -151,6 +157,8 @@ class Gate:
             except (trio.TooSlowError, P2pgridError, IOException, MuxedStreamError, MuxedConnError) as error:
                 logger.debug("%s showed no membership: %r", connection.peer_id, error)
                 await reset_stream(stream)
+            finally:
+                shown.is_taking = False
 
     # -- what this node does ----------------------------------------------------------------------------------------
 
@@ -187,6 +195,10 @@ class Gate:
         """Why a peer and this node last did not find one another members; None if they did, or did not ask."""
         return self._last_faults.get(peer_id)
 
+    async def _show_anew(self, host: BasicHost, connection: Any, shown: _Shown) -> None:
+        async with shown.calling:
+            await self._call(host, connection, shown)
+
     async def _call(self, host: BasicHost, connection: Any, shown: _Shown) -> None:
         shown.called_s, shown.is_stale = trio.current_time(), False
         names, shown.fault = await show_membership(host, connection, self._own, self._own_key)
@@ -214,7 +226,7 @@ class Gate:
                     await self._look_at(host, connection)
                     shown = self._shown.get(connection.muxed_conn)
                     if shown is not None and shown.names & renewed:
-                        nursery.start_soon(self._call, host, connection, shown)
+                        nursery.start_soon(self._show_anew, host, connection, shown)
 
     async def _look_at(self, host: BasicHost, connection: Any) -> None:
         muxed = connection.muxed_conn

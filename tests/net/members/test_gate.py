@@ -21,6 +21,7 @@ from p2pgrid.net.kad_query import KadQuery
 from p2pgrid.net.lookup_keys import scoped_key
 from p2pgrid.net.members.exchange import PROTOCOL
 from p2pgrid.net.members.gate import FREE
+from p2pgrid.net.one_network import OneNetwork
 from p2pgrid.net.relay.messages import STOP
 from p2pgrid.proto.keys import parse_peer_id
 from tests.net.members.rigs import (
@@ -315,6 +316,34 @@ def test_a_peer_that_was_found_in_an_open_network_is_told_of_no_other() -> None:
     run_trio(main)
 
 
+def test_peers_of_the_open_dht_are_told_of_no_other() -> None:
+    async def main() -> None:
+        async with listening_host() as anybody, member(secret_book(), "main", listens=False) as both:
+            called: list[Any] = []
+            anybody.set_stream_handler(PROTOCOL, called.append)
+            theirs = Dht(anybody, "main", serve=True)
+            ours = OneNetwork(both.own["main"], both.peer_id, serve=False, standing_keys=tuple, is_only_one=False)
+            ours.begin(both.host, both.gate)
+            assert await ours.dht.join([contact(anybody)]) == 1
+            assert theirs.size == 0 and not called
+
+    run_trio(main)
+
+
+def test_one_connection_shows_one_thing_at_a_time() -> None:
+    async def main() -> None:
+        async with member() as inside, dialling_host() as idler, member(listens=False) as friend:
+            connection = await connect(idler, inside.host)
+            first = await negotiate_on(idler, connection, PROTOCOL)
+            assert len(await first.read(32)) == 32
+            with pytest.raises((IOException, MuxedStreamError, StreamFailure)):
+                second = await negotiate_on(idler, connection, PROTOCOL)
+                assert await second.read(32) == b""
+            assert await talk(friend.host, inside.host) == b"hello"
+
+    run_trio(main)
+
+
 def test_whoever_asks_too_often_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate_module, "MAX_TAKEN_PER_MINUTE", 3)
 
@@ -325,6 +354,7 @@ def test_whoever_asks_too_often_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
                 stream = await negotiate_on(outside, connection, PROTOCOL)
                 assert len(await stream.read(32)) == 32
                 await stream.reset()
+                await until(lambda: not inside.gate._limiter.borrowed_tokens, "it is over")
             with pytest.raises((IOException, MuxedStreamError, StreamFailure)):
                 stream = await negotiate_on(outside, connection, PROTOCOL)
                 assert await stream.read(32) == b""
