@@ -59,13 +59,15 @@ def create(context: CliContext, name: str, kind: str, bootstrap: tuple[str, ...]
         click.echo(json.dumps(_shown(store, entry)))
         return
     click.echo(f"The network {name!r} is made, closed by {_closed_by(Kind(kind))}; this node is in it.")
-    next_step = {
-        "secret": f"p2pgrid network invite {name} > invitation      # for whoever is to join; it holds the secret",
-        "members": f"p2pgrid network admit {name} PEER > invitation  # puts PEER on this node's list",
-        "group-key": f"p2pgrid network admit {name} PEER > invitation  # PEER is a member for {DEFAULT_DAYS} days",
-    }[kind]
-    click.echo(f"  p2pgrid bootstrap --network {name}             # a peer that others join through")
-    click.echo(f"  {next_step}")
+    invites = {
+        "secret": (f"p2pgrid network invite {name} > invitation", "for whoever is to join; it holds the secret"),
+        "members": (f"p2pgrid network admit {name} PEER > invitation", "puts PEER on this node's list"),
+        "group-key": (f"p2pgrid network admit {name} PEER > invitation", f"PEER is a member for {DEFAULT_DAYS} days"),
+    }
+    steps = [(f"p2pgrid bootstrap --network {name}", "a peer that others join through"), invites[kind]]
+    width = max(len(command) for command, _ in steps)
+    for command, what in steps:
+        click.echo(f"  {command:<{width}}  # {what}")
     _say_restart()
 
 
