@@ -23,6 +23,7 @@ from p2pgrid.proto.messages import MAX_BATCH_MS, MAX_BATCH_REQUESTS
 
 DEFAULT_NETWORK = "main"
 
+NetworkName = Annotated[str, Meta(pattern=r"\A[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\Z")]
 CountryCode = Annotated[str, Meta(pattern=r"\A[A-Z]{2}\Z")]
 
 
@@ -115,6 +116,8 @@ class ProviderConfig(Section, frozen=True, kw_only=True):
     """Open connections of their own with clients that came through a relay."""
     relay: bool = False
     """Relay for others, within the limits of `[relay]`."""
+    sell_in: tuple[NetworkName, ...] = ()
+    """Networks in which this node sells, of those that it is in; empty: in all of them."""
     witnesses: Annotated[tuple[str, ...], Meta(max_length=16)] = ()
     """Multiaddrs of peers that are asked to cosign the log's checkpoints, with /tls on the direct road."""
     engine_timeout_s: Annotated[int, Meta(ge=1)] = 1800
@@ -157,6 +160,22 @@ class ClientConfig(Section, frozen=True, kw_only=True):
     """A file with the key that programs must show; without one the gateway listens on loopback alone."""
 
 
+class NetworkEntry(Section, frozen=True, kw_only=True):
+    """`[[networks]]`: one network that this node is in. At most one setting closes it; else it is open."""
+
+    name: NetworkName
+    bootstrap: tuple[str, ...] = ()
+    """Multiaddrs of peers that introduce to it; left out, an open network's are those of bootstrap_peers.toml."""
+    secret_file: str | None = None
+    """Closed by a secret, which is in this file: 64 hex digits, mode 0600."""
+    members: tuple[str, ...] | str | None = None
+    """Closed by a list: peer ids, or a file with one a line, which is read again when it changes."""
+    group_key: str | None = None
+    """Closed by a group's key, written like a peer id: who shows a membership that it signed is in."""
+    membership_file: str | None = None
+    """With `group-key`: this node's own membership, read again when it changes."""
+
+
 class BootstrapConfig(Section, frozen=True, kw_only=True):
     """`[bootstrap]`: an introducing peer."""
 
@@ -189,13 +208,15 @@ class RelayConfig(Section, frozen=True, kw_only=True):
 class Config(Section, frozen=True, kw_only=True):
     """config.toml as a whole."""
 
-    network: Annotated[str, Meta(pattern=r"\A[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\Z")] = DEFAULT_NETWORK
+    network: NetworkName | None = None
+    """Left out: those under `networks`, or `main` where there are none."""
     bootstrap_peers: str | None = None
     """A bootstrap_peers.toml of your own."""
     provider: ProviderConfig = ProviderConfig()
     client: ClientConfig = ClientConfig()
     bootstrap: BootstrapConfig = BootstrapConfig()
     relay: RelayConfig = RelayConfig()
+    networks: tuple[NetworkEntry, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +292,11 @@ class DataFolder:
     def forks(self) -> Path:
         """Proofs that a log forked."""
         return self.path / "forks"
+
+    @property
+    def networks_folder(self) -> Path:
+        """What `p2pgrid network` keeps: closed networks, their secrets, lists and memberships."""
+        return self.path / "networks"
 
     @property
     def quarantine_file(self) -> Path:
@@ -371,22 +397,31 @@ def create_key(path: Path) -> None:
 
 def load_key(path: Path) -> SecretKey:
     """Read a key file. Raises UsageError: missing, open to others, or no key."""
+    return SecretKey(read_secret_file(path, "key", another="move it away and run `p2pgrid init`"))
+
+
+def read_secret_file(path: Path, what: str, *, another: str) -> bytes:
+    """The 32 bytes in a file of 64 hex digits that nobody else can read.
+
+    `what` names it in messages, `another` says what to do if others had access. Raises UsageError.
+    """
     try:
         mode = path.stat().st_mode
         text = path.read_text(encoding="ascii").strip()
     except FileNotFoundError:
-        raise UsageError(f"there is no key at {path}.", hint="`p2pgrid init` makes one.") from None
+        hint = "`p2pgrid init` makes one." if what == "key" else "`p2pgrid network join` writes one."
+        raise UsageError(f"there is no {what} at {path}.", hint=hint) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the key at {path} cannot be read: {error}.", hint="Check the file's owner.") from None
+        raise UsageError(f"the {what} at {path} cannot be read: {error}.", hint="Check the file's owner.") from None
     if stat.S_IMODE(mode) & 0o077:
         raise UsageError(
-            f"the key at {path} can be read by others (mode {stat.S_IMODE(mode):04o}; 0600 was expected).",
-            hint=f"If nobody else had access: chmod 600 {path}. Otherwise move it away and run `p2pgrid init`.",
+            f"the {what} at {path} can be read by others (mode {stat.S_IMODE(mode):04o}; 0600 was expected).",
+            hint=f"If nobody else had access: chmod 600 {path}. Otherwise {another}.",
         )
     try:
-        seed = bytes.fromhex(text)
+        secret = bytes.fromhex(text)
     except ValueError:
-        seed = b""
-    if len(seed) != SEED_BYTES:
-        raise UsageError(f"{path} is no key: 64 hex digits were expected.", hint="Restore it from a backup.")
-    return SecretKey(seed)
+        secret = b""
+    if len(secret) != SEED_BYTES:
+        raise UsageError(f"{path} is no {what}: 64 hex digits were expected.", hint="Restore it from a backup.")
+    return secret

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import click
 
 from p2pgrid.cli.context import CliContext
-from p2pgrid.cli.network import network_options, resolve_bootstrap
+from p2pgrid.cli.network import names_of, network_options, resolve_networks
 
 if TYPE_CHECKING:
+    from p2pgrid.config import NetworkEntry
     from p2pgrid.desk.asks import Condition, Examine
     from p2pgrid.net.network import Network
     from p2pgrid.net.reach_watch import ReachWatch
@@ -53,23 +54,23 @@ def bootstrap(
 
     log_to_stderr(verbose=verbose)
     config = context.data.load_config()
-    name, others = resolve_bootstrap(config, network, bootstrap, bootstrap_peers)
+    networks = resolve_networks(context.data, config, network, bootstrap, bootstrap_peers)
     key = context.data.load_or_create_key()
 
     async def main(stop: asyncio.Event) -> None:
         from p2pgrid.net.network import Network
         from p2pgrid.net.reach_text import BOOTSTRAP_SETTINGS, listens_at
         from p2pgrid.net.reach_watch import ReachWatch
+        from p2pgrid.networks.entries import own_networks
         from p2pgrid.provider.relaying import relay_limits_of
 
         listen = libp2p_listen or config.bootstrap.libp2p_listen
         relays = config.bootstrap.relay if relay is None else relay
         async with Network(
             key,
-            name,
+            own_networks(networks, key.public_key),
             listen=listen,
             announce=announce,
-            bootstrap=others,
             serve_dht=True,
             relaying=relay_limits_of(config.relay) if relays else None,
         ) as net:
@@ -82,11 +83,12 @@ def bootstrap(
                 on_verdict=net.set_reachable,
             )
             async with watch, AsyncExitStack() as stack:
-                await _take_commands(stack, context.data.path, net, watch, name, others)
+                await _take_commands(stack, context.data.path, net, watch, networks)
                 if as_json:
                     ready = {
                         "ready": True,
-                        "network": name,
+                        "network": networks[0].name,
+                        "networks": [one.name for one in networks],
                         "peer_id": net.peer_id,
                         "addresses": net.addresses,
                         "relays": relays,
@@ -94,7 +96,7 @@ def bootstrap(
                     click.echo(json.dumps(ready))
                 else:
                     does = "It relays too" if relays else "It does not relay"
-                    click.echo(f"Introducing peer of the network {name!r} is up. {does}. Others join with:")
+                    click.echo(f"Introducing peer of the network {names_of(networks)} is up. {does}. Others join with:")
                     for address in net.addresses:
                         click.echo(f"  --bootstrap {address}")
                 await stop.wait()
@@ -103,7 +105,7 @@ def bootstrap(
 
 
 async def _take_commands(
-    stack: AsyncExitStack, data: Path, net: Network, watch: ReachWatch, network: str, others: tuple[str, ...]
+    stack: AsyncExitStack, data: Path, net: Network, watch: ReachWatch, networks: tuple[NetworkEntry, ...]
 ) -> None:
     """Let `p2pgrid doctor` ask how this peer is, unless another node has the data folder's socket."""
     from p2pgrid import __version__
@@ -115,7 +117,7 @@ async def _take_commands(
     from p2pgrid.errors import P2pgridError
 
     async def examine(ask: Examine) -> Condition:
-        return await _condition_of(ask, net, watch, network, others)
+        return await _condition_of(ask, net, watch, networks)
 
     try:
         if await find_node(data) is not None:
@@ -126,9 +128,7 @@ async def _take_commands(
     await stack.enter_async_context(serve_commands(socket_path(data), about, Examine, examine))
 
 
-async def _condition_of(
-    ask: Examine, net: Network, watch: ReachWatch, network: str, others: tuple[str, ...]
-) -> Condition:
+async def _condition_of(ask: Examine, net: Network, watch: ReachWatch, networks: tuple[NetworkEntry, ...]) -> Condition:
     from p2pgrid.desk.asks import Condition
     from p2pgrid.errors import P2pgridError
     from p2pgrid.net.reach_watch import shown
@@ -152,6 +152,5 @@ async def _condition_of(
         },
         addresses=net.addresses,
         listening=net.listening,
-        network=network,
-        bootstrap=others,
+        networks=networks,
     )

@@ -16,6 +16,7 @@ from p2pgrid.config import (
     ClientConfig,
     Config,
     ModelConfig,
+    NetworkEntry,
     PeriodConfig,
     ProviderConfig,
     RelayConfig,
@@ -25,7 +26,7 @@ from p2pgrid.config import (
 
 EXPLAINED: Final[dict[type[Section], dict[str, str]]] = {
     Config: {
-        "network": "The network to join: a name in bootstrap_peers.toml.",
+        "network": 'The open network to join, by its name in bootstrap_peers.toml. Not set: those below, else "main".',
         "bootstrap-peers": 'A list of introducing peers of your own. Not set; for example: "/etc/p2pgrid/peers.toml"',
     },
     ProviderConfig: {
@@ -40,6 +41,7 @@ EXPLAINED: Final[dict[type[Section], dict[str, str]]] = {
         "relay-through": 'Relays you are reached through. "auto": any, while nobody can dial you; "never"; addresses.',
         "punch": "Where a client came through a relay, try to open a connection of its own with it (hole punching).",
         "relay": "Relay for peers that nobody can dial, within the limits of [relay]: for a public address.",
+        "sell-in": 'Where you sell, of the networks that you are in. Empty: in all. For example: ["lab"]',
         "witnesses": "Peers asked to cosign your log, up to 16: /ip4/203.0.113.8/tcp/4801/tls/p2p/12D3KooW...",
         "engine-timeout-s": "How long an engine may take to be ready.",
         "drain-s": "How long running orders may go on when the node is told to stop.",
@@ -99,6 +101,14 @@ EXPLAINED: Final[dict[type[Section], dict[str, str]]] = {
     BootstrapConfig: {
         "libp2p-listen": "Where an introducing peer listens.",
         "relay": "Relay for peers that nobody can dial, within the limits of [relay].",
+    },
+    NetworkEntry: {
+        "name": "A network's name: 1 to 32 lower-case letters, digits and inner hyphens.",
+        "bootstrap": "Who introduces to it: /ip4/203.0.113.7/tcp/4803/p2p/12D3KooW... Empty: bootstrap_peers.toml.",
+        "secret-file": 'Closed by a secret, 64 hex digits in a file of mode 0600. For example: "lab.secret"',
+        "members": 'Closed by a list of peer ids, or by a file with one a line. For example: "lab.members"',
+        "group-key": 'Closed by a group\'s key: who has a membership that it signed. For example: "12D3KooW..."',
+        "membership-file": 'With group-key: your own membership. For example: "lab.membership"',
     },
     RelayConfig: {
         "reservations": "Peers that may be reached through this one.",
@@ -171,6 +181,9 @@ def render_config(
         "# ---- What a node or an introducing peer relays for others, if it does",
         "[relay]",
         *_settings(RelayConfig, {}),
+        "# ---- Further networks, open or closed: a block for each. `p2pgrid network` makes and joins closed ones.",
+        "#[[networks]]",
+        *_settings(NetworkEntry, {}, {"name": "lab"}),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -181,7 +194,7 @@ def _settings(
     lines = []
     for field in msgspec.structs.fields(section):
         key = field.encode_name
-        if isinstance(field.default, msgspec.Struct) or key in ("models", "schedule"):
+        if isinstance(field.default, msgspec.Struct) or key in ("models", "schedule", "networks"):
             continue  # a table of its own
         lines.append(f"# {EXPLAINED[section][key]}")
         if key in chosen:

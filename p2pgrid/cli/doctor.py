@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from p2pgrid.cli.context import CliContext
-from p2pgrid.cli.network import network_options, resolve_bootstrap
+from p2pgrid.cli.network import network_options, resolve_networks
 from p2pgrid.cli.progress import progress
 
 if TYPE_CHECKING:
+    from p2pgrid.config import DataFolder
     from p2pgrid.doctor.examination import Choice, Report
 
 _STYLES = {"ok": "green", "warning": "yellow", "fault": "bold red", "skipped": "dim"}
@@ -56,7 +57,7 @@ def doctor(
             examine(
                 context.data,
                 role=Role(role) if role else None,
-                choice=_choice(network, bootstrap, bootstrap_peers),
+                choice=_choice(context.data, network, bootstrap, bootstrap_peers),
                 progress=told,
             )
         )
@@ -67,11 +68,13 @@ def doctor(
     ctx.exit(int(has_faults(report.checks)))
 
 
-def _choice(network: str | None, bootstrap: tuple[str, ...], bootstrap_peers: Path | None) -> Choice | None:
+def _choice(
+    data: DataFolder, network: str | None, bootstrap: tuple[str, ...], bootstrap_peers: Path | None
+) -> Choice | None:
     """What the flags say; None if they say nothing."""
     if not (network or bootstrap or bootstrap_peers):
         return None
-    return lambda config: resolve_bootstrap(config, network, bootstrap, bootstrap_peers)
+    return lambda config: resolve_networks(data, config, network, bootstrap, bootstrap_peers)
 
 
 def _as_json(report: Report, data: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from p2pgrid.cli.context import CliContext
-from p2pgrid.cli.network import network_options, resolve_bootstrap
+from p2pgrid.cli.network import names_of, network_options, resolve_networks
 from p2pgrid.config import ClientConfig, parse_host_port
 from p2pgrid.errors import UsageError
 
@@ -68,7 +68,7 @@ def gateway(
 
     log_to_stderr(verbose=verbose)
     whole = context.data.load_config()
-    name, peers = resolve_bootstrap(whole, network, bootstrap, bootstrap_peers)
+    networks = resolve_networks(context.data, whole, network, bootstrap, bootstrap_peers)
     config = with_flags(
         whole.client,
         listen,
@@ -92,16 +92,14 @@ def gateway(
         if config.processes > 1:
             from p2pgrid.client.workers import GatewayNode
 
-            node = GatewayNode(
-                context.data, network=name, bootstrap=peers, config=config, api_key=api_key, host=host, port=port
-            )
+            node = GatewayNode(context.data, networks=networks, config=config, api_key=api_key, host=host, port=port)
             async with node:
                 at = node.addresses[0][1]
                 _announce(node, host, at, as_json=as_json, has_key=api_key is not None, workers=node.worker_pids)
                 await stop.wait()
             return
-        async with Client(context.data, network=name, bootstrap=peers, config=config, joins_late=True) as client:
-            server = await serve(Gateway(client.purchaser, network=name, api_key=api_key), host, port)
+        async with Client(context.data, networks=networks, config=config, joins_late=True) as client:
+            server = await serve(Gateway(client.purchaser, network=client.network_name, api_key=api_key), host, port)
             try:
                 _announce(client, host, server.addresses[0][1], as_json=as_json, has_key=api_key is not None)
                 await stop.wait()
@@ -176,7 +174,8 @@ def _announce(
         ready = {
             "ready": True,
             "base_url": base_url,
-            "network": client.network_name,
+            "network": client.networks[0].name,
+            "networks": [one.name for one in client.networks],
             "peer_id": client.peer_id,
             "data": str(client.data.path),
             "bootstrap": list(client.bootstrap),
@@ -187,7 +186,7 @@ def _announce(
     authorization = " -H 'authorization: Bearer ...'" if has_key else ""
     body = json.dumps({"model": "MODEL", "messages": [{"role": "user", "content": "Hello!"}]})
     click.echo(
-        f"The gateway is up, on the network {client.network_name!r}. Every answer is paid by {client.peer_id}.\n"
+        f"The gateway is up, on the network {names_of(client.networks)}. Every answer is paid by {client.peer_id}.\n"
         f"  OPENAI_BASE_URL={base_url}\n"
         f"  what is on sale: curl {base_url}/models{authorization}\n"
         f"  curl {base_url}/chat/completions{authorization} -H 'content-type: application/json' -d '{body}'\n"

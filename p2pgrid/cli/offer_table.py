@@ -29,6 +29,9 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     is_marked = any(row["quarantine"] for row in rows)
     if is_marked:
         table.add_column("quarantine", overflow="fold")
+    is_mixed = len({tuple(row["networks"]) for row in rows}) > 1 or any(len(row["networks"]) > 1 for row in rows)
+    if is_mixed:
+        table.add_column("networks", overflow="fold")
     for row in rows:
         prices = row["prices"]
         table.add_row(
@@ -48,6 +51,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
             seen_text(row["confirmed_ms"]),
             row["provider"],
             *([escape(row["quarantine"])] if is_marked else []),
+            *([", ".join(row["networks"])] if is_mixed else []),
         )
     Console(width=None if Console().is_terminal else 200).print(table)
     if is_marked:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,13 +14,15 @@ import click
 import msgspec
 
 from p2pgrid.cli.context import CliContext
-from p2pgrid.cli.network import network_options, resolve_bootstrap
+from p2pgrid.cli.network import bootstrap_of, names_of, network_options, own_for_once, resolve_networks
 from p2pgrid.cli.offer_table import print_table
 from p2pgrid.cli.own_offers import own_offers, print_own
 from p2pgrid.errors import UsageError
 
 if TYPE_CHECKING:
     from p2pgrid.client.offer_query import OfferQuery
+    from p2pgrid.net.own_networks import OwnNetworks
+    from p2pgrid.proto.keys import SecretKey
 
 CARD_TIMEOUT_S = 10.0
 """How long operators and their domains may take to answer."""
@@ -90,8 +93,8 @@ def offers(
         "sort": sort,
     }
     query = _query({name: text for name, text in given.items() if text is not None})
-    name, peers = resolve_bootstrap(context.data.load_config(), network, bootstrap, bootstrap_peers)
-    found = asyncio.run(_find(query, name, peers, timeout_s))
+    networks = resolve_networks(context.data, context.data.load_config(), network, bootstrap, bootstrap_peers)
+    found = asyncio.run(_find(query, own_for_once(context.data, networks), timeout_s))
     _mark_quarantined(found.rows, context)
     if as_json:
         click.echo(json.dumps(found.rows, indent=2))
@@ -100,11 +103,10 @@ def offers(
         _print_rest(found)
     else:
         wanted = " in ".join(filter(None, [model or "anything", country and country.upper()]))
-        through = ", ".join(peers) or "no bootstrap peer: give one with --bootstrap"
+        through = ", ".join(bootstrap_of(networks)) or "no bootstrap peer: give one with --bootstrap"
         narrower = " that fits" if found.answered else ""
-        click.echo(
-            f"Nobody was found who sells {wanted}{narrower} on the network {name!r}. Searched through: {through}."
-        )
+        where = f"the network{'s' if len(networks) > 1 else ''} {names_of(networks)}"
+        click.echo(f"Nobody was found who sells {wanted}{narrower} on {where}. Searched through: {through}.")
         _print_rest(found)
         if found.fault:
             click.echo(f"Last fault: {found.fault}")
@@ -207,8 +209,7 @@ class _Found:
     """What last went wrong."""
 
 
-async def _find(query: OfferQuery, network: str, bootstrap: tuple[str, ...], timeout_s: float) -> _Found:
-    import secrets
+async def _find(query: OfferQuery, choosing: Awaitable[tuple[SecretKey, OwnNetworks]], timeout_s: float) -> _Found:
     from functools import partial
 
     from p2pgrid.client.cards import CardBook
@@ -219,10 +220,10 @@ async def _find(query: OfferQuery, network: str, bootstrap: tuple[str, ...], tim
     from p2pgrid.client.openai_api import offer_object
     from p2pgrid.errors import RemoteError
     from p2pgrid.net.network import Network
-    from p2pgrid.proto.keys import SecretKey, parse_public_key
+    from p2pgrid.proto.keys import parse_public_key
 
-    # A key for this once: who only looks need not be known again.
-    async with Network(SecretKey(secrets.token_bytes(32)), network, bootstrap=bootstrap) as finder:
+    key, networks = await choosing
+    async with Network(key, networks) as finder:
         book = OfferBook(finder, now_ms=unix_ms, keys=_search_keys(query))
         cards = CardBook(finder, now_ms=unix_ms, domains=DomainChecker(unix_ms))
         book.on_offers = partial(cards.refresh, timeout_s=CARD_TIMEOUT_S)
@@ -251,7 +252,10 @@ async def _find(query: OfferQuery, network: str, bootstrap: tuple[str, ...], tim
         ]
         await cards.aclose()
         return _Found(
-            rows=[offer_object(candidate, now_ms) for candidate in query.select(candidates, now_ms)],
+            rows=[
+                row | {"networks": list(book.address_of(row["provider"]).networks)}
+                for row in (offer_object(candidate, now_ms) for candidate in query.select(candidates, now_ms))
+            ],
             answered=len(offers),
             unanswered=book.n_silent,
             refused=dict(sorted(book.refused.items())),

@@ -13,7 +13,7 @@ import msgspec
 
 from p2pgrid.cli import dispute_commands, evidence_command
 from p2pgrid.cli.context import CliContext
-from p2pgrid.cli.network import network_options, resolve_bootstrap
+from p2pgrid.cli.network import network_options, resolve_networks
 from p2pgrid.errors import UsageError
 from p2pgrid.units import format_amount_eur
 
@@ -144,8 +144,8 @@ def reconcile(
 
     log_to_stderr(verbose=verbose, quiet=not verbose)
     config = context.data.load_config()
-    name, peers = resolve_bootstrap(config, network, bootstrap, bootstrap_peers)
-    done = asyncio.run(reconcile_with(context.data, parse_peer(peer), name, peers))
+    networks = resolve_networks(context.data, config, network, bootstrap, bootstrap_peers)
+    done = asyncio.run(reconcile_with(context.data, parse_peer(peer), networks))
     if as_json:
         click.echo(msgspec.json.encode(done))
     else:

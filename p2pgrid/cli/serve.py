@@ -13,8 +13,8 @@ import click
 import msgspec
 
 from p2pgrid.cli.context import CliContext
-from p2pgrid.cli.network import network_options, resolve_bootstrap
-from p2pgrid.config import Config, DataFolder, ModelConfig, ProviderConfig, parse_host_port
+from p2pgrid.cli.network import network_options, resolve_networks
+from p2pgrid.config import Config, DataFolder, ModelConfig, NetworkEntry, ProviderConfig, parse_host_port
 from p2pgrid.errors import UsageError
 from p2pgrid.proto.messages import ModelOffer, Offer
 from p2pgrid.proto.schedule import next_price_change
@@ -91,7 +91,7 @@ def serve(
 
     log_to_stderr(verbose=verbose)
     config = context.data.load_config()
-    name, peers = resolve_bootstrap(config, network, bootstrap, bootstrap_peers)
+    networks = resolve_networks(context.data, config, network, bootstrap, bootstrap_peers)
     overrides = {
         "operator": operator,
         "country": country,
@@ -115,7 +115,7 @@ def serve(
     config = with_flags(config, overrides, model, model_overrides, no_direct=no_direct)
 
     async def main(stop: asyncio.Event) -> None:
-        await _serve(context.data, config, name, peers, stop, as_json)
+        await _serve(context.data, config, networks, stop, as_json)
 
     run(main)
 
@@ -167,7 +167,7 @@ def _chosen_model(models: tuple[ModelConfig, ...], name: str | None, given: dict
 
 
 async def _serve(
-    data: DataFolder, config: Config, network: str, peers: tuple[str, ...], stop: asyncio.Event, as_json: bool
+    data: DataFolder, config: Config, networks: tuple[NetworkEntry, ...], stop: asyncio.Event, as_json: bool
 ) -> None:
     from p2pgrid.engine.gpu import list_gpus
     from p2pgrid.provider.engine_plan import plan_engines
@@ -177,8 +177,7 @@ async def _serve(
         data,
         config,
         make_engines=plan_engines,
-        network_name=network,
-        bootstrap=peers,
+        networks=networks,
         gpus=[gpu.name[:128] for gpu in list_gpus()][:64],
     )
     pages_at = parse_host_port(config.provider.pages) if config.provider.pages else None
@@ -235,7 +234,9 @@ def ready_of(node: Provider, data: DataFolder, pages: str | None) -> dict[str, A
     return {
         "ready": True,
         "peer_id": node.peer_id,
-        "network": node.network_name,
+        "network": node.networks.names[0],
+        "networks": list(node.networks.names),
+        "sells_in": sorted(node.networks.selling),
         "operator": message.operator,
         "country": message.data_terms.country,
         "addresses": list(node.addresses),
@@ -255,12 +256,17 @@ def ready_of(node: Provider, data: DataFolder, pages: str | None) -> dict[str, A
     }
 
 
+def _sells_only(ready: dict[str, Any]) -> str:
+    sells_in = ready["sells_in"]
+    return "" if len(sells_in) == len(ready["networks"]) else f" (sells in {', '.join(sells_in)})"
+
+
 def _ready_text(ready: dict[str, Any]) -> str:
     until = datetime.fromtimestamp(ready["offer"]["valid_until_ms"] / 1000, UTC)
     lines = [
         "Ready: this node sells.",
         f"  peer id   {ready['peer_id']}",
-        f"  network   {ready['network']}",
+        f"  network   {', '.join(ready['networks'])}" + _sells_only(ready),
         f"  operator  {ready['operator'] or '(no name in config.toml)'}, {ready['country']}",
         *(f"  direct    {address}" for address in ready["addresses"]),
         *(

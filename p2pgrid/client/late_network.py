@@ -11,7 +11,7 @@ from p2pgrid.client.background import log_end
 from p2pgrid.errors import LocalError, Unreachable
 from p2pgrid.net.addresses import parse_peer_multiaddr
 from p2pgrid.net.connection import LinkConnection
-from p2pgrid.net.lookup_keys import check_network_name
+from p2pgrid.net.own_networks import OwnNetworks, open_network
 from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.net.punch_plan import PunchPlan
 from p2pgrid.proto.keys import PublicKey, SecretKey
@@ -24,13 +24,12 @@ if TYPE_CHECKING:
 class LateNetwork:
     """A client's `Network`. Whoever asks it for something waits until it is joined; nothing else does."""
 
-    def __init__(self, key: SecretKey, network_name: str, *, bootstrap: Sequence[str]) -> None:
-        """Raises UsageError for a bad name or multiaddr."""
+    def __init__(self, key: SecretKey, networks: str | OwnNetworks, *, bootstrap: Sequence[str] = ()) -> None:
+        """As `Network`. Raises UsageError for a bad name or multiaddr."""
         self._key: Final = key
-        self._name: Final = check_network_name(network_name)
         for address in bootstrap:
             parse_peer_multiaddr(address)
-        self._bootstrap: Final = tuple(bootstrap)
+        self.networks: Final = open_network(networks, bootstrap) if isinstance(networks, str) else networks
         self._joining: asyncio.Task[Network] | None = None
 
     async def __aenter__(self) -> Self:
@@ -110,5 +109,5 @@ class LateNetwork:
 
     async def _join(self) -> Network:
         module = await asyncio.to_thread(importlib.import_module, "p2pgrid.net.network")
-        network: Network = module.Network(self._key, self._name, bootstrap=self._bootstrap)
+        network: Network = module.Network(self._key, self.networks)
         return await network.__aenter__()

@@ -142,7 +142,7 @@ class OfferStore:
         own = [one for one in entry.offer.message.addresses if one.endswith(end)] if entry.offer is not None else []
         few = MAX_ADDRESSES_PER_PEER - min(len(own), _OWN_ADDRESSES)
         merged = dict.fromkeys([*known[:few], *own[:_OWN_ADDRESSES], *known[few:]])
-        return PeerAddress(peer_id, tuple(merged)[:MAX_ADDRESSES_PER_PEER])
+        return PeerAddress(peer_id, tuple(merged)[:MAX_ADDRESSES_PER_PEER], entry.peer.networks)
 
     @property
     def n_silent(self) -> int:
@@ -261,6 +261,12 @@ class OfferStore:
             self._put(peer_id, None)
             was_here = True
         if was_here:
+            self.tell()
+
+    def forget(self, peer_id: str) -> None:
+        """The provider sells nothing to us any more, until it is found again."""
+        if peer_id in self._entries:
+            self._forget(peer_id)
             self.tell()
 
     def unbar(self, peer_id: str) -> None:

@@ -21,6 +21,7 @@ from p2pgrid.client.better_road import Way, improve, punch
 from p2pgrid.errors import Unreachable
 from p2pgrid.net import direct
 from p2pgrid.net.connection import LinkConnection, Road
+from p2pgrid.net.own_networks import OwnNetworks
 from p2pgrid.net.punch_plan import PunchPlan
 from p2pgrid.proto.keys import PublicKey, SecretKey
 
@@ -69,12 +70,14 @@ class ProviderRoads:
         head_start_s: float = HEAD_START_S,
         punches: bool = True,
         addresses_of: Callable[[PublicKey], Sequence[str]] | None = None,
+        networks: OwnNetworks | None = None,
     ) -> None:
         """Without `libp2p` the direct road is the only one. `punches`: whether holes are punched through NATs.
 
         `addresses_of`: where a provider says now that it is, for links that are to be improved; left out, where it was
-        dialled.
+        dialled. `networks`: those we are in, where any is closed.
         """
+        self._networks = networks
         self._libp2p = libp2p
         self._head_start_s = head_start_s
         self._punches = punches
@@ -121,7 +124,7 @@ class ProviderRoads:
         """How to dial over each road that the addresses name, the fastest first."""
         ways: dict[Road, Way] = {}
         if at := direct_addresses(addresses):
-            ways[Road.DIRECT] = partial(dial_direct, at, provider, secret_key)
+            ways[Road.DIRECT] = partial(dial_direct, at, provider, secret_key, networks=self._networks)
         if self._libp2p is not None:
             dial_link = self._libp2p.dial_link
             if plain := libp2p_addresses(addresses, provider.peer_id):
@@ -181,6 +184,8 @@ async def dial_direct(
     provider: PublicKey,
     secret_key: SecretKey,
     continues: LinkConnection | None = None,
+    *,
+    networks: OwnNetworks | None = None,
 ) -> LinkConnection:
     """Dial the addresses one after the other, at most four. Raises the last RemoteError.
 
@@ -189,7 +194,15 @@ async def dial_direct(
     error = Unreachable(f"{provider} gives no address that this machine can dial.")
     for host, port in addresses[:_MAX_DIALLED]:
         try:
-            return await direct.dial(host, port, provider, secret_key, timeout_s=DIAL_TIMEOUT_S, continues=continues)
+            return await direct.dial(
+                host,
+                port,
+                provider,
+                secret_key,
+                timeout_s=DIAL_TIMEOUT_S,
+                continues=continues,
+                networks=networks,
+            )
         except Unreachable as unreachable:
             error = unreachable
     raise error

@@ -15,7 +15,7 @@ import msgspec
 
 from p2pgrid.client.quarantine import Held
 from p2pgrid.commands.wire import Failure, error_of, failure_of
-from p2pgrid.config import ClientConfig
+from p2pgrid.config import ClientConfig, NetworkEntry
 from p2pgrid.errors import LocalError, P2pgridError
 from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.processes.bus import Bus, BusMessage
@@ -120,7 +120,7 @@ class BeginGateway(BusMessage, frozen=True):
 
     data: str
     """The data folder."""
-    network: str
+    networks: tuple[NetworkEntry, ...]
     config: ClientConfig
     api_key: str | None
     channels: tuple[bytes, ...]

@@ -42,7 +42,7 @@ from p2pgrid.client.worker_calls import (
 from p2pgrid.commands.address import socket_path
 from p2pgrid.commands.server import serve_commands
 from p2pgrid.commands.wire import About
-from p2pgrid.config import ClientConfig, DataFolder
+from p2pgrid.config import ClientConfig, DataFolder, NetworkEntry
 from p2pgrid.desk.asks import Allowed, AllowPeer, DeskAsk, Reconcile
 from p2pgrid.desk.records_desk import RecordsDesk
 from p2pgrid.desk.standing import ChannelChanges, Reconciled
@@ -52,6 +52,7 @@ from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.log.erasing import LogFiles, check_all_known, erase_salts
 from p2pgrid.net.connection import Road
 from p2pgrid.net.passed_road import pass_on
+from p2pgrid.networks.entries import own_networks
 from p2pgrid.processes.accepting import Acceptor, ConnectionGone, Handed, hand_over
 from p2pgrid.processes.bus import Bus
 from p2pgrid.processes.counters import SharedCounters, make_memory
@@ -72,7 +73,7 @@ class GatewayWorkers(WorkerSet):
         n: int,
         *,
         data: DataFolder,
-        network: str,
+        networks: tuple[NetworkEntry, ...],
         config: ClientConfig,
         api_key: str | None,
         ledger: SqliteLedger,
@@ -81,7 +82,7 @@ class GatewayWorkers(WorkerSet):
     ) -> None:
         super().__init__("p2pgrid.client.worker", n)
         self._data = data
-        self._network = network
+        self._networks = networks
         self._config = config
         self._api_key = api_key
         self._ledger = ledger
@@ -160,7 +161,7 @@ class GatewayWorkers(WorkerSet):
         bus.send(
             BeginGateway(
                 data=str(self._data.path),
-                network=self._network,
+                networks=self._networks,
                 config=self._config,
                 api_key=self._api_key,
                 channels=tuple(self._shares.of(worker)),
@@ -246,8 +247,7 @@ class GatewayNode:
         self,
         data: DataFolder,
         *,
-        network: str,
-        bootstrap: Sequence[str],
+        networks: Sequence[NetworkEntry],
         config: ClientConfig,
         api_key: str | None,
         host: str,
@@ -257,8 +257,9 @@ class GatewayNode:
         check_supported(config.processes)
         wishes_of(config)
         self.data: Final = data
-        self.network_name: Final = network
-        self.bootstrap: Final = tuple(bootstrap)
+        self.networks: Final = tuple(networks)
+        self.network_name: Final = ", ".join(one.name for one in networks)
+        self.bootstrap: Final = tuple(dict.fromkeys(peer for one in networks for peer in one.bootstrap))
         self.peer_id = ""
         self._config = config
         self._api_key = api_key
@@ -284,11 +285,12 @@ class GatewayNode:
         async with AsyncExitStack() as stack:
             ledger = await asyncio.to_thread(SqliteLedger.open, self.data.ledger_file)
             stack.push_async_callback(ledger.aclose)
-            finder = await stack.enter_async_context(LateNetwork(key, self.network_name, bootstrap=self.bootstrap))
+            own = own_networks(self.networks, key.public_key)
+            finder = await stack.enter_async_context(LateNetwork(key, own))
             self._workers = workers = GatewayWorkers(
                 self._config.processes,
                 data=self.data,
-                network=self.network_name,
+                networks=self.networks,
                 config=self._config,
                 api_key=self._api_key,
                 ledger=ledger,

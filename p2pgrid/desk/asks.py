@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from p2pgrid.config import NetworkEntry
+
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of what is asked."""
@@ -100,9 +102,8 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
     """Where its offer says that clients reach it."""
     listening: tuple[str, ...]
     """The ports that it has open, as multiaddrs; /tls behind those of the direct road."""
-    network: str
-    bootstrap: tuple[str, ...]
-    """The peers that introduce it."""
+    networks: tuple[NetworkEntry, ...]
+    """Those that it is in, with the peers that introduce it there."""
 
 
 DeskAsk = MakeDispute | GiveAnswer | Erase

@@ -8,16 +8,18 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
+import msgspec
+
 from p2pgrid.commands.client import RunningNode, find_node
-from p2pgrid.config import Config, DataFolder
+from p2pgrid.config import Config, DataFolder, NetworkEntry
 from p2pgrid.desk.asks import Condition, Examine
 from p2pgrid.doctor.check import Check, fault, ok, skipped
+from p2pgrid.doctor.closed import judge_closed
 from p2pgrid.doctor.disk import check_disk, check_ledger
 from p2pgrid.doctor.folder import Role, check_config, check_keys, role_of
 from p2pgrid.doctor.ports import Port, check_port, ports_of, ports_open, try_listening
 from p2pgrid.doctor.versions import check_peers_versions, check_version
 from p2pgrid.errors import P2pgridError
-from p2pgrid.net.bootstrap_peers import load_bootstrap_peers
 from p2pgrid.proto.keys import SecretKey
 
 MOST_S: Final = 14.0
@@ -27,17 +29,9 @@ ASK_NODE_S: Final = 10.0
 T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
 """Told what is being looked at, how much of it is done, and how much there is."""
-Choice = Callable[[Config], tuple[str, tuple[str, ...]]]
-"""From the configuration to the network's name and its bootstrap peers. Raises UsageError."""
+Choice = Callable[[Config], tuple[NetworkEntry, ...]]
+"""From the configuration to the networks, with their bootstrap peers. Raises UsageError."""
 STEPS: Final = ("the data folder", "the disk", "the engines", "the network", "the ports", "who can reach this node")
-
-
-def default_choice(config: Config) -> tuple[str, tuple[str, ...]]:
-    """As config.toml says, without flags."""
-    from pathlib import Path
-
-    listed = Path(config.bootstrap_peers).expanduser() if config.bootstrap_peers else None
-    return config.network, load_bootstrap_peers(config.network, listed)
 
 
 @dataclass(slots=True)
@@ -61,7 +55,7 @@ async def examine(
 ) -> Report:
     """Look at everything that concerns the folder's role. Never raises P2pgridError: what fails is a check.
 
-    choice: the network to join, and through whom; left out, those of the running node, or of config.toml.
+    choice: the networks to join, and through whom; left out, those of the running node, or of config.toml.
     """
     examination = _Examination(data, role, choice, progress)
     try:
@@ -175,8 +169,10 @@ class _Examination:
         role, ports = self.report.role, self._ports(config)
         busy = [port for port in ports if try_listening(port) is not None]
         try:
-            name, bootstrap = self._chosen(config)
-            async with rules.stranger(name, [one for one in bootstrap if not self._is_own(one)]) as network:
+            networks = self._as_a_stranger(self._chosen(config))
+            if not networks:
+                return
+            async with rules.stranger(networks, self._key, self._node is not None) as network:
                 states = await network.check_bootstrap(timeout_s=rules.BOOTSTRAP_TIMEOUT_S)
                 self._add(*rules.judge_bootstrap(states, role, self._known()))
                 is_joined = any(not one.fault for one in states)
@@ -184,7 +180,7 @@ class _Examination:
                 whose = functools.partial(_whose, network, self._key) if self._key is not None else None
                 self._add(*await asyncio.gather(*(check_port(port, whose, self._running) for port in ports)))
                 self._step()
-                probing = asyncio.create_task(self._probe(rules, config, name, bootstrap if is_joined else (), busy))
+                probing = asyncio.create_task(self._probe(rules, config, networks if is_joined else (), busy))
                 looking = asyncio.create_task(self._look_up(rules, network, is_joined))
                 timing = asyncio.create_task(_or_none(rules.ask_the_time(network), is_joined))
                 try:
@@ -204,11 +200,36 @@ class _Examination:
         except P2pgridError as error:
             self._add(fault("network", error.message, error.hint or "See --network, --bootstrap and config.toml."))
 
-    def _chosen(self, config: Config) -> tuple[str, tuple[str, ...]]:
-        """The network's name and its bootstrap peers. Raises UsageError."""
-        if self._choice is None and self._condition is not None:
-            return self._condition.network, self._condition.bootstrap
-        return (self._choice or default_choice)(config)
+    def _chosen(self, config: Config) -> tuple[NetworkEntry, ...]:
+        """The networks, with their bootstrap peers. Raises UsageError."""
+        from p2pgrid.networks.entries import choose_networks
+
+        if self._choice is not None:
+            return self._choice(config)
+        return self._condition.networks if self._condition is not None else choose_networks(self._data, config)
+
+    def _as_a_stranger(self, networks: Sequence[NetworkEntry]) -> tuple[NetworkEntry, ...]:
+        """Those of the networks that can be looked at beside the node, without its own bootstrap addresses.
+
+        Of a network that knows its members by their keys the node itself is asked, if it runs: two with one key would
+        take one another's connections.
+        """
+        from p2pgrid.networks.entries import knows_keys
+
+        looked_at = []
+        for entry in networks:
+            if self._node is not None and knows_keys(entry):
+                self._add(judge_closed(entry.name, self._health_of(entry.name)))
+            else:
+                others = tuple(one for one in entry.bootstrap if not self._is_own(one))
+                looked_at.append(msgspec.structs.replace(entry, bootstrap=others))
+        return tuple(looked_at)
+
+    def _health_of(self, network: str) -> dict[str, Any] | None:
+        """What the running node says of one of its networks."""
+        shown = self._condition.health.get("network") if self._condition is not None else None
+        rows = shown.get("networks", ()) if shown else ()
+        return next((row for row in rows if row["name"] == network), None)
 
     def _is_own(self, bootstrap: str) -> bool:
         return self._key is not None and bootstrap.endswith(f"/p2p/{self._key.public_key.peer_id}")
@@ -237,9 +258,7 @@ class _Examination:
         found = await rules.is_found(network, self._key.public_key.peer_id) if is_joined else None
         return [rules.judge_found(found)]
 
-    async def _probe(
-        self, rules: Any, config: Config, name: str, bootstrap: Sequence[str], busy: Sequence[Port]
-    ) -> Any:
+    async def _probe(self, rules: Any, config: Config, networks: Sequence[NetworkEntry], busy: Sequence[Port]) -> Any:
         """Have other peers dial this node: what they say, or None if nobody can be asked."""
         role, key = self.report.role, self._key
         if role is Role.CLIENT or key is None:
@@ -250,9 +269,9 @@ class _Examination:
             condition = await _or_none(self._node.ask(Examine(), Condition, timeout_s=ASK_NODE_S))
             shown = condition.health.get("reachability") if condition is not None else None
             return rules.verdict_of_node(shown) if shown else None
-        if busy or not bootstrap:
+        if busy or not any(one.bootstrap for one in networks):
             return None  # who has the node's ports, or why nobody can be asked, is told of elsewhere
-        return await _or_none(rules.probe_as_node(key, config, role, name, bootstrap))
+        return await _or_none(rules.probe_as_node(key, config, role, networks))
 
 
 async def _whose(network: Any, key: SecretKey, host: str, port: int, road: Any) -> Any:

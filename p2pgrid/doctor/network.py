@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from p2pgrid.config import Config, parse_host_port
+from p2pgrid.config import Config, NetworkEntry, parse_host_port
 from p2pgrid.doctor.check import Check, fault, ok, skipped, warning
 from p2pgrid.doctor.folder import Role
 from p2pgrid.errors import P2pgridError, Refused
@@ -21,6 +21,7 @@ from p2pgrid.net.reach_text import BOOTSTRAP_SETTINGS, PROVIDER_SETTINGS, advice
 from p2pgrid.net.reach_wire import RoadName
 from p2pgrid.net.reachability import Reach, Reachability
 from p2pgrid.net.stream import Stream, StreamHandler
+from p2pgrid.networks.entries import knows_keys, own_networks
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.provider.addresses import direct_multiaddr, offered_addresses
@@ -181,9 +182,14 @@ def judge_found(is_found: bool | None) -> Check:
 
 
 @asynccontextmanager
-async def stranger(network_name: str, bootstrap: Sequence[str]) -> AsyncIterator[Network]:
-    """A place in the network under a key for this once, which nobody can dial. Raises P2pgridError."""
-    async with Network(SecretKey(secrets.token_bytes(32)), network_name, bootstrap=bootstrap) as network:
+async def stranger(networks: Sequence[NetworkEntry], own: SecretKey | None, runs: bool) -> AsyncIterator[Network]:
+    """A place in the networks, which nobody can dial. Raises P2pgridError.
+
+    Under a key for this once; under the node's own, if one of them knows its members by their keys and it does not run.
+    """
+    key = own if own is not None and not runs and any(map(knows_keys, networks)) else None
+    key = key or SecretKey(secrets.token_bytes(32))
+    async with Network(key, own_networks(networks, key.public_key)) as network:
         yield network
 
 
@@ -197,9 +203,7 @@ async def is_found(network: Network, peer_id: str) -> bool | None:
     return any(one.peer_id == peer_id for one in found)
 
 
-async def probe_as_node(
-    key: SecretKey, config: Config, role: Role, network_name: str, bootstrap: Sequence[str]
-) -> Verdict:
+async def probe_as_node(key: SecretKey, config: Config, role: Role, networks: Sequence[NetworkEntry]) -> Verdict:
     """Where no node runs: listen at its ports for a moment, and have peers dial them. Raises P2pgridError."""
     provider, direct, bound = config.provider, tuple[str, ...](), list[str]()
     is_provider = role is Role.PROVIDER
@@ -211,10 +215,9 @@ async def probe_as_node(
             bound += [direct_multiaddr(*one) for one in listener.addresses]
         network = Network(
             key,
-            network_name,
+            own_networks(networks, key.public_key),
             listen=provider.libp2p_listen if is_provider else config.bootstrap.libp2p_listen,
             announce=provider.libp2p_announce if is_provider else (),
-            bootstrap=bootstrap,
         )
         await stack.enter_async_context(network)
         found = await network.reachability(direct, timeout_s=REACH_TIMEOUT_S)

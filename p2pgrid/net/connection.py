@@ -17,6 +17,8 @@ from enum import StrEnum
 from typing import Any, Final, cast
 
 from p2pgrid.errors import P2pgridError, Refused, RemoteError, Unreachable
+from p2pgrid.net.link_membership import CalledMembership, CallerMembership
+from p2pgrid.net.member_books import NOT_A_MEMBER
 from p2pgrid.net.road_move import LinksByName, RoadMove, answer_claim
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.proto.frame import GoawayCode, ResetCode, goaway_name, reset_name
@@ -82,9 +84,15 @@ class LinkConnection(asyncio.Protocol):
         write_stall_s: float = WRITE_STALL_S,
         road: Road = Road.DIRECT,
         movable: LinksByName | None = None,
+        membership: CallerMembership | CalledMembership | None = None,
     ) -> None:
-        """`movable`: on a listener's side, the links that a dialler may claim a road for; this one becomes one."""
+        """`movable`: on a listener's side, the links that a dialler may claim a road for; this one becomes one.
+
+        `membership`: for a node that is in closed networks; a dialler's is the one that its link was made with.
+        """
         self.road = road
+        self.member_of: frozenset[str] = frozenset()
+        """The closed networks in which the peer has shown itself a member, on this link."""
         self.name = name
         """For logs and messages: who and where."""
         self._loop = asyncio.get_running_loop()
@@ -95,6 +103,7 @@ class LinkConnection(asyncio.Protocol):
         self._on_stream = on_stream
         self._admit = admit
         self._verify_road = verify_road
+        self._membership = membership
         self._write_stall_s = write_stall_s
         self._movable = movable
         self._move: RoadMove | None = None
@@ -300,7 +309,7 @@ class LinkConnection(asyncio.Protocol):
                 if self._move is not None:
                     self._move.peer_moved()
             case Ready():
-                self._opened_for_use()
+                self._check_listener()
 
     def _opened(self, stream_id: int) -> None:
         stream = Stream(self, stream_id)
@@ -318,18 +327,35 @@ class LinkConnection(asyncio.Protocol):
             stream.reset(ResetCode.INTERNAL, "the stream could not be taken")
 
     def _proved(self, peer: PublicKey) -> None:
+        shown = b""
         try:
             if self._admit is not None:
                 self._admit(peer)
+            if isinstance(self._membership, CalledMembership):
+                shown, self.member_of = self._membership.admit(peer, self._link.name, self._link.shown)
         except Refused as refusal:
-            self._link.goaway(GoawayCode.REFUSED, refusal.message)
-            self._shut(refusal)
+            self._refuse(refusal)
         else:
             self.name = f"{peer} at {self.name}"
-            self._link.accept()
+            self._link.accept(shown)
             if self._movable is not None:
                 self._movable.add(self)
             self._opened_for_use()
+
+    def _check_listener(self) -> None:
+        """Nothing was sent to it yet: it may have to be a member of a closed network."""
+        try:
+            if isinstance(self._membership, CallerMembership):
+                self.member_of = self._membership.check(self._link.shown)
+        except Refused as refusal:
+            self._refuse(refusal)
+        else:
+            self._opened_for_use()
+
+    def _refuse(self, refusal: Refused) -> None:
+        code = GoawayCode.NOT_A_MEMBER if refusal.code == NOT_A_MEMBER else GoawayCode.REFUSED
+        self._link.goaway(code, refusal.message)
+        self._shut(refusal)
 
     def _opened_for_use(self) -> None:
         self._tick()

@@ -39,13 +39,21 @@ class Dht:
     """One host's part in a network's DHT: it answers if `serve`, and looks up and announces in any case."""
 
     def __init__(
-        self, host: BasicHost, network_name: str, *, serve: bool, ask_timeout_s: float = ASK_TIMEOUT_S
+        self,
+        host: BasicHost,
+        network_name: str,
+        *,
+        serve: bool,
+        ask_timeout_s: float = ASK_TIMEOUT_S,
+        is_one_of_us: Callable[[ID], Awaitable[bool]] | None = None,
     ) -> None:
+        """`is_one_of_us`: asked before a peer that connects is got to know; None where everybody is."""
         self._host = host
         self._own_id: ID = host.get_id()
-        protocol = f"/p2pgrid/{network_name}/kad/1.0.0"
-        self.server = KadServer(host, protocol, serve=serve)
-        self._query = KadQuery(host, protocol, ask_timeout_s)
+        self.protocol: Final = f"/p2pgrid/{network_name}/kad/1.0.0"
+        self.server = KadServer(host, self.protocol, serve=serve)
+        self._query = KadQuery(host, self.protocol, ask_timeout_s)
+        self._is_one_of_us = is_one_of_us
         self._serve = serve
         self._seeds: tuple[Contact, ...] = ()
         self._announcing = Pace()
@@ -202,7 +210,9 @@ class Dht:
 
     async def _probe(self, peer_id: ID) -> None:
         """A peer connected to us: if it answers as a server, others should hear of it."""
-        if self.server.routing_table.get_peer_info(peer_id) is None:
+        if self.server.routing_table.get_peer_info(peer_id) is not None:
+            return
+        if self._is_one_of_us is None or await self._is_one_of_us(peer_id):
             await self._ask(Contact(peer_id, ()), self._own_id.to_bytes(), self._query.find_node)
 
     def _start(self, key: bytes) -> list[Contact]:

@@ -22,7 +22,9 @@ from typing import Final
 from p2pgrid.errors import LocalError, ProtocolViolation, RemoteError, Unreachable
 from p2pgrid.net import tls
 from p2pgrid.net.connection import WRITE_STALL_S, Admit, LinkConnection, OnStream, Road
+from p2pgrid.net.link_membership import CalledMembership, calling
 from p2pgrid.net.listening import ListenLimits, caller_of, close_links
+from p2pgrid.net.own_networks import OwnNetworks
 from p2pgrid.net.road_move import LinksByName, new_dialler
 from p2pgrid.proto.frame import NONCE_BYTES
 from p2pgrid.proto.keys import PublicKey, SecretKey
@@ -48,8 +50,9 @@ async def dial(
     on_stream: OnStream | None = None,
     write_stall_s: float = WRITE_STALL_S,
     continues: LinkConnection | None = None,
+    networks: OwnNetworks | None = None,
 ) -> LinkConnection:
-    """A link to `provider` at `host`:`port`, ready for streams.
+    """A link to `provider` at `host`:`port`, ready for streams. `networks`: those we are in, where any is closed.
 
     With `continues`, a link to the provider that there is already goes on over the new road, and is returned.
 
@@ -81,6 +84,7 @@ async def dial(
         on_stream=on_stream,
         write_stall_s=write_stall_s,
         continues=continues,
+        networks=networks,
     )
 
 
@@ -92,6 +96,7 @@ async def dial_over(
     road: Road,
     timeout_s: float = 10.0,
     continues: LinkConnection | None = None,
+    networks: OwnNetworks | None = None,
 ) -> LinkConnection:
     """As `dial`, over a TCP connection that there is already; it is closed where that fails."""
     loop = asyncio.get_running_loop()
@@ -109,7 +114,16 @@ async def dial_over(
         return connection
 
     try:
-        return await _dial(connect, address, provider, secret_key, timeout_s=timeout_s, road=road, continues=continues)
+        return await _dial(
+            connect,
+            address,
+            provider,
+            secret_key,
+            timeout_s=timeout_s,
+            road=road,
+            continues=continues,
+            networks=networks,
+        )
     except BaseException:
         tcp.close()
         raise
@@ -130,15 +144,18 @@ async def _dial(
     write_stall_s: float = WRITE_STALL_S,
     road: Road = Road.DIRECT,
     continues: LinkConnection | None = None,
+    networks: OwnNetworks | None = None,
 ) -> LinkConnection:
     def make() -> LinkConnection:
+        membership = calling(networks, secret_key, provider, continues)
         return LinkConnection(
-            new_dialler(secret_key, provider, continues, limits),
+            new_dialler(secret_key, provider, continues, limits, membership),
             name=f"{provider} at {address}",
             on_stream=on_stream,
             verify_road=functools.partial(_verify_listener, provider, address),
             write_stall_s=write_stall_s,
             road=road,
+            membership=membership,
         )
 
     connection: LinkConnection | None = None
@@ -170,12 +187,16 @@ async def listen(
     admit: Admit | None = None,
     limits: ListenLimits | None = None,
     movable: LinksByName | None = None,
+    membership: CalledMembership | None = None,
 ) -> DirectListener:
     """Take links at `host`:`port` (0: any free port). LocalError where the address cannot be had.
 
-    `movable`: the links of this node that may go on over another road, those of its other listeners too.
+    `movable`: the links of this node that may go on over another road, those of its other listeners too. `membership`:
+    who may call, for a node that is in closed networks.
     """
-    listener = DirectListener(secret_key, on_stream=on_stream, admit=admit, limits=limits, movable=movable)
+    listener = DirectListener(
+        secret_key, on_stream=on_stream, admit=admit, limits=limits, movable=movable, membership=membership
+    )
     try:
         await listener._start(host, port)
     except OSError as error:
@@ -194,6 +215,7 @@ class DirectListener:
         admit: Admit | None = None,
         limits: ListenLimits | None = None,
         movable: LinksByName | None = None,
+        membership: CalledMembership | None = None,
     ) -> None:
         self._own_key = secret_key.public_key
         self._tls = tls.listener_context(secret_key)
@@ -201,6 +223,7 @@ class DirectListener:
         self._admit = admit
         self._limits = limits or ListenLimits()
         self._movable = movable if movable is not None else LinksByName()
+        self._membership = membership
         self._sockets: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
         self._per_address: Counter[str] = Counter()
@@ -299,6 +322,7 @@ class DirectListener:
             write_stall_s=limits.write_stall_s,
             road=road,
             movable=self._movable,
+            membership=self._membership,
         )
         try:
             await loop.connect_accepted_socket(

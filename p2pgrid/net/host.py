@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import libp2p.protocol_muxer.multiselect_communicator as communicator_module
 import libp2p.stream_muxer.yamux.yamux as yamux_module
@@ -56,6 +56,9 @@ from p2pgrid.net.tcp import BufferedTcp
 from p2pgrid.net.yamux import ShieldedMuxer, SteadyStream
 from p2pgrid.proto.keys import SecretKey
 
+if TYPE_CHECKING:
+    from p2pgrid.net.members.gate import Gate
+
 logger = logging.getLogger(__name__)
 
 MAX_PROTOCOL_NAME_BYTES: Final = 1024
@@ -82,10 +85,12 @@ async def open_host(
     announce: Sequence[Multiaddr] | None = None,
     limits: HostLimits | None = None,
     circuits: Callable[[], Sequence[Multiaddr]] = tuple,
+    gate: Gate | None = None,
 ) -> AsyncIterator[BasicHost]:
     """Run a host that listens on `listen` (nowhere, if empty) and tells others `announce`, or where it listens.
 
-    `circuits`: where it is reached through relays, as of now; others are told of that too.
+    `circuits`: where it is reached through relays, as of now; others are told of that too. `gate`: what stands before
+    its protocols, where it is in closed networks.
     Raises LocalError where an address cannot be listened on.
     """
     libp2p_logs.quieten()
@@ -100,6 +105,9 @@ async def open_host(
     )
     if not listen:
         answer_without_addresses(host)
+    if gate is not None:
+        host.gate = gate
+        gate.guard(host)
     swarm.set_stream_handler(_StreamGuard(swarm.common_stream_handler, limits or HostLimits()))
     for address in listen:
         check_free(address)
@@ -117,6 +125,9 @@ async def open_host(
 
 class GridHost(BasicHost):  # type: ignore[misc]
     """The base class cuts a circuit address off behind the relay's name."""
+
+    gate: Gate | None = None
+    """Asked before a protocol is used."""
 
     def get_addrs(self) -> list[Multiaddr]:
         """What others are told, each with this host's name behind it."""
@@ -238,17 +249,38 @@ class _StreamGuard:
 async def open_stream(host: BasicHost, peer_id: ID, addresses: Sequence[Multiaddr], protocol: str) -> Any:
     """A stream to `peer_id` over the live connection, or one newly dialled by `addresses`.
 
-    Raises SwarmException where the peer cannot be reached, StreamFailure where it does not speak `protocol`.
+    Raises SwarmException where the peer cannot be reached, StreamFailure where it does not speak `protocol`, Refused
+    (`not-a-member`) where it is in none of the closed networks that it would have to be in.
     """
-    await host.get_network().connect_to(peer_id, addresses)
+    connection = await host.get_network().connect_to(peer_id, addresses)
+    if _gate_of(host) is not None:
+        return await open_stream_on(host, connection, protocol)
     return await host.new_stream(peer_id, [protocol])
 
 
 async def open_stream_on(host: BasicHost, connection: Any, protocol: str) -> Any:
     """A stream on that connection, and on no other to the same peer.
 
-    Raises StreamFailure where the peer does not speak `protocol`, and what a broken connection raises.
+    Raises StreamFailure where the peer does not speak `protocol`, Refused as `open_stream` does, and what a broken
+    connection raises.
     """
+    gate = _gate_of(host)
+    if gate is None:
+        return await negotiate_on(host, connection, protocol)
+    await gate.before_use(host, connection, protocol)
+    try:
+        return await negotiate_on(host, connection, protocol)
+    except StreamFailure:
+        gate.not_answered(connection)
+        raise
+
+
+def _gate_of(host: BasicHost) -> Gate | None:
+    return host.gate if isinstance(host, GridHost) else None
+
+
+async def negotiate_on(host: BasicHost, connection: Any, protocol: str) -> Any:
+    """As `open_stream_on`, whatever the gate says."""
     stream = None
     with shielded_for(STREAM_TIMEOUT_S):
         stream = await connection.new_stream()

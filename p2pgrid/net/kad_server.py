@@ -7,12 +7,14 @@
 | 12 streams at once with no time limit, so that 12 idle ones block the DHT | 64, at most 8 for a peer, timed |
 | values of up to 1 MiB are stored for anyone, without validation | none are: the validator knows no namespace |
 | requests of up to 4 MiB are read | 16 KiB |
+| a request for one peer is answered with what the host knows of it, from other networks too | `hide_strangers` |
 | 10 provider records in 10 s from one peer, the rest silently dropped | 100 |
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Final
 
 import libp2p.kad_dht.kad_dht as kad_dht_module
@@ -20,6 +22,7 @@ import trio
 from libp2p.host.basic_host import BasicHost
 from libp2p.kad_dht.common import PROTOCOL_ID as LIBRARY_PROTOCOL_ID
 from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
+from libp2p.peer.id import ID
 from libp2p.records.validator import NamespacedValidator
 
 from p2pgrid.net.provider_store import BoundedProviderStore
@@ -54,6 +57,11 @@ class KadServer(KadDHT):  # type: ignore[misc]
         self._provider_rate_window = ADD_PROVIDER_WINDOW_S
         self._provider_rate_max = MAX_ADD_PROVIDER_PER_WINDOW
         self._streams_of: Counter[str] = Counter()
+        self._hides_strangers = False
+
+    def hide_strangers(self) -> None:
+        """From now on tell of peers in this network's routing table alone: the host is in other networks too."""
+        self._hides_strangers = True
 
     async def handle_stream(self, stream: Any) -> None:
         peer_id = str(stream.muxed_conn.peer_id)
@@ -70,6 +78,14 @@ class KadServer(KadDHT):  # type: ignore[misc]
             self._streams_of[peer_id] -= 1
             if not self._streams_of[peer_id]:
                 del self._streams_of[peer_id]
+
+    def _add_closer_peers_to_response(
+        self, response: Any, closest_peers: Sequence[ID], exclude_peer_id: ID | None = None
+    ) -> None:
+        if self._hides_strangers:
+            known = self.routing_table.get_peer_info
+            closest_peers = [one for one in closest_peers if one == self.local_peer_id or known(one) is not None]
+        super()._add_closer_peers_to_response(response, closest_peers, exclude_peer_id)
 
     async def add_peer(self, peer_id: Any, *, skip_server_mode_check: bool = False) -> bool:
         """What the library calls when a peer asks; asking shows nothing."""

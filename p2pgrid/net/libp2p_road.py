@@ -24,6 +24,7 @@ from p2pgrid.errors import ProtocolViolation, Unreachable
 from p2pgrid.net.connection import Admit, LinkConnection, OnStream, Road
 from p2pgrid.net.host import open_stream_on
 from p2pgrid.net.kad_query import Contact
+from p2pgrid.net.link_membership import CalledMembership
 from p2pgrid.net.listening import ListenLimits, caller_of, close_links
 from p2pgrid.net.offer_exchange import is_idle
 from p2pgrid.net.relay.kind import is_relayed
@@ -101,14 +102,19 @@ class SessionListener:
         admit: Admit | None = None,
         limits: ListenLimits | None = None,
         movable: LinksByName | None = None,
+        membership: CalledMembership | None = None,
     ) -> None:
-        """`movable`: the links of this node that may go on over another road, those of its other listeners too."""
+        """`movable`: the links of this node that may go on over another road, those of its other listeners too.
+
+        `membership`: who may call, for a node that is in closed networks.
+        """
         self._movable = movable if movable is not None else LinksByName()
         self._loop = asyncio.get_running_loop()
         self._own_key = secret_key.public_key
         self._on_stream = on_stream
         self._admit = admit
         self._limits = limits or ListenLimits()
+        self._membership = membership
         self._is_closed = False
         self._open = 0
         self._per_address: Counter[str] = Counter()
@@ -174,6 +180,7 @@ class SessionListener:
             write_stall_s=self._limits.write_stall_s,
             road=road_of(road),
             movable=self._movable,
+            membership=self._membership,
         )
         self.connections.add(connection)
         connection.closed.add_done_callback(lambda closed: self._gone(connection))

@@ -17,14 +17,16 @@ from types import TracebackType
 from typing import Final, Self
 
 from p2pgrid.errors import InvalidRecord, LocalError, Unreachable, UsageError
-from p2pgrid.net.addresses import parse_announce_address, parse_listen_address, parse_peer_multiaddr
+from p2pgrid.net.addresses import parse_announce_address, parse_listen_address
 from p2pgrid.net.bridge import TrioThread
 from p2pgrid.net.connection import WRITE_STALL_S, LinkConnection, OnStream
 from p2pgrid.net.host import HostLimits
 from p2pgrid.net.libp2p_road import SessionListener, road_of, verify_listener
-from p2pgrid.net.lookup_keys import check_network_name, record_key
+from p2pgrid.net.link_membership import calling
+from p2pgrid.net.lookup_keys import check_key
 from p2pgrid.net.offer_exchange import CAPACITY, CARDS, OFFER, Document
-from p2pgrid.net.peer_address import BootstrapState, Health, PeerAddress
+from p2pgrid.net.own_networks import OwnNetworks, open_network
+from p2pgrid.net.peer_address import BootstrapState, Health, NetworkHealth, PeerAddress
 from p2pgrid.net.punch_plan import PunchPlan
 from p2pgrid.net.reach_exchange import unix_ms
 from p2pgrid.net.reach_wire import Outcome, RoadName
@@ -47,7 +49,7 @@ class Network:
     def __init__(
         self,
         secret_key: SecretKey,
-        network_name: str,
+        networks: str | OwnNetworks,
         *,
         listen: Sequence[str] = (),
         bootstrap: Sequence[str] = (),
@@ -66,8 +68,10 @@ class Network:
     ) -> None:
         """Nothing is started before `async with`.
 
+        networks: those that we are in, with their bootstrap peers; or the name of one that is open.
         listen: multiaddrs `/ip4|ip6/<address>/tcp/<port>`; none for a client that nobody dials.
-        bootstrap: multiaddrs with `/p2p/<peer id>`; one's own is left out, so that a list can be shared.
+        bootstrap: where one name was given: multiaddrs with `/p2p/<peer id>`; one's own is left out, so that a list
+        can be shared.
         serve_dht: answer look-ups for others; only for a peer that others can dial.
         offer: called on the asyncio loop whenever a peer asks for our offer; at most 64 KiB, None for none.
         log: called on the asyncio loop with every request about our log and the asker's proven peer id; its answer, at
@@ -84,7 +88,9 @@ class Network:
 
         Raises UsageError for a bad name or multiaddr.
         """
-        bootstrap_peers = tuple(map(parse_peer_multiaddr, bootstrap))
+        own = open_network(networks, bootstrap) if isinstance(networks, str) else networks
+        self.networks: Final = own
+        """Those that we are in."""
         self.peer_id: Final = secret_key.public_key.peer_id
         self._secret_key = secret_key
         if serve_dht and not listen:
@@ -93,9 +99,8 @@ class Network:
         self._service = NetworkService(
             NetworkConfig(
                 secret_key=secret_key,
-                network_name=check_network_name(network_name),
+                networks=own,
                 listen=tuple(map(parse_listen_address, listen)),
-                bootstrap=tuple(peer for peer in bootstrap_peers if peer[0] != self.peer_id),
                 announce=tuple(map(parse_announce_address, announce)),
                 serve_dht=serve_dht,
                 limits=limits or HostLimits(),
@@ -112,7 +117,6 @@ class Network:
         )
         self._punched = punched
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._network_name = network_name
         self._thread = TrioThread(self._service.run, name="the libp2p host")
 
     async def __aenter__(self) -> Self:
@@ -151,15 +155,16 @@ class Network:
         return self._service.listening
 
     async def advertise(self, keys: Sequence[str], *, timeout_s: float = 10.0) -> int:
-        """Be found under `keys` (see `lookup_keys`) and no others, from now on, renewed three times an hour.
+        """Be found under `keys` (see `lookup_keys`) and no others, from now on, renewed three times an hour; in every
+        network where we sell.
 
-        Returns how many servers hold the record of the key held by the fewest; 0 if after `timeout_s` the network is
+        Returns how many servers hold the record of the key held by the fewest; 0 if after `timeout_s` a network is
         not joined yet, or nobody took one: that is tried on in the background. A key left out is forgotten within
         the hour.
         Raises UsageError for a bad key.
         """
         for key in keys:
-            record_key(self._network_name, key)
+            check_key(key)
         return await self._thread.call(self._service.advertise, tuple(keys), timeout_s)
 
     async def withdraw(self, record: bytes | None = None) -> int:
@@ -173,11 +178,11 @@ class Network:
     async def find_providers(self, key: str, *, limit: int = 50, timeout_s: float = 10.0) -> list[PeerAddress]:
         """Peers said to provide `key`, each once, without ourselves, the most credible first.
 
-        Asks the network afresh. A record is no proof: believe a provider when its signed offer says so. After
-        `timeout_s`, what was found by then. Raises Unreachable if no bootstrap peer answered by then, UsageError for
-        a bad key.
+        Asks all our networks afresh. A record is no proof: believe a provider when its signed offer says so. After
+        `timeout_s`, what was found by then. Raises Unreachable if by then no bootstrap peer of any network answered,
+        UsageError for a bad key.
         """
-        record_key(self._network_name, key)
+        check_key(key)
         try:
             async with asyncio.timeout(timeout_s + _GRACE_S):
                 return await self._thread.call(self._service.find_providers, key, limit, timeout_s)
@@ -266,16 +271,18 @@ class Network:
         """
         loop = asyncio.get_running_loop()
         road = StreamRoad(loop)
+        membership = calling(self.networks, self._secret_key, provider, continues)
         try:
             async with asyncio.timeout(timeout_s):
                 await self._open_road(road, provider, addresses, timeout_s, direct_only)
                 connection = LinkConnection(
-                    new_dialler(self._secret_key, provider, continues, limits),
+                    new_dialler(self._secret_key, provider, continues, limits, membership),
                     name=f"{provider} over libp2p",
                     on_stream=on_stream,
                     verify_road=functools.partial(verify_listener, provider),
                     write_stall_s=write_stall_s,
                     road=road_of(road),
+                    membership=membership,
                 )
                 road.start(connection)
                 await asyncio.shield(connection.ready)
@@ -349,11 +356,20 @@ class Network:
         return Health(
             running=self._thread.running,
             connected_peers=service.connected_peers,
-            routing_table_size=service.routing_table_size,
+            routing_table_size=sum(part.routing_table_size for part in service.parts),
             bootstrap_reached=service.bootstrap_reached,
-            advertised_keys=service.advertised_keys,
+            advertised_keys=service.parts[0].advertised_keys,
             relay=service.relay_health,
             restarts=self._thread.restarts,
+            networks=tuple(
+                NetworkHealth(
+                    name=part.name,
+                    kind=part.network.kind,
+                    bootstrap_reached=part.bootstrap_reached,
+                    routing_table_size=part.routing_table_size,
+                )
+                for part in service.parts
+            ),
         )
 
     async def _fetch(self, document: Document, peer: PeerAddress, timeout_s: float) -> bytes:

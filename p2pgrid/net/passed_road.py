@@ -12,6 +12,8 @@ from typing import Any, Final, Protocol, cast
 
 from p2pgrid.errors import Unreachable
 from p2pgrid.net.connection import LinkConnection, Road
+from p2pgrid.net.link_membership import calling
+from p2pgrid.net.own_networks import OwnNetworks
 from p2pgrid.net.road_move import new_dialler
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.link_events import LinkLimits
@@ -77,17 +79,20 @@ async def dial_over(
     limits: LinkLimits | None = None,
     road: Road = Road.LIBP2P,
     continues: LinkConnection | None = None,
+    networks: OwnNetworks | None = None,
 ) -> LinkConnection:
     """A link to `provider` over a road that is passed on to `end`, ready for streams. The caller sets the time.
 
     `road`: what the main process says that it is. With `continues`, that link goes on over it, and is returned.
+    `networks`: those we are in, where any is closed.
     Raises Unreachable, Refused, ProtocolViolation as `p2pgrid.net.direct.dial` does.
     """
     loop = asyncio.get_running_loop()
 
     def make() -> LinkConnection:
-        link = new_dialler(secret_key, provider, continues, limits)
-        return LinkConnection(link, name=f"{provider} over {_NAME}", road=road)
+        membership = calling(networks, secret_key, provider, continues)
+        link = new_dialler(secret_key, provider, continues, limits, membership)
+        return LinkConnection(link, name=f"{provider} over {_NAME}", road=road, membership=membership)
 
     connection: Any = None
     is_made = False

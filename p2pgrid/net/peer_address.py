@@ -13,6 +13,8 @@ class PeerAddress:
     """base58 (`12D3KooW...`)."""
     addresses: tuple[str, ...]
     """Full multiaddrs, `/ip4/.../tcp/.../p2p/12D3KooW...`, the most credible first."""
+    networks: tuple[str, ...] = ()
+    """Those of our networks in which a look-up led to it; none where no look-up did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +35,23 @@ class RelayHealth:
 class BootstrapState:
     """Whether a bootstrap peer introduces, just now."""
 
+    network: str
+    """The one to which it should introduce, as the user calls it."""
     peer_id: str
     addresses: tuple[str, ...]
     fault: str
     """Why it does not; empty if it does."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkHealth:
+    """How one of the networks that we are in fares."""
+
+    name: str
+    kind: str
+    """`open`, or what closes it: `secret`, `members`, `group-key`."""
+    bootstrap_reached: bool | None
+    routing_table_size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +64,9 @@ class Health:
     routing_table_size: int
     """Peers known to answer look-ups."""
     bootstrap_reached: bool | None
-    """None where there is no bootstrap peer to reach."""
+    """None where there is no bootstrap peer to reach; of several networks, False if one has reached none."""
     advertised_keys: int
     relay: RelayHealth
     restarts: int
     """How often the libp2p host crashed and was started anew."""
+    networks: tuple[NetworkHealth, ...] = ()

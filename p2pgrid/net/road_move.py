@@ -18,6 +18,7 @@ from p2pgrid.proto.link_events import LinkLimits
 
 if TYPE_CHECKING:
     from p2pgrid.net.connection import LinkConnection
+    from p2pgrid.net.link_membership import CallerMembership
 
 MOVE_S: Final = 10.0
 """How long the peer may take to say MOVE."""
@@ -181,9 +182,11 @@ def new_dialler(
     provider: PublicKey,
     continues: LinkConnection | None = None,
     limits: LinkLimits | None = None,
+    membership: CallerMembership | None = None,
 ) -> Link:
     """The link of who dials a road: a new one, or the claimant that gets the road for one that there is."""
     own, now_ms = limits or LinkLimits(), int(asyncio.get_running_loop().time() * 1000)
     if continues is None:
-        return Link.dialler(secret_key, provider, limits=own, now_ms=now_ms)
+        show = membership.show if membership is not None else None
+        return Link.dialler(secret_key, provider, limits=own, now_ms=now_ms, show=show)
     return Link.claimant(secret_key, provider, continues.link_name, limits=own, now_ms=now_ms)

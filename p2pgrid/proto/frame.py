@@ -51,6 +51,8 @@ class Kind(IntEnum):
     RESET = 9
     CLAIM = 10
     MOVE = 11
+    MEMBER = 12
+    """Before PROOF and before READY, between members of a closed network: what the sender shows of its membership."""
 
     @property
     def is_of_stream(self) -> bool:
@@ -78,6 +80,8 @@ class GoawayCode(IntEnum):
     REFUSED = 3
     BUSY = 4
     TIMEOUT = 5
+    NOT_A_MEMBER = 6
+    """The other side has not shown that it is in a closed network with this one."""
 
 
 def reset_name(code: int) -> str:
@@ -91,7 +95,7 @@ def goaway_name(code: int) -> str:
 
 
 _RESET_NAMES: Final[dict[int, str]] = {code: code.name.lower() for code in ResetCode}
-_GOAWAY_NAMES: Final[dict[int, str]] = {code: code.name.lower() for code in GoawayCode}
+_GOAWAY_NAMES: Final[dict[int, str]] = {code: code.name.lower().replace("_", "-") for code in GoawayCode}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,9 @@ The road (TLS or Noise) has proven the listener's key to the dialler before a `L
     AWAIT_READY  --- PROOF key, sig ---> (verified: `Proved`; the owner calls `accept` or `goaway`)
     OPEN         <-- READY ------------- OPEN
 
-A dialler that has a link already and wants the road for that answers with CLAIM instead of PROOF (`Claimed`).
+A dialler that has a link already and wants the road for that answers with CLAIM instead of PROOF (`Claimed`). Between
+members of a closed network MEMBER stands before PROOF, and another before READY: what a side shows of its membership,
+made by its owner, who judges the other side's (`credentials`).
 
 The dialler sends nothing between PROOF and READY. Its first order would save a round trip, once per link; but
 links are dialled before they are needed, and a dialler that is refused has then asked for nothing, so that it

@@ -16,6 +16,7 @@ from typing import Final
 
 from p2pgrid.errors import ProtocolViolation, Refused, Unreachable
 from p2pgrid.proto import frame
+from p2pgrid.proto.credentials import Credentials, Side, parse_credentials
 from p2pgrid.proto.frame import GoawayCode, Kind, ResetCode
 from p2pgrid.proto.frame_queue import FrameQueue
 from p2pgrid.proto.handshake import DiallerHandshake, ListenerHandshake
@@ -36,6 +37,9 @@ from p2pgrid.proto.link_events import (
     Writable,
 )
 from p2pgrid.proto.stream_table import StreamTable
+
+Show = Callable[[bytes], bytes]
+"""From the listener's nonce to the payload of a dialler's MEMBER."""
 
 
 class Phase(Enum):
@@ -60,6 +64,10 @@ class Link:
         self.limits = limits
         self.peer: PublicKey | None = None
         """The other side's key: known from the start to a dialler, with `Proved` to a listener."""
+        self.shown: Credentials | None = None
+        """What the other side shows of its membership, if it sent MEMBER; known with `Proved` and with `Ready`."""
+        self._show: Show | None = None
+        self._may_be_shown = phase is Phase.AWAIT_PROOF
         self.goaway_sent = False
         self.goaway_received = False
         self._bulk_queue_bytes = limits.bulk_queue_bytes
@@ -74,10 +82,22 @@ class Link:
         self._handshake: DiallerHandshake | ListenerHandshake
 
     @classmethod
-    def dialler(cls, secret_key: SecretKey, provider: PublicKey, *, limits: LinkLimits, now_ms: int) -> Link:
-        """The side that dialled, once the road has proven that `provider` listens at its other end."""
+    def dialler(
+        cls,
+        secret_key: SecretKey,
+        provider: PublicKey,
+        *,
+        limits: LinkLimits,
+        now_ms: int,
+        show: Show | None = None,
+    ) -> Link:
+        """The side that dialled, once the road has proven that `provider` listens at its other end.
+
+        `show` makes the payload of MEMBER for the listener's nonce; empty for none.
+        """
         link = cls(Phase.AWAIT_HELLO, limits, now_ms)
         link.peer = provider
+        link._show = show
         link._handshake = DiallerHandshake(secret_key, provider)
         return link
 
@@ -182,8 +202,18 @@ class Link:
     def _on_hello(self, _stream_id: int, payload: bytes) -> Event | None:
         assert isinstance(self._handshake, DiallerHandshake)
         kind, answer, self._table.peer_terms = self._handshake.answer(payload, self.limits.terms)
+        if self._show is not None and (shown := self._show(self.name)):
+            self._may_be_shown = True
+            self._put(0, Kind.MEMBER, shown)
         self._put(0, kind, answer)
         self.phase = Phase.AWAIT_READY
+        return None
+
+    def _on_member(self, _stream_id: int, payload: bytes) -> Event | None:
+        if not self._may_be_shown:
+            raise ProtocolViolation("a MEMBER came twice, or unasked.")
+        self._may_be_shown = False
+        self.shown = parse_credentials(payload, Side.CALLER if self.phase is Phase.AWAIT_PROOF else Side.CALLED)
         return None
 
     def _on_proof(self, _stream_id: int, payload: bytes) -> Event | None:
@@ -283,11 +313,18 @@ class Link:
         """Queue the last frame for the road that the link is on. What is queued from then on is for the other."""
         self._put(0, Kind.MOVE, road)
 
-    def accept(self) -> None:
-        """Let the proven dialler in (after `Proved`), or give its road to the link that it names (after `Claimed`)."""
+    def accept(self, shown: bytes = b"") -> None:
+        """Let the proven dialler in (after `Proved`), or give its road to the link that it names (after `Claimed`).
+
+        `shown`: the payload of MEMBER, to a dialler that sent it too.
+        """
         if self.phase is not Phase.AWAIT_ACCEPT:
             raise ValueError(f"accept() in {self.phase.name}")
+        if shown and self.shown is None:
+            raise ValueError("credentials for a dialler that showed none")
         self.phase = Phase.OPEN
+        if shown:
+            self._put(0, Kind.MEMBER, shown)
         self._put(0, Kind.READY)
 
     def open_stream(self) -> int:
@@ -459,6 +496,8 @@ _RULES: Final[dict[tuple[Phase, int], _Rule]] = {
     (Phase.AWAIT_HELLO, Kind.GOAWAY): Link._on_goaway,
     (Phase.AWAIT_READY, Kind.READY): Link._on_ready,
     (Phase.AWAIT_READY, Kind.GOAWAY): Link._on_goaway,
+    (Phase.AWAIT_READY, Kind.MEMBER): Link._on_member,
+    (Phase.AWAIT_PROOF, Kind.MEMBER): Link._on_member,
     (Phase.AWAIT_PROOF, Kind.PROOF): Link._on_proof,
     (Phase.AWAIT_PROOF, Kind.CLAIM): Link._on_claim,
     (Phase.AWAIT_PROOF, Kind.GOAWAY): Link._on_goaway,

@@ -51,6 +51,15 @@ def health_of(node: Provider) -> dict[str, Any]:
             "connected_peers": network.connected_peers,
             "routing_table_size": network.routing_table_size,
             "advertised_keys": network.advertised_keys,
+            "networks": [
+                {
+                    "name": one.name,
+                    "kind": one.kind,
+                    "bootstrap_reached": one.bootstrap_reached,
+                    "routing_table_size": one.routing_table_size,
+                }
+                for one in network.networks
+            ],
             "relay": {
                 "wanted": network.relay.wanted,
                 "reached_through": list(network.relay.relays),
@@ -91,6 +100,5 @@ async def condition_of(node: Provider, ask: Examine) -> Condition:
         health=health_of(node),
         addresses=node.offered_addresses,
         listening=node.listening,
-        network=node.network_name,
-        bootstrap=node.bootstrap,
+        networks=node.entries,
     )

@@ -1,6 +1,6 @@
 """A provider's node: ledger, engines, roads and the network, started in this order and stopped in the other.
 
-    async with Provider(data, config, network_name="main", bootstrap=peers) as node:
+    async with Provider(data, config, make_engines=plan_engines, networks=choose_networks(data, config)) as node:
         await stop.wait()
 
 Importing this module imports libp2p, which takes one to two seconds.
@@ -22,7 +22,7 @@ from p2pgrid import __version__
 from p2pgrid.commands.address import socket_path
 from p2pgrid.commands.server import serve_commands
 from p2pgrid.commands.wire import About
-from p2pgrid.config import Config, DataFolder, ModelConfig, parse_host_port
+from p2pgrid.config import Config, DataFolder, ModelConfig, NetworkEntry, parse_host_port
 from p2pgrid.desk.asks import Repriced
 from p2pgrid.desk.evidence import EvidenceKeeper
 from p2pgrid.desk.records_desk import RecordsDesk
@@ -30,14 +30,17 @@ from p2pgrid.errors import Refused, UsageError
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.log.service import LogService
+from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.direct import DirectListener, listen
 from p2pgrid.net.libp2p_road import SessionListener
+from p2pgrid.net.link_membership import called
 from p2pgrid.net.network import Network
 from p2pgrid.net.peer_address import Health
 from p2pgrid.net.reach_watch import ReachWatch
 from p2pgrid.net.relay.use import parse_relay_use
 from p2pgrid.net.road_move import LinksByName
 from p2pgrid.net.stream import Stream, StreamHandler
+from p2pgrid.networks.entries import own_networks
 from p2pgrid.processes.workers import check_supported
 from p2pgrid.proto.dispute_exchange import Said
 from p2pgrid.proto.messages import DataTerms, Offer
@@ -66,6 +69,7 @@ from p2pgrid.provider.own_log import erase_all_salts, open_log
 from p2pgrid.provider.punched import PunchedLinks
 from p2pgrid.provider.reach import watch_of
 from p2pgrid.provider.relaying import relay_limits_of
+from p2pgrid.provider.removals import Removals
 from p2pgrid.provider.schedule import time_zone
 from p2pgrid.provider.session import serve_streams
 from p2pgrid.provider.tally import Tally
@@ -91,14 +95,18 @@ class Provider:
         config: Config,
         *,
         make_engines: MakeEngines,
-        network_name: str,
+        network_name: str | None = None,
         bootstrap: Sequence[str] = (),
+        networks: Sequence[NetworkEntry] = (),
         join_network: bool = True,
         gpus: Sequence[str] = (),
         limits: ProviderLimits | None = None,
         now_ms: Callable[[], int] = unix_ms,
     ) -> None:
-        """Nothing is started before `async with`. Raises UsageError: no key, no model, a bad price or address."""
+        """Nothing is started before `async with`. Raises UsageError: no key, no model, a bad price or address.
+
+        `networks`: those to join; or `network_name` and `bootstrap`, for one that is open.
+        """
         self._data = data
         self._config = config.provider
         self.key: Final = data.load_key()
@@ -108,12 +116,17 @@ class Provider:
                 "no model is configured, so there is nothing to sell.",
                 hint=f"Add one under [[provider.models]] in {data.config_file}, or give --model.",
             )
-        self.network_name: Final = network_name
+        if network_name is not None:
+            networks = (NetworkEntry(name=network_name, bootstrap=tuple(bootstrap)),)
+        self.entries: Final = tuple(networks)
+        """The networks that it is in, as configured, with their bootstrap peers."""
+        self.networks: Final = own_networks(self.entries, self.key.public_key, self._config.sell_in)
+        self.network_name: Final = ", ".join(self.networks.names)
+        """All their names, for people."""
         self.limits: Final = limits or ProviderLimits()
         self._tally: Final = Tally()
         self._links = ClientLinks(self.limits, self._tally)
         self.engines: Final = EngineSet(make_engines(self._config.models, data))
-        self.bootstrap: Final = tuple(bootstrap)
         self._join_network = join_network
         self._listen = parse_host_port(self._config.listen) if self._config.listen else None
         if self._listen is None and not (self._config.libp2p_listen and join_network):
@@ -127,7 +140,9 @@ class Provider:
                 "several processes share the direct road's links, and it does not listen.",
                 hint="Give --listen, or leave --processes at 1.",
             )
-        self._witnesses = [parse_witness(text, self.key, lambda: self._network) for text in self._config.witnesses]
+        self._witnesses = [
+            parse_witness(text, self.key, lambda: self._network, self.networks) for text in self._config.witnesses
+        ]
         self._gpus = tuple(gpus)
         self._zone = time_zone(self._config.time_zone)
         self._relay_use = parse_relay_use(self._config.relay_through if self._config.libp2p_listen else ())
@@ -244,6 +259,11 @@ class Provider:
         """True once the node was told to stop."""
         return self._admission.is_draining
 
+    def _own_links(self) -> list[LinkConnection]:
+        """The links of this process."""
+        direct = self._listener.connections if self._listener is not None else ()
+        return [link for link in (*direct, *self._sessions.connections) if link.ready.done()]
+
     # -- while it runs ----------------------------------------------------------------------------------------------
 
     async def reprice(self) -> Repriced:
@@ -288,6 +308,7 @@ class Provider:
             ("ask witnesses", witnessing.run()),
             ("close what is overdue", self.channels.watch()),
             ("tell what is free", self._news.run()),
+            *([("part from members that are none any more", self._removals.run())] if self._removals else []),
         ):
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(_report_end)
@@ -371,7 +392,7 @@ class Provider:
             self.cards,
             addresses=lambda: self.offered_addresses,
             country=self._config.country,
-            has_bootstrap=bool(self.bootstrap),
+            has_bootstrap=any(network.bootstrap for network in self.networks.all),
             now_ms=self._now_ms,
             on_change=self._news.changed,
         )
@@ -393,18 +414,22 @@ class Provider:
             claims=workers,
         )
         on_stream, movable = serve_streams(shop), LinksByName()
+        membership = called(self.networks, self.key)
+        self._removals = Removals(self.networks, membership, self.channels, self._own_links) if membership else None
         if workers is not None and self._listen is not None:
             stack.push_async_callback(self._close_workers, workers)
             await workers.serve(shop, *self._listen)
             self._workers = workers
             log.info("direct road: %d workers serve %s", workers.n, ", ".join(self.addresses))
         elif self._listen is not None:
-            self._listener = await listen(*self._listen, self.key, on_stream=on_stream, movable=movable)
+            self._listener = await listen(
+                *self._listen, self.key, on_stream=on_stream, movable=movable, membership=membership
+            )
             stack.push_async_callback(self._close_listener, self._listener)
             log.info("direct road: listening at %s", ", ".join(self.addresses))
-        self._sessions = SessionListener(self.key, on_stream=on_stream, movable=movable)
+        self._sessions = SessionListener(self.key, on_stream=on_stream, movable=movable, membership=membership)
         if self._join_network:
-            punched = DirectListener(self.key, on_stream=on_stream, movable=movable)
+            punched = DirectListener(self.key, on_stream=on_stream, movable=movable, membership=membership)
             self._punched = PunchedLinks(punched)
             await self._enter_network(stack)
             stack.push_async_callback(self._close_listener, self._sessions)
@@ -419,6 +444,8 @@ class Provider:
         return ProviderWorkers(
             self._config.processes,
             data=self._data,
+            networks=self.entries,
+            sell_in=self._config.sell_in,
             ledger=ledger,
             channels=self.channels,
             engines=self.engines,
@@ -430,10 +457,9 @@ class Provider:
         started, config = time.monotonic(), self._config
         self._network = Network(
             self.key,
-            self.network_name,
+            self.networks,
             listen=config.libp2p_listen,
             announce=config.libp2p_announce,
-            bootstrap=self.bootstrap,
             serve_dht=bool(config.libp2p_listen),
             offer=self._advertiser.shown_offer,
             log=self.log.answer_call,
@@ -448,7 +474,7 @@ class Provider:
         self._advertiser.network = self._network
         await self._network.wait_reserved(RESERVE_S)
         log.info(
-            "network %r: %s (%.1f s)", self.network_name, ", ".join(self.libp2p_addresses), time.monotonic() - started
+            "network %s: %s (%.1f s)", self.network_name, ", ".join(self.libp2p_addresses), time.monotonic() - started
         )
         self.reach = watch_of(self, self._network)
         await stack.enter_async_context(self.reach)

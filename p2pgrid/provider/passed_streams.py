@@ -106,6 +106,7 @@ class RemoteLink(LinkConnection):
         # Not the base's: there is no road here, and no protocol.
         loop = asyncio.get_running_loop()
         self.road = Road.DIRECT
+        self.member_of = frozenset()  # the worker knows
         self.name = name
         self.retired = loop.create_future()
         self.closed = loop.create_future()

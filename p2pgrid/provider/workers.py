@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from p2pgrid.commands.wire import failure_of
-from p2pgrid.config import DataFolder
+from p2pgrid.config import DataFolder, NetworkEntry
 from p2pgrid.engine.http import HttpEngine
 from p2pgrid.engine.process import ManagedVllm
 from p2pgrid.errors import InvalidRecord, LedgerError, LocalError, P2pgridError, Refused
@@ -113,6 +113,8 @@ class ProviderWorkers(WorkerSet):
         n: int,
         *,
         data: DataFolder,
+        networks: tuple[NetworkEntry, ...],
+        sell_in: tuple[str, ...],
         ledger: SqliteLedger,
         channels: SharedChannels,
         engines: EngineSet,
@@ -121,6 +123,8 @@ class ProviderWorkers(WorkerSet):
     ) -> None:
         super().__init__("p2pgrid.provider.worker", n)
         self._data = data
+        self._networks = networks
+        self._sell_in = sell_in
         self._ledger = ledger
         self._channels = channels
         self._engines = engines
@@ -323,7 +327,7 @@ class ProviderWorkers(WorkerSet):
         bus.on(m.TallySoFar, functools.partial(self._tally_came, worker))
         bus.on(m.Draining, lambda _: self._drained(worker))
         bus.on(ConnectionGone, lambda message: self._acceptor.gone(worker, message.number))
-        bus.send(m.Begin(str(self._data.path), self._limits, self.n + 1, self._columns))
+        bus.send(m.Begin(str(self._data.path), self._networks, self._sell_in, self._limits, self.n + 1, self._columns))
         bus.send(m.Models(self._models_now()))
         if self._is_draining:
             bus.send(m.Drain())

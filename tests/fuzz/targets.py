@@ -55,7 +55,9 @@ from p2pgrid.net.addresses import (
 )
 from p2pgrid.net.bootstrap_peers import parse_bootstrap_peers
 from p2pgrid.net.kad_query import Contact, parse_answer
+from p2pgrid.net.member_books import parse_member_list
 from p2pgrid.net.offer_exchange import OFFER, _read
+from p2pgrid.networks.invitation import read_invitation
 from p2pgrid.proto import frame, wire
 from p2pgrid.proto.acceptance import parse_batch, parse_order, verify_arrived
 from p2pgrid.proto.answer import AnswerAssembler
@@ -63,12 +65,14 @@ from p2pgrid.proto.card_chain import pack_cards, unpack_cards
 from p2pgrid.proto.channel import verify_channel
 from p2pgrid.proto.checkpoint import parse_checkpoint, verify_checkpoint
 from p2pgrid.proto.counting import TokenCounter
+from p2pgrid.proto.credentials import Side, parse_credentials
 from p2pgrid.proto.fork import verify_fork
 from p2pgrid.proto.frame import encode_frame
 from p2pgrid.proto.inclusion import parse_inclusion_proof, parse_log_proof
 from p2pgrid.proto.keys import parse_peer_id, parse_public_key
 from p2pgrid.proto.link import Link, Phase
 from p2pgrid.proto.link_events import Ended, LinkLimits, Message, Opened, Proved, Writable
+from p2pgrid.proto.membership import verify_membership
 from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.messages import ENDPOINTS, Status
 from p2pgrid.proto.note import parse_note, parse_note_key, parse_signature_lines
@@ -89,7 +93,7 @@ from p2pgrid.proto.well_known import parse_well_known, well_known_of
 from p2pgrid.proto.withdrawal import verify_withdrawal
 from p2pgrid.proto.witness import parse_add_checkpoint
 from tests import factories
-from tests.proto import simulation, vectors
+from tests.proto import network_vectors, simulation, vectors
 from tests.proto.batch_rig import BatchRig
 from tests.proto.simulation import CLIENT, PROVIDER, Grid, answer, make_books
 
@@ -797,6 +801,46 @@ def _log_targets() -> Iterator[Target]:
     yield Target("well-known", parse_well_known, refused, well_known, "json")
 
 
+def _network_targets() -> Iterator[Target]:
+    """What peers say of their membership in closed networks, and the files of their owners."""
+    lab, member = network_vectors.group(), network_vectors.CALLER.public_key
+    credentials = lambda: (network_vectors.caller_credentials(), network_vectors.caller_credentials(16))  # noqa: E731
+    wires = network_vectors.membership_wires().values()
+    memberships = lambda: tuple(one for one in wires if len(one) <= 512)  # noqa: E731
+    yield Target(
+        "member-credentials",
+        lambda data: parse_credentials(data, Side.CALLER),
+        (ProtocolViolation,),
+        credentials,
+        "msgpack",
+        16_384,
+    )
+    yield Target(
+        "membership",
+        lambda data: verify_membership(data, lab, member, network_vectors.NOW_MS),
+        (InvalidRecord,),
+        memberships,
+        "msgpack",
+        512,
+    )
+    yield Target(
+        "invitation",
+        lambda data: read_invitation(data[:10_000], "file"),
+        (UsageError,),
+        network_vectors.invitations,
+        "toml",
+        is_peers=False,
+    )
+    yield Target(
+        "member-list",
+        lambda data: parse_member_list(data.decode("utf-8", "replace"), "file"),
+        (UsageError,),
+        lambda: (b"# ours\n" + PEER_ID.encode() + b"\n",),
+        "text",
+        is_peers=False,
+    )
+
+
 def _targets() -> Iterator[Target]:
     record, violation = (InvalidRecord,), (ProtocolViolation,)
     yield Target("record", parse_record, record, _wire_records, "msgpack", MAX_RECORD_BYTES)
@@ -813,6 +857,7 @@ def _targets() -> Iterator[Target]:
             f"frame-{frame_type.__name__.lower()}", parse, violation, samples, "msgpack", frame.MAX_PAYLOAD_BYTES
         )
     order = (InvalidRecord, ProtocolViolation, Refused)
+    yield from _network_targets()
     yield from _log_targets()
     yield Target("order", _order, order, _order_openings, "msgpack", frame.MAX_PAYLOAD_BYTES)
     yield Target("batch", _batch, order, _batch_openings, "msgpack", frame.MAX_PAYLOAD_BYTES)

@@ -41,7 +41,11 @@ def _played(name: str, side: str, steps: Sequence[Step]) -> dict[str, Any]:
         link = Link.listener(key, NONCE, limits=LIMITS, now_ms=0)
     else:
         link = Link.dialler(DIALLER, key, limits=LIMITS, now_ms=0)
-    started = link.data_to_send()
+    return told_case(name, side, link, link.data_to_send(), steps)
+
+
+def told_case(name: str, side: str, link: Link, started: bytes, steps: Sequence[Step]) -> dict[str, Any]:
+    """A case as it stands in the file, played on a link."""
     told = [_step(link, step) for step in steps]
     assert not any(one["fault"] for one in told[:-1]), name
     return {"case": name, "side": side, "start": squeezed(started), "steps": told}
@@ -121,6 +125,7 @@ LINK_NAME, ROAD = bytes(range(32, 64)), bytes(range(64, 96))
 PROOF = _frame(0, Kind.PROOF, _proof())
 HELLO = _frame(0, Kind.HELLO, frame.encode_hello(NONCE, TERMS))
 READY = _frame(0, Kind.READY)
+NO_MEMBER = _frame(0, Kind.GOAWAY, encode_reason(GoawayCode.NOT_A_MEMBER, "no member"))
 Case = tuple[str, str, list[Step]]
 
 

@@ -27,6 +27,7 @@ from tests.proto.exchange_vectors import exchange_vectors
 from tests.proto.link_vectors import link_vectors
 from tests.proto.log_vectors import log_vectors, merkle_vectors
 from tests.proto.machine_vectors import machine_vectors
+from tests.proto.network_vectors import network_vectors
 from tests.proto.refusal_vectors import refusal_vectors
 from tests.proto.request_vectors import request_vectors
 from tests.proto.simulation import (
@@ -62,6 +63,7 @@ def all_vectors() -> dict[str, Any]:
         "signatures.json": signature_vectors(),
         "exchanges.json": exchange_vectors(),
         "link.json": link_vectors(),
+        "network.json": network_vectors(),
         "machines.json": machine_vectors(),
         "batches.json": batch_vectors(),
         "merkle.json": merkle_vectors(),

@@ -8,9 +8,10 @@ from typing import Any
 
 import nacl.bindings
 
+from tests.spec.network_reader import read_credentials
 from tests.spec.reader import Refused, peer_id, signature_input, verify
 
-HELLO, PROOF, READY, GOAWAY, PING, PONG, OPEN, CREDIT, END, RESET, CLAIM, MOVE = range(12)
+HELLO, PROOF, READY, GOAWAY, PING, PONG, OPEN, CREDIT, END, RESET, CLAIM, MOVE, MEMBER = range(13)
 
 
 class Closed(Exception):
@@ -43,6 +44,9 @@ class LinkSide:
     nonce: bytes
     streams_allowed: int
     credit: int
+    credentials: bytes = b""
+    """What D sends as MEMBER (network.md, rule 14)."""
+    may_hear_member: bool = False
     phase: str = "HANDSHAKE"
     out: bytes = b""
     buffer: bytes = b""
@@ -58,6 +62,7 @@ class LinkSide:
 
     def __post_init__(self) -> None:
         self.own_next, self.peer_next = (2, 1) if self.side == "L" else (1, 2)
+        self.may_hear_member = self.side == "L"
         if self.side == "L":
             self._put(0, HELLO, struct.pack(">H32sII", 1, self.nonce, self.streams_allowed, self.credit))
 
@@ -112,6 +117,15 @@ class LinkSide:
             raise violation()
 
     def _handshake(self, stream: int, kind: int, payload: bytes, events: list[Any]) -> None:
+        if kind == MEMBER and stream == 0 and (self.side, self.phase) in (("L", "HANDSHAKE"), ("D", "PROVEN")):
+            if not self.may_hear_member:
+                raise violation()
+            self.may_hear_member = False
+            try:
+                read_credentials(payload, "caller" if self.side == "L" else "called")
+            except Refused:
+                raise violation() from None
+            return
         wanted = {("L", "HANDSHAKE"): (PROOF, CLAIM), ("D", "HANDSHAKE"): (HELLO,), ("D", "PROVEN"): (READY,)}
         if stream != 0 or kind not in wanted.get((self.side, self.phase), ()):
             raise violation()
@@ -152,6 +166,9 @@ class LinkSide:
             public, secret = nacl.bindings.crypto_sign_seed_keypair(self.seed)
             key = b"\1" + public
             signature = nacl.bindings.crypto_sign(self._proof_input(payload[2:34], key), secret)[:64]
+            if self.credentials:
+                self.may_hear_member = True
+                self._put(0, MEMBER, self.credentials)
             self._put(0, PROOF, b"\0\1" + key + signature + struct.pack(">II", self.streams_allowed, self.credit))
         self.phase = "PROVEN"
 
@@ -219,8 +236,10 @@ class LinkSide:
     def do(self, what: str, *given: Any) -> None:
         getattr(self, f"do_{what}")(*given)
 
-    def do_accept(self) -> None:
+    def do_accept(self, credentials: str = "") -> None:
         self.phase = "OPEN"
+        if credentials:
+            self._put(0, MEMBER, bytes.fromhex(credentials))
         self._put(0, READY)
 
     def do_open(self) -> None:

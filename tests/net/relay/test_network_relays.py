@@ -90,7 +90,7 @@ async def test_a_relay_that_nobody_can_dial_advertises_it_no_more() -> None:
     ):
 
         async def is_advertised() -> bool:
-            return "relay" in relay._service._held
+            return "relay" in relay._service.parts[0]._held
 
         async def is_not() -> bool:
             return not await is_advertised()
