@@ -245,6 +245,7 @@ class Network:
             bootstrap_reached=service.bootstrap_reached,
             advertised_keys=service.advertised_keys,
             restarts=self._thread.restarts,
+            stalled_s=self._thread.stalled_s,
         )
 
     async def _fetch(self, document: Document, peer: PeerAddress, timeout_s: float) -> bytes:

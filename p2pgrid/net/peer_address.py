@@ -29,3 +29,5 @@ class Health:
     advertised_keys: int
     restarts: int
     """How often the libp2p host crashed and was started anew."""
+    stalled_s: float = 0.0
+    """For how long the host has taken no turn, so that nobody gets an answer; 0 while it takes them."""
