@@ -106,6 +106,13 @@ async def open_host(
                 await host.close()  # listeners too: they belong to no task of the swarm, and would go on accepting
 
 
+def abandon(host: BasicHost) -> None:
+    """Free the ports of a host whose trio run was cut off, so that nothing of it was closed. Called in the next run."""
+    for listener in host.get_network().listeners.values():
+        for accepting in listener.listeners:
+            accepting.socket.close()
+
+
 def check_free(address: Multiaddr) -> None:
     """Raise LocalError, saying why and what to do, where `address` (`/ip4|ip6/.../tcp/...`) cannot be listened on."""
     family_name = address.protocols()[0].name

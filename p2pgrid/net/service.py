@@ -22,7 +22,7 @@ from p2pgrid.errors import LocalError, Unreachable
 from p2pgrid.net import log_exchange, offer_exchange
 from p2pgrid.net.addresses import full_multiaddr, usable_addresses, without_peer_id
 from p2pgrid.net.dht import Dht
-from p2pgrid.net.host import HostLimits, open_host
+from p2pgrid.net.host import HostLimits, abandon, open_host
 from p2pgrid.net.kad_query import Contact
 from p2pgrid.net.libp2p_road import SessionListener, open_session, serve_sessions
 from p2pgrid.net.lookup_keys import record_key
@@ -103,6 +103,8 @@ class NetworkService:
     async def run(self, ready: Callable[[], None]) -> None:
         """Run the host until cancelled; `ready` is called when it listens. Raises LocalError where it cannot."""
         config = self._config
+        if self._host is not None:
+            abandon(self._host)
         self._forget_run()
         async with open_host(
             config.secret_key, self._listen, announce=config.announce or None, limits=config.limits
