@@ -39,6 +39,7 @@ from p2pgrid.log.erasing import LogFiles, check_all_known, erase_salts
 from p2pgrid.log.witness import WitnessStore
 from p2pgrid.net.bootstrap_peers import load_bootstrap_peers
 from p2pgrid.net.lookup_keys import PROVIDER, country_key
+from p2pgrid.net.peer_address import Health
 
 if TYPE_CHECKING:
     from p2pgrid.client.domains import DomainChecker
@@ -84,6 +85,7 @@ class Client:
         """Who buys, `12D3KooW...`; known once it is started."""
         self._stack = AsyncExitStack()
         self._purchaser: Purchaser | None = None
+        self._finder: LateNetwork | None = None
 
     async def __aenter__(self) -> Self:
         """Start. Raises UsageError (the key), LocalError (the ledger is in use, or cannot be written)."""
@@ -94,6 +96,7 @@ class Client:
             ledger = await asyncio.to_thread(SqliteLedger.open, self.data.ledger_file)
             stack.push_async_callback(ledger.aclose)
             finder = await stack.enter_async_context(LateNetwork(key, self.network_name, bootstrap=self.bootstrap))
+            self._finder = finder
             if not self._joins_late:
                 await finder.joined()
             keys = [PROVIDER, *map(country_key, self.config.countries)]
@@ -154,6 +157,11 @@ class Client:
         logs = self.data.logs_of_own_keys()
         check_all_known([LogFiles(*one) for one in logs], self.data.log_files)
         return await asyncio.to_thread(erase_salts, [LogFiles(*one) for one in logs], record_ids)
+
+    @property
+    def network_health(self) -> Health | None:
+        """How the network fares; None while it is not joined."""
+        return self._finder.health() if self._finder is not None else None
 
     @property
     def purchaser(self) -> Purchaser:

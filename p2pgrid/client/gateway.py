@@ -38,6 +38,7 @@ from p2pgrid.http.message import JSON, Request, Response
 from p2pgrid.http.reader import ReaderLimits
 from p2pgrid.http.server import Server
 from p2pgrid.http.server import serve as serve_http
+from p2pgrid.net.peer_address import Health
 from p2pgrid.proto.messages import ENDPOINTS
 from p2pgrid.proto.wire import MAX_BODY_BYTES
 from p2pgrid.units import format_amount_eur
@@ -53,6 +54,7 @@ _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 _MODEL_PATH: Final = "/v1/models/"
 _STREAM_HEADERS: Final = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
 
+_HEALTH_SHOWN: Final = ("running", "bootstrap_reached", "connected_peers", "restarts", "stalled_s")
 _Handler = Callable[[Request, Reply], Response | Coroutine[Any, Any, Response | None]]
 
 
@@ -66,11 +68,13 @@ class Gateway:
         network: str,
         api_key: str | None = None,
         n_links: Callable[[], int] | None = None,
+        network_health: Callable[[], Health | None] = lambda: None,
     ) -> None:
-        """`n_links`: links that are ready, where other processes have some too."""
+        """`n_links`: links that are ready, where other processes have some too. `network_health`: in this process."""
         self._purchaser = purchaser
         self._n_links = n_links or (lambda: purchaser.sessions.n_ready)
         self._network = network
+        self._network_health = network_health
         self._api_key = api_key
         self._routes: dict[str, dict[str, _Handler]] = {
             "/": _reading(self._home),
@@ -147,7 +151,17 @@ class Gateway:
 
     def _health(self, _: Request) -> Response:
         offers = len(self._purchaser.book.offers())
-        return _json({"status": "ok", "network": self._network, "offers": offers, "links": self._n_links()})
+        health = self._network_health()
+        libp2p = None if health is None else {name: getattr(health, name) for name in _HEALTH_SHOWN}
+        return _json(
+            {
+                "status": "ok",
+                "network": self._network,
+                "offers": offers,
+                "links": self._n_links(),
+                "libp2p": libp2p,
+            }
+        )
 
     def _models(self, _: Request) -> Response:
         return _json({"object": "list", "data": model_list(self._purchaser.market.models(), unix_ms())})

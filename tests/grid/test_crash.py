@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import openai
 import pytest
 
 from p2pgrid.demo.grid import NETWORK, Grid
 from p2pgrid.demo.processes import NodeProcess
-from tests.grid.conftest import MODEL, FakeEngine, audit_everything, get, p2pgrid, receipts, until
+from tests.grid.conftest import MODEL, FakeEngine, get, p2pgrid, receipts, until
 from tests.grid.test_sales import program
 
 pytestmark = pytest.mark.process
@@ -71,6 +70,13 @@ class FaultyGrid(Grid):
             health: dict[str, Any] = await response.json()
             return health
 
+    async def gateway_health(self) -> dict[str, Any]:
+        assert self.gateway is not None
+        url = str(self.gateway.ready["base_url"]).removesuffix("/v1")
+        async with aiohttp.ClientSession() as session, session.get(f"{url}/health") as response:
+            health: dict[str, Any] = await response.json()
+            return health
+
     async def network_health(self, *names: str) -> list[Any]:
         network = (await self.health())["network"]
         return [network[name] for name in names]
@@ -123,6 +129,8 @@ async def test_a_sale_over_the_direct_road_does_not_notice(
     assert log in faulty.operator.log.read_text()
     assert log in faulty.gateway.log.read_text()  # type: ignore[union-attr]
     assert await faulty.link() == "direct"
+    gateway = await faulty.gateway_health()
+    assert (gateway["links"], gateway["libp2p"]["restarts"], gateway["libp2p"]["running"]) == (1, 1, True)
     # It is announced anew, where it was before, and strangers find it.
     await until(lambda: faulty.network_health("stalled_s"), [0.0])
 
