@@ -48,6 +48,7 @@ from p2pgrid.errors import LocalError, Unreachable, UsageError
 from p2pgrid.ledger.service import LedgerService
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.log.erasing import LogFiles, check_all_known, erase_salts
+from p2pgrid.net.limits import Allowance, Seats
 from p2pgrid.net.relayed_road import pass_on
 from p2pgrid.processes.accepting import Acceptor, ConnectionGone, Handed, hand_over
 from p2pgrid.processes.bus import Bus
@@ -91,7 +92,7 @@ class GatewayWorkers(WorkerSet):
         self._memory = make_memory(n + 1, len(COLUMNS))
         self._counters = SharedCounters(self._memory, n + 1, COLUMNS, _MAIN_ROW)
         most = SERVER_LIMITS.connections * n
-        self._acceptor = Acceptor(max_connections=most, max_connections_per_caller=most)
+        self._acceptor = Acceptor(Seats(Allowance(total=most, per_address=most)))
 
     @property
     def addresses(self) -> list[tuple[str, int]]:

@@ -15,12 +15,12 @@ import logging
 import secrets
 import socket
 import ssl
-from collections import Counter
 from typing import Final
 
 from p2pgrid.errors import LocalError, ProtocolViolation, RemoteError, Unreachable
 from p2pgrid.net import tls
 from p2pgrid.net.connection import WRITE_STALL_S, Admit, LinkConnection, OnStream
+from p2pgrid.net.limits import Seats
 from p2pgrid.net.listening import ListenLimits, caller_of, close_links
 from p2pgrid.proto.frame import NONCE_BYTES
 from p2pgrid.proto.keys import PublicKey, SecretKey
@@ -119,12 +119,13 @@ class DirectListener:
         self._limits = limits
         self._sockets: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
-        self._per_address: Counter[str] = Counter()
+        self._seats = Seats(limits.allowance())
+        self._connects = limits.connects()
         self._tasks: set[asyncio.Task[None]] = set()
         self.connections: set[LinkConnection] = set()
         """The links whose TLS handshake is done."""
         self.refused_connections = 0
-        """Callers turned away because of the caps."""
+        """Callers turned away because of the caps, and the rate."""
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -170,15 +171,13 @@ class DirectListener:
                 await asyncio.sleep(_ACCEPT_PAUSE_S)
                 continue
             caller = caller_of(address[0])
-            if (
-                len(self._tasks) >= self._limits.max_connections
-                or self._per_address[caller] >= self._limits.max_connections_per_address
-            ):
+            if not self._connects.take(caller, loop.time()) or not self._seats.take(caller):
                 self.refused_connections += 1
-                log.info("a connection from %s was refused: %d are open from there", caller, self._per_address[caller])
+                log.info(
+                    "a connection from %s was refused: %d are open from there", caller, self._seats.held_by(caller)
+                )
                 tcp.close()
                 continue
-            self._per_address[caller] += 1
             task = self.take(tcp, _format_address(address[0], address[1]))
             task.add_done_callback(functools.partial(self._left, caller))
 
@@ -190,9 +189,7 @@ class DirectListener:
         return task
 
     def _left(self, caller: str, _: asyncio.Task[None]) -> None:
-        self._per_address[caller] -= 1
-        if not self._per_address[caller]:
-            del self._per_address[caller]
+        self._seats.leave(caller)
 
     def _gone(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

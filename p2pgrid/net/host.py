@@ -7,6 +7,8 @@
 | invalid UTF-8 in a protocol's name raises there | a malformed name is a failed negotiation |
 | a protocol's name may be announced as long as 2^64 bytes, before any key is proven | 1 KiB |
 | the resource manager makes streams over its limit wait, and lets too few connections through | own caps |
+| a protocol's handler is called for as many streams as a peer opens | each stands behind a door (doors.py) |
+| identify keeps up to 1 MiB of each of 1,000 peers; ping answers at any rate, and forgets no peer | identify.py, ping.py |
 | two processes may listen on one port, and share its connections at random (SO_REUSEPORT) | checked first |
 | what a peer says it sees as our address is told to others | ignored |
 """
@@ -17,8 +19,7 @@ import errno
 import logging
 import socket
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,6 +30,7 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
 from libp2p.exceptions import ParseError
 from libp2p.host.basic_host import BasicHost
+from libp2p.host.ping import ID as PING_ID
 from libp2p.io.exceptions import IOException, MessageTooLarge
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.peer.id import ID
@@ -42,13 +44,17 @@ from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 from multiaddr import Multiaddr
 
 from p2pgrid.errors import LocalError
-from p2pgrid.net import libp2p_logs
+from p2pgrid.net import identify, libp2p_logs
 from p2pgrid.net.addresses import announced
+from p2pgrid.net.doors import Doors, Handler, caller_of_connection
+from p2pgrid.net.limits import Allowance, Rates, Seats
 from p2pgrid.net.peerstore import OwnKeyPeerStore
+from p2pgrid.net.ping import answer_pings
 from p2pgrid.net.shielding import shielded_for
 from p2pgrid.net.swarm import DIAL_TIMEOUT_S, GridSwarm
 from p2pgrid.net.tcp import BufferedTcp
 from p2pgrid.net.yamux import ShieldedMuxer, SteadyStream
+from p2pgrid.net.yamux_frames import Throttle
 from p2pgrid.proto.keys import SecretKey
 
 logger = logging.getLogger(__name__)
@@ -61,12 +67,40 @@ _CLOSE_TIMEOUT_S: Final = 3.0
 
 @dataclass(frozen=True, slots=True)
 class HostLimits:
-    """Caps on what peers may hold open. A connection costs about 100 KB, a stream a few."""
+    """What peers may hold open, and do in a time. A connection costs about 100 KB and 10 ms, a stream 5 KB and 3 ms.
+
+    What is open is refused past its cap; what is done too fast waits. Rates are those of one address, for all of its
+    connections together: `burst` at once, then `per_s`. Peers that we dialled may do `dialled_factor` times as much.
+    """
 
     max_connections: int = 400
     max_inbound_per_ip: int = 64
+    """An eighth of it once half of all connections are taken."""
     max_inbound_streams: int = 1024
     max_inbound_streams_per_connection: int = 64
+    connects_burst: int = 256
+    connects_per_s: float = 8.0
+    opens_burst: int = 1000
+    """Streams."""
+    opens_per_s: float = 100.0
+    frames_burst: int = 50_000
+    """Frames of yamux (35 to 70 us each), save those of links, and messages of Noise."""
+    frames_per_s: float = 5_000.0
+    dialled_factor: float = 4.0
+
+
+class GridHost(BasicHost):  # type: ignore[misc]
+    """A host whose handlers, libp2p's own among them, each stand behind a door."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.doors = Doors()
+        for protocol, handler in list(self.multiselect.handlers.items()):
+            self.set_stream_handler(protocol, handler)
+        self.set_stream_handler(PING_ID, answer_pings(self.doors.pace))
+
+    def set_stream_handler(self, protocol_id: Any, stream_handler: Handler) -> None:
+        super().set_stream_handler(protocol_id, self.doors.guard(protocol_id, stream_handler))
 
 
 @asynccontextmanager
@@ -84,8 +118,9 @@ async def open_host(
     libp2p_logs.quieten()
     communicator_module.read_delim = _read_protocol_name
     yamux_module.YamuxStream = SteadyStream  # yamux makes its streams of whatever has this name there
+    identify.install()
     swarm = _make_swarm(secret_key, limits or HostLimits())
-    host = BasicHost(
+    host = GridHost(
         network=swarm,
         negotiate_timeout=NEGOTIATION_TIMEOUT_S,
         addrs_factory=(lambda bound: list(announce)) if announce else announced,
@@ -148,6 +183,7 @@ def _make_swarm(secret_key: SecretKey, limits: HostLimits) -> GridSwarm:
         NEGOTIATION_TIMEOUT_S,
     )
     upgrader.muxer_multistream = ShieldedMuxer({YAMUX_ID: Yamux}, NEGOTIATION_TIMEOUT_S)
+    upgrader.muxer_multistream.throttle_of = _throttles(limits)
     peerstore = OwnKeyPeerStore(peer_id)
     peerstore.add_key_pair(peer_id, keys)
     return GridSwarm(
@@ -164,8 +200,31 @@ def _make_swarm(secret_key: SecretKey, limits: HostLimits) -> GridSwarm:
             max_connections_per_peer=1,
             dial_timeout=DIAL_TIMEOUT_S,
         ),
-        max_inbound_per_ip=limits.max_inbound_per_ip,
+        seats=Seats(
+            Allowance(
+                total=limits.max_connections,
+                per_address=limits.max_inbound_per_ip,
+                crowded_per_address=max(1, limits.max_inbound_per_ip // 8),
+            )
+        ),
+        connects=Rates(limits.connects_burst, limits.connects_per_s),
     )
+
+
+def _throttles(limits: HostLimits) -> Callable[[Any], Throttle]:
+    """For a secured connection: how fast its peer may talk."""
+
+    def rates(factor: float) -> tuple[Rates, Rates]:
+        opens = Rates(limits.opens_burst * factor, limits.opens_per_s * factor)
+        return opens, Rates(limits.frames_burst * factor, limits.frames_per_s * factor)
+
+    accepted, dialled = rates(1.0), rates(limits.dialled_factor)
+
+    def of(secured: Any) -> Throttle:
+        address = caller_of_connection(secured.get_remote_address(), secured.get_remote_peer())
+        return Throttle(address, *(dialled if secured.is_initiator else accepted))
+
+    return of
 
 
 async def _read_protocol_name(reader: Any) -> bytes:
@@ -185,21 +244,16 @@ class _StreamGuard:
 
     def __init__(self, inner: Any, limits: HostLimits) -> None:
         self._inner = inner
-        self._limits = limits
-        self._open = 0
-        self._open_by_connection: Counter[int] = Counter()
+        self._seats = Seats(
+            Allowance(total=limits.max_inbound_streams, per_address=limits.max_inbound_streams_per_connection)
+        )
         self._reported_at: dict[str, float] = {}
 
     async def __call__(self, stream: Any) -> None:
-        connection = id(stream.muxed_conn)
-        if (
-            self._open >= self._limits.max_inbound_streams
-            or self._open_by_connection[connection] >= self._limits.max_inbound_streams_per_connection
-        ):
+        connection = str(id(stream.muxed_conn))
+        if not self._seats.take(connection):
             await stream.reset()
             return
-        self._open += 1
-        self._open_by_connection[connection] += 1
         try:
             await self._inner(stream)
         except (IOException, MuxedStreamError) as error:
@@ -209,10 +263,7 @@ class _StreamGuard:
             self._report(stream, error)
             await stream.reset()
         finally:
-            self._open -= 1
-            self._open_by_connection[connection] -= 1
-            if not self._open_by_connection[connection]:
-                del self._open_by_connection[connection]
+            self._seats.leave(connection)
 
     def _report(self, stream: Any, error: Exception) -> None:
         """Once a minute for each kind: a peer that can cause it must not fill the log."""

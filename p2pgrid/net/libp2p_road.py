@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import Counter
 from typing import Any, Final
 
 import trio
@@ -24,6 +23,7 @@ from p2pgrid.errors import ProtocolViolation, Unreachable
 from p2pgrid.net.connection import Admit, LinkConnection, OnStream, Road
 from p2pgrid.net.host import open_stream
 from p2pgrid.net.kad_query import Contact
+from p2pgrid.net.limits import Seats
 from p2pgrid.net.listening import ListenLimits, caller_of, close_links
 from p2pgrid.net.session_stream import SessionStream
 from p2pgrid.net.stream_road import StreamRoad
@@ -89,13 +89,14 @@ class SessionListener:
         self._admit = admit
         self._limits = limits or ListenLimits()
         self._is_closed = False
-        self._open = 0
-        self._per_address: Counter[str] = Counter()
-        self._per_peer: Counter[str] = Counter()
+        self.seats = Seats(self._limits.allowance(by_peer=True))
         self.connections: set[LinkConnection] = set()
         """The links that live, their own handshake done or not."""
-        self.refused_connections = 0
+
+    @property
+    def refused_connections(self) -> int:
         """Callers turned away because of the caps."""
+        return self.seats.refused
 
     async def aclose(self, *, drain_s: float = 10.0, message: str = "the provider is shutting down") -> None:
         """Take no more links or streams, give open streams `drain_s` to finish, then close everything."""
@@ -107,32 +108,17 @@ class SessionListener:
         session = SessionStream(stream)
         extra = _extra_of(session)
         peer_id, address = extra["peer_id"], caller_of(extra["peername"][0]) if extra["peername"] else ""
-        limits = self._limits
-        if (
-            self._is_closed
-            or self._open >= limits.max_connections
-            or self._per_address[address] >= limits.max_connections_per_address
-            or self._per_peer[peer_id] >= limits.max_connections_per_peer
-        ):
-            self.refused_connections += 1
-            log.info("a link of %s over libp2p was refused: %d are open", peer_id, self._per_peer[peer_id])
+        if self._is_closed or not self.seats.take(address, peer_id):
+            log.info("a link of %s over libp2p was refused: %d are open", peer_id, self.seats.taken)
             await stream.reset()
             return
-        self._count(peer_id, address, 1)
         try:
             road = StreamRoad(self._loop)
             road.lay_on(session, extra)
             self._loop.call_soon_threadsafe(self._accept, road, peer_id)
             await road.run()
         finally:
-            self._count(peer_id, address, -1)
-
-    def _count(self, peer_id: str, address: str, change: int) -> None:
-        self._open += change
-        for counter, key in ((self._per_peer, peer_id), (self._per_address, address)):
-            counter[key] += change
-            if not counter[key]:
-                del counter[key]
+            self.seats.leave(address, peer_id)
 
     def _accept(self, road: StreamRoad, peer_id: str) -> None:
         """On the loop: lay a link on the road."""
