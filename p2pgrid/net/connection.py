@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Final, cast
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 WRITE_BUFFER_BYTES: Final = 256 * 1024
 """When the road holds this much, bulk waits with its producers; `WRITE_STALL_S` later the link is given up."""
 WRITE_STALL_S: Final = 30.0
+SPENT_AT_ONCE_S: Final = 0.005
 LINGER_S: Final = 2.0
 """How long a closing link may take to hand over its last words."""
 
@@ -43,6 +45,8 @@ OnStream = Callable[[Stream], StreamHandler]
 """Called when the peer opens a stream; raise Refused to reset it with REFUSED and the message."""
 Admit = Callable[[PublicKey], None]
 """Called on a listener's side with a dialler's proven key; raise Refused to turn it away."""
+Spend = Callable[[float], float]
+"""Called with the seconds that dealing with a peer's bytes has taken; how many seconds nothing more is read of it."""
 VerifyRoad = Callable[[asyncio.Transport], None]
 """Called with a road before anything is sent or read; raise RemoteError to leave it."""
 
@@ -64,6 +68,7 @@ class LinkConnection(asyncio.Protocol):
         verify_road: VerifyRoad | None = None,
         write_stall_s: float = WRITE_STALL_S,
         road: Road = Road.DIRECT,
+        spend: Spend | None = None,
     ) -> None:
         self.road = road
         self.name = name
@@ -77,6 +82,10 @@ class LinkConnection(asyncio.Protocol):
         self._admit = admit
         self._verify_road = verify_road
         self._write_stall_s = write_stall_s
+        self._spend = spend
+        self._took_s = 0.0
+        """Time that dealing with what came has taken, and that was not spent yet."""
+        self._rest_timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
         self._streams: dict[int, Stream] = {}
         self._reason: P2pgridError | None = None
@@ -169,6 +178,30 @@ class LinkConnection(asyncio.Protocol):
             self._schedule_flush()
 
     def data_received(self, data: bytes) -> None:
+        if self._spend is None:
+            self._deal_with(data)
+            return
+        began_s = time.perf_counter()
+        self._deal_with(data)
+        self._took_s += time.perf_counter() - began_s
+        if self._took_s >= SPENT_AT_ONCE_S:
+            took_s, self._took_s = self._took_s, 0.0
+            if (rest_s := self._spend(took_s)) and self._transport is not None and not self._closing:
+                self._rest(rest_s)
+
+    def _rest(self, rest_s: float) -> None:
+        """Read no more for a while: the peer's bytes wait in the sockets."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+            self._cancel_rest()
+            self._rest_timer = self._loop.call_later(rest_s, self._go_on)
+
+    def _go_on(self) -> None:
+        self._rest_timer = None
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _deal_with(self, data: bytes) -> None:
         streams = self._streams
         self._is_reading, error = True, None
         try:
@@ -209,6 +242,7 @@ class LinkConnection(asyncio.Protocol):
         self._wake_writers()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel_rest()
         if not self._closing:
             why = f": {exc}" if exc else ", the other side closed it."
             self._shut(Unreachable(f"the link to {self.name} was lost{why}"), abort=True)
@@ -404,6 +438,11 @@ class LinkConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _cancel_rest(self) -> None:
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+            self._rest_timer = None
 
     def _cancel_stall_timer(self) -> None:
         if self._stall_timer is not None:

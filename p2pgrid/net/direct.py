@@ -121,6 +121,7 @@ class DirectListener:
         self._accepting: list[asyncio.Task[None]] = []
         self._seats = Seats(limits.allowance())
         self._connects = limits.connects()
+        self._spend_of = limits.shares()
         self._tasks: set[asyncio.Task[None]] = set()
         self.connections: set[LinkConnection] = set()
         """The links whose TLS handshake is done."""
@@ -210,6 +211,7 @@ class DirectListener:
             admit=self._admit,
             verify_road=_verify_alpn,
             write_stall_s=limits.write_stall_s,
+            spend=self._spend_of(_caller_at(tcp)),
         )
         try:
             await loop.connect_accepted_socket(
@@ -261,6 +263,14 @@ def _verify_listener(provider: PublicKey, address: str, transport: asyncio.Trans
             f"at {address} is another peer: {found} answered, {provider} was expected.",
             hint="Look up the provider's present addresses.",
         )
+
+
+def _caller_at(tcp: socket.socket) -> str:
+    """What the caller is counted by; empty where it has left."""
+    try:
+        return caller_of(tcp.getpeername()[0])
+    except OSError:
+        return ""
 
 
 def _format_address(host: str, port: int) -> str:

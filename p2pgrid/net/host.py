@@ -8,7 +8,8 @@
 | a protocol's name may be announced as long as 2^64 bytes, before any key is proven | 1 KiB |
 | the resource manager makes streams over its limit wait, and lets too few connections through | own caps |
 | a protocol's handler is called for as many streams as a peer opens | each stands behind a door (doors.py) |
-| identify keeps up to 1 MiB of each of 1,000 peers; ping answers at any rate, and forgets no peer | identify.py, ping.py |
+| identify keeps up to 1 MiB of each of 1,000 peers | identify.py |
+| ping is answered at any rate, and whoever asked is remembered for good | ping.py |
 | two processes may listen on one port, and share its connections at random (SO_REUSEPORT) | checked first |
 | what a peer says it sees as our address is told to others | ignored |
 """

@@ -2,7 +2,7 @@
 
 | fault | here |
 |---|---|
-| a message may have 1 MiB, and its addresses and protocol names are kept for 1,000 peers | 16 KiB, 32 addresses, 256 names |
+| a message may have 1 MiB, and all in it is kept, for 1,000 peers | 16 KiB, of them 32 addresses and 256 names |
 | a peer may push another as often as it likes, and each costs a signature check | `doors.py`, `yamux_frames.Throttle` |
 
 (https://github.com/libp2p/specs/blob/master/identify/README.md.)

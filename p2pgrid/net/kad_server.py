@@ -4,7 +4,7 @@
 |---|---|
 | the protocol id is fixed to `/ipfs/kad/1.0.0` | `_Renamed` shows the library a host on which that name means ours |
 | whoever asks enters the routing table, clients too | nobody does by asking; `dht.py` admits who answered |
-| 12 streams at once with no time limit, so that 12 idle ones block the DHT | 256, at most 8 for a peer (doors.py), timed |
+| 12 streams at once with no time limit, so that 12 idle ones block the DHT | 256, 8 for a peer (doors.py), timed |
 | requests on one stream are answered as fast as they come | 50 a second for an address, after a burst |
 | values of up to 1 MiB are stored for anyone, without validation | none are: the validator knows no namespace |
 | requests of up to 4 MiB are read | 16 KiB |

@@ -90,6 +90,7 @@ class SessionListener:
         self._limits = limits or ListenLimits()
         self._is_closed = False
         self.seats = Seats(self._limits.allowance(by_peer=True))
+        self._spend_of = self._limits.shares()
         self.connections: set[LinkConnection] = set()
         """The links that live, their own handshake done or not."""
 
@@ -115,12 +116,12 @@ class SessionListener:
         try:
             road = StreamRoad(self._loop)
             road.lay_on(session, extra)
-            self._loop.call_soon_threadsafe(self._accept, road, peer_id)
+            self._loop.call_soon_threadsafe(self._accept, road, peer_id, address or peer_id)
             await road.run()
         finally:
             self.seats.leave(address, peer_id)
 
-    def _accept(self, road: StreamRoad, peer_id: str) -> None:
+    def _accept(self, road: StreamRoad, peer_id: str, caller: str) -> None:
         """On the loop: lay a link on the road."""
         if self._is_closed:
             road.abort()
@@ -138,6 +139,7 @@ class SessionListener:
             admit=self._admit,
             write_stall_s=self._limits.write_stall_s,
             road=Road.LIBP2P,
+            spend=self._spend_of(caller),
         )
         self.connections.add(connection)
         connection.closed.add_done_callback(lambda closed: self._gone(connection))

@@ -3,10 +3,10 @@
 Peer ids cost nothing to make, so whatever a peer may have, its address has a bound too (`listening.caller_of`: an IPv4
 address, or the /64 of an IPv6 one). Time is an argument; nothing here waits or knows a socket.
 
-| here | what it bounds | who uses it |
+| here | bounds | of |
 |---|---|---|
-| `Seats` | how many at once | connections (swarm.py, direct.py), streams by protocol (doors.py), links (libp2p_road.py) |
-| `Rates` | how many in a time | connections (swarm.py, direct.py), frames and streams (yamux_frames.py), answers (doors.py) |
+| `Seats` | how many at once | connections (swarm.py, direct.py), streams (doors.py), links (libp2p_road.py) |
+| `Rates` | how many in a time | connections (as above), streams and frames (yamux_frames.py), answers (doors.py) |
 | `TimeShare` | how much of our time | what comes over a link (connection.py) |
 """
 

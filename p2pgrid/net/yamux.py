@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 WRITE_TIMEOUT_S: Final = 10.0
 """A frame of at most 64 KiB that the peer's socket does not take in this time."""
-MAX_UNREAD_BYTES: Final = 4 * 1024 * 1024
+MAX_UNREAD_BYTES: Final = 1024 * 1024
 """Received and not read by our handlers, over all streams of one connection."""
 
 
