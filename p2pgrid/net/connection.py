@@ -18,6 +18,7 @@ from enum import StrEnum
 from typing import Any, Final, cast
 
 from p2pgrid.errors import P2pgridError, Refused, RemoteError, Unreachable
+from p2pgrid.net.rest import Rest, Spend
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.proto.frame import GoawayCode, ResetCode, goaway_name, reset_name
 from p2pgrid.proto.keys import PublicKey
@@ -29,7 +30,6 @@ log = logging.getLogger(__name__)
 WRITE_BUFFER_BYTES: Final = 256 * 1024
 """When the road holds this much, bulk waits with its producers; `WRITE_STALL_S` later the link is given up."""
 WRITE_STALL_S: Final = 30.0
-SPENT_AT_ONCE_S: Final = 0.005
 LINGER_S: Final = 2.0
 """How long a closing link may take to hand over its last words."""
 
@@ -45,8 +45,6 @@ OnStream = Callable[[Stream], StreamHandler]
 """Called when the peer opens a stream; raise Refused to reset it with REFUSED and the message."""
 Admit = Callable[[PublicKey], None]
 """Called on a listener's side with a dialler's proven key; raise Refused to turn it away."""
-Spend = Callable[[float], float]
-"""Called with the seconds that dealing with a peer's bytes has taken; how many seconds nothing more is read of it."""
 VerifyRoad = Callable[[asyncio.Transport], None]
 """Called with a road before anything is sent or read; raise RemoteError to leave it."""
 
@@ -82,10 +80,7 @@ class LinkConnection(asyncio.Protocol):
         self._admit = admit
         self._verify_road = verify_road
         self._write_stall_s = write_stall_s
-        self._spend = spend
-        self._took_s = 0.0
-        """Time that dealing with what came has taken, and that was not spent yet."""
-        self._rest_timer: asyncio.TimerHandle | None = None
+        self._rest = Rest(spend) if spend is not None else None
         self._transport: asyncio.Transport | None = None
         self._streams: dict[int, Stream] = {}
         self._reason: P2pgridError | None = None
@@ -178,28 +173,12 @@ class LinkConnection(asyncio.Protocol):
             self._schedule_flush()
 
     def data_received(self, data: bytes) -> None:
-        if self._spend is None:
+        if self._rest is None:
             self._deal_with(data)
             return
         began_s = time.perf_counter()
         self._deal_with(data)
-        self._took_s += time.perf_counter() - began_s
-        if self._took_s >= SPENT_AT_ONCE_S:
-            took_s, self._took_s = self._took_s, 0.0
-            if (rest_s := self._spend(took_s)) and self._transport is not None and not self._closing:
-                self._rest(rest_s)
-
-    def _rest(self, rest_s: float) -> None:
-        """Read no more for a while: the peer's bytes wait in the sockets."""
-        if self._transport is not None:
-            self._transport.pause_reading()
-            self._cancel_rest()
-            self._rest_timer = self._loop.call_later(rest_s, self._go_on)
-
-    def _go_on(self) -> None:
-        self._rest_timer = None
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        self._rest.took(time.perf_counter() - began_s, self._transport)
 
     def _deal_with(self, data: bytes) -> None:
         streams = self._streams
@@ -242,7 +221,8 @@ class LinkConnection(asyncio.Protocol):
         self._wake_writers()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._cancel_rest()
+        if self._rest is not None:
+            self._rest.cancel()
         if not self._closing:
             why = f": {exc}" if exc else ", the other side closed it."
             self._shut(Unreachable(f"the link to {self.name} was lost{why}"), abort=True)
@@ -438,11 +418,6 @@ class LinkConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    def _cancel_rest(self) -> None:
-        if self._rest_timer is not None:
-            self._rest_timer.cancel()
-            self._rest_timer = None
 
     def _cancel_stall_timer(self) -> None:
         if self._stall_timer is not None:
