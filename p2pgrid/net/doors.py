@@ -1,7 +1,7 @@
 """Who may have how many streams of which protocol at once. Every handler of the host stands behind such a door.
 
 A stream that finds no seat is reset; its caller takes that for a peer that is busy. How often streams may be opened is
-bounded for all protocols together (`yamux_frames.Throttle`), and how often one that is open is answered, by `paced`.
+bounded for all protocols together (`yamux_frames.Throttle`), and how often one that is open is answered, by `pace`.
 """
 
 from __future__ import annotations
@@ -33,9 +33,6 @@ KAD_SUFFIX: Final = "/kad/1.0.0"
 KAD_ALLOWANCE: Final = Allowance(total=256, per_address=64, per_peer=8)
 OTHERS: Final = Allowance(total=1024, per_address=256, per_peer=64)
 """For protocols that keep caps of their own: links, relayed circuits."""
-ANSWER_BURST: Final = 500.0
-ANSWERS_PER_S: Final = 50.0
-"""Answers on streams that carry many requests, for one address."""
 
 
 def allowance_of(protocol: str) -> Allowance:
@@ -53,10 +50,11 @@ def caller_of_connection(remote: tuple[str, int] | None, peer_id: Any) -> str:
 class Doors:
     """The doors of one host."""
 
-    def __init__(self) -> None:
+    def __init__(self, answers: Rates) -> None:
+        """`answers`: on streams that carry many requests, for one address."""
         self.seats: dict[str, Seats] = {}
         """By protocol id."""
-        self._answers = Rates(ANSWER_BURST, ANSWERS_PER_S)
+        self._answers = answers
 
     def guard(self, protocol: str, handler: Handler) -> Handler:
         """The handler, for those who find a seat."""

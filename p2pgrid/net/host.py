@@ -87,15 +87,20 @@ class HostLimits:
     frames_burst: int = 50_000
     """Frames of yamux (35 to 70 us each), save those of links, and messages of Noise."""
     frames_per_s: float = 5_000.0
+    answers_burst: int = 500
+    """On streams that carry many requests: the DHT's, pings."""
+    answers_per_s: float = 50.0
     dialled_factor: float = 4.0
+    handshake_s: float = 10.0
+    """What an accepted connection may take until it is secured and multiplexed."""
 
 
 class GridHost(BasicHost):  # type: ignore[misc]
     """A host whose handlers, libp2p's own among them, each stand behind a door."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, limits: HostLimits, **options: Any) -> None:
         super().__init__(**options)
-        self.doors = Doors()
+        self.doors = Doors(Rates(limits.answers_burst, limits.answers_per_s))
         for protocol, handler in list(self.multiselect.handlers.items()):
             self.set_stream_handler(protocol, handler)
         self.set_stream_handler(PING_ID, answer_pings(self.doors.pace))
@@ -120,14 +125,16 @@ async def open_host(
     communicator_module.read_delim = _read_protocol_name
     yamux_module.YamuxStream = SteadyStream  # yamux makes its streams of whatever has this name there
     identify.install()
-    swarm = _make_swarm(secret_key, limits or HostLimits())
+    limits = limits or HostLimits()
+    swarm = _make_swarm(secret_key, limits)
     host = GridHost(
+        limits,
         network=swarm,
         negotiate_timeout=NEGOTIATION_TIMEOUT_S,
         addrs_factory=(lambda bound: list(announce)) if announce else announced,
         disable_identify_address_discovery=True,
     )
-    swarm.set_stream_handler(_StreamGuard(swarm.common_stream_handler, limits or HostLimits()))
+    swarm.set_stream_handler(_StreamGuard(swarm.common_stream_handler, limits))
     for address in listen:
         check_free(address)
     async with host.run(listen):
@@ -200,6 +207,7 @@ def _make_swarm(secret_key: SecretKey, limits: HostLimits) -> GridSwarm:
             high_watermark=limits.max_connections * 3 // 4,  # above it, idle connections are closed, 20 at a time
             max_connections_per_peer=1,
             dial_timeout=DIAL_TIMEOUT_S,
+            inbound_upgrade_timeout=limits.handshake_s,
         ),
         seats=Seats(
             Allowance(
