@@ -15,10 +15,12 @@ from libp2p.identity.identify.pb.identify_pb2 import Identify
 from libp2p.identity.identify_push.identify_push import ID_PUSH as IDENTIFY_PUSH
 from libp2p.io.exceptions import IOException
 from libp2p.io.utils import read_exactly
+from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from libp2p.network.stream.exceptions import StreamError
-from libp2p.utils.varint import encode_varint_prefixed
+from libp2p.utils.varint import encode_varint_prefixed, read_varint_prefixed_bytes_limited
 
 from p2pgrid.net import ping as ping_module
+from p2pgrid.net.dht import Dht
 from p2pgrid.net.doors import ALLOWANCES, allowance_of
 from p2pgrid.net.host import HostLimits
 from p2pgrid.net.identify import MAX_ADDRESSES, MAX_PROTOCOLS
@@ -236,6 +238,24 @@ def test_a_ping_that_stays_away_ends_its_stream(monkeypatch: pytest.MonkeyPatch)
             await stream.write(bytes(7))
             with trio.fail_after(5), pytest.raises(StreamError):
                 await stream.read(1)
+
+    run_trio(main)
+
+
+def test_requests_on_one_stream_of_the_dht_are_answered_at_a_rate() -> None:
+    async def main() -> None:
+        async with listening_host(HostLimits(answers_burst=5, answers_per_s=10)) as host, dialling_host() as peer:
+            Dht(host, "test", serve=True)
+            await connect(peer, host)
+            stream = await peer.new_stream(host.get_id(), ["/p2pgrid/test/kad/1.0.0"])
+            question = Message(type=Message.MessageType.FIND_NODE, key=bytes(32))
+            n = 0
+            with trio.move_on_after(SECONDS):
+                while True:
+                    await stream.write(encode_varint_prefixed(question.SerializeToString()))
+                    await read_varint_prefixed_bytes_limited(stream, 65_536)
+                    n += 1
+            assert 5 <= n <= 5 + 10 * SECONDS + 1
 
     run_trio(main)
 
