@@ -260,6 +260,42 @@ def test_requests_on_one_stream_of_the_dht_are_answered_at_a_rate() -> None:
     run_trio(main)
 
 
+@pytest.mark.parametrize(("n_bytes", "is_answered"), [(10_000, True), (20_000, False)])
+def test_a_request_to_the_dht_has_a_bounded_size(n_bytes: int, is_answered: bool) -> None:
+    async def main() -> None:
+        async with listening_host() as host, dialling_host() as peer:
+            Dht(host, "test", serve=True)
+            await connect(peer, host)
+            stream = await peer.new_stream(host.get_id(), ["/p2pgrid/test/kad/1.0.0"])
+            question = Message(type=Message.MessageType.FIND_NODE, key=bytes(32))
+            question.MergeFromString(b"\x9a\x06" + encode_varint_prefixed(bytes(n_bytes)))  # a field nobody knows
+            await stream.write(encode_varint_prefixed(question.SerializeToString()))
+            if is_answered:
+                assert await read_varint_prefixed_bytes_limited(stream, 65_536)
+            else:
+                with pytest.raises(StreamError):
+                    await stream.read(1)
+
+    run_trio(main)
+
+
+def test_who_asks_the_dht_does_not_enter_its_table() -> None:
+    """It may be a client, which answers nobody; those who answer are admitted by their answers."""
+
+    async def main() -> None:
+        async with listening_host() as host, listening_host() as peer:
+            dht, store = Dht(host, "test", serve=True), host.get_peerstore()
+            await connect(peer, host)
+            await until(lambda: store.has_peer(peer.get_id()) and store.addrs(peer.get_id()), "it is known by identify")
+            stream = await peer.new_stream(host.get_id(), ["/p2pgrid/test/kad/1.0.0"])
+            question = Message(type=Message.MessageType.FIND_NODE, key=bytes(32))
+            await stream.write(encode_varint_prefixed(question.SerializeToString()))
+            await read_varint_prefixed_bytes_limited(stream, 65_536)
+            assert dht.size == 0
+
+    run_trio(main)
+
+
 def a_long_story(n: int) -> bytes:
     """An identify message with so many protocols and addresses."""
     return encode_varint_prefixed(
