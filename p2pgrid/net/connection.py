@@ -67,10 +67,13 @@ class LinkConnection(asyncio.Protocol):
         write_stall_s: float = WRITE_STALL_S,
         road: Road = Road.DIRECT,
         spend: Spend | None = None,
+        caller: str = "",
     ) -> None:
         self.road = road
         self.name = name
         """For logs and messages: who and where."""
+        self.caller = caller
+        """What a dialler is counted by (`listening.caller_of`)."""
         self._loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.retired: asyncio.Future[None] = self._loop.create_future()

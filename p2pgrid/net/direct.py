@@ -199,8 +199,7 @@ class DirectListener:
 
     async def _serve(self, tcp: socket.socket, name: str) -> None:
         """One link, from its TLS handshake to its end."""
-        loop = asyncio.get_running_loop()
-        limits = self._limits
+        loop, limits, caller = asyncio.get_running_loop(), self._limits, _caller_at(tcp)
         link = Link.listener(
             self._own_key, secrets.token_bytes(NONCE_BYTES), limits=limits.link, now_ms=int(loop.time() * 1000)
         )
@@ -211,7 +210,8 @@ class DirectListener:
             admit=self._admit,
             verify_road=_verify_alpn,
             write_stall_s=limits.write_stall_s,
-            spend=self._spend_of(_caller_at(tcp)),
+            spend=self._spend_of(caller),
+            caller=caller,
         )
         try:
             await loop.connect_accepted_socket(

@@ -1,7 +1,8 @@
 """Who may have how many streams of which protocol at once. Every handler of the host stands behind such a door.
 
 A stream that finds no seat is reset; its caller takes that for a peer that is busy. How often streams may be opened is
-bounded for all protocols together (`yamux_frames.Throttle`), and how often one that is open is answered, by `pace`.
+bounded for all protocols together (`yamux_frames.Throttle`), for some by themselves (`PACED`), and how often one that
+is open is answered, by `pace`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ ALLOWANCES: Final = {
     "/http/1.1": Allowance(total=128, per_address=32, per_peer=16),
 }
 """Streams at once, by protocol id."""
+PACED: Final = {"/p2pgrid/log/1": (200.0, 20.0)}
+"""Protocols whose every stream reads or writes the disk: how many streams of an address at once, and a second."""
 KAD_SUFFIX: Final = "/kad/1.0.0"
 KAD_ALLOWANCE: Final = Allowance(total=256, per_address=64, per_peer=8)
 OTHERS: Final = Allowance(total=1024, per_address=256, per_peer=64)
@@ -59,6 +62,7 @@ class Doors:
     def guard(self, protocol: str, handler: Handler) -> Handler:
         """The handler, for those who find a seat."""
         seats = self.seats[protocol] = Seats(allowance_of(protocol))
+        paced = Rates(*PACED[protocol]) if protocol in PACED else None
 
         async def guarded(stream: Any) -> None:
             peer = str(stream.muxed_conn.peer_id)
@@ -67,6 +71,8 @@ class Doors:
                 await stream.reset()
                 return
             try:
+                if paced is not None and (pause_s := paced.spend(address, trio.current_time())):
+                    await trio.sleep(pause_s)
                 await handler(stream)
             finally:
                 seats.leave(address, peer)

@@ -140,6 +140,7 @@ class SessionListener:
             write_stall_s=self._limits.write_stall_s,
             road=Road.LIBP2P,
             spend=self._spend_of(caller),
+            caller=caller,
         )
         self.connections.add(connection)
         connection.closed.add_done_callback(lambda closed: self._gone(connection))

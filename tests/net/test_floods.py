@@ -19,13 +19,15 @@ from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.utils.varint import encode_varint_prefixed, read_varint_prefixed_bytes_limited
 
+from p2pgrid.net import doors as doors_module
 from p2pgrid.net import ping as ping_module
 from p2pgrid.net.dht import Dht
 from p2pgrid.net.doors import ALLOWANCES, allowance_of
 from p2pgrid.net.host import HostLimits
 from p2pgrid.net.identify import MAX_ADDRESSES, MAX_PROTOCOLS
+from p2pgrid.net.log_exchange import ask_log, serve_log
 from tests.net.raw_peer import ACK, DATA, PING, RST, SYN, WINDOW_UPDATE, RawPeer, frame, open_tcp, raw_peer
-from tests.net.trio_hosts import ECHO, connect, dialling_host, echo, listening_host, run_trio, until
+from tests.net.trio_hosts import ECHO, connect, contact, dialling_host, echo, listening_host, run_trio, until
 
 HOSTILE = "127.0.0.66"
 SECONDS = 1.5
@@ -191,6 +193,25 @@ def test_a_peer_has_so_many_streams_of_a_protocol_at_once(protocol: str) -> None
             for one in (*held, stream):
                 await one.reset()
             await until(lambda: not host.doors.seats[protocol].taken, "the seats are free")
+
+    run_trio(main)
+
+
+def test_streams_that_cost_a_disk_its_time_are_paced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(doors_module.PACED, "/p2pgrid/log/1", (3.0, 5.0))
+
+    async def main() -> None:
+        async def answer(request: bytes, asker: str) -> bytes:
+            return request
+
+        async with listening_host() as host, dialling_host() as peer:
+            serve_log(host, answer)
+            n = 0
+            with trio.move_on_after(SECONDS):
+                while True:
+                    assert await ask_log(peer, contact(host), b"question", 5) == b"question"
+                    n += 1
+            assert 3 <= n <= 3 + 5 * SECONDS + 1
 
     run_trio(main)
 

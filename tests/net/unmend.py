@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Edit:
-    """What stands in a file of p2pgrid/net, once, and what stands there instead."""
+    """What stands once in a file, named from p2pgrid/net, and what stands there instead."""
 
     file: str
     there: str
@@ -31,7 +31,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class Mend:
-    """What is taken away, and the tests of tests/net that must notice, each of them."""
+    """What is taken away, and the tests that must notice, each of them: named from tests/net."""
 
     name: str
     edits: tuple[Edit, ...]
@@ -539,6 +539,27 @@ MENDS = (
             "test_libp2p_road.py::test_a_peer_holds_no_more_links_than_it_may_and_others_still_come",
             "test_libp2p_road.py::test_the_other_caps_are_those_of_the_direct_road",
         ),
+    ),
+    Mend(
+        "streams that cost a disk its time come at any rate",
+        (
+            Edit(
+                "doors.py",
+                "                if paced is not None and (pause_s := paced.spend(address, trio.current_time())):",
+                "                if paced is not None and (pause_s := 0 * paced.spend(address, trio.current_time())):",
+            ),
+        ),
+        ("test_floods.py::test_streams_that_cost_a_disk_its_time_are_paced",),
+    ),
+    Mend(
+        "an address opens as many channels as it makes keys",
+        (Edit("../provider/control.py", "            shop.links.check_opening(self.stream.connection)\n", "            pass\n"),),
+        ("../provider/test_hostile.py::test_an_address_opens_so_many_channels_whatever_keys_it_makes",),
+    ),
+    Mend(
+        "an address asks about the log as often as it likes",
+        (Edit("../provider/log_exchange.py", "        self.shop.links.check_log_question(self.stream.connection)\n", ""),),
+        ("../provider/test_hostile.py::test_an_address_asks_so_much_about_the_log",),
     ),
     Mend(
         "a host that takes no turns is not noticed",
