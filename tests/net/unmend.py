@@ -553,12 +553,12 @@ MENDS = (
     ),
     Mend(
         "an address opens as many channels as it makes keys",
-        (Edit("../provider/control.py", "            shop.links.check_opening(self.stream.connection)\n", "            pass\n"),),
+        (Edit("../provider/control.py", "            shop.links.check_opening(", "            shop.links.note("),),
         ("../provider/test_hostile.py::test_an_address_opens_so_many_channels_whatever_keys_it_makes",),
     ),
     Mend(
         "an address asks about the log as often as it likes",
-        (Edit("../provider/log_exchange.py", "        self.shop.links.check_log_question(self.stream.connection)\n", ""),),
+        (Edit("../provider/log_exchange.py", "shop.links.check_log_question(", "shop.links.note("),),
         ("../provider/test_hostile.py::test_an_address_asks_so_much_about_the_log",),
     ),
     Mend(
