@@ -33,9 +33,10 @@ from p2pgrid.client.purchase import purchase_of
 from p2pgrid.client.purchaser import Purchaser
 from p2pgrid.client.text import printable
 from p2pgrid.errors import LocalError, P2pgridError, Refused, RemoteError, UsageError
-from p2pgrid.http.connection import Reply, ServerLimits
+from p2pgrid.http.limits import ServerLimits
 from p2pgrid.http.message import JSON, Request, Response
 from p2pgrid.http.reader import ReaderLimits
+from p2pgrid.http.reply import Reply
 from p2pgrid.http.server import Server
 from p2pgrid.http.server import serve as serve_http
 from p2pgrid.net.peer_address import Health

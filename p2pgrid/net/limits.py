@@ -13,6 +13,7 @@ address, or the /64 of an IPv6 one). Time is an argument; nothing here waits or 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,8 +38,10 @@ class Allowance:
 class Seats:
     """Places that callers take and leave. Who has one keeps it, however crowded it gets."""
 
-    def __init__(self, allowance: Allowance) -> None:
+    def __init__(self, allowance: Allowance, *, uncapped: Collection[str] = ()) -> None:
+        """`uncapped`: addresses that have no cap of their own."""
         self._allowance = allowance
+        self._uncapped = frozenset(uncapped)
         self._by_address: Counter[str] = Counter()
         self._by_peer: Counter[str] = Counter()
         self.taken = 0
@@ -54,7 +57,7 @@ class Seats:
             per_address = allowance.crowded_per_address
         if (
             self.taken >= allowance.total
-            or self._by_address[address] >= per_address
+            or (self._by_address[address] >= per_address and address not in self._uncapped)
             or (allowance.per_peer is not None and self._by_peer[peer] >= allowance.per_peer)
         ):
             self.refused += 1

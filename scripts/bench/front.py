@@ -28,7 +28,7 @@ from typing import Any
 import uvloop
 from aiohttp import web
 
-from p2pgrid.http.connection import Reply
+from p2pgrid.http.reply import Reply
 from p2pgrid.http.message import Request, Response
 from p2pgrid.http.server import serve
 

@@ -35,6 +35,12 @@ def test_where_half_is_taken_an_address_gets_less() -> None:
     assert seats.take("d")
 
 
+def test_an_address_without_a_cap_may_take_what_all_may() -> None:
+    seats = Seats(Allowance(total=8, per_address=2), uncapped=["a"])
+    assert [seats.take("b") for _ in range(3)] == [True, True, False]
+    assert [seats.take("a") for _ in range(7)] == [True] * 6 + [False]
+
+
 def test_a_seat_that_is_left_is_free_and_nothing_is_remembered() -> None:
     seats = Seats(Allowance(total=4, per_address=2, per_peer=1))
     for n in range(1000):
