@@ -38,23 +38,29 @@ _NOT_SUPPORTED: Final = "not supported"
 
 
 async def open_session(
-    host: BasicHost, peer: Contact, road: StreamRoad, nursery: trio.Nursery, timeout_s: float
+    host: BasicHost,
+    peer: Contact,
+    road: StreamRoad,
+    nursery: trio.Nursery,
+    timeout_s: float,
+    *,
+    protocol: str = PROTOCOL,
 ) -> None:
     """On the trio side: open a stream to `peer` and have `road` run on it in `nursery`.
 
-    Raises Unreachable: not there, not in time, or it takes no links over libp2p.
+    Raises Unreachable: not there, not in time, or it does not speak `protocol` (links over libp2p, if it is left out).
     """
     try:
         with host.get_network().wanting(peer.peer_id), trio.fail_after(timeout_s):
-            stream = await open_stream(host, peer.peer_id, peer.addresses, PROTOCOL)
+            stream = await open_stream(host, peer.peer_id, peer.addresses, protocol)
     except trio.TooSlowError:
         raise Unreachable(f"{peer.peer_id} did not answer over libp2p within {timeout_s:g} s.") from None
     except SwarmException as error:
         raise Unreachable(f"{error}.") from error
     except StreamFailure as error:
         if isinstance(error.__cause__, MultiselectClientError) and _NOT_SUPPORTED in str(error.__cause__):
-            raise Unreachable(f"{peer.peer_id} takes no links over libp2p: it does not speak {PROTOCOL}.") from error
-        raise Unreachable(f"{peer.peer_id} did not take up a link over libp2p.") from error
+            raise Unreachable(f"{peer.peer_id} does not speak {protocol} over libp2p.") from error
+        raise Unreachable(f"{peer.peer_id} did not take up a stream of {protocol}.") from error
     except (IOException, MuxedStreamError, MuxedConnError) as error:
         raise Unreachable(f"the connection to {peer.peer_id} ended while a link was opened on it.") from error
     session = SessionStream(stream)
@@ -116,16 +122,18 @@ class SessionListener:
         try:
             road = StreamRoad(self._loop)
             road.lay_on(session, extra)
-            self._loop.call_soon_threadsafe(self._accept, road, peer_id, address or peer_id)
+            self._loop.call_soon_threadsafe(self._accept, road, peer_id)
             await road.run()
         finally:
             self.seats.leave(address, peer_id)
 
-    def _accept(self, road: StreamRoad, peer_id: str, caller: str) -> None:
+    def _accept(self, road: StreamRoad, peer_id: str) -> None:
         """On the loop: lay a link on the road."""
         if self._is_closed:
             road.abort()
             return
+        peername = road.get_extra_info("peername")
+        caller = caller_of(peername[0]) if peername else peer_id
         link = Link.listener(
             self._own_key,
             secrets.token_bytes(NONCE_BYTES),

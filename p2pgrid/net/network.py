@@ -21,6 +21,9 @@ from p2pgrid.net.addresses import parse_announce_address, parse_listen_address, 
 from p2pgrid.net.bridge import TrioThread
 from p2pgrid.net.connection import WRITE_STALL_S, LinkConnection, OnStream, Road
 from p2pgrid.net.host import HostLimits
+from p2pgrid.net.http_streams import PROTOCOL as HTTP
+from p2pgrid.net.http_streams import HttpStreams
+from p2pgrid.net.libp2p_road import PROTOCOL as SESSION
 from p2pgrid.net.libp2p_road import SessionListener, verify_listener
 from p2pgrid.net.lookup_keys import check_network_name, record_key
 from p2pgrid.net.offer_exchange import CARDS, OFFER, Document
@@ -51,6 +54,7 @@ class Network:
         cards: Callable[[], bytes | None] | None = None,
         announce: Sequence[str] = (),
         sessions: SessionListener | None = None,
+        http: HttpStreams | None = None,
         limits: HostLimits | None = None,
     ) -> None:
         """Nothing is started before `async with`.
@@ -64,6 +68,7 @@ class Network:
         cards: the same for our chain of cards.
         announce: what to tell others instead of the addresses listened on.
         sessions: takes the links that others dial over libp2p.
+        http: answers requests of HTTP/1.1 over libp2p.
 
         Raises UsageError for a bad name or multiaddr.
         """
@@ -87,6 +92,7 @@ class Network:
             self._asking(cards) if cards is not None else None,
             self._answer_log if log is not None else None,
             sessions,
+            http,
         )
         self._network_name = network_name
         self._thread = TrioThread(self._service.run, name="the libp2p host")
@@ -208,7 +214,9 @@ class Network:
             raise
         return connection
 
-    async def dial_road(self, provider: PublicKey, addresses: Sequence[str], *, timeout_s: float = 10.0) -> StreamRoad:
+    async def dial_road(
+        self, provider: PublicKey, addresses: Sequence[str], *, timeout_s: float = 10.0, protocol: str = SESSION
+    ) -> StreamRoad:
         """A road to `provider` over libp2p, without a link on it: for another process of this node.
 
         Raises Unreachable.
@@ -216,7 +224,7 @@ class Network:
         road = StreamRoad(asyncio.get_running_loop())
         try:
             async with asyncio.timeout(timeout_s):
-                await self._open_road(road, provider, addresses, timeout_s)
+                await self._open_road(road, provider, addresses, timeout_s, protocol)
             verify_listener(provider, road)
         except TimeoutError:
             road.abort()
@@ -229,11 +237,20 @@ class Network:
             raise
         return road
 
+    async def dial_http(self, peer: PublicKey, addresses: Sequence[str], *, timeout_s: float = 10.0) -> StreamRoad:
+        """A stream of `/http/1.1` to `peer`, on which nothing was said: for one request. Raises Unreachable."""
+        return await self.dial_road(peer, addresses, timeout_s=timeout_s, protocol=HTTP)
+
     async def _open_road(
-        self, road: StreamRoad, provider: PublicKey, addresses: Sequence[str], timeout_s: float
+        self,
+        road: StreamRoad,
+        provider: PublicKey,
+        addresses: Sequence[str],
+        timeout_s: float,
+        protocol: str = SESSION,
     ) -> None:
         peer = PeerAddress(provider.peer_id, tuple(addresses))
-        await self._thread.call(self._service.open_session, peer, road, timeout_s)
+        await self._thread.call(self._service.open_session, peer, road, timeout_s, protocol)
 
     def health(self) -> Health:
         """How the network fares right now. Asks nobody."""

@@ -23,7 +23,9 @@ from p2pgrid.net import log_exchange, offer_exchange
 from p2pgrid.net.addresses import full_multiaddr, usable_addresses, without_peer_id
 from p2pgrid.net.dht import Dht
 from p2pgrid.net.host import HostLimits, abandon, open_host
+from p2pgrid.net.http_streams import HttpStreams
 from p2pgrid.net.kad_query import Contact
+from p2pgrid.net.libp2p_road import PROTOCOL as SESSION
 from p2pgrid.net.libp2p_road import SessionListener, open_session, serve_sessions
 from p2pgrid.net.lookup_keys import record_key
 from p2pgrid.net.peer_address import PeerAddress
@@ -65,9 +67,11 @@ class NetworkService:
         current_cards: Callable[[], Awaitable[bytes | None]] | None = None,
         answer_log: log_exchange.Answer | None = None,
         sessions: SessionListener | None = None,
+        http: HttpStreams | None = None,
     ) -> None:
         self._config = config
         self._sessions = sessions
+        self._http = http
         self._roads: trio.Nursery | None = None
         """Where the roads run that were dialled from here."""
         self._current_offer = current_offer
@@ -119,6 +123,8 @@ class NetworkService:
                 log_exchange.serve_log(host, self._answer_log)
             if self._sessions is not None:
                 serve_sessions(host, self._sessions)
+            if self._http is not None:
+                self._http.serve_on(host)
             if self._current_cards is not None:
                 offer_exchange.serve_document(host, offer_exchange.CARDS, self._current_cards)
             try:
@@ -168,12 +174,14 @@ class NetworkService:
         """See `Network.ask_log`."""
         return await log_exchange.ask_log(self._running_host(), _contact(peer), request, timeout_s)
 
-    async def open_session(self, peer: PeerAddress, road: StreamRoad, timeout_s: float) -> None:
-        """Have `road` run to `peer`. See `Network.dial_link`."""
+    async def open_session(
+        self, peer: PeerAddress, road: StreamRoad, timeout_s: float, protocol: str = SESSION
+    ) -> None:
+        """Have `road` run to `peer`. See `Network.dial_link`, `Network.dial_http`."""
         host = self._running_host()
         if self._roads is None:
             raise LocalError("the network is down.", hint="It restarts by itself; try again.")
-        await open_session(host, _contact(peer), road, self._roads, timeout_s)
+        await open_session(host, _contact(peer), road, self._roads, timeout_s, protocol=protocol)
 
     async def _stay_joined(self) -> None:
         """Reach a bootstrap peer, and again whenever we have lost everybody."""
