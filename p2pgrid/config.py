@@ -107,7 +107,9 @@ class ProviderConfig(Section, frozen=True, kw_only=True):
     libp2p_announce: tuple[str, ...] = ()
     """Multiaddrs under which others reach libp2p; left out, the addresses listened on."""
     pages: str = ""
-    """host:port of the operator's pages (/offer, /card, /health, /metrics, /log/); empty: none."""
+    """host:port of the operator's pages (/offer, /health, /metrics, /log/, /receipts...); empty: over libp2p alone."""
+    pages_names: Annotated[tuple[str, ...], Meta(max_length=16)] = ()
+    """Host names under which others reach the pages, beside the card's domain: by them a client can say who it is."""
     witnesses: Annotated[tuple[str, ...], Meta(max_length=16)] = ()
     """Multiaddrs of peers that are asked to cosign the log's checkpoints, with /tls on the direct road."""
     engine_timeout_s: Annotated[int, Meta(ge=1)] = 1800

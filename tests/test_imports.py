@@ -34,6 +34,7 @@ MAY_IMPORT = {
         "net",
         "commands",
         "desk",
+        "http",
         "processes",
     },
     "client": {"errors", "units", "proto", "config", "ledger", "log", "net", "commands", "desk", "http", "processes"},

@@ -29,6 +29,7 @@ from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.log.service import LogService
 from p2pgrid.net.direct import DirectListener, listen
+from p2pgrid.net.http_streams import HttpStreams
 from p2pgrid.net.libp2p_road import SessionListener
 from p2pgrid.net.network import Network
 from p2pgrid.net.peer_address import Health
@@ -51,6 +52,7 @@ from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.links import ClientLinks
 from p2pgrid.provider.offers import OfferBook, OfferTerms, batch_terms_of, terms_of
 from p2pgrid.provider.own_log import erase_all_salts, open_log
+from p2pgrid.provider.pages import pages_over_libp2p
 from p2pgrid.provider.schedule import time_zone
 from p2pgrid.provider.session import serve_streams
 from p2pgrid.provider.tally import Tally
@@ -119,6 +121,7 @@ class Provider:
         self._is_drained = False
         self._network: Network | None = None
         self._listener: DirectListener | None = None
+        self.ledger: SqliteLedger
         self._workers: ProviderWorkers | None = None
         self._sessions: SessionListener
         self._offers: OfferBook
@@ -207,6 +210,12 @@ class Provider:
         """How the network fares; None if it was not joined."""
         return self._network.health() if self._network is not None else None
 
+    def page_names(self) -> set[str]:
+        """Host names by which the pages are known: those of the configuration, and the domain on the card."""
+        cards = self.cards.chain()
+        domain = cards[-1].message.domain if cards else ""
+        return {name.lower() for name in (*self._config.pages_names, domain) if name}
+
     @property
     def is_draining(self) -> bool:
         """True once the node was told to stop."""
@@ -246,7 +255,7 @@ class Provider:
     async def _open_ledger(self, stack: AsyncExitStack) -> SqliteLedger:
         started = time.monotonic()
         self._data.make()
-        ledger = SqliteLedger.open(self._data.ledger_file)
+        self.ledger = ledger = SqliteLedger.open(self._data.ledger_file)
         stack.push_async_callback(ledger.aclose)
         kind = Channels if self._config.processes == 1 else SharedChannels
         self.channels = kind(ledger, self.key, self.limits, self._now_ms, self._former_keys)
@@ -370,6 +379,8 @@ class Provider:
 
     async def _enter_network(self, stack: AsyncExitStack) -> None:
         started, config = time.monotonic(), self._config
+        pages, page = pages_over_libp2p(self)
+        stack.push_async_callback(pages.aclose, 1.0)
         self._network = Network(
             self.key,
             self.network_name,
@@ -381,6 +392,7 @@ class Provider:
             log=self.log.answer_call,
             cards=self._advertiser.shown_cards,
             sessions=self._sessions if config.libp2p_listen else None,
+            http=HttpStreams(page) if config.libp2p_listen else None,
         )
         await stack.enter_async_context(self._network)
         self._advertiser.network = self._network
