@@ -102,7 +102,7 @@ class Pages:
             return answer_json({"error": "too many requests"}, 429, {"Retry-After": "1"})
         methods = self._methods(request.path)
         if not methods:
-            return failure(404, "there is no such page")
+            return failure(404, "there is nothing at this path")
         if request.method not in methods:
             return answer_json({"error": "the pages are read-only"}, 405, {"Allow": ", ".join(methods)})
         return None

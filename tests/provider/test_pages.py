@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -282,3 +283,18 @@ async def test_a_slow_reader_of_records_costs_little_and_is_cut_off(
                 await asyncio.sleep(0.1)
         assert made < 20_000, "what is made is bounded by what is taken"
         road.abort()
+
+
+async def test_a_peer_on_libp2p_as_it_comes_reads_the_pages_and_is_named(data: DataFolder) -> None:
+    async with site(data) as s:
+        peer_id = SecretKey(b"s" * 32).public_key.peer_id
+        for path, expected in (("/offer", s.provider.offer.record.to_json_line()), ("/receipts", peer_id.encode())):  # type: ignore[union-attr]
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "tests.net.stock_http", s.provider.libp2p_addresses[0], path),
+                stdout=asyncio.subprocess.PIPE,
+            )
+            answer, _ = await asyncio.wait_for(process.communicate(), 60)
+            head, _, body = answer.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 OK\r\n"), answer
+            assert b"Connection: close" in head
+            assert expected in body
