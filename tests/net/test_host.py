@@ -428,24 +428,30 @@ def test_a_stream_that_is_read_slowly_takes_no_more_than_its_window() -> None:
 
 
 def test_a_reset_does_not_read_like_an_end() -> None:
+    """Not even to a reader that looks when the stream is forgotten already."""
+
     async def main() -> None:
         heard: list[type[Exception]] = []
+        began: list[bytes] = []
 
-        async def reads(stream: Any) -> None:
+        async def reads_late(stream: Any) -> None:
+            began.append(await stream.read(1))
+            muxed = stream.muxed_stream
+            await until(lambda: muxed.recv_closed or muxed.stream_id not in muxed.conn.streams, "the end has come")
             try:
-                while await stream.read(1024):
-                    pass
+                await stream.read(1)
             except StreamError as error:
                 heard.append(type(error))
 
         async with listening_host() as host, dialling_host() as peer:
-            host.set_stream_handler("/reads/1", reads)
+            host.set_stream_handler("/reads/1", reads_late)
             await connect(peer, host)
-            for end in ("close", "reset"):
+            for n, end in enumerate(("close", "reset"), 1):
                 stream = await peer.new_stream(host.get_id(), ["/reads/1"])
                 await stream.write(b"x")
+                await until(lambda n=n: len(began) == n, "the stream is being read")
                 await getattr(stream, end)()
-                await until(lambda end=end: len(heard) == 1 + (end == "reset"), "it was heard")
+                await until(lambda n=n: len(heard) == n, "it was heard")
             assert heard == [StreamEOF, StreamReset]
 
     run_trio(main)
