@@ -562,6 +562,50 @@ MENDS = (
         ("../provider/test_hostile.py::test_an_address_asks_so_much_about_the_log",),
     ),
     Mend(
+        "pages: something is signed for a name that is not ours",
+        (
+            Edit(
+                "../provider/named_pages.py",
+                "or not self._is_own_host(host, request):",
+                "or False:",
+            ),
+        ),
+        ("../provider/test_pages.py::test_nothing_is_signed_for_a_name_that_is_not_ours",),
+    ),
+    Mend(
+        "pages: a challenge is met twice",
+        (
+            Edit(
+                "../proto/peer_id_auth.py",
+                "        if not self._use(asked.challenge, now_ms):",
+                "        if False:",
+            ),
+        ),
+        ("../proto/test_peer_id_auth.py::test_a_challenge_is_met_once_and_in_time",),
+    ),
+    Mend(
+        "pages: they are asked for at any rate",
+        (
+            Edit(
+                "../provider/pages.py",
+                "        if not self._may_ask(request):",
+                "        if False:",
+            ),
+        ),
+        ("../provider/test_pages.py::test_who_asks_too_often_is_told_so",),
+    ),
+    Mend(
+        "pages: records are made faster than they are taken",
+        (
+            Edit(
+                "../provider/named_pages.py",
+                "                await _taken(reply)",
+                "                await asyncio.sleep(0)",
+            ),
+        ),
+        ("../provider/test_pages.py::test_a_slow_reader_of_records_costs_little_and_is_cut_off",),
+    ),
+    Mend(
         "a host that takes no turns is not noticed",
         (
             Edit(
