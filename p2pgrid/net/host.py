@@ -8,7 +8,7 @@
 | a protocol's name may be announced as long as 2^64 bytes, before any key is proven | 1 KiB |
 | the resource manager makes streams over its limit wait, and lets too few connections through | own caps |
 | a protocol's handler is called for as many streams as a peer opens | each stands behind a door (doors.py) |
-| identify keeps up to 1 MiB of each of 1,000 peers | identify.py |
+| identify keeps up to 1 MiB of each of 1,000 peers | identify_intake.py |
 | ping is answered at any rate, and whoever asked is remembered for good | ping.py |
 | two processes may listen on one port, and share its connections at random (SO_REUSEPORT) | checked first |
 | what a peer says it sees as our address is told to others | ignored |
@@ -45,7 +45,7 @@ from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 from multiaddr import Multiaddr
 
 from p2pgrid.errors import LocalError
-from p2pgrid.net import identify, libp2p_logs
+from p2pgrid.net import identify_intake, libp2p_logs
 from p2pgrid.net.addresses import announced
 from p2pgrid.net.doors import Doors, Handler, caller_of_connection
 from p2pgrid.net.limits import Allowance, Rates, Seats
@@ -124,7 +124,7 @@ async def open_host(
     libp2p_logs.quieten()
     communicator_module.read_delim = _read_protocol_name
     yamux_module.YamuxStream = SteadyStream  # yamux makes its streams of whatever has this name there
-    identify.install()
+    identify_intake.install()
     limits = limits or HostLimits()
     swarm = _make_swarm(secret_key, limits)
     host = GridHost(

@@ -24,7 +24,7 @@ from p2pgrid.net import ping as ping_module
 from p2pgrid.net.dht import Dht
 from p2pgrid.net.doors import ALLOWANCES, allowance_of
 from p2pgrid.net.host import HostLimits
-from p2pgrid.net.identify import MAX_ADDRESSES, MAX_PROTOCOLS
+from p2pgrid.net.identify_intake import MAX_ADDRESSES, MAX_PROTOCOLS
 from p2pgrid.net.log_exchange import ask_log, serve_log
 from tests.net.raw_peer import ACK, DATA, PING, RST, SYN, WINDOW_UPDATE, RawPeer, frame, open_tcp, raw_peer
 from tests.net.trio_hosts import ECHO, connect, contact, dialling_host, echo, listening_host, run_trio, until

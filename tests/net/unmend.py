@@ -139,7 +139,7 @@ MENDS = (
         (
             Edit(
                 "host.py",
-                "    identify.install()\n",
+                "    identify_intake.install()\n",
                 "",
             ),
         ),
