@@ -108,7 +108,9 @@ class ProviderConfig(Section, frozen=True, kw_only=True):
     libp2p_announce: tuple[str, ...] = ()
     """Multiaddrs under which others reach libp2p; left out, the addresses listened on."""
     pages: str = ""
-    """host:port of the operator's pages (/offer, /card, /health, /metrics, /log/); empty: none."""
+    """host:port of the operator's pages (/offer, /health, /metrics, /log/, /receipts...); empty: over libp2p alone."""
+    pages_names: Annotated[tuple[str, ...], Meta(max_length=16)] = ()
+    """Host names under which others reach the pages, beside the card's domain: by them a client can say who it is."""
     relay_through: tuple[str, ...] = ("auto",)
     """Relays through which others reach this node: their multiaddrs; `auto`: any, while nobody outside can dial it;
     `never`."""

@@ -36,6 +36,7 @@ MAY_IMPORT = {
         "networks",
         "commands",
         "desk",
+        "http",
         "processes",
     },
     "client": {

@@ -99,7 +99,13 @@ def gateway(
                 await stop.wait()
             return
         async with Client(context.data, networks=networks, config=config, joins_late=True) as client:
-            server = await serve(Gateway(client.purchaser, network=client.network_name, api_key=api_key), host, port)
+            gateway = Gateway(
+                client.purchaser,
+                network=client.network_name,
+                api_key=api_key,
+                network_health=lambda: client.network_health,
+            )
+            server = await serve(gateway, host, port)
             try:
                 _announce(client, host, server.addresses[0][1], as_json=as_json, has_key=api_key is not None)
                 await stop.wait()

@@ -11,6 +11,7 @@ from typing import Final
 
 from p2pgrid.cli.network import NetworkChoice
 from p2pgrid.client.offer_store import verify_offer
+from p2pgrid.client.pages import Libp2pPages
 from p2pgrid.client.roads import dial_direct, direct_addresses
 from p2pgrid.config import DataFolder
 from p2pgrid.desk.standing import Books, last_offer
@@ -98,6 +99,13 @@ class Roads:
         finally:
             await road.aclose("asked")
 
+    async def pages_of(self, text: str) -> Libp2pPages:
+        """A provider's pages over libp2p, by its multiaddr or peer id. Raises UsageError, RemoteError."""
+        peer_id = parse_peer_text(text).peer_id
+        is_address = text.startswith("/") and "/tls/" not in text
+        peer = PeerAddress(peer_id, (text,)) if is_address else await self._find(peer_id)
+        return Libp2pPages(await self._joined(), _parse_key(peer_id), peer.addresses, self._timeout_s)
+
     async def _look_up(self, provider: PublicKey, away: RemoteError) -> LinkConnection | Get:
         """The road to a provider that is not where it was. `away` says how it was missed."""
         try:
@@ -155,7 +163,12 @@ def addresses_of(ledger: Books, ours: Sequence[PublicKey], provider: PublicKey) 
 def check_named(text: str) -> None:
     """Raises UsageError for what cannot name a peer, in whatever state the network is."""
     if not text.startswith(("http://", "https://")):
-        _parse_key(text.rpartition("/p2p/")[2] if text.startswith("/") else text)
+        parse_peer_text(text)
+
+
+def parse_peer_text(text: str) -> PublicKey:
+    """The key in a peer id, or in a multiaddr that ends in one. Raises UsageError."""
+    return _parse_key(text.rpartition("/p2p/")[2] if text.startswith("/") else text)
 
 
 def open_witness(data: DataFolder, now_ms: int, found: list[tuple[ForkProof, Path | None]]) -> Witness:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from p2pgrid.cli import dispute_commands, evidence_command
+from p2pgrid.cli import dispute_commands, evidence_command, fetching
 from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.network import network_options, resolve_networks
 from p2pgrid.errors import UsageError
@@ -152,7 +152,7 @@ def reconcile(
         print_reconciled(done)
 
 
-for command in (*dispute_commands.COMMANDS, evidence_command.evidence):
+for command in (*dispute_commands.COMMANDS, evidence_command.evidence, fetching.fetch):
     receipts.add_command(command)
 
 

@@ -41,6 +41,7 @@ from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.log.erasing import LogFiles, check_all_known, erase_salts
 from p2pgrid.log.witness import WitnessStore
 from p2pgrid.net.lookup_keys import PROVIDER, country_key
+from p2pgrid.net.peer_address import Health
 from p2pgrid.networks.entries import choose_networks, own_networks
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Client:
         """Who buys, `12D3KooW...`; known once it is started."""
         self._stack = AsyncExitStack()
         self._purchaser: Purchaser | None = None
+        self._finder: LateNetwork | None = None
 
     async def __aenter__(self) -> Self:
         """Start. Raises UsageError (the key), LocalError (the ledger is in use, or cannot be written)."""
@@ -101,6 +103,7 @@ class Client:
             stack.push_async_callback(ledger.aclose)
             own = own_networks(self.networks, key.public_key)
             finder = await stack.enter_async_context(LateNetwork(key, own))
+            self._finder = finder
             if not self._joins_late:
                 await finder.joined()
             keys = [PROVIDER, *map(country_key, self.config.countries)]
@@ -168,6 +171,11 @@ class Client:
         logs = self.data.logs_of_own_keys()
         check_all_known([LogFiles(*one) for one in logs], self.data.log_files)
         return await asyncio.to_thread(erase_salts, [LogFiles(*one) for one in logs], record_ids)
+
+    @property
+    def network_health(self) -> Health | None:
+        """How the network fares; None while it is not joined."""
+        return self._finder.health() if self._finder is not None else None
 
     @property
     def purchaser(self) -> Purchaser:

@@ -34,11 +34,13 @@ from p2pgrid.client.purchaser import Purchaser
 from p2pgrid.client.text import printable
 from p2pgrid.client.wishes import parse_wishes
 from p2pgrid.errors import LocalError, P2pgridError, Refused, RemoteError, UsageError
-from p2pgrid.http.connection import Reply, ServerLimits
+from p2pgrid.http.limits import ServerLimits
 from p2pgrid.http.message import JSON, Request, Response
 from p2pgrid.http.reader import ReaderLimits
+from p2pgrid.http.reply import Reply
 from p2pgrid.http.server import Server
 from p2pgrid.http.server import serve as serve_http
+from p2pgrid.net.peer_address import Health
 from p2pgrid.proto.messages import ENDPOINTS
 from p2pgrid.proto.wire import MAX_BODY_BYTES
 from p2pgrid.units import format_amount_eur
@@ -54,6 +56,7 @@ _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 _MODEL_PATH: Final = "/v1/models/"
 _STREAM_HEADERS: Final = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
 
+_HEALTH_SHOWN: Final = ("running", "bootstrap_reached", "connected_peers", "restarts", "stalled_s")
 _Handler = Callable[[Request, Reply], Response | Coroutine[Any, Any, Response | None]]
 
 
@@ -67,11 +70,13 @@ class Gateway:
         network: str,
         api_key: str | None = None,
         n_links: Callable[[], int] | None = None,
+        network_health: Callable[[], Health | None] = lambda: None,
     ) -> None:
-        """`n_links`: links that are ready, where other processes have some too."""
+        """`n_links`: links that are ready, where other processes have some too. `network_health`: in this process."""
         self._purchaser = purchaser
         self._n_links = n_links or (lambda: purchaser.sessions.n_ready)
         self._network = network
+        self._network_health = network_health
         self._api_key = api_key
         self._routes: dict[str, dict[str, _Handler]] = {
             "/": _reading(self._home),
@@ -150,6 +155,8 @@ class Gateway:
 
     def _health(self, _: Request) -> Response:
         book = self._purchaser.book
+        health = self._network_health()
+        libp2p = None if health is None else {name: getattr(health, name) for name in _HEALTH_SHOWN}
         return _json(
             {
                 "status": "ok",
@@ -157,6 +164,7 @@ class Gateway:
                 "offers": len(book.offers()),
                 "links": self._n_links(),
                 "refused": dict(sorted(book.refused.items())),
+                "libp2p": libp2p,
             }
         )
 

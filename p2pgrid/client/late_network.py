@@ -12,7 +12,7 @@ from p2pgrid.errors import LocalError, Unreachable
 from p2pgrid.net.addresses import parse_peer_multiaddr
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.own_networks import OwnNetworks, open_network
-from p2pgrid.net.peer_address import PeerAddress
+from p2pgrid.net.peer_address import Health, PeerAddress
 from p2pgrid.net.punch_plan import PunchPlan
 from p2pgrid.proto.keys import PublicKey, SecretKey
 
@@ -98,6 +98,13 @@ class LateNetwork:
         except TimeoutError:
             raise Unreachable(f"the network was not joined within {timeout_s:g} s.") from None
         return await network.agree_on_hole(provider, timeout_s=timeout_s)
+
+    def health(self) -> Health | None:
+        """How the network fares; None while it is being joined, or where it could not be."""
+        joining = self._joining
+        if joining is None or not joining.done() or joining.cancelled() or joining.exception() is not None:
+            return None
+        return joining.result().health()
 
     async def joined(self) -> Network:
         """The network, once it is joined. Raises Unreachable where the network could not be joined."""

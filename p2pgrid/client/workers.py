@@ -47,10 +47,12 @@ from p2pgrid.desk.asks import Allowed, AllowPeer, DeskAsk, Reconcile
 from p2pgrid.desk.records_desk import RecordsDesk
 from p2pgrid.desk.standing import ChannelChanges, Reconciled
 from p2pgrid.errors import LocalError, Unreachable, UsageError
+from p2pgrid.http.server import OWN_ADDRESSES
 from p2pgrid.ledger.service import LedgerService
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.log.erasing import LogFiles, check_all_known, erase_salts
 from p2pgrid.net.connection import Road
+from p2pgrid.net.limits import Allowance, Seats
 from p2pgrid.net.passed_road import pass_on
 from p2pgrid.networks.entries import own_networks
 from p2pgrid.processes.accepting import Acceptor, ConnectionGone, Handed, hand_over
@@ -94,8 +96,8 @@ class GatewayWorkers(WorkerSet):
         self._givers: dict[int, socket.socket] = {}
         self._memory = make_memory(n + 1, len(COLUMNS))
         self._counters = SharedCounters(self._memory, n + 1, COLUMNS, _MAIN_ROW)
-        most = SERVER_LIMITS.connections * n
-        self._acceptor = Acceptor(max_connections=most, max_connections_per_caller=most)
+        most = Allowance(total=SERVER_LIMITS.connections * n, per_address=SERVER_LIMITS.connections_per_address * n)
+        self._acceptor = Acceptor(Seats(most, uncapped=OWN_ADDRESSES))
 
     @property
     def addresses(self) -> list[tuple[str, int]]:

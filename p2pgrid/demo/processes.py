@@ -25,6 +25,9 @@ class NodeProcess:
     The command is expected to print one JSON object on standard output when it is ready (`--json`).
     """
 
+    module = "p2pgrid"
+    """What Python runs."""
+
     def __init__(self, name: str, data: Path, *arguments: str, environment: dict[str, str] | None = None) -> None:
         self.name: Final = name
         self.data: Final = data
@@ -51,7 +54,7 @@ class NodeProcess:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "p2pgrid",
+                self.module,
                 "--data",
                 str(self.data),
                 *self._arguments,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Final, cast
@@ -19,6 +20,7 @@ from typing import Any, Final, cast
 from p2pgrid.errors import P2pgridError, Refused, RemoteError, Unreachable
 from p2pgrid.net.link_membership import CalledMembership, CallerMembership
 from p2pgrid.net.member_books import NOT_A_MEMBER
+from p2pgrid.net.rest import Rest, Spend
 from p2pgrid.net.road_move import LinksByName, RoadMove, answer_claim
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.proto.frame import GoawayCode, ResetCode, goaway_name, reset_name
@@ -85,6 +87,8 @@ class LinkConnection(asyncio.Protocol):
         road: Road = Road.DIRECT,
         movable: LinksByName | None = None,
         membership: CallerMembership | CalledMembership | None = None,
+        spend: Spend | None = None,
+        caller: str = "",
     ) -> None:
         """`movable`: on a listener's side, the links that a dialler may claim a road for; this one becomes one.
 
@@ -95,6 +99,8 @@ class LinkConnection(asyncio.Protocol):
         """The closed networks in which the peer has shown itself a member, on this link."""
         self.name = name
         """For logs and messages: who and where."""
+        self.caller = caller
+        """What a dialler is counted by (`listening.caller_of`)."""
         self._loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.retired: asyncio.Future[None] = self._loop.create_future()
@@ -112,6 +118,7 @@ class LinkConnection(asyncio.Protocol):
         """Whose road this link is on, if it has moved."""
         self._heir: LinkConnection | None = None
         """The link that has this one's road now."""
+        self._rest = Rest(spend) if spend is not None else None
         self._transport: asyncio.Transport | None = None
         self._streams: dict[int, Stream] = {}
         self._reason: P2pgridError | None = None
@@ -230,6 +237,14 @@ class LinkConnection(asyncio.Protocol):
             self._schedule_flush()
 
     def data_received(self, data: bytes) -> None:
+        if self._rest is None:
+            self._deal_with(data)
+            return
+        began_s = time.perf_counter()
+        self._deal_with(data)
+        self._rest.took(time.perf_counter() - began_s, self._transport)
+
+    def _deal_with(self, data: bytes) -> None:
         streams = self._streams
         self._is_reading, error = True, None
         try:
@@ -270,6 +285,8 @@ class LinkConnection(asyncio.Protocol):
         self._wake_writers()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._rest is not None:
+            self._rest.cancel()
         if not self._closing:
             why = f": {exc}" if exc else ", the other side closed it."
             self._shut(Unreachable(f"the link to {self.name} was lost{why}"), abort=True)

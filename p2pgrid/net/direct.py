@@ -15,13 +15,13 @@ import logging
 import secrets
 import socket
 import ssl
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 from p2pgrid.errors import LocalError, ProtocolViolation, RemoteError, Unreachable
 from p2pgrid.net import tls
 from p2pgrid.net.connection import WRITE_STALL_S, Admit, LinkConnection, OnStream, Road
+from p2pgrid.net.limits import Seats
 from p2pgrid.net.link_membership import CalledMembership, calling
 from p2pgrid.net.listening import ListenLimits, caller_of, close_links
 from p2pgrid.net.own_networks import OwnNetworks
@@ -226,12 +226,14 @@ class DirectListener:
         self._membership = membership
         self._sockets: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
-        self._per_address: Counter[str] = Counter()
+        self._seats = Seats(self._limits.allowance())
+        self._connects = self._limits.connects()
+        self._spend_of = self._limits.shares()
         self._tasks: set[asyncio.Task[None]] = set()
         self.connections: set[LinkConnection] = set()
         """The links whose TLS handshake is done."""
         self.refused_connections = 0
-        """Callers turned away because of the caps."""
+        """Callers turned away because of the caps, and the rate."""
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -277,15 +279,13 @@ class DirectListener:
                 await asyncio.sleep(_ACCEPT_PAUSE_S)
                 continue
             caller = caller_of(address[0])
-            if (
-                len(self._tasks) >= self._limits.max_connections
-                or self._per_address[caller] >= self._limits.max_connections_per_address
-            ):
+            if not self._connects.take(caller, loop.time()) or not self._seats.take(caller):
                 self.refused_connections += 1
-                log.info("a connection from %s was refused: %d are open from there", caller, self._per_address[caller])
+                log.info(
+                    "a connection from %s was refused: %d are open from there", caller, self._seats.held_by(caller)
+                )
                 tcp.close()
                 continue
-            self._per_address[caller] += 1
             task = self.take(tcp, _format_address(address[0], address[1]))
             task.add_done_callback(functools.partial(self._left, caller))
 
@@ -297,9 +297,7 @@ class DirectListener:
         return task
 
     def _left(self, caller: str, _: asyncio.Task[None]) -> None:
-        self._per_address[caller] -= 1
-        if not self._per_address[caller]:
-            del self._per_address[caller]
+        self._seats.leave(caller)
 
     def _gone(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -308,8 +306,7 @@ class DirectListener:
 
     async def _serve(self, tcp: socket.socket, name: str, road: Road) -> None:
         """One link, from its TLS handshake to its end."""
-        loop = asyncio.get_running_loop()
-        limits = self._limits
+        loop, limits, caller = asyncio.get_running_loop(), self._limits, _caller_at(tcp)
         link = Link.listener(
             self._own_key, secrets.token_bytes(NONCE_BYTES), limits=limits.link, now_ms=int(loop.time() * 1000)
         )
@@ -323,6 +320,8 @@ class DirectListener:
             road=road,
             movable=self._movable,
             membership=self._membership,
+            spend=self._spend_of(caller),
+            caller=caller,
         )
         try:
             await loop.connect_accepted_socket(
@@ -374,6 +373,14 @@ def _verify_listener(provider: PublicKey, address: str, transport: asyncio.Trans
             f"at {address} is another peer: {found} answered, {provider} was expected.",
             hint="Look up the provider's present addresses.",
         )
+
+
+def _caller_at(tcp: socket.socket) -> str:
+    """What the caller is counted by; empty where it has left."""
+    try:
+        return caller_of(tcp.getpeername()[0])
+    except OSError:
+        return ""
 
 
 def _format_address(host: str, port: int) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import Counter
 from typing import Any, Final
 
 import trio
@@ -24,6 +23,7 @@ from p2pgrid.errors import ProtocolViolation, Unreachable
 from p2pgrid.net.connection import Admit, LinkConnection, OnStream, Road
 from p2pgrid.net.host import open_stream_on
 from p2pgrid.net.kad_query import Contact
+from p2pgrid.net.limits import Seats
 from p2pgrid.net.link_membership import CalledMembership
 from p2pgrid.net.listening import ListenLimits, caller_of, close_links
 from p2pgrid.net.offer_exchange import is_idle
@@ -49,24 +49,25 @@ async def open_session(
     timeout_s: float,
     *,
     direct_only: bool = False,
+    protocol: str = PROTOCOL,
 ) -> None:
     """On the trio side: open a stream to `peer` and have `road` run on it in `nursery`.
 
     `direct_only`: not on a connection that leads through a relay.
-    Raises Unreachable: not there, not in time, or it takes no links over libp2p.
+    Raises Unreachable: not there, not in time, or it does not speak `protocol` (links over libp2p, if it is left out).
     """
     try:
         with host.get_network().wanting(peer.peer_id), trio.fail_after(timeout_s):
             connection = await host.get_network().connect_to(peer.peer_id, peer.addresses, direct_only=direct_only)
-            stream = await open_stream_on(host, connection, PROTOCOL)
+            stream = await open_stream_on(host, connection, protocol)
     except trio.TooSlowError:
         raise Unreachable(f"{peer.peer_id} did not answer over libp2p within {timeout_s:g} s.") from None
     except SwarmException as error:
         raise Unreachable(f"{error}.") from error
     except StreamFailure as error:
         if isinstance(error.__cause__, MultiselectClientError) and _NOT_SUPPORTED in str(error.__cause__):
-            raise Unreachable(f"{peer.peer_id} takes no links over libp2p: it does not speak {PROTOCOL}.") from error
-        raise Unreachable(f"{peer.peer_id} did not take up a link over libp2p.") from error
+            raise Unreachable(f"{peer.peer_id} does not speak {protocol} over libp2p.") from error
+        raise Unreachable(f"{peer.peer_id} did not take up a stream of {protocol}.") from error
     except (IOException, MuxedStreamError, MuxedConnError) as error:
         raise Unreachable(f"the connection to {peer.peer_id} ended while a link was opened on it.") from error
     session = SessionStream(stream)
@@ -116,13 +117,15 @@ class SessionListener:
         self._limits = limits or ListenLimits()
         self._membership = membership
         self._is_closed = False
-        self._open = 0
-        self._per_address: Counter[str] = Counter()
-        self._per_peer: Counter[str] = Counter()
+        self.seats = Seats(self._limits.allowance(by_peer=True))
+        self._spend_of = self._limits.shares()
         self.connections: set[LinkConnection] = set()
         """The links that live, their own handshake done or not."""
-        self.refused_connections = 0
+
+    @property
+    def refused_connections(self) -> int:
         """Callers turned away because of the caps."""
+        return self.seats.refused
 
     async def aclose(self, *, drain_s: float = 10.0, message: str = "the provider is shutting down") -> None:
         """Take no more links or streams, give open streams `drain_s` to finish, then close everything."""
@@ -134,38 +137,24 @@ class SessionListener:
         session = SessionStream(stream)
         extra = _extra_of(session)
         peer_id, address = extra["peer_id"], _where(extra)
-        limits = self._limits
-        if (
-            self._is_closed
-            or self._open >= limits.max_connections
-            or self._per_address[address] >= limits.max_connections_per_address
-            or self._per_peer[peer_id] >= limits.max_connections_per_peer
-        ):
-            self.refused_connections += 1
-            log.info("a link of %s over libp2p was refused: %d are open", peer_id, self._per_peer[peer_id])
+        if self._is_closed or not self.seats.take(address, peer_id):
+            log.info("a link of %s over libp2p was refused: %d are open", peer_id, self.seats.taken)
             await stream.reset()
             return
-        self._count(peer_id, address, 1)
         try:
             road = StreamRoad(self._loop)
             road.lay_on(session, extra)
             self._loop.call_soon_threadsafe(self._accept, road, peer_id)
             await road.run()
         finally:
-            self._count(peer_id, address, -1)
-
-    def _count(self, peer_id: str, address: str, change: int) -> None:
-        self._open += change
-        for counter, key in ((self._per_peer, peer_id), (self._per_address, address)):
-            counter[key] += change
-            if not counter[key]:
-                del counter[key]
+            self.seats.leave(address, peer_id)
 
     def _accept(self, road: StreamRoad, peer_id: str) -> None:
         """On the loop: lay a link on the road."""
         if self._is_closed:
             road.abort()
             return
+        caller = _where({name: road.get_extra_info(name) for name in ("peername", "relay")}) or peer_id
         link = Link.listener(
             self._own_key,
             secrets.token_bytes(NONCE_BYTES),
@@ -181,6 +170,8 @@ class SessionListener:
             road=road_of(road),
             movable=self._movable,
             membership=self._membership,
+            spend=self._spend_of(caller),
+            caller=caller,
         )
         self.connections.add(connection)
         connection.closed.add_done_callback(lambda closed: self._gone(connection))

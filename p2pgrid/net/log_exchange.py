@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 PROTOCOL: Final = "/p2pgrid/log/1"
 MAX_MESSAGE_BYTES: Final = 64 * 1024
 ANSWER_TIMEOUT_S: Final = 15.0
-MAX_ANSWERS_AT_ONCE: Final = 32
 _NOT_SUPPORTED: Final = "not supported"
 
 
@@ -38,24 +37,19 @@ Answer = Callable[[bytes, str], Awaitable[bytes]]
 
 def serve_log(host: BasicHost, answer: Answer) -> None:
     """Answer every asker with what `answer` returns for its request."""
-    limiter = trio.CapacityLimiter(MAX_ANSWERS_AT_ONCE)
 
     async def handle(stream: Any) -> None:
-        if not limiter.available_tokens:
-            await stream.reset()
-            return
-        async with limiter:
-            with trio.move_on_after(ANSWER_TIMEOUT_S) as deadline:
-                try:
-                    asker = str(stream.muxed_conn.peer_id)
-                    reply = await answer(await _read_message(stream, "the asker"), asker)
-                    await stream.write(len(reply).to_bytes(4) + reply)
-                    await close_stream(stream)
-                except (IOException, MuxedStreamError, P2pgridError) as error:
-                    logger.debug("a question about the log came to nothing: %r", error)
-                    await reset_stream(stream)
-            if deadline.cancelled_caught:
+        with trio.move_on_after(ANSWER_TIMEOUT_S) as deadline:
+            try:
+                asker = str(stream.muxed_conn.peer_id)
+                reply = await answer(await _read_message(stream, "the asker"), asker)
+                await stream.write(len(reply).to_bytes(4) + reply)
+                await close_stream(stream)
+            except (IOException, MuxedStreamError, P2pgridError) as error:
+                logger.debug("a question about the log came to nothing: %r", error)
                 await reset_stream(stream)
+        if deadline.cancelled_caught:
+            await reset_stream(stream)
 
     host.set_stream_handler(PROTOCOL, handle)
 

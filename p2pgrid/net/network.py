@@ -21,6 +21,9 @@ from p2pgrid.net.addresses import parse_announce_address, parse_listen_address
 from p2pgrid.net.bridge import TrioThread
 from p2pgrid.net.connection import WRITE_STALL_S, LinkConnection, OnStream
 from p2pgrid.net.host import HostLimits
+from p2pgrid.net.http_streams import PROTOCOL as HTTP
+from p2pgrid.net.http_streams import HttpStreams
+from p2pgrid.net.libp2p_road import PROTOCOL as SESSION
 from p2pgrid.net.libp2p_road import SessionListener, road_of, verify_listener
 from p2pgrid.net.link_membership import calling
 from p2pgrid.net.lookup_keys import check_key
@@ -60,6 +63,7 @@ class Network:
         capacity: Callable[[], bytes | None] | None = None,
         announce: Sequence[str] = (),
         sessions: SessionListener | None = None,
+        http: HttpStreams | None = None,
         limits: HostLimits | None = None,
         relay: RelayUse = NO_RELAY,
         relaying: RelayLimits | None = None,
@@ -80,6 +84,7 @@ class Network:
         capacity: the same for what we have free.
         announce: what to tell others instead of the addresses listened on.
         sessions: takes the links that others dial over libp2p.
+        http: answers requests of HTTP/1.1 over libp2p.
         relay: whether to be reached through relays.
         relaying: relay for others, within these limits; only for a peer that others can dial.
         punched: called on the asyncio loop, with the plan and the peer's id, when a peer that came through a relay
@@ -114,6 +119,7 @@ class Network:
             sessions,
             self._asking(capacity) if capacity is not None else None,
             self._begin_to_punch if punched is not None else None,
+            http,
         )
         self._punched = punched
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -301,7 +307,13 @@ class Network:
         return continues
 
     async def dial_road(
-        self, provider: PublicKey, addresses: Sequence[str], *, timeout_s: float = 10.0, direct_only: bool = False
+        self,
+        provider: PublicKey,
+        addresses: Sequence[str],
+        *,
+        timeout_s: float = 10.0,
+        direct_only: bool = False,
+        protocol: str = SESSION,
     ) -> StreamRoad:
         """A road to `provider` over libp2p, without a link on it: for another process of this node.
 
@@ -310,7 +322,7 @@ class Network:
         road = StreamRoad(asyncio.get_running_loop())
         try:
             async with asyncio.timeout(timeout_s):
-                await self._open_road(road, provider, addresses, timeout_s, direct_only)
+                await self._open_road(road, provider, addresses, timeout_s, direct_only, protocol)
             verify_listener(provider, road)
         except TimeoutError:
             road.abort()
@@ -344,11 +356,21 @@ class Network:
             except RuntimeError:
                 pass  # the loop is closed: nobody is left to punch
 
+    async def dial_http(self, peer: PublicKey, addresses: Sequence[str], *, timeout_s: float = 10.0) -> StreamRoad:
+        """A stream of `/http/1.1` to `peer`, on which nothing was said: for one request. Raises Unreachable."""
+        return await self.dial_road(peer, addresses, timeout_s=timeout_s, protocol=HTTP)
+
     async def _open_road(
-        self, road: StreamRoad, provider: PublicKey, addresses: Sequence[str], timeout_s: float, direct_only: bool
+        self,
+        road: StreamRoad,
+        provider: PublicKey,
+        addresses: Sequence[str],
+        timeout_s: float,
+        direct_only: bool,
+        protocol: str = SESSION,
     ) -> None:
         peer = PeerAddress(provider.peer_id, tuple(addresses))
-        await self._thread.call(self._service.open_session, peer, road, timeout_s, direct_only)
+        await self._thread.call(self._service.open_session, peer, road, timeout_s, direct_only, protocol)
 
     def health(self) -> Health:
         """How the network fares right now. Asks nobody."""
@@ -361,6 +383,7 @@ class Network:
             advertised_keys=service.parts[0].advertised_keys,
             relay=service.relay_health,
             restarts=self._thread.restarts,
+            stalled_s=self._thread.stalled_s,
             networks=tuple(
                 NetworkHealth(
                     name=part.name,

@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 PROTOCOL: Final = "/p2pgrid/offer/1"
 MAX_OFFER_BYTES: Final = 64 * 1024
 ANSWER_TIMEOUT_S: Final = 10.0
-MAX_ANSWERS_AT_ONCE: Final = 64
 _NOT_SUPPORTED: Final = "not supported"
 
 
@@ -61,27 +60,20 @@ def serve_offers(host: BasicHost, current_offer: Callable[[], Awaitable[bytes | 
 
 def serve_document(host: BasicHost, document: Document, current: Callable[[], Awaitable[bytes | None]]) -> None:
     """Answer every asker with what `current` returns then; None says that there is none."""
-    limiter = trio.CapacityLimiter(MAX_ANSWERS_AT_ONCE)
 
     async def answer(stream: Any) -> None:
-        if not limiter.available_tokens:
-            await stream.reset()
-            return
-        async with limiter:
-            with trio.move_on_after(ANSWER_TIMEOUT_S) as deadline:
-                data = await current() or b""
-                if len(data) > MAX_OFFER_BYTES:
-                    raise LocalError(
-                        f"our own {document.name} has {len(data)} bytes; at most {MAX_OFFER_BYTES} are sent."
-                    )
-                try:
-                    await stream.write(len(data).to_bytes(4) + data)
-                    await close_stream(stream)
-                except IOException as error:
-                    logger.debug("an asker went away: %r", error)
-                    await stream.reset()
-            if deadline.cancelled_caught:
-                await reset_stream(stream)
+        with trio.move_on_after(ANSWER_TIMEOUT_S) as deadline:
+            data = await current() or b""
+            if len(data) > MAX_OFFER_BYTES:
+                raise LocalError(f"our own {document.name} has {len(data)} bytes; at most {MAX_OFFER_BYTES} are sent.")
+            try:
+                await stream.write(len(data).to_bytes(4) + data)
+                await close_stream(stream)
+            except IOException as error:
+                logger.debug("an asker went away: %r", error)
+                await stream.reset()
+        if deadline.cancelled_caught:
+            await reset_stream(stream)
 
     host.set_stream_handler(document.protocol, answer)
 

@@ -69,4 +69,6 @@ class Health:
     relay: RelayHealth
     restarts: int
     """How often the libp2p host crashed and was started anew."""
+    stalled_s: float = 0.0
+    """For how long the host has taken no turn, so that nobody gets an answer; 0 while it takes them."""
     networks: tuple[NetworkHealth, ...] = ()

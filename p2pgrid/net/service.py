@@ -20,8 +20,11 @@ from multiaddr import Multiaddr
 from p2pgrid.errors import LocalError, Unreachable
 from p2pgrid.net import libp2p_road, log_exchange, offer_exchange, reach_asking, withdraw_exchange
 from p2pgrid.net.addresses import MAX_ADDRESSES_PER_PEER, usable_addresses, without_peer_id
-from p2pgrid.net.host import HostLimits, open_host
+from p2pgrid.net.host import HostLimits, abandon, open_host
+from p2pgrid.net.http_streams import PROTOCOL as HTTP
+from p2pgrid.net.http_streams import HttpStreams
 from p2pgrid.net.kad_query import Contact
+from p2pgrid.net.libp2p_road import PROTOCOL as SESSION
 from p2pgrid.net.libp2p_road import SessionListener, open_session, serve_sessions
 from p2pgrid.net.lookup_keys import RELAY
 from p2pgrid.net.members.gate import Gate
@@ -49,6 +52,7 @@ SOLD_BY: Final = (
     offer_exchange.CARDS.protocol,
     offer_exchange.CAPACITY.protocol,
     libp2p_road.PROTOCOL,
+    HTTP,
 )
 """Protocols that are answered only where this node sells."""
 
@@ -82,6 +86,7 @@ class NetworkService:
         sessions: SessionListener | None = None,
         current_capacity: Callable[[], Awaitable[bytes | None]] | None = None,
         punch: Begin | None = None,
+        http: HttpStreams | None = None,
     ) -> None:
         self._config = config
         self._current_capacity = current_capacity
@@ -89,6 +94,7 @@ class NetworkService:
         self._reachable: bool | None = None
         self._relay_part: RelayPart | None = None
         self._sessions = sessions
+        self._http = http
         self._roads: trio.Nursery | None = None
         """Where the roads run that were dialled from here."""
         self._current_offer = current_offer
@@ -128,6 +134,8 @@ class NetworkService:
     async def run(self, ready: Callable[[], None]) -> None:
         """Run the host until cancelled; `ready` is called when it listens. Raises LocalError where it cannot."""
         config, gate = self._config, self._make_gate()
+        if self._host is not None:
+            abandon(self._host)
         async with open_host(
             config.secret_key,
             self._listen,
@@ -161,6 +169,8 @@ class NetworkService:
                 log_exchange.serve_log(host, self._answer_log)
             if self._sessions is not None:
                 serve_sessions(host, self._sessions)
+            if self._http is not None:
+                self._http.serve_on(host)
             if self._current_cards is not None:
                 offer_exchange.serve_document(host, offer_exchange.CARDS, self._current_cards)
             if self._current_capacity is not None:
@@ -312,13 +322,20 @@ class NetworkService:
         return await dial_back(self._running_host().get_network(), peer, host, port, road, timeout_s=timeout_s)
 
     async def open_session(
-        self, peer: PeerAddress, road: StreamRoad, timeout_s: float, direct_only: bool = False
+        self,
+        peer: PeerAddress,
+        road: StreamRoad,
+        timeout_s: float,
+        direct_only: bool = False,
+        protocol: str = SESSION,
     ) -> None:
-        """Have `road` run to `peer`. See `Network.dial_link`."""
+        """Have `road` run to `peer`. See `Network.dial_link`, `Network.dial_http`."""
         host = self._running_host()
         if self._roads is None:
             raise LocalError("the network is down.", hint="It restarts by itself; try again.")
-        await open_session(host, _contact(peer), road, self._roads, timeout_s, direct_only=direct_only)
+        await open_session(
+            host, _contact(peer), road, self._roads, timeout_s, direct_only=direct_only, protocol=protocol
+        )
 
     async def agree_on_hole(self, peer: str) -> PunchPlan:
         """See `Network.agree_on_hole`."""

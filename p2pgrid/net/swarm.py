@@ -8,7 +8,7 @@
 | an outgoing handshake has no time bound | DIAL_TIMEOUT_S over the whole of it |
 | an inbound connection keeps its slot after it closed, until no more are accepted | the slot goes with it |
 | a task cancelled while it opens a stream leaves the stream open | opening is shielded, once connected |
-| one address can take every inbound slot | a cap per IP address |
+| one address can take every inbound slot, and connect as often as it likes | a cap and a rate per address |
 | a connection that is ending is still taken for a live one, and a stream on it fails | it is passed over |
 | known peers are dialled in the background to reach a number of connections | only what we ask for is dialled |
 | circuit addresses are never dialled | they are, behind the others, where a `circuits` dialler is set |
@@ -34,6 +34,7 @@ from libp2p.peer.peerstore import PeerStoreError
 from multiaddr import Multiaddr
 
 from p2pgrid.net.addresses import MAX_ADDRESSES_PER_PEER, Circuit, is_circuit, split_circuit, without_peer_id
+from p2pgrid.net.limits import Rates, Seats
 from p2pgrid.net.listening import caller_of
 from p2pgrid.net.relay.kind import is_relayed
 from p2pgrid.net.shielding import shielded_for
@@ -61,11 +62,12 @@ class DialsCircuits(Protocol):
 class GridSwarm(Swarm):  # type: ignore[misc]
     """A swarm that dials what it is told, at once, and lets go of what has ended."""
 
-    def __init__(self, *args: Any, max_inbound_per_ip: int, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, seats: Seats, connects: Rates, **kwargs: Any) -> None:
+        """`seats`: of connections that others make; `connects`: how often an address may make one."""
         super().__init__(*args, **kwargs)
         self.auto_connector = _NoAutoConnector(self)
-        self._max_inbound_per_ip = max_inbound_per_ip
-        self._inbound_by_ip: Counter[str] = Counter()
+        self._seats = seats
+        self._connects = connects
         self._wanted: Counter[ID] = Counter()
         self.circuits: DialsCircuits | None = None
         self._dialling: dict[tuple[ID, bool], trio.Event] = {}
@@ -193,17 +195,14 @@ class GridSwarm(Swarm):  # type: ignore[misc]
         remote = tcp.get_remote_address()
         ip = caller_of(remote[0]) if remote else ""
         raw = RawConnection(tcp, False)
-        if self._inbound_by_ip[ip] >= self._max_inbound_per_ip:
+        if not self._connects.take(ip, trio.current_time()) or not self._seats.take(ip):
             await raw.close()
             return
-        self._inbound_by_ip[ip] += 1
         try:
             muxed = await self.upgrade_inbound_raw_conn(raw, maddr)
             await muxed.event_closed.wait()
         finally:
-            self._inbound_by_ip[ip] -= 1
-            if not self._inbound_by_ip[ip]:
-                del self._inbound_by_ip[ip]
+            self._seats.leave(ip)
             with shielded_for(1):
                 await raw.close()
 

@@ -80,6 +80,8 @@ class ChannelExchange(Exchange):
         shop.channels.check_room(client)
         if request.continues:
             shop.channels.check_head(request.continues, client)
+        else:
+            shop.links.check_opening(self.stream.connection)
         self._proposed = propose_channel(
             offer,
             client=client,

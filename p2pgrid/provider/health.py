@@ -29,7 +29,7 @@ def health_of(node: Provider) -> dict[str, Any]:
         and not node.is_broken
         and node.offer is not None
         and not node.log.log.frozen
-        and (network is None or network.running)
+        and (network is None or (network.running and not network.stalled_s))
     )
     offer = node.offer
     return {
@@ -51,6 +51,8 @@ def health_of(node: Provider) -> dict[str, Any]:
             "connected_peers": network.connected_peers,
             "routing_table_size": network.routing_table_size,
             "advertised_keys": network.advertised_keys,
+            "restarts": network.restarts,
+            "stalled_s": network.stalled_s,
             "networks": [
                 {
                     "name": one.name,

@@ -32,6 +32,7 @@ from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.log.service import LogService
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.direct import DirectListener, listen
+from p2pgrid.net.http_streams import HttpStreams
 from p2pgrid.net.libp2p_road import SessionListener
 from p2pgrid.net.link_membership import called
 from p2pgrid.net.network import Network
@@ -66,6 +67,7 @@ from p2pgrid.provider.links import ClientLinks
 from p2pgrid.provider.offer_news import OfferNews
 from p2pgrid.provider.offers import OfferBook, OfferTerms, batch_terms_of, terms_of
 from p2pgrid.provider.own_log import erase_all_salts, open_log
+from p2pgrid.provider.pages import pages_over_libp2p
 from p2pgrid.provider.punched import PunchedLinks
 from p2pgrid.provider.reach import watch_of
 from p2pgrid.provider.relaying import relay_limits_of
@@ -158,6 +160,7 @@ class Provider:
         self.reach: ReachWatch | None = None
         """Whether strangers reach the node; None where the network was not joined."""
         self._listener: DirectListener | None = None
+        self.ledger: SqliteLedger
         self._workers: ProviderWorkers | None = None
         self._sessions: SessionListener
         self._punched: PunchedLinks
@@ -254,6 +257,12 @@ class Provider:
         """How the network fares; None if it was not joined."""
         return self._network.health() if self._network is not None else None
 
+    def page_names(self) -> set[str]:
+        """Host names by which the pages are known: those of the configuration, and the domain on the card."""
+        cards = self.cards.chain()
+        domain = cards[-1].message.domain if cards else ""
+        return {name.lower() for name in (*self._config.pages_names, domain) if name}
+
     @property
     def is_draining(self) -> bool:
         """True once the node was told to stop."""
@@ -318,7 +327,7 @@ class Provider:
     async def _open_ledger(self, stack: AsyncExitStack) -> SqliteLedger:
         started = time.monotonic()
         self._data.make()
-        ledger = SqliteLedger.open(self._data.ledger_file)
+        self.ledger = ledger = SqliteLedger.open(self._data.ledger_file)
         stack.push_async_callback(ledger.aclose)
         kind = Channels if self._config.processes == 1 else SharedChannels
         self.channels = kind(ledger, self.key, self.limits, self._now_ms, self._former_keys)
@@ -455,6 +464,8 @@ class Provider:
 
     async def _enter_network(self, stack: AsyncExitStack) -> None:
         started, config = time.monotonic(), self._config
+        pages, page = pages_over_libp2p(self)
+        stack.push_async_callback(pages.aclose, 1.0)
         self._network = Network(
             self.key,
             self.networks,
@@ -466,6 +477,7 @@ class Provider:
             cards=self._advertiser.shown_cards,
             capacity=self._advertiser.shown_capacity,
             sessions=self._sessions if config.libp2p_listen else None,
+            http=HttpStreams(page) if config.libp2p_listen else None,
             relay=self._relay_use,
             relaying=self._relaying,
             punched=self._punched.begin if config.punch else None,

@@ -165,6 +165,8 @@ class LinkOpened(BusMessage, frozen=True):
     link: int
     peer: bytes
     name: str
+    caller: str
+    """What its address is counted by."""
 
 
 class LinkClosed(BusMessage, frozen=True):

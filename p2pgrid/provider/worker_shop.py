@@ -83,7 +83,7 @@ class WorkerLinks(ClientLinks):
             return
         number = self._numbers[connection] = next(self._next)
         self._links[number] = connection
-        self._bus.send(m.LinkOpened(number, connection.peer.raw, connection.name))
+        self._bus.send(m.LinkOpened(number, connection.peer.raw, connection.name, connection.caller))
         connection.closed.add_done_callback(lambda _: self._lost(connection, number))
 
     def fault(self, connection: LinkConnection, fault: P2pgridError) -> None:

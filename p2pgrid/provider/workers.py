@@ -24,6 +24,7 @@ from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.ledger.writer import resolve
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.direct import cannot_listen
+from p2pgrid.net.limits import Seats
 from p2pgrid.net.listening import ListenLimits, caller_of
 from p2pgrid.processes.accepting import Acceptor, ConnectionGone
 from p2pgrid.processes.bus import Bus
@@ -133,11 +134,12 @@ class ProviderWorkers(WorkerSet):
         self._columns = (LIVE_ORDERS, BROKEN, BODY_BYTES, *map(running_column, engines.models))
         self._memory = make_memory(n + 1, len(self._columns))
         self.counters: Final = SharedCounters(self._memory, n + 1, self._columns, MAIN)
-        listen_limits = ListenLimits()
+        most = ListenLimits(max_connections=ListenLimits().max_connections * n)
+        connects, loop = most.connects(), asyncio.get_running_loop()
         self._acceptor = Acceptor(
-            max_connections=listen_limits.max_connections * n,
-            max_connections_per_caller=listen_limits.max_connections_per_address,
+            Seats(most.allowance()),
             caller_of=caller_of,
+            may_connect=lambda caller: connects.take(caller, loop.time()),
         )
         self._claims = ClaimTable(self._give_up)
         self._shop: Shop

@@ -45,6 +45,7 @@ from p2pgrid.errors import (
 )
 from p2pgrid.http.message import Request
 from p2pgrid.http.reader import ReaderLimits, RequestReader
+from p2pgrid.http.response_reader import ResponseReader
 from p2pgrid.ledger.bundle import read_bundle
 from p2pgrid.net import reach_wire, tls
 from p2pgrid.net.addresses import (
@@ -76,6 +77,7 @@ from p2pgrid.proto.membership import verify_membership
 from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.messages import ENDPOINTS, Status
 from p2pgrid.proto.note import parse_note, parse_note_key, parse_signature_lines
+from p2pgrid.proto.peer_id_auth import Challenge, PeerIdAuthClient, PeerIdAuthServer
 from p2pgrid.proto.record import (
     MAX_RECORD_BYTES,
     Record,
@@ -590,6 +592,38 @@ def _http(data: bytes) -> None:
                 parse_wishes(request.headers)
 
 
+def _http_answer(data: bytes) -> None:
+    """As a client does with what a provider's pages send."""
+    reader = ResponseReader(MB)
+    for piece in (data[: len(data) // 2], data[len(data) // 2 :]):
+        reader.feed(piece)
+    reader.end()
+
+
+def _http_answers() -> tuple[bytes, ...]:
+    return (
+        b"HTTP/1.1 200 OK\r\nServer: p2pgrid\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404 No\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\n\r\nto the end",
+    )
+
+
+def _peer_id_auth(text: str) -> None:
+    """As either side does with the other's header."""
+    auth = PeerIdAuthServer(PROVIDER, bytes(32))
+    auth.judge(text, "example.com", 1, bytes(32))
+    client = PeerIdAuthClient(CLIENT, "example.com", bytes(32))
+    auth.judge(client.reply(text), "example.com", 1, bytes(32))
+
+
+def _auth_headers() -> tuple[bytes, ...]:
+    auth, client = PeerIdAuthServer(PROVIDER, bytes(32)), PeerIdAuthClient(CLIENT, "example.com", bytes(32))
+    asked = auth.judge(client.opening(), "example.com", 1, bytes(32))
+    reply = client.reply(asked.header) if isinstance(asked, Challenge) else ""
+    named = auth.judge(reply, "example.com", 1, bytes(32))
+    return tuple(header.encode() for header in (client.opening(), asked.header, reply, named.header))
+
+
 def _http_requests() -> tuple[bytes, ...]:
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:8480\r\nContent-Type: application/json\r\n"
     body = _bodies()[0]
@@ -888,6 +922,8 @@ def _targets() -> Iterator[Target]:
     yield Target("request", _request, (Refused,), _bodies, "json")
     yield Target("gateway-body", _gateway, (Refused,), _bodies, "json", is_peers=False)
     yield Target("http-requests", _http, (Refused,), _http_requests, "raw", is_peers=False)
+    yield Target("http-answer", _http_answer, (ProtocolViolation,), _http_answers, "raw")
+    yield Target("peer-id-auth", partial(_from_text, _peer_id_auth), (ProtocolViolation,), _auth_headers, "text")
     yield Target("gateway-wishes", _wishes, (Refused,), lambda: (b"LT,DE\n0.05",), "text", is_peers=False)
     yield Target("public-key", parse_public_key, record, lambda: (PROVIDER.public_key.raw,), "raw")
     yield Target("peer-id", partial(_from_text, parse_peer_id), record, lambda: (PEER_ID.encode(),), "text")

@@ -140,6 +140,25 @@ async def test_a_crash_is_survived(caplog: pytest.LogCaptureFixture) -> None:
     assert "crashed and starts again" in caplog.text
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of coroutines that trio left behind
+async def test_a_host_that_was_cut_off_leaves_its_port_to_the_next() -> None:
+    """Trio itself fails, so that no `finally` of the host runs, and its sockets stay open."""
+
+    async def fail() -> None:
+        trio._core._run.GLOBAL_RUN_CONTEXT.runner.deadlines = None  # type: ignore[attr-defined]
+        await trio.sleep_forever()
+
+    async with Network(new_key(), "test", listen=[LOOPBACK], offer=lambda: b"offer") as provider:
+        before = provider.addresses
+        with pytest.raises(LocalError, match="stopped during the call"):
+            await provider._thread.call(fail)
+        await until(lambda: provider.health().restarts and provider.health().running, "it is back")
+        assert provider.health().restarts == 1
+        assert provider.addresses == before
+        async with Network(new_key(), "test") as client:
+            assert await client.fetch_offer(PeerAddress(provider.peer_id, before), timeout_s=5) == b"offer"
+
+
 async def test_an_absent_bootstrap_peer_is_said_once_and_tried_on(caplog: pytest.LogCaptureFixture) -> None:
     key = new_key()
     with socket.create_server(("127.0.0.1", 0)) as reserved:
