@@ -1,0 +1,67 @@
+"""A program for the inside of a namespace: who answers there, and as whom one is seen. Standard library alone.
+
+probe.py listen PORT                         say "ready", then tell everybody who calls as whom he is seen
+probe.py call HOST PORT [OWN_PORT]           one call: "seen ADDRESS PORT", "refused", "unreachable" or "silence"
+probe.py door SOCKET PORT                    say "ready", then pass a Unix socket's connections on to 127.0.0.1:PORT
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+
+SILENCE_S = 1.5
+
+
+def main(what: str, *arguments: str) -> None:
+    if what == "listen":
+        listen(int(arguments[0]))
+    elif what == "call":
+        print(call(arguments[0], int(arguments[1]), int(arguments[2]) if arguments[2:] else 0))
+    else:
+        asyncio.run(door(arguments[0], int(arguments[1])))
+
+
+def listen(port: int) -> None:
+    with socket.create_server(("0.0.0.0", port), reuse_port=True) as server:
+        print("ready", flush=True)
+        while True:
+            connection, (host, seen_port) = server.accept()
+            with connection:
+                connection.sendall(f"seen {host} {seen_port}".encode())
+
+
+def call(host: str, port: int, own_port: int) -> str:
+    try:
+        with socket.create_connection((host, port), SILENCE_S, ("0.0.0.0", own_port)) as connection:
+            return connection.recv(64).decode()
+    except TimeoutError:
+        return "silence"
+    except ConnectionRefusedError:
+        return "refused"
+    except OSError:
+        return "unreachable"
+
+
+async def door(path: str, port: int) -> None:
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.write_eof()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer), contextlib.suppress(OSError):
+            inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
+            with contextlib.closing(inner_writer):
+                await asyncio.gather(pass_on(reader, inner_writer), pass_on(inner_reader, writer))
+
+    server = await asyncio.start_unix_server(accept, path)
+    print("ready", flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
