@@ -17,6 +17,7 @@ from enum import StrEnum
 from typing import Any, Final, cast
 
 from p2pgrid.errors import P2pgridError, Refused, RemoteError, Unreachable
+from p2pgrid.net.silence import notice_silence
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.proto.frame import GoawayCode, ResetCode, goaway_name, reset_name
 from p2pgrid.proto.keys import PublicKey
@@ -157,6 +158,7 @@ class LinkConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        notice_silence(transport.get_extra_info("socket"))
         try:
             if self._verify_road is not None:
                 self._verify_road(self._transport)

@@ -5,6 +5,7 @@
 | every message costs two reads of the socket, one for its two bytes of length | one read takes all that has come |
 | each read and write takes a lock, a turn of trio's scheduler, though each has one task alone | no such locks |
 | a caller's IPv6 address is not known, so that all of them are counted as one | it is |
+| a connection to a peer that is gone lives on for a quarter of an hour, and is used | it breaks (`silence.py`) |
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.transport.tcp.tcp import TCP
 
+from p2pgrid.net.silence import notice_silence
+
 READ_BYTES: Final = 64 * 1024
 
 
@@ -25,6 +28,7 @@ class BufferedTcpStream(TrioTCPStream):  # type: ignore[misc]
 
     def __init__(self, stream: trio.SocketStream) -> None:
         super().__init__(stream)
+        notice_silence(stream.socket)
         self._remote_address: tuple[str, int] | None = None
         self._ahead = b""
         self._taken = 0

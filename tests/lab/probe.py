@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import sys
 
-SILENCE_S = 1.5
+SILENCE_S = 1.0
+ANSWER_S = 10.0
 
 
 def main(what: str, *arguments: str) -> None:
@@ -34,15 +36,22 @@ def listen(port: int) -> None:
 
 
 def call(host: str, port: int, own_port: int) -> str:
-    try:
-        with socket.create_connection((host, port), SILENCE_S, ("0.0.0.0", own_port)) as connection:
-            return connection.recv(64).decode()
-    except TimeoutError:
-        return "silence"
-    except ConnectionRefusedError:
-        return "refused"
-    except OSError:
-        return "unreachable"
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        connection.settimeout(SILENCE_S)
+        connection.bind(("0.0.0.0", own_port))
+        try:
+            connection.connect((host, port))
+            connection.settimeout(ANSWER_S)
+            return connection.makefile().read()
+        except TimeoutError:
+            return "silence"
+        except ConnectionRefusedError:
+            return "refused"
+        except OSError as error:
+            if error.errno not in (errno.EHOSTUNREACH, errno.ENETUNREACH):
+                raise
+            return "unreachable"
 
 
 async def door(path: str, port: int) -> None:
