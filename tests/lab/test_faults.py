@@ -77,9 +77,14 @@ async def test_two_halves_go_on_and_find_one_another_again(grid_on: BuildGrid) -
     grid.lab.partition()
     began = time.monotonic()
     await asyncio.gather(grid.start_operator("vilnius"), grid.start_operator("torino"))
-    for client, operators, absent in ((home, ("shop", "vilnius"), "torino"), (flat, ("shop-west", "torino"), "vilnius")):
+    for client, operators, absent in (
+        (home, ("shop", "vilnius"), "torino"),
+        (flat, ("shop-west", "torino"), "vilnius"),
+    ):
         for operator in operators:
-            await until(lambda client=client, operator=operator: client.buy(grid.peer_id(operator)), "sold", deadline_s=70)
+            await until(
+                lambda client=client, operator=operator: client.buy(grid.peer_id(operator)), "sold", deadline_s=70
+            )
             print(operator, "sold after", time.monotonic() - began)
         assert grid.peer_id(absent) not in await client.offers()
     grid.lab.reunite()
