@@ -14,8 +14,9 @@ from typing import Any, Final
 GONE_AFTER_S: Final = 20
 """What was sent and is not acknowledged for so long has not arrived (RFC 5482). Nor may a reader's window stay shut
 longer."""
-IDLE_S: Final = 45
-"""A connection on which nothing is said is asked whether it is still there after so long."""
+IDLE_S: Final = 20
+"""A connection on which nothing is said is asked whether it is still there after so long, which also keeps routers from
+forgetting it."""
 PROBE_INTERVAL_S: Final = 10
 
 

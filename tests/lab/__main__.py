@@ -8,9 +8,9 @@ import shlex
 import signal
 import sys
 
+from tests.lab.namespaces import Unavailable
 from tests.lab.network import Lab
 from tests.lab.plan import STANDARD, Nat
-from tests.lab.namespaces import Unavailable
 
 
 def main() -> int:
