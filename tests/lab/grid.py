@@ -92,11 +92,14 @@ class LabGrid:
         self._peers = folder / "bootstrap_peers.toml"
         self._doors: list[asyncio.subprocess.Process] = []
         self._sockets = tempfile.TemporaryDirectory(prefix="p2pgrid-lab-")  # a socket's path is short
-        addresses = []
-        for name in hubs:
-            peer_id = self._data(name).load_or_create_key().public_key.peer_id
-            addresses.append(f'"/ip4/{lab.address(name)}/tcp/{HUB_PORT}/p2p/{peer_id}"')
-        self._peers.write_text(f"[networks.{NETWORK}]\npeers = [{', '.join(addresses)}]\n")
+        self.hubs: Final = {
+            name: f"/ip4/{lab.address(name)}/tcp/{HUB_PORT}/p2p/"
+            f"{self._data(name).load_or_create_key().public_key.peer_id}"
+            for name in hubs
+        }
+        """Where each is."""
+        peers = ", ".join(f'"{address}"' for address in self.hubs.values())
+        self._peers.write_text(f"[networks.{NETWORK}]\npeers = [{peers}]\n")
 
     def peer_id(self, name: str) -> str:
         """Who the node at that host is."""

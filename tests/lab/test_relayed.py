@@ -1,0 +1,66 @@
+"""Operators behind address translation that forward no port: sales through a relay, and past it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.grid.conftest import until
+from tests.lab.conftest import BuildGrid
+from tests.lab.grid import Client, LabGrid
+from tests.lab.plan import STANDARD, Nat, Plan
+
+pytestmark = [pytest.mark.process, pytest.mark.lab]
+
+pytest.importorskip("p2pgrid.net.relay")
+
+PLAN = STANDARD.only("hub", "vilnius", "torino", "home")
+OPERATORS = ("vilnius", "torino")
+
+
+async def grid_with_a_relay(grid_on: BuildGrid, plan: Plan) -> tuple[LabGrid, Client]:
+    """One public host for bootstrap and relay, two operators and one client behind routers; all offers are known."""
+    grid = await grid_on(plan)
+    await grid.start_hub("hub")
+    *_, client = await asyncio.gather(
+        *(grid.start_operator(name, "--relay-through", grid.hubs["hub"]) for name in OPERATORS),
+        grid.start_client("home"),
+    )
+    await until(client.offers, lambda offers: sorted(offers) == sorted(map(grid.peer_id, OPERATORS)))
+    return grid, client
+
+
+async def link(client: Client, provider: str) -> str | None:
+    """The road that the link with a provider is on."""
+    road: str | None = (await client.offers())[provider]["link"]
+    return road
+
+
+async def test_both_sell_through_the_relay(grid_on: BuildGrid) -> None:
+    plan = PLAN.with_router("home-nat", nat=Nat.SYMMETRIC)
+    grid, client = await grid_with_a_relay(grid_on, plan)
+    for operator in map(grid.peer_id, OPERATORS):
+        assert await client.buy(operator) == "sold"
+        assert await link(client, operator) == "relayed"
+        assert "relayed" in (await client.offers())[operator]["roads"]
+
+
+async def test_holes_are_punched_where_routers_keep_ports(grid_on: BuildGrid) -> None:
+    grid, client = await grid_with_a_relay(grid_on, PLAN)
+    for operator in map(grid.peer_id, OPERATORS):
+        assert await client.buy(operator) == "sold"
+        await until(lambda operator=operator: link(client, operator), "punched")
+    await grid.kill("hub")
+    grid.lab.cut("hub")
+    for operator in map(grid.peer_id, OPERATORS):
+        assert await client.buy(operator) == "sold"
+        assert await link(client, operator) == "punched"
+
+
+async def test_the_operator_s_router_is_given_another_address(grid_on: BuildGrid) -> None:
+    grid, client = await grid_with_a_relay(grid_on, PLAN)
+    operator = grid.peer_id("vilnius")
+    assert await client.buy(operator) == "sold"
+    grid.lab.change_address("vilnius-nat", "198.51.100.88")
+    await until(lambda: client.buy(operator), "sold", deadline_s=60)
