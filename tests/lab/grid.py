@@ -18,7 +18,6 @@ from typing import Any, Final
 
 import aiohttp
 
-from p2pgrid.client.openai_api import PROVIDER_HEADER
 from p2pgrid.config import DataFolder
 from p2pgrid.demo.processes import NodeProcess
 from tests.grid.conftest import MODEL
@@ -64,7 +63,7 @@ class Client:
     async def buy(self, provider: str = "", *, timeout_s: float = 20.0) -> str:
         """One short chat, with that provider if one is named: `sold`, or why not. Nothing is tried twice."""
         body = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}
-        headers = {PROVIDER_HEADER: provider} if provider else {}
+        headers = {"X-P2pgrid-Provider": provider} if provider else {}
         try:
             async with (
                 asyncio.timeout(timeout_s),
