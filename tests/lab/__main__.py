@@ -1,22 +1,33 @@
-"""`python -m tests.lab`: build the standard network, say how to enter each host, and wait for Ctrl-C."""
+"""Build the laboratory's standard network, say how to enter each host, and wait for Ctrl-C."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import json
 import shlex
 import signal
 import sys
+import tempfile
+from pathlib import Path
+from typing import Any
 
+from tests.lab.grid import LabGrid, fake_engine
 from tests.lab.namespaces import Unavailable
 from tests.lab.network import Lab
 from tests.lab.plan import STANDARD, Nat
 
+HUBS = ("hub", "hub-west")
+OPERATORS = ("shop", "shop-west", "vilnius", "torino")
+CLIENTS = ("home", "flat")
+
 
 def main() -> int:
     """Exit code 0 after Ctrl-C, 3 where no laboratory can be had."""
-    arguments = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
+    arguments = argparse.ArgumentParser(prog="scripts/lab", description=__doc__)
     arguments.add_argument("--symmetric", action="append", default=[], metavar="ROUTER", help="translate so there")
+    arguments.add_argument("--grid", action="store_true", help="run a node on each host, with a fake engine")
     arguments.add_argument("--json", action="store_true", help="print one JSON object when it is built")
     chosen = arguments.parse_args()
     plan = STANDARD
@@ -25,6 +36,8 @@ def main() -> int:
     try:
         with Lab(plan) as lab:
             print(json.dumps(_hosts(lab)) if chosen.json else _text(lab), flush=True)
+            if chosen.grid:
+                asyncio.run(_grid(lab))
             while True:
                 signal.pause()
     except KeyboardInterrupt:
@@ -34,7 +47,7 @@ def main() -> int:
         return 3
 
 
-def _hosts(lab: Lab) -> dict[str, dict[str, object]]:
+def _hosts(lab: Lab) -> dict[str, dict[str, Any]]:
     return {
         name: {"address": lab.address(name), "pid": lab[name].pid, "enter": lab[name].enter} for name in lab.plan.names
     }
@@ -59,6 +72,22 @@ def _text(lab: Lab) -> str:
                     if host.at == router.name:
                         line(2, host.name, host.address)
     return "\n".join(lines)
+
+
+async def _grid(lab: Lab) -> None:
+    """A node on every host, until Ctrl-C."""
+    with tempfile.TemporaryDirectory(prefix="p2pgrid-lab-") as folder, fake_engine() as engine_url:
+        grid = LabGrid(lab, Path(folder), engine_url, hubs=HUBS)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(grid.stop)
+            print("\nStarting a node on each host.", file=sys.stderr, flush=True)
+            clients = await grid.start(operators=OPERATORS, clients=CLIENTS)
+            for name, node in grid.nodes.items():
+                print(f"{name:16} --data {node.data}    its log: {node.log}")
+            for client in clients:
+                print(f"curl --unix-socket {client.door} http://127.0.0.1:8480/v1/models")
+            sys.stdout.flush()
+            await asyncio.Event().wait()
 
 
 if __name__ == "__main__":

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.grid.conftest import MODEL
-from tests.lab.grid import LabGrid
+from tests.lab.grid import LabGrid, fake_engine
 from tests.lab.namespaces import Unavailable
 from tests.lab.network import Lab
 from tests.lab.plan import Plan
@@ -41,16 +36,9 @@ def build() -> Iterator[BuildLab]:
 
 @pytest.fixture(scope="session")
 def engine_url() -> Iterator[str]:
-    """A fake engine at a Unix socket, for all operators."""
-    with tempfile.TemporaryDirectory(prefix="p2pgrid-lab-") as folder:
-        command = [sys.executable, "-m", "p2pgrid.engine.fake", "--model", MODEL, "--uds", f"{folder}/engine"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        try:
-            yield json.loads(process.stdout.readline())["url"]
-        finally:
-            process.terminate()
-            process.wait()
+    """One fake engine, for all operators."""
+    with fake_engine() as url:
+        yield url
 
 
 @pytest.fixture

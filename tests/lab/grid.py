@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +23,7 @@ import aiohttp
 
 from p2pgrid.config import DataFolder
 from p2pgrid.demo.processes import NodeProcess
-from tests.grid.conftest import MODEL
+from tests.grid.conftest import MODEL, until
 from tests.lab import probe
 from tests.lab.network import Lab
 
@@ -60,6 +63,20 @@ class Client:
         models = (await self.get("/v1/models"))["data"]
         return {offer["provider"]: offer for model in models for offer in model["p2pgrid"]["offers"]}
 
+    async def knows(self, *providers: str, within_s: float = 30.0) -> None:
+        """Wait until the offers of these are known, whatever others are."""
+        await until(self.offers, lambda offers: set(providers) <= set(offers), deadline_s=within_s, pause_s=0.2)
+
+    async def can_buy(self, *providers: str, within_s: float = 30.0) -> None:
+        """Wait until each of them sells."""
+        for provider in providers:
+            await until(functools.partial(self.buy, provider), "sold", deadline_s=within_s, pause_s=0.2)
+
+    async def link(self, provider: str) -> str | None:
+        """The road that the link with a provider is on."""
+        road: str | None = (await self.offers())[provider]["link"]
+        return road
+
     async def buy(self, provider: str = "", *, timeout_s: float = 20.0) -> str:
         """One short chat, with that provider if one is named: `sold`, or why not. Nothing is tried twice."""
         body = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 8}
@@ -75,6 +92,20 @@ class Client:
         if response.status != 200:
             return str(answer["error"]["message"])
         return "sold" if answer["usage"]["completion_tokens"] > 0 else "an empty answer"
+
+
+@contextlib.contextmanager
+def fake_engine() -> Iterator[str]:
+    """A fake engine in a process of its own; its URL, a Unix socket's."""
+    with tempfile.TemporaryDirectory(prefix="p2pgrid-lab-") as folder:
+        command = [sys.executable, "-m", "p2pgrid.engine.fake", "--model", MODEL, "--uds", f"{folder}/engine"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        assert process.stdout is not None
+        try:
+            yield json.loads(process.stdout.readline())["url"]
+        finally:
+            process.terminate()
+            process.wait()
 
 
 class LabGrid:
@@ -104,6 +135,16 @@ class LabGrid:
         """Who the node at that host is."""
         return self._data(name).load_key().public_key.peer_id
 
+    async def start(
+        self, *, operators: Sequence[str] = (), clients: Sequence[str] = (), serve: Sequence[str] = ()
+    ) -> list[Client]:
+        """Start all hubs, then operators, with `serve` as further arguments, and clients. The clients."""
+        await asyncio.gather(*map(self.start_hub, self.hubs))
+        selling = [asyncio.create_task(self.start_operator(name, *serve)) for name in operators]
+        started = await asyncio.gather(*map(self.start_client, clients))
+        await asyncio.gather(*selling)
+        return started
+
     async def start_hub(self, name: str, *arguments: str) -> NodeProcess:
         """`p2pgrid bootstrap` on a public host."""
         return await self._start(name, "bootstrap", "--libp2p-listen", f"/ip4/0.0.0.0/tcp/{HUB_PORT}", *arguments)
@@ -124,6 +165,7 @@ class LabGrid:
         process = await asyncio.create_subprocess_exec(
             *(*self.lab[name].prefix, sys.executable, "-S", "-E", probe.__file__, "door", str(door), str(GATEWAY_PORT)),
             stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,
         )
         self._doors.append(process)
         assert process.stdout is not None

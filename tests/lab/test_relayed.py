@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import functools
 
 import pytest
 
@@ -22,19 +22,10 @@ OPERATORS = ("vilnius", "torino")
 async def grid_with_a_relay(grid_on: BuildGrid, plan: Plan) -> tuple[LabGrid, Client]:
     """One public host for bootstrap and relay, two operators and one client behind routers; all offers are known."""
     grid = await grid_on(plan)
-    await grid.start_hub("hub")
-    *_, client = await asyncio.gather(
-        *(grid.start_operator(name, "--relay-through", grid.hubs["hub"]) for name in OPERATORS),
-        grid.start_client("home"),
-    )
-    await until(client.offers, lambda offers: sorted(offers) == sorted(map(grid.peer_id, OPERATORS)))
+    through = ["--relay-through", grid.hubs["hub"]]
+    [client] = await grid.start(operators=OPERATORS, clients=["home"], serve=through)
+    await client.knows(*map(grid.peer_id, OPERATORS))
     return grid, client
-
-
-async def link(client: Client, provider: str) -> str | None:
-    """The road that the link with a provider is on."""
-    road: str | None = (await client.offers())[provider]["link"]
-    return road
 
 
 async def test_both_sell_through_the_relay(grid_on: BuildGrid) -> None:
@@ -42,7 +33,7 @@ async def test_both_sell_through_the_relay(grid_on: BuildGrid) -> None:
     grid, client = await grid_with_a_relay(grid_on, plan)
     for operator in map(grid.peer_id, OPERATORS):
         assert await client.buy(operator) == "sold"
-        assert await link(client, operator) == "relayed"
+        assert await client.link(operator) == "relayed"
         assert "relayed" in (await client.offers())[operator]["roads"]
 
 
@@ -50,12 +41,12 @@ async def test_holes_are_punched_where_routers_keep_ports(grid_on: BuildGrid) ->
     grid, client = await grid_with_a_relay(grid_on, PLAN)
     for operator in map(grid.peer_id, OPERATORS):
         assert await client.buy(operator) == "sold"
-        await until(lambda operator=operator: link(client, operator), "punched")
+        await until(functools.partial(client.link, operator), "punched")
     await grid.kill("hub")
     grid.lab.cut("hub")
     for operator in map(grid.peer_id, OPERATORS):
         assert await client.buy(operator) == "sold"
-        assert await link(client, operator) == "punched"
+        assert await client.link(operator) == "punched"
 
 
 async def test_the_operator_s_router_is_given_another_address(grid_on: BuildGrid) -> None:
@@ -63,4 +54,4 @@ async def test_the_operator_s_router_is_given_another_address(grid_on: BuildGrid
     operator = grid.peer_id("vilnius")
     assert await client.buy(operator) == "sold"
     grid.lab.change_address("vilnius-nat", "198.51.100.88")
-    await until(lambda: client.buy(operator), "sold", deadline_s=60)
+    await client.can_buy(operator, within_s=60)
