@@ -1,7 +1,7 @@
 """Builds a plan out of network namespaces, and breaks it on purpose.
 
     with Lab(STANDARD) as lab:
-        lab["home"].run("ping", "-c", "1", "198.51.100.10")
+        lab["home"].run("ping", "-c", "1", "192.52.193.10")
         lab.cut("hub")
 
 One namespace is the internet: a bridge for each segment, and routes between them. Each router and each host is another,

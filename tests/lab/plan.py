@@ -125,20 +125,22 @@ def _named(all_of_them: Iterable[T], name: str) -> T:
 
 STANDARD: Final = Plan(
     segments=(
-        Segment(name="east", network="198.51.100.0/24"),
-        Segment(name="west", network="203.0.113.0/24"),
+        # Prefixes of the IANA's for special services (AMT and AS112), of use to nobody here. Those for documentation are
+        # no global addresses to Python, and our code tells private places from public ones.
+        Segment(name="east", network="192.52.193.0/24"),
+        Segment(name="west", network="192.175.48.0/24"),
     ),
     routers=(
-        Router(name="vilnius-nat", segment="east", address="198.51.100.41"),
-        Router(name="torino-nat", segment="west", address="203.0.113.42"),
-        Router(name="home-nat", segment="east", address="198.51.100.51"),
-        Router(name="flat-nat", segment="west", address="203.0.113.52"),
+        Router(name="vilnius-nat", segment="east", address="192.52.193.41"),
+        Router(name="torino-nat", segment="west", address="192.175.48.42"),
+        Router(name="home-nat", segment="east", address="192.52.193.51"),
+        Router(name="flat-nat", segment="west", address="192.175.48.52"),
     ),
     hosts=(
-        Host(name="hub", at="east", address="198.51.100.10"),
-        Host(name="hub-west", at="west", address="203.0.113.10"),
-        Host(name="shop", at="east", address="198.51.100.30"),
-        Host(name="shop-west", at="west", address="203.0.113.30"),
+        Host(name="hub", at="east", address="192.52.193.10"),
+        Host(name="hub-west", at="west", address="192.175.48.10"),
+        Host(name="shop", at="east", address="192.52.193.30"),
+        Host(name="shop-west", at="west", address="192.175.48.30"),
         # The same private address four times, as it is in households: whoever dials it meets somebody else, or himself.
         Host(name="vilnius", at="vilnius-nat", address="192.168.1.10"),
         Host(name="torino", at="torino-nat", address="192.168.1.10"),

@@ -20,7 +20,7 @@ async def test_an_operator_is_given_another_address(grid_on: BuildGrid) -> None:
     grid = await grid_on(STANDARD.only("hub", "shop", "home"))
     [client] = await grid.start(operators=["shop"], clients=["home"])
     await client.can_buy(grid.peer_id("shop"))
-    grid.lab.change_address("shop", "198.51.100.99")
+    grid.lab.change_address("shop", "192.52.193.99")
     await client.can_buy(grid.peer_id("shop"), within_s=60)
 
 
@@ -29,7 +29,7 @@ async def test_an_operator_s_router_is_given_another_address_and_the_operator_an
     grid = await grid_on(plan.with_router("vilnius-nat", forwards=tuple((port, "vilnius") for port in FORWARDS)))
     [client] = await grid.start(operators=["vilnius"], clients=["home"])
     await client.can_buy(grid.peer_id("vilnius"))
-    grid.lab.change_address("vilnius-nat", "198.51.100.99")
+    grid.lab.change_address("vilnius-nat", "192.52.193.99")
     await grid.nodes["vilnius"].stop()
     await grid.start_operator("vilnius")
     await client.can_buy(grid.peer_id("vilnius"), within_s=60)

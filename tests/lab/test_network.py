@@ -53,9 +53,9 @@ def call(lab: Lab, who: str, whom: str, own_port: int = 0, *, port: int = PORT) 
 def test_a_host_behind_a_router_reaches_the_world_and_nobody_reaches_it(build: BuildLab) -> None:
     lab = build(ONE_OF_EACH)
     with listening(lab, "hub", "vilnius", "home", "shop-west"):
-        assert call(lab, "home", "hub", 5000) == "seen 198.51.100.51 5000"
-        assert call(lab, "home", "shop-west", 5000) == "seen 198.51.100.51 5000"
-        assert call(lab, "hub", "shop-west", 5000) == "seen 198.51.100.10 5000"
+        assert call(lab, "home", "hub", 5000) == "seen 192.52.193.51 5000"
+        assert call(lab, "home", "shop-west", 5000) == "seen 192.52.193.51 5000"
+        assert call(lab, "hub", "shop-west", 5000) == "seen 192.52.193.10 5000"
         for stranger in ("hub", "home", "shop-west"):
             assert call(lab, stranger, "vilnius") == "silence"
     assert call(lab, "home", "hub") == "refused"  # a public host without a firewall says so
@@ -64,7 +64,7 @@ def test_a_host_behind_a_router_reaches_the_world_and_nobody_reaches_it(build: B
 def test_a_forwarded_port_is_open_and_no_other(build: BuildLab) -> None:
     lab = build(ONE_OF_EACH.with_router("vilnius-nat", forwards=((PORT, "vilnius"),)))
     with listening(lab, "vilnius"), listening(lab, "vilnius", port=PORT + 1):
-        assert call(lab, "home", "vilnius", 5000) == "seen 198.51.100.51 5000"
+        assert call(lab, "home", "vilnius", 5000) == "seen 192.52.193.51 5000"
         assert call(lab, "home", "vilnius", port=PORT + 1) == "silence"
 
 
@@ -72,10 +72,10 @@ def test_a_symmetric_router_shows_another_port_to_everyone(build: BuildLab) -> N
     lab = build(ONE_OF_EACH.with_router("home-nat", nat=Nat.SYMMETRIC))
     with listening(lab, "hub", "shop-west"):
         seen = [call(lab, "home", whom, 5000) for whom in ("hub", "shop-west")]
-        assert [one.rpartition(" ")[0] for one in seen] == ["seen 198.51.100.51"] * 2
-        assert len({*seen, "seen 198.51.100.51 5000"}) == 3
+        assert [one.rpartition(" ")[0] for one in seen] == ["seen 192.52.193.51"] * 2
+        assert len({*seen, "seen 192.52.193.51 5000"}) == 3
         lab.translate("home-nat", Nat.PRESERVING)
-        assert call(lab, "home", "hub", 5001) == "seen 198.51.100.51 5001"
+        assert call(lab, "home", "hub", 5001) == "seen 192.52.193.51 5001"
 
 
 def test_cables_and_partitions_are_cut_and_healed(build: BuildLab) -> None:
@@ -99,14 +99,14 @@ def test_cables_and_partitions_are_cut_and_healed(build: BuildLab) -> None:
 def test_addresses_change_on_either_side_of_a_router(build: BuildLab) -> None:
     lab = build(ONE_OF_EACH.with_router("vilnius-nat", forwards=((PORT, "vilnius"),)))
     with listening(lab, "hub", "vilnius"):
-        lab.change_address("home-nat", "198.51.100.77")
-        assert call(lab, "home", "hub", 5000) == "seen 198.51.100.77 5000"
+        lab.change_address("home-nat", "192.52.193.77")
+        assert call(lab, "home", "hub", 5000) == "seen 192.52.193.77 5000"
         lab.change_address("home", "192.168.1.33")
-        assert call(lab, "home", "hub", 5001) == "seen 198.51.100.77 5001"
-        lab.change_address("vilnius-nat", "198.51.100.78")
-        assert lab.public_address("vilnius") == "198.51.100.78"
+        assert call(lab, "home", "hub", 5001) == "seen 192.52.193.77 5001"
+        lab.change_address("vilnius-nat", "192.52.193.78")
+        assert lab.public_address("vilnius") == "192.52.193.78"
         assert call(lab, "home", "vilnius").startswith("seen")
-        lab.change_address("hub", "198.51.100.79")
+        lab.change_address("hub", "192.52.193.79")
         assert call(lab, "home", "hub").startswith("seen")
 
 
@@ -125,7 +125,7 @@ def test_whoever_is_not_root_builds_it_in_a_user_namespace(build: BuildLab, monk
     lab = build(ONE_OF_EACH)
     assert "--user" in lab["hub"].enter
     with listening(lab, "hub", "vilnius"):
-        assert call(lab, "home", "hub", 5000) == "seen 198.51.100.51 5000"
+        assert call(lab, "home", "hub", 5000) == "seen 192.52.193.51 5000"
         assert call(lab, "home", "vilnius") == "silence"
 
 
@@ -166,8 +166,8 @@ def test_where_a_program_is_missing_the_reason_is_said(monkeypatch: pytest.Monke
 
 
 def test_a_plan_that_cannot_be_built_is_refused() -> None:
-    east = Segment(name="east", network="198.51.100.0/24")
+    east = Segment(name="east", network="192.52.193.0/24")
     with pytest.raises(ValueError, match=r"192\.0\.2\.1 is no address of east"):
         Plan(segments=(east,), hosts=(Host(name="a", at="east", address="192.0.2.1"),))
     with pytest.raises(ValueError, match="'east'"):
-        Plan(segments=(east,), hosts=(Host(name="east", at="east", address="198.51.100.2"),))
+        Plan(segments=(east,), hosts=(Host(name="east", at="east", address="192.52.193.2"),))
