@@ -160,7 +160,7 @@ class LabGrid:
 
     async def start_client(self, name: str, *arguments: str) -> Client:
         """`p2pgrid gateway` on a host, and a door to it."""
-        node = await self._start(name, "gateway", "--listen", f"127.0.0.1:{GATEWAY_PORT}", *arguments)
+        node = await self._start(name, "gateway", "--verbose", "--listen", f"127.0.0.1:{GATEWAY_PORT}", *arguments)
         door = Path(self._sockets.name) / name
         process = await asyncio.create_subprocess_exec(
             *(*self.lab[name].prefix, sys.executable, "-S", "-E", probe.__file__, "door", str(door), str(GATEWAY_PORT)),
