@@ -125,8 +125,8 @@ def _named(all_of_them: Iterable[T], name: str) -> T:
 
 STANDARD: Final = Plan(
     segments=(
-        # Prefixes of the IANA's for special services (AMT and AS112), of use to nobody here. Those for documentation are
-        # no global addresses to Python, and our code tells private places from public ones.
+        # Prefixes that the IANA keeps for special services (AMT and AS112). Those for documentation would be no global
+        # addresses to Python, and our code tells private places from public ones.
         Segment(name="east", network="192.52.193.0/24"),
         Segment(name="west", network="192.175.48.0/24"),
     ),

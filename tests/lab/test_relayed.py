@@ -72,10 +72,11 @@ async def test_the_operator_s_router_is_given_another_address(grid_on: BuildGrid
     await client.can_buy(operator, within_s=60)
 
 
-@pytest.mark.xfail(strict=True, reason="a node does not yet learn from its peers that it needs a relay")
 async def test_nobody_has_to_name_a_relay(grid_on: BuildGrid) -> None:
     """`p2pgrid serve` behind a router, as it comes: it finds out that nobody reaches it, and a relay."""
     grid = await grid_on(PLAN)
     [client] = await grid.start(operators=OPERATORS, clients=["home"])
     await client.knows(*map(grid.peer_id, OPERATORS))
-    await client.can_buy(*map(grid.peer_id, OPERATORS))
+    for operator in map(grid.peer_id, OPERATORS):
+        await client.can_buy(operator)
+        assert await client.link(operator) in ("relayed", "punched")
