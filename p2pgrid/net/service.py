@@ -39,6 +39,8 @@ READVERTISE_INTERVAL_S: Final = 20 * 60.0
 """Three times within the hour for which a record is kept."""
 RETRY_ADVERTISE_S: Final = 15.0
 PARALLEL_ADVERTISEMENTS: Final = 4
+ADDRESS_INTERVAL_S: Final = 5.0
+"""How often our own addresses are looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +127,7 @@ class NetworkService:
                     nursery.start_soon(self._dht.run)
                     nursery.start_soon(self._stay_joined)
                     nursery.start_soon(self._stay_advertised)
+                    nursery.start_soon(self._watch_addresses)
                     ready()
             finally:
                 self._host = self._dht = self._roads = None
@@ -233,6 +236,16 @@ class NetworkService:
             interval_s = READVERTISE_INTERVAL_S if all(self._held.values()) else RETRY_ADVERTISE_S
             with trio.move_on_after(_spread(interval_s)):
                 await self._keys_changed.wait()
+
+    async def _watch_addresses(self) -> None:
+        """This machine may be given other addresses at any time: the network is told at once."""
+        while True:
+            await trio.sleep(ADDRESS_INTERVAL_S)
+            now = tuple(map(str, self._running_host().get_addrs()))
+            if now != self.addresses:
+                logger.info("others find this node at other addresses now: %s", ", ".join(now))
+                self.addresses = now
+                self._keys_changed.set()
 
     async def _announce(self, keys: Sequence[str]) -> dict[str, int]:
         dht, held, limiter = self._running_dht(), dict.fromkeys(keys, 0), trio.CapacityLimiter(PARALLEL_ADVERTISEMENTS)

@@ -152,9 +152,10 @@ class LabGrid:
     async def start_operator(self, name: str, *arguments: str, price_eur: str = "0.80") -> NodeProcess:
         """`p2pgrid serve` on a host. Behind a router with forwarded ports it announces the router's address."""
         self._data(name).load_or_create_key()
+        direct = () if "--no-direct" in arguments else ("--listen", f"0.0.0.0:{DIRECT_PORT}")
         return await self._start(
             *(name, "serve", "--operator", name, "--country", "LT", "--model", MODEL, "--engine-url", self._engine_url),
-            *("--price-input", "0.20", "--price-output", price_eur, "--listen", f"0.0.0.0:{DIRECT_PORT}"),
+            *("--price-input", "0.20", "--price-output", price_eur, *direct),
             *("--libp2p-listen", f"/ip4/0.0.0.0/tcp/{LIBP2P_PORT}", *self._announcing(name), *arguments),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 
 import pytest
 
@@ -16,12 +17,17 @@ pytestmark = [pytest.mark.process, pytest.mark.lab, pytest.mark.timeout(240)]
 
 
 @pytest.mark.xfail(strict=True, reason="offers name the addresses of when they were signed, and are kept so long")
-async def test_an_operator_is_given_another_address(grid_on: BuildGrid) -> None:
-    grid = await grid_on(STANDARD.only("hub", "shop", "home"))
+async def test_operators_are_given_other_addresses(grid_on: BuildGrid) -> None:
+    """One sells over both roads, the other over libp2p alone."""
+    grid = await grid_on(STANDARD.only("hub", "shop", "shop-west", "home"))
     [client] = await grid.start(operators=["shop"], clients=["home"])
-    await client.can_buy(grid.peer_id("shop"))
+    await grid.start_operator("shop-west", "--no-direct")
+    both = list(map(grid.peer_id, ("shop", "shop-west")))
+    await client.can_buy(*both)
     grid.lab.change_address("shop", "192.52.193.99")
-    await client.can_buy(grid.peer_id("shop"), within_s=60)
+    grid.lab.change_address("shop-west", "192.175.48.99")
+    await client.can_buy(*both, within_s=60)
+    await until(functools.partial(client.link, both[0]), "direct", pause_s=0.2)
 
 
 async def test_an_operator_s_router_is_given_another_address_and_the_operator_announces_it(grid_on: BuildGrid) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from p2pgrid.net.silence import GONE_AFTER_S, notice_silence
-from tests.net.road_rigs import dialled, direct_road
+from tests.net.road_rigs import direct_road
 from tests.net.trio_hosts import dialling_host, listening_host, run_trio
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="TCP_USER_TIMEOUT is Linux's")
@@ -22,10 +22,13 @@ def gives_up_after_ms(tcp: Any) -> int:
 
 
 async def test_a_link_on_the_direct_road_at_both_ends() -> None:
-    async with direct_road() as road, dialled(road) as link:
+    async with direct_road() as road:
+        link = await road.dial()
         [accepted] = road.listener.connections
         for end in (link, accepted):
+            assert end._transport is not None
             assert gives_up_after_ms(end._transport.get_extra_info("socket")) == GONE_AFTER_S * 1000
+        await link.aclose()
 
 
 def test_a_connection_of_libp2p_at_both_ends() -> None:
