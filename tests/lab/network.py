@@ -60,7 +60,7 @@ _LOSS: Final = """
 table netdev {table} {{
   chain ingress {{
     type filter hook ingress device "{device}" priority 0;
-    {which} drop
+    meta protocol ip {which} drop
   }}
 }}
 """

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import socket
 import sys
+import time
 
 SILENCE_S = 1.0
 ANSWER_S = 10.0
@@ -22,6 +23,10 @@ def main(what: str, *arguments: str) -> None:
         listen(int(arguments[0]))
     elif what == "call":
         print(call(arguments[0], int(arguments[1]), int(arguments[2]) if arguments[2:] else 0))
+    elif what == "count":
+        count(int(arguments[0]))
+    elif what == "pour":
+        pour(arguments[0], int(arguments[1]), int(arguments[2]))
     else:
         asyncio.run(door(arguments[0], int(arguments[1])))
 
@@ -52,6 +57,27 @@ def call(host: str, port: int, own_port: int) -> str:
             if error.errno not in (errno.EHOSTUNREACH, errno.ENETUNREACH):
                 raise
             return "unreachable"
+
+
+def count(port: int) -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("0.0.0.0", port))
+        receiver.settimeout(ANSWER_S)
+        print("ready", flush=True)
+        n = 0
+        with contextlib.suppress(TimeoutError):
+            while True:
+                receiver.recv(64)
+                receiver.settimeout(SILENCE_S)
+                n += 1
+        print(n)
+
+
+def pour(host: str, port: int, n: int) -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as sender:
+        for _ in range(n):
+            sender.sendto(b"x", (host, port))
+            time.sleep(0.001)
 
 
 async def door(path: str, port: int) -> None:

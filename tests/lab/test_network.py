@@ -28,21 +28,25 @@ ONE_OF_EACH = STANDARD.only("hub", "vilnius", "home", "shop-west")
 
 
 @contextlib.contextmanager
+def inside(lab: Lab, name: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Have a host run the probe, which is ready, and is killed in the end."""
+    process = subprocess.Popen([*lab[name].prefix, *PYTHON, *arguments], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@contextlib.contextmanager
 def listening(lab: Lab, *names: str, port: int = PORT) -> Iterator[None]:
     """Have hosts answer calls."""
-    running = []
-    try:
+    with contextlib.ExitStack() as stack:
         for name in names:
-            command = [*lab[name].prefix, *PYTHON, "listen", str(port)]
-            running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-        for process in running:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
+            stack.enter_context(inside(lab, name, "listen", str(port)))
         yield
-    finally:
-        for process in running:
-            process.kill()
-            process.communicate()
 
 
 def call(lab: Lab, who: str, whom: str, own_port: int = 0, *, port: int = PORT) -> str:
@@ -112,6 +116,11 @@ def test_addresses_change_on_either_side_of_a_router(build: BuildLab) -> None:
 
 def test_packets_get_lost_in_the_share_that_was_asked_for(build: BuildLab) -> None:
     lab = build(ONE_OF_EACH)
+    lab.lose("home-nat", 50)
+    with inside(lab, "hub", "count", str(PORT)) as counting:
+        lab["home"].run(*PYTHON, "pour", lab.address("hub"), str(PORT), "400")
+        assert counting.stdout is not None
+        assert 130 < int(counting.stdout.readline()) < 270  # seven standard deviations
     with listening(lab, "hub"):
         lab.lose("home-nat", 100)
         assert call(lab, "home", "hub") == "silence"
