@@ -12,7 +12,6 @@ what comes unasked, so that a stranger's SYN gets no answer of any kind.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Final, Self
@@ -237,8 +236,3 @@ class Lab:
 
     def _ip(self, namespace: Namespace, *commands: str) -> None:
         namespace.run("ip", "-batch", "-", text="\n".join(commands) + "\n")
-
-
-def translations(router: Namespace) -> Sequence[str]:
-    """The connections that a router translates now, as the kernel lists them."""
-    return router.run("cat", "/proc/net/nf_conntrack").splitlines()

@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,6 +127,18 @@ def test_packets_get_lost_in_the_share_that_was_asked_for(build: BuildLab) -> No
         assert call(lab, "home", "hub") == "silence"
         lab.lose("home-nat", 0)
         assert call(lab, "home", "hub").startswith("seen")
+
+
+def test_packets_are_held_back_where_the_kernel_can_do_that(build: BuildLab) -> None:
+    lab = build(ONE_OF_EACH)
+    try:
+        lab.delay("home-nat", 300)
+    except Unavailable as reason:
+        pytest.skip(f"{reason}")
+    with listening(lab, "hub"):
+        began = time.monotonic()
+        assert call(lab, "home", "hub").startswith("seen")
+        assert time.monotonic() - began > 0.6
 
 
 def test_whoever_is_not_root_builds_it_in_a_user_namespace(build: BuildLab, monkeypatch: pytest.MonkeyPatch) -> None:
