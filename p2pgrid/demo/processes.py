@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,12 +29,21 @@ class NodeProcess:
     module = "p2pgrid"
     """What Python runs."""
 
-    def __init__(self, name: str, data: Path, *arguments: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        data: Path,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        prefix: Sequence[str] = (),
+    ) -> None:
+        """`prefix`: a command that runs another, put in front of this one (`nsenter ...`); it must keep the process."""
         self.name: Final = name
         self.data: Final = data
         self.log: Final = data / "logs" / f"{arguments[0]}.log"
         self.ready: dict[str, Any] = {}
         self._arguments = arguments
+        self._prefix = tuple(prefix)
         self._environment = environment or {}
         self._process: asyncio.subprocess.Process | None = None
 
@@ -52,6 +62,7 @@ class NodeProcess:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
+                *self._prefix,
                 sys.executable,
                 "-m",
                 self.module,

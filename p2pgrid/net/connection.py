@@ -22,6 +22,7 @@ from p2pgrid.net.link_membership import CalledMembership, CallerMembership
 from p2pgrid.net.member_books import NOT_A_MEMBER
 from p2pgrid.net.rest import Rest, Spend
 from p2pgrid.net.road_move import LinksByName, RoadMove, answer_claim
+from p2pgrid.net.silence import notice_silence
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.proto.frame import GoawayCode, ResetCode, goaway_name, reset_name
 from p2pgrid.proto.keys import PublicKey
@@ -225,6 +226,7 @@ class LinkConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        notice_silence(transport.get_extra_info("socket"))
         try:
             if self._verify_road is not None:
                 self._verify_road(self._transport)

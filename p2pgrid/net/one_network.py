@@ -217,18 +217,27 @@ class OneNetwork:
             retry_s = min(retry_s * 2, LONGEST_RETRY_S)
 
     async def _join(self) -> bool:
-        """True if a bootstrap peer answered, as a server of this network's DHT."""
-        network = self._running_host().get_network()
+        """True if a bootstrap peer answered, as a server of this network's DHT. One that is silent holds up nobody."""
+        network, reached = self._running_host().get_network(), trio.Event()
 
         async def reach(seed: Contact) -> None:
             try:
                 await network.connect_to(seed.peer_id, seed.addresses)
             except SwarmException as error:
                 logger.debug("bootstrap peer: %s", error)
+            else:
+                reached.set()
+
+        async def reach_any() -> None:
+            async with trio.open_nursery() as nursery:
+                for seed in self.seeds:
+                    nursery.start_soon(reach, seed)
+            reached.set()
 
         async with trio.open_nursery() as nursery:
-            for seed in self.seeds:
-                nursery.start_soon(reach, seed)
+            nursery.start_soon(reach_any)
+            await reached.wait()
+            nursery.cancel_scope.cancel()
         return await self.dht.join(self.seeds) > 0
 
     async def _stay_advertised(self) -> None:

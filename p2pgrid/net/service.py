@@ -45,6 +45,8 @@ from p2pgrid.proto.keys import PublicKey, SecretKey
 
 logger = logging.getLogger(__name__)
 
+ADDRESS_INTERVAL_S: Final = 5.0
+"""How often our own addresses are looked at."""
 WITHDRAW_TIMEOUT_S: Final = 4.0
 """How long the peers that hold our records may take to hear that we are gone. A node that stops waits for it."""
 SOLD_BY: Final = (
@@ -183,6 +185,7 @@ class NetworkService:
                     if gate is not None:
                         nursery.start_soon(gate.run, host)
                     nursery.start_soon(self._relay_part.run)
+                    nursery.start_soon(self._watch_addresses)
                     ready()
             finally:
                 self._host = self._roads = self._relay_part = None
@@ -340,6 +343,14 @@ class NetworkService:
     async def agree_on_hole(self, peer: str) -> PunchPlan:
         """See `Network.agree_on_hole`."""
         return await agree(self._running_host(), ID.from_base58(peer))
+
+    async def _watch_addresses(self) -> None:
+        """This machine may be given other addresses at any time: the network is told at once."""
+        while True:
+            await trio.sleep(ADDRESS_INTERVAL_S)
+            if tuple(map(str, self._running_host().get_addrs())) != self.addresses:
+                self._addresses_changed()
+                logger.info("others find this node at other addresses now: %s", ", ".join(self.addresses))
 
     def _running_host(self) -> BasicHost:
         if self._host is None:

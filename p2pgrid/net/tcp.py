@@ -6,6 +6,7 @@
 | each read and write takes a lock, a turn of trio's scheduler, though each has one task alone | no such locks |
 | a caller's IPv6 address is not known, so that all of them are counted as one | it is |
 | the local port of a connection that was dialled cannot be used for another | it can, for hole punching |
+| a connection to a peer that is gone lives on for a quarter of an hour, and is used | it breaks (`silence.py`) |
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from libp2p.transport.exceptions import OpenConnectionError
 from libp2p.transport.tcp.tcp import TCP
 from multiaddr import Multiaddr
 
+from p2pgrid.net.silence import notice_silence
+
 READ_BYTES: Final = 64 * 1024
 
 
@@ -29,6 +32,7 @@ class BufferedTcpStream(TrioTCPStream):  # type: ignore[misc]
 
     def __init__(self, stream: trio.SocketStream) -> None:
         super().__init__(stream)
+        notice_silence(stream.socket)
         self._remote_address: tuple[str, int] | None = None
         self._ahead = b""
         self._taken = 0
