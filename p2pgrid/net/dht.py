@@ -16,11 +16,14 @@ from libp2p.host.basic_host import BasicHost
 from libp2p.kad_dht.routing_table import gen_random_key_in_bucket
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
+from multiaddr import Multiaddr
 
 from p2pgrid.net.kad_query import ASK_TIMEOUT_S, Answer, Contact, KadQuery, ProviderClaim
 from p2pgrid.net.kad_server import KadServer
+from p2pgrid.net.listen_addresses import listen_addresses
 from p2pgrid.net.lookup import REPLICATION, Pace, Route, Sightings
 from p2pgrid.net.peer_address import PeerAddress
+from p2pgrid.net.relay.kind import is_relayed
 
 logger = logging.getLogger(__name__)
 
@@ -29,27 +32,46 @@ MAINTENANCE_INTERVAL_S: Final = 300.0
 _STALE_AFTER_S: Final = 600
 _CONTACT_TTL_S: Final = 2 * 60 * 60
 _MAX_PROBES: Final = 16
+MAX_HOLDERS: Final = 256
 
 
 class Dht:
     """One host's part in a network's DHT: it answers if `serve`, and looks up and announces in any case."""
 
     def __init__(
-        self, host: BasicHost, network_name: str, *, serve: bool, ask_timeout_s: float = ASK_TIMEOUT_S
+        self,
+        host: BasicHost,
+        network_name: str,
+        *,
+        serve: bool,
+        ask_timeout_s: float = ASK_TIMEOUT_S,
+        is_one_of_us: Callable[[ID], Awaitable[bool]] | None = None,
     ) -> None:
+        """`is_one_of_us`: asked before a peer that connects is got to know; None where everybody is."""
         self._host = host
         self._own_id: ID = host.get_id()
-        protocol = f"/p2pgrid/{network_name}/kad/1.0.0"
-        self.server = KadServer(host, protocol, serve=serve)
-        self._query = KadQuery(host, protocol, ask_timeout_s)
+        self.protocol: Final = f"/p2pgrid/{network_name}/kad/1.0.0"
+        self.server = KadServer(host, self.protocol, serve=serve)
+        self._query = KadQuery(host, self.protocol, ask_timeout_s)
+        self._is_one_of_us = is_one_of_us
         self._serve = serve
         self._seeds: tuple[Contact, ...] = ()
         self._announcing = Pace()
+        self.holders: dict[ID, Contact] = {}
+        """The servers that may have one of our records; whoever empties it tells them that we are gone."""
 
     @property
     def size(self) -> int:
         """How many servers the routing table knows."""
         return int(self.server.routing_table.size())
+
+    async def is_server(self, peer: Contact) -> bool:
+        """True if the peer answers, now, as a server of this network."""
+        return await self._ask(peer, self._own_id.to_bytes(), self._query.find_node) is not None
+
+    def servers(self) -> list[Contact]:
+        """The servers that the routing table knows."""
+        return [Contact(info.peer_id, tuple(info.addrs)) for info in self.server.routing_table.get_peer_infos()]
 
     async def join(self, seeds: Sequence[Contact]) -> int:
         """Get to know the neighbourhood through `seeds`, which are kept for later. Returns the table's size."""
@@ -66,6 +88,10 @@ class Dht:
         async def tell(server: Contact) -> None:
             nonlocal accepted
             await self._announcing.wait_for(str(server.peer_id))
+            self.holders.pop(server.peer_id, None)
+            self.holders[server.peer_id] = server
+            if len(self.holders) > MAX_HOLDERS:
+                del self.holders[next(iter(self.holders))]
             if await _attempt(self._query.add_provider, server, key) is not _FAILED:
                 accepted += 1
 
@@ -77,7 +103,11 @@ class Dht:
 
     def forget_own_records(self) -> None:
         """Stop giving out our own provider records from here. Other servers' copies end within the hour."""
-        self.server.provider_store.withdraw(str(self._own_id))
+        self.forget_records_of(str(self._own_id))
+
+    def forget_records_of(self, peer_id: str) -> None:
+        """Give out nothing any more that a provider left here."""
+        self.server.provider_store.withdraw(peer_id)
 
     async def find_providers(self, key: bytes, limit: int, timeout_s: float) -> list[PeerAddress]:
         """At most `limit` providers of `key`, the most credible first; after `timeout_s`, what was found by then."""
@@ -147,13 +177,28 @@ class Dht:
     ) -> Answer | None:
         answer = await _attempt(ask, server, key)
         if isinstance(answer, Answer):
-            await self._admit(answer.sender)
+            await self._admit(await self._located(answer.sender))
             return answer
         self.server.routing_table.remove_peer(server.peer_id)
         return None
 
+    async def _located(self, server: Contact) -> Contact:
+        """With the addresses that it tells in identify, where it signed none: other implementations do not."""
+
+        async def identify(server: Contact, _key: bytes) -> tuple[Multiaddr, ...]:
+            return await listen_addresses(self._host, server.peer_id)
+
+        if server.addresses or (told := await _attempt(identify, server, b"")) is _FAILED:
+            return server
+        return Contact(server.peer_id, told)
+
     async def _admit(self, server: Contact) -> None:
-        """It answered: keep it in the routing table, with its newest addresses, for ourselves and for who asks us."""
+        """It answered: keep it in the routing table, with its newest addresses, for ourselves and for who asks us.
+
+        Not one without an address: nobody who hears of it could ask it.
+        """
+        if not server.addresses:
+            return
         table, peerstore = self.server.routing_table, self._host.get_peerstore()
         known = table.get_peer_info(server.peer_id)
         if known is not None and set(known.addrs) != set(server.addresses):
@@ -165,7 +210,9 @@ class Dht:
 
     async def _probe(self, peer_id: ID) -> None:
         """A peer connected to us: if it answers as a server, others should hear of it."""
-        if self.server.routing_table.get_peer_info(peer_id) is None:
+        if self.server.routing_table.get_peer_info(peer_id) is not None:
+            return
+        if self._is_one_of_us is None or await self._is_one_of_us(peer_id):
             await self._ask(Contact(peer_id, ()), self._own_id.to_bytes(), self._query.find_node)
 
     def _start(self, key: bytes) -> list[Contact]:
@@ -199,7 +246,8 @@ class _Newcomers:
         self._nursery, self._limiter, self._probe = nursery, limiter, probe
 
     async def connected(self, network: Any, connection: Any) -> None:
-        if self._limiter.available_tokens:
+        # Who comes through a relay cannot be dialled, and serves nobody.
+        if self._limiter.available_tokens and not is_relayed(connection):
             self._nursery.start_soon(self._run, connection.muxed_conn.peer_id)
 
     async def _run(self, peer_id: ID) -> None:

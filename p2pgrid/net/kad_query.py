@@ -25,6 +25,8 @@ from p2pgrid.net.addresses import usable_addresses
 from p2pgrid.net.host import close_stream, open_stream, reset_stream
 
 ASK_TIMEOUT_S: Final = 6.0
+SILENCE_IS_CONSENT_S: Final = 1.0
+"""After a provider record was sent."""
 MAX_ANSWER_BYTES: Final = 256 * 1024
 _MAX_CLOSER_PEERS: Final = 20
 """A server answers with the 20 it knows closest to the key."""
@@ -76,16 +78,28 @@ class KadQuery:
         return await self._ask(server, Message.MessageType.GET_PROVIDERS, key)
 
     async def add_provider(self, server: Contact, key: bytes) -> None:
-        """Tell the server that we provide `key`. Returns once it has said so, or ended the stream in good order."""
+        """Tell the server that we provide `key`. Returns once it has said so, ended the stream, or kept silent.
+
+        The kad-dht specification has no answer to it: py-libp2p repeats the message, js-libp2p takes it and waits for
+        the next one.
+        """
         message = self._message(Message.MessageType.ADD_PROVIDER, key)
         provider = message.providerPeers.add()
         provider.id = self._host.get_id().to_bytes()
         provider.addrs.extend(address.to_bytes() for address in self._host.get_addrs())
         provider.signedRecord = message.senderRecord
-        try:
-            await self._exchange(server, message)
-        except StreamEOF:
-            pass  # implementations that do not echo the message close the stream
+        with trio.fail_after(self._timeout_s):
+            stream = await open_stream(self._host, server.peer_id, server.addresses, self._protocol)
+            try:
+                await stream.write(encode_varint_prefixed(message.SerializeToString()))
+                with trio.move_on_after(SILENCE_IS_CONSENT_S):
+                    await read_varint_prefixed_bytes_limited(stream, MAX_ANSWER_BYTES)
+            except StreamEOF:
+                pass
+            except BaseException:
+                await reset_stream(stream)
+                raise
+            await close_stream(stream)
 
     async def _ask(self, server: Contact, kind: Any, key: bytes) -> Answer:
         return parse_answer(await self._exchange(server, self._message(kind, key)), kind, server)
@@ -130,24 +144,25 @@ def parse_answer(raw: bytes, kind: int, server: Contact) -> Answer:
     )
 
 
-def _contact(peer: Any) -> Contact | None:
+def _contact(peer: Any, *, circuits: bool = False) -> Contact | None:
+    """Servers are asked over no relay: a look-up asks dozens of them, and a server that needs one is no server."""
     if not _is_ed25519(peer.id):
         return None
     peer_id = ID(peer.id)
-    return Contact(peer_id, tuple(usable_addresses(peer.addrs, str(peer_id))))
+    return Contact(peer_id, tuple(usable_addresses(peer.addrs, str(peer_id), circuits=circuits)))
 
 
 def _claim(peer: Any) -> ProviderClaim | None:
-    hearsay = _contact(peer)
+    hearsay = _contact(peer, circuits=True)
     if hearsay is None:
         return None
-    signed = _signed_contact(peer.signedRecord, hearsay.peer_id)
+    signed = _signed_contact(peer.signedRecord, hearsay.peer_id, circuits=True)
     if signed is not None and signed[0].addresses:
         return ProviderClaim(*signed)
     return ProviderClaim(hearsay, None) if hearsay.addresses else None
 
 
-def _signed_contact(envelope: bytes, peer_id: ID) -> tuple[Contact, int] | None:
+def _signed_contact(envelope: bytes, peer_id: ID, *, circuits: bool = False) -> tuple[Contact, int] | None:
     """The addresses that `peer_id` itself signed (RFC 0003 of the libp2p specs) with their number, if it did."""
     if not 0 < len(envelope) <= _MAX_RECORD_BYTES:
         return None
@@ -158,7 +173,8 @@ def _signed_contact(envelope: bytes, peer_id: ID) -> tuple[Contact, int] | None:
         return None
     if signer != peer_id or record.peer_id != peer_id:
         return None
-    addresses: Sequence[Multiaddr] = usable_addresses((a.to_bytes() for a in record.addrs), str(peer_id))
+    sent = (a.to_bytes() for a in record.addrs)
+    addresses: Sequence[Multiaddr] = usable_addresses(sent, str(peer_id), circuits=circuits)
     return Contact(peer_id, tuple(addresses)), int(record.seq)
 
 

@@ -21,6 +21,8 @@ RECORD_TTL_S: Final = 60 * 60
 MAX_KEYS: Final = 20_000
 MAX_PROVIDERS_PER_KEY: Final = 500
 MAX_KEYS_PER_PROVIDER: Final = 200
+MAX_RECORDS: Final = 50_000
+"""Over all keys: about 100 MB. A server of a network of any size is closest to far fewer."""
 MAX_PROVIDERS_PER_ANSWER: Final = 60
 
 
@@ -28,6 +30,7 @@ class BoundedProviderStore(ProviderStore):  # type: ignore[misc]
     """As the base class, whose message handler calls it, with limits."""
 
     max_keys = MAX_KEYS
+    max_records = MAX_RECORDS
 
     def __init__(self, host: Any, now: Callable[[], float] = time.time) -> None:
         """`now`: the clock, in Unix seconds."""
@@ -35,16 +38,22 @@ class BoundedProviderStore(ProviderStore):  # type: ignore[misc]
         self._now = now
         self.providers: dict[bytes, dict[str, ProviderRecord]] = {}
         self._keys_of: dict[str, set[bytes]] = {}
+        self._n_records = 0
 
     def add_provider(self, key: bytes, provider: PeerInfo) -> None:
         """Keep or renew a record. Over a limit it is not kept: the peer tries again, and others keep theirs."""
         peer_id = str(provider.peer_id)
-        addresses = usable_addresses((a.to_bytes() for a in provider.addrs), peer_id)
+        addresses = usable_addresses((a.to_bytes() for a in provider.addrs), peer_id, circuits=True)
         records = self.providers.get(key, {})
         keys = self._keys_of.get(peer_id, set())
-        full = (not records and len(self.providers) >= self.max_keys) or len(records) >= MAX_PROVIDERS_PER_KEY
+        full = (
+            (not records and len(self.providers) >= self.max_keys)
+            or len(records) >= MAX_PROVIDERS_PER_KEY
+            or self._n_records >= self.max_records
+        )
         if not addresses or (peer_id not in records and (full or len(keys) >= MAX_KEYS_PER_PROVIDER)):
             return
+        self._n_records += peer_id not in records
         self.providers.setdefault(key, {})[peer_id] = ProviderRecord(PeerInfo(provider.peer_id, addresses), self._now())
         self._keys_of.setdefault(peer_id, set()).add(key)
 
@@ -58,7 +67,7 @@ class BoundedProviderStore(ProviderStore):  # type: ignore[misc]
         """Forget all that `peer_id` provides."""
         for key in self._keys_of.pop(peer_id, set()):
             records = self.providers.get(key, {})
-            records.pop(peer_id, None)
+            self._n_records -= records.pop(peer_id, None) is not None
             if not records:
                 self.providers.pop(key, None)
 
@@ -72,6 +81,7 @@ class BoundedProviderStore(ProviderStore):  # type: ignore[misc]
         }
         self.providers = kept
         self._keys_of = {}
+        self._n_records = sum(map(len, kept.values()))
         for key, records in kept.items():
             for peer_id in records:
                 self._keys_of.setdefault(peer_id, set()).add(key)

@@ -52,6 +52,9 @@ class Nobody:
     async def fetch_offer(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:
         raise Unreachable("nobody is there.")
 
+    async def fetch_capacity(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:
+        raise Unreachable("nobody is there.")
+
     async def fetch_cards(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:
         raise Unreachable("nobody is there.")
 

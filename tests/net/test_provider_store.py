@@ -68,6 +68,24 @@ def test_the_number_of_keys_is_bounded() -> None:
     assert len(store.providers) == 3
 
 
+def test_the_number_of_records_is_bounded_whoever_makes_them() -> None:
+    now = 1_000_000.0
+    store = BoundedProviderStore(_Host(), lambda: now)
+    store.max_records = 100
+    for n in range(300):
+        store.add_provider(n.to_bytes(2), provider(n))
+    assert store.size() == 100
+    store.withdraw(str(provider(5).peer_id))
+    store.add_provider(b"a place is free", provider(301))
+    store.add_provider(b"and now none is", provider(302))
+    assert store.get_providers(b"a place is free")
+    assert not store.get_providers(b"and now none is")
+    now += RECORD_TTL_S + 1
+    store.cleanup_expired()
+    store.add_provider(b"and now none is", provider(302))
+    assert store.get_providers(b"and now none is")
+
+
 def test_what_cannot_be_dialled_is_not_kept() -> None:
     store = BoundedProviderStore(_Host())
     store.add_provider(b"k", PeerInfo(provider(1).peer_id, []))
