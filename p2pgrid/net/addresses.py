@@ -29,6 +29,7 @@ _HOST_BYTES: Final = {b"\x04": 4, b"\x29": 16}
 _DNS: Final = (b"\x35", b"\x36", b"\x37")
 _TCP: Final = b"\x06"
 _P2P: Final = b"\xa5\x03"
+_CIRCUIT: Final = b"\xa2\x02"
 """Codes of the multiformats table, as they stand in an address."""
 _EXAMPLE: Final = "/ip4/192.0.2.7/tcp/4001"
 
@@ -88,6 +89,29 @@ def usable_addresses(
         except Exception:  # noqa: BLE001, S112 (multiaddr's parsers raise anything; a peer's bad address is no event)
             continue
     return list(found.values())
+
+
+def fitting_addresses(untrusted: Iterable[bytes]) -> tuple[bytes, ...]:
+    """The first few binary addresses that begin like one worth dialling, each once. Cheap: none is parsed."""
+    examined = islice(untrusted, _MAX_ADDRESSES_EXAMINED)
+    return tuple(islice(dict.fromkeys(raw for raw in examined if _may_be_ours(raw)), MAX_ADDRESSES_PER_PEER))
+
+
+def host_of(address: bytes) -> str:
+    """The IP address or DNS name at the beginning of a binary address; empty if there is none."""
+    size = _HOST_BYTES.get(address[:1])
+    if size is not None and len(address) > size:
+        return str(ipaddress.ip_address(address[1 : 1 + size]))
+    if address[:1] in _DNS and len(address) > 1:
+        return address[2 : 2 + address[1]].decode("ascii", "replace")
+    return ""
+
+
+def is_relayed(address: bytes) -> bool:
+    """True for a binary address that leads over a relay: `<host>/tcp/<port>/p2p/<relay>/p2p-circuit`."""
+    size = _HOST_BYTES.get(address[:1], address[1] + 1 if address[:1] in _DNS and len(address) > 1 else 0)
+    behind = address[1 + size + 3 :]
+    return behind[:2] == _P2P and len(behind) > 2 and behind[3 + behind[2] :].startswith(_CIRCUIT)
 
 
 def full_multiaddr(address: Multiaddr, peer_id: str) -> str:

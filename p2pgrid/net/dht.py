@@ -1,34 +1,51 @@
 """The DHT of one network: who provides what. Kademlia on the protocol id `/p2pgrid/<network>/kad/1.0.0`.
 
-Look-ups always ask the network (libp2p's own answer from a local copy for two days), count a provider once however
-often it is reported, and put those first whose addresses the provider itself signed. A peer enters the routing
-table when it has answered a request of ours under this protocol id: so no client does, and nobody of another network.
+The rules are those of `p2pgrid/proto/kademlia/`: the routing table, whom a look-up asks, whose word counts for how
+much. Here they are carried out over libp2p. A look-up always asks the network. A peer enters the routing table when it
+has answered a request of ours under this protocol id: so no client does, and nobody of another network.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import trio
 from libp2p.host.basic_host import BasicHost
-from libp2p.kad_dht.routing_table import gen_random_key_in_bucket
 from libp2p.peer.id import ID
-from libp2p.peer.peerinfo import PeerInfo
+from libp2p.peer.peerstore import PeerStoreError
+from multiaddr import Multiaddr
 
-from p2pgrid.net.kad_query import ASK_TIMEOUT_S, Answer, Contact, KadQuery, ProviderClaim
+from p2pgrid.net.address_proof import AddressProof
+from p2pgrid.net.addresses import full_multiaddr, host_of, usable_addresses
+from p2pgrid.net.kad_query import ASK_TIMEOUT_S, Answer, Contact, KadQuery, contact_of, node_of, own_record
 from p2pgrid.net.kad_server import KadServer
-from p2pgrid.net.lookup import REPLICATION, Pace, Route, Sightings
+from p2pgrid.net.kad_walk import Walk
+from p2pgrid.net.pace import Pace
 from p2pgrid.net.peer_address import PeerAddress
+from p2pgrid.proto.kademlia import REPLICATION
+from p2pgrid.proto.kademlia.claims import Address, Claim, Claims
+from p2pgrid.proto.kademlia.lookup import Lookup
+from p2pgrid.proto.kademlia.places import MAX_SEARCHED_BITS, Node, key_beside, place_of
+from p2pgrid.proto.kademlia.records import ProviderRecord
+from p2pgrid.proto.kademlia.replicas import ANNOUNCED, MAX_REPLICAS, Request, Search
+from p2pgrid.proto.kademlia.size import SizeEstimate
+from p2pgrid.proto.kademlia.table import RoutingTable
 
 logger = logging.getLogger(__name__)
 
-PARALLEL_ASKS: Final = 8
 MAINTENANCE_INTERVAL_S: Final = 300.0
-_STALE_AFTER_S: Final = 600
-_CONTACT_TTL_S: Final = 2 * 60 * 60
+SILENT_AFTER_S: Final = 600.0
+REFRESH_AFTER_S: Final = 1800.0
+"""A bucket into which nothing was looked up for so long is looked up."""
+_MAX_REFRESHED: Final = 4
+"""Buckets in one round of maintenance."""
 _MAX_PROBES: Final = 16
+
+_Question = Callable[[Contact, bytes], Awaitable[Answer]]
 
 
 class Dht:
@@ -38,144 +55,189 @@ class Dht:
         self, host: BasicHost, network_name: str, *, serve: bool, ask_timeout_s: float = ASK_TIMEOUT_S
     ) -> None:
         self._host = host
-        self._own_id: ID = host.get_id()
+        self._own = host.get_id().to_bytes()
         protocol = f"/p2pgrid/{network_name}/kad/1.0.0"
-        self.server = KadServer(host, protocol, serve=serve)
+        self.table = RoutingTable(place_of(self._own))
+        self.network_size = SizeEstimate()
+        self._proof = AddressProof(self._is_at)
+        self.server = KadServer(host, protocol, self.table, self._proof)
         self._query = KadQuery(host, protocol, ask_timeout_s)
         self._serve = serve
-        self._seeds: tuple[Contact, ...] = ()
+        self._seeds: tuple[Node, ...] = ()
         self._announcing = Pace()
+        self._background: trio.Nursery | None = None
 
     @property
     def size(self) -> int:
         """How many servers the routing table knows."""
-        return int(self.server.routing_table.size())
+        return len(self.table)
 
     async def join(self, seeds: Sequence[Contact]) -> int:
         """Get to know the neighbourhood through `seeds`, which are kept for later. Returns the table's size."""
-        self._seeds = tuple(seeds)
-        await self._walk(self._own_id.to_bytes(), self._query.find_node)
+        self._seeds = tuple(_node(seed) for seed in seeds)
+        await self._look_around(self._own)
         return self.size
 
     async def announce(self, key: bytes) -> int:
-        """Leave our provider record for `key` with the servers closest to it; how many took it."""
+        """Leave our provider record for `key` with the servers that should hold it; how many took it."""
+        addresses = tuple(address.to_bytes() for address in self._host.get_addrs())
         if self._serve:
-            self.server.provider_store.add_provider(key, PeerInfo(self._own_id, self._host.get_addrs()))
-        accepted = 0
+            record = ProviderRecord(self._own, addresses, "", own_record(self._host), trio.current_time())
+            self.server.records.add(key, record)
+        search = Search(key, self._begin, at_least=ANNOUNCED)
+        await self._carry_out(search, self._query.find_node)
+        accepted: set[bytes] = set()
 
-        async def tell(server: Contact) -> None:
-            nonlocal accepted
-            await self._announcing.wait_for(str(server.peer_id))
-            if await _attempt(self._query.add_provider, server, key) is not _FAILED:
-                accepted += 1
+        async def tell(server: Node, replica: bytes) -> None:
+            await self._announcing.wait_for(server.peer)
+            if await _attempt(self._query.add_provider, contact_of(server), replica) is not _FAILED:
+                accepted.add(server.peer)
 
-        closest = await self._walk(key, self._query.find_node)
         async with trio.open_nursery() as nursery:
-            for server in closest:
-                nursery.start_soon(tell, server)
-        return accepted
+            for replica, lookup in search.lookups.items():
+                for server in lookup.holders():
+                    nursery.start_soon(tell, server, replica)
+        return len(accepted)
 
     def forget_own_records(self) -> None:
         """Stop giving out our own provider records from here. Other servers' copies end within the hour."""
-        self.server.provider_store.withdraw(str(self._own_id))
+        self.server.records.withdraw(self._own)
 
     async def find_providers(self, key: bytes, limit: int, timeout_s: float) -> list[PeerAddress]:
         """At most `limit` providers of `key`, the most credible first; after `timeout_s`, what was found by then."""
-        sightings = Sightings(str(self._own_id))
+        claims = Claims(self._own)
         if self._serve:
-            local = self.server.provider_store.get_providers(key)
-            sightings.add(ProviderClaim(Contact(p.peer_id, tuple(p.addrs)), None) for p in local)
+            claims.add(_claim(record) for record in self.server.records.of(key, trio.current_time(), random.random))
 
         async def ask(server: Contact, key: bytes) -> Answer:
             answer = await self._query.get_providers(server, key)
-            sightings.add(answer.providers)
+            claims.add(answer.providers)
             return answer
 
         with trio.move_on_after(timeout_s):
-            await self._walk(key, ask)
-        return sightings.ranked()[:limit]
+            await self._carry_out(Search(key, self._begin, at_most=MAX_REPLICAS), ask)
+        found = []
+        for provider in claims.chosen(limit, random.random):
+            peer_id = str(ID(provider.peer))
+            usable = usable_addresses((address.raw for address in provider.addresses), peer_id)
+            found.append(PeerAddress(peer_id, tuple(full_multiaddr(address, peer_id) for address in usable)))
+        return found
 
     async def run(self) -> None:
         """Keep the routing table and the records fresh, and get to know who connects. Runs until cancelled."""
         limiter = trio.CapacityLimiter(_MAX_PROBES)
         async with trio.open_nursery() as nursery:
-            if self._serve:
-                self._host.get_network().register_notifee(_Newcomers(nursery, limiter, self._probe))
-            nursery.start_soon(self._host.get_peerstore().start_cleanup_task)
-            while True:
-                await trio.sleep(MAINTENANCE_INTERVAL_S)
-                await self.refresh()
+            self._background = nursery
+            try:
+                if self._serve:
+                    self.server.start(nursery)
+                    self._host.get_network().register_notifee(_Newcomers(nursery, limiter, self._probe))
+                nursery.start_soon(self._host.get_peerstore().start_cleanup_task)
+                while True:
+                    await trio.sleep(MAINTENANCE_INTERVAL_S)
+                    await self.refresh()
+            finally:
+                self._background = None
 
     async def refresh(self) -> None:
         """One round of maintenance: ask who has been silent, look around, drop old records."""
-        self.server.provider_store.cleanup_expired()
-        table = self.server.routing_table
-        for peer_id in table.get_stale_peers(_STALE_AFTER_S):
-            await self._ask(self._known(peer_id), self._own_id.to_bytes(), self._query.find_node)
-        await self._walk(self._own_id.to_bytes(), self._query.find_node)
-        for bucket in list(table.buckets):
-            if bucket.size():
-                await self._walk(gen_random_key_in_bucket(bucket), self._query.find_node)
+        now_s = trio.current_time()
+        self.server.records.expire(now_s)
+        for node in self.table.silent(now_s, SILENT_AFTER_S):
+            if await self._ask(node, self._own, self._query.find_node) is None:
+                self.table.failed(node)
+        await self._look_around(self._own)
+        unwalked = [bits for bits in self.table.unwalked(now_s, REFRESH_AFTER_S) if bits <= MAX_SEARCHED_BITS]
+        for bits in unwalked[:_MAX_REFRESHED]:
+            await self._look_around(key_beside(place_of(self._own), bits, os.urandom(16)))
 
-    async def _walk(self, key: bytes, ask: Callable[[Contact, bytes], Awaitable[Answer]]) -> list[Contact]:
-        """Kademlia's look-up: ask ever closer servers until the `REPLICATION` closest known have answered."""
-        route = Route(key, self._own_id, self._start(key))
-        progress = trio.Event()
-        asking = 0
+    async def _look_around(self, key: bytes) -> None:
+        """Look up a place that nobody could have prepared for."""
+        search = Search(key, self._begin, at_most=1)
+        await self._carry_out(search, self._query.find_node)
+        self.network_size.add(place_of(key), search.lookups[key].closest())
 
-        async def one(server: Contact) -> None:
-            nonlocal asking, progress
-            answer = await self._ask(server, key, ask)
-            route.heard(server, answer)
-            asking -= 1
-            progress.set()
+    def _begin(self, key: bytes) -> Lookup:
+        """A look-up for a key, from the closest that we know."""
+        place = place_of(key)
+        start = self.table.closest(place)
+        if len(start) < REPLICATION:
+            known = {node.peer for node in start}
+            start += [seed for seed in self._seeds if seed.peer not in known]
+        self.table.walked(place, trio.current_time())
+        radius = self.network_size.radius_of(REPLICATION)
+        return Lookup(place, self._own, start, draw=random.random, radius=radius)
 
-        async with trio.open_nursery() as nursery:
-            while True:
-                server = route.next() if asking < PARALLEL_ASKS else None
-                if server is not None:
-                    asking += 1
-                    nursery.start_soon(one, server)
-                elif asking:
-                    await progress.wait()
-                    progress = trio.Event()
-                else:
-                    return route.answered()
+    async def _carry_out(self, search: Search, question: _Question) -> None:
+        async def ask(request: Request) -> tuple[Node, tuple[Node, ...]] | None:
+            return await self._ask(request.node, request.key, question)
 
-    async def _ask(
-        self, server: Contact, key: bytes, ask: Callable[[Contact, bytes], Awaitable[Answer]]
-    ) -> Answer | None:
-        answer = await _attempt(ask, server, key)
-        if isinstance(answer, Answer):
-            await self._admit(answer.sender)
-            return answer
-        self.server.routing_table.remove_peer(server.peer_id)
-        return None
+        walk = Walk(search, ask)
+        try:
+            await walk.run()
+        finally:
+            if any(lookup.closest() for lookup in search.lookups.values()):  # else the fault may be on our side
+                for node in walk.silent:
+                    self.table.failed(node)
 
-    async def _admit(self, server: Contact) -> None:
-        """It answered: keep it in the routing table, with its newest addresses, for ourselves and for who asks us."""
-        table, peerstore = self.server.routing_table, self._host.get_peerstore()
-        known = table.get_peer_info(server.peer_id)
-        if known is not None and set(known.addrs) != set(server.addresses):
-            table.remove_peer(server.peer_id)
-        if known is None or set(known.addrs) != set(server.addresses):
-            peerstore.clear_addrs(server.peer_id)
-        peerstore.add_addrs(server.peer_id, list(server.addresses), _CONTACT_TTL_S)
-        await table.add_peer(PeerInfo(server.peer_id, list(server.addresses)), skip_server_mode_check=True)
+    async def _ask(self, node: Node, key: bytes, question: _Question) -> tuple[Node, tuple[Node, ...]] | None:
+        answer = await _attempt(question, contact_of(node), key)
+        return (self._admit(answer.sender) or node, answer.closer) if isinstance(answer, Answer) else None
+
+    def _admit(self, server: Contact) -> Node | None:
+        """It answered: keep it in the routing table, with those of its addresses that may be told to others."""
+        peer = server.peer_id.to_bytes()
+        addresses = tuple(a.to_bytes() for a in server.addresses or self._identified(server.peer_id))
+        met_at = self._met_at(server.peer_id)
+        known = self._proof.known(peer, addresses, met_at)
+        if self._proof.needs_proof(addresses, known) and self._background is not None:
+            self._background.start_soon(self._admit_when_proven, peer, addresses, met_at)
+        return self._keep(peer, known)
+
+    async def _admit_when_proven(self, peer: bytes, addresses: tuple[bytes, ...], met_at: str) -> None:
+        self._keep(peer, await self._proof.prove(peer, addresses, met_at))
+
+    def _keep(self, peer: bytes, addresses: tuple[bytes, ...]) -> Node | None:
+        if not addresses:
+            return None
+        node = node_of(peer, addresses)
+        self.table.answered(node, trio.current_time())
+        return node
 
     async def _probe(self, peer_id: ID) -> None:
         """A peer connected to us: if it answers as a server, others should hear of it."""
-        if self.server.routing_table.get_peer_info(peer_id) is None:
-            await self._ask(Contact(peer_id, ()), self._own_id.to_bytes(), self._query.find_node)
+        peer = peer_id.to_bytes()
+        if self.table.get(node_of(peer, ())) is None:
+            await self._ask(node_of(peer, ()), self._own, self._query.find_node)
 
-    def _start(self, key: bytes) -> list[Contact]:
-        table = self.server.routing_table
-        known = [self._known(peer_id) for peer_id in table.find_local_closest_peers(key, REPLICATION)]
-        return known if len(known) >= REPLICATION else [*known, *self._seeds]
+    def _met_at(self, peer_id: ID) -> str:
+        """The IP address at the other end of our connection to a peer; empty if there is none."""
+        for connection in self._host.get_network().get_connections(peer_id):
+            remote = connection.muxed_conn.get_remote_address()
+            if remote:
+                return str(remote[0])
+        return ""
 
-    def _known(self, peer_id: ID) -> Contact:
-        info = self.server.routing_table.get_peer_info(peer_id)
-        return Contact(peer_id, tuple(info.addrs) if info is not None else ())
+    def _identified(self, peer_id: ID) -> list[Multiaddr]:
+        """What a peer that signs no record said of itself when it connected (libp2p's identify)."""
+        try:
+            addresses = self._host.get_peerstore().addrs(peer_id)
+        except PeerStoreError:
+            return []
+        return usable_addresses((address.to_bytes() for address in addresses), str(peer_id))
+
+    async def _is_at(self, peer: bytes, address: bytes) -> bool:
+        peer_id = ID(peer)
+        usable = usable_addresses([address], str(peer_id))
+        return bool(usable and await self._host.get_network().is_at(peer_id, usable[0]))
+
+
+def _node(contact: Contact) -> Node:
+    return node_of(contact.peer_id.to_bytes(), [address.to_bytes() for address in contact.addresses])
+
+
+def _claim(record: ProviderRecord) -> Claim:
+    return Claim(record.peer, tuple(Address(host_of(address), address) for address in record.addresses))
 
 
 _FAILED: Final = object()

@@ -39,6 +39,7 @@ from p2pgrid.net.tcp import BufferedTcpStream
 DIAL_TIMEOUT_S: Final = 8.0
 DIAL_STAGGER_S: Final = 0.1
 STREAM_TIMEOUT_S: Final = 10.0
+PROOF_TIMEOUT_S: Final = 5.0
 _CLOSE_TIMEOUT_S: Final = 2.0
 
 # The base class makes one of the first for itself and one of the second for every caller, and nothing here reads them.
@@ -87,6 +88,23 @@ class GridSwarm(Swarm):  # type: ignore[misc]
         with shielded_for(STREAM_TIMEOUT_S):
             return await super().new_stream(peer_id)
         raise SwarmException(f"no stream to {peer_id} could be opened in {STREAM_TIMEOUT_S:.0f} s")
+
+    async def is_at(self, peer_id: ID, address: Multiaddr, timeout_s: float = PROOF_TIMEOUT_S) -> bool:
+        """True if a fresh connection to `address` meets `peer_id`, which proves its key; it is closed at once."""
+        raw: Any = None
+        with trio.move_on_after(timeout_s):
+            try:
+                transport = self.transport_manager.transport_for_dialing(address)
+                raw = await transport.dial(address)
+                secured = await self.upgrader.upgrade_security(raw, True, peer_id)
+                return bool(secured.get_remote_peer() == peer_id)
+            except Exception:  # noqa: BLE001 (whoever is there can make a handshake raise anything)
+                return False
+            finally:
+                if raw is not None:
+                    with shielded_for(1):
+                        await raw.close()
+        return False
 
     def _filter_valid_connections(self, connections: list[Any]) -> list[Any]:
         return [

@@ -12,17 +12,18 @@ import trio
 from libp2p.host.basic_host import BasicHost
 from libp2p.host.exceptions import StreamFailure
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
-from libp2p.kad_dht.routing_table import RoutingTable
 from libp2p.network.stream.exceptions import StreamError
+from libp2p.peer.id import ID
 from libp2p.utils.varint import encode_varint_prefixed, read_varint_prefixed_bytes_limited
 from multiaddr import Multiaddr
 
 from p2pgrid.net.dht import Dht
 from p2pgrid.net.host import open_host
-from p2pgrid.net.kad_query import Contact, KadQuery
+from p2pgrid.net.kad_query import Contact, KadQuery, contact_of, node_of
 from p2pgrid.net.kad_server import MAX_STREAMS_PER_PEER
 from p2pgrid.net.lookup_keys import record_key
 from p2pgrid.net.swarm import GridSwarm
+from p2pgrid.proto.kademlia.places import Node as KadNode
 from tests.net.trio_hosts import LOOPBACK, contact, new_key, run_trio, until
 
 KEY = record_key("test", "model/x")
@@ -39,8 +40,7 @@ class Node:
         return str(self.host.get_id())
 
     def table(self) -> set[str]:
-        table: RoutingTable = self.dht.server.routing_table
-        return {str(peer_id) for peer_id in table.get_peer_ids()}
+        return {str(ID(node.peer)) for node in self.dht.table}
 
 
 @asynccontextmanager
@@ -54,6 +54,10 @@ async def node(
         await dht.join([contact(seed.host) for seed in seeds])
         yield Node(host, dht)
         nursery.cancel_scope.cancel()
+
+
+def node_of_contact(contact: Contact) -> KadNode:
+    return node_of(contact.peer_id.to_bytes(), [address.to_bytes() for address in contact.addresses])
 
 
 async def found(by: Node, key: bytes = KEY) -> set[str]:
@@ -132,8 +136,8 @@ def test_a_restarted_server_is_known_by_its_new_address() -> None:
                     await dht.join([contact(first.host)])
 
                     def known(host: BasicHost = host) -> bool:
-                        info = first.dht.server.routing_table.get_peer_info(host.get_id())
-                        return info is not None and info.addrs == host.get_transport_addrs()
+                        node = first.dht.table.get(node_of(host.get_id().to_bytes(), ()))
+                        return node is not None and contact_of(node) == contact(host)
 
                     with trio.move_on_after(2):
                         while not known():
@@ -156,7 +160,8 @@ def test_values_are_not_stored() -> None:
             await stream.write(encode_varint_prefixed(message.SerializeToString()))
             with pytest.raises(StreamError):
                 await stream.read(1)
-            assert server.dht.server.get_value_store_size() == 0
+            message.type = Message.MessageType.GET_VALUE
+            assert server.dht.server.answer(message.SerializeToString(), b"peer", "127.0.0.1") is None
 
     run_trio(main)
 
@@ -173,7 +178,7 @@ def test_a_peer_cannot_provide_for_another() -> None:
             stream = await peer.host.new_stream(server.host.get_id(), [KAD])
             await stream.write(encode_varint_prefixed(message.SerializeToString()))
             await read_varint_prefixed_bytes_limited(stream, 4096)  # the library echoes what it understood
-            assert server.dht.server.provider_store.get_providers(KEY) == []
+            assert len(server.dht.server.records) == 0
 
     run_trio(main)
 
@@ -241,7 +246,7 @@ def test_a_server_that_lies_or_hangs_does_no_harm() -> None:
             for reply in replies:
                 host = await stack.enter_async_context(open_host(new_key(), [LOOPBACK]))
                 host.set_stream_handler(KAD, liar(reply))
-                liars.append(contact(host))
+                liars.append(node_of_contact(contact(host)))
             client.dht._seeds = tuple(liars)
             peers = await client.dht.find_providers(KEY, 50, 10)
             assert peers[0].peer_id == provider.peer_id, "who signed for itself comes before hearsay"
@@ -260,7 +265,7 @@ def test_a_lookup_ends_in_time_with_what_was_found() -> None:
 
             async with open_host(new_key(), [LOOPBACK]) as host:
                 host.set_stream_handler(KAD, hangs)
-                client.dht._seeds = (contact(host),)
+                client.dht._seeds = (node_of_contact(contact(host)),)
                 with trio.fail_after(3):
                     peers = await client.dht.find_providers(KEY, 50, 1.0)
                 assert [peer.peer_id for peer in peers] == [provider.peer_id]

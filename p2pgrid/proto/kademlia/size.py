@@ -1,0 +1,44 @@
+"""How many servers a network has, as one peer can tell from how close together they lie."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from statistics import median
+from typing import Final
+
+from p2pgrid.proto.kademlia import PLACE_BITS, REPLICATION
+from p2pgrid.proto.kademlia.places import Node
+
+_SAMPLES: Final = 9
+
+
+def size_around(place: int, closest: Sequence[Node]) -> float | None:
+    """The size of a network in which `closest` are all the nodes near `place`, closest first; None if too few.
+
+    Places are evenly spread, so the m-th closest of n lies at about m / n of the whole: off by 1 / sqrt(m), as a rule.
+    """
+    m = min(len(closest), REPLICATION)
+    return (m - 1) * 2**PLACE_BITS / ((closest[m - 1].place ^ place) or 1) if m > 1 else None
+
+
+class SizeEstimate:
+    """The median of several places that nobody could have crowded beforehand: our own, and random ones."""
+
+    def __init__(self) -> None:
+        self._samples: deque[float] = deque(maxlen=_SAMPLES)
+
+    def add(self, place: int, closest: Sequence[Node]) -> None:
+        """Take in the end of a look-up for `place`."""
+        size = size_around(place, closest)
+        if size is not None:
+            self._samples.append(size)
+
+    @property
+    def size(self) -> float | None:
+        """Servers in the network; None before the first look-up."""
+        return median(self._samples) if self._samples else None
+
+    def radius_of(self, nodes: int) -> int:
+        """The distance within which so many nodes are expected; 0 where the size is not known."""
+        return int(nodes / self.size * 2**PLACE_BITS) if self._samples and self.size else 0
