@@ -23,26 +23,17 @@ from p2pgrid.net.address_proof import AddressProof
 from p2pgrid.net.addresses import full_multiaddr, host_of, usable_addresses
 from p2pgrid.net.kad_query import ASK_TIMEOUT_S, Answer, Contact, KadQuery, contact_of, node_of, own_record
 from p2pgrid.net.kad_server import KadServer
-from p2pgrid.net.kad_walk import Walk
 from p2pgrid.net.pace import Pace
 from p2pgrid.net.peer_address import PeerAddress
-from p2pgrid.proto.kademlia import REPLICATION
 from p2pgrid.proto.kademlia.claims import Address, Claim, Claims
-from p2pgrid.proto.kademlia.lookup import Lookup
-from p2pgrid.proto.kademlia.places import MAX_SEARCHED_BITS, Node, key_beside, place_of
+from p2pgrid.proto.kademlia.member import MAINTENANCE_INTERVAL_S, Member
+from p2pgrid.proto.kademlia.places import Node
 from p2pgrid.proto.kademlia.records import ProviderRecord
-from p2pgrid.proto.kademlia.replicas import ANNOUNCED, MAX_REPLICAS, Request, Search
-from p2pgrid.proto.kademlia.size import SizeEstimate
-from p2pgrid.proto.kademlia.table import RoutingTable
+from p2pgrid.proto.kademlia.replicas import Request
+from p2pgrid.proto.kademlia.walk import Walk
 
 logger = logging.getLogger(__name__)
 
-MAINTENANCE_INTERVAL_S: Final = 300.0
-SILENT_AFTER_S: Final = 600.0
-REFRESH_AFTER_S: Final = 1800.0
-"""A bucket into which nothing was looked up for so long is looked up."""
-_MAX_REFRESHED: Final = 4
-"""Buckets in one round of maintenance."""
 _MAX_PROBES: Final = 16
 
 _Question = Callable[[Contact, bytes], Awaitable[Answer]]
@@ -55,37 +46,37 @@ class Dht:
         self, host: BasicHost, network_name: str, *, serve: bool, ask_timeout_s: float = ASK_TIMEOUT_S
     ) -> None:
         self._host = host
-        self._own = host.get_id().to_bytes()
         protocol = f"/p2pgrid/{network_name}/kad/1.0.0"
-        self.table = RoutingTable(place_of(self._own))
-        self.network_size = SizeEstimate()
+        self.member = Member(host.get_id().to_bytes(), random.random)
         self._proof = AddressProof(self._is_at)
-        self.server = KadServer(host, protocol, self.table, self._proof)
+        self.server = KadServer(host, protocol, self.member, self._proof)
         self._query = KadQuery(host, protocol, ask_timeout_s)
         self._serve = serve
-        self._seeds: tuple[Node, ...] = ()
         self._announcing = Pace()
         self._background: trio.Nursery | None = None
 
     @property
     def size(self) -> int:
         """How many servers the routing table knows."""
-        return len(self.table)
+        return len(self.member.table)
 
     async def join(self, seeds: Sequence[Contact]) -> int:
         """Get to know the neighbourhood through `seeds`, which are kept for later. Returns the table's size."""
-        self._seeds = tuple(_node(seed) for seed in seeds)
-        await self._look_around(self._own)
+        self.member.seeds = tuple(_node(seed) for seed in seeds)
+        await self._look_around(self.member.own)
         return self.size
 
     async def announce(self, key: bytes) -> int:
         """Leave our provider record for `key` with the servers that should hold it; how many took it."""
         addresses = tuple(address.to_bytes() for address in self._host.get_addrs())
         if self._serve:
-            record = ProviderRecord(self._own, addresses, "", own_record(self._host), trio.current_time())
-            self.server.records.add(key, record)
-        search = Search(key, self._begin, at_least=ANNOUNCED)
-        await self._carry_out(search, self._query.find_node)
+            record = ProviderRecord(self.member.own, addresses, "", own_record(self._host), trio.current_time())
+            self.member.records.add(key, record)
+        walk = self.member.looking_for_holders(key, trio.current_time())
+        try:
+            await self._carry_out(walk, self._query.find_node)
+        finally:
+            self.member.ended(walk)
         accepted: set[bytes] = set()
 
         async def tell(server: Node, replica: bytes) -> None:
@@ -94,28 +85,29 @@ class Dht:
                 accepted.add(server.peer)
 
         async with trio.open_nursery() as nursery:
-            for replica, lookup in search.lookups.items():
-                for server in lookup.holders():
-                    nursery.start_soon(tell, server, replica)
+            for replica, server in self.member.holders(walk):
+                nursery.start_soon(tell, server, replica)
         return len(accepted)
 
     def forget_own_records(self) -> None:
         """Stop giving out our own provider records from here. Other servers' copies end within the hour."""
-        self.server.records.withdraw(self._own)
+        self.member.records.withdraw(self.member.own)
 
     async def find_providers(self, key: bytes, limit: int, timeout_s: float) -> list[PeerAddress]:
         """At most `limit` providers of `key`, the most credible first; after `timeout_s`, what was found by then."""
-        claims = Claims(self._own)
+        claims = Claims(self.member.own)
         if self._serve:
-            claims.add(_claim(record) for record in self.server.records.of(key, trio.current_time(), random.random))
+            claims.add(_claim(record) for record in self.member.records.of(key, trio.current_time(), random.random))
 
         async def ask(server: Contact, key: bytes) -> Answer:
             answer = await self._query.get_providers(server, key)
             claims.add(answer.providers)
             return answer
 
+        walk = self.member.looking_for_providers(key, trio.current_time())
         with trio.move_on_after(timeout_s):
-            await self._carry_out(Search(key, self._begin, at_most=MAX_REPLICAS), ask)
+            await self._carry_out(walk, ask)
+        self.member.ended(walk)
         found = []
         for provider in claims.chosen(limit, random.random):
             peer_id = str(ID(provider.peer))
@@ -142,43 +134,40 @@ class Dht:
     async def refresh(self) -> None:
         """One round of maintenance: ask who has been silent, look around, drop old records."""
         now_s = trio.current_time()
-        self.server.records.expire(now_s)
-        for node in self.table.silent(now_s, SILENT_AFTER_S):
-            if await self._ask(node, self._own, self._query.find_node) is None:
-                self.table.failed(node)
-        await self._look_around(self._own)
-        unwalked = [bits for bits in self.table.unwalked(now_s, REFRESH_AFTER_S) if bits <= MAX_SEARCHED_BITS]
-        for bits in unwalked[:_MAX_REFRESHED]:
-            await self._look_around(key_beside(place_of(self._own), bits, os.urandom(16)))
+        self.member.records.expire(now_s)
+        for node in self.member.silent(now_s):
+            if await self._ask(node, self.member.own, self._query.find_node) is None:
+                self.member.table.failed(node)
+        for key in self.member.refreshed(now_s, os.urandom(16)):
+            await self._look_around(key)
 
     async def _look_around(self, key: bytes) -> None:
-        """Look up a place that nobody could have prepared for."""
-        search = Search(key, self._begin, at_most=1)
-        await self._carry_out(search, self._query.find_node)
-        self.network_size.add(place_of(key), search.lookups[key].closest())
+        walk = self.member.looking_around(key, trio.current_time())
+        await self._carry_out(walk, self._query.find_node)
+        self.member.looked_around(walk)
 
-    def _begin(self, key: bytes) -> Lookup:
-        """A look-up for a key, from the closest that we know."""
-        place = place_of(key)
-        start = self.table.closest(place)
-        if len(start) < REPLICATION:
-            known = {node.peer for node in start}
-            start += [seed for seed in self._seeds if seed.peer not in known]
-        self.table.walked(place, trio.current_time())
-        radius = self.network_size.radius_of(REPLICATION)
-        return Lookup(place, self._own, start, draw=random.random, radius=radius)
+    async def _carry_out(self, walk: Walk, question: _Question) -> None:
+        """Make the walk's requests until it is over."""
+        heard = trio.Event()
 
-    async def _carry_out(self, search: Search, question: _Question) -> None:
-        async def ask(request: Request) -> tuple[Node, tuple[Node, ...]] | None:
-            return await self._ask(request.node, request.key, question)
+        async def one(request: Request) -> None:
+            answer = await self._ask(request.node, request.key, question)
+            if answer is None:
+                walk.silent(request)
+            else:
+                walk.answered(request, *answer)
+            heard.set()
 
-        walk = Walk(search, ask)
-        try:
-            await walk.run()
-        finally:
-            if any(lookup.closest() for lookup in search.lookups.values()):  # else the fault may be on our side
-                for node in walk.silent:
-                    self.table.failed(node)
+        async with trio.open_nursery() as nursery:
+            while True:
+                for request in walk.due(trio.current_time()):
+                    nursery.start_soon(one, request)
+                if walk.is_over:
+                    nursery.cancel_scope.cancel()
+                    return
+                with trio.move_on_at(walk.wakes_at_s):
+                    await heard.wait()
+                heard = trio.Event()
 
     async def _ask(self, node: Node, key: bytes, question: _Question) -> tuple[Node, tuple[Node, ...]] | None:
         answer = await _attempt(question, contact_of(node), key)
@@ -201,14 +190,14 @@ class Dht:
         if not addresses:
             return None
         node = node_of(peer, addresses)
-        self.table.answered(node, trio.current_time())
+        self.member.answered(node, trio.current_time())
         return node
 
     async def _probe(self, peer_id: ID) -> None:
         """A peer connected to us: if it answers as a server, others should hear of it."""
         peer = peer_id.to_bytes()
-        if self.table.get(node_of(peer, ())) is None:
-            await self._ask(node_of(peer, ()), self._own, self._query.find_node)
+        if self.member.table.get(node_of(peer, ())) is None:
+            await self._ask(node_of(peer, ()), self.member.own, self._query.find_node)
 
     def _met_at(self, peer_id: ID) -> str:
         """The IP address at the other end of our connection to a peer; empty if there is none."""

@@ -37,9 +37,9 @@ from p2pgrid.net.host import close_stream
 from p2pgrid.net.kad_query import own_record, signed_addresses
 from p2pgrid.net.pace import ADD_PROVIDER_WINDOW_S, MAX_ADD_PROVIDER_PER_WINDOW
 from p2pgrid.proto.kademlia.groups import group_of
-from p2pgrid.proto.kademlia.places import Node, place_of
-from p2pgrid.proto.kademlia.records import ProviderRecord, ProviderRecords
-from p2pgrid.proto.kademlia.table import RoutingTable
+from p2pgrid.proto.kademlia.member import Member
+from p2pgrid.proto.kademlia.places import Node
+from p2pgrid.proto.kademlia.records import ProviderRecord
 
 MAX_STREAMS: Final = 64
 MAX_STREAMS_PER_PEER: Final = 8
@@ -61,15 +61,13 @@ class _Asker:
 
 
 class KadServer:
-    """Answers requests once `start` was called; holds the provider records either way."""
+    """Answers requests once `start` was called, out of what `member` knows."""
 
     idle_timeout_s: float = IDLE_TIMEOUT_S
 
-    def __init__(self, host: BasicHost, protocol: str, table: RoutingTable, proof: AddressProof) -> None:
-        self.table = table
-        self.records = ProviderRecords()
+    def __init__(self, host: BasicHost, protocol: str, member: Member, proof: AddressProof) -> None:
+        self._member = member
         self._host = host
-        self._own = host.get_id().to_bytes()
         self._protocol = protocol
         self._proof = proof
         self._proving: trio.Nursery | None = None
@@ -137,9 +135,9 @@ class KadServer:
         elif request.type in (_Kind.FIND_NODE, _Kind.GET_PROVIDERS):
             if request.type == _Kind.GET_PROVIDERS:
                 self._add_providers(answer, request.key)
-            elif request.key == self._own:
-                self._add(answer.closerPeers, self._own, (a.to_bytes() for a in self._host.get_addrs()))
-            self._add_closer(answer, self.table.closest(place_of(request.key), without=peer))
+            elif request.key == self._member.own:
+                self._add(answer.closerPeers, self._member.own, (a.to_bytes() for a in self._host.get_addrs()))
+            self._add_closer(answer, self._member.closest(request.key, peer))
         else:
             return None
         return bytes(answer.SerializeToString())
@@ -169,7 +167,7 @@ class KadServer:
         ):
             signed = b""
         record = ProviderRecord(asker.peer, addresses, group_of(asker.met_at), signed, trio.current_time())
-        self.records.add(key, record)
+        self._member.records.add(key, record)
 
     def _may_announce(self, peer: bytes) -> bool:
         now_s = trio.current_time()
@@ -180,7 +178,7 @@ class KadServer:
         return self._announced_by[peer] <= MAX_ADD_PROVIDER_PER_WINDOW
 
     def _add_providers(self, answer: Any, key: bytes) -> None:
-        for record in self.records.of(key, trio.current_time(), random.random):
+        for record in self._member.records.of(key, trio.current_time(), random.random):
             one = self._add(answer.providerPeers, record.peer, record.addresses)
             if record.signed:
                 one.signedRecord = record.signed

@@ -40,7 +40,7 @@ class Node:
         return str(self.host.get_id())
 
     def table(self) -> set[str]:
-        return {str(ID(node.peer)) for node in self.dht.table}
+        return {str(ID(node.peer)) for node in self.dht.member.table}
 
 
 @asynccontextmanager
@@ -136,7 +136,7 @@ def test_a_restarted_server_is_known_by_its_new_address() -> None:
                     await dht.join([contact(first.host)])
 
                     def known(host: BasicHost = host) -> bool:
-                        node = first.dht.table.get(node_of(host.get_id().to_bytes(), ()))
+                        node = first.dht.member.table.get(node_of(host.get_id().to_bytes(), ()))
                         return node is not None and contact_of(node) == contact(host)
 
                     with trio.move_on_after(2):
@@ -178,7 +178,7 @@ def test_a_peer_cannot_provide_for_another() -> None:
             stream = await peer.host.new_stream(server.host.get_id(), [KAD])
             await stream.write(encode_varint_prefixed(message.SerializeToString()))
             await read_varint_prefixed_bytes_limited(stream, 4096)  # the library echoes what it understood
-            assert len(server.dht.server.records) == 0
+            assert len(server.dht.member.records) == 0
 
     run_trio(main)
 
@@ -247,7 +247,7 @@ def test_a_server_that_lies_or_hangs_does_no_harm() -> None:
                 host = await stack.enter_async_context(open_host(new_key(), [LOOPBACK]))
                 host.set_stream_handler(KAD, liar(reply))
                 liars.append(node_of_contact(contact(host)))
-            client.dht._seeds = tuple(liars)
+            client.dht.member.seeds = tuple(liars)
             peers = await client.dht.find_providers(KEY, 50, 10)
             assert peers[0].peer_id == provider.peer_id, "who signed for itself comes before hearsay"
             assert len(peers) <= 50
@@ -265,7 +265,7 @@ def test_a_lookup_ends_in_time_with_what_was_found() -> None:
 
             async with open_host(new_key(), [LOOPBACK]) as host:
                 host.set_stream_handler(KAD, hangs)
-                client.dht._seeds = (node_of_contact(contact(host)),)
+                client.dht.member.seeds = (node_of_contact(contact(host)),)
                 with trio.fail_after(3):
                     peers = await client.dht.find_providers(KEY, 50, 1.0)
                 assert [peer.peer_id for peer in peers] == [provider.peer_id]

@@ -35,6 +35,8 @@ class ProviderRecord:
 class ProviderRecords:
     """The records of one server. Times are seconds on any clock that does not go back."""
 
+    __slots__ = ("_keys_of", "_max_keys", "_records")
+
     def __init__(self, max_keys: int = MAX_KEYS) -> None:
         self._max_keys = max_keys
         self._records: dict[bytes, dict[bytes, ProviderRecord]] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from statistics import median
 from typing import Final
@@ -25,14 +24,16 @@ def size_around(place: int, closest: Sequence[Node]) -> float | None:
 class SizeEstimate:
     """The median of several places that nobody could have crowded beforehand: our own, and random ones."""
 
+    __slots__ = ("_samples",)
+
     def __init__(self) -> None:
-        self._samples: deque[float] = deque(maxlen=_SAMPLES)
+        self._samples: list[float] = []
 
     def add(self, place: int, closest: Sequence[Node]) -> None:
         """Take in the end of a look-up for `place`."""
         size = size_around(place, closest)
         if size is not None:
-            self._samples.append(size)
+            self._samples = [*self._samples[1 - _SAMPLES :], size]
 
     @property
     def size(self) -> float | None:
@@ -41,4 +42,5 @@ class SizeEstimate:
 
     def radius_of(self, nodes: int) -> int:
         """The distance within which so many nodes are expected; 0 where the size is not known."""
-        return int(nodes / self.size * 2**PLACE_BITS) if self._samples and self.size else 0
+        size = self.size
+        return int(nodes / size * 2**PLACE_BITS) if size else 0

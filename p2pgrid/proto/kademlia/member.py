@@ -1,0 +1,100 @@
+"""One peer's part in a DHT: what it knows, what it asks, what it answers. Whoever has a wire makes a peer of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from p2pgrid.proto.kademlia import REPLICATION
+from p2pgrid.proto.kademlia.lookup import Limits, Lookup
+from p2pgrid.proto.kademlia.places import MAX_SEARCHED_BITS, Node, key_beside, place_of
+from p2pgrid.proto.kademlia.records import ProviderRecords
+from p2pgrid.proto.kademlia.replicas import ANNOUNCED, MAX_REPLICAS, Search
+from p2pgrid.proto.kademlia.size import SizeEstimate
+from p2pgrid.proto.kademlia.table import RoutingTable
+from p2pgrid.proto.kademlia.walk import Walk
+
+MAINTENANCE_INTERVAL_S: Final = 300.0
+SILENT_AFTER_S: Final = 600.0
+"""A node of the table not heard for so long is asked whether it is there."""
+REFRESH_AFTER_S: Final = 1800.0
+"""A bucket into which nothing was looked up for so long is looked up."""
+MAX_REFRESHED: Final = 4
+"""Buckets in one round of maintenance."""
+
+
+class Member:
+    """The state of one peer, and its rules. Times are seconds on any clock that does not go back."""
+
+    __slots__ = ("_draw", "limits", "own", "place", "records", "seeds", "size", "table")
+
+    def __init__(self, own: bytes, draw: Callable[[], float], limits: Limits | None = None) -> None:
+        """`own` is the peer id; `draw` gives numbers from 0 up to 1 that others cannot guess."""
+        self.own = own
+        self.place = place_of(own)
+        self.table = RoutingTable(self.place)
+        self.records = ProviderRecords()
+        self.size = SizeEstimate()
+        self.seeds: tuple[Node, ...] = ()
+        """Whom to begin with while the table has few."""
+        self.limits = limits or Limits()
+        self._draw = draw
+
+    def looking_around(self, key: bytes, now_s: float) -> Walk:
+        """A look-up for a place that nobody could prepare for: one's own, or a random one. Ends in `looked_around`."""
+        return self._walk(key, now_s, at_least=1, at_most=1)
+
+    def looking_for_providers(self, key: bytes, now_s: float) -> Walk:
+        """A look-up whose requests ask for providers."""
+        return self._walk(key, now_s, at_least=1, at_most=MAX_REPLICAS)
+
+    def looking_for_holders(self, key: bytes, now_s: float) -> Walk:
+        """A look-up for those who should hold a record of `key`. See `holders`."""
+        return self._walk(key, now_s, at_least=ANNOUNCED, at_most=MAX_REPLICAS)
+
+    @staticmethod
+    def holders(walk: Walk) -> list[tuple[bytes, Node]]:
+        """With whom to leave a record at the end of a look-up, and under which key."""
+        return [(key, node) for key, lookup in walk.search.lookups.items() for node in lookup.holders()]
+
+    def answered(self, node: Node, now_s: float) -> None:
+        """It answered us, at one of these addresses."""
+        self.table.answered(node, now_s)
+
+    def ended(self, walk: Walk) -> None:
+        """A look-up is over or given up: who did not answer is noted, unless nobody did, which is our own fault."""
+        if any(lookup.closest() for lookup in walk.search.lookups.values()):
+            for node in walk.silent_nodes:
+                self.table.failed(node)
+
+    def looked_around(self, walk: Walk) -> None:
+        """A walk of `looking_around` is over: `ended`, and the network's size follows from it."""
+        self.ended(walk)
+        for key, lookup in walk.search.lookups.items():
+            self.size.add(place_of(key), lookup.closest())
+
+    def silent(self, now_s: float) -> list[Node]:
+        """Whom to ask, in a round of maintenance, whether they are there."""
+        return self.table.silent(now_s, SILENT_AFTER_S)
+
+    def refreshed(self, now_s: float, seed: bytes) -> list[bytes]:
+        """What to look around for in a round of maintenance; `seed` is random."""
+        unwalked = [bits for bits in self.table.unwalked(now_s, REFRESH_AFTER_S) if bits <= MAX_SEARCHED_BITS]
+        return [self.own, *(key_beside(self.place, bits, seed) for bits in unwalked[:MAX_REFRESHED])]
+
+    def closest(self, key: bytes, asker: bytes) -> list[Node]:
+        """What to answer to whoever asks about `key`."""
+        return self.table.closest(place_of(key), without=asker)
+
+    def _walk(self, key: bytes, now_s: float, *, at_least: int, at_most: int) -> Walk:
+        return Walk(Search(key, lambda replica: self._begin(replica, now_s), at_least=at_least, at_most=at_most))
+
+    def _begin(self, key: bytes, now_s: float) -> Lookup:
+        place = place_of(key)
+        start: Sequence[Node] = self.table.closest(place)
+        if len(start) < REPLICATION:
+            known = {node.peer for node in start}
+            start = [*start, *(seed for seed in self.seeds if seed.peer not in known)]
+        self.table.walked(place, now_s)
+        radius = self.size.radius_of(REPLICATION)
+        return Lookup(place, self.own, start, draw=self._draw, radius=radius, limits=self.limits)
