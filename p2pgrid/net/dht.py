@@ -25,7 +25,7 @@ from p2pgrid.net.kad_query import ASK_TIMEOUT_S, Answer, Contact, KadQuery, cont
 from p2pgrid.net.kad_server import KadServer
 from p2pgrid.net.pace import Pace
 from p2pgrid.net.peer_address import PeerAddress
-from p2pgrid.proto.kademlia.claims import Address, Claim, Claims
+from p2pgrid.proto.kademlia.claims import Address, Claim
 from p2pgrid.proto.kademlia.member import MAINTENANCE_INTERVAL_S, Member
 from p2pgrid.proto.kademlia.places import Node
 from p2pgrid.proto.kademlia.records import ProviderRecord
@@ -95,21 +95,15 @@ class Dht:
 
     async def find_providers(self, key: bytes, limit: int, timeout_s: float) -> list[PeerAddress]:
         """At most `limit` providers of `key`, the most credible first; after `timeout_s`, what was found by then."""
-        claims = Claims(self.member.own)
-        if self._serve:
-            claims.add(_claim(record) for record in self.member.records.of(key, trio.current_time(), random.random))
-
-        async def ask(server: Contact, key: bytes) -> Answer:
-            answer = await self._query.get_providers(server, key)
-            claims.add(answer.providers)
-            return answer
-
         walk = self.member.looking_for_providers(key, trio.current_time())
+        if self._serve:
+            records = self.member.records.of(key, trio.current_time(), random.random)
+            walk.knows([_claim(record) for record in records])
         with trio.move_on_after(timeout_s):
-            await self._carry_out(walk, ask)
+            await self._carry_out(walk, self._query.get_providers)
         self.member.ended(walk)
         found = []
-        for provider in claims.chosen(limit, random.random):
+        for provider in walk.providers(limit, random.random):
             peer_id = str(ID(provider.peer))
             usable = usable_addresses((address.raw for address in provider.addresses), peer_id)
             found.append(PeerAddress(peer_id, tuple(full_multiaddr(address, peer_id) for address in usable)))
@@ -136,7 +130,7 @@ class Dht:
         now_s = trio.current_time()
         self.member.records.expire(now_s)
         for node in self.member.silent(now_s):
-            if await self._ask(node, self.member.own, self._query.find_node) is None:
+            if not await self._is_there(node):
                 self.member.table.failed(node)
         for key in self.member.refreshed(now_s, os.urandom(16)):
             await self._look_around(key)
@@ -155,7 +149,8 @@ class Dht:
             if answer is None:
                 walk.silent(request)
             else:
-                walk.answered(request, *answer)
+                node = self._admit(answer.sender) or request.node
+                walk.answered(request, node, answer.closer, answer.providers)
             heard.set()
 
         async with trio.open_nursery() as nursery:
@@ -169,9 +164,15 @@ class Dht:
                     await heard.wait()
                 heard = trio.Event()
 
-    async def _ask(self, node: Node, key: bytes, question: _Question) -> tuple[Node, tuple[Node, ...]] | None:
+    async def _ask(self, node: Node, key: bytes, question: _Question) -> Answer | None:
         answer = await _attempt(question, contact_of(node), key)
-        return (self._admit(answer.sender) or node, answer.closer) if isinstance(answer, Answer) else None
+        return answer if isinstance(answer, Answer) else None
+
+    async def _is_there(self, node: Node) -> bool:
+        answer = await self._ask(node, self.member.own, self._query.find_node)
+        if answer is not None:
+            self._admit(answer.sender)
+        return answer is not None
 
     def _admit(self, server: Contact) -> Node | None:
         """It answered: keep it in the routing table, with those of its addresses that may be told to others."""
@@ -197,7 +198,7 @@ class Dht:
         """A peer connected to us: if it answers as a server, others should hear of it."""
         peer = peer_id.to_bytes()
         if self.member.table.get(node_of(peer, ())) is None:
-            await self._ask(node_of(peer, ()), self.member.own, self._query.find_node)
+            await self._is_there(node_of(peer, ()))
 
     def _met_at(self, peer_id: ID) -> str:
         """The IP address at the other end of our connection to a peer; empty if there is none."""

@@ -11,7 +11,7 @@ What is built against peers that lie (docs/spec/discovery.md, section 4; what ea
   together than the few that led to them.
 - Prefixes. Every request to an IP prefix lowers the weight of the others in it. Of the k closest, `PER_GROUP` may be of
   one prefix while there are others.
-- Blame. Who named nodes that do not answer is not followed any more, and a prefix in which none answers not tried.
+- Credit. Of what a node named, a few are asked, and more as those answer; of a prefix in which none answers, a few.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ from p2pgrid.proto.kademlia import PER_GROUP, REPLICATION
 from p2pgrid.proto.kademlia.places import Node
 
 PATHS: Final = 8
-PARALLEL: Final = 8
+PARALLEL: Final = 12
 MAX_ASKS: Final = 160
 MAX_ATTEMPTS: Final = 2
 """A node that did not answer is asked once more if somebody names another address of it."""
-MAX_BLAME: Final = 2
-"""From so many unanswered requests on it is asked whether there were more answered ones."""
+MAX_UNANSWERED: Final = 3
+"""Requests to nodes that one node named, beyond which it has to have named more that answered."""
 MAX_SILENT: Final = 4
 """The same of the nodes of an IP prefix: somebody may be naming a victim's addresses."""
 GENERATION_WEIGHT: Final = 0.5
 PREFIX_WEIGHT: Final = 0.25
-CROWDED: Final = 2.5
+STRAINED: Final = 0.75
+CROWDED: Final = 1.75
 """A region has so many times the nodes that are expected there by something other than chance."""
 
 
@@ -103,7 +104,7 @@ class Lookup:
         self._found: dict[bytes, Node] = {}
         self._asks = 0
         self._named_well: Counter[bytes] = Counter()
-        self._blame: Counter[bytes] = Counter()
+        self._unanswered: Counter[bytes] = Counter()
         self._asked_in: Counter[str] = Counter()
         self._answered_in: Counter[str] = Counter()
         self._failed_in: Counter[str] = Counter()
@@ -128,13 +129,18 @@ class Lookup:
 
     @property
     def is_strained(self) -> bool:
-        """Something may be wrong around the target: many more answered there than the network's size explains, or half
-        the requests are used up and it is not over."""
-        return self._inside > CROWDED * self._limits.closest or 2 * self._asks > self._limits.asks
+        """Something may be wrong around the target: many more answered there than the network's size explains, or most
+        requests are used up and it is not over."""
+        return self._inside > CROWDED * self._limits.closest or self._asks > STRAINED * self._limits.asks
 
     def closest(self) -> list[Node]:
         """The k closest that answered, closest first."""
         return self._by_distance()[: self._limits.closest]
+
+    def standing_of(self, node: Node) -> tuple[int, float]:
+        """By which path a node was asked, as some number, and how much its word weighs beside others of the path."""
+        path = self._path_of[node.peer]
+        return id(path), path.weight[node.peer]
 
     def holders(self) -> list[Node]:
         """Who should hold a record of the target: the k closest, and all others of the region. Closest first."""
@@ -169,19 +175,14 @@ class Lookup:
 
     def failed(self, node: Node) -> None:
         """It gave no answer, or none that makes sense."""
-        was_overdue = self._state[node.peer] is _State.OVERDUE
-        path = self._end(node, _State.FAILED)
+        self._end(node, _State.FAILED)
         self._failed_in.update(node.groups)
-        if not was_overdue:
-            self._accuse(path, node, 1)
 
     def overdue(self, node: Node) -> None:
         """It has not answered yet: somebody else may be asked meanwhile. Nothing is done of one that has."""
         if self._state[node.peer] is _State.ASKED:
-            path = self._path_of[node.peer]
-            path.under_way -= 1
+            self._path_of[node.peer].under_way -= 1
             self._state[node.peer] = _State.OVERDUE
-            self._accuse(path, node, 1)
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
@@ -268,7 +269,8 @@ class Lookup:
             return False
         reporters = path.named_by.get(node.peer)
         return not reporters or not all(
-            self._blame[one] >= MAX_BLAME and self._blame[one] > self._named_well[one] for one in reporters
+            self._unanswered[one] >= MAX_UNANSWERED and self._unanswered[one] > self._named_well[one]
+            for one in reporters
         )
 
     def _ask(self, path: _Path, node: Node) -> None:
@@ -278,6 +280,7 @@ class Lookup:
         self._path_of[node.peer] = path
         self._tried.setdefault(node.peer, []).append(node.addresses)
         self._asked_in.update(node.groups)
+        self._unanswered.update(path.named_by.get(node.peer, ()))
 
     def _end(self, node: Node, state: _State) -> _Path:
         path, before = self._path_of[node.peer], self._state[node.peer]
@@ -285,11 +288,6 @@ class Lookup:
             path.under_way -= 1
         if state is _State.ANSWERED:
             self._answered_in.update(node.groups)
-            if before is _State.OVERDUE:
-                self._accuse(path, node, -1)
+            self._unanswered.subtract(path.named_by.get(node.peer, ()))
         self._state[node.peer] = state
         return path
-
-    def _accuse(self, path: _Path, node: Node, by: int) -> None:
-        for reporter in path.named_by.get(node.peer, ()):
-            self._blame[reporter] += by

@@ -45,7 +45,7 @@ class Member:
         return self._walk(key, now_s, at_least=1, at_most=1)
 
     def looking_for_providers(self, key: bytes, now_s: float) -> Walk:
-        """A look-up whose requests ask for providers."""
+        """A look-up whose requests ask for providers; `providers` are who was named."""
         return self._walk(key, now_s, at_least=1, at_most=MAX_REPLICAS)
 
     def looking_for_holders(self, key: bytes, now_s: float) -> Walk:
@@ -87,7 +87,8 @@ class Member:
         return self.table.closest(place_of(key), without=asker)
 
     def _walk(self, key: bytes, now_s: float, *, at_least: int, at_most: int) -> Walk:
-        return Walk(Search(key, lambda replica: self._begin(replica, now_s), at_least=at_least, at_most=at_most))
+        search = Search(key, lambda replica: self._begin(replica, now_s), at_least=at_least, at_most=at_most)
+        return Walk(search, self.own)
 
     def _begin(self, key: bytes, now_s: float) -> Lookup:
         place = place_of(key)

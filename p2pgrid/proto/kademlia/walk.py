@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
+from p2pgrid.proto.kademlia.claims import Claim, Claims, Provider, Voice
+from p2pgrid.proto.kademlia.lookup import Lookup
 from p2pgrid.proto.kademlia.places import Node
 from p2pgrid.proto.kademlia.replicas import Request, Search
 
@@ -22,8 +24,11 @@ class Walk:
     report, or when `wakes_at_s` has come. Once `is_over`, requests still under way are to be given up.
     """
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: Search, own: bytes) -> None:
+        """`own` is the peer id of who looks: not a provider to be found."""
         self.search = search
+        self._own = own
+        self._claims: list[tuple[Lookup | None, Node | None, Sequence[Claim]]] = []
         self.silent_nodes: list[Node] = []
         """Who did not answer, or not by the end though there was time enough."""
         self.is_over = False
@@ -52,9 +57,11 @@ class Walk:
         self.wakes_at_s = min(float("inf") if first is None else first + OVERDUE_S, self._give_up_at_s or float("inf"))
         return requests
 
-    def answered(self, request: Request, node: Node, closer: Sequence[Node]) -> None:
-        """`node` is the one asked, as it is to be dialled from now on; it named `closer`."""
+    def answered(self, request: Request, node: Node, closer: Sequence[Node], claims: Sequence[Claim] = ()) -> None:
+        """`node` is the one asked, as it is to be dialled from now on; it named `closer`, and providers."""
         self._end(request)
+        if claims:
+            self._claims.append((request.lookup, request.node, claims))
         request.lookup.answered(node, closer)
 
     def silent(self, request: Request) -> None:
@@ -62,6 +69,23 @@ class Walk:
         self._end(request)
         self.silent_nodes.append(request.node)
         request.lookup.failed(request.node)
+
+    def knows(self, claims: Sequence[Claim]) -> None:
+        """Providers that whoever looks has records of."""
+        self._claims.append((None, None, claims))
+
+    def providers(self, limit: int, draw: Callable[[], float]) -> list[Provider]:
+        """At most `limit` of the providers named so far, the most credible first."""
+        found = Claims(self._own)
+        numbers = {id(lookup): number for number, lookup in enumerate(self.search.lookups.values())}
+        holders = {id(lookup): {n.peer for n in lookup.holders()} for lookup in self.search.lookups.values()}
+        for lookup, node, claims in self._claims:
+            if lookup is None or node is None:
+                found.add(claims, Voice(replica=-1))
+            else:
+                path, weight = lookup.standing_of(node)
+                found.add(claims, Voice(numbers[id(lookup)], path, weight, node.peer in holders[id(lookup)]))
+        return found.chosen(limit, draw)
 
     def _end(self, request: Request) -> None:
         self._under_way.pop(id(request), None)
