@@ -197,8 +197,9 @@ class Dht:
     async def _probe(self, peer_id: ID) -> None:
         """A peer connected to us: if it answers as a server, others should hear of it."""
         peer = peer_id.to_bytes()
-        if self.member.table.get(node_of(peer, ())) is None:
-            await self._is_there(node_of(peer, ()))
+        node = node_of(peer, ())
+        if self.member.table.has_room(node):
+            await self._is_there(node)
 
     def _met_at(self, peer_id: ID) -> str:
         """The IP address at the other end of our connection to a peer; empty if there is none."""

@@ -11,3 +11,5 @@ REPLICATION: Final = 20
 """k: how many servers hold a record, how many nodes a bucket has, how many an answer names."""
 PER_GROUP: Final = 2
 """Nodes of one IP prefix that a bucket, or the k closest of a look-up, have room for while others want in."""
+MAX_REPLICAS: Final = 8
+"""Places of a key."""

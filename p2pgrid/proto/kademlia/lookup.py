@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from p2pgrid.proto.kademlia import PER_GROUP, REPLICATION
+from p2pgrid.proto.kademlia import MAX_REPLICAS, PER_GROUP, REPLICATION
 from p2pgrid.proto.kademlia.places import Node
 
 PATHS: Final = 8
@@ -38,19 +38,24 @@ MAX_SILENT: Final = 4
 GENERATION_WEIGHT: Final = 0.5
 PREFIX_WEIGHT: Final = 0.25
 STRAINED: Final = 0.75
-CROWDED: Final = 1.75
-"""A region has so many times the nodes that are expected there by something other than chance."""
+"""Of the requests that a look-up may make."""
+DOUBTFUL: Final = 1.5
+"""Times a crowd."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a look-up may cost."""
+    """What a look-up may cost, and how it goes about it."""
 
     paths: int = PATHS
     parallel: int = PARALLEL
     """Requests under way at once, those not counted that are overdue."""
     asks: int = MAX_ASKS
+    """Requests at one replica."""
     closest: int = REPLICATION
+    region: int = REPLICATION
+    """How many nodes are expected in the region; 0 for none."""
+    replicas: int = MAX_REPLICAS
 
 
 class _State(Enum):
@@ -89,19 +94,26 @@ class Lookup:
         *,
         draw: Callable[[], float],
         radius: int = 0,
+        crowd: int = 0,
         limits: Limits | None = None,
     ) -> None:
-        """`draw` gives numbers from 0 up to 1 that others cannot guess; `radius` is the region's, 0 for none."""
+        """`draw` gives numbers from 0 up to 1 that others cannot guess; `radius` is the region's, 0 for none.
+
+        `crowd`: more nodes than so many in the region are no chance.
+        """
         self._target = target
         self._own = own
         self._draw = draw
         self._radius = radius
+        self._crowd = crowd
         self._limits = limits or Limits()
         self._paths = [_Path() for _ in range(max(1, min(self._limits.paths, len(start))))]
         self._state: dict[bytes, _State] = {}
         self._path_of: dict[bytes, _Path] = {}
         self._tried: dict[bytes, list[tuple[bytes, ...]]] = {}
         self._found: dict[bytes, Node] = {}
+        self._named_inside: set[bytes] = set()
+        """Of the region."""
         self._asks = 0
         self._named_well: Counter[bytes] = Counter()
         self._unanswered: Counter[bytes] = Counter()
@@ -131,7 +143,12 @@ class Lookup:
     def is_strained(self) -> bool:
         """Something may be wrong around the target: many more answered there than the network's size explains, or most
         requests are used up and it is not over."""
-        return self._inside > CROWDED * self._limits.closest or self._asks > STRAINED * self._limits.asks
+        return 0 < self._crowd < self._inside or self._asks > STRAINED * self._limits.asks
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Many more nodes were named around the target than there can be, be they there or not."""
+        return 0 < DOUBTFUL * self._crowd < len(self._named_inside)
 
     def closest(self) -> list[Node]:
         """The k closest that answered, closest first."""
@@ -215,8 +232,10 @@ class Lookup:
         if peer not in path.nodes:
             insort(path.order, (self._distance(node), peer))
             path.nodes[peer] = node
-        if state is None and self._distance(node) <= self._radius:
-            path.region[peer] = None
+        if self._distance(node) <= self._radius:
+            self._named_inside.add(peer)
+            if state is None:
+                path.region[peer] = None
 
     def _has_other_address(self, node: Node) -> bool:
         tried = self._tried[node.peer]

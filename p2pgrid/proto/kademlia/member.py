@@ -9,7 +9,7 @@ from p2pgrid.proto.kademlia import REPLICATION
 from p2pgrid.proto.kademlia.lookup import Limits, Lookup
 from p2pgrid.proto.kademlia.places import MAX_SEARCHED_BITS, Node, key_beside, place_of
 from p2pgrid.proto.kademlia.records import ProviderRecords
-from p2pgrid.proto.kademlia.replicas import ANNOUNCED, MAX_REPLICAS, Search
+from p2pgrid.proto.kademlia.replicas import ANNOUNCED, Search
 from p2pgrid.proto.kademlia.size import SizeEstimate
 from p2pgrid.proto.kademlia.table import RoutingTable
 from p2pgrid.proto.kademlia.walk import Walk
@@ -46,11 +46,11 @@ class Member:
 
     def looking_for_providers(self, key: bytes, now_s: float) -> Walk:
         """A look-up whose requests ask for providers; `providers` are who was named."""
-        return self._walk(key, now_s, at_least=1, at_most=MAX_REPLICAS)
+        return self._walk(key, now_s, at_least=1, at_most=self.limits.replicas)
 
     def looking_for_holders(self, key: bytes, now_s: float) -> Walk:
         """A look-up for those who should hold a record of `key`. See `holders`."""
-        return self._walk(key, now_s, at_least=ANNOUNCED, at_most=MAX_REPLICAS)
+        return self._walk(key, now_s, at_least=ANNOUNCED, at_most=self.limits.replicas)
 
     @staticmethod
     def holders(walk: Walk) -> list[tuple[bytes, Node]]:
@@ -97,5 +97,12 @@ class Member:
             known = {node.peer for node in start}
             start = [*start, *(seed for seed in self.seeds if seed.peer not in known)]
         self.table.walked(place, now_s)
-        radius = self.size.radius_of(REPLICATION)
-        return Lookup(place, self.own, start, draw=self._draw, radius=radius, limits=self.limits)
+        return Lookup(
+            place,
+            self.own,
+            start,
+            draw=self._draw,
+            radius=self.size.radius_of(self.limits.region),
+            crowd=self.size.crowd_of(self.limits.region),
+            limits=self.limits,
+        )

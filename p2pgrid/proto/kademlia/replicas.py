@@ -1,8 +1,9 @@
 """A key has several places, so that whoever wants to hide a record has to surround each.
 
 Replica 0 is at the key itself, where other implementations of libp2p put and seek records. The others are used in their
-order, by whoever announces and by whoever looks, for as long as the look-up at the one before is strained: among
-strangers who lie a few more requests, and otherwise none.
+order, by whoever announces and by whoever looks, for as long as the look-up at the one before is strained: a few more
+requests where strangers lie, and otherwise none. The second is begun as soon as the first looks doubtful, for clients
+are in haste.
 """
 
 from __future__ import annotations
@@ -11,11 +12,10 @@ import hashlib
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from p2pgrid.proto.kademlia import REPLICATION
+from p2pgrid.proto.kademlia import MAX_REPLICAS, REPLICATION
 from p2pgrid.proto.kademlia.lookup import Lookup
 from p2pgrid.proto.kademlia.places import Node
 
-MAX_REPLICAS: Final = 8
 ANNOUNCED: Final = 2
 """Records are left at so many replicas in any case: an attack on the first may begin before they are renewed."""
 _MULTIHASH_SHA2_256: Final = b"\x12\x20"
@@ -74,6 +74,6 @@ class Search:
     def _needs_another(self) -> bool:
         """Where fewer than k servers answer, all of them hold the first replica."""
         last = list(self.lookups.values())[-1]
-        if last.is_strained:
+        if last.is_strained or (last.is_doubtful and len(self.lookups) == 1):
             return True
         return len(self.lookups) < self._at_least and not last.waiting and len(last.closest()) >= REPLICATION

@@ -10,15 +10,25 @@ from p2pgrid.proto.kademlia import PLACE_BITS, REPLICATION
 from p2pgrid.proto.kademlia.places import Node
 
 _SAMPLES: Final = 9
+_NOT_CHANCE: Final = 6
+"""From so many nodes on their distance says something."""
+_CROWD: Final = 2.0
+_CROWD_AT_FIRST: Final = 2.75
+"""Times what is expected: with one sample the expectation itself may be off by half."""
 
 
 def size_around(place: int, closest: Sequence[Node]) -> float | None:
-    """The size of a network in which `closest` are all the nodes near `place`, closest first; None if too few.
+    """The size of a network in which `closest` are the nodes near `place`, closest first; None if too few.
 
-    Places are evenly spread, so the m-th closest of n lies at about m / n of the whole: off by 1 / sqrt(m), as a rule.
+    Places are evenly spread, so the m-th closest of n lies at about m / n of the whole. The median over several m does
+    not depend on the last ones, in whose stead a look-up that missed some ends with others from far away.
     """
-    m = min(len(closest), REPLICATION)
-    return (m - 1) * 2**PLACE_BITS / ((closest[m - 1].place ^ place) or 1) if m > 1 else None
+    sizes = [
+        m * 2**PLACE_BITS / ((node.place ^ place) or 1)
+        for m, node in enumerate(closest[:REPLICATION], 1)
+        if m >= min(_NOT_CHANCE, len(closest))
+    ]
+    return median(sizes) if len(closest) > 1 else None
 
 
 class SizeEstimate:
@@ -44,3 +54,7 @@ class SizeEstimate:
         """The distance within which so many nodes are expected; 0 where the size is not known."""
         size = self.size
         return int(nodes / size * 2**PLACE_BITS) if size else 0
+
+    def crowd_of(self, nodes: int) -> int:
+        """How many nodes within `radius_of(nodes)` are more than chance explains; 0 where the size is not known."""
+        return round(nodes * (_CROWD if len(self._samples) > 1 else _CROWD_AT_FIRST)) if self._samples else 0

@@ -90,6 +90,14 @@ class RoutingTable:
         index = bucket.index(node.peer) if bucket is not None else -1
         return bucket.nodes[index] if bucket is not None and index >= 0 else None
 
+    def has_room(self, node: Node) -> bool:
+        """True if a node that is not in the table would get in."""
+        bits = shared_bits(node.place, self._own_place)
+        bucket = self._buckets.get(bits)
+        if bucket is None or bits == PLACE_BITS:
+            return bits != PLACE_BITS
+        return bucket.index(node.peer) < 0 and (len(bucket.nodes) < REPLICATION or bucket.replaceable(node) >= 0)
+
     def answered(self, node: Node, now_s: float) -> None:
         """It answered us: keep it, or what is new of it; as a spare where its bucket is full."""
         bits = shared_bits(node.place, self._own_place)

@@ -12,7 +12,7 @@ from p2pgrid.proto.kademlia.replicas import Request, Search
 
 OVERDUE_S: Final = 1.0
 """A request that takes longer does not keep others from being made."""
-LINGER_S: Final = 1.0
+LINGER_S: Final = 2.0
 """How long overdue requests are waited for when there is nothing else to do."""
 MAX_UNDER_WAY: Final = 48
 

@@ -159,7 +159,8 @@ class Wire:
             trips += CONNECT_TRIPS
             if len(asker.connected) >= MOST_CONNECTIONS:
                 del asker.connected[next(iter(asker.connected))]
-            if is_server and not server.liar:  # it looks at who is new, and finds a server
+            if is_server and not server.liar and server.member.table.has_room(asker.node):
+                # It looks at who is new, and finds a server.
                 outcome.messages += 2
                 server.member.answered(asker.node, self.clock_s)
         else:
