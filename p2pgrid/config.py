@@ -23,6 +23,7 @@ from p2pgrid.proto.messages import MAX_BATCH_MS, MAX_BATCH_REQUESTS
 
 DEFAULT_NETWORK = "main"
 
+NetworkName = Annotated[str, Meta(pattern=r"\A[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\Z")]
 CountryCode = Annotated[str, Meta(pattern=r"\A[A-Z]{2}\Z")]
 
 
@@ -107,7 +108,18 @@ class ProviderConfig(Section, frozen=True, kw_only=True):
     libp2p_announce: tuple[str, ...] = ()
     """Multiaddrs under which others reach libp2p; left out, the addresses listened on."""
     pages: str = ""
-    """host:port of the operator's pages (/offer, /card, /health, /metrics, /log/); empty: none."""
+    """host:port of the operator's pages (/offer, /health, /metrics, /log/, /receipts...); empty: over libp2p alone."""
+    pages_names: Annotated[tuple[str, ...], Meta(max_length=16)] = ()
+    """Host names under which others reach the pages, beside the card's domain: by them a client can say who it is."""
+    relay_through: tuple[str, ...] = ("auto",)
+    """Relays through which others reach this node: their multiaddrs; `auto`: any, while nobody outside can dial it;
+    `never`."""
+    punch: bool = True
+    """Open connections of their own with clients that came through a relay."""
+    relay: bool = False
+    """Relay for others, within the limits of `[relay]`."""
+    sell_in: tuple[NetworkName, ...] = ()
+    """Networks in which this node sells, of those that it is in; empty: in all of them."""
     witnesses: Annotated[tuple[str, ...], Meta(max_length=16)] = ()
     """Multiaddrs of peers that are asked to cosign the log's checkpoints, with /tls on the direct road."""
     engine_timeout_s: Annotated[int, Meta(ge=1)] = 1800
@@ -142,27 +154,71 @@ class ClientConfig(Section, frozen=True, kw_only=True):
     first_token_timeout_s: Annotated[int, Meta(ge=1, le=3600)] = 120
     slot_timeout_s: Annotated[int, Meta(ge=1, le=3600)] = 20
     """How long a request waits for a free slot of the best provider before the next one is asked."""
+    punch: bool = True
+    """Open a connection of its own to a provider that was reached through a relay, which then learns the address."""
     receipt_each: bool = False
     """A receipt for every request, also where a provider's terms let short ones share one."""
     api_key_file: str | None = None
     """A file with the key that programs must show; without one the gateway listens on loopback alone."""
 
 
+class NetworkEntry(Section, frozen=True, kw_only=True):
+    """`[[networks]]`: one network that this node is in. At most one setting closes it; else it is open."""
+
+    name: NetworkName
+    bootstrap: tuple[str, ...] = ()
+    """Multiaddrs of peers that introduce to it; left out, an open network's are those of bootstrap_peers.toml."""
+    secret_file: str | None = None
+    """Closed by a secret, which is in this file: 64 hex digits, mode 0600."""
+    members: tuple[str, ...] | str | None = None
+    """Closed by a list: peer ids, or a file with one a line, which is read again when it changes."""
+    group_key: str | None = None
+    """Closed by a group's key, written like a peer id: who shows a membership that it signed is in."""
+    membership_file: str | None = None
+    """With `group-key`: this node's own membership, read again when it changes."""
+
+
 class BootstrapConfig(Section, frozen=True, kw_only=True):
     """`[bootstrap]`: an introducing peer."""
 
     libp2p_listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4803",)
+    relay: bool = True
+    """Relay for others, within the limits of `[relay]`."""
+
+
+class RelayConfig(Section, frozen=True, kw_only=True):
+    """`[relay]`: what this peer relays for others, at most."""
+
+    reservations: Annotated[int, Meta(ge=1, le=100_000)] = 128
+    """Peers that may be reached through here."""
+    reservations_per_ip: Annotated[int, Meta(ge=1, le=100_000)] = 8
+    reservation_minutes: Annotated[int, Meta(ge=2, le=1440)] = 60
+    circuits: Annotated[int, Meta(ge=1, le=100_000)] = 256
+    circuits_per_peer: Annotated[int, Meta(ge=1, le=100_000)] = 32
+    """To one peer that is reached through here."""
+    circuits_per_ip: Annotated[int, Meta(ge=1, le=100_000)] = 32
+    """From one caller's address."""
+    circuit_minutes: Annotated[int, Meta(ge=0, le=525_600)] = 1440
+    """How long one circuit may last; 0: as long as it likes."""
+    circuit_kib_per_s: Annotated[int, Meta(ge=64, le=10_000_000)] = 2048
+    kib_per_s: Annotated[int, Meta(ge=64, le=10_000_000)] = 16_384
+    """Of all circuits together."""
+    idle_s: Annotated[int, Meta(ge=10, le=86_400)] = 300
+    """A circuit that has carried nothing but heartbeats for so long is cut."""
 
 
 class Config(Section, frozen=True, kw_only=True):
     """config.toml as a whole."""
 
-    network: Annotated[str, Meta(pattern=r"\A[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\Z")] = DEFAULT_NETWORK
+    network: NetworkName | None = None
+    """Left out: those under `networks`, or `main` where there are none."""
     bootstrap_peers: str | None = None
     """A bootstrap_peers.toml of your own."""
     provider: ProviderConfig = ProviderConfig()
     client: ClientConfig = ClientConfig()
     bootstrap: BootstrapConfig = BootstrapConfig()
+    relay: RelayConfig = RelayConfig()
+    networks: tuple[NetworkEntry, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +296,11 @@ class DataFolder:
         return self.path / "forks"
 
     @property
+    def networks_folder(self) -> Path:
+        """What `p2pgrid network` keeps: closed networks, their secrets, lists and memberships."""
+        return self.path / "networks"
+
+    @property
     def quarantine_file(self) -> Path:
         """Providers that are not bought from."""
         return self.path / "quarantine.json"
@@ -314,12 +375,12 @@ def parse_config(text: str, source: str) -> Config:
     """Read the text of a config.toml; `source` names it in messages. Raises UsageError."""
     try:
         return msgspec.convert(tomllib.loads(text), Config, strict=True)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{source}: {error}.", hint="`p2pgrid init --print-config` shows every setting.") from None
     except ValueError as error:  # TOMLDecodeError, and what int() says of thousands of digits
         raise UsageError(f"{source} is no TOML: {error}.", hint="Mend that line.") from None
     except RecursionError:
         raise UsageError(f"{source} is nested too deep to be read.", hint="A setting needs no nesting.") from None
-    except msgspec.ValidationError as error:
-        raise UsageError(f"{source}: {error}.", hint="`p2pgrid init --print-config` shows every setting.") from None
 
 
 def create_key(path: Path) -> None:
@@ -338,22 +399,31 @@ def create_key(path: Path) -> None:
 
 def load_key(path: Path) -> SecretKey:
     """Read a key file. Raises UsageError: missing, open to others, or no key."""
+    return SecretKey(read_secret_file(path, "key", another="move it away and run `p2pgrid init`"))
+
+
+def read_secret_file(path: Path, what: str, *, another: str) -> bytes:
+    """The 32 bytes in a file of 64 hex digits that nobody else can read.
+
+    `what` names it in messages, `another` says what to do if others had access. Raises UsageError.
+    """
     try:
         mode = path.stat().st_mode
         text = path.read_text(encoding="ascii").strip()
     except FileNotFoundError:
-        raise UsageError(f"there is no key at {path}.", hint="`p2pgrid init` makes one.") from None
+        hint = "`p2pgrid init` makes one." if what == "key" else "`p2pgrid network join` writes one."
+        raise UsageError(f"there is no {what} at {path}.", hint=hint) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the key at {path} cannot be read: {error}.", hint="Check the file's owner.") from None
+        raise UsageError(f"the {what} at {path} cannot be read: {error}.", hint="Check the file's owner.") from None
     if stat.S_IMODE(mode) & 0o077:
         raise UsageError(
-            f"the key at {path} can be read by others (mode {stat.S_IMODE(mode):04o}; 0600 was expected).",
-            hint=f"If nobody else had access: chmod 600 {path}. Otherwise move it away and run `p2pgrid init`.",
+            f"the {what} at {path} can be read by others (mode {stat.S_IMODE(mode):04o}; 0600 was expected).",
+            hint=f"If nobody else had access: chmod 600 {path}. Otherwise {another}.",
         )
     try:
-        seed = bytes.fromhex(text)
+        secret = bytes.fromhex(text)
     except ValueError:
-        seed = b""
-    if len(seed) != SEED_BYTES:
-        raise UsageError(f"{path} is no key: 64 hex digits were expected.", hint="Restore it from a backup.")
-    return SecretKey(seed)
+        secret = b""
+    if len(secret) != SEED_BYTES:
+        raise UsageError(f"{path} is no {what}: 64 hex digits were expected.", hint="Restore it from a backup.")
+    return secret

@@ -35,6 +35,7 @@ from p2pgrid.proto.messages import (
 from p2pgrid.proto.pricing import amount_owed, price_of
 from p2pgrid.proto.record import Message, Role, Signed, sign_message
 from p2pgrid.proto.statement import Invoice, Payment, Statement, StatementLine
+from p2pgrid.proto.withdrawal import Withdrawal
 
 NOW_MS = 1_800_000_000_000
 DAY_MS = 86_400_000
@@ -268,6 +269,12 @@ def make_card(key: SecretKey = OPERATOR, **changes: Any) -> Signed[Card]:
         "peers": (PeerKey(key=PROVIDER.public_key.raw, **term),),
     }
     return sign_message(Card(**{**fields, **changes}), Role.OPERATOR, key)
+
+
+def make_withdrawal(key: SecretKey = PROVIDER, **changes: Any) -> Signed[Withdrawal]:
+    """The provider leaves, after its first offer."""
+    fields = {"provider": key.public_key.raw, "sequence": 2, "withdrawn_ms": NOW_MS}
+    return sign_message(Withdrawal(**{**fields, **changes}), Role.PROVIDER, key)
 
 
 def make_opening(order: Signed[Order], content: bytes, commitment_key: bytes, **changes: Any) -> Signed[Opening]:

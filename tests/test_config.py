@@ -18,7 +18,7 @@ def folder(tmp_path: Path) -> DataFolder:
 def test_no_file_is_the_defaults(folder: DataFolder) -> None:
     config = folder.load_config()
     assert config == Config()
-    assert (config.network, config.client.listen, config.provider.listen) == ("main", "127.0.0.1:8480", "0.0.0.0:4801")
+    assert (config.network, config.client.listen, config.provider.listen) == (None, "127.0.0.1:8480", "0.0.0.0:4801")
 
 
 def test_a_whole_file(tmp_path: Path) -> None:

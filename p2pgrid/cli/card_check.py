@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from p2pgrid.cli.context import CliContext
-from p2pgrid.cli.network import network_options, resolve_bootstrap
+from p2pgrid.cli.network import network_options, own_for_once, resolve_networks
 from p2pgrid.errors import InvalidRecord, Unreachable
 
 if TYPE_CHECKING:
     from p2pgrid.client.card_check import CardReport
     from p2pgrid.net.network import Network
+    from p2pgrid.net.own_networks import OwnNetworks
     from p2pgrid.net.peer_address import PeerAddress
+    from p2pgrid.proto.keys import SecretKey
 
 
 @click.command("check")
@@ -41,8 +44,8 @@ def check(
     """
     context: CliContext = ctx.obj
     if "12D3KooW" in who:
-        name, peers = resolve_bootstrap(context.data.load_config(), network, bootstrap, bootstrap_peers)
-        report = asyncio.run(_check_peer(who, name, peers, timeout_s))
+        networks = resolve_networks(context.data, context.data.load_config(), network, bootstrap, bootstrap_peers)
+        report = asyncio.run(_check_peer(who, own_for_once(context.data, networks), timeout_s))
     else:
         report = asyncio.run(_check_domain(who))
     click.echo(json.dumps(report.to_object(), indent=2) if as_json else report_text(report))
@@ -78,17 +81,14 @@ async def _check_domain(domain: str) -> CardReport:
         return CardReport(name, failed=[error.message])
 
 
-async def _check_peer(who: str, network: str, bootstrap: tuple[str, ...], timeout_s: float) -> CardReport:
-    import secrets
-
+async def _check_peer(who: str, choosing: Awaitable[tuple[SecretKey, OwnNetworks]], timeout_s: float) -> CardReport:
     from p2pgrid.client.card_check import check_peer
     from p2pgrid.client.clock import unix_ms
     from p2pgrid.client.domains import DomainChecker
     from p2pgrid.net.network import Network
-    from p2pgrid.proto.keys import SecretKey
 
-    # A key for this once: who only looks need not be known again.
-    async with Network(SecretKey(secrets.token_bytes(32)), network, bootstrap=bootstrap) as finder:
+    key, networks = await choosing
+    async with Network(key, networks) as finder:
         peer = await _find(finder, who, timeout_s)
         return await check_peer(finder, DomainChecker(unix_ms), peer, unix_ms)
 

@@ -16,15 +16,17 @@ from p2pgrid.config import (
     ClientConfig,
     Config,
     ModelConfig,
+    NetworkEntry,
     PeriodConfig,
     ProviderConfig,
+    RelayConfig,
     Section,
     TermsConfig,
 )
 
 EXPLAINED: Final[dict[type[Section], dict[str, str]]] = {
     Config: {
-        "network": "The network to join: a name in bootstrap_peers.toml.",
+        "network": 'The open network to join, by its name in bootstrap_peers.toml. Not set: those below, else "main".',
         "bootstrap-peers": 'A list of introducing peers of your own. Not set; for example: "/etc/p2pgrid/peers.toml"',
     },
     ProviderConfig: {
@@ -35,7 +37,12 @@ EXPLAINED: Final[dict[type[Section], dict[str, str]]] = {
         "libp2p-listen": "Where libp2p listens, for discovery and as a second road. Empty: neither.",
         "announce": 'host:port under which others reach `listen`, if it is another address: ["203.0.113.7:4801"]',
         "libp2p-announce": 'The same for libp2p: ["/ip4/203.0.113.7/tcp/4802"]',
-        "pages": 'host:port of your pages (/offer, /card, /health, /metrics, /log/), as "127.0.0.1:4880". Empty: none.',
+        "pages": 'host:port of your pages, as "127.0.0.1:4880". Empty: they are shown over libp2p alone.',
+        "pages-names": 'Host names under which others reach the pages, beside your card\'s domain: ["gpu.example.org"]',
+        "relay-through": 'Relays you are reached through. "auto": any, while nobody can dial you; "never"; addresses.',
+        "punch": "Where a client came through a relay, try to open a connection of its own with it (hole punching).",
+        "relay": "Relay for peers that nobody can dial, within the limits of [relay]: for a public address.",
+        "sell-in": 'Where you sell, of the networks that you are in. Empty: in all. For example: ["lab"]',
         "witnesses": "Peers asked to cosign your log, up to 16: /ip4/203.0.113.8/tcp/4801/tls/p2p/12D3KooW...",
         "engine-timeout-s": "How long an engine may take to be ready.",
         "drain-s": "How long running orders may go on when the node is told to stop.",
@@ -88,10 +95,34 @@ EXPLAINED: Final[dict[type[Section], dict[str, str]]] = {
         "slot-timeout-s": "How long a request waits for a free slot of the best provider before the next is asked.",
         "parent-countries": 'Buy only from operators whose parent has its seat there, by their card: ["DE", "LT"]',
         "verify-domains": "Buy only from operators that have shown that they control the domain on their card.",
+        "punch": "Reach a provider behind a relay directly too (hole punching). It learns this machine's address.",
         "receipt-each": "A receipt for every request, also where short ones asked at once could share one.",
         "api-key-file": "A file with the key that programs must show. Not set: listen on loopback alone.",
     },
-    BootstrapConfig: {"libp2p-listen": "Where an introducing peer listens."},
+    BootstrapConfig: {
+        "libp2p-listen": "Where an introducing peer listens.",
+        "relay": "Relay for peers that nobody can dial, within the limits of [relay].",
+    },
+    NetworkEntry: {
+        "name": "A network's name: 1 to 32 lower-case letters, digits and inner hyphens.",
+        "bootstrap": "Who introduces to it: /ip4/203.0.113.7/tcp/4803/p2p/12D3KooW... Empty: bootstrap_peers.toml.",
+        "secret-file": 'Closed by a secret, 64 hex digits in a file of mode 0600. For example: "lab.secret"',
+        "members": 'Closed by a list of peer ids, or by a file with one a line. For example: "lab.members"',
+        "group-key": 'Closed by a group\'s key: who has a membership that it signed. For example: "12D3KooW..."',
+        "membership-file": 'With group-key: your own membership. For example: "lab.membership"',
+    },
+    RelayConfig: {
+        "reservations": "Peers that may be reached through this one.",
+        "reservations-per-ip": "The same, at one IP address.",
+        "reservation-minutes": "How long a reservation lasts; who holds it renews it.",
+        "circuits": "Connections relayed at once.",
+        "circuits-per-peer": "The same, to one peer that is reached through this one.",
+        "circuits-per-ip": "The same, from one caller's IP address.",
+        "circuit-minutes": "How long one may last. 0: as long as it likes.",
+        "circuit-kib-per-s": "How fast one may be, in KiB a second, both directions together.",
+        "kib-per-s": "How fast all together may be.",
+        "idle-s": "One that has carried nothing but heartbeats for so long is cut.",
+    },
 }
 """Every setting, in the words of the file. A test holds them against the sections' fields."""
 
@@ -148,6 +179,12 @@ def render_config(
         "# ---- An introducing peer: p2pgrid bootstrap",
         "[bootstrap]",
         *_settings(BootstrapConfig, {}),
+        "# ---- What a node or an introducing peer relays for others, if it does",
+        "[relay]",
+        *_settings(RelayConfig, {}),
+        "# ---- Further networks, open or closed: a block for each. `p2pgrid network` makes and joins closed ones.",
+        "#[[networks]]",
+        *_settings(NetworkEntry, {}, {"name": "lab"}),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -158,7 +195,7 @@ def _settings(
     lines = []
     for field in msgspec.structs.fields(section):
         key = field.encode_name
-        if isinstance(field.default, msgspec.Struct) or key in ("models", "schedule"):
+        if isinstance(field.default, msgspec.Struct) or key in ("models", "schedule", "networks"):
             continue  # a table of its own
         lines.append(f"# {EXPLAINED[section][key]}")
         if key in chosen:

@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from p2pgrid.cli.context import CliContext
-from p2pgrid.cli.network import network_options, resolve_bootstrap
+from p2pgrid.cli.network import names_of, network_options, resolve_networks
 from p2pgrid.config import ClientConfig, parse_host_port
 from p2pgrid.errors import UsageError
 
@@ -31,6 +31,7 @@ MIN_API_KEY_CHARS = 16
 @click.option("--parent-country", "parent_countries", multiple=True, metavar="CC", help="Only operators held there.")
 @click.option("--verify-domains", is_flag=True, help="Only operators that have proven their card's domain.")
 @click.option("--receipt-each", is_flag=True, help="A receipt for every request; short ones share none.")
+@click.option("--no-punch", is_flag=True, help="Stay behind the relay with a provider that only a relay leads to.")
 @click.option("--max-cost-eur", metavar="EUR", help="Most that one request may cost.")
 @click.option(
     "--api-key-file",
@@ -49,6 +50,7 @@ def gateway(
     parent_countries: tuple[str, ...],
     verify_domains: bool,
     receipt_each: bool,
+    no_punch: bool,
     max_cost_eur: str | None,
     api_key_file: Path | None,
     network: str | None,
@@ -66,7 +68,7 @@ def gateway(
 
     log_to_stderr(verbose=verbose)
     whole = context.data.load_config()
-    name, peers = resolve_bootstrap(whole, network, bootstrap, bootstrap_peers)
+    networks = resolve_networks(context.data, whole, network, bootstrap, bootstrap_peers)
     config = with_flags(
         whole.client,
         listen,
@@ -77,6 +79,7 @@ def gateway(
         verify_domains=verify_domains,
         receipt_each=receipt_each,
         processes=processes,
+        no_punch=no_punch,
     )
     host, port = parse_host_port(config.listen)
     api_key = read_api_key(Path(config.api_key_file).expanduser()) if config.api_key_file else None
@@ -89,16 +92,20 @@ def gateway(
         if config.processes > 1:
             from p2pgrid.client.workers import GatewayNode
 
-            node = GatewayNode(
-                context.data, network=name, bootstrap=peers, config=config, api_key=api_key, host=host, port=port
-            )
+            node = GatewayNode(context.data, networks=networks, config=config, api_key=api_key, host=host, port=port)
             async with node:
                 at = node.addresses[0][1]
                 _announce(node, host, at, as_json=as_json, has_key=api_key is not None, workers=node.worker_pids)
                 await stop.wait()
             return
-        async with Client(context.data, network=name, bootstrap=peers, config=config, joins_late=True) as client:
-            server = await serve(Gateway(client.purchaser, network=name, api_key=api_key), host, port)
+        async with Client(context.data, networks=networks, config=config, joins_late=True) as client:
+            gateway = Gateway(
+                client.purchaser,
+                network=client.network_name,
+                api_key=api_key,
+                network_health=lambda: client.network_health,
+            )
+            server = await serve(gateway, host, port)
             try:
                 _announce(client, host, server.addresses[0][1], as_json=as_json, has_key=api_key is not None)
                 await stop.wait()
@@ -119,6 +126,7 @@ def with_flags(
     verify_domains: bool = False,
     receipt_each: bool = False,
     processes: int | None = None,
+    no_punch: bool = False,
 ) -> ClientConfig:
     """The configuration with what the command line says. Raises UsageError."""
     given = {
@@ -128,6 +136,7 @@ def with_flags(
         "parent-countries": [country.upper() for country in parent_countries] or None,
         "verify-domains": verify_domains or None,
         "receipt-each": receipt_each or None,
+        "punch": False if no_punch else None,
         "max-cost-eur": max_cost_eur,
         "api-key-file": str(api_key_file.absolute()) if api_key_file else None,
     }
@@ -171,7 +180,8 @@ def _announce(
         ready = {
             "ready": True,
             "base_url": base_url,
-            "network": client.network_name,
+            "network": client.networks[0].name,
+            "networks": [one.name for one in client.networks],
             "peer_id": client.peer_id,
             "data": str(client.data.path),
             "bootstrap": list(client.bootstrap),
@@ -182,7 +192,7 @@ def _announce(
     authorization = " -H 'authorization: Bearer ...'" if has_key else ""
     body = json.dumps({"model": "MODEL", "messages": [{"role": "user", "content": "Hello!"}]})
     click.echo(
-        f"The gateway is up, on the network {client.network_name!r}. Every answer is paid by {client.peer_id}.\n"
+        f"The gateway is up, on the network {names_of(client.networks)}. Every answer is paid by {client.peer_id}.\n"
         f"  OPENAI_BASE_URL={base_url}\n"
         f"  what is on sale: curl {base_url}/models{authorization}\n"
         f"  curl {base_url}/chat/completions{authorization} -H 'content-type: application/json' -d '{body}'\n"

@@ -26,7 +26,8 @@ from p2pgrid.cli.network import network_choice, network_options
 from p2pgrid.errors import InvalidRecord, P2pgridError, Refused, RemoteError, UsageError
 
 if TYPE_CHECKING:
-    from p2pgrid.cli.log_roads import NetworkChoice, Roads
+    from p2pgrid.cli.log_roads import Roads
+    from p2pgrid.cli.network import NetworkChoice
     from p2pgrid.config import DataFolder
     from p2pgrid.ledger.reader import SqliteReader
     from p2pgrid.log.remote import CheckedLog

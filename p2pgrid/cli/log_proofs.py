@@ -18,7 +18,8 @@ from typing import Any, Final
 
 import click
 
-from p2pgrid.cli.log_roads import NetworkChoice, Roads, addresses_of
+from p2pgrid.cli.log_roads import Roads, addresses_of
+from p2pgrid.cli.network import NetworkChoice
 from p2pgrid.cli.progress import Progress, progress
 from p2pgrid.config import DataFolder
 from p2pgrid.errors import Refused, RemoteError, UsageError

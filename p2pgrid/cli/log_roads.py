@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from p2pgrid.client.offers import verify_offer
+from p2pgrid.cli.network import NetworkChoice
+from p2pgrid.client.offer_store import verify_offer
+from p2pgrid.client.pages import Libp2pPages
 from p2pgrid.client.roads import dial_direct, direct_addresses
 from p2pgrid.config import DataFolder
 from p2pgrid.desk.standing import Books, last_offer
@@ -22,25 +24,24 @@ from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.log_roads import Get, over_http, over_libp2p, over_link
 from p2pgrid.net.lookup_keys import PROVIDER
 from p2pgrid.net.network import Network
+from p2pgrid.net.own_networks import OwnNetworks
 from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.proto.checkpoint import verify_checkpoint
 from p2pgrid.proto.fork import ForkProof
 from p2pgrid.proto.keys import PublicKey, SecretKey, parse_peer_id
 
 MOST_FOUND: Final = 1000
-NetworkChoice = Callable[[], tuple[str, tuple[str, ...]]]
-"""The network's name and the peers to join through. Raises UsageError."""
 
 
 class Roads:
     """Reaches logs. The network is joined only when a peer has to be found, or dialled over libp2p."""
 
     def __init__(self, network: NetworkChoice, timeout_s: float, key: SecretKey | None = None) -> None:
-        """`network` is asked for name and bootstrap peers when they are needed. `key`: who asks; left out, nobody."""
-        self._choose_network = network
-        self._network_name = ""
+        """`network` is asked which networks to join when one is needed. `key`: who asks; left out, nobody."""
+        self._choose_networks = network
         self._timeout_s = timeout_s
-        self._key = key or SecretKey(secrets.token_bytes(32))
+        self._given_key = key
+        self._chosen: tuple[SecretKey, OwnNetworks] | None = None
         self._network: Network | None = None
         self._found: dict[str, PeerAddress] = {}
 
@@ -62,7 +63,10 @@ class Roads:
             key = _parse_key(peer_id)
             parts = text.split("/")
             if len(parts) == 8 and parts[3] == "tcp" and parts[5] == "tls" and parts[4].isdecimal():
-                link = await direct.dial(parts[2], int(parts[4]), key, self._key, timeout_s=self._timeout_s)
+                own_key, networks = await self._caller()
+                link = await direct.dial(
+                    parts[2], int(parts[4]), key, own_key, timeout_s=self._timeout_s, networks=networks
+                )
                 try:
                     yield RemoteLog(key, over_link(link)), over_link(link)
                 finally:
@@ -82,8 +86,9 @@ class Roads:
         By the addresses at hand; where it is not there, by those of the offer that it has now; and over libp2p.
         Raises Unreachable, or another RemoteError.
         """
+        key, networks = await self._caller()
         try:
-            road: LinkConnection | Get = await dial_direct(addresses, provider, self._key)
+            road: LinkConnection | Get = await dial_direct(addresses, provider, key, networks=networks)
         except RemoteError as away:
             road = await self._look_up(provider, away)
         if not isinstance(road, LinkConnection):
@@ -94,6 +99,13 @@ class Roads:
         finally:
             await road.aclose("asked")
 
+    async def pages_of(self, text: str) -> Libp2pPages:
+        """A provider's pages over libp2p, by its multiaddr or peer id. Raises UsageError, RemoteError."""
+        peer_id = parse_peer_text(text).peer_id
+        is_address = text.startswith("/") and "/tls/" not in text
+        peer = PeerAddress(peer_id, (text,)) if is_address else await self._find(peer_id)
+        return Libp2pPages(await self._joined(), _parse_key(peer_id), peer.addresses, self._timeout_s)
+
     async def _look_up(self, provider: PublicKey, away: RemoteError) -> LinkConnection | Get:
         """The road to a provider that is not where it was. `away` says how it was missed."""
         try:
@@ -102,8 +114,9 @@ class Roads:
             offer = verify_offer(raw, provider.peer_id, time.time_ns() // 1_000_000)
         except (RemoteError, InvalidRecord, UsageError) as error:
             raise Unreachable(f"{away.message} Nor was it found anew: {error.message}", hint=error.hint) from error
+        key, networks = await self._caller()
         try:
-            return await dial_direct(direct_addresses(offer.message.addresses), provider, self._key)
+            return await dial_direct(direct_addresses(offer.message.addresses), provider, key, networks=networks)
         except RemoteError:
             return over_libp2p(network, peer, self._timeout_s)
 
@@ -116,17 +129,26 @@ class Roads:
 
     async def _joined(self) -> Network:
         if self._network is None:
-            self._network_name, bootstrap = self._choose_network()
-            network = Network(self._key, self._network_name, bootstrap=bootstrap)
-            self._network = await network.__aenter__()
+            key, networks = self._chosen = self._chosen or await self._choose_networks(self._given_key)
+            self._network = await Network(key, networks).__aenter__()
         return self._network
+
+    async def _caller(self) -> tuple[SecretKey, OwnNetworks | None]:
+        """Who dials, and in which networks it is: none where they cannot be known, which is no fault before one is
+        to be joined."""
+        try:
+            self._chosen = self._chosen or await self._choose_networks(self._given_key)
+        except UsageError:
+            return self._given_key or SecretKey(secrets.token_bytes(32)), None
+        return self._chosen
 
     async def _find(self, peer_id: str) -> PeerAddress:
         if peer_id not in self._found:
             await self.providers()
         if peer_id not in self._found:
+            assert self._network is not None
             raise Unreachable(
-                f"{peer_id} was not found among the providers of the network {self._network_name!r}.",
+                f"{peer_id} was not found among the providers of {', '.join(self._network.networks.names)}.",
                 hint="Give its multiaddr, or the URL of its pages.",
             )
         return self._found[peer_id]
@@ -141,7 +163,12 @@ def addresses_of(ledger: Books, ours: Sequence[PublicKey], provider: PublicKey) 
 def check_named(text: str) -> None:
     """Raises UsageError for what cannot name a peer, in whatever state the network is."""
     if not text.startswith(("http://", "https://")):
-        _parse_key(text.rpartition("/p2p/")[2] if text.startswith("/") else text)
+        parse_peer_text(text)
+
+
+def parse_peer_text(text: str) -> PublicKey:
+    """The key in a peer id, or in a multiaddr that ends in one. Raises UsageError."""
+    return _parse_key(text.rpartition("/p2p/")[2] if text.startswith("/") else text)
 
 
 def open_witness(data: DataFolder, now_ms: int, found: list[tuple[ForkProof, Path | None]]) -> Witness:

@@ -21,7 +21,12 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "serve": ("p2pgrid.cli.serve:serve", "Sell: run the provider's node."),
     "gateway": ("p2pgrid.cli.gateway:gateway", "Buy: run the client's OpenAI endpoint."),
     "bootstrap": ("p2pgrid.cli.bootstrap:bootstrap", "Introduce: run a peer that others join through."),
+    "doctor": ("p2pgrid.cli.doctor:doctor", "Look for faults in this node, and say what mends them."),
     "offers": ("p2pgrid.cli.offers:offers", "Show what is on sale."),
+    "network": (
+        "p2pgrid.cli.network_commands:network",
+        "Make, join and leave closed networks.",
+    ),
     "card": ("p2pgrid.cli.card:card", "Say who stands behind your nodes' keys, and check others."),
     "receipts": (
         "p2pgrid.cli.receipts:receipts",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +14,15 @@ import click
 import msgspec
 
 from p2pgrid.cli.context import CliContext
-from p2pgrid.cli.network import network_options, resolve_bootstrap
+from p2pgrid.cli.network import bootstrap_of, names_of, network_options, own_for_once, resolve_networks
+from p2pgrid.cli.offer_table import print_table
+from p2pgrid.cli.own_offers import own_offers, print_own
 from p2pgrid.errors import UsageError
 
 if TYPE_CHECKING:
-    from p2pgrid.client.operator import Operator
-    from p2pgrid.proto.messages import Offer
-    from p2pgrid.proto.record import Signed
+    from p2pgrid.client.offer_query import OfferQuery
+    from p2pgrid.net.own_networks import OwnNetworks
+    from p2pgrid.proto.keys import SecretKey
 
 CARD_TIMEOUT_S = 10.0
 """How long operators and their domains may take to answer."""
@@ -26,7 +30,18 @@ CARD_TIMEOUT_S = 10.0
 
 @click.group(invoke_without_command=True)
 @click.option("--model", metavar="NAME", help="Only this model.")
-@click.option("--country", metavar="CC", help="Only where inference runs in this country, like LT.")
+@click.option("--country", metavar="CC", help="Only where inference runs in this country, like LT; or LT,IT.")
+@click.option("--max-price-output", metavar="EUR", help="Only where a million output tokens cost at most so much now.")
+@click.option("--max-price-input", metavar="EUR", help="The same for prompt tokens.")
+@click.option("--min-context", metavar="N", help="Only models with a context of at least N tokens.")
+@click.option("--free", is_flag=True, help="Only providers that say that they would take an order right now.")
+@click.option(
+    "--sort",
+    type=click.Choice(["output", "input", "context", "free", "seen", "country"]),
+    default="output",
+    show_default=True,
+    help="By price, context, free slots, who answered last, or country.",
+)
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=1), default=10.0, show_default=True, help="Seconds.")
 @click.option("--own", is_flag=True, help="What this node has signed, from its ledger, and when each offer was shown.")
 @network_options
@@ -36,6 +51,11 @@ def offers(
     ctx: click.Context,
     model: str | None,
     country: str | None,
+    max_price_output: str | None,
+    max_price_input: str | None,
+    min_context: str | None,
+    free: bool,
+    sort: str,
     timeout_s: float,
     own: bool,
     network: str | None,
@@ -45,8 +65,9 @@ def offers(
 ) -> None:
     """Show what is on sale.
 
-    Providers are found over the network, each is asked for its own offer, and every signature is checked. Nothing is
-    bought, and no key or ledger is made. A provider that broke the rules is marked, and the gateway buys nothing there.
+    Providers are found over the network, each is asked for its own offer and what it has free, and every signature is
+    checked: who does not answer is not shown. Nothing is bought, and no key or ledger is made. A provider that broke
+    the rules is marked, and the gateway buys nothing there.
     """
     import logging
 
@@ -55,31 +76,40 @@ def offers(
     context: CliContext = ctx.obj
 
     if own:
-        signed = _own_offers(context, model)
+        signed = own_offers(context, model)
         if as_json:
             click.echo(json.dumps(signed, indent=2))
         else:
-            _print_own(signed)
+            print_own(signed)
         return
     logging.basicConfig(level=logging.CRITICAL)
-    name, peers = resolve_bootstrap(context.data.load_config(), network, bootstrap, bootstrap_peers)
-    rows, fault = asyncio.run(_find(_search_key(model, country), name, peers, timeout_s))
-    _mark_quarantined(rows, context)
-    shown = [
-        row
-        for row in rows
-        if (model is None or row["model"] == model) and (country is None or row["country"] == country.upper())
-    ]
+    given = {
+        "model": model,
+        "country": country,
+        "max_price_output": max_price_output,
+        "max_price_input": max_price_input,
+        "min_context": min_context,
+        "free": "1" if free else None,
+        "sort": sort,
+    }
+    query = _query({name: text for name, text in given.items() if text is not None})
+    networks = resolve_networks(context.data, context.data.load_config(), network, bootstrap, bootstrap_peers)
+    found = asyncio.run(_find(query, own_for_once(context.data, networks), timeout_s))
+    _mark_quarantined(found.rows, context)
     if as_json:
-        click.echo(json.dumps(shown, indent=2))
-    elif shown:
-        _print_table(shown)
+        click.echo(json.dumps(found.rows, indent=2))
+    elif found.rows:
+        print_table(found.rows)
+        _print_rest(found)
     else:
         wanted = " in ".join(filter(None, [model or "anything", country and country.upper()]))
-        through = ", ".join(peers) or "no bootstrap peer: give one with --bootstrap"
-        click.echo(f"Nobody was found who sells {wanted} on the network {name!r}. Searched through: {through}.")
-        if fault:
-            click.echo(f"Last fault: {fault}")
+        through = ", ".join(bootstrap_of(networks)) or "no bootstrap peer: give one with --bootstrap"
+        narrower = " that fits" if found.answered else ""
+        where = f"the network{'s' if len(networks) > 1 else ''} {names_of(networks)}"
+        click.echo(f"Nobody was found who sells {wanted}{narrower} on {where}. Searched through: {through}.")
+        _print_rest(found)
+        if found.fault:
+            click.echo(f"Last fault: {found.fault}")
 
 
 @offers.command()
@@ -112,6 +142,30 @@ def allow(context: CliContext, peer: str, as_json: bool) -> None:
         click.echo(f"{peer_id} was under no quarantine; nothing changed.")
 
 
+@offers.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_obj
+def reprice(context: CliContext, as_json: bool) -> None:
+    """Have the node that runs here sell at the prices of config.toml.
+
+    It signs a new offer at once, and clients that have a link with it hear of it. Offers that it has shown before are
+    honoured until they end. Everything else in config.toml is read when the node starts.
+    """
+    from p2pgrid.cli.asking import ask_or_do
+    from p2pgrid.desk.asks import Reprice, Repriced
+
+    async def nowhere() -> Repriced:
+        raise UsageError("no node runs on this data folder.", hint="`p2pgrid serve` reads the prices when it starts.")
+
+    done = asyncio.run(ask_or_do(context.data, Reprice(), Repriced, nowhere, roles=("provider",)))
+    if as_json:
+        click.echo(msgspec.json.encode(done))
+    elif done.models:
+        click.echo(f"Offer {done.sequence} has new prices for {', '.join(done.models)}.")
+    else:
+        click.echo("The prices are those that are offered; nothing changed.")
+
+
 def _mark_quarantined(rows: list[dict[str, Any]], context: CliContext) -> None:
     from p2pgrid.client.quarantine import Quarantine
 
@@ -120,194 +174,98 @@ def _mark_quarantined(rows: list[dict[str, Any]], context: CliContext) -> None:
         row["quarantine"] = quarantine.reason(row["provider"])
 
 
-def _search_key(model: str | None, country: str | None) -> str:
-    """The narrowest look-up key. Raises UsageError for what is no country."""
+def _query(given: dict[str, str]) -> OfferQuery:
+    """What is asked for. Raises UsageError for what is no country, price or number."""
+    from p2pgrid.client.offer_query import query_of
+    from p2pgrid.errors import Refused
+
+    try:
+        return query_of(given)
+    except Refused as refusal:
+        raise UsageError(refusal.message, hint=refusal.hint or "See `p2pgrid offers --help`.") from None
+
+
+def _search_keys(query: OfferQuery) -> list[str]:
+    """The narrowest look-up keys."""
     from p2pgrid.net.lookup_keys import PROVIDER, country_key, model_key
 
-    if country is not None and (len(country) != 2 or not country.isascii() or not country.isalpha()):
-        raise UsageError(f"{country!r} is no country code.", hint="Use two letters of ISO 3166-1, like DE or FR.")
-    code = country.upper() if country else None
+    model, countries = query.model, sorted(query.wishes.countries)
     if model is not None:
-        return model_key(model, code)
-    return country_key(code) if code else PROVIDER
+        return [model_key(model, country) for country in countries] or [model_key(model)]
+    return [country_key(country) for country in countries] or [PROVIDER]
 
 
-async def _find(
-    key: str, network: str, bootstrap: tuple[str, ...], timeout_s: float
-) -> tuple[list[dict[str, Any]], str]:
-    """Rows for people and programs, and what last went wrong."""
-    import secrets
+@dataclass(slots=True)
+class _Found:
+    """What came of a search."""
+
+    rows: list[dict[str, Any]]
+    answered: int
+    """Providers that showed a good offer, whether or not it is among the rows."""
+    unanswered: int
+    refused: dict[str, int]
+    """What providers sent that was not taken, by the reason's code."""
+    fault: str
+    """What last went wrong."""
+
+
+async def _find(query: OfferQuery, choosing: Awaitable[tuple[SecretKey, OwnNetworks]], timeout_s: float) -> _Found:
     from functools import partial
 
     from p2pgrid.client.cards import CardBook
+    from p2pgrid.client.choice import candidate_of
     from p2pgrid.client.clock import unix_ms
     from p2pgrid.client.domains import DomainChecker
     from p2pgrid.client.offers import OfferBook
+    from p2pgrid.client.openai_api import offer_object
     from p2pgrid.errors import RemoteError
     from p2pgrid.net.network import Network
-    from p2pgrid.proto.keys import SecretKey
+    from p2pgrid.proto.keys import parse_public_key
 
-    # A key for this once: who only looks need not be known again.
-    async with Network(SecretKey(secrets.token_bytes(32)), network, bootstrap=bootstrap) as finder:
-        book = OfferBook(finder, now_ms=unix_ms, keys=[key])
+    key, networks = await choosing
+    async with Network(key, networks) as finder:
+        book = OfferBook(finder, now_ms=unix_ms, keys=_search_keys(query))
         cards = CardBook(finder, now_ms=unix_ms, domains=DomainChecker(unix_ms))
         book.on_offers = partial(cards.refresh, timeout_s=CARD_TIMEOUT_S)
         deadline = asyncio.get_running_loop().time() + timeout_s
         while not book.offers() and (left_s := deadline - asyncio.get_running_loop().time()) > 0:
             try:
-                await book.search(timeout_s=left_s)
+                async with asyncio.timeout(left_s):
+                    await book.search(timeout_s=left_s)
+            except TimeoutError:
+                break  # some have not answered: the others are shown
             except RemoteError:
                 break
             if not book.offers():
                 await asyncio.sleep(min(0.5, left_s))
-        rows = [row for offer in book.offers() for row in _rows(offer, unix_ms(), cards.operator_of(offer))]
-        await cards.aclose()
-        return rows, book.last_fault
-
-
-def _rows(offer: Signed[Offer], now_ms: int, operator: Operator | None = None) -> list[dict[str, Any]]:
-    from p2pgrid.client.choice import candidate_of
-    from p2pgrid.client.openai_api import offer_object
-
-    return [offer_object(candidate_of(offer, entry, now_ms, operator), now_ms) for entry in offer.message.models]
-
-
-def _print_table(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from p2pgrid.client.text import printable
-
-    table = Table(title="On sale now, EUR per million tokens")
-    for name in ("model", "operator", "country", "parent", "domain"):
-        table.add_column(name, overflow="fold")
-    for name in ("input", "cached", "output", "context", "at once", "window"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("price changes (UTC)")
-    table.add_column("valid until (UTC)")
-    table.add_column("peer", no_wrap=True)
-    is_marked = any(row["quarantine"] for row in rows)
-    if is_marked:
-        table.add_column("quarantine", overflow="fold")
-    for row in sorted(rows, key=lambda one: (one["model"], float(one["prices"]["output_eur"]), one["provider"])):
-        prices = row["prices"]
-        table.add_row(
-            escape(printable(row["model"])),
-            escape(printable(_operator_text(row))),
-            row["country"],
-            (row["card"] or {}).get("parent_country") or "",
-            escape(printable(_domain_text(row))),
-            prices["input_eur"],
-            prices["cached_input_eur"],
-            prices["output_eur"],
-            str(row["context_tokens"]),
-            str(row["concurrency"]),
-            str(row["window_tokens"]),
-            _change_text(row),
-            _time_text(row["valid_until_ms"]),
-            row["provider"],
-            *([escape(row["quarantine"])] if is_marked else []),
-        )
-    Console(width=None if Console().is_terminal else 200).print(table)
-    if is_marked:
-        click.echo("Nothing is bought from a provider under quarantine; `p2pgrid offers allow PEER` lifts it.")
-
-
-def _operator_text(row: dict[str, Any]) -> str:
-    """The legal name on the card; where there is none, the name that the offer gives."""
-    card = row["card"]
-    if card is None:
-        return f"{row['operator']} (no card)"
-    if card["legal_name"] is None or (card["domain_checked"] is None and card["fault"]):
-        return f"{row['operator']} (card does not hold: {card['fault']})"
-    return f"{card['legal_name']}, {card['country']}"
-
-
-def _domain_text(row: dict[str, Any]) -> str:
-    card = row["card"] or {}
-    if not card.get("domain"):
-        return ""
-    return f"{card['domain']} ({'checked' if card['domain_checked'] else 'NOT proven'})"
-
-
-def _time_text(time_ms: int) -> str:
-    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
-
-
-def _change_text(row: dict[str, Any]) -> str:
-    """When the price changes, and to what: `Mon 22:00 to 0.05/0.20`."""
-    if row["price_changes_ms"] is None:
-        return "no" if row["schedule"] is None else "never"
-    at = datetime.fromtimestamp(row["price_changes_ms"] / 1000, UTC)
-    following = row["next_prices"]
-    return f"{at:%a %H:%M} to {following['input_eur']}/{following['output_eur']}"
-
-
-# -- one's own ---------------------------------------------------------------------------------------------------------
-
-
-def _own_offers(context: CliContext, model: str | None) -> list[dict[str, Any]]:
-    """Every offer that this node has signed, newest first: its prices, and for how long it was the one shown."""
-    from itertools import takewhile, zip_longest
-
-    from p2pgrid.ledger.sqlite import SqliteLedger
-    from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
-    from p2pgrid.proto.messages import Channel, Offer
-    from p2pgrid.proto.record import Role, verify_record
-
-    keys = {key.raw: key for key in context.data.own_public_keys()}
-    signed = []
-    frame = (Offer.payload_type, Channel.payload_type)
-    with SqliteLedger.open_readonly(context.data.ledger_file) as ledger:
-        for record in takewhile(lambda one: one.payload_type in frame, ledger.records()):
-            signature = record.signature_of(Role.PROVIDER) if record.payload_type == Offer.payload_type else None
-            if signature is not None and signature.key in keys:
-                signed.append(verify_record(record, Offer, {Role.PROVIDER: keys[signature.key]}))
-    signed.sort(key=lambda offer: offer.message.sequence)
-    rows: list[dict[str, Any]] = []
-    for offer, following in zip_longest(signed, signed[1:]):
-        message = offer.message
-        # An offer is dated back by what clocks may differ.
-        shown_ms = min(message.valid_from_ms + CLOCK_TOLERANCE_MS, message.valid_until_ms)
-        replaced_ms = following.message.valid_from_ms + CLOCK_TOLERANCE_MS if following else message.valid_until_ms
-        rows.append(
-            {
-                "sequence": message.sequence,
-                "offer": offer.id.hex(),
-                "shown_from_ms": shown_ms,
-                "shown_until_ms": max(min(replaced_ms, message.valid_until_ms), shown_ms),
-                "valid_from_ms": message.valid_from_ms,
-                "valid_until_ms": message.valid_until_ms,
-                "models": [row for row in _rows(offer, shown_ms) if model in (None, row["model"])],
-            }
-        )
-    return rows[::-1]
-
-
-def _print_own(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    if not rows:
-        Console().print("No offer was signed by this node.")
-        return
-    table = Table(title="Offers signed by this node (UTC), EUR per million tokens; each is honoured until it ends")
-    for name in ("sequence", "shown from", "until", "honoured until", "model", "input", "cached", "output", "changes"):
-        table.add_column(name, no_wrap=name != "model")
-    for row in rows:
-        for model in row["models"]:
-            prices = model["prices"]
-            table.add_row(
-                str(row["sequence"]),
-                _time_text(row["shown_from_ms"]),
-                _time_text(row["shown_until_ms"]),
-                _time_text(row["valid_until_ms"]),
-                escape(model["model"]),
-                prices["input_eur"],
-                prices["cached_input_eur"],
-                prices["output_eur"],
-                _change_text(model),
+        now_ms, offers = unix_ms(), book.offers()
+        candidates = [
+            candidate_of(
+                offer,
+                entry,
+                now_ms,
+                cards.operator_of(offer),
+                presence=book.presence_of(parse_public_key(offer.message.provider).peer_id),
             )
-    Console(width=None if Console().is_terminal else 200).print(table)
+            for offer in offers
+            for entry in offer.message.models
+        ]
+        await cards.aclose()
+        return _Found(
+            rows=[
+                row | {"networks": list(book.address_of(row["provider"]).networks)}
+                for row in (offer_object(candidate, now_ms) for candidate in query.select(candidates, now_ms))
+            ],
+            answered=len(offers),
+            unanswered=book.n_silent,
+            refused=dict(sorted(book.refused.items())),
+            fault=book.last_fault,
+        )
+
+
+def _print_rest(found: _Found) -> None:
+    """Whom nothing is shown of, and why."""
+    words = [f"{count} refused: {code}" for code, count in found.refused.items()]
+    words += [f"{found.unanswered} did not answer with an offer"] if found.unanswered else []
+    if words:
+        click.echo(f"Found in the network and not shown: {'; '.join(words)}.")

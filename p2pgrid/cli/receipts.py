@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from p2pgrid.cli import dispute_commands, evidence_command
+from p2pgrid.cli import dispute_commands, evidence_command, fetching
 from p2pgrid.cli.context import CliContext
-from p2pgrid.cli.network import network_options, resolve_bootstrap
+from p2pgrid.cli.network import network_options, resolve_networks
 from p2pgrid.errors import UsageError
 from p2pgrid.units import format_amount_eur
 
@@ -144,15 +144,15 @@ def reconcile(
 
     log_to_stderr(verbose=verbose, quiet=not verbose)
     config = context.data.load_config()
-    name, peers = resolve_bootstrap(config, network, bootstrap, bootstrap_peers)
-    done = asyncio.run(reconcile_with(context.data, parse_peer(peer), name, peers))
+    networks = resolve_networks(context.data, config, network, bootstrap, bootstrap_peers)
+    done = asyncio.run(reconcile_with(context.data, parse_peer(peer), networks))
     if as_json:
         click.echo(msgspec.json.encode(done))
     else:
         print_reconciled(done)
 
 
-for command in (*dispute_commands.COMMANDS, evidence_command.evidence):
+for command in (*dispute_commands.COMMANDS, evidence_command.evidence, fetching.fetch):
     receipts.add_command(command)
 
 

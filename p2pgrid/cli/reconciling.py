@@ -10,22 +10,22 @@ import click
 from p2pgrid.units import format_amount_eur
 
 if TYPE_CHECKING:
-    from p2pgrid.config import DataFolder
+    from p2pgrid.config import DataFolder, NetworkEntry
     from p2pgrid.desk.asks import Reconcile
     from p2pgrid.desk.standing import ChannelChanges, Reconciled, Totals
 
 
-async def reconcile_with(data: DataFolder, peer: str, network: str, bootstrap: tuple[str, ...]) -> Reconciled:
+async def reconcile_with(data: DataFolder, peer: str, networks: tuple[NetworkEntry, ...]) -> Reconciled:
     """Reconcile with a peer through the node that runs, or in this process. Raises P2pgridError."""
     from p2pgrid.cli.asking import ask_or_do
     from p2pgrid.desk.asks import Reconcile
     from p2pgrid.desk.standing import Reconciled
 
     ask = Reconcile(peer=peer)
-    return await ask_or_do(data, ask, Reconciled, lambda: _here(data, ask, network, bootstrap))
+    return await ask_or_do(data, ask, Reconciled, lambda: _here(data, ask, networks))
 
 
-async def _here(data: DataFolder, ask: Reconcile, network: str, bootstrap: tuple[str, ...]) -> Reconciled:
+async def _here(data: DataFolder, ask: Reconcile, networks: tuple[NetworkEntry, ...]) -> Reconciled:
     """Dial, reconcile, close; or, where this node sold to the peer, say what is open."""
     from p2pgrid.desk.standing import channels_with, is_provider_in
     from p2pgrid.ledger.sqlite import SqliteLedger
@@ -42,7 +42,7 @@ async def _here(data: DataFolder, ask: Reconcile, network: str, bootstrap: tuple
     from p2pgrid.client.client import Client
     from p2pgrid.client.desk import ClientDesk
 
-    async with Client(data, network=network, bootstrap=bootstrap, keeps_links=False) as client:
+    async with Client(data, networks=networks, keeps_links=False) as client:
         reconciled: Reconciled = await ClientDesk(client.purchaser, ours).perform(ask)
         return reconciled
 

@@ -13,8 +13,8 @@ import click
 import msgspec
 
 from p2pgrid.cli.context import CliContext
-from p2pgrid.cli.network import network_options, resolve_bootstrap
-from p2pgrid.config import Config, DataFolder, ModelConfig, ProviderConfig, parse_host_port
+from p2pgrid.cli.network import network_options, resolve_networks
+from p2pgrid.config import Config, DataFolder, ModelConfig, NetworkEntry, ProviderConfig, parse_host_port
 from p2pgrid.errors import UsageError
 from p2pgrid.proto.messages import ModelOffer, Offer
 from p2pgrid.proto.schedule import next_price_change
@@ -38,6 +38,18 @@ if TYPE_CHECKING:
 @click.option("--announce", multiple=True, metavar="HOST:PORT", help="Where others reach it, if elsewhere.")
 @click.option("--libp2p-listen", multiple=True, metavar="MULTIADDR", help="[default: /ip4/0.0.0.0/tcp/4802]")
 @click.option("--libp2p-announce", multiple=True, metavar="MULTIADDR", help="Where others reach it, if elsewhere.")
+@click.option(
+    "--relay-through",
+    multiple=True,
+    metavar="MULTIADDR",
+    help="A relay through which others reach it, or auto, or never. [default: auto]",
+)
+@click.option(
+    "--relay/--no-relay",
+    default=None,
+    help="Relay for peers that nobody can dial, within the limits of [relay]. [default: no-relay]",
+)
+@click.option("--no-punch", is_flag=True, help="Open no connections of their own with clients behind relays.")
 @click.option("--processes", metavar="N", type=int, help="Processes that serve the direct road. [default: 1]")
 @click.option("--pages", metavar="HOST:PORT", help="Serve /offer, /card, /health and /metrics there. [default: off]")
 @network_options
@@ -59,6 +71,9 @@ def serve(
     announce: tuple[str, ...],
     libp2p_listen: tuple[str, ...],
     libp2p_announce: tuple[str, ...],
+    relay_through: tuple[str, ...],
+    relay: bool | None,
+    no_punch: bool,
     processes: int | None,
     pages: str | None,
     network: str | None,
@@ -76,7 +91,7 @@ def serve(
 
     log_to_stderr(verbose=verbose)
     config = context.data.load_config()
-    name, peers = resolve_bootstrap(config, network, bootstrap, bootstrap_peers)
+    networks = resolve_networks(context.data, config, network, bootstrap, bootstrap_peers)
     overrides = {
         "operator": operator,
         "country": country,
@@ -84,6 +99,9 @@ def serve(
         "announce": announce,
         "libp2p_listen": libp2p_listen,
         "libp2p_announce": libp2p_announce,
+        "relay_through": relay_through,
+        "relay": relay,
+        "punch": False if no_punch else None,
         "processes": processes,
         "pages": pages,
     }
@@ -97,7 +115,7 @@ def serve(
     config = with_flags(config, overrides, model, model_overrides, no_direct=no_direct)
 
     async def main(stop: asyncio.Event) -> None:
-        await _serve(context.data, config, name, peers, stop, as_json)
+        await _serve(context.data, config, networks, stop, as_json)
 
     run(main)
 
@@ -149,7 +167,7 @@ def _chosen_model(models: tuple[ModelConfig, ...], name: str | None, given: dict
 
 
 async def _serve(
-    data: DataFolder, config: Config, network: str, peers: tuple[str, ...], stop: asyncio.Event, as_json: bool
+    data: DataFolder, config: Config, networks: tuple[NetworkEntry, ...], stop: asyncio.Event, as_json: bool
 ) -> None:
     from p2pgrid.engine.gpu import list_gpus
     from p2pgrid.provider.engine_plan import plan_engines
@@ -159,8 +177,7 @@ async def _serve(
         data,
         config,
         make_engines=plan_engines,
-        network_name=network,
-        bootstrap=peers,
+        networks=networks,
         gpus=[gpu.name[:128] for gpu in list_gpus()][:64],
     )
     pages_at = parse_host_port(config.provider.pages) if config.provider.pages else None
@@ -207,6 +224,7 @@ def _model_of(offer: Offer, entry: ModelOffer, now_ms: int) -> dict[str, Any]:
 
 def ready_of(node: Provider, data: DataFolder, pages: str | None) -> dict[str, Any]:
     """What is said when the node is ready."""
+    from p2pgrid.net.reach_watch import shown
     from p2pgrid.provider.clock import unix_ms
 
     now_ms = unix_ms()
@@ -216,7 +234,9 @@ def ready_of(node: Provider, data: DataFolder, pages: str | None) -> dict[str, A
     return {
         "ready": True,
         "peer_id": node.peer_id,
-        "network": node.network_name,
+        "network": node.networks.names[0],
+        "networks": list(node.networks.names),
+        "sells_in": sorted(node.networks.selling),
         "operator": message.operator,
         "country": message.data_terms.country,
         "addresses": list(node.addresses),
@@ -232,7 +252,13 @@ def ready_of(node: Provider, data: DataFolder, pages: str | None) -> dict[str, A
         "card": message.card.hex() or None,
         "workers": node.worker_pids,
         "pages": pages,
+        "reachability": shown(node.reach),
     }
+
+
+def _sells_only(ready: dict[str, Any]) -> str:
+    sells_in = ready["sells_in"]
+    return "" if len(sells_in) == len(ready["networks"]) else f" (sells in {', '.join(sells_in)})"
 
 
 def _ready_text(ready: dict[str, Any]) -> str:
@@ -240,10 +266,13 @@ def _ready_text(ready: dict[str, Any]) -> str:
     lines = [
         "Ready: this node sells.",
         f"  peer id   {ready['peer_id']}",
-        f"  network   {ready['network']}",
+        f"  network   {', '.join(ready['networks'])}" + _sells_only(ready),
         f"  operator  {ready['operator'] or '(no name in config.toml)'}, {ready['country']}",
         *(f"  direct    {address}" for address in ready["addresses"]),
-        *(f"  libp2p    {address}" for address in ready["libp2p_addresses"]),
+        *(
+            f"  {'relayed ' if '/p2p-circuit/' in address else 'libp2p  '}  {address}"
+            for address in ready["libp2p_addresses"]
+        ),
     ]
     for model in ready["models"]:
         lines.append(
@@ -265,4 +294,7 @@ def _ready_text(ready: dict[str, Any]) -> str:
     lines.append(f"  card      {card}")
     if ready["pages"]:
         lines.append(f"  pages     {ready['pages']}/health")
+    reachability = ready["reachability"]
+    lines.append(f"  reach     {reachability['text'] if reachability else 'being asked of other peers; see the log'}")
+    lines += [f"            {line}" for line in reachability["advice"]] if reachability else []
     return "\n".join(lines)

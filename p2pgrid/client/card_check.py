@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from p2pgrid.client.domains import DomainChecker
-from p2pgrid.client.offers import verify_offer
+from p2pgrid.client.offer_store import verify_offer
 from p2pgrid.client.text import printable
 from p2pgrid.errors import InvalidRecord, RemoteError
 from p2pgrid.net.peer_address import PeerAddress

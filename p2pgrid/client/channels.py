@@ -131,6 +131,13 @@ class ProviderChannels:
             except Refused as refusal:
                 if refusal.code != "unknown-channel":
                     raise
+            # The countersignature that ended the channel may never have come to the provider's former key.
+            await self._guard.watch(self._resume_former(link, continues))
+            try:
+                return await self._guard.watch(opening(now_ms=self._now_ms, continues=continues))
+            except Refused as refusal:
+                if refusal.code != "unknown-channel":
+                    raise
                 log.warning("%s does not go on from %s: %s", self._provider, continues.hex()[:16], refusal.message)
         return await self._guard.watch(opening(now_ms=self._now_ms))
 
@@ -186,6 +193,12 @@ class ProviderChannels:
         for dispute in change.disputed:
             self._guard.disputed(dispute, books)
         return change
+
+    async def _resume_former(self, link: LinkConnection, head: bytes) -> None:
+        """Resume the channel under a former key that ends at `head`, though nothing is open on it here."""
+        for channel in self._former():
+            if self._ledger.head(channel.message.channel).last_receipt_id == head:
+                await self._resume_one(link, channel, is_current=False, is_told=True)
 
     async def _learned_former(self, link: LinkConnection) -> list[Signed[Channel]]:
         """Channels under the provider's former keys: what they left open is settled on this link."""

@@ -1,8 +1,12 @@
 """Which providers to ask, and in what order: pure, so that the same state gives the same answer.
 
 First what rules a provider out: the model, the endpoint, the program's wishes, the offer's time, a quarantine. Then the
-order: those that failed of late go last; among the rest the cheapest expected cost comes first, then the quickest
-measured first token, then the peer id.
+order: those that failed of late go last, before them those that have not confirmed their offer since this program
+started, or did not answer; among the rest the cheapest expected cost comes first, then those that do not say that they
+are full, then the quickest measured first token, then the peer id.
+
+What a provider says it has free can be a lie, so it decides only between equals. Whoever says that it is full loses by
+it; whoever claims room that it has not is no better placed than one that says nothing, and pays with a `busy`.
 
 It is done in two steps. `preselect` makes the tests that do not hang on the single request, so that what it finds can
 be kept for a moment (`shortlist.py`); `rank` does the rest, for each request.
@@ -15,13 +19,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from p2pgrid.client.operator import Operator
-from p2pgrid.errors import InvalidRecord, Refused
+from p2pgrid.client.presence import UNSEEN, Presence
+from p2pgrid.client.wishes import Wishes
+from p2pgrid.errors import InvalidRecord
 from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.messages import ModelOffer, Offer, Tariff, Usage
 from p2pgrid.proto.pricing import price_of
 from p2pgrid.proto.record import Signed
 from p2pgrid.proto.request import RequestFields
-from p2pgrid.units import MAX_AMOUNT_PICO, MAX_TOKENS, format_amount_eur
+from p2pgrid.units import MAX_AMOUNT_PICO, MAX_TOKENS, format_amount_eur, format_price_eur
 
 CURRENCY: Final = "EUR"
 """Budgets are in it, and prices are compared in it."""
@@ -34,43 +40,6 @@ EXPECTED_OUTPUT_TOKENS: Final = 512
 FIRST_BACKOFF_MS: Final = 1_000
 LONGEST_BACKOFF_MS: Final = 300_000
 _LATENCY_WEIGHT: Final = 0.3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
-    """What the program, or the gateway's owner, allows."""
-
-    countries: frozenset[str] = frozenset()
-    """Empty: anywhere."""
-    parent_countries: frozenset[str] = frozenset()
-    """Where the operator's ultimate parent has its seat, by its card. Empty: anywhere, and no card is asked for."""
-    verify_domains: bool = False
-    """Only operators that have shown that they control the domain on their card."""
-    max_cost_pico: int | None = None
-    provider: str = ""
-    """A peer id: that provider and no other."""
-
-    def within(self, owner: Wishes) -> Wishes:
-        """These wishes, as far as the owner's allow. Raises Refused where nothing is left of the countries."""
-        budgets = [most for most in (self.max_cost_pico, owner.max_cost_pico) if most is not None]
-        return Wishes(
-            countries=_common(self.countries, owner.countries),
-            parent_countries=_common(self.parent_countries, owner.parent_countries),
-            verify_domains=self.verify_domains or owner.verify_domains,
-            max_cost_pico=min(budgets, default=None),
-            provider=self.provider or owner.provider,
-        )
-
-
-def _common(own: frozenset[str], owners: frozenset[str]) -> frozenset[str]:
-    """What both allow; empty allows all. Raises Refused where nothing is left."""
-    if own and owners and not own & owners:
-        raise Refused(
-            "no-provider",
-            f"{', '.join(sorted(own))} was asked for; this gateway buys only in {', '.join(sorted(owners))}.",
-            hint="Ask for one of these countries.",
-        )
-    return own & owners if own and owners else own or owners
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +98,8 @@ class Candidate:
     """Who stands behind it, as far as its card is known."""
     road: str | None = None
     """What the link to it runs on; None without one."""
+    presence: Presence = UNSEEN
+    """Whether it is there, and what it has free."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,67 +110,7 @@ class Choice:
     models: tuple[str, ...]
     """Every model on sale, sorted."""
     rejected: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """By test: `model`, `currency`, `endpoint`, `provider`, `country`, `card`, `parent-country`, `domain`, `context`,
-    `budget`, `quarantine`. A word on each offer."""
-
-    def refusal(self, model: str, endpoint: str, wishes: Wishes) -> Refused:
-        """Why there is no candidate: the test that the best offers fell at."""
-        if not self.models:
-            return Refused("no-provider", "no provider is known yet.", hint="The search goes on: try again shortly.")
-        furthest = next((test for test in reversed(_TESTS) if self.rejected.get(test)), "model")
-        words = ", ".join(sorted(set(self.rejected.get(furthest, ()))))
-        wanted = ", ".join(sorted(wishes.countries))
-        match furthest:
-            case "model":
-                return Refused(
-                    "unknown-model", f"the model {model!r} is not on sale.", hint=f"On sale: {', '.join(self.models)}."
-                )
-            case "currency":
-                return Refused("no-provider", f"{model!r} is sold for {words} alone; this client pays in {CURRENCY}.")
-            case "endpoint":
-                return Refused("unknown-endpoint", f"{endpoint} is not sold for {model!r}.", hint=f"Sold: {words}.")
-            case "provider":
-                return Refused(
-                    "no-provider", f"{wishes.provider} does not sell {model!r} now.", hint="Ask without naming one."
-                )
-            case "country":
-                return Refused(
-                    "no-provider", f"nobody sells {model!r} in {wanted} now.", hint=f"It is sold in: {words}."
-                )
-            case "card" | "domain":
-                return Refused("no-provider", f"no provider of {model!r} has shown who it is: {words}.")
-            case "parent-country":
-                wanted = ", ".join(sorted(wishes.parent_countries))
-                return Refused(
-                    "no-provider",
-                    f"no operator with its ultimate parent in {wanted} sells {model!r} now.",
-                    hint=f"By their cards: {words}.",
-                )
-            case "context":
-                return Refused("context", f"the request does not fit the context of {model!r}: {words}.")
-            case "budget":
-                allowed = format_amount_eur(wishes.max_cost_pico or 0)
-                return Refused(
-                    "over-budget",
-                    f"the answer may cost {words} EUR; {allowed} EUR are allowed.",
-                    hint="Lower max_tokens, or raise the budget.",
-                )
-        return Refused("no-provider", f"no provider of {model!r} can be dealt with: {words}.")
-
-
-_TESTS: Final = (
-    "model",
-    "currency",
-    "endpoint",
-    "provider",
-    "country",
-    "card",
-    "parent-country",
-    "domain",
-    "context",
-    "budget",
-    "quarantine",
-)
+    """By test, in the order of `no_choice.TESTS`: a word on each offer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,31 +167,52 @@ def rank(
     standing_of: Callable[[str], Standing],
     now_ms: int,
     models: tuple[str, ...] = (),
+    presence_of: Callable[[str], Presence] = lambda _: UNSEEN,
 ) -> Choice:
-    """Order the providers for one request. `standing_of` takes a peer id; `models` are all that are on sale."""
+    """Order the providers for one request. What ends in `_of` takes a peer id; `models` are all that are on sale."""
     rejected: dict[str, list[str]] = {test: list(words) for test, words in preselection.rejected.items()}
-    ranked: list[tuple[tuple[bool, int, int, float, str], Candidate]] = []
+    ranked: list[tuple[tuple[bool, int, bool, int, bool, float, str], Candidate]] = []
     asked = fields.max_completion_tokens or fields.max_tokens or 1
     most_context_bytes = MOST_BYTES_PER_TOKEN * fields.prompts
+    has_price = wishes.max_input_upm is not None or wishes.max_output_upm is not None
     for one in preselection.listings:
         peer_id, entry, standing = one.peer_id, one.entry, standing_of(one.peer_id)
         tariff = one.tariff_at(now_ms)
         if asked > entry.context_tokens or body_bytes > most_context_bytes * entry.context_tokens:
             rejected.setdefault("context", []).append(f"{entry.context_tokens} tokens")
             continue
+        if has_price and is_too_dear(tariff, wishes):
+            prices = f"{format_price_eur(tariff.input_upm)}/{format_price_eur(tariff.output_upm)}"
+            rejected.setdefault("price", []).append(prices)
+            continue
         if wishes.max_cost_pico is not None:
             most = _most_pico(entry, tariff, fields, body_bytes)
             if most > wishes.max_cost_pico:
                 rejected.setdefault("budget", []).append(format_amount_eur(most))
                 continue
+        presence = presence_of(peer_id)
+        free = presence.free(entry.model, now_ms) if presence.capacity is not None else None
+        if wishes.only_free and not free:
+            rejected.setdefault("full", []).append("it is full" if free == 0 else "it does not say")
+            continue
         if standing.quarantine:
             rejected.setdefault("quarantine", []).append(standing.quarantine)
             continue
         retry_ms = standing.retry_ms()
         backs_off = retry_ms > now_ms
         expected_pico = expected_cost_pico(entry, tariff, fields, body_bytes)
-        candidate = Candidate(peer_id, one.offer, entry, tariff, expected_pico, backs_off, one.operator)
-        order = (backs_off, retry_ms if backs_off else 0, expected_pico, standing.first_token_ms or 0.0, peer_id)
+        candidate = Candidate(
+            peer_id, one.offer, entry, tariff, expected_pico, backs_off, one.operator, presence=presence
+        )
+        order = (
+            backs_off,
+            retry_ms if backs_off else 0,
+            not presence.is_here,
+            expected_pico,
+            free == 0,
+            standing.first_token_ms or 0.0,
+            peer_id,
+        )
         ranked.append((order, candidate))
     ranked.sort(key=lambda one: one[0])
     return Choice(
@@ -300,8 +232,9 @@ def choose(
     standings: Mapping[str, Standing],
     now_ms: int,
     operators: Mapping[str, Operator] | None = None,
+    presences: Mapping[str, Presence] | None = None,
 ) -> Choice:
-    """Both steps at once. `offers` are in force; `standings` and `operators` go by peer id."""
+    """Both steps at once. `offers` are in force; `standings`, `operators` and `presences` go by peer id."""
     listed = [(parse_public_key(offer.message.provider).peer_id, offer) for offer in offers]
     known = operators or {}
     preselection = preselect(
@@ -319,15 +252,29 @@ def choose(
         standing_of=lambda peer_id: standings.get(peer_id, UNKNOWN),
         now_ms=now_ms,
         models=tuple(sorted({entry.model for _, offer in listed for entry in offer.message.models})),
+        presence_of=lambda peer_id: (presences or {}).get(peer_id, UNSEEN),
     )
 
 
 def candidate_of(
-    offer: Signed[Offer], entry: ModelOffer, now_ms: int, operator: Operator | None = None, road: str | None = None
+    offer: Signed[Offer],
+    entry: ModelOffer,
+    now_ms: int,
+    operator: Operator | None = None,
+    road: str | None = None,
+    presence: Presence = UNSEEN,
 ) -> Candidate:
     """An offer's model as a candidate of no request."""
     peer_id = parse_public_key(offer.message.provider).peer_id
-    return Candidate(peer_id, offer, entry, offer.message.tariff_at(entry, now_ms), 0, False, operator, road)
+    return Candidate(peer_id, offer, entry, offer.message.tariff_at(entry, now_ms), 0, False, operator, road, presence)
+
+
+def is_too_dear(tariff: Tariff, wishes: Wishes) -> bool:
+    """True if a price is above what is allowed."""
+    most_in, most_out = wishes.max_input_upm, wishes.max_output_upm
+    return (most_in is not None and tariff.input_upm > most_in) or (
+        most_out is not None and tariff.output_upm > most_out
+    )
 
 
 def expected_cost_pico(entry: ModelOffer, tariff: Tariff, fields: RequestFields, body_bytes: int) -> int:
@@ -386,7 +333,10 @@ def _first_failed_test(
         return "endpoint", ", ".join(entry.endpoints)
     if wishes.provider and wishes.provider != peer_id:
         return "provider", peer_id
-    return unwanted_operator(offer, operator, wishes)
+    unwanted = unwanted_operator(offer, operator, wishes)
+    if unwanted is None and entry.context_tokens < wishes.min_context_tokens:
+        return "min-context", f"{entry.context_tokens} tokens"
+    return unwanted
 
 
 def _most_pico(entry: ModelOffer, tariff: Tariff, fields: RequestFields, body_bytes: int) -> int:

@@ -17,28 +17,32 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from p2pgrid import __version__
 from p2pgrid.client.answer import Answer
 from p2pgrid.client.cards import CardBook
-from p2pgrid.client.choice import Wishes
+from p2pgrid.client.choice import Candidate
 from p2pgrid.client.clock import unix_ms
 from p2pgrid.client.desk import CLIENT_ASKS, ClientDesk
 from p2pgrid.client.late_network import LateNetwork
 from p2pgrid.client.limits import SessionLimits
 from p2pgrid.client.log_watch import LogWatch
+from p2pgrid.client.member_watch import MemberWatch
+from p2pgrid.client.offer_query import OfferQuery
 from p2pgrid.client.offers import OfferBook
-from p2pgrid.client.openai_api import parse_budget
 from p2pgrid.client.purchaser import Purchaser
 from p2pgrid.client.quarantine import Quarantine
 from p2pgrid.client.roads import ProviderRoads
+from p2pgrid.client.wishes import Wishes, parse_budget
 from p2pgrid.commands.address import socket_path
 from p2pgrid.commands.server import serve_commands
 from p2pgrid.commands.wire import About
-from p2pgrid.config import ClientConfig, DataFolder
+from p2pgrid.config import ClientConfig, DataFolder, NetworkEntry
+from p2pgrid.desk.asks import Condition
 from p2pgrid.desk.records_desk import RecordsDesk
 from p2pgrid.errors import Refused, UsageError
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.log.erasing import LogFiles, check_all_known, erase_salts
 from p2pgrid.log.witness import WitnessStore
-from p2pgrid.net.bootstrap_peers import load_bootstrap_peers
 from p2pgrid.net.lookup_keys import PROVIDER, country_key
+from p2pgrid.net.peer_address import Health
+from p2pgrid.networks.entries import choose_networks, own_networks
 
 if TYPE_CHECKING:
     from p2pgrid.client.domains import DomainChecker
@@ -58,12 +62,14 @@ class Client:
         *,
         network: str | None = None,
         bootstrap: Sequence[str] | None = None,
+        networks: Sequence[NetworkEntry] | None = None,
         config: ClientConfig | None = None,
         keeps_links: bool = True,
         joins_late: bool = False,
     ) -> None:
         """Raises UsageError for a config.toml that cannot be used.
 
+        `network` names the one network to buy in, `networks` describes each; left out, all that are configured.
         Without `keeps_links` no provider is dialled before it is needed. With `joins_late` it is started before the
         network is joined: what needs the network waits for it.
         """
@@ -74,16 +80,18 @@ class Client:
         self.data: Final = data if isinstance(data, DataFolder) else DataFolder(Path(data))
         whole = self.data.load_config()
         self.config: Final = config or whole.client
-        self.network_name: Final = network or whole.network
-        listed = Path(whole.bootstrap_peers).expanduser() if whole.bootstrap_peers else None
-        self.bootstrap: Final = (
-            tuple(bootstrap) if bootstrap is not None else load_bootstrap_peers(self.network_name, listed)
-        )
+        if networks is None:
+            networks = choose_networks(self.data, whole, network=network, bootstrap=bootstrap)
+        self.networks: Final = tuple(networks)
+        self.network_name: Final = ", ".join(one.name for one in networks)
+        """All their names, for people."""
+        self.bootstrap: Final = tuple(dict.fromkeys(peer for one in networks for peer in one.bootstrap))
         self._wishes = wishes_of(self.config)
         self.peer_id = ""
         """Who buys, `12D3KooW...`; known once it is started."""
         self._stack = AsyncExitStack()
         self._purchaser: Purchaser | None = None
+        self._finder: LateNetwork | None = None
 
     async def __aenter__(self) -> Self:
         """Start. Raises UsageError (the key), LocalError (the ledger is in use, or cannot be written)."""
@@ -93,7 +101,9 @@ class Client:
         async with AsyncExitStack() as stack:
             ledger = await asyncio.to_thread(SqliteLedger.open, self.data.ledger_file)
             stack.push_async_callback(ledger.aclose)
-            finder = await stack.enter_async_context(LateNetwork(key, self.network_name, bootstrap=self.bootstrap))
+            own = own_networks(self.networks, key.public_key)
+            finder = await stack.enter_async_context(LateNetwork(key, own))
+            self._finder = finder
             if not self._joins_late:
                 await finder.joined()
             keys = [PROVIDER, *map(country_key, self.config.countries)]
@@ -116,13 +126,16 @@ class Client:
                 book,
                 wishes=self._wishes,
                 limits=limits,
-                dial=ProviderRoads(finder).dial,
+                dial=ProviderRoads(
+                    finder, punches=self.config.punch, addresses_of=book.addresses_of, networks=own
+                ).dial,
                 cards=cards,
                 quarantine=Quarantine(self.data.quarantine_file),
                 keeps_links=self._keeps_links,
             )
             await stack.enter_async_context(book)
             self._purchaser = await stack.enter_async_context(purchaser)
+            await stack.enter_async_context(MemberWatch(own, purchaser.sessions, book))
             seen = await asyncio.to_thread(WitnessStore, self.data.witness_file)
             stack.callback(seen.close)
             if self._keeps_links:
@@ -136,7 +149,7 @@ class Client:
                 deliver=purchaser.sessions.deliver_dispute,
                 erase_salts=self._erase_salts,
             )
-            desk = ClientDesk(purchaser, key.public_key, records)
+            desk = ClientDesk(purchaser, key.public_key, records, self._condition)
             await stack.enter_async_context(
                 serve_commands(socket_path(self.data.path), about, CLIENT_ASKS, desk.perform)
             )
@@ -149,11 +162,20 @@ class Client:
         self._purchaser = None
         await self._stack.aclose()
 
+    def _condition(self) -> Condition:
+        """For `p2pgrid doctor`: a gateway is dialled by nobody, so there is little to say of it."""
+        return Condition(health={"status": "ok"}, addresses=(), listening=(), networks=self.networks)
+
     async def _erase_salts(self, record_ids: Sequence[bytes]) -> int:
         """In the logs of a node that sold from this data folder."""
         logs = self.data.logs_of_own_keys()
         check_all_known([LogFiles(*one) for one in logs], self.data.log_files)
         return await asyncio.to_thread(erase_salts, [LogFiles(*one) for one in logs], record_ids)
+
+    @property
+    def network_health(self) -> Health | None:
+        """How the network fares; None while it is not joined."""
+        return self._finder.health() if self._finder is not None else None
 
     @property
     def purchaser(self) -> Purchaser:
@@ -173,6 +195,14 @@ class Client:
         """Buy one chat, unstreamed: OpenAI's `chat.completion` object. The arguments are the request's fields."""
         async with await self.purchaser.buy(CHAT, body, wishes, whole=True) as answer:
             return await answer.assemble()
+
+    def offers(self, query: OfferQuery | None = None) -> list[Candidate]:
+        """What is on sale now, each model in each offer: what the query is about, in its order.
+
+        `OfferQuery(model="qwen3-8b", wishes=Wishes(only_free=True), sort=Sort.FREE)`, say. Asks nobody: every offer
+        shown was confirmed by its provider, at `presence.confirmed_ms`.
+        """
+        return self.purchaser.market.models(query or OfferQuery())
 
     async def wait_for_offer(self, model: str, timeout_s: float) -> None:
         """Return once somebody sells the model. Raises Refused (`no-provider`)."""

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from p2pgrid.client.purchaser import Purchaser
-from p2pgrid.desk.asks import Allowed, AllowPeer, DeskAsk, Erase, GiveAnswer, MakeDispute, Reconcile
+from p2pgrid.desk.asks import (
+    Allowed,
+    AllowPeer,
+    Condition,
+    DeskAsk,
+    Erase,
+    Examine,
+    GiveAnswer,
+    MakeDispute,
+    Reconcile,
+)
 from p2pgrid.desk.records_desk import RecordsDesk
 from p2pgrid.desk.standing import (
     NOTHING,
@@ -20,14 +31,21 @@ from p2pgrid.errors import Unreachable, UsageError
 from p2pgrid.proto.keys import PublicKey, parse_peer_id
 from p2pgrid.proto.record import Role
 
-CLIENT_ASKS: Final = AllowPeer | Reconcile | DeskAsk
+CLIENT_ASKS: Final = AllowPeer | Reconcile | Examine | DeskAsk
 
 
 class ClientDesk:
     """The owner's desk of a client."""
 
-    def __init__(self, purchaser: Purchaser, ours: PublicKey, records: RecordsDesk | None = None) -> None:
+    def __init__(
+        self,
+        purchaser: Purchaser,
+        ours: PublicKey,
+        records: RecordsDesk | None = None,
+        condition: Callable[[], Condition] | None = None,
+    ) -> None:
         """Without `records` nothing is signed or erased."""
+        self._condition = condition
         self._records = records
         self._purchaser = purchaser
         self._ours = ours
@@ -39,6 +57,8 @@ class ClientDesk:
                 return await self._allow(peer)
             case Reconcile(peer=peer):
                 return await self._reconcile(parse_peer_id(peer))
+            case Examine() if self._condition is not None:
+                return self._condition()
             case MakeDispute() | GiveAnswer() | Erase() if self._records is not None:
                 return await self._records.perform(ask)
         raise UsageError(f"a gateway cannot do {type(ask).__name__}.")

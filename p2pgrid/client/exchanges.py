@@ -17,7 +17,7 @@ from p2pgrid.errors import InvalidRecord, ProtocolViolation, Refused, Unreachabl
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.stream import Stream
-from p2pgrid.net.stream_reader import StreamReader
+from p2pgrid.net.stream_reader import Received, StreamReader
 from p2pgrid.proto.channel import accept_channel
 from p2pgrid.proto.frame import ResetCode
 from p2pgrid.proto.keys import SecretKey
@@ -41,21 +41,26 @@ class Exchange:
         """Send one message."""
         self.stream.send(kind, payload)
 
-    async def expect(self, kind: Kind, *, timeout_s: float | None = EXCHANGE_TIMEOUT_S) -> bytes:
-        """The payload of the next message, which must be of that kind. A REFUSAL is raised as Refused."""
+    async def expect(self, *kinds: Kind, timeout_s: float | None = EXCHANGE_TIMEOUT_S) -> bytes:
+        """The payload of the next message, which must be of such a kind. A REFUSAL is raised as Refused."""
+        return (await self.receive(*kinds, timeout_s=timeout_s)).payload
+
+    async def receive(self, *kinds: Kind, timeout_s: float | None = EXCHANGE_TIMEOUT_S) -> Received:
+        """The same, with its kind."""
+        names = " or ".join(kind.name for kind in kinds)
         try:
             async with asyncio.timeout(timeout_s):
                 received = await self._reader.receive()
         except TimeoutError:
-            raise Unreachable(f"{self._name} sent no {kind.name} within {timeout_s:g} s.") from None
+            raise Unreachable(f"{self._name} sent no {names} within {timeout_s:g} s.") from None
         if received is None:
-            raise Unreachable(f"{self._name} ended the exchange; {kind.name} was expected.")
+            raise Unreachable(f"{self._name} ended the exchange; {names} was expected.")
         if received.kind == Kind.REFUSAL:
             refusal = parse_frame(received.payload, Refusal)
             raise Refused(refusal.code, f"the provider refused: {printable(refusal.message)}")
-        if received.kind != kind:
-            raise ProtocolViolation(f"{self._name} sent message kind {received.kind}; {kind.name} was expected.")
-        return received.payload
+        if received.kind not in kinds:
+            raise ProtocolViolation(f"{self._name} sent message kind {received.kind}; {names} was expected.")
+        return received
 
 
 @asynccontextmanager
@@ -81,10 +86,10 @@ class DisputedRecord(InvalidRecord):
 
 
 async def request_offer(link: LinkConnection) -> bytes:
-    """The raw record of the provider's offer, not verified."""
+    """The raw record of the provider's offer, or that it has withdrawn it; not verified."""
     async with exchange(link) as talk:
         talk.send(Kind.OFFER_REQUEST)
-        return await talk.expect(Kind.OFFER)
+        return await talk.expect(Kind.OFFER, Kind.WITHDRAWAL)
 
 
 async def request_cards(link: LinkConnection) -> bytes:

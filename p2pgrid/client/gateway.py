@@ -16,6 +16,7 @@ import msgspec
 
 from p2pgrid.client.answer import Answer
 from p2pgrid.client.clock import unix_ms
+from p2pgrid.client.offer_query import OfferQuery, parse_query
 from p2pgrid.client.openai_api import (
     StreamEditor,
     answer_headers,
@@ -25,19 +26,21 @@ from p2pgrid.client.openai_api import (
     error_event,
     http_error_body,
     model_list,
-    parse_wishes,
     status_of,
     without_token_ids,
 )
 from p2pgrid.client.purchase import purchase_of
 from p2pgrid.client.purchaser import Purchaser
 from p2pgrid.client.text import printable
+from p2pgrid.client.wishes import parse_wishes
 from p2pgrid.errors import LocalError, P2pgridError, Refused, RemoteError, UsageError
-from p2pgrid.http.connection import Reply, ServerLimits
+from p2pgrid.http.limits import ServerLimits
 from p2pgrid.http.message import JSON, Request, Response
 from p2pgrid.http.reader import ReaderLimits
+from p2pgrid.http.reply import Reply
 from p2pgrid.http.server import Server
 from p2pgrid.http.server import serve as serve_http
+from p2pgrid.net.peer_address import Health
 from p2pgrid.proto.messages import ENDPOINTS
 from p2pgrid.proto.wire import MAX_BODY_BYTES
 from p2pgrid.units import format_amount_eur
@@ -53,6 +56,7 @@ _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 _MODEL_PATH: Final = "/v1/models/"
 _STREAM_HEADERS: Final = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
 
+_HEALTH_SHOWN: Final = ("running", "bootstrap_reached", "connected_peers", "restarts", "stalled_s")
 _Handler = Callable[[Request, Reply], Response | Coroutine[Any, Any, Response | None]]
 
 
@@ -66,11 +70,13 @@ class Gateway:
         network: str,
         api_key: str | None = None,
         n_links: Callable[[], int] | None = None,
+        network_health: Callable[[], Health | None] = lambda: None,
     ) -> None:
-        """`n_links`: links that are ready, where other processes have some too."""
+        """`n_links`: links that are ready, where other processes have some too. `network_health`: in this process."""
         self._purchaser = purchaser
         self._n_links = n_links or (lambda: purchaser.sessions.n_ready)
         self._network = network
+        self._network_health = network_health
         self._api_key = api_key
         self._routes: dict[str, dict[str, _Handler]] = {
             "/": _reading(self._home),
@@ -141,20 +147,34 @@ class Gateway:
             f"network     {self._network}\n"
             f"on sale     {n_models} models: GET /v1/models\n"
             "endpoints   POST /v1/chat/completions, POST /v1/completions\n"
-            "wishes      headers X-P2pgrid-Country, X-P2pgrid-Max-Cost-EUR, X-P2pgrid-Provider\n"
+            "wishes      headers X-P2pgrid-Country, -Parent-Country, -Provider, -Max-Cost-EUR, -Max-Price-Input-EUR,\n"
+            "            -Max-Price-Output-EUR, -Min-Context, -Free\n"
+            "queries     GET /v1/models?country=LT&max_price_output=0.5&min_context=4096&free=1&sort=free\n"
         )
         return Response(body=text.encode(), content_type="text/plain; charset=utf-8")
 
     def _health(self, _: Request) -> Response:
-        offers = len(self._purchaser.book.offers())
-        return _json({"status": "ok", "network": self._network, "offers": offers, "links": self._n_links()})
+        book = self._purchaser.book
+        health = self._network_health()
+        libp2p = None if health is None else {name: getattr(health, name) for name in _HEALTH_SHOWN}
+        return _json(
+            {
+                "status": "ok",
+                "network": self._network,
+                "offers": len(book.offers()),
+                "links": self._n_links(),
+                "refused": dict(sorted(book.refused.items())),
+                "libp2p": libp2p,
+            }
+        )
 
-    def _models(self, _: Request) -> Response:
-        return _json({"object": "list", "data": model_list(self._purchaser.market.models(), unix_ms())})
+    def _models(self, request: Request) -> Response:
+        query = parse_query(request.target)
+        return _json({"object": "list", "data": model_list(self._purchaser.market.models(query), unix_ms())})
 
     def _model(self, request: Request) -> Response:
         name = request.path.removeprefix(_MODEL_PATH)
-        listed = model_list(self._purchaser.market.models(), unix_ms())
+        listed = model_list(self._purchaser.market.models(OfferQuery()), unix_ms())
         for model in listed:
             if model["id"] == name:
                 return _json(model)

@@ -69,7 +69,7 @@ class Housekeeper:
 
     def _worth_a_link(self) -> list[str]:
         """Providers on sale with whom something is open, and the cheapest few."""
-        on_sale = {parse_public_key(offer.message.provider).peer_id: offer for offer in self._book.offers()}
+        on_sale = {parse_public_key(offer.message.provider).peer_id: offer for offer in self._book.worth_dialling()}
         unsettled = [
             parse_public_key(channel.message.provider).peer_id
             for channel in self._ledger.channels()

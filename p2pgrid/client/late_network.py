@@ -11,8 +11,9 @@ from p2pgrid.client.background import log_end
 from p2pgrid.errors import LocalError, Unreachable
 from p2pgrid.net.addresses import parse_peer_multiaddr
 from p2pgrid.net.connection import LinkConnection
-from p2pgrid.net.lookup_keys import check_network_name
-from p2pgrid.net.peer_address import PeerAddress
+from p2pgrid.net.own_networks import OwnNetworks, open_network
+from p2pgrid.net.peer_address import Health, PeerAddress
+from p2pgrid.net.punch_plan import PunchPlan
 from p2pgrid.proto.keys import PublicKey, SecretKey
 
 if TYPE_CHECKING:
@@ -23,13 +24,12 @@ if TYPE_CHECKING:
 class LateNetwork:
     """A client's `Network`. Whoever asks it for something waits until it is joined; nothing else does."""
 
-    def __init__(self, key: SecretKey, network_name: str, *, bootstrap: Sequence[str]) -> None:
-        """Raises UsageError for a bad name or multiaddr."""
+    def __init__(self, key: SecretKey, networks: str | OwnNetworks, *, bootstrap: Sequence[str] = ()) -> None:
+        """As `Network`. Raises UsageError for a bad name or multiaddr."""
         self._key: Final = key
-        self._name: Final = check_network_name(network_name)
         for address in bootstrap:
             parse_peer_multiaddr(address)
-        self._bootstrap: Final = tuple(bootstrap)
+        self.networks: Final = open_network(networks, bootstrap) if isinstance(networks, str) else networks
         self._joining: asyncio.Task[Network] | None = None
 
     async def __aenter__(self) -> Self:
@@ -52,12 +52,22 @@ class LateNetwork:
         """As `Network.fetch_offer`."""
         return await (await self.joined()).fetch_offer(peer, timeout_s=timeout_s)
 
+    async def fetch_capacity(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:
+        """As `Network.fetch_capacity`."""
+        return await (await self.joined()).fetch_capacity(peer, timeout_s=timeout_s)
+
     async def fetch_cards(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:
         """As `Network.fetch_cards`."""
         return await (await self.joined()).fetch_cards(peer, timeout_s=timeout_s)
 
     async def dial_link(
-        self, provider: PublicKey, addresses: Sequence[str], *, timeout_s: float = 10.0
+        self,
+        provider: PublicKey,
+        addresses: Sequence[str],
+        *,
+        timeout_s: float = 10.0,
+        direct_only: bool = False,
+        continues: LinkConnection | None = None,
     ) -> LinkConnection:
         """As `Network.dial_link`. The time that joining takes counts."""
         try:
@@ -65,16 +75,36 @@ class LateNetwork:
                 network = await self.joined()
         except TimeoutError:
             raise Unreachable(f"the network was not joined within {timeout_s:g} s.") from None
-        return await network.dial_link(provider, addresses, timeout_s=timeout_s)
+        return await network.dial_link(
+            provider, addresses, timeout_s=timeout_s, direct_only=direct_only, continues=continues
+        )
 
-    async def dial_road(self, provider: PublicKey, addresses: Sequence[str], *, timeout_s: float = 10.0) -> StreamRoad:
+    async def dial_road(
+        self, provider: PublicKey, addresses: Sequence[str], *, timeout_s: float = 10.0, direct_only: bool = False
+    ) -> StreamRoad:
         """As `Network.dial_road`. The time that joining takes counts."""
         try:
             async with asyncio.timeout(timeout_s):
                 network = await self.joined()
         except TimeoutError:
             raise Unreachable(f"the network was not joined within {timeout_s:g} s.") from None
-        return await network.dial_road(provider, addresses, timeout_s=timeout_s)
+        return await network.dial_road(provider, addresses, timeout_s=timeout_s, direct_only=direct_only)
+
+    async def agree_on_hole(self, provider: PublicKey, *, timeout_s: float = 12.0) -> PunchPlan:
+        """As `Network.agree_on_hole`. The time that joining takes counts."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                network = await self.joined()
+        except TimeoutError:
+            raise Unreachable(f"the network was not joined within {timeout_s:g} s.") from None
+        return await network.agree_on_hole(provider, timeout_s=timeout_s)
+
+    def health(self) -> Health | None:
+        """How the network fares; None while it is being joined, or where it could not be."""
+        joining = self._joining
+        if joining is None or not joining.done() or joining.cancelled() or joining.exception() is not None:
+            return None
+        return joining.result().health()
 
     async def joined(self) -> Network:
         """The network, once it is joined. Raises Unreachable where the network could not be joined."""
@@ -86,5 +116,5 @@ class LateNetwork:
 
     async def _join(self) -> Network:
         module = await asyncio.to_thread(importlib.import_module, "p2pgrid.net.network")
-        network: Network = module.Network(self._key, self._name, bootstrap=self._bootstrap)
+        network: Network = module.Network(self._key, self.networks)
         return await network.__aenter__()

@@ -110,6 +110,8 @@ class LinkLife:
             try:
                 link = await self._keeper.link(_LINK_WAIT_S)
             except Unreachable:
+                if self._keeper.state is KeeperState.CLOSED:
+                    return
                 continue
             except ProtocolViolation as violation:
                 # Whoever answered there proved no key: nothing of it is held against the provider for long.
@@ -151,6 +153,10 @@ class LinkLife:
             task = asyncio.get_running_loop().create_task(self._link.aclose(reason))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+    def dial_now(self) -> None:
+        """Something says that the provider can be reached: do not wait with the next dial."""
+        self._keeper.dial_now()
 
     def ledger_failed(self, error: LedgerError) -> None:
         """Drop the link: what the ledger has is settled on the next."""

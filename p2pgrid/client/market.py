@@ -13,18 +13,19 @@ from p2pgrid.client.choice import (
     Candidate,
     Choice,
     Preselection,
-    Wishes,
     candidate_of,
     preselect,
     rank,
     unwanted_operator,
 )
+from p2pgrid.client.offer_query import OfferQuery
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.operator import Operator
 from p2pgrid.client.purchase import Purchase
 from p2pgrid.client.sessions import SEARCH_TIMEOUT_S
 from p2pgrid.client.shortlist import Shortlists
 from p2pgrid.client.standings import Standings
+from p2pgrid.client.wishes import Wishes
 from p2pgrid.errors import RemoteError
 from p2pgrid.proto.keys import PublicKey, parse_public_key
 from p2pgrid.proto.messages import Offer
@@ -53,22 +54,27 @@ class Market:
         self._wishes = wishes
         self._road_to = road_to
         self._now_ms = now_ms
-        self._shortlists = Shortlists(self._preselect)
+        self._shortlists = Shortlists(self._preselect, lambda peer_id: book.presence_of(peer_id).is_here)
         self._searched: dict[str, int] = {}
 
     # -- for the owner -------------------------------------------------------------------------------------------
 
-    def models(self) -> list[Candidate]:
-        """Every model of every offer that the owner's wishes allow, as candidates of no request."""
+    def models(self, query: OfferQuery | None = None) -> list[Candidate]:
+        """Every model of every offer that the owner's wishes allow and its provider has confirmed, as candidates of no
+        request: those that the query is about, in its order."""
         now_ms = self._now_ms()
-        return [
-            candidate_of(
-                offer, entry, now_ms, self.operator_of(offer), self._road_to(parse_public_key(offer.message.provider))
+        found: list[Candidate] = []
+        for offer in self._book.offers():
+            if offer.message.currency != CURRENCY or not self.is_wanted(offer):
+                continue
+            provider, operator = parse_public_key(offer.message.provider), self.operator_of(offer)
+            road, presence = self._road_to(provider), self._book.presence_of(provider.peer_id)
+            found += (
+                candidate_of(offer, entry, now_ms, operator, road, presence)
+                for entry in offer.message.models
+                if query is None or query.model in (None, entry.model)
             )
-            for offer in self._book.offers()
-            if offer.message.currency == CURRENCY and self.is_wanted(offer)
-            for entry in offer.message.models
-        ]
+        return found if query is None else query.select(found, now_ms)
 
     def operator_of(self, offer: Signed[Offer]) -> Operator | None:
         """Who stands behind an offer, by its card, as far as that is known."""
@@ -92,14 +98,14 @@ class Market:
             standing_of=self._standings.of,
         )
         choice = self._rank(short, purchase, wishes, now_ms)
-        if choice.candidates and not choice.candidates[0].is_backing_off:
+        if choice.candidates and not choice.candidates[0].is_backing_off and choice.candidates[0].presence.is_here:
             return choice
         return self._rank(self._preselect(model, purchase.endpoint, wishes), purchase, wishes, now_ms)
 
     async def search_model(self, model: str) -> bool:
-        """Look for a model that nobody in the book sells; at most once in a while for each name."""
+        """Look for a model that nobody who answers sells; at most once in a while for each name."""
         now_ms = self._now_ms()
-        if self._book.offers_of(model) or now_ms < self._searched.get(model, 0) + SEARCH_AGAIN_MS:
+        if now_ms < self._searched.get(model, 0) + SEARCH_AGAIN_MS or self._is_sold(model):
             return False
         self._searched = {name: at for name, at in self._searched.items() if now_ms < at + SEARCH_AGAIN_MS}
         self._searched[model] = now_ms
@@ -107,6 +113,9 @@ class Market:
             async with asyncio.timeout(SEARCH_TIMEOUT_S):
                 return await self._book.search_model(model) > 0
         return False
+
+    def _is_sold(self, model: str) -> bool:
+        return any(self._book.presence_of(peer_id).is_here for peer_id, _ in self._book.offers_of(model))
 
     def _rank(self, preselection: Preselection, purchase: Purchase, wishes: Wishes, now_ms: int) -> Choice:
         return rank(
@@ -116,6 +125,7 @@ class Market:
             wishes=wishes,
             standing_of=self._standings.of,
             now_ms=now_ms,
+            presence_of=self._book.presence_of,
         )
 
     def _preselect(self, model: str, endpoint: str, wishes: Wishes) -> Preselection:

@@ -1,7 +1,9 @@
-"""The book of offers: what is on sale, each verified, the newest of each provider, none past its time.
+"""The book of offers: what is on sale, looked for, asked of the providers themselves, and asked again and again.
 
-Offers are found over the network and asked of the provider itself. The cache file is trusted with nothing: what
-it holds is verified again, and deleting it costs one look-up.
+A look-up, and the cache file, say where to ask; the file is trusted with nothing, and deleting it costs one look-up.
+Providers that have said nothing for half a minute are asked, no more than `ASKS_PER_S` of them a second however many
+there are; those that the client has a link with say by themselves what changes. One that does not answer is looked up
+afresh, for it may have moved.
 """
 
 from __future__ import annotations
@@ -10,35 +12,42 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
 from p2pgrid.client.background import log_end
 from p2pgrid.client.offer_cache import read_cache, write_cache
-from p2pgrid.errors import InvalidRecord, P2pgridError, Refused, RemoteError
+from p2pgrid.client.offer_store import Entry, OfferStore, OnConflict
+from p2pgrid.errors import InvalidRecord, P2pgridError, ProtocolViolation, Refused, RemoteError
 from p2pgrid.net.lookup_keys import PROVIDER, model_key
 from p2pgrid.net.peer_address import PeerAddress
-from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.messages import Offer
-from p2pgrid.proto.record import Record, Role, Signed, parse_record, verify_self_signed
+from p2pgrid.proto.record import Signed
+from p2pgrid.proto.wire import Capacity, parse_frame
 
 log = logging.getLogger(__name__)
 
-MAX_OFFERS: Final = 2_000
-PARALLEL_FETCHES: Final = 8
+PARALLEL_FETCHES: Final = 16
+PARALLEL_RETRIES: Final = 8
+"""Of those that did not answer the last time, who must not take the others' places."""
 FETCH_TIMEOUT_S: Final = 10.0
+CONFIRM_TIMEOUT_S: Final = 5.0
+"""For one that is known."""
 SEARCH_TIMEOUT_S: Final = 8.0
 FIRST_SEARCH_INTERVAL_S: Final = 1.0
 SEARCH_INTERVAL_S: Final = 30.0
-DEAD_AFTER_FAILURES: Final = 3
-"""A provider that did not answer so many times in a row is forgotten until it is found again."""
-_FORGET_DEAD_MS: Final = 60_000
+ASKS_PER_S: Final = 5.0
+"""One takes about 11 ms of CPU time: a connection is made for it."""
+FIRST_ASKS: Final = 50
+"""So many may be asked at once after a while of silence, as after the start."""
+ASK_TICK_S: Final = 0.5
+LOOK_AGAIN_MS: Final = 5_000
+"""For providers that do not answer, one key is looked up no more often than this."""
+MAX_LOOKING: Final = 4
+"""Such look-ups at once."""
 
 OnOffers = Callable[[list[tuple[PeerAddress, Signed[Offer]]]], Awaitable[None]]
 """Called after a search with every offer in the book, and whose it is."""
-OnConflict = Callable[[str, Sequence[Record], str], None]
-"""Called with a peer id, its two offers under one number, and a sentence: evidence against the provider."""
 
 
 class Finder(Protocol):
@@ -49,49 +58,20 @@ class Finder(Protocol):
         ...
 
     async def fetch_offer(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:
-        """The raw offer record of a peer. Raises RemoteError."""
+        """The raw record that a peer shows: its offer, or that it is withdrawn. Raises RemoteError."""
+        ...
+
+    async def fetch_capacity(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:
+        """What a peer says it has free. Raises RemoteError."""
         ...
 
 
 AskOverLink = Callable[[str], Awaitable[bytes] | None]
-"""By peer id: the provider's raw offer over a link that is up, or None where there is none."""
+"""By peer id: the provider's raw offer, or withdrawal, over a link that is up; or None where there is none."""
 
 
-@dataclass(slots=True)
-class _Entry:
-    peer: PeerAddress
-    offer: Signed[Offer] | None = None
-    failures: int = 0
-    failed_ms: int = 0
-
-
-def verify_offer(raw: bytes, peer_id: str, now_ms: int) -> Signed[Offer]:
-    """An offer that `peer_id` signed and that is in force, by this clock give or take 120 s at its beginning.
-
-    Raises InvalidRecord: what `parse_record` and `verify_self_signed` raise, `wrong-key`, `not-in-force`.
-    """
-    offer = verify_self_signed(parse_record(raw), Offer, Role.PROVIDER)
-    message = offer.message
-    signer = offer.signers[Role.PROVIDER]
-    if message.provider != signer.raw or signer.peer_id != peer_id:
-        raise InvalidRecord("wrong-key", f"the offer is signed by {signer.peer_id}; {peer_id} was asked for its own.")
-    if message.valid_until_ms <= now_ms:
-        raise InvalidRecord(
-            "not-in-force",
-            f"the offer of {peer_id} ended {(now_ms - message.valid_until_ms) // 1000} s ago by this clock.",
-            hint="Check this machine's clock (NTP) if all offers look so.",
-        )
-    if message.valid_from_ms > now_ms + CLOCK_TOLERANCE_MS:
-        raise InvalidRecord(
-            "not-in-force",
-            f"the offer of {peer_id} begins in {(message.valid_from_ms - now_ms) // 1000} s by this clock.",
-            hint="Check this machine's clock (NTP) if all offers look so.",
-        )
-    return offer
-
-
-class OfferBook:
-    """What is on sale now. `async with` searches in the background; without it, `search` does so once."""
+class OfferBook(OfferStore):
+    """What is on sale now. `async with` searches and asks in the background; without it, `search` does so once."""
 
     def __init__(
         self,
@@ -102,138 +82,53 @@ class OfferBook:
         cache: Path | None = None,
         on_conflict: OnConflict | None = None,
         ask_over_link: AskOverLink | None = None,
+        asks_per_s: float = ASKS_PER_S,
     ) -> None:
         """`keys` are the look-up keys that are searched again and again; `cache` is read and written if given."""
+        super().__init__(now_ms, on_conflict)
         self.last_fault = ""
         """Why an offer was last refused or not had, in a sentence; for whoever finds the book empty."""
         self.ask_over_link = ask_over_link
-        self.on_conflict = on_conflict
         self.on_offers: OnOffers | None = None
         self._finder = finder
-        self._now_ms = now_ms
         self._keys = tuple(keys)
         self._cache = cache
-        self.version = 0
-        """Another number after every change."""
-        self._entries: dict[str, _Entry] = {}
-        self._faulty: set[str] = set()
-        """Those of the entries that have failed of late, or have no offer."""
-        self._by_model: dict[str, dict[str, Signed[Offer]]] = {}
-        self._barred: set[str] = set()
+        self._asks_per_s = asks_per_s
         self._fetching: dict[str, asyncio.Task[None]] = {}
+        self._looking: dict[str, asyncio.Task[None]] = {}
+        self._looked_ms: dict[str, int] = {}
+        """When a key was last looked up for one that did not answer."""
         self._slots = asyncio.Semaphore(PARALLEL_FETCHES)
-        self._task: asyncio.Task[None] | None = None
-        self._changed = asyncio.Event()
+        self._retry_slots = asyncio.Semaphore(PARALLEL_RETRIES)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._showing: asyncio.Task[None] | None = None
+        self._shown_version = 0
         self._written: frozenset[bytes] = frozenset()
 
     async def __aenter__(self) -> OfferBook:
         await self._load()
-        self._task = asyncio.create_task(self._keep_searching(), name="offers")
-        self._task.add_done_callback(log_end)
+        for name, work in (("offers: searching", self._keep_searching()), ("offers: asking", self._keep_asking())):
+            task = asyncio.create_task(work, name=name)
+            task.add_done_callback(log_end)
+            self._tasks.append(task)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        tasks = [*self._fetching.values(), *([self._task] if self._task else [])]
+        tasks = [*self._tasks, *self._looking.values(), *self._fetching.values()]
+        tasks += [self._showing] if self._showing is not None else []
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._save()
 
-    # -- reading -------------------------------------------------------------------------------------------------
+    # -- looking -------------------------------------------------------------------------------------------------
 
-    def offers(self) -> list[Signed[Offer]]:
-        """Every offer in force, one of each provider."""
-        now_ms = self._now_ms()
-        return [
-            entry.offer
-            for peer_id, entry in self._entries.items()
-            if entry.offer is not None and peer_id not in self._barred and entry.offer.message.valid_until_ms > now_ms
-        ]
+    async def search(self, *keys: str, timeout_s: float = SEARCH_TIMEOUT_S, is_urgent: bool = False) -> int:
+        """Look the keys up, and ask those who are new, due, or said to have moved while they did not answer.
 
-    def offers_of(self, model: str) -> list[tuple[str, Signed[Offer]]]:
-        """Every offer in force of a model, with its provider's peer id. What else is on sale costs nothing here."""
-        now_ms = self._now_ms()
-        return [
-            (peer_id, offer)
-            for peer_id, offer in self._by_model.get(model, {}).items()
-            if offer.message.valid_until_ms > now_ms and peer_id not in self._barred
-        ]
-
-    def models(self) -> tuple[str, ...]:
-        """Every model in force, sorted."""
-        return tuple(sorted(model for model in self._by_model if self.offers_of(model)))
-
-    def offer_of(self, peer_id: str) -> Signed[Offer] | None:
-        """The provider's offer in force, or None."""
-        entry = self._entries.get(peer_id)
-        if entry is None or entry.offer is None or peer_id in self._barred:
-            return None
-        return entry.offer if entry.offer.message.valid_until_ms > self._now_ms() else None
-
-    def tell(self) -> None:
-        """Something that whoever waits for a change may want to look at again."""
-        self._tell()
-
-    def address_of(self, peer_id: str) -> PeerAddress:
-        """Where the provider was last said to be."""
-        entry = self._entries.get(peer_id)
-        return entry.peer if entry is not None else PeerAddress(peer_id, ())
-
-    async def wait_for_change(self) -> None:
-        """Return when an offer was added or dropped."""
-        await self._changed.wait()
-
-    # -- writing -------------------------------------------------------------------------------------------------
-
-    def add(self, raw: bytes, peer: PeerAddress) -> Signed[Offer]:
-        """Verify an offer and take it in, unless a newer one is known; the one now in the book is returned.
-
-        Raises InvalidRecord; `two-offers-one-number` for a second offer under one number, upon which the provider is
-        barred.
+        If it is urgent, all those are asked that did not answer. Returns how many peers were found. Raises RemoteError
+        if none of the keys could be looked up.
         """
-        offer = verify_offer(raw, peer.peer_id, self._now_ms())
-        if peer.peer_id in self._barred:
-            raise InvalidRecord("two-offers-one-number", f"{peer.peer_id} has signed two offers under one number.")
-        entry = self._entries.get(peer.peer_id)
-        known = entry.offer if entry is not None else None
-        if known is not None and known.message.sequence == offer.message.sequence and known.id != offer.id:
-            self._bar(peer.peer_id, known, offer)
-        if entry is None:
-            self._make_room()
-            entry = self._entries[peer.peer_id] = _Entry(peer)
-        entry.failures = 0
-        if peer.addresses:
-            entry.peer = peer
-        self._faulty.discard(peer.peer_id)
-        if known is not None and known.message.sequence >= offer.message.sequence:
-            return known
-        self._put(peer.peer_id, offer)
-        self._tell()
-        return offer
-
-    def unbar(self, peer_id: str) -> None:
-        """Take offers of a provider again that signed two under one number. A person has decided so."""
-        if peer_id in self._barred:
-            self._barred.discard(peer_id)
-            self._forget(peer_id)
-            self._tell()
-
-    def note_dead(self, peer_id: str) -> None:
-        """The provider did not answer. After three times in a row it is forgotten until it is found again."""
-        entry = self._entries.get(peer_id)
-        if entry is None:
-            return
-        entry.failures += 1
-        self._faulty.add(peer_id)
-        entry.failed_ms = self._now_ms()
-        if entry.failures >= DEAD_AFTER_FAILURES and entry.offer is not None:
-            log.info("%s does not answer and is forgotten for now", peer_id)
-            self._put(peer_id, None)
-            self._tell()
-
-    async def search(self, *keys: str, timeout_s: float = SEARCH_TIMEOUT_S) -> int:
-        """Look the keys up and fetch what is new or due; how many peers were found. Raises RemoteError if none could be
-        looked up."""
         found: dict[str, PeerAddress] = {}
         results = await asyncio.gather(
             *(self._finder.find_providers(key, timeout_s=timeout_s) for key in keys or self._keys),
@@ -250,22 +145,29 @@ class OfferBook:
         if failures and len(failures) == len(results):
             self.last_fault = failures[0].message
             raise failures[0]
-        await self._fetch_all(found.values())
+        asked = [peer for peer_id, peer in found.items() if self._is_due(peer_id, self.found(peer) or is_urgent)]
+        await self._fetch_all(asked)
         await self._show_offers()
         return len(found)
 
     async def search_model(self, model: str) -> int:
-        """Look for providers of one model: in a large network not all providers are in the book."""
-        return await self.search(model_key(model))
+        """Look for providers of one model, for somebody who waits: in a large network not all are in the book."""
+        return await self.search(model_key(model), is_urgent=True)
 
     async def renew(self, peer_id: str) -> Signed[Offer] | None:
         """Ask the provider for its offer now, over its link if there is one. None if it gave none that is good."""
         entry = self._entries.get(peer_id)
         if entry is not None:
-            await self._fetch(entry.peer)
+            await asyncio.shield(self._fetch_task(entry.peer, is_confirming=False))
         return self.offer_of(peer_id)
 
-    # -- inside --------------------------------------------------------------------------------------------------
+    def doubt(self, peer_id: str) -> None:
+        """Something says that the provider is gone, or has moved: ask it now, in the background."""
+        entry = self._entries.get(peer_id)
+        if entry is not None and entry.presence.is_here:
+            self._fetch_task(entry.peer, is_confirming=True)
+
+    # -- again and again -----------------------------------------------------------------------------------------
 
     async def _keep_searching(self) -> None:
         interval_s = FIRST_SEARCH_INTERVAL_S
@@ -274,17 +176,35 @@ class OfferBook:
                 await self.search()
             except RemoteError as error:
                 log.info("no offers could be looked for: %s", error)
-            await self._fetch_all(entry.peer for entry in list(self._entries.values()) if entry.offer is not None)
-            await self._show_offers()
-            self._drop_expired()
+            self.drop_expired()
             await self._save()
-            await asyncio.sleep(min(interval_s, self._until_next_end_s()))
+            await asyncio.sleep(interval_s)
             interval_s = min(2 * interval_s, SEARCH_INTERVAL_S)
 
-    async def _show_offers(self) -> None:
-        if self.on_offers is not None:
-            entries = self._entries.values()
-            await self.on_offers([(entry.peer, entry.offer) for entry in entries if entry.offer is not None])
+    async def _keep_asking(self) -> None:
+        """Ask those who are due, at a bounded rate: those that answer first, and of them the most overdue."""
+        loop = asyncio.get_running_loop()
+        allowed, last_s = float(FIRST_ASKS), loop.time()
+        while True:
+            now_s = loop.time()
+            allowed = min(allowed + (now_s - last_s) * self._asks_per_s, FIRST_ASKS)
+            last_s = now_s
+            for entry in self._overdue(int(allowed)):
+                allowed -= 1
+                self._fetch_task(entry.peer, is_confirming=True)
+            if self.version != self._shown_version and (self._showing is None or self._showing.done()):
+                self._showing = asyncio.create_task(self._show_offers(), name="offers: showing")
+                self._showing.add_done_callback(log_end)
+            await asyncio.sleep(min(ASK_TICK_S, self._until_next_end_s()))
+
+    def _overdue(self, most: int) -> list[Entry]:
+        now_ms = self._now_ms()
+        due = [
+            (entry.presence.failures > 0, entry.presence.ask_ms(), peer_id)
+            for peer_id, entry in self._entries.items()
+            if peer_id not in self._fetching and peer_id not in self._barred and _is_overdue(entry, now_ms)
+        ]
+        return [self._entries[peer_id] for _, _, peer_id in sorted(due)[:most]]
 
     def _until_next_end_s(self) -> float:
         """Until an offer ends that is not renewed before: one may, where its provider's clock goes to summer time."""
@@ -292,118 +212,131 @@ class OfferBook:
         ends = [e.offer.message.valid_until_ms for e in self._entries.values() if e.offer is not None]
         return max(min((end - now_ms for end in ends if end >= now_ms), default=10**6) / 1000, 0.05)
 
-    async def _fetch_all(self, peers: Iterable[PeerAddress]) -> None:
-        await asyncio.gather(*(self._fetch(peer) for peer in peers if self._is_due(peer)))
+    async def _show_offers(self) -> None:
+        self._shown_version = self.version
+        if self.on_offers is not None:
+            entries = self._entries.values()
+            await self.on_offers([(entry.peer, entry.offer) for entry in entries if entry.offer is not None])
 
-    def _is_due(self, peer: PeerAddress) -> bool:
-        """True for a new peer, and once half of an offer's time is over."""
-        if peer.peer_id in self._barred:
+    # -- asking --------------------------------------------------------------------------------------------------
+
+    def _is_due(self, peer_id: str, is_wanted: bool) -> bool:
+        """For one that was just found: True if it is new, or due, or wanted and did not answer the last time."""
+        if peer_id in self._barred:
             return False
-        entry = self._entries.get(peer.peer_id)
-        now_ms = self._now_ms()
+        entry = self._entries.get(peer_id)
         if entry is None:
             return True
-        if entry.failures and now_ms < entry.failed_ms + min(1000 << min(entry.failures, 6), _FORGET_DEAD_MS):
-            return False
-        if entry.offer is None:
+        if is_wanted and not entry.presence.is_here:
             return True
-        message = entry.offer.message
-        return now_ms > (message.valid_from_ms + message.valid_until_ms) // 2
+        return _is_overdue(entry, self._now_ms())
 
-    async def _fetch(self, peer: PeerAddress) -> None:
-        """Fetch one offer; two who ask for the same wait for the same."""
+    async def _fetch_all(self, peers: Iterable[PeerAddress]) -> None:
+        await asyncio.gather(*(asyncio.shield(self._fetch_task(peer, is_confirming=True)) for peer in peers))
+
+    def _fetch_task(self, peer: PeerAddress, *, is_confirming: bool) -> asyncio.Task[None]:
+        """Ask one provider; two who want the same wait for the same."""
         task = self._fetching.get(peer.peer_id)
         if task is None:
-            task = self._fetching[peer.peer_id] = asyncio.create_task(self._fetch_now(peer))
+            task = self._fetching[peer.peer_id] = asyncio.create_task(self._fetch_now(peer, is_confirming))
             task.add_done_callback(lambda _: self._fetching.pop(peer.peer_id, None))
-        await asyncio.shield(task)
+            task.add_done_callback(log_end)
+        return task
 
-    async def _fetch_now(self, peer: PeerAddress) -> None:
+    async def _fetch_now(self, peer: PeerAddress, is_confirming: bool) -> None:
+        peer_id, known = peer.peer_id, self._entries.get(peer.peer_id)
+        slots = self._retry_slots if known is not None and known.presence.failures else self._slots
+        capacity: Capacity | None = None
         try:
-            async with self._slots:
-                over_link = self.ask_over_link(peer.peer_id) if self.ask_over_link is not None else None
-                raw = await (over_link or self._finder.fetch_offer(peer, timeout_s=FETCH_TIMEOUT_S))
-            self.add(raw, peer)
+            async with slots:
+                over_link = self.ask_over_link(peer_id) if self.ask_over_link is not None else None
+                at = peer if known is None else self.address_of(peer_id)
+                if over_link is not None:
+                    raw = await over_link
+                elif is_confirming and await self._confirm_now(at):
+                    return
+                else:
+                    raw, capacity = await self._ask(at, FETCH_TIMEOUT_S if known is None else CONFIRM_TIMEOUT_S)
+            self.take(raw, peer if known is None else PeerAddress(peer_id, ()))
+            if capacity is not None:
+                self.confirm(peer_id, capacity)
         except InvalidRecord as error:
             self._note_fault(peer, error)
         except Refused as error:
             self._note_fault(peer, error)
-            if (
-                error.code in ("no-offer", "withdrawn")
-                and (entry := self._entries.get(peer.peer_id))
-                and entry.offer is not None
-            ):
-                self._put(peer.peer_id, None)  # it sells nothing any more
-                self._tell()
+            if error.code in ("no-offer", "withdrawn"):
+                self.drop_offer(peer_id)
         except RemoteError as error:
+            if isinstance(error, ProtocolViolation):
+                self.refused["protocol-violation"] += 1
             self._note_fault(peer, error)
+            self._look_again(peer_id)
+
+    async def _confirm_now(self, peer: PeerAddress) -> bool:
+        """Ask what is free, which takes less than an offer. False if the offer has to be asked for. Raises RemoteError.
+
+        An offer that is half over is asked for in any case: there should be a newer one.
+        """
+        offer = self.offer_of(peer.peer_id)
+        if offer is None or _is_half_over(offer, self._now_ms()):
+            return False
+        try:
+            raw = await self._finder.fetch_capacity(peer, timeout_s=CONFIRM_TIMEOUT_S)
+        except Refused:
+            return False  # it does not say
+        return self.confirm(peer.peer_id, parse_frame(raw, Capacity))
+
+    async def _ask(self, peer: PeerAddress, timeout_s: float) -> tuple[bytes, Capacity | None]:
+        """The offer and, over the same connection, what is free, which a provider need not say. Raises RemoteError."""
+        raw, free = await asyncio.gather(
+            self._finder.fetch_offer(peer, timeout_s=timeout_s),
+            self._finder.fetch_capacity(peer, timeout_s=timeout_s),
+            return_exceptions=True,
+        )
+        if isinstance(raw, BaseException):
+            raise raw
+        if isinstance(free, BaseException):
+            if not isinstance(free, RemoteError):
+                raise free
+            return raw, None
+        return raw, parse_frame(free, Capacity)
 
     def _note_fault(self, peer: PeerAddress, error: P2pgridError) -> None:
         self.last_fault = error.message
         log.info("no offer from %s: %s", peer.peer_id, error.message)
-        if peer.peer_id not in self._entries:
-            self._make_room()
-            self._entries[peer.peer_id] = _Entry(peer)
-        self.note_dead(peer.peer_id)
+        self.note_fault(peer)
 
-    def _bar(self, peer_id: str, known: Signed[Offer], offer: Signed[Offer]) -> None:
-        reason = f"two-offers: {peer_id} signed two offers under number {offer.message.sequence}."
-        log.error("%s It is dealt with no more.", reason)
-        self._barred.add(peer_id)
-        self._tell()
-        if self.on_conflict is not None:
-            self.on_conflict(peer_id, (known.record, offer.record), reason)
-        raise InvalidRecord(
-            "two-offers-one-number", f"{peer_id} has signed two offers under number {offer.message.sequence}."
-        )
-
-    def _make_room(self) -> None:
-        """Forget the peer that is most surely of no use, once there are too many: the oldest where all are well."""
-        while len(self._entries) >= MAX_OFFERS:
-            faulty = ((peer_id, self._entries[peer_id]) for peer_id in self._faulty)
-            worst = min(faulty, key=lambda one: (one[1].offer is not None, -one[1].failures), default=None)
-            self._forget(worst[0] if worst is not None else next(iter(self._entries)))
-
-    def _drop_expired(self) -> None:
-        now_ms = self._now_ms()
-        for peer_id, entry in list(self._entries.items()):
-            ended = entry.offer is None or entry.offer.message.valid_until_ms <= now_ms
-            if ended and entry.failures >= DEAD_AFTER_FAILURES and now_ms > entry.failed_ms + _FORGET_DEAD_MS:
-                self._forget(peer_id)
-
-    def _put(self, peer_id: str, offer: Signed[Offer] | None) -> None:
-        """Change what the peer offers."""
-        entry = self._entries[peer_id]
+    def _look_again(self, peer_id: str) -> None:
+        """Look a provider up afresh that does not answer, in the background: it may be somewhere else now."""
+        entry, now_ms = self._entries.get(peer_id), self._now_ms()
+        if entry is None or not entry.presence.was_here or len(self._looking) >= MAX_LOOKING:
+            return
+        key = PROVIDER
         if entry.offer is not None:
-            for one in entry.offer.message.models:
-                del self._by_model[one.model][peer_id]
-                if not self._by_model[one.model]:
-                    del self._by_model[one.model]
-        if offer is not None:
-            for one in offer.message.models:
-                self._by_model.setdefault(one.model, {})[peer_id] = offer
-        else:
-            self._faulty.add(peer_id)
-        entry.offer = offer
-        self.version += 1
+            message = entry.offer.message
+            key = model_key(message.models[0].model, message.data_terms.country)
+        self._looked_ms = {one: at for one, at in self._looked_ms.items() if now_ms < at + LOOK_AGAIN_MS}
+        if key in self._looked_ms or key in self._looking:
+            return
+        self._looked_ms[key] = now_ms
+        task = self._looking[key] = asyncio.create_task(self._look(key), name=f"looking for {key}")
+        task.add_done_callback(lambda _: self._looking.pop(key, None))
+        task.add_done_callback(log_end)
 
-    def _forget(self, peer_id: str) -> None:
-        if peer_id in self._entries:
-            self._put(peer_id, None)
-            del self._entries[peer_id]
-            self._faulty.discard(peer_id)
+    async def _look(self, key: str) -> None:
+        try:
+            await self.search(key)
+        except RemoteError as error:
+            log.info("nobody could be looked for: %s", error)
 
-    def _tell(self) -> None:
-        self.version += 1
-        self._changed.set()
-        self._changed = asyncio.Event()
+    # -- the file ------------------------------------------------------------------------------------------------
 
     async def _load(self) -> None:
         if self._cache is None:
             return
         for peer, raw in await asyncio.to_thread(read_cache, self._cache):
             with contextlib.suppress(InvalidRecord):  # expired or damaged: it is found anew
-                self.add(raw, peer)
+                self.remember(raw, peer)
 
     async def _save(self) -> None:
         offers = [(entry.peer, entry.offer) for entry in self._entries.values() if entry.offer is not None]
@@ -413,3 +346,15 @@ class OfferBook:
         records = [(peer, offer.record.to_bytes()) for peer, offer in offers if peer.peer_id not in self._barred]
         if await asyncio.to_thread(write_cache, self._cache, records):
             self._written = ids
+
+
+def _is_overdue(entry: Entry, now_ms: int) -> bool:
+    """True if it has said nothing for long enough, or if its offer has ended since: there should be another."""
+    presence, offer = entry.presence, entry.offer
+    if presence.ask_ms() <= now_ms:
+        return True
+    return offer is not None and presence.confirmed_ms < offer.message.valid_until_ms <= now_ms and presence.is_here
+
+
+def _is_half_over(offer: Signed[Offer], now_ms: int) -> bool:
+    return now_ms > (offer.message.valid_from_ms + offer.message.valid_until_ms) // 2

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
 
 from p2pgrid.client.answer import Answer, EngineRefused
-from p2pgrid.client.choice import Candidate, Wishes
+from p2pgrid.client.choice import Candidate
 from p2pgrid.client.operator import operator_object
 from p2pgrid.client.roads import roads_of
 from p2pgrid.errors import LedgerError, LocalError, P2pgridError, ProtocolViolation, Refused, Unreachable
 from p2pgrid.proto.messages import ModelOffer, Offer, Tariff
 from p2pgrid.proto.schedule import next_price_change
 from p2pgrid.proto.sse import DONE, EventSplitter, event_data
-from p2pgrid.units import PICO_PER_EUR, format_amount_eur, format_price_eur
-
-HEADER_PREFIX: Final = "X-P2pgrid-"
-COUNTRY_HEADER: Final = "X-P2pgrid-Country"
-MAX_COST_HEADER: Final = "X-P2pgrid-Max-Cost-EUR"
-PARENT_COUNTRY_HEADER: Final = "X-P2pgrid-Parent-Country"
-PROVIDER_HEADER: Final = "X-P2pgrid-Provider"
+from p2pgrid.units import format_amount_eur, format_price_eur
 
 _STATUS_BY_CODE: Final[dict[str, int]] = {
     "bad-request": 400,
@@ -56,9 +50,6 @@ _CHOICES: Final = b'"choices"'
 _TELLS_CHOICES: Final = b'"choices":[{'
 """Where this is, and `_CHOICES` once, `_USAGE_ONLY` is not: found much sooner."""
 _DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_BUDGET: Final = re.compile(r"([0-9]{1,6})(?:\.([0-9]{1,12}))?")
-_MAX_WISH_CHARS: Final = 4096
-_COUNTRY: Final = re.compile(r"[A-Z]{2}")
 
 
 # -- errors ------------------------------------------------------------------------------------------------------------
@@ -121,41 +112,6 @@ def _code(error: P2pgridError) -> str:
     return "provider-failed"
 
 
-# -- what a program may wish -------------------------------------------------------------------------------------------
-
-
-def parse_wishes(headers: Mapping[str, str]) -> Wishes:
-    """The wishes in a request's headers. Raises Refused (`bad-request`)."""
-    budget = headers.get(MAX_COST_HEADER)
-    return Wishes(
-        countries=_countries(headers, COUNTRY_HEADER),
-        parent_countries=_countries(headers, PARENT_COUNTRY_HEADER),
-        max_cost_pico=None if budget is None else parse_budget(budget),
-        provider=headers.get(PROVIDER_HEADER, "").strip(),
-    )
-
-
-def _countries(headers: Mapping[str, str], name: str) -> frozenset[str]:
-    text = headers.get(name)
-    if text is None:
-        return frozenset()
-    if len(text) > _MAX_WISH_CHARS:
-        raise Refused("bad-request", f"{name} has {len(text)} characters; at most {_MAX_WISH_CHARS} were expected.")
-    countries = [word.strip() for word in text.upper().split(",") if word.strip()]
-    for country in countries:
-        if _COUNTRY.fullmatch(country) is None:
-            raise Refused("bad-request", f"{name} names {country!r}; codes like LT or IT were expected.")
-    return frozenset(countries)
-
-
-def parse_budget(text: str) -> int:
-    """EUR as people write it ("0.05"), in pico-EUR. Raises Refused (`bad-request`)."""
-    found = _BUDGET.fullmatch(text.strip())
-    if found is None:
-        raise Refused("bad-request", f"the budget {text[:32]!r} is no amount.", hint='Write EUR, like "0.05".')
-    return int(found[1]) * PICO_PER_EUR + int((found[2] or "").ljust(12, "0"))
-
-
 # -- what an answer cost -----------------------------------------------------------------------------------------------
 
 
@@ -208,13 +164,12 @@ def cost_object(answer: Answer) -> dict[str, Any]:
 
 
 def model_list(candidates: Iterable[Candidate], now_ms: int) -> list[dict[str, Any]]:
-    """`data` of `/v1/models`: every model on sale, with its offers, the cheapest output first."""
+    """`data` of `/v1/models`: every model on sale, with its offers as they are ordered."""
     by_model: dict[str, list[Candidate]] = {}
     for candidate in candidates:
         by_model.setdefault(candidate.entry.model, []).append(candidate)
     models = []
     for name, sellers in sorted(by_model.items()):
-        sellers.sort(key=lambda one: (one.tariff.output_upm, one.tariff.input_upm, one.peer_id))
         models.append(
             {
                 "id": name,
@@ -229,7 +184,7 @@ def model_list(candidates: Iterable[Candidate], now_ms: int) -> list[dict[str, A
 
 
 def offer_object(candidate: Candidate, now_ms: int) -> dict[str, Any]:
-    """One model in one offer, for programs: what it costs now, and when that changes."""
+    """One model in one offer, for programs: what it costs now, when that changes, and whether its provider is there."""
     message, entry = candidate.offer.message, candidate.entry
     change = next_price_change(message, entry, now_ms)
     return {
@@ -246,6 +201,9 @@ def offer_object(candidate: Candidate, now_ms: int) -> dict[str, Any]:
         "schedule": schedule_object(message, entry) if entry.schedule else None,
         "context_tokens": entry.context_tokens,
         "concurrency": entry.concurrency,
+        "free": candidate.presence.free(entry.model, now_ms),
+        "confirmed_ms": candidate.presence.confirmed_ms or None,
+        "live": candidate.presence.is_live(now_ms),
         "quantization": entry.quantization,
         "engine": entry.engine,
         "endpoints": list(entry.endpoints),

@@ -12,7 +12,7 @@ from p2pgrid.errors import P2pgridError
 
 
 class Flow(Protocol):
-    """What says whether a program keeps up with its answer: `p2pgrid.http.connection.Reply` is one."""
+    """What says whether a program keeps up with its answer: `p2pgrid.http.reply.Reply` is one."""
 
     on_writable: Callable[[], None] | None
     """Called when it has caught up."""

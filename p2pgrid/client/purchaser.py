@@ -16,17 +16,19 @@ from p2pgrid.client.answer import Answer, is_failure_of
 from p2pgrid.client.background import log_end
 from p2pgrid.client.batch import SharedRequest
 from p2pgrid.client.cards import CardBook
-from p2pgrid.client.choice import Candidate, Wishes
+from p2pgrid.client.choice import Candidate
 from p2pgrid.client.clock import unix_ms
 from p2pgrid.client.housekeeping import Housekeeper
 from p2pgrid.client.limits import SessionLimits
 from p2pgrid.client.market import Market
+from p2pgrid.client.no_choice import refusal_of
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.order import AnswerLost, OrderStream
 from p2pgrid.client.purchase import Purchase, purchase_of
 from p2pgrid.client.quarantine import Quarantine
 from p2pgrid.client.roads import Dialler, ProviderRoads
 from p2pgrid.client.sessions import Sessions
+from p2pgrid.client.wishes import Wishes
 from p2pgrid.errors import Refused, RemoteError, Unreachable
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.proto.keys import SecretKey
@@ -166,18 +168,19 @@ class Purchaser:
     ) -> tuple[Candidate, bool] | None:
         """The best candidate whose offer was not tried yet, and whether it is the last one.
 
-        Where nobody else is left, one whose link was lost is asked once more: it may be there again in an instant. So
-        is one whose order took no more requests.
+        Where nobody is left who may answer, sellers are looked for: somebody may be new, or have moved. Then one whose
+        link was lost is asked once more: it may be there again in an instant. So is one whose order took no more
+        requests.
         Raises Refused where there is no candidate from the start.
         """
+        model = purchase.fields.model
         choice = self.market.choose(purchase, wishes)
-        if not choice.candidates and not tried:
-            model = purchase.fields.model
-            if await self.market.search_model(model):
-                choice = self.market.choose(purchase, wishes)
-            if not choice.candidates:
-                raise replace(choice, models=self.book.models()).refusal(model, purchase.endpoint, wishes)
         left = [one for one in choice.candidates if one.offer.id not in tried]
+        if all(one.presence.failures for one in left) and await self.market.search_model(model):
+            choice = self.market.choose(purchase, wishes)
+            left = [one for one in choice.candidates if one.offer.id not in tried]
+        if not choice.candidates and not tried:
+            raise refusal_of(replace(choice, models=self.book.models()), model, purchase.endpoint, wishes)
         if not left and _is_passing(failures[-1]) and tried.count(tried[-1]) == 1:
             left = [one for one in choice.candidates if one.offer.id == tried[-1]]
         return (left[0], len(left) == 1) if left else None

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
 
 from p2pgrid.client.background import log_end
 from p2pgrid.client.batch import SharedRequest
@@ -59,12 +59,13 @@ class ProviderSession:
         has_channel: Callable[[bytes], bool] | None = None,
         on_quarantine: Callable[[str], None] | None = None,
         on_settled: Callable[[Sequence[ChannelChanges]], None] = lambda _: None,
+        watch_offer: Callable[[LinkConnection], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         """With `succession`, channels under the provider's former keys are settled too. `offer`: what it sells now.
 
         `has_channel`: which channels (32-byte ids) on record are this process's; left out, all are.
         `on_quarantine` is called with the reason when the provider broke a rule on a link that it proved its own,
-        `on_settled` with what an exchange changed that nobody asked for.
+        `on_settled` with what an exchange changed that nobody asked for. `watch_offer` runs while a link is used.
         """
         self.provider: Final = provider
         self._now_ms = now_ms
@@ -111,9 +112,10 @@ class ProviderSession:
             guard=self._guard.watch,
             on_exchanged=self._channels.disputes_exchanged,
         )
+        self._watch_offer = watch_offer
         self._turn = asyncio.Lock()
         self._queued = 0
-        keeping = self.life.keep(self._settle, self._exchange_disputes_until_retired)
+        keeping = self.life.keep(self._settle, self._listen_until_retired)
         self._task = asyncio.get_running_loop().create_task(keeping, name=f"session {provider}")
         self._task.add_done_callback(log_end)
 
@@ -250,14 +252,19 @@ class ProviderSession:
         await self._orders.over()
         await self._guard.watch(self._channels.resume(link))
 
-    async def _exchange_disputes_until_retired(self, link: LinkConnection) -> None:
-        keeping = asyncio.create_task(self.disputes.keep(link), name=f"disputes {self.provider}")
-        keeping.add_done_callback(log_end)
+    async def _listen_until_retired(self, link: LinkConnection) -> None:
+        """Disputes are exchanged, and the provider's offer is watched, for as long as the link is used."""
+        tasks = [asyncio.create_task(self.disputes.keep(link), name=f"disputes {self.provider}")]
+        if self._watch_offer is not None:
+            tasks.append(asyncio.create_task(self._watch_offer(link), name=f"offer of {self.provider}"))
+        for task in tasks:
+            task.add_done_callback(log_end)
         try:
             await asyncio.shield(link.retired)
         finally:
-            keeping.cancel()
-            await asyncio.gather(keeping, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _exchange_disputes(self, link: LinkConnection, changes: list[Reconciliation]) -> None:
         """Exchange all now, and add to `changes` what came of it."""

@@ -11,6 +11,7 @@ from typing import Final
 
 from p2pgrid.client.cards import CardBook
 from p2pgrid.client.limits import SessionLimits
+from p2pgrid.client.offer_watch import keep_watching
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.quarantine import Held, Quarantine
 from p2pgrid.client.roads import Dialler
@@ -72,6 +73,7 @@ class Sessions(Mapping[str, ProviderSession]):
         """What exchanges on new links changed without being asked for."""
         book.ask_over_link = self._offer_over_link
         book.on_conflict = self._two_offers
+        book.on_back = self._dial_now
         if cards is not None:
             cards.ask_over_link = self._cards_over_link
 
@@ -117,6 +119,7 @@ class Sessions(Mapping[str, ProviderSession]):
                 has_channel=self._has_channel,
                 on_settled=lambda changes: self.earlier.note(peer_id, changes),
                 on_quarantine=lambda reason: self._quarantine.add(peer_id, reason, self._now_ms()),
+                watch_offer=lambda link: keep_watching(link, self._book),
             )
         return session
 
@@ -136,7 +139,11 @@ class Sessions(Mapping[str, ProviderSession]):
         addresses = self._dial_addresses(provider)
         if not addresses:
             raise Unreachable(f"{provider} has no offer that says where to reach it.")
-        return await self._dial(addresses, provider, self._key)
+        try:
+            return await self._dial(addresses, provider, self._key)
+        except Unreachable:
+            self._book.doubt(provider.peer_id)
+            raise
 
     def _dial_addresses(self, provider: PublicKey) -> Sequence[str]:
         """Where the provider's offer says that it is; where it was last bought from, if it offers nothing now."""
@@ -215,6 +222,12 @@ class Sessions(Mapping[str, ProviderSession]):
     def _ready(self, peer_id: str) -> ProviderSession | None:
         session = self._sessions.get(peer_id)
         return session if session is not None and session.life.is_ready else None
+
+    def _dial_now(self, peer_id: str) -> None:
+        """The provider is back, or somewhere else: a session that waits with its next dial need not."""
+        session = self._sessions.get(peer_id)
+        if session is not None:
+            session.life.dial_now()
 
     def _two_offers(self, peer_id: str, offers: Sequence[Record], reason: str) -> None:
         provider = parse_peer_id(peer_id)

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from p2pgrid.client.choice import Listing, Preselection, Standing, Wishes
+from p2pgrid.client.choice import Listing, Preselection, Standing
+from p2pgrid.client.wishes import Wishes
 
 PER_MIXTURE: Final = 6
 """Sellers of each mixture; a request is ordered from at most four, one after the other."""
@@ -34,9 +35,14 @@ class _Kept:
 class Shortlists:
     """Preselections by model, endpoint and wishes."""
 
-    def __init__(self, preselect: Callable[[str, str, Wishes], Preselection]) -> None:
-        """`preselect` looks through all offers of a model: model, endpoint, wishes."""
+    def __init__(
+        self,
+        preselect: Callable[[str, str, Wishes], Preselection],
+        is_here: Callable[[str], bool] = lambda _: True,
+    ) -> None:
+        """`preselect` looks through all offers of a model: model, endpoint, wishes. `is_here`: by peer id."""
         self._preselect = preselect
+        self._is_here = is_here
         self._kept: dict[tuple[str, str, Wishes], _Kept] = {}
 
     def of(
@@ -55,7 +61,7 @@ class Shortlists:
         if kept is not None and kept.version == version and now_ms < kept.until_ms:
             return kept.preselection
         found = self._preselect(model, endpoint, wishes)
-        short = Preselection(shortened(found.listings, now_ms, standing_of), found.rejected)
+        short = Preselection(shortened(found.listings, now_ms, standing_of, self._is_here), found.rejected)
         if len(self._kept) >= _MOST_LISTS:
             self._kept.clear()  # wishes come from programs: they could be many
         ends_ms = [one.offer.message.valid_until_ms for one in short.listings]
@@ -63,8 +69,14 @@ class Shortlists:
         return short
 
 
-def shortened(listings: Iterable[Listing], now_ms: int, standing_of: Callable[[str], Standing]) -> tuple[Listing, ...]:
-    """The best at each mixture: those that work before those that failed of late, then by price, then by speed."""
+def shortened(
+    listings: Iterable[Listing],
+    now_ms: int,
+    standing_of: Callable[[str], Standing],
+    is_here: Callable[[str], bool] = lambda _: True,
+) -> tuple[Listing, ...]:
+    """The best at each mixture: those that work before those that failed of late, or are not known to be there; then by
+    price, then by speed."""
     all_of_them = tuple(listings)
     if len(all_of_them) <= PER_MIXTURE:
         return all_of_them
@@ -72,7 +84,7 @@ def shortened(listings: Iterable[Listing], now_ms: int, standing_of: Callable[[s
     late: list[tuple[int, int, float, Listing]] = []
     for one in all_of_them:
         standing, tariff = standing_of(one.peer_id), one.tariff_at(now_ms)
-        is_late = bool(standing.quarantine) or standing.retry_ms() > now_ms
+        is_late = bool(standing.quarantine) or standing.retry_ms() > now_ms or not is_here(one.peer_id)
         known = (tariff.input_upm, tariff.output_upm, standing.first_token_ms or 0.0, one)
         (late if is_late else working).append(known)
     chosen: dict[str, Listing] = {}

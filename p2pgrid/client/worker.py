@@ -23,16 +23,19 @@ from p2pgrid.client.domains import DomainChecker
 from p2pgrid.client.gateway import SERVER_LIMITS, Gateway
 from p2pgrid.client.limits import SessionLimits
 from p2pgrid.client.log_watch import LogWatch
-from p2pgrid.client.offers import OfferBook
+from p2pgrid.client.member_watch import MemberWatch
+from p2pgrid.client.offers import ASKS_PER_S, OfferBook
 from p2pgrid.client.purchaser import Purchaser
 from p2pgrid.client.quarantine import Held, Quarantine
 from p2pgrid.client.roads import ProviderRoads
 from p2pgrid.client.worker_calls import (
     OWNER_ASKS,
+    AgreeOnHole,
     BeginGateway,
     Calls,
     Deliver,
     DialRoad,
+    FetchCapacity,
     FetchCards,
     FetchOffer,
     FindProviders,
@@ -48,10 +51,13 @@ from p2pgrid.http.connection import Connection
 from p2pgrid.http.server import Server
 from p2pgrid.ledger.remote import RemoteLedger
 from p2pgrid.log.witness import WitnessStore
-from p2pgrid.net.connection import LinkConnection
+from p2pgrid.net.connection import LinkConnection, Road
 from p2pgrid.net.lookup_keys import PROVIDER, country_key
+from p2pgrid.net.own_networks import OwnNetworks
+from p2pgrid.net.passed_road import dial_over
 from p2pgrid.net.peer_address import PeerAddress
-from p2pgrid.net.relayed_road import dial_over
+from p2pgrid.net.punch_plan import PunchPlan
+from p2pgrid.networks.entries import own_networks
 from p2pgrid.processes.accepting import ConnectionGone, Handed, receive_connections
 from p2pgrid.processes.bus import Bus
 from p2pgrid.processes.counters import SharedCounters
@@ -71,16 +77,24 @@ KEEPER: Final = 1
 class MainNetwork:
     """The network, which the main process has joined."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: Calls, networks: OwnNetworks) -> None:
         self._calls = calls
+        self._networks = networks
 
     async def find_providers(self, key: str, *, limit: int = 50, timeout_s: float = 10.0) -> list[PeerAddress]:
         """As `Network.find_providers`."""
-        return await self._calls.ask(FindProviders(key, limit, timeout_s), list[PeerAddress])
+        found = await self._calls.ask(FindProviders(key, limit, timeout_s), list[PeerAddress])
+        for peer in found:
+            self._networks.note_found(peer.peer_id, peer.networks)
+        return found
 
     async def fetch_offer(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:
         """As `Network.fetch_offer`."""
         return await self._calls.ask(FetchOffer(peer, timeout_s), bytes)
+
+    async def fetch_capacity(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:
+        """As `Network.fetch_capacity`."""
+        return await self._calls.ask(FetchCapacity(peer, timeout_s), bytes)
 
     async def fetch_cards(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:
         """As `Network.fetch_cards`."""
@@ -90,22 +104,36 @@ class MainNetwork:
 class MainRoads:
     """Dials over libp2p through the main process (`p2pgrid.client.roads.Libp2pDialler`)."""
 
-    def __init__(self, calls: Calls, key: SecretKey) -> None:
+    def __init__(self, calls: Calls, key: SecretKey, networks: OwnNetworks) -> None:
         self._calls = calls
         self._key = key
+        self._networks = networks
         self._tokens = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[socket.socket]] = {}
 
+    async def agree_on_hole(self, provider: PublicKey, *, timeout_s: float = 12.0) -> PunchPlan:
+        """As `Network.agree_on_hole`."""
+        return await self._calls.ask(AgreeOnHole(provider.raw, timeout_s), PunchPlan)
+
     async def dial_link(
-        self, provider: PublicKey, addresses: Sequence[str], *, timeout_s: float = 10.0
+        self,
+        provider: PublicKey,
+        addresses: Sequence[str],
+        *,
+        timeout_s: float = 10.0,
+        direct_only: bool = False,
+        continues: LinkConnection | None = None,
     ) -> LinkConnection:
-        """A link that is ready. Raises RemoteError."""
+        """A link that is ready; with `direct_only`, not through a relay. Raises RemoteError."""
         token = next(self._tokens)
         came = self._waiting[token] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(timeout_s):
-                await self._calls.ask(DialRoad(token, provider.raw, tuple(addresses), timeout_s), bool)
-                return await dial_over(await came, provider, self._key)
+                ask = DialRoad(token, provider.raw, tuple(addresses), timeout_s, direct_only)
+                road = await self._calls.ask(ask, Road)
+                return await dial_over(
+                    await came, provider, self._key, road=road, continues=continues, networks=self._networks
+                )
         except TimeoutError:
             raise Unreachable(f"{provider} did not answer over libp2p within {timeout_s:g} s.") from None
         except LocalError as error:
@@ -192,6 +220,7 @@ class Worker:
         self._own, self._begin, self._bus = own, begin, own.bus
         self._data = DataFolder(Path(begin.data))
         self._key = self._data.load_key()
+        self._networks = own_networks(begin.networks, self._key.public_key)
         self._channels = set(begin.channels)
         self._ledger = RemoteLedger(self._data.ledger_file, own.bus, own.settling)
         for channel in begin.channels:
@@ -201,7 +230,7 @@ class Worker:
         self._counters = SharedCounters(own.more[0], begin.processes, COLUMNS, own.worker)
         self._stopping: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._purchaser: Purchaser | None = None
-        self._roads = MainRoads(self._calls, self._key)
+        self._roads = MainRoads(self._calls, self._key, self._networks)
         self._server: WorkerServer | None = None
         self._tasks: set[asyncio.Task[object]] = set()
         own.bus.on(HasChannel, self._has_channel)
@@ -212,7 +241,7 @@ class Worker:
     async def run(self) -> None:
         """Serve until told to stop."""
         config, data = self._begin.config, self._data
-        finder = MainNetwork(self._calls)
+        finder = MainNetwork(self._calls, self._networks)
         is_keeper = self._own.worker == KEEPER
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._ledger.aclose)
@@ -222,6 +251,7 @@ class Worker:
                 now_ms=unix_ms,
                 keys=[PROVIDER, *map(country_key, config.countries)],
                 cache=data.offers_file if is_keeper else None,
+                asks_per_s=ASKS_PER_S / max(self._begin.processes - 1, 1),
             )
             cards = CardBook(
                 finder,
@@ -238,13 +268,19 @@ class Worker:
                 limits=SessionLimits(
                     queue_timeout_s=config.slot_timeout_s, first_token_timeout_s=config.first_token_timeout_s
                 ),
-                dial=ProviderRoads(self._roads).dial,
+                dial=ProviderRoads(
+                    self._roads,
+                    punches=config.punch,
+                    addresses_of=book.addresses_of,
+                    networks=self._networks,
+                ).dial,
                 cards=cards,
                 quarantine=self._quarantine,
                 has_channel=self._channels.__contains__,
             )
             await stack.enter_async_context(book)
             self._purchaser = await stack.enter_async_context(purchaser)
+            await stack.enter_async_context(MemberWatch(self._networks, purchaser.sessions, book))
             if is_keeper:
                 seen = await asyncio.to_thread(WitnessStore, data.witness_file)
                 stack.callback(seen.close)
@@ -252,7 +288,7 @@ class Worker:
                 await stack.enter_async_context(watch)
             gateway = Gateway(
                 purchaser,
-                network=self._begin.network,
+                network=", ".join(self._networks.names),
                 api_key=self._begin.api_key,
                 n_links=lambda: self._counters.total(READY_LINKS),
             )

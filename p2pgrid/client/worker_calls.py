@@ -15,7 +15,7 @@ import msgspec
 
 from p2pgrid.client.quarantine import Held
 from p2pgrid.commands.wire import Failure, error_of, failure_of
-from p2pgrid.config import ClientConfig
+from p2pgrid.config import ClientConfig, NetworkEntry
 from p2pgrid.errors import LocalError, P2pgridError
 from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.processes.bus import Bus, BusMessage
@@ -42,6 +42,13 @@ class FetchOffer(Ask, frozen=True, tag="offer"):
     timeout_s: float
 
 
+class FetchCapacity(Ask, frozen=True, tag="capacity"):
+    """What a peer says it has free."""
+
+    peer: PeerAddress
+    timeout_s: float
+
+
 class FetchCards(Ask, frozen=True, tag="cards"):
     """A peer's raw cards."""
 
@@ -50,15 +57,26 @@ class FetchCards(Ask, frozen=True, tag="cards"):
 
 
 class DialRoad(Ask, frozen=True, tag="road"):
-    """A road to a provider over libp2p; its bytes come over a socket that is handed over as number -`token`."""
+    """A road to a provider over libp2p; its bytes come over a socket that is handed over as number -`token`.
+
+    Answered with the road's name, which may be that of libp2p through a relay, if not `direct_only`.
+    """
 
     token: int
     provider: bytes
     addresses: tuple[str, ...]
     timeout_s: float
+    direct_only: bool
 
 
-NETWORK_ASKS: Final = FindProviders | FetchOffer | FetchCards | DialRoad
+class AgreeOnHole(Ask, frozen=True, tag="hole"):
+    """Agree with a provider that is reached through a relay on where to punch a hole; answered with the `PunchPlan`."""
+
+    provider: bytes
+    timeout_s: float
+
+
+NETWORK_ASKS: Final = FindProviders | FetchOffer | FetchCapacity | FetchCards | DialRoad | AgreeOnHole
 
 
 class ReconcileWith(Ask, frozen=True, tag="reconcile"):
@@ -102,7 +120,7 @@ class BeginGateway(BusMessage, frozen=True):
 
     data: str
     """The data folder."""
-    network: str
+    networks: tuple[NetworkEntry, ...]
     config: ClientConfig
     api_key: str | None
     channels: tuple[bytes, ...]

@@ -25,10 +25,12 @@ from p2pgrid.client.quarantine import Quarantine
 from p2pgrid.client.worker import COLUMNS
 from p2pgrid.client.worker_calls import (
     NETWORK_ASKS,
+    AgreeOnHole,
     BeginGateway,
     Calls,
     Deliver,
     DialRoad,
+    FetchCapacity,
     FetchCards,
     FetchOffer,
     FindProviders,
@@ -40,15 +42,19 @@ from p2pgrid.client.worker_calls import (
 from p2pgrid.commands.address import socket_path
 from p2pgrid.commands.server import serve_commands
 from p2pgrid.commands.wire import About
-from p2pgrid.config import ClientConfig, DataFolder
+from p2pgrid.config import ClientConfig, DataFolder, NetworkEntry
 from p2pgrid.desk.asks import Allowed, AllowPeer, DeskAsk, Reconcile
 from p2pgrid.desk.records_desk import RecordsDesk
 from p2pgrid.desk.standing import ChannelChanges, Reconciled
 from p2pgrid.errors import LocalError, Unreachable, UsageError
+from p2pgrid.http.server import OWN_ADDRESSES
 from p2pgrid.ledger.service import LedgerService
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.log.erasing import LogFiles, check_all_known, erase_salts
-from p2pgrid.net.relayed_road import pass_on
+from p2pgrid.net.connection import Road
+from p2pgrid.net.limits import Allowance, Seats
+from p2pgrid.net.passed_road import pass_on
+from p2pgrid.networks.entries import own_networks
 from p2pgrid.processes.accepting import Acceptor, ConnectionGone, Handed, hand_over
 from p2pgrid.processes.bus import Bus
 from p2pgrid.processes.counters import SharedCounters, make_memory
@@ -69,7 +75,7 @@ class GatewayWorkers(WorkerSet):
         n: int,
         *,
         data: DataFolder,
-        network: str,
+        networks: tuple[NetworkEntry, ...],
         config: ClientConfig,
         api_key: str | None,
         ledger: SqliteLedger,
@@ -78,7 +84,7 @@ class GatewayWorkers(WorkerSet):
     ) -> None:
         super().__init__("p2pgrid.client.worker", n)
         self._data = data
-        self._network = network
+        self._networks = networks
         self._config = config
         self._api_key = api_key
         self._ledger = ledger
@@ -90,8 +96,8 @@ class GatewayWorkers(WorkerSet):
         self._givers: dict[int, socket.socket] = {}
         self._memory = make_memory(n + 1, len(COLUMNS))
         self._counters = SharedCounters(self._memory, n + 1, COLUMNS, _MAIN_ROW)
-        most = SERVER_LIMITS.connections * n
-        self._acceptor = Acceptor(max_connections=most, max_connections_per_caller=most)
+        most = Allowance(total=SERVER_LIMITS.connections * n, per_address=SERVER_LIMITS.connections_per_address * n)
+        self._acceptor = Acceptor(Seats(most, uncapped=OWN_ADDRESSES))
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -157,7 +163,7 @@ class GatewayWorkers(WorkerSet):
         bus.send(
             BeginGateway(
                 data=str(self._data.path),
-                network=self._network,
+                networks=self._networks,
                 config=self._config,
                 api_key=self._api_key,
                 channels=tuple(self._shares.of(worker)),
@@ -186,21 +192,32 @@ class GatewayWorkers(WorkerSet):
             if isinstance(one.message, Channel) and self._shares.came_from(worker, one.message.channel):
                 bus.send(HasChannel(one.message.channel))
 
-    async def _perform(self, worker: int, ask: FindProviders | FetchOffer | FetchCards | DialRoad) -> object:
+    async def _perform(
+        self,
+        worker: int,
+        ask: FindProviders | FetchOffer | FetchCapacity | FetchCards | DialRoad | AgreeOnHole,
+    ) -> object:
         match ask:
+            case AgreeOnHole(provider, timeout_s):
+                return await self._finder.agree_on_hole(parse_public_key(provider), timeout_s=timeout_s)
             case DialRoad():
                 return await self._dial_road(worker, ask)
             case FindProviders(key, limit, timeout_s):
                 return await self._finder.find_providers(key, limit=limit, timeout_s=timeout_s)
             case FetchOffer(peer, timeout_s):
                 return await self._finder.fetch_offer(peer, timeout_s=timeout_s)
+            case FetchCapacity(peer, timeout_s):
+                return await self._finder.fetch_capacity(peer, timeout_s=timeout_s)
             case FetchCards(peer, timeout_s):
                 return await self._finder.fetch_cards(peer, timeout_s=timeout_s)
 
-    async def _dial_road(self, worker: int, ask: DialRoad) -> bool:
+    async def _dial_road(self, worker: int, ask: DialRoad) -> Road:
         """Dial over libp2p, and pass on what comes. Raises Unreachable."""
         provider = parse_public_key(ask.provider)
-        road = await self._finder.dial_road(provider, ask.addresses, timeout_s=ask.timeout_s)
+        road = await self._finder.dial_road(
+            provider, ask.addresses, timeout_s=ask.timeout_s, direct_only=ask.direct_only
+        )
+        kind = Road.LIBP2P if road.get_extra_info("relay") is None else Road.RELAYED
         ours, theirs = socket.socketpair()
         with theirs:
             await pass_on(road, ours)
@@ -209,7 +226,7 @@ class GatewayWorkers(WorkerSet):
             except (OSError, KeyError) as error:
                 road.abort()
                 raise Unreachable(f"worker {worker} takes no road: {error}.") from None
-        return True
+        return kind
 
     def _quarantined(self, worker: int, message: Quarantined) -> None:
         self._quarantine.add(message.peer, message.reason, message.since_ms)
@@ -232,8 +249,7 @@ class GatewayNode:
         self,
         data: DataFolder,
         *,
-        network: str,
-        bootstrap: Sequence[str],
+        networks: Sequence[NetworkEntry],
         config: ClientConfig,
         api_key: str | None,
         host: str,
@@ -243,8 +259,9 @@ class GatewayNode:
         check_supported(config.processes)
         wishes_of(config)
         self.data: Final = data
-        self.network_name: Final = network
-        self.bootstrap: Final = tuple(bootstrap)
+        self.networks: Final = tuple(networks)
+        self.network_name: Final = ", ".join(one.name for one in networks)
+        self.bootstrap: Final = tuple(dict.fromkeys(peer for one in networks for peer in one.bootstrap))
         self.peer_id = ""
         self._config = config
         self._api_key = api_key
@@ -270,11 +287,12 @@ class GatewayNode:
         async with AsyncExitStack() as stack:
             ledger = await asyncio.to_thread(SqliteLedger.open, self.data.ledger_file)
             stack.push_async_callback(ledger.aclose)
-            finder = await stack.enter_async_context(LateNetwork(key, self.network_name, bootstrap=self.bootstrap))
+            own = own_networks(self.networks, key.public_key)
+            finder = await stack.enter_async_context(LateNetwork(key, own))
             self._workers = workers = GatewayWorkers(
                 self._config.processes,
                 data=self.data,
-                network=self.network_name,
+                networks=self.networks,
                 config=self._config,
                 api_key=self._api_key,
                 ledger=ledger,

@@ -22,9 +22,10 @@ import msgspec
 from p2pgrid.commands.address import IS_SUPPORTED, is_ours, prepare_folder
 from p2pgrid.commands.wire import ABOUT_PATH, DO_PATH, MAX_COMMAND_BYTES, About, Failure, failure_of
 from p2pgrid.errors import LocalError, P2pgridError, UsageError
-from p2pgrid.http.connection import Reply, ServerLimits
+from p2pgrid.http.limits import ServerLimits
 from p2pgrid.http.message import Request, Response
 from p2pgrid.http.reader import ReaderLimits
+from p2pgrid.http.reply import Reply
 from p2pgrid.http.server import Server
 
 log = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     """Of p2pgrid."""
     peer_id: str
     role: str
-    """`provider` or `client`."""
+    """`provider`, `client` or `bootstrap`."""
     pid: int
     protocol: int = PROTOCOL
 

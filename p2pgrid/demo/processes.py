@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,12 +26,24 @@ class NodeProcess:
     The command is expected to print one JSON object on standard output when it is ready (`--json`).
     """
 
-    def __init__(self, name: str, data: Path, *arguments: str, environment: dict[str, str] | None = None) -> None:
+    module = "p2pgrid"
+    """What Python runs."""
+
+    def __init__(
+        self,
+        name: str,
+        data: Path,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        prefix: Sequence[str] = (),
+    ) -> None:
+        """`prefix`: a command that runs another, put in front of this one (`nsenter ...`); it must keep the process."""
         self.name: Final = name
         self.data: Final = data
         self.log: Final = data / "logs" / f"{arguments[0]}.log"
         self.ready: dict[str, Any] = {}
         self._arguments = arguments
+        self._prefix = tuple(prefix)
         self._environment = environment or {}
         self._process: asyncio.subprocess.Process | None = None
 
@@ -49,9 +62,10 @@ class NodeProcess:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
+                *self._prefix,
                 sys.executable,
                 "-m",
-                "p2pgrid",
+                self.module,
                 "--data",
                 str(self.data),
                 *self._arguments,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
+
+from p2pgrid.config import NetworkEntry
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -22,6 +26,19 @@ class Allowed(msgspec.Struct, frozen=True, kw_only=True):
     was_held: bool
     reason: str = ""
     since_ms: int = 0
+
+
+class Reprice(Ask, frozen=True, kw_only=True, tag="reprice"):
+    """Offer at the prices that config.toml has now (provider)."""
+
+
+class Repriced(msgspec.Struct, frozen=True, kw_only=True):
+    """What `Reprice` changed."""
+
+    models: tuple[str, ...]
+    """Whose prices, or schedules of prices, are others than before."""
+    sequence: int
+    """Of the offer in force; 0 where nothing is on sale."""
 
 
 class Reconcile(Ask, frozen=True, kw_only=True, tag="reconcile"):
@@ -67,6 +84,26 @@ class Erased(msgspec.Struct, frozen=True, kw_only=True):
 
     request_keys: int
     log_salts: int
+
+
+class Examine(Ask, frozen=True, kw_only=True, tag="examine"):
+    """How is the node? For `p2pgrid doctor`."""
+
+    ask_peers: bool = True
+    """Have other peers of the network dial the node back first, which takes some seconds."""
+
+
+class Condition(msgspec.Struct, frozen=True, kw_only=True):
+    """How the node is."""
+
+    health: dict[str, Any]
+    """What its page /health shows."""
+    addresses: tuple[str, ...]
+    """Where its offer says that clients reach it."""
+    listening: tuple[str, ...]
+    """The ports that it has open, as multiaddrs; /tls behind those of the direct road."""
+    networks: tuple[NetworkEntry, ...]
+    """Those that it is in, with the peers that introduce it there."""
 
 
 DeskAsk = MakeDispute | GiveAnswer | Erase

@@ -10,12 +10,12 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from p2pgrid.http.message import LAST_CHUNK, Request, Response, chunk, head, response_head
-from p2pgrid.http.reader import BadRequest, ReaderLimits, RequestReader, Stage
+from p2pgrid.http.message import NOWHERE, Request, Response, Source, chunk, head, response_head
+from p2pgrid.http.reader import BadRequest, RequestReader, Stage
+from p2pgrid.http.reply import Reply
 
 if TYPE_CHECKING:
     from p2pgrid.http.server import Server
@@ -29,28 +29,6 @@ _LARGE_BYTES: Final = 16 * 1024
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _UNHANDLED: Final = "The request could not be handled; the server's log says why."
 _NEVER: Final = math.inf
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerLimits:
-    """How long and how much. Times are kept as exactly as `tick_s` says."""
-
-    reader: ReaderLimits = field(default_factory=ReaderLimits)
-    connections: int = 4096
-    head_s: float = 15.0
-    """From a request's first byte to its head's last."""
-    body_s: float = 30.0
-    """What any body may take, however slow."""
-    body_bytes_per_s: int = 4 * 1024
-    """And a second more for each so many bytes."""
-    idle_s: float = 75.0
-    """Between two requests."""
-    stalled_s: float = 300.0
-    """A program that takes no byte of an answer for so long is cut off."""
-    linger_s: float = 2.0
-    """After a last answer that came before the request's end. A program that still sends would not see it otherwise."""
-    tick_s: float = 1.0
-    """How often deadlines are looked at."""
 
 
 class Application(Protocol):
@@ -69,72 +47,6 @@ class Application(Protocol):
         """The answer to a request that cannot be served, for a person to read."""
 
 
-class Reply:
-    """An answer that is streamed. Its methods return at once, and do nothing once the program has left."""
-
-    __slots__ = ("_connection", "_has_last_chunk", "_pieces", "is_begun", "is_ended", "on_writable", "request")
-
-    def __init__(self, connection: Connection, request: Request) -> None:
-        self.request: Final = request
-        self.is_begun = False
-        self.is_ended = False
-        """True at the answer's end, and once the program has left."""
-        self.on_writable: Callable[[], None] | None = None
-        """Called when the program has taken enough for more to be written: see `is_writable`."""
-        self._connection = connection
-        self._pieces: list[bytes] = []
-        self._has_last_chunk = False
-
-    @property
-    def is_writable(self) -> bool:
-        """False while the program is slower than the answer. What is written then is kept in memory."""
-        return self._connection.is_writable
-
-    @property
-    def socket(self) -> Any:
-        """The connection's socket, to ask the system who has connected; None once the program has left."""
-        return self._connection.socket
-
-    def begin(self, status: int, headers: Mapping[str, str]) -> None:
-        """Send the head. It leaves with the first bytes, where they come in the same turn of the loop."""
-        if not self.is_ended:
-            self.is_begun = True
-            self._connection.begin(self.request, status, headers)
-
-    def write(self, data: bytes) -> None:
-        """Send bytes of the body."""
-        if data and not self.is_ended:
-            self._pieces.append(data)
-            self._connection.flush_soon()
-
-    def send(self, data: bytes) -> None:
-        """Send bytes of the body at once, where more at this turn of the loop is not to be waited for."""
-        is_next = self.is_begun and not self._pieces
-        if data and not self.is_ended and not (is_next and self._connection.send(self.request, data)):
-            self._pieces.append(data)
-            self._connection.flush()
-
-    def end(self) -> None:
-        """The body is complete."""
-        if not self.is_ended:
-            self.is_ended = True
-            self._connection.flush_soon()
-
-    def take(self) -> bytes:
-        """For the connection: what was written since the last call, as it goes onto the wire."""
-        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
-        if self.request.method == "HEAD":
-            return b""
-        if self.request.is_http10:
-            return data
-        framed = chunk(data) if data else b""
-        if self.is_ended and not self._has_last_chunk:
-            self._has_last_chunk = True
-            framed += LAST_CHUNK
-        return framed
-
-
 class Connection(asyncio.Protocol):
     """The protocol. `server` knows the application, the limits, and all connections."""
 
@@ -142,11 +54,13 @@ class Connection(asyncio.Protocol):
         "_application",
         "_body_began_s",
         "_deadline_s",
+        "_has_peer_ended",
         "_held",
         "_is_flushing",
         "_is_last",
         "_limits",
         "_loop",
+        "_n_requests",
         "_out",
         "_queue",
         "_reader",
@@ -157,15 +71,19 @@ class Connection(asyncio.Protocol):
         "_transport",
         "_unsent_bytes",
         "is_writable",
+        "source",
     )
 
     def __init__(self, server: Server) -> None:
         self.is_writable = True
+        self.source = NOWHERE
         self._server = server
+        self._n_requests = 0
+        self._has_peer_ended = False
         self._limits = server.limits
         self._application = server.application
         self._loop = server.loop
-        self._reader = RequestReader(self._limits.reader, self._application.admit)
+        self._reader = RequestReader(self._limits.reader, self._admit)
         self._queue: list[Request | BadRequest] = []
         self._held: list[bytes] = []
         self._reply: Reply | None = None
@@ -183,6 +101,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]  # uvloop's is no asyncio.Transport by name
+        self.source = _source_of(transport)
         self._deadline_s = self._loop.time() + self._limits.idle_s
         self._server.opened(self)
 
@@ -193,8 +112,12 @@ class Connection(asyncio.Protocol):
         self._server.closed(self)
 
     def eof_received(self) -> bool:
-        # It looks the same whether the program has left or has only said all it had to say; the first is what happens.
+        # Over TCP it looks the same whether the program has left or has only said all it had to say; the first is what
+        # happens.
         self.flush()
+        if self._limits.is_half_open and (self._reply is not None or self._queue or self._held):
+            self._has_peer_ended = True
+            return True
         self._leave()
         return False
 
@@ -222,6 +145,10 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     # -- requests --------------------------------------------------------------------------------------------------
+
+    def _admit(self, request: Request) -> Response | None:
+        request.source = self.source
+        return self._application.admit(request)
 
     def _feed(self, data: bytes) -> None:
         before = self._reader.stage
@@ -252,6 +179,8 @@ class Connection(asyncio.Protocol):
                 self._feed(data)
             else:
                 break
+        if self._has_peer_ended and self._reply is None and not self._is_last and not self._queue and not self._held:
+            self._close()
         if self._reply is None and self._reader.wants_continue and not self._is_last:
             self._reader.wants_continue = False
             self._out.append(_CONTINUE)
@@ -261,6 +190,7 @@ class Connection(asyncio.Protocol):
         if isinstance(request, BadRequest):
             self._refuse(request)
             return
+        self._n_requests += 1
         if request.refusal is not None:
             self._send(request, request.refusal)
             return
@@ -351,14 +281,17 @@ class Connection(asyncio.Protocol):
         self._out += (response_head(response, now_s=time.time(), connection="close"), response.body)
         self.flush()
         self._is_last = True
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.can_write_eof():
+            self._transport.close()  # a stream of libp2p: what was written arrives, whatever is unread
+        elif self._transport is not None:
             # Were it closed with bytes unread, the answer would be lost on its way.
             self._transport.write_eof()
             self._transport.resume_reading()
             self._deadline_s = self._loop.time() + self._limits.linger_s
 
     def _closes_after(self, request: Request) -> bool:
-        return not request.keeps_alive or self._server.is_closing
+        most = self._limits.requests_per_connection
+        return not request.keeps_alive or self._server.is_closing or (most is not None and self._n_requests >= most)
 
     def _connection_header(self, request: Request) -> str:
         if self._closes_after(request):
@@ -420,3 +353,12 @@ class Connection(asyncio.Protocol):
         if task is not None:
             task.cancel()
             self._server.left(task)
+
+
+def _source_of(transport: asyncio.BaseTransport) -> Source:
+    peer, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+    return Source(
+        address=str(peer[0]) if isinstance(peer, tuple) else "",
+        own_address=str(own[0]) if isinstance(own, tuple) else "",
+        peer_id=str(transport.get_extra_info("peer_id") or ""),
+    )

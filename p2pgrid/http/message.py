@@ -41,6 +41,21 @@ class Headers(Mapping[str, str]):
         return len(self._values)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where a request came from, as far as its connection tells. Texts are empty where it does not."""
+
+    address: str = ""
+    """The IP address of the other end."""
+    own_address: str = ""
+    """The IP address of this end."""
+    peer_id: str = ""
+    """The libp2p peer whom the connection itself has proven to be at its other end."""
+
+
+NOWHERE: Final = Source()
+
+
 @dataclass(slots=True, kw_only=True)
 class Request:
     """One request. `body` is whole when the application's `handle` is called, and empty in `admit`."""
@@ -57,6 +72,7 @@ class Request:
     """False if no other request may follow on the connection."""
     is_http10: bool = False
     body: bytes = b""
+    source: Source = NOWHERE
     refusal: Response | None = None
     """What the application said instead of letting it in."""
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import Counter
 from typing import Final
 
 from p2pgrid.errors import LocalError
-from p2pgrid.http.connection import Application, Connection, ServerLimits
+from p2pgrid.http.connection import Application, Connection
+from p2pgrid.http.limits import ServerLimits
 
+OWN_ADDRESSES: Final = ("127.0.0.1", "::1")
 _BACKLOG: Final = 1024
 
 
@@ -22,6 +25,7 @@ class Server:
         self.is_closing = False
         """True once no more requests are taken."""
         self._connections: set[Connection] = set()
+        self._by_address: Counter[str] = Counter()
         self._cancelled: set[asyncio.Task[None]] = set()
         self._listener: asyncio.Server | None = None
         self._ticking: asyncio.TimerHandle | None = None
@@ -77,7 +81,11 @@ class Server:
         """A connection is made."""
         self._connections.add(connection)
         self._all_closed.clear()
-        if self.is_closing or len(self._connections) > self.limits.connections:
+        address, limits = connection.source.address, self.limits
+        self._by_address[address] += 1
+        is_counted = bool(address) and address not in OWN_ADDRESSES
+        is_one_too_many = is_counted and self._by_address[address] > limits.connections_per_address
+        if self.is_closing or len(self._connections) > limits.connections or is_one_too_many:
             connection.abort()
         if self._ticking is None:
             self._ticking = self.loop.call_later(self.limits.tick_s, self._tick)
@@ -85,6 +93,10 @@ class Server:
     def closed(self, connection: Connection) -> None:
         """A connection is gone."""
         self._connections.discard(connection)
+        address = connection.source.address
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
+            del self._by_address[address]
         if not self._connections:
             self._all_closed.set()
 

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from p2pgrid.net.addresses import host_of, is_relayed
+from p2pgrid.net.addresses import host_of, leads_over_relay
 from p2pgrid.net.listening import caller_of
 from p2pgrid.proto.kademlia.groups import is_public
 
@@ -44,8 +44,8 @@ class AddressProof:
 
     def known(self, peer: bytes, addresses: Sequence[bytes], met_at: str) -> tuple[bytes, ...]:
         """Those of `addresses` that may be told to others about a peer whose connection has `met_at` at its end."""
-        relayed = [address for address in addresses if is_relayed(address)][MAX_RELAYED:]
-        return tuple(a for a in addresses if a not in relayed and (is_relayed(a) or self._is_met(peer, a, met_at)))
+        over_relays = [address for address in addresses if leads_over_relay(address)][:MAX_RELAYED]
+        return tuple(a for a in addresses if a in over_relays or self._is_met(peer, a, met_at))
 
     def needs_proof(self, addresses: Sequence[bytes], known: Sequence[bytes]) -> bool:
         """True where a peer claims public addresses, and none of them is known."""
@@ -66,6 +66,8 @@ class AddressProof:
         return self.known(peer, addresses, met_at)
 
     def _is_met(self, peer: bytes, address: bytes, met_at: str) -> bool:
+        if leads_over_relay(address):
+            return False
         host = host_of(address)
         if not is_public(met_at):
             return met_at != "" or self._is_proven(peer, address)
@@ -86,7 +88,7 @@ class AddressProof:
 
 
 def _is_direct(address: bytes) -> bool:
-    return is_public(host_of(address)) and not is_relayed(address)
+    return is_public(host_of(address)) and not leads_over_relay(address)
 
 
 def _remember(book: dict[Key, float], key: Key, until_s: float) -> None:

@@ -2,7 +2,8 @@
 
 libp2p is a trio library and the rest of p2pgrid runs on asyncio. Calls cross in both directions, and so do
 exceptions and cancellation. When the trio program crashes, calls under way fail, the crash is logged, and the program
-is started again after a pause that doubles; the asyncio side goes on.
+is started again after a pause that doubles; the asyncio side goes on. One that takes no turns any more is made to crash
+(`turn_watch.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 import trio
 
 from p2pgrid.errors import LocalError, P2pgridError
+from p2pgrid.net.turn_watch import TurnWatch, WatchTimes, interrupt
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +33,16 @@ LONGEST_PAUSE_S: Final = 60.0
 STEADY_AFTER_S: Final = 120.0
 """After this long without a crash the pause starts from the shortest again."""
 JOIN_TIMEOUT_S: Final = 10.0
+LAST_JOIN_TIMEOUT_S: Final = 2.0
+"""Once it was interrupted."""
 
 
 class TrioThread:
     """Runs `main` under trio in a thread. Every method but `call_asyncio` belongs to the asyncio side."""
 
-    def __init__(self, main: Main, *, name: str, first_pause_s: float = FIRST_PAUSE_S) -> None:
+    def __init__(
+        self, main: Main, *, name: str, first_pause_s: float = FIRST_PAUSE_S, watch: WatchTimes | None = None
+    ) -> None:
         self._main = main
         self._name = name
         self._first_pause_s = first_pause_s
@@ -50,6 +56,7 @@ class TrioThread:
         self._ready = asyncio.Event()
         self._ever_ready = False
         self._under_way: set[asyncio.Future[Any]] = set()
+        self._watch = TurnWatch(name, self._in_trio, watch)
         self.restarts = 0
 
     @property
@@ -57,12 +64,18 @@ class TrioThread:
         """True from the moment that the program said it was ready until it ends."""
         return self._ready.is_set() and not self._stopping.is_set()
 
+    @property
+    def stalled_s(self) -> float:
+        """For how long the program has taken no turn; 0 while it takes them."""
+        return self._watch.stalled_s
+
     async def start(self) -> None:
         """Start the thread and wait until the program is ready. What it raises before that is raised here."""
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.create_future()
         self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         self._thread.start()
+        self._watch.start(self._thread)
         try:
             await self._started
         except BaseException:
@@ -72,9 +85,13 @@ class TrioThread:
     async def stop(self) -> None:
         """Cancel the program and wait for the thread to end. Safe to call twice."""
         self._stopping.set()
+        self._watch.stop()
         self._in_trio(lambda: self._stop_trio.set() if self._stop_trio is not None else None)
         if self._thread is not None:
             await asyncio.shield(asyncio.to_thread(self._thread.join, JOIN_TIMEOUT_S))
+            if self._thread.is_alive():
+                interrupt(self._thread)
+                await asyncio.shield(asyncio.to_thread(self._thread.join, LAST_JOIN_TIMEOUT_S))
             if self._thread.is_alive():
                 logger.warning("the thread %s has not ended after %.0f s; leaving it", self._name, JOIN_TIMEOUT_S)
         self._down(LocalError(f"{self._name} has been stopped."))
@@ -150,7 +167,7 @@ class TrioThread:
                 crash: BaseException = LocalError(f"{self._name} ended by itself.")
             except BaseException as error:  # noqa: BLE001 (the thread's boundary: reported below, or raised by start())
                 crash = _only(error)
-            self._token = self._calls = None  # from here on a call waits for the next run
+            self._token = self._calls = self._stop_trio = None  # from here on a call waits for the next run
             if self._stopping.is_set():
                 return
             was_ready = self._in_asyncio(self._down, crash) and self._ever_ready
@@ -191,6 +208,7 @@ class TrioThread:
 
     def _down(self, reason: BaseException) -> None:
         """On the loop: the program is not running. Fail what waits for it."""
+        self._watch.forgive()
         if self._stopping.is_set():
             self._ready.set()  # whoever waits for it should hear that it is over
         else:

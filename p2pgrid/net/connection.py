@@ -12,16 +12,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Final, cast
 
 from p2pgrid.errors import P2pgridError, Refused, RemoteError, Unreachable
+from p2pgrid.net.link_membership import CalledMembership, CallerMembership
+from p2pgrid.net.member_books import NOT_A_MEMBER
+from p2pgrid.net.rest import Rest, Spend
+from p2pgrid.net.road_move import LinksByName, RoadMove, answer_claim
+from p2pgrid.net.silence import notice_silence
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.proto.frame import GoawayCode, ResetCode, goaway_name, reset_name
 from p2pgrid.proto.keys import PublicKey
 from p2pgrid.proto.link import Link, Phase
-from p2pgrid.proto.link_events import Cut, Ended, Event, GoingAway, Message, Opened, Proved, Ready, Writable
+from p2pgrid.proto.link_events import (
+    Claimed,
+    Cut,
+    Ended,
+    Event,
+    GoingAway,
+    Message,
+    Moved,
+    Opened,
+    Proved,
+    Ready,
+    Writable,
+)
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +54,11 @@ class Road(StrEnum):
     """What carries a link, the fastest first. Nothing above the dialling cares."""
 
     DIRECT = "direct"
+    PUNCHED = "punched"
+    """The direct road, over a connection that both sides opened at the same time through their NATs."""
     LIBP2P = "libp2p"
+    RELAYED = "relayed"
+    """Over libp2p, through a relay."""
 
 
 OnStream = Callable[[Stream], StreamHandler]
@@ -64,10 +86,22 @@ class LinkConnection(asyncio.Protocol):
         verify_road: VerifyRoad | None = None,
         write_stall_s: float = WRITE_STALL_S,
         road: Road = Road.DIRECT,
+        movable: LinksByName | None = None,
+        membership: CallerMembership | CalledMembership | None = None,
+        spend: Spend | None = None,
+        caller: str = "",
     ) -> None:
+        """`movable`: on a listener's side, the links that a dialler may claim a road for; this one becomes one.
+
+        `membership`: for a node that is in closed networks; a dialler's is the one that its link was made with.
+        """
         self.road = road
+        self.member_of: frozenset[str] = frozenset()
+        """The closed networks in which the peer has shown itself a member, on this link."""
         self.name = name
         """For logs and messages: who and where."""
+        self.caller = caller
+        """What a dialler is counted by (`listening.caller_of`)."""
         self._loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.retired: asyncio.Future[None] = self._loop.create_future()
@@ -76,7 +110,16 @@ class LinkConnection(asyncio.Protocol):
         self._on_stream = on_stream
         self._admit = admit
         self._verify_road = verify_road
+        self._membership = membership
         self._write_stall_s = write_stall_s
+        self._movable = movable
+        self._move: RoadMove | None = None
+        """Under way."""
+        self._carrier: LinkConnection | None = None
+        """Whose road this link is on, if it has moved."""
+        self._heir: LinkConnection | None = None
+        """The link that has this one's road now."""
+        self._rest = Rest(spend) if spend is not None else None
         self._transport: asyncio.Transport | None = None
         self._streams: dict[int, Stream] = {}
         self._reason: P2pgridError | None = None
@@ -110,6 +153,11 @@ class LinkConnection(asyncio.Protocol):
         return len(self._streams)
 
     @property
+    def link_name(self) -> bytes:
+        """What both sides call this link: 32 bytes, once the listener's HELLO is there."""
+        return self._link.name
+
+    @property
     def round_trip_ms(self) -> int | None:
         """Of the last heartbeat, if there was one."""
         return self._link.round_trip_ms
@@ -130,24 +178,45 @@ class LinkConnection(asyncio.Protocol):
         self._schedule_flush()
         return stream
 
+    async def move_to(self, carrier: LinkConnection) -> None:
+        """Go on over the road of `carrier`, which was dialled for this link, and is ready (`direct.dial` does it all).
+
+        Streams and what they carry notice nothing. Raises Unreachable where the link is lost over it, or takes no road
+        now: the carrier is closed then.
+        """
+        if self._closing or self._move is not None or carrier._transport is None:
+            carrier.abort()
+            raise Unreachable(f"the link to {self.name} cannot move now.")
+        self._move = move = RoadMove(self, carrier)
+        move.begin()
+        await asyncio.shield(move.done)
+
     def retire(self, message: str = "") -> None:
         """Take no new streams, and tell the peer so; open ones go on."""
+        if self._heir is not None:
+            self._heir.retire(message)
+            return
         self._do(self._link.goaway, GoawayCode.SHUTDOWN, message)
         self._set_retired()
 
     async def wait_idle(self) -> None:
         """Return when no stream is open."""
-        await self._idle.wait()
+        await (self._heir or self)._idle.wait()
 
     async def aclose(self, message: str = "") -> None:
         """Close the link now: say GOAWAY, give up the open streams, and return when the road is gone."""
+        if self._heir is not None:
+            await self._heir.aclose(message)
+            return
         if not self._closing:
             self.retire(message)
             self._shut(None)
         await asyncio.shield(self.closed)
 
     def abort(self) -> None:
-        """Drop the link at once, without a word. Does nothing to one that is gone."""
+        """Drop the link at once, without a word. Does nothing to one that is gone, or whose road another link has."""
+        if self._heir is not None:
+            return
         self._shut(None, abort=True)
         if self._transport is not None:
             self._transport.abort()
@@ -157,6 +226,7 @@ class LinkConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        notice_silence(transport.get_extra_info("socket"))
         try:
             if self._verify_road is not None:
                 self._verify_road(self._transport)
@@ -169,6 +239,14 @@ class LinkConnection(asyncio.Protocol):
             self._schedule_flush()
 
     def data_received(self, data: bytes) -> None:
+        if self._rest is None:
+            self._deal_with(data)
+            return
+        began_s = time.perf_counter()
+        self._deal_with(data)
+        self._rest.took(time.perf_counter() - began_s, self._transport)
+
+    def _deal_with(self, data: bytes) -> None:
         streams = self._streams
         self._is_reading, error = True, None
         try:
@@ -209,14 +287,17 @@ class LinkConnection(asyncio.Protocol):
         self._wake_writers()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._rest is not None:
+            self._rest.cancel()
         if not self._closing:
             why = f": {exc}" if exc else ", the other side closed it."
             self._shut(Unreachable(f"the link to {self.name} was lost{why}"), abort=True)
         self._cancel_timer()
         self._cancel_stall_timer()
         self._transport = None
-        if not self.closed.done():
-            self.closed.set_result(self._reason)
+        self._road_is_gone()
+        if self._carrier is not None:
+            self._carrier._road_is_gone()
 
     # -- events ------------------------------------------------------------------------------------------------
 
@@ -241,8 +322,13 @@ class LinkConnection(asyncio.Protocol):
                     self._shut(Refused(goaway_name(code), f"{self.name} closed the link: {text or goaway_name(code)}."))
             case Proved(peer):
                 self._proved(peer)
+            case Claimed(peer, link_name):
+                answer_claim(self, self._movable, peer, link_name)
+            case Moved():
+                if self._move is not None:
+                    self._move.peer_moved()
             case Ready():
-                self._opened_for_use()
+                self._check_listener()
 
     def _opened(self, stream_id: int) -> None:
         stream = Stream(self, stream_id)
@@ -260,16 +346,35 @@ class LinkConnection(asyncio.Protocol):
             stream.reset(ResetCode.INTERNAL, "the stream could not be taken")
 
     def _proved(self, peer: PublicKey) -> None:
+        shown = b""
         try:
             if self._admit is not None:
                 self._admit(peer)
+            if isinstance(self._membership, CalledMembership):
+                shown, self.member_of = self._membership.admit(peer, self._link.name, self._link.shown)
         except Refused as refusal:
-            self._link.goaway(GoawayCode.REFUSED, refusal.message)
-            self._shut(refusal)
+            self._refuse(refusal)
         else:
             self.name = f"{peer} at {self.name}"
-            self._link.accept()
+            self._link.accept(shown)
+            if self._movable is not None:
+                self._movable.add(self)
             self._opened_for_use()
+
+    def _check_listener(self) -> None:
+        """Nothing was sent to it yet: it may have to be a member of a closed network."""
+        try:
+            if isinstance(self._membership, CallerMembership):
+                self.member_of = self._membership.check(self._link.shown)
+        except Refused as refusal:
+            self._refuse(refusal)
+        else:
+            self._opened_for_use()
+
+    def _refuse(self, refusal: Refused) -> None:
+        code = GoawayCode.NOT_A_MEMBER if refusal.code == NOT_A_MEMBER else GoawayCode.REFUSED
+        self._link.goaway(code, refusal.message)
+        self._shut(refusal)
 
     def _opened_for_use(self) -> None:
         self._tick()
@@ -318,6 +423,30 @@ class LinkConnection(asyncio.Protocol):
         if not self._flush_scheduled and not self._closing:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
+
+    # -- roads -------------------------------------------------------------------------------------------------
+
+    def _hand_over(self, heir: LinkConnection) -> asyncio.Transport:
+        """Give up the road, which belongs to `heir` from now on."""
+        transport = cast(asyncio.Transport, self._transport)
+        transport.pause_reading()
+        self._transport, self._heir, self._closing = None, heir, True
+        self._link.close()
+        self._cancel_timer()
+        self._cancel_stall_timer()
+        self._set_retired()
+        return transport
+
+    def _take(self, transport: asyncio.Transport) -> None:
+        """Write there from now on. It is read once the peer writes there too."""
+        self._transport, self._paused = transport, False
+        self._cancel_stall_timer()
+        transport.set_protocol(self)
+        self._wake_writers()
+
+    def _road_is_gone(self) -> None:
+        if not self.closed.done():
+            self.closed.set_result(self._reason)
 
     def _flush(self) -> None:
         self._flush_scheduled = False
@@ -380,6 +509,9 @@ class LinkConnection(asyncio.Protocol):
         self._cancel_timer()
         self._cancel_stall_timer()
         error = reason or Unreachable(f"this side closed the link to {self.name}.")
+        if self._move is not None:
+            self._move.give_up(error)
+            self._move = None
         if self._transport is not None:
             if abort or self._paused:
                 self._transport.abort()

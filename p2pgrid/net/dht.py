@@ -16,24 +16,30 @@ from typing import Any, Final
 import trio
 from libp2p.host.basic_host import BasicHost
 from libp2p.peer.id import ID
-from libp2p.peer.peerstore import PeerStoreError
 from multiaddr import Multiaddr
 
 from p2pgrid.net.address_proof import AddressProof
 from p2pgrid.net.addresses import full_multiaddr, host_of, usable_addresses
 from p2pgrid.net.kad_query import ASK_TIMEOUT_S, Answer, Contact, KadQuery, contact_of, node_of, own_record
 from p2pgrid.net.kad_server import KadServer
+from p2pgrid.net.listen_addresses import listen_addresses
 from p2pgrid.net.pace import Pace
 from p2pgrid.net.peer_address import PeerAddress
+from p2pgrid.net.reach_dial import dial_back
+from p2pgrid.net.reach_wire import Outcome, RoadName
+from p2pgrid.net.relay.kind import is_relayed
 from p2pgrid.proto.kademlia.claims import Address, Claim
-from p2pgrid.proto.kademlia.member import MAINTENANCE_INTERVAL_S, Member
+from p2pgrid.proto.kademlia.member import MAINTENANCE_INTERVAL_S, SEEDS_INTERVAL_S, Member
 from p2pgrid.proto.kademlia.places import Node
 from p2pgrid.proto.kademlia.records import ProviderRecord
 from p2pgrid.proto.kademlia.replicas import Request
 from p2pgrid.proto.kademlia.walk import Walk
+from p2pgrid.proto.keys import parse_peer_id
 
 logger = logging.getLogger(__name__)
 
+MAX_HOLDERS: Final = 256
+PROOF_TIMEOUT_S: Final = 5.0
 _MAX_PROBES: Final = 16
 
 _Question = Callable[[Contact, bytes], Awaitable[Answer]]
@@ -43,16 +49,26 @@ class Dht:
     """One host's part in a network's DHT: it answers if `serve`, and looks up and announces in any case."""
 
     def __init__(
-        self, host: BasicHost, network_name: str, *, serve: bool, ask_timeout_s: float = ASK_TIMEOUT_S
+        self,
+        host: BasicHost,
+        network_name: str,
+        *,
+        serve: bool,
+        ask_timeout_s: float = ASK_TIMEOUT_S,
+        is_one_of_us: Callable[[ID], Awaitable[bool]] | None = None,
     ) -> None:
+        """`is_one_of_us`: asked before a peer that connects is got to know; None where everybody is."""
         self._host = host
-        protocol = f"/p2pgrid/{network_name}/kad/1.0.0"
+        self.protocol: Final = f"/p2pgrid/{network_name}/kad/1.0.0"
         self.member = Member(host.get_id().to_bytes(), random.random)
         self._proof = AddressProof(self._is_at)
-        self.server = KadServer(host, protocol, self.member, self._proof)
-        self._query = KadQuery(host, protocol, ask_timeout_s)
+        self.server = KadServer(host, self.protocol, self.member, self._proof)
+        self._query = KadQuery(host, self.protocol, ask_timeout_s)
+        self._is_one_of_us = is_one_of_us
         self._serve = serve
         self._announcing = Pace()
+        self.holders: dict[ID, Contact] = {}
+        """The servers that may have one of our records; whoever empties it tells them that we are gone."""
         self._background: trio.Nursery | None = None
 
     @property
@@ -60,10 +76,18 @@ class Dht:
         """How many servers the routing table knows."""
         return len(self.member.table)
 
+    async def is_server(self, peer: Contact) -> bool:
+        """True if the peer answers, now, as a server of this network."""
+        return await self._is_there(_node(peer))
+
+    def servers(self) -> list[Contact]:
+        """The servers that the routing table knows."""
+        return [contact_of(node) for node in self.member.table]
+
     async def join(self, seeds: Sequence[Contact]) -> int:
         """Get to know the neighbourhood through `seeds`, which are kept for later. Returns the table's size."""
-        self.member.seeds = tuple(_node(seed) for seed in seeds)
-        await self._look_around(self.member.own)
+        self.member.seeds = tuple(map(_node, seeds))
+        await self._look_around(self.member.joining(trio.current_time()))
         return self.size
 
     async def announce(self, key: bytes) -> int:
@@ -81,7 +105,9 @@ class Dht:
 
         async def tell(server: Node, replica: bytes) -> None:
             await self._announcing.wait_for(server.peer)
-            if await _attempt(self._query.add_provider, contact_of(server), replica) is not _FAILED:
+            contact = contact_of(server)
+            self._note_holder(contact)
+            if await _attempt(self._query.add_provider, contact, replica) is not _FAILED:
                 accepted.add(server.peer)
 
         async with trio.open_nursery() as nursery:
@@ -92,6 +118,10 @@ class Dht:
     def forget_own_records(self) -> None:
         """Stop giving out our own provider records from here. Other servers' copies end within the hour."""
         self.member.records.withdraw(self.member.own)
+
+    def forget_records_of(self, peer_id: str) -> None:
+        """Give out nothing any more that a provider left here."""
+        self.member.records.withdraw(ID.from_base58(peer_id).to_bytes())
 
     async def find_providers(self, key: bytes, limit: int, timeout_s: float) -> list[PeerAddress]:
         """At most `limit` providers of `key`, the most credible first; after `timeout_s`, what was found by then."""
@@ -105,7 +135,7 @@ class Dht:
         found = []
         for provider in walk.providers(limit, random.random):
             peer_id = str(ID(provider.peer))
-            usable = usable_addresses((address.raw for address in provider.addresses), peer_id)
+            usable = usable_addresses((address.raw for address in provider.addresses), peer_id, circuits=True)
             found.append(PeerAddress(peer_id, tuple(full_multiaddr(address, peer_id) for address in usable)))
         return found
 
@@ -119,6 +149,7 @@ class Dht:
                     self.server.start(nursery)
                     self._host.get_network().register_notifee(_Newcomers(nursery, limiter, self._probe))
                 nursery.start_soon(self._host.get_peerstore().start_cleanup_task)
+                nursery.start_soon(self._keep_asking_seeds)
                 while True:
                     await trio.sleep(MAINTENANCE_INTERVAL_S)
                     await self.refresh()
@@ -133,10 +164,30 @@ class Dht:
             if not await self._is_there(node):
                 self.member.table.failed(node)
         for key in self.member.refreshed(now_s, os.urandom(16)):
-            await self._look_around(key)
+            await self._look_around(self.member.looking_around(key, trio.current_time()))
 
-    async def _look_around(self, key: bytes) -> None:
-        walk = self.member.looking_around(key, trio.current_time())
+    async def _keep_asking_seeds(self) -> None:
+        while True:
+            await trio.sleep(SEEDS_INTERVAL_S * random.uniform(0.8, 1.2))  # noqa: S311 (no secret)
+            await self.ask_seeds()
+
+    async def ask_seeds(self) -> None:
+        """Join again if one of them knows somebody close to us whom we do not: the network may have been cut in two."""
+
+        async def one(seed: Node) -> None:
+            answer = await self._ask(seed, self.member.own, self._query.find_node)
+            if answer is not None:
+                await self._admit(answer.sender)
+                news.append(self.member.is_news(answer.closer))
+
+        news: list[bool] = []
+        async with trio.open_nursery() as nursery:
+            for seed in self.member.seeds:
+                nursery.start_soon(one, seed)
+        if any(news):
+            await self._look_around(self.member.joining(trio.current_time()))
+
+    async def _look_around(self, walk: Walk) -> None:
         await self._carry_out(walk, self._query.find_node)
         self.member.looked_around(walk)
 
@@ -149,7 +200,7 @@ class Dht:
             if answer is None:
                 walk.silent(request)
             else:
-                node = self._admit(answer.sender) or request.node
+                node = await self._admit(answer.sender) or request.node
                 walk.answered(request, node, answer.closer, answer.providers)
             heard.set()
 
@@ -171,13 +222,16 @@ class Dht:
     async def _is_there(self, node: Node) -> bool:
         answer = await self._ask(node, self.member.own, self._query.find_node)
         if answer is not None:
-            self._admit(answer.sender)
+            await self._admit(answer.sender)
         return answer is not None
 
-    def _admit(self, server: Contact) -> Node | None:
-        """It answered: keep it in the routing table, with those of its addresses that may be told to others."""
+    async def _admit(self, server: Contact) -> Node | None:
+        """It answered: keep it in the routing table, with those of its addresses that may be told to others.
+
+        Not one without an address: nobody who hears of it could ask it.
+        """
         peer = server.peer_id.to_bytes()
-        addresses = tuple(a.to_bytes() for a in server.addresses or self._identified(server.peer_id))
+        addresses = tuple(address.to_bytes() for address in server.addresses or await self._identified(server.peer_id))
         met_at = self._met_at(server.peer_id)
         known = self._proof.known(peer, addresses, met_at)
         if self._proof.needs_proof(addresses, known) and self._background is not None:
@@ -196,9 +250,8 @@ class Dht:
 
     async def _probe(self, peer_id: ID) -> None:
         """A peer connected to us: if it answers as a server, others should hear of it."""
-        peer = peer_id.to_bytes()
-        node = node_of(peer, ())
-        if self.member.table.has_room(node):
+        node = node_of(peer_id.to_bytes(), ())
+        if self.member.table.has_room(node) and (self._is_one_of_us is None or await self._is_one_of_us(peer_id)):
             await self._is_there(node)
 
     def _met_at(self, peer_id: ID) -> str:
@@ -209,18 +262,29 @@ class Dht:
                 return str(remote[0])
         return ""
 
-    def _identified(self, peer_id: ID) -> list[Multiaddr]:
-        """What a peer that signs no record said of itself when it connected (libp2p's identify)."""
+    async def _identified(self, peer_id: ID) -> tuple[Multiaddr, ...]:
+        """What a peer that signs no record tells in identify: other implementations do not sign."""
         try:
-            addresses = self._host.get_peerstore().addrs(peer_id)
-        except PeerStoreError:
-            return []
-        return usable_addresses((address.to_bytes() for address in addresses), str(peer_id))
+            return await listen_addresses(self._host, peer_id)
+        except Exception as error:  # noqa: BLE001 (a peer's fault of any kind, and what libp2p makes of it)
+            logger.debug("%s told no addresses: %r", peer_id, error)
+            return ()
+
+    def _note_holder(self, server: Contact) -> None:
+        self.holders.pop(server.peer_id, None)
+        self.holders[server.peer_id] = server
+        if len(self.holders) > MAX_HOLDERS:
+            del self.holders[next(iter(self.holders))]
 
     async def _is_at(self, peer: bytes, address: bytes) -> bool:
-        peer_id = ID(peer)
-        usable = usable_addresses([address], str(peer_id))
-        return bool(usable and await self._host.get_network().is_at(peer_id, usable[0]))
+        """True if a fresh connection to the address meets the peer, which proves its key."""
+        peer_id = str(ID(peer))
+        for usable in usable_addresses([address], peer_id):
+            port = int(usable.value_for_protocol("tcp"))
+            key, swarm = parse_peer_id(peer_id), self._host.get_network()
+            outcome = await dial_back(swarm, key, host_of(address), port, RoadName.LIBP2P, timeout_s=PROOF_TIMEOUT_S)
+            return outcome is Outcome.REACHED
+        return False
 
 
 def _node(contact: Contact) -> Node:
@@ -252,7 +316,8 @@ class _Newcomers:
         self._nursery, self._limiter, self._probe = nursery, limiter, probe
 
     async def connected(self, network: Any, connection: Any) -> None:
-        if self._limiter.available_tokens:
+        # Who comes through a relay cannot be dialled, and serves nobody.
+        if self._limiter.available_tokens and not is_relayed(connection):
             self._nursery.start_soon(self._run, connection.muxed_conn.peer_id)
 
     async def _run(self, peer_id: ID) -> None:

@@ -15,13 +15,17 @@ import logging
 import secrets
 import socket
 import ssl
-from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from p2pgrid.errors import LocalError, ProtocolViolation, RemoteError, Unreachable
 from p2pgrid.net import tls
-from p2pgrid.net.connection import WRITE_STALL_S, Admit, LinkConnection, OnStream
+from p2pgrid.net.connection import WRITE_STALL_S, Admit, LinkConnection, OnStream, Road
+from p2pgrid.net.limits import Seats
+from p2pgrid.net.link_membership import CalledMembership, calling
 from p2pgrid.net.listening import ListenLimits, caller_of, close_links
+from p2pgrid.net.own_networks import OwnNetworks
+from p2pgrid.net.road_move import LinksByName, new_dialler
 from p2pgrid.proto.frame import NONCE_BYTES
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.link import Link
@@ -45,39 +49,120 @@ async def dial(
     limits: LinkLimits | None = None,
     on_stream: OnStream | None = None,
     write_stall_s: float = WRITE_STALL_S,
+    continues: LinkConnection | None = None,
+    networks: OwnNetworks | None = None,
 ) -> LinkConnection:
-    """A link to `provider` at `host`:`port`, ready for streams.
+    """A link to `provider` at `host`:`port`, ready for streams. `networks`: those we are in, where any is closed.
 
-    Raises Unreachable if nobody, or another peer, answers there within `timeout_s`; Refused if the provider turns us
-    away; ProtocolViolation if the provider, proven, breaks the link's rules.
+    With `continues`, a link to the provider that there is already goes on over the new road, and is returned.
+
+    Raises Unreachable if nobody, or another peer, answers there within `timeout_s`, or the link is lost as it moves;
+    Refused if the provider turns us away; ProtocolViolation if the provider, proven, breaks the link's rules.
     """
     loop = asyncio.get_running_loop()
-    address = _format_address(host, port)
 
+    async def connect(make: MakeConnection) -> LinkConnection:
+        # An empty server name: no name of the host goes over the wire in clear, and none is checked.
+        _transport, connection = await loop.create_connection(
+            make,
+            host,
+            port,
+            ssl=_dialler_context(),
+            server_hostname="",
+            ssl_handshake_timeout=timeout_s,
+            ssl_shutdown_timeout=_TLS_SHUTDOWN_S,
+        )
+        return connection
+
+    return await _dial(
+        connect,
+        _format_address(host, port),
+        provider,
+        secret_key,
+        timeout_s=timeout_s,
+        limits=limits,
+        on_stream=on_stream,
+        write_stall_s=write_stall_s,
+        continues=continues,
+        networks=networks,
+    )
+
+
+async def dial_over(
+    tcp: socket.socket,
+    provider: PublicKey,
+    secret_key: SecretKey,
+    *,
+    road: Road,
+    timeout_s: float = 10.0,
+    continues: LinkConnection | None = None,
+    networks: OwnNetworks | None = None,
+) -> LinkConnection:
+    """As `dial`, over a TCP connection that there is already; it is closed where that fails."""
+    loop = asyncio.get_running_loop()
+    address = _format_address(*tcp.getpeername()[:2])
+
+    async def connect(make: MakeConnection) -> LinkConnection:
+        _transport, connection = await loop.create_connection(
+            make,
+            sock=tcp,
+            ssl=_dialler_context(),
+            server_hostname="",
+            ssl_handshake_timeout=timeout_s,
+            ssl_shutdown_timeout=_TLS_SHUTDOWN_S,
+        )
+        return connection
+
+    try:
+        return await _dial(
+            connect,
+            address,
+            provider,
+            secret_key,
+            timeout_s=timeout_s,
+            road=road,
+            continues=continues,
+            networks=networks,
+        )
+    except BaseException:
+        tcp.close()
+        raise
+
+
+MakeConnection = Callable[[], LinkConnection]
+
+
+async def _dial(
+    connect: Callable[[MakeConnection], Awaitable[LinkConnection]],
+    address: str,
+    provider: PublicKey,
+    secret_key: SecretKey,
+    *,
+    timeout_s: float,
+    limits: LinkLimits | None = None,
+    on_stream: OnStream | None = None,
+    write_stall_s: float = WRITE_STALL_S,
+    road: Road = Road.DIRECT,
+    continues: LinkConnection | None = None,
+    networks: OwnNetworks | None = None,
+) -> LinkConnection:
     def make() -> LinkConnection:
-        link = Link.dialler(secret_key, provider, limits=limits or LinkLimits(), now_ms=int(loop.time() * 1000))
+        membership = calling(networks, secret_key, provider, continues)
         return LinkConnection(
-            link,
+            new_dialler(secret_key, provider, continues, limits, membership),
             name=f"{provider} at {address}",
             on_stream=on_stream,
             verify_road=functools.partial(_verify_listener, provider, address),
             write_stall_s=write_stall_s,
+            road=road,
+            membership=membership,
         )
 
     connection: LinkConnection | None = None
     is_made = False
     try:
         async with asyncio.timeout(timeout_s):
-            # An empty server name: no name of the host goes over the wire in clear, and none is checked.
-            _transport, connection = await loop.create_connection(
-                make,
-                host,
-                port,
-                ssl=_dialler_context(),
-                server_hostname="",
-                ssl_handshake_timeout=timeout_s,
-                ssl_shutdown_timeout=_TLS_SHUTDOWN_S,
-            )
+            connection = await connect(make)
             await asyncio.shield(connection.ready)
         is_made = True
     except TimeoutError:
@@ -87,7 +172,10 @@ async def dial(
     finally:
         if connection is not None and not is_made:
             connection.abort()  # also where the caller was cancelled in the moment that the link became ready
-    return connection
+    if continues is None:
+        return connection
+    await continues.move_to(connection)
+    return continues
 
 
 async def listen(
@@ -98,9 +186,17 @@ async def listen(
     on_stream: OnStream,
     admit: Admit | None = None,
     limits: ListenLimits | None = None,
+    movable: LinksByName | None = None,
+    membership: CalledMembership | None = None,
 ) -> DirectListener:
-    """Take links at `host`:`port` (0: any free port). LocalError where the address cannot be had."""
-    listener = DirectListener(secret_key, on_stream, admit, limits or ListenLimits())
+    """Take links at `host`:`port` (0: any free port). LocalError where the address cannot be had.
+
+    `movable`: the links of this node that may go on over another road, those of its other listeners too. `membership`:
+    who may call, for a node that is in closed networks.
+    """
+    listener = DirectListener(
+        secret_key, on_stream=on_stream, admit=admit, limits=limits, movable=movable, membership=membership
+    )
     try:
         await listener._start(host, port)
     except OSError as error:
@@ -109,22 +205,35 @@ async def listen(
 
 
 class DirectListener:
-    """An open port that takes links. `listen` makes it."""
+    """An open port that takes links: `listen` makes it. Without a port it takes the connections that it is given."""
 
-    def __init__(self, secret_key: SecretKey, on_stream: OnStream, admit: Admit | None, limits: ListenLimits) -> None:
+    def __init__(
+        self,
+        secret_key: SecretKey,
+        *,
+        on_stream: OnStream,
+        admit: Admit | None = None,
+        limits: ListenLimits | None = None,
+        movable: LinksByName | None = None,
+        membership: CalledMembership | None = None,
+    ) -> None:
         self._own_key = secret_key.public_key
         self._tls = tls.listener_context(secret_key)
         self._on_stream = on_stream
         self._admit = admit
-        self._limits = limits
+        self._limits = limits or ListenLimits()
+        self._movable = movable if movable is not None else LinksByName()
+        self._membership = membership
         self._sockets: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
-        self._per_address: Counter[str] = Counter()
+        self._seats = Seats(self._limits.allowance())
+        self._connects = self._limits.connects()
+        self._spend_of = self._limits.shares()
         self._tasks: set[asyncio.Task[None]] = set()
         self.connections: set[LinkConnection] = set()
         """The links whose TLS handshake is done."""
         self.refused_connections = 0
-        """Callers turned away because of the caps."""
+        """Callers turned away because of the caps, and the rate."""
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -170,39 +279,34 @@ class DirectListener:
                 await asyncio.sleep(_ACCEPT_PAUSE_S)
                 continue
             caller = caller_of(address[0])
-            if (
-                len(self._tasks) >= self._limits.max_connections
-                or self._per_address[caller] >= self._limits.max_connections_per_address
-            ):
+            if not self._connects.take(caller, loop.time()) or not self._seats.take(caller):
                 self.refused_connections += 1
-                log.info("a connection from %s was refused: %d are open from there", caller, self._per_address[caller])
+                log.info(
+                    "a connection from %s was refused: %d are open from there", caller, self._seats.held_by(caller)
+                )
                 tcp.close()
                 continue
-            self._per_address[caller] += 1
             task = self.take(tcp, _format_address(address[0], address[1]))
             task.add_done_callback(functools.partial(self._left, caller))
 
-    def take(self, tcp: socket.socket, name: str) -> asyncio.Task[None]:
-        """Serve a connection that was accepted, here or by another process; the task ends with it."""
-        task = asyncio.get_running_loop().create_task(self._serve(tcp, name), name=f"link from {name}")
+    def take(self, tcp: socket.socket, name: str, road: Road = Road.DIRECT) -> asyncio.Task[None]:
+        """Serve a connection that was accepted, here or by another process, or punched; the task ends with it."""
+        task = asyncio.get_running_loop().create_task(self._serve(tcp, name, road), name=f"link from {name}")
         self._tasks.add(task)
         task.add_done_callback(self._gone)
         return task
 
     def _left(self, caller: str, _: asyncio.Task[None]) -> None:
-        self._per_address[caller] -= 1
-        if not self._per_address[caller]:
-            del self._per_address[caller]
+        self._seats.leave(caller)
 
     def _gone(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("%s ended with an error", task.get_name(), exc_info=error)
 
-    async def _serve(self, tcp: socket.socket, name: str) -> None:
+    async def _serve(self, tcp: socket.socket, name: str, road: Road) -> None:
         """One link, from its TLS handshake to its end."""
-        loop = asyncio.get_running_loop()
-        limits = self._limits
+        loop, limits, caller = asyncio.get_running_loop(), self._limits, _caller_at(tcp)
         link = Link.listener(
             self._own_key, secrets.token_bytes(NONCE_BYTES), limits=limits.link, now_ms=int(loop.time() * 1000)
         )
@@ -213,6 +317,11 @@ class DirectListener:
             admit=self._admit,
             verify_road=_verify_alpn,
             write_stall_s=limits.write_stall_s,
+            road=road,
+            movable=self._movable,
+            membership=self._membership,
+            spend=self._spend_of(caller),
+            caller=caller,
         )
         try:
             await loop.connect_accepted_socket(
@@ -264,6 +373,14 @@ def _verify_listener(provider: PublicKey, address: str, transport: asyncio.Trans
             f"at {address} is another peer: {found} answered, {provider} was expected.",
             hint="Look up the provider's present addresses.",
         )
+
+
+def _caller_at(tcp: socket.socket) -> str:
+    """What the caller is counted by; empty where it has left."""
+    try:
+        return caller_of(tcp.getpeername()[0])
+    except OSError:
+        return ""
 
 
 def _format_address(host: str, port: int) -> str:

@@ -7,8 +7,12 @@
 | invalid UTF-8 in a protocol's name raises there | a malformed name is a failed negotiation |
 | a protocol's name may be announced as long as 2^64 bytes, before any key is proven | 1 KiB |
 | the resource manager makes streams over its limit wait, and lets too few connections through | own caps |
+| a protocol's handler is called for as many streams as a peer opens | each stands behind a door (doors.py) |
+| identify keeps up to 1 MiB of each of 1,000 peers | identify_intake.py |
+| ping is answered at any rate, and whoever asked is remembered for good | ping.py |
 | two processes may listen on one port, and share its connections at random (SO_REUSEPORT) | checked first |
 | what a peer says it sees as our address is told to others | ignored |
+| a circuit address is told without the part that makes it one | it is told whole |
 """
 
 from __future__ import annotations
@@ -17,11 +21,10 @@ import errno
 import logging
 import socket
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import libp2p.protocol_muxer.multiselect_communicator as communicator_module
 import libp2p.stream_muxer.yamux.yamux as yamux_module
@@ -29,9 +32,13 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
 from libp2p.exceptions import ParseError
 from libp2p.host.basic_host import BasicHost
+from libp2p.host.exceptions import StreamFailure
+from libp2p.host.ping import ID as PING_ID
 from libp2p.io.exceptions import IOException, MessageTooLarge
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.peer.id import ID
+from libp2p.protocol_muxer.exceptions import MultiselectClientError
+from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.exceptions import MuxedStreamError
@@ -42,14 +49,22 @@ from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 from multiaddr import Multiaddr
 
 from p2pgrid.errors import LocalError
-from p2pgrid.net import libp2p_logs
-from p2pgrid.net.addresses import announced
+from p2pgrid.net import identify_intake, libp2p_logs
+from p2pgrid.net.addresses import announced, full_multiaddr, told_addresses
+from p2pgrid.net.doors import Doors, Handler, caller_of_connection
+from p2pgrid.net.identify import answer_without_addresses
+from p2pgrid.net.limits import Allowance, Rates, Seats
 from p2pgrid.net.peerstore import OwnKeyPeerStore
+from p2pgrid.net.ping import answer_pings
 from p2pgrid.net.shielding import shielded_for
-from p2pgrid.net.swarm import DIAL_TIMEOUT_S, GridSwarm
+from p2pgrid.net.swarm import DIAL_TIMEOUT_S, STREAM_TIMEOUT_S, GridSwarm
 from p2pgrid.net.tcp import BufferedTcp
 from p2pgrid.net.yamux import ShieldedMuxer, SteadyStream
+from p2pgrid.net.yamux_frames import Throttle
 from p2pgrid.proto.keys import SecretKey
+
+if TYPE_CHECKING:
+    from p2pgrid.net.members.gate import Gate
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +76,56 @@ _CLOSE_TIMEOUT_S: Final = 3.0
 
 @dataclass(frozen=True, slots=True)
 class HostLimits:
-    """Caps on what peers may hold open. A connection costs about 100 KB, a stream a few."""
+    """What peers may hold open, and do in a time. A connection costs about 100 KB and 10 ms, a stream 5 KB and 3 ms.
+
+    What is open is refused past its cap; what is done too fast waits. Rates are those of one address, for all of its
+    connections together: `burst` at once, then `per_s`. Peers that we dialled may do `dialled_factor` times as much.
+    """
 
     max_connections: int = 400
     max_inbound_per_ip: int = 64
+    """An eighth of it once half of all connections are taken."""
     max_inbound_streams: int = 1024
     max_inbound_streams_per_connection: int = 64
+    connects_burst: int = 256
+    connects_per_s: float = 8.0
+    opens_burst: int = 1000
+    """Streams."""
+    opens_per_s: float = 100.0
+    frames_burst: int = 50_000
+    """Frames of yamux (35 to 70 us each), save those of links, and messages of Noise."""
+    frames_per_s: float = 5_000.0
+    answers_burst: int = 500
+    """On streams that carry many requests: the DHT's, pings."""
+    answers_per_s: float = 50.0
+    dialled_factor: float = 4.0
+    handshake_s: float = 10.0
+    """What an accepted connection may take until it is secured and multiplexed."""
+
+
+class GridHost(BasicHost):  # type: ignore[misc]
+    """A host whose handlers, libp2p's own among them, each stand behind a door.
+
+    It tells circuit addresses whole, where the base class cuts them off behind the relay's name.
+    """
+
+    gate: Gate | None = None
+    """Asked before a protocol is used."""
+
+    def __init__(self, limits: HostLimits, **options: Any) -> None:
+        super().__init__(**options)
+        self.doors = Doors(Rates(limits.answers_burst, limits.answers_per_s))
+        for protocol, handler in list(self.multiselect.handlers.items()):
+            self.set_stream_handler(protocol, handler)
+        self.set_stream_handler(PING_ID, answer_pings(self.doors.pace))
+
+    def set_stream_handler(self, protocol_id: Any, stream_handler: Handler) -> None:
+        super().set_stream_handler(protocol_id, self.doors.guard(protocol_id, stream_handler))
+
+    def get_addrs(self) -> list[Multiaddr]:
+        """What others are told, each with this host's name behind it."""
+        told: Sequence[Multiaddr] = self._addrs_factory(list(self.get_transport_addrs()))
+        return [Multiaddr(full_multiaddr(address, str(self.get_id()))) for address in told]
 
 
 @asynccontextmanager
@@ -76,22 +135,34 @@ async def open_host(
     *,
     announce: Sequence[Multiaddr] | None = None,
     limits: HostLimits | None = None,
+    circuits: Callable[[], Sequence[Multiaddr]] = tuple,
+    gate: Gate | None = None,
 ) -> AsyncIterator[BasicHost]:
     """Run a host that listens on `listen` (nowhere, if empty) and tells others `announce`, or where it listens.
 
+    `circuits`: where it is reached through relays, as of now; others are told of that too. `gate`: what stands before
+    its protocols, where it is in closed networks.
     Raises LocalError where an address cannot be listened on.
     """
     libp2p_logs.quieten()
     communicator_module.read_delim = _read_protocol_name
     yamux_module.YamuxStream = SteadyStream  # yamux makes its streams of whatever has this name there
-    swarm = _make_swarm(secret_key, limits or HostLimits())
-    host = BasicHost(
+    identify_intake.install()
+    limits = limits or HostLimits()
+    swarm = _make_swarm(secret_key, limits)
+    host = GridHost(
+        limits,
         network=swarm,
         negotiate_timeout=NEGOTIATION_TIMEOUT_S,
-        addrs_factory=(lambda bound: list(announce)) if announce else announced,
+        addrs_factory=lambda bound: told_addresses(list(announce) if announce else announced(bound), circuits()),
         disable_identify_address_discovery=True,
     )
-    swarm.set_stream_handler(_StreamGuard(swarm.common_stream_handler, limits or HostLimits()))
+    if not listen:
+        answer_without_addresses(host)
+    if gate is not None:
+        host.gate = gate
+        gate.guard(host)
+    swarm.set_stream_handler(_StreamGuard(swarm.common_stream_handler, limits))
     for address in listen:
         check_free(address)
     async with host.run(listen):
@@ -104,6 +175,13 @@ async def open_host(
             await swarm.close_all()
             with shielded_for(_CLOSE_TIMEOUT_S):
                 await host.close()  # listeners too: they belong to no task of the swarm, and would go on accepting
+
+
+def abandon(host: BasicHost) -> None:
+    """Free the ports of a host whose trio run was cut off, so that nothing of it was closed. Called in the next run."""
+    for listener in host.get_network().listeners.values():
+        for accepting in listener.listeners:
+            accepting.socket.close()
 
 
 def check_free(address: Multiaddr) -> None:
@@ -141,6 +219,7 @@ def _make_swarm(secret_key: SecretKey, limits: HostLimits) -> GridSwarm:
         NEGOTIATION_TIMEOUT_S,
     )
     upgrader.muxer_multistream = ShieldedMuxer({YAMUX_ID: Yamux}, NEGOTIATION_TIMEOUT_S)
+    upgrader.muxer_multistream.throttle_of = _throttles(limits)
     peerstore = OwnKeyPeerStore(peer_id)
     peerstore.add_key_pair(peer_id, keys)
     return GridSwarm(
@@ -156,9 +235,33 @@ def _make_swarm(secret_key: SecretKey, limits: HostLimits) -> GridSwarm:
             high_watermark=limits.max_connections * 3 // 4,  # above it, idle connections are closed, 20 at a time
             max_connections_per_peer=1,
             dial_timeout=DIAL_TIMEOUT_S,
+            inbound_upgrade_timeout=limits.handshake_s,
         ),
-        max_inbound_per_ip=limits.max_inbound_per_ip,
+        seats=Seats(
+            Allowance(
+                total=limits.max_connections,
+                per_address=limits.max_inbound_per_ip,
+                crowded_per_address=max(1, limits.max_inbound_per_ip // 8),
+            )
+        ),
+        connects=Rates(limits.connects_burst, limits.connects_per_s),
     )
+
+
+def _throttles(limits: HostLimits) -> Callable[[Any], Throttle]:
+    """For a secured connection: how fast its peer may talk."""
+
+    def rates(factor: float) -> tuple[Rates, Rates]:
+        opens = Rates(limits.opens_burst * factor, limits.opens_per_s * factor)
+        return opens, Rates(limits.frames_burst * factor, limits.frames_per_s * factor)
+
+    accepted, dialled = rates(1.0), rates(limits.dialled_factor)
+
+    def of(secured: Any) -> Throttle:
+        address = caller_of_connection(secured.get_remote_address(), secured.get_remote_peer())
+        return Throttle(address, *(dialled if secured.is_initiator else accepted))
+
+    return of
 
 
 async def _read_protocol_name(reader: Any) -> bytes:
@@ -178,21 +281,16 @@ class _StreamGuard:
 
     def __init__(self, inner: Any, limits: HostLimits) -> None:
         self._inner = inner
-        self._limits = limits
-        self._open = 0
-        self._open_by_connection: Counter[int] = Counter()
+        self._seats = Seats(
+            Allowance(total=limits.max_inbound_streams, per_address=limits.max_inbound_streams_per_connection)
+        )
         self._reported_at: dict[str, float] = {}
 
     async def __call__(self, stream: Any) -> None:
-        connection = id(stream.muxed_conn)
-        if (
-            self._open >= self._limits.max_inbound_streams
-            or self._open_by_connection[connection] >= self._limits.max_inbound_streams_per_connection
-        ):
+        connection = str(id(stream.muxed_conn))
+        if not self._seats.take(connection):
             await stream.reset()
             return
-        self._open += 1
-        self._open_by_connection[connection] += 1
         try:
             await self._inner(stream)
         except (IOException, MuxedStreamError) as error:
@@ -202,10 +300,7 @@ class _StreamGuard:
             self._report(stream, error)
             await stream.reset()
         finally:
-            self._open -= 1
-            self._open_by_connection[connection] -= 1
-            if not self._open_by_connection[connection]:
-                del self._open_by_connection[connection]
+            self._seats.leave(connection)
 
     def _report(self, stream: Any, error: Exception) -> None:
         """Once a minute for each kind: a peer that can cause it must not fill the log."""
@@ -220,10 +315,55 @@ class _StreamGuard:
 async def open_stream(host: BasicHost, peer_id: ID, addresses: Sequence[Multiaddr], protocol: str) -> Any:
     """A stream to `peer_id` over the live connection, or one newly dialled by `addresses`.
 
-    Raises SwarmException where the peer cannot be reached, StreamFailure where it does not speak `protocol`.
+    Raises SwarmException where the peer cannot be reached, StreamFailure where it does not speak `protocol`, Refused
+    (`not-a-member`) where it is in none of the closed networks that it would have to be in.
     """
-    await host.get_network().connect_to(peer_id, addresses)
+    connection = await host.get_network().connect_to(peer_id, addresses)
+    if _gate_of(host) is not None:
+        return await open_stream_on(host, connection, protocol)
     return await host.new_stream(peer_id, [protocol])
+
+
+async def open_stream_on(host: BasicHost, connection: Any, protocol: str) -> Any:
+    """A stream on that connection, and on no other to the same peer.
+
+    Raises StreamFailure where the peer does not speak `protocol`, Refused as `open_stream` does, and what a broken
+    connection raises.
+    """
+    gate = _gate_of(host)
+    if gate is None:
+        return await negotiate_on(host, connection, protocol)
+    await gate.before_use(host, connection, protocol)
+    try:
+        return await negotiate_on(host, connection, protocol)
+    except StreamFailure:
+        gate.not_answered(connection)
+        raise
+
+
+def _gate_of(host: BasicHost) -> Gate | None:
+    return host.gate if isinstance(host, GridHost) else None
+
+
+async def negotiate_on(host: BasicHost, connection: Any, protocol: str) -> Any:
+    """As `open_stream_on`, whatever the gate says."""
+    stream = None
+    with shielded_for(STREAM_TIMEOUT_S):
+        stream = await connection.new_stream()
+    if stream is None:
+        raise StreamFailure(f"{connection.muxed_conn.peer_id} took no stream in {STREAM_TIMEOUT_S:.0f} s")
+    try:
+        chosen = await host.multiselect_client.select_one_of(
+            [protocol], MultiselectCommunicator(stream), NEGOTIATION_TIMEOUT_S
+        )
+    except MultiselectClientError as error:
+        await reset_stream(stream)
+        raise StreamFailure(f"{connection.muxed_conn.peer_id} did not take up {protocol}") from error
+    except BaseException:
+        await reset_stream(stream)
+        raise
+    stream.set_protocol(chosen)
+    return stream
 
 
 async def close_stream(stream: Any) -> None:

@@ -6,7 +6,8 @@ libp2p's Kademlia message (kad-dht/README.md of the libp2p specs), one request a
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,6 +30,8 @@ from p2pgrid.proto.kademlia.groups import groups_of
 from p2pgrid.proto.kademlia.places import Node, place_of
 
 ASK_TIMEOUT_S: Final = 6.0
+SILENCE_IS_CONSENT_S: Final = 1.0
+"""After a provider record was sent."""
 MAX_ANSWER_BYTES: Final = 256 * 1024
 MAX_RECORD_BYTES: Final = 4096
 _MAX_CLOSER_PEERS: Final = 20
@@ -62,7 +65,7 @@ def node_of(peer: bytes, addresses: Sequence[bytes]) -> Node:
 
 
 def contact_of(node: Node) -> Contact:
-    """A server as libp2p has it."""
+    """A server as libp2p has it. Servers are asked over no relay: one that needs a relay is no server."""
     peer_id = ID(node.peer)
     return Contact(peer_id, tuple(usable_addresses(node.addresses, str(peer_id))))
 
@@ -84,16 +87,20 @@ class KadQuery:
         return await self._ask(server, Message.MessageType.GET_PROVIDERS, key)
 
     async def add_provider(self, server: Contact, key: bytes) -> None:
-        """Tell the server that we provide `key`. Returns once it has said so, or ended the stream in good order."""
+        """Tell the server that we provide `key`. Returns once it has said so, ended the stream, or kept silent.
+
+        The kad-dht specification has no answer to it: py-libp2p repeats the message, js-libp2p takes it and waits for
+        the next one.
+        """
         message = self._message(Message.MessageType.ADD_PROVIDER, key)
         provider = message.providerPeers.add()
         provider.id = self._host.get_id().to_bytes()
         provider.addrs.extend(address.to_bytes() for address in self._host.get_addrs())
         provider.signedRecord = message.senderRecord
-        try:
-            await self._exchange(server, message)
-        except StreamEOF:
-            pass  # implementations that do not echo the message close the stream
+        async with self._stream(server) as stream:
+            await stream.write(encode_varint_prefixed(message.SerializeToString()))
+            with trio.move_on_after(SILENCE_IS_CONSENT_S), suppress(StreamEOF):
+                await read_varint_prefixed_bytes_limited(stream, MAX_ANSWER_BYTES)
 
     async def _ask(self, server: Contact, kind: Any, key: bytes) -> Answer:
         return parse_answer(await self._exchange(server, self._message(kind, key)), kind, server)
@@ -106,11 +113,18 @@ class KadQuery:
         return message
 
     async def _exchange(self, server: Contact, message: Any) -> bytes:
+        async with self._stream(server) as stream:
+            await stream.write(encode_varint_prefixed(message.SerializeToString()))
+            raw: bytes = await read_varint_prefixed_bytes_limited(stream, MAX_ANSWER_BYTES)
+        return raw
+
+    @asynccontextmanager
+    async def _stream(self, server: Contact) -> AsyncIterator[Any]:
+        """A stream to the server, for as long as an answer may take."""
         with trio.fail_after(self._timeout_s):
             stream = await open_stream(self._host, server.peer_id, server.addresses, self._protocol)
             try:
-                await stream.write(encode_varint_prefixed(message.SerializeToString()))
-                raw: bytes = await read_varint_prefixed_bytes_limited(stream, MAX_ANSWER_BYTES)
+                yield stream
             except StreamEOF:
                 await close_stream(stream)
                 raise
@@ -118,7 +132,6 @@ class KadQuery:
                 await reset_stream(stream)
                 raise
             await close_stream(stream)
-        return raw
 
 
 def own_record(host: BasicHost) -> bytes:
@@ -145,8 +158,13 @@ def parse_answer(raw: bytes, kind: int, server: Contact) -> Answer:
 
 
 @functools.lru_cache(_REMEMBERED_RECORDS)
-def signed_addresses(envelope: bytes, peer: bytes) -> tuple[tuple[Multiaddr, ...], int] | None:
-    """The addresses that `peer` itself signed (RFC 0003 of the libp2p specs) with their number, if it did."""
+def signed_addresses(
+    envelope: bytes, peer: bytes, *, circuits: bool = False
+) -> tuple[tuple[Multiaddr, ...], int] | None:
+    """The addresses that `peer` itself signed (RFC 0003 of the libp2p specs) with their number, if it did.
+
+    `circuits`: whether to take those over relays too.
+    """
     if not 0 < len(envelope) <= MAX_RECORD_BYTES:
         return None
     peer_id = ID(peer)
@@ -157,7 +175,8 @@ def signed_addresses(envelope: bytes, peer: bytes) -> tuple[tuple[Multiaddr, ...
         return None
     if signer != peer_id or record.peer_id != peer_id:
         return None
-    return tuple(usable_addresses((a.to_bytes() for a in record.addrs), str(peer_id))), int(record.seq)
+    sent = (address.to_bytes() for address in record.addrs)
+    return tuple(usable_addresses(sent, str(peer_id), circuits=circuits)), int(record.seq)
 
 
 def is_ed25519(raw_id: bytes) -> bool:
@@ -175,11 +194,11 @@ def _node(peer: Any) -> Node | None:
 def _claim(peer: Any) -> Claim | None:
     if not is_ed25519(peer.id):
         return None
-    signed = signed_addresses(peer.signedRecord, peer.id)
+    signed = signed_addresses(peer.signedRecord, peer.id, circuits=True)
     if signed is not None and signed[0]:
         addresses, signed_at = signed
         return Claim(peer.id, _addresses(address.to_bytes() for address in addresses), signed_at)
-    hearsay = usable_addresses(peer.addrs, str(ID(peer.id)))
+    hearsay = usable_addresses(peer.addrs, str(ID(peer.id)), circuits=True)
     return Claim(peer.id, _addresses(address.to_bytes() for address in hearsay)) if hearsay else None
 
 

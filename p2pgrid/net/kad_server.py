@@ -6,9 +6,11 @@ py-libp2p 0.8.1 has one (`KadDHT`), which is not used here:
 |---|---|
 | the protocol id is fixed to `/ipfs/kad/1.0.0` | the network's own |
 | whoever asks enters the routing table, clients too | nobody does by asking; `dht.py` admits who answered |
-| 12 streams at once with no time limit, so that 12 idle ones block the DHT | 64, at most 8 for a peer, timed |
+| 12 streams at once with no time limit, so that 12 idle ones block the DHT | 256, 8 for a peer (doors.py), timed |
+| requests on one stream are answered as fast as they come | 50 a second for an address, after a burst |
 | values of up to 1 MiB are stored for anyone, without validation | none are: such requests end their stream |
 | requests of up to 4 MiB are read | 16 KiB |
+| a request for one peer is answered with what the host knows of it, from other networks too | its table alone is told |
 | 10 provider records in 10 s from one peer, the rest silently dropped | 100, and the stream ends |
 | any address that a provider claims is passed on to all who ask | those at which it was met (`address_proof.py`) |
 | any number of keys, the first 20 providers of a key, all for 48 hours | `proto/kademlia/records.py` |
@@ -41,8 +43,6 @@ from p2pgrid.proto.kademlia.member import Member
 from p2pgrid.proto.kademlia.places import Node
 from p2pgrid.proto.kademlia.records import ProviderRecord
 
-MAX_STREAMS: Final = 64
-MAX_STREAMS_PER_PEER: Final = 8
 IDLE_TIMEOUT_S: Final = 15.0
 STREAM_LIFETIME_S: Final = 120.0
 MAX_REQUEST_BYTES: Final = 16 * 1024
@@ -61,7 +61,7 @@ class _Asker:
 
 
 class KadServer:
-    """Answers requests once `start` was called, out of what `member` knows."""
+    """Answers requests from `start` until `stop`, out of what `member` knows."""
 
     idle_timeout_s: float = IDLE_TIMEOUT_S
 
@@ -71,32 +71,26 @@ class KadServer:
         self._protocol = protocol
         self._proof = proof
         self._proving: trio.Nursery | None = None
-        self._streams_of: Counter[bytes] = Counter()
         self._announced_by: Counter[bytes] = Counter()
         self._window_began_s = 0.0
 
-    def start(self, nursery: trio.Nursery) -> None:
-        """Answer from now on; announcements whose addresses have to be dialled first are looked into in `nursery`."""
+    def start(self, nursery: trio.Nursery | None) -> None:
+        """Answer from now on. Announced addresses that have to be proven are dialled in `nursery`, if it is given."""
         self._proving = nursery
         self._host.set_stream_handler(self._protocol, self.handle_stream)
+
+    def stop(self) -> None:
+        """Answer nobody any more: whoever asks finds that this is no server."""
+        self._host.remove_stream_handler(self._protocol)
 
     async def handle_stream(self, stream: Any) -> None:
         """One stream: requests and answers, until the asker ends it or breaks a rule."""
         remote = stream.get_remote_address()
         asker = _Asker(stream.muxed_conn.peer_id.to_bytes(), str(remote[0]) if remote else "")
-        if self._streams_of[asker.peer] >= MAX_STREAMS_PER_PEER or self._streams_of.total() >= MAX_STREAMS:
-            await stream.reset()
-            return
-        self._streams_of[asker.peer] += 1
-        try:
-            is_well = False
-            with trio.move_on_after(STREAM_LIFETIME_S):
-                is_well = await self._converse(stream, asker)
-            await (close_stream(stream) if is_well else stream.reset())
-        finally:
-            self._streams_of[asker.peer] -= 1
-            if not self._streams_of[asker.peer]:
-                del self._streams_of[asker.peer]
+        is_well = False
+        with trio.move_on_after(STREAM_LIFETIME_S):
+            is_well = await self._converse(stream, asker)
+        await (close_stream(stream) if is_well else stream.reset())
 
     async def _converse(self, stream: Any, asker: _Asker) -> bool:
         """False where the stream is to be reset."""
@@ -111,6 +105,7 @@ class KadServer:
             answer = self.answer(raw, asker.peer, asker.met_at)
             if answer is None:
                 return False
+            await self._host.doors.pace(stream)
             await stream.write(encode_varint_prefixed(answer))
 
     def answer(self, raw: bytes, peer: bytes, met_at: str) -> bytes | None:
@@ -144,8 +139,8 @@ class KadServer:
 
     def _take_announcement(self, request: Any, asker: _Asker) -> None:
         for one in [one for one in request.providerPeers[:_MAX_PROVIDERS_READ] if one.id == asker.peer][:1]:
-            addresses = fitting_addresses(one.addrs)
-            signed = one.signedRecord if signed_addresses(one.signedRecord, asker.peer) is not None else b""
+            addresses = fitting_addresses(one.addrs, circuits=True)
+            signed = one.signedRecord if signed_addresses(one.signedRecord, asker.peer, circuits=True) else b""
             known = self._proof.known(asker.peer, addresses, asker.met_at)
             if self._proof.needs_proof(addresses, known) and self._proving is not None:
                 self._proving.start_soon(self._keep_when_proven, request.key, addresses, signed, asker)
@@ -160,7 +155,7 @@ class KadServer:
         """`addresses` may be told to others; the signed record only if it names no public one beside them."""
         if not addresses:
             return
-        in_record = signed_addresses(signed, asker.peer)
+        in_record = signed_addresses(signed, asker.peer, circuits=True)
         told = set(addresses)
         if in_record is None or any(
             group_of(host_of(raw)) and raw not in told for raw in (a.to_bytes() for a in in_record[0])

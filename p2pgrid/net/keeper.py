@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
@@ -66,6 +67,7 @@ class LinkKeeper:
         self._link: LinkConnection | None = None
         self._links: set[LinkConnection] = set()
         self._changed = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._keep(), name=f"keeper {name}")
         self._task.add_done_callback(self._stopped)
 
@@ -94,6 +96,10 @@ class LinkKeeper:
             why = self.last_error.message if self.last_error else "the dial is still under way."
             raise Unreachable(f"no link to {self._name} within {timeout_s:g} s: {why}") from self.last_error
 
+    def dial_now(self) -> None:
+        """If the next dial waits, wait no longer than after the first failure."""
+        self._hurry.set()
+
     async def aclose(self) -> None:
         """Close the link and dial no more."""
         self._task.cancel()
@@ -105,6 +111,7 @@ class LinkKeeper:
         loop = asyncio.get_running_loop()
         failures = 0
         while True:
+            self._hurry.clear()
             self._set(KeeperState.DIALLING)
             self.dials += 1
             try:
@@ -126,7 +133,14 @@ class LinkKeeper:
             self._set(KeeperState.WAITING)
             pause_s = self._backoff.pause_s(failures, self._rng)
             log.info("%s: %s Next dial in %.1f s.", self._name, self.last_error.message, pause_s)
-            await asyncio.sleep(pause_s)
+            await self._pause(pause_s)
+
+    async def _pause(self, pause_s: float) -> None:
+        shortest_s = min(pause_s, self._backoff.pause_s(1, self._rng))
+        await asyncio.sleep(shortest_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_s - shortest_s):
+                await self._hurry.wait()
 
     def _hold(self, link: LinkConnection) -> None:
         self._links.add(link)

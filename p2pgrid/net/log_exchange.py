@@ -21,15 +21,13 @@ from libp2p.stream_muxer.exceptions import MuxedConnError, MuxedStreamError
 from p2pgrid.errors import P2pgridError, ProtocolViolation, Refused, Unreachable
 from p2pgrid.net.host import close_stream, open_stream, reset_stream
 from p2pgrid.net.kad_query import Contact
-from p2pgrid.net.offer_exchange import close_if_idle, read_exactly
-from p2pgrid.net.shielding import shielded_for
+from p2pgrid.net.offer_exchange import passing_connection, read_exactly
 
 logger = logging.getLogger(__name__)
 
 PROTOCOL: Final = "/p2pgrid/log/1"
 MAX_MESSAGE_BYTES: Final = 64 * 1024
 ANSWER_TIMEOUT_S: Final = 15.0
-MAX_ANSWERS_AT_ONCE: Final = 32
 _NOT_SUPPORTED: Final = "not supported"
 
 
@@ -39,24 +37,19 @@ Answer = Callable[[bytes, str], Awaitable[bytes]]
 
 def serve_log(host: BasicHost, answer: Answer) -> None:
     """Answer every asker with what `answer` returns for its request."""
-    limiter = trio.CapacityLimiter(MAX_ANSWERS_AT_ONCE)
 
     async def handle(stream: Any) -> None:
-        if not limiter.available_tokens:
-            await stream.reset()
-            return
-        async with limiter:
-            with trio.move_on_after(ANSWER_TIMEOUT_S) as deadline:
-                try:
-                    asker = str(stream.muxed_conn.peer_id)
-                    reply = await answer(await _read_message(stream, "the asker"), asker)
-                    await stream.write(len(reply).to_bytes(4) + reply)
-                    await close_stream(stream)
-                except (IOException, MuxedStreamError, P2pgridError) as error:
-                    logger.debug("a question about the log came to nothing: %r", error)
-                    await reset_stream(stream)
-            if deadline.cancelled_caught:
+        with trio.move_on_after(ANSWER_TIMEOUT_S) as deadline:
+            try:
+                asker = str(stream.muxed_conn.peer_id)
+                reply = await answer(await _read_message(stream, "the asker"), asker)
+                await stream.write(len(reply).to_bytes(4) + reply)
+                await close_stream(stream)
+            except (IOException, MuxedStreamError, P2pgridError) as error:
+                logger.debug("a question about the log came to nothing: %r", error)
                 await reset_stream(stream)
+        if deadline.cancelled_caught:
+            await reset_stream(stream)
 
     host.set_stream_handler(PROTOCOL, handle)
 
@@ -66,11 +59,10 @@ async def ask_log(host: BasicHost, peer: Contact, request: bytes, timeout_s: flo
 
     Raises Unreachable (not there, not in time, or gone half-way), Refused (`no-log`) or ProtocolViolation.
     """
-    network = host.get_network()
-    was_connected = bool(network.get_connections(peer.peer_id))
     try:
-        with trio.fail_after(timeout_s):
-            return await _ask(host, peer, request)
+        async with passing_connection(host.get_network(), peer):
+            with trio.fail_after(timeout_s):
+                return await _ask(host, peer, request)
     except trio.TooSlowError:
         raise Unreachable(f"{peer.peer_id} did not answer about its log in {timeout_s:g} s.") from None
     except SwarmException as error:
@@ -81,10 +73,6 @@ async def ask_log(host: BasicHost, peer: Contact, request: bytes, timeout_s: flo
         raise Unreachable(f"{peer.peer_id} did not take up the request for its log.") from error
     except (IOException, MuxedStreamError, MuxedConnError) as error:
         raise Unreachable(f"the connection to {peer.peer_id} ended while it was asked for its log.") from error
-    finally:
-        if not was_connected:
-            with shielded_for(1):
-                await close_if_idle(network, peer)
 
 
 async def _ask(host: BasicHost, peer: Contact, request: bytes) -> bytes:

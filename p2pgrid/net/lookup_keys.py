@@ -4,6 +4,7 @@ provider                every provider of the network
 country/DE              providers in a country
 model/qwen3-8b          providers of a model
 model/qwen3-8b@DE       providers of a model in a country
+relay                   peers that relay for others (docs/spec/relay.md)
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final
 from p2pgrid.errors import UsageError
 
 PROVIDER: Final = "provider"
+RELAY: Final = "relay"
 MAX_KEY_CHARS: Final = 300
 _COUNTRY: Final = re.compile(r"[A-Z]{2}")
 _NETWORK_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
@@ -37,10 +39,19 @@ def record_key(network_name: str, key: str) -> bytes:
     The name is hashed in so that a peer of another network, should it get here, asks for nothing that exists.
     Raises UsageError for an empty or overlong key.
     """
+    return scoped_key(check_network_name(network_name), key)
+
+
+def scoped_key(scope: str, key: str) -> bytes:
+    """`record_key` for what stands for a network: an open one's name, or what a closed one's is derived to be."""
+    return _SHA2_256_MULTIHASH_PREFIX + hashlib.sha256(f"{scope}\0{check_key(key)}".encode()).digest()
+
+
+def check_key(key: str) -> str:
+    """The key itself, or UsageError for an empty or overlong one."""
     if not key or len(key) > MAX_KEY_CHARS:
         raise UsageError(f"a look-up key has 1 to {MAX_KEY_CHARS} characters; this has {len(key)}.")
-    text = f"{check_network_name(network_name)}\0{key}".encode()
-    return _SHA2_256_MULTIHASH_PREFIX + hashlib.sha256(text).digest()
+    return key
 
 
 def check_network_name(name: str) -> str:

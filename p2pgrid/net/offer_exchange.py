@@ -1,14 +1,15 @@
-"""`/p2pgrid/offer/1` and `/p2pgrid/card/1`: ask a peer for its current offer, or its cards (docs/spec/discovery.md).
+"""Ask a peer for its current offer, its cards, or what is free (docs/spec/discovery.md).
 
-The asking side opens a stream and reads. The provider writes the length (4 bytes, big endian) and the bytes of its
-signed offer record, or of its chain of cards, and ends the stream; length 0 says that it has none. What the bytes mean
-is not known here.
+The asking side opens a stream of `/p2pgrid/offer/1`, `/p2pgrid/card/1` or `/p2pgrid/capacity/1` and reads. The
+provider writes the length (4 bytes, big endian) and the bytes of its signed offer record, of its chain of cards, or of
+what it has free, and ends the stream; length 0 says that it has none. What the bytes mean is not known here.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,7 +35,6 @@ logger = logging.getLogger(__name__)
 PROTOCOL: Final = "/p2pgrid/offer/1"
 MAX_OFFER_BYTES: Final = 64 * 1024
 ANSWER_TIMEOUT_S: Final = 10.0
-MAX_ANSWERS_AT_ONCE: Final = 64
 _NOT_SUPPORTED: Final = "not supported"
 
 
@@ -50,6 +50,7 @@ class Document:
 
 OFFER: Final = Document(PROTOCOL, "offer", "no-offer")
 CARDS: Final = Document("/p2pgrid/card/1", "card", "no-card")
+CAPACITY: Final = Document("/p2pgrid/capacity/1", "capacity", "no-capacity")
 
 
 def serve_offers(host: BasicHost, current_offer: Callable[[], Awaitable[bytes | None]]) -> None:
@@ -59,27 +60,20 @@ def serve_offers(host: BasicHost, current_offer: Callable[[], Awaitable[bytes | 
 
 def serve_document(host: BasicHost, document: Document, current: Callable[[], Awaitable[bytes | None]]) -> None:
     """Answer every asker with what `current` returns then; None says that there is none."""
-    limiter = trio.CapacityLimiter(MAX_ANSWERS_AT_ONCE)
 
     async def answer(stream: Any) -> None:
-        if not limiter.available_tokens:
-            await stream.reset()
-            return
-        async with limiter:
-            with trio.move_on_after(ANSWER_TIMEOUT_S) as deadline:
-                data = await current() or b""
-                if len(data) > MAX_OFFER_BYTES:
-                    raise LocalError(
-                        f"our own {document.name} has {len(data)} bytes; at most {MAX_OFFER_BYTES} are sent."
-                    )
-                try:
-                    await stream.write(len(data).to_bytes(4) + data)
-                    await close_stream(stream)
-                except IOException as error:
-                    logger.debug("an asker went away: %r", error)
-                    await stream.reset()
-            if deadline.cancelled_caught:
-                await reset_stream(stream)
+        with trio.move_on_after(ANSWER_TIMEOUT_S) as deadline:
+            data = await current() or b""
+            if len(data) > MAX_OFFER_BYTES:
+                raise LocalError(f"our own {document.name} has {len(data)} bytes; at most {MAX_OFFER_BYTES} are sent.")
+            try:
+                await stream.write(len(data).to_bytes(4) + data)
+                await close_stream(stream)
+            except IOException as error:
+                logger.debug("an asker went away: %r", error)
+                await stream.reset()
+        if deadline.cancelled_caught:
+            await reset_stream(stream)
 
     host.set_stream_handler(document.protocol, answer)
 
@@ -95,11 +89,11 @@ async def fetch_document(host: BasicHost, document: Document, peer: Contact, tim
     Raises Unreachable (not there, not in time, or gone half-way), Refused (`no-offer`, `no-card`) or
     ProtocolViolation.
     """
-    network, name = host.get_network(), document.name
-    was_connected = bool(network.get_connections(peer.peer_id))
+    name = document.name
     try:
-        with trio.fail_after(timeout_s):
-            return await _fetch(host, document, peer)
+        async with passing_connection(host.get_network(), peer):
+            with trio.fail_after(timeout_s):
+                return await _fetch(host, document, peer)
     except trio.TooSlowError:
         raise Unreachable(f"{peer.peer_id} did not give its {name} in {timeout_s:g} s.") from None
     except SwarmException as error:
@@ -112,10 +106,6 @@ async def fetch_document(host: BasicHost, document: Document, peer: Contact, tim
         raise Unreachable(f"{peer.peer_id} did not take up the request for its {name}.") from error
     except (IOException, MuxedStreamError, MuxedConnError) as error:
         raise Unreachable(f"the connection to {peer.peer_id} ended while it gave its {name}.") from error
-    finally:
-        if not was_connected:
-            with shielded_for(1):
-                await close_if_idle(network, peer)
 
 
 async def _fetch(host: BasicHost, document: Document, peer: Contact) -> bytes:
@@ -156,11 +146,30 @@ async def read_exactly(stream: Any, size: int, peer_id: str) -> bytes:
     return bytes(data)
 
 
+@asynccontextmanager
+async def passing_connection(network: Any, peer: Contact) -> AsyncIterator[None]:
+    """Within it a connection to the peer is wanted; one made for it is closed once nobody asks the peer any more."""
+    if not network.is_connected(peer.peer_id):
+        network.passing.add(peer.peer_id)
+    try:
+        with network.wanting(peer.peer_id):
+            yield
+    finally:
+        if peer.peer_id in network.passing and not network.is_wanted(peer.peer_id):
+            network.passing.discard(peer.peer_id)
+            with shielded_for(1):
+                await close_if_idle(network, peer)
+
+
 async def close_if_idle(network: Any, peer: Contact) -> None:
     """Close the connections to a peer that carry nothing but libp2p's own streams, and are about to carry nothing."""
     if network.is_wanted(peer.peer_id):
         return
     for connection in network.get_connections(peer.peer_id):
-        # What libp2p does by itself, and streams not yet named, keep no connection open.
-        if all(stream.get_protocol() in (None, IDENTIFY, IDENTIFY_PUSH, PING) for stream in connection.get_streams()):
+        if is_idle(connection):
             await connection.close()
+
+
+def is_idle(connection: Any) -> bool:
+    """True where it carries nothing but what libp2p does by itself, and streams that are not yet named."""
+    return all(stream.get_protocol() in (None, IDENTIFY, IDENTIFY_PUSH, PING) for stream in connection.get_streams())

@@ -1,4 +1,4 @@
-"""The trio side of the network: one libp2p host, its DHT, its offer, its bootstrap. `network.py` is its asyncio face.
+"""The trio side of the network: one libp2p host, its offer, its part in each network. `network.py` is its asyncio face.
 
 After a crash `run` is simply run again: what the user asked for (the keys to advertise, the port bound) is kept here
 and done again.
@@ -7,38 +7,56 @@ and done again.
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Final
 
 import trio
 from libp2p.host.basic_host import BasicHost
-from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from p2pgrid.errors import LocalError, Unreachable
-from p2pgrid.net import log_exchange, offer_exchange
-from p2pgrid.net.addresses import full_multiaddr, usable_addresses, without_peer_id
-from p2pgrid.net.dht import Dht
-from p2pgrid.net.host import HostLimits, open_host
+from p2pgrid.net import libp2p_road, log_exchange, offer_exchange, reach_asking, withdraw_exchange
+from p2pgrid.net.addresses import MAX_ADDRESSES_PER_PEER, usable_addresses, without_peer_id
+from p2pgrid.net.host import HostLimits, abandon, open_host
+from p2pgrid.net.http_streams import PROTOCOL as HTTP
+from p2pgrid.net.http_streams import HttpStreams
 from p2pgrid.net.kad_query import Contact
+from p2pgrid.net.libp2p_road import PROTOCOL as SESSION
 from p2pgrid.net.libp2p_road import SessionListener, open_session, serve_sessions
-from p2pgrid.net.lookup_keys import record_key
-from p2pgrid.net.peer_address import PeerAddress
+from p2pgrid.net.lookup_keys import RELAY
+from p2pgrid.net.members.gate import Gate
+from p2pgrid.net.one_network import OneNetwork
+from p2pgrid.net.own_networks import OwnNetworks
+from p2pgrid.net.peer_address import BootstrapState, PeerAddress, RelayHealth
+from p2pgrid.net.punch_plan import PunchPlan
+from p2pgrid.net.reach_dial import dial_back
+from p2pgrid.net.reach_exchange import ReachServer, unix_ms
+from p2pgrid.net.reach_wire import Outcome, RoadName
+from p2pgrid.net.reachability import Reachability
+from p2pgrid.net.relay.limits import RelayLimits
+from p2pgrid.net.relay.part import RelayPart
+from p2pgrid.net.relay.punch import Begin, agree
+from p2pgrid.net.relay.use import NO_RELAY, RelayUse
 from p2pgrid.net.stream_road import StreamRoad
-from p2pgrid.proto.keys import SecretKey
+from p2pgrid.proto.keys import PublicKey, SecretKey
 
 logger = logging.getLogger(__name__)
 
-FIRST_RETRY_S: Final = 1.0
-LONGEST_RETRY_S: Final = 60.0
-CHECK_INTERVAL_S: Final = 30.0
-READVERTISE_INTERVAL_S: Final = 20 * 60.0
-"""Three times within the hour for which a record is kept."""
-RETRY_ADVERTISE_S: Final = 15.0
-PARALLEL_ADVERTISEMENTS: Final = 4
+ADDRESS_INTERVAL_S: Final = 5.0
+"""How often our own addresses are looked at."""
+WITHDRAW_TIMEOUT_S: Final = 4.0
+"""How long the peers that hold our records may take to hear that we are gone. A node that stops waits for it."""
+SOLD_BY: Final = (
+    offer_exchange.OFFER.protocol,
+    offer_exchange.CARDS.protocol,
+    offer_exchange.CAPACITY.protocol,
+    libp2p_road.PROTOCOL,
+    HTTP,
+)
+"""Protocols that are answered only where this node sells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +64,16 @@ class NetworkConfig:
     """What a user of the network decides."""
 
     secret_key: SecretKey
-    network_name: str
+    networks: OwnNetworks
     listen: tuple[Multiaddr, ...]
-    bootstrap: tuple[tuple[str, Multiaddr], ...]
-    """(peer id, address without it)"""
     announce: tuple[Multiaddr, ...]
     serve_dht: bool
     limits: HostLimits = field(default_factory=HostLimits)
+    relay: RelayUse = NO_RELAY
+    """Whether to be reached through relays."""
+    relaying: RelayLimits | None = None
+    """What to relay for others, at most; None for nothing."""
+    now_ms: Callable[[], int] = unix_ms
 
 
 class NetworkService:
@@ -65,98 +86,212 @@ class NetworkService:
         current_cards: Callable[[], Awaitable[bytes | None]] | None = None,
         answer_log: log_exchange.Answer | None = None,
         sessions: SessionListener | None = None,
+        current_capacity: Callable[[], Awaitable[bytes | None]] | None = None,
+        punch: Begin | None = None,
+        http: HttpStreams | None = None,
     ) -> None:
         self._config = config
+        self._current_capacity = current_capacity
+        self._punch = punch
+        self._reachable: bool | None = None
+        self._relay_part: RelayPart | None = None
         self._sessions = sessions
+        self._http = http
         self._roads: trio.Nursery | None = None
         """Where the roads run that were dialled from here."""
         self._current_offer = current_offer
         self._current_cards = current_cards
         self._answer_log = answer_log
         self._listen = config.listen
-        self._keys: tuple[str, ...] = ()
-        self._held: dict[str, int] = {}
-        """How many servers hold our record of a key, as of the last announcement."""
-        self._forget_run()
+        self._reach_server = ReachServer(now_ms=config.now_ms)
         self._host: BasicHost | None = None
-        self._dht: Dht | None = None
-        self._seeds = _by_peer(config.bootstrap)
+        own_id = config.secret_key.public_key.peer_id
+        self.parts: Final = tuple(
+            OneNetwork(
+                network,
+                own_id,
+                serve=config.serve_dht,
+                standing_keys=self._standing_keys,
+            )
+            for network in config.networks.all
+        )
+        """In the order of the configuration."""
         self.addresses: tuple[str, ...] = ()
-        self.bootstrap_reached: bool | None = False if self._seeds else None
-
-    def _forget_run(self) -> None:
-        self._joined, self._keys_changed, self._announced = trio.Event(), trio.Event(), trio.Event()
-        self._held = {}
 
     @property
     def connected_peers(self) -> int:
         return len(self._host.get_network().connections) if self._host is not None else 0
 
     @property
-    def routing_table_size(self) -> int:
-        return self._dht.size if self._dht is not None else 0
+    def listening(self) -> tuple[str, ...]:
+        return tuple(map(str, self._listen))
 
     @property
-    def advertised_keys(self) -> int:
-        return len(self._keys)
+    def bootstrap_reached(self) -> bool | None:
+        """None where no network has bootstrap peers; False where one of them has reached none of its own."""
+        reached = [part.bootstrap_reached for part in self.parts if part.bootstrap_reached is not None]
+        return all(reached) if reached else None
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Run the host until cancelled; `ready` is called when it listens. Raises LocalError where it cannot."""
-        config = self._config
-        self._forget_run()
+        config, gate = self._config, self._make_gate()
+        if self._host is not None:
+            abandon(self._host)
         async with open_host(
-            config.secret_key, self._listen, announce=config.announce or None, limits=config.limits
+            config.secret_key,
+            self._listen,
+            announce=config.announce or None,
+            limits=config.limits,
+            circuits=self._circuits,
+            gate=gate,
         ) as host:
             # A port that was free at first is kept over a restart: others know it by now.
             self._listen = tuple(without_peer_id(address) for address in host.get_transport_addrs())
-            self.addresses = tuple(full_multiaddr(a, str(host.get_id())) for a in host.get_addrs())
-            self._host, self._dht = host, Dht(host, config.network_name, serve=config.serve_dht)
+            self._host = host
+            for part in self.parts:
+                part.begin(host, gate)
+            self._relay_part = RelayPart(
+                host,
+                config.relay,
+                config.relaying,
+                seeds=[seed for part in self.parts for seed in part.seeds],
+                look_up=lambda timeout_s: self.find_providers(RELAY, 20, timeout_s),
+                on_change=self._addresses_changed,
+                punch=self._punch,
+            )
+            self._relay_part.decide(self._reachable)
+            self.addresses = tuple(map(str, host.get_addrs()))
+            if config.serve_dht:
+                self._reach_server.serve(host)
+                withdraw_exchange.serve_withdrawals(host, self._forget_records_of)
             if self._current_offer is not None:
                 offer_exchange.serve_offers(host, self._current_offer)
             if self._answer_log is not None:
                 log_exchange.serve_log(host, self._answer_log)
             if self._sessions is not None:
                 serve_sessions(host, self._sessions)
+            if self._http is not None:
+                self._http.serve_on(host)
             if self._current_cards is not None:
                 offer_exchange.serve_document(host, offer_exchange.CARDS, self._current_cards)
+            if self._current_capacity is not None:
+                offer_exchange.serve_document(host, offer_exchange.CAPACITY, self._current_capacity)
             try:
                 async with trio.open_nursery() as nursery:
                     self._roads = nursery
-                    nursery.start_soon(self._dht.run)
-                    nursery.start_soon(self._stay_joined)
-                    nursery.start_soon(self._stay_advertised)
+                    for part in self.parts:
+                        nursery.start_soon(part.run)
+                    if gate is not None:
+                        nursery.start_soon(gate.run, host)
+                    nursery.start_soon(self._relay_part.run)
+                    nursery.start_soon(self._watch_addresses)
                     ready()
             finally:
-                self._host = self._dht = self._roads = None
-                self.bootstrap_reached = False if self._seeds else None
+                self._host = self._roads = self._relay_part = None
+                for part in self.parts:
+                    part.end()
+
+    def _make_gate(self) -> Gate | None:
+        """What stands before the protocols of the host; None for a node that is in open networks alone."""
+        own = self._config.networks
+        if not own.closed:
+            return None
+        gate = Gate(own, self._config.secret_key.public_key)
+        for protocol in SOLD_BY:
+            gate.serve_only(protocol, own.selling)
+        return gate
 
     async def advertise(self, keys: Sequence[str], timeout_s: float) -> int:
         """See `Network.advertise`."""
-        self._keys = tuple(dict.fromkeys(keys))
-        self._keys_changed.set()
-        with trio.move_on_after(timeout_s):
-            while any(key not in self._held for key in keys):
-                await self._announced.wait()
-        return min((self._held.get(key, 0) for key in keys), default=0)
+        selling = [part for part in self.parts if part.network.sells]
+        held: list[int] = []
 
-    async def withdraw(self) -> None:
+        async def one(part: OneNetwork) -> None:
+            held.append(await part.advertise(keys, timeout_s))
+
+        async with trio.open_nursery() as nursery:
+            for part in selling:
+                nursery.start_soon(one, part)
+        return min(held, default=0)
+
+    async def set_reachable(self, reachable: bool | None) -> None:
+        """See `Network.set_reachable`."""
+        if reachable is not self._reachable:
+            self._advertise_anew()  # a relay that nobody can dial is advertised no more
+        self._reachable = reachable
+        if self._relay_part is not None:
+            self._relay_part.decide(reachable)
+
+    @property
+    def relay_health(self) -> RelayHealth:
+        """See `Health.relay`. Asks nobody; also from another thread."""
+        part = self._relay_part
+        if part is None:
+            return RelayHealth(wanted=False, relays=(), reservations=None, circuits=None)
+        return RelayHealth(
+            wanted=part.keeper.wanted.value,
+            relays=tuple(part.keeper.relays),
+            reservations=part.relay.n_reservations if part.relay is not None else None,
+            circuits=part.relay.n_circuits if part.relay is not None else None,
+        )
+
+    async def wait_reserved(self, timeout_s: float) -> None:
+        """See `Network.wait_reserved`."""
+        if self._relay_part is not None and self._relay_part.keeper.wanted.value:
+            with trio.move_on_after(timeout_s):
+                await self._relay_part.keeper.settled.wait()
+
+    def _circuits(self) -> list[Multiaddr]:
+        return self._relay_part.keeper.circuits if self._relay_part is not None else []
+
+    def _addresses_changed(self) -> None:
+        """We are reached through other relays than before: tell the network, in which our records name them."""
+        if self._host is None:
+            return
+        self.addresses = tuple(map(str, self._host.get_addrs()))
+        self._advertise_anew()
+
+    def _advertise_anew(self) -> None:
+        for part in self.parts:
+            part.advertise_anew()
+
+    def _standing_keys(self) -> tuple[str, ...]:
+        """What is advertised in every network, beside what the user sells."""
+        return (RELAY,) if self._config.relaying is not None and self._reachable is not False else ()
+
+    async def withdraw(self, record: bytes | None) -> int:
         """See `Network.withdraw`."""
-        self._keys = ()
-        self._keys_changed.set()
-        self._running_dht().forget_own_records()
+        holders = {holder.peer_id: holder for part in self.parts for holder in part.withdraw()}
+        if record is None:
+            return 0
+        return await withdraw_exchange.tell_withdrawal(
+            self._running_host(), list(holders.values()), record, WITHDRAW_TIMEOUT_S
+        )
+
+    def _forget_records_of(self, peer_id: str) -> None:
+        for part in self.parts:
+            part.dht.forget_records_of(peer_id)
 
     async def find_providers(self, key: str, limit: int, timeout_s: float) -> list[PeerAddress]:
         """See `Network.find_providers`."""
-        raw_key = record_key(self._config.network_name, key)
-        deadline = trio.current_time() + timeout_s
-        with trio.move_on_at(deadline):
-            await self._joined.wait()
-        if not self._joined.is_set():
-            raise Unreachable(
-                f"no bootstrap peer answered in {timeout_s:g} s: tried {self._seed_addresses()}.",
-                hint="Check that this machine is online, or give another bootstrap peer.",
-            )
-        return await self._running_dht().find_providers(raw_key, limit, deadline - trio.current_time())
+        found: dict[str, list[PeerAddress]] = {}
+        failures: list[Unreachable] = []
+
+        async def one(part: OneNetwork) -> None:
+            try:
+                found[part.name] = await part.find_providers(key, limit, timeout_s)
+            except Unreachable as failure:
+                failures.append(failure)
+
+        async with trio.open_nursery() as nursery:
+            for part in self.parts:
+                nursery.start_soon(one, part)
+        if not found:
+            raise failures[0]
+        merged = merge_found([(part.name, found.get(part.name, [])) for part in self.parts])[:limit]
+        for peer in merged:
+            self._config.networks.note_found(peer.peer_id, peer.networks)
+        return merged
 
     async def fetch(self, document: offer_exchange.Document, peer: PeerAddress, timeout_s: float) -> bytes:
         """See `Network.fetch_offer` and `Network.fetch_cards`."""
@@ -166,102 +301,74 @@ class NetworkService:
         """See `Network.ask_log`."""
         return await log_exchange.ask_log(self._running_host(), _contact(peer), request, timeout_s)
 
-    async def open_session(self, peer: PeerAddress, road: StreamRoad, timeout_s: float) -> None:
-        """Have `road` run to `peer`. See `Network.dial_link`."""
+    async def reachability(self, announced: Sequence[str], timeout_s: float) -> Reachability:
+        """See `Network.reachability`."""
+        deadline = trio.current_time() + timeout_s
+        with trio.move_on_after(timeout_s / 2):
+            async with trio.open_nursery() as nursery:
+                for part in self.parts:
+                    nursery.start_soon(part.wait_joined)
+        host = self._running_host()
+        servers = {server.peer_id: server for part in self.parts for server in part.dht.servers()}
+        left_s = deadline - trio.current_time()
+        return await reach_asking.reachability(
+            host, list(servers.values()), announced, timeout_s=left_s, now_ms=self._config.now_ms
+        )
+
+    async def check_bootstrap(self, timeout_s: float) -> list[BootstrapState]:
+        """See `Network.check_bootstrap`."""
+        return [state for part in self.parts for state in await part.check_bootstrap(timeout_s)]
+
+    async def dial_back(self, peer: PublicKey, host: str, port: int, road: RoadName, timeout_s: float) -> Outcome:
+        """See `Network.dial_back`."""
+        return await dial_back(self._running_host().get_network(), peer, host, port, road, timeout_s=timeout_s)
+
+    async def open_session(
+        self,
+        peer: PeerAddress,
+        road: StreamRoad,
+        timeout_s: float,
+        direct_only: bool = False,
+        protocol: str = SESSION,
+    ) -> None:
+        """Have `road` run to `peer`. See `Network.dial_link`, `Network.dial_http`."""
         host = self._running_host()
         if self._roads is None:
             raise LocalError("the network is down.", hint="It restarts by itself; try again.")
-        await open_session(host, _contact(peer), road, self._roads, timeout_s)
+        await open_session(
+            host, _contact(peer), road, self._roads, timeout_s, direct_only=direct_only, protocol=protocol
+        )
 
-    async def _stay_joined(self) -> None:
-        """Reach a bootstrap peer, and again whenever we have lost everybody."""
-        if not self._seeds:
-            self._joined.set()
-            return
-        retry_s, said = FIRST_RETRY_S, False
+    async def agree_on_hole(self, peer: str) -> PunchPlan:
+        """See `Network.agree_on_hole`."""
+        return await agree(self._running_host(), ID.from_base58(peer))
+
+    async def _watch_addresses(self) -> None:
+        """This machine may be given other addresses at any time: the network is told at once."""
         while True:
-            if await self._join():
-                if said:
-                    logger.info("a bootstrap peer of the network %s answers again", self._config.network_name)
-                retry_s, said, self.bootstrap_reached = FIRST_RETRY_S, False, True
-                self._joined.set()
-                while self.connected_peers and self.routing_table_size:  # noqa: ASYNC110 (libp2p tells of no such event)
-                    await trio.sleep(CHECK_INTERVAL_S)
-            self.bootstrap_reached = False
-            if not said:
-                said = True
-                logger.warning(
-                    "no bootstrap peer of the network %s answers; tried %s. Trying on in the background",
-                    self._config.network_name,
-                    self._seed_addresses(),
-                )
-            await trio.sleep(_spread(retry_s))
-            retry_s = min(retry_s * 2, LONGEST_RETRY_S)
-
-    async def _join(self) -> bool:
-        """True if a bootstrap peer answered, as a server of this network's DHT."""
-        network = self._running_host().get_network()
-
-        async def reach(seed: Contact) -> None:
-            try:
-                await network.connect_to(seed.peer_id, seed.addresses)
-            except SwarmException as error:
-                logger.debug("bootstrap peer: %s", error)
-
-        async with trio.open_nursery() as nursery:
-            for seed in self._seeds:
-                nursery.start_soon(reach, seed)
-        return await self._running_dht().join(self._seeds) > 0
-
-    async def _stay_advertised(self) -> None:
-        """Advertise all keys once joined, then three times an hour, and at once where they change."""
-        await self._joined.wait()
-        while True:
-            self._keys_changed = trio.Event()  # before the keys are read: a change from here on is not missed
-            self._held = await self._announce(self._keys)
-            self._announced.set()
-            self._announced = trio.Event()
-            interval_s = READVERTISE_INTERVAL_S if all(self._held.values()) else RETRY_ADVERTISE_S
-            with trio.move_on_after(_spread(interval_s)):
-                await self._keys_changed.wait()
-
-    async def _announce(self, keys: Sequence[str]) -> dict[str, int]:
-        dht, held, limiter = self._running_dht(), dict.fromkeys(keys, 0), trio.CapacityLimiter(PARALLEL_ADVERTISEMENTS)
-
-        async def one(key: str) -> None:
-            async with limiter:
-                held[key] = await dht.announce(record_key(self._config.network_name, key))
-
-        async with trio.open_nursery() as nursery:
-            for key in keys:
-                nursery.start_soon(one, key)
-        return held
+            await trio.sleep(ADDRESS_INTERVAL_S)
+            if tuple(map(str, self._running_host().get_addrs())) != self.addresses:
+                self._addresses_changed()
+                logger.info("others find this node at other addresses now: %s", ", ".join(self.addresses))
 
     def _running_host(self) -> BasicHost:
         if self._host is None:
             raise LocalError("the network is down.", hint="It restarts by itself; try again.")
         return self._host
 
-    def _running_dht(self) -> Dht:
-        if self._dht is None:
-            raise LocalError("the network is down.", hint="It restarts by itself; try again.")
-        return self._dht
 
-    def _seed_addresses(self) -> str:
-        return ", ".join(full_multiaddr(address, peer_id) for peer_id, address in self._config.bootstrap)
-
-
-def _by_peer(bootstrap: Sequence[tuple[str, Multiaddr]]) -> tuple[Contact, ...]:
-    addresses: dict[str, list[Multiaddr]] = {}
-    for peer_id, address in bootstrap:
-        addresses.setdefault(peer_id, []).append(address)
-    return tuple(Contact(ID.from_base58(peer_id), tuple(found)) for peer_id, found in addresses.items())
+def merge_found(found: Sequence[tuple[str, Sequence[PeerAddress]]]) -> list[PeerAddress]:
+    """What look-ups in several networks led to, each peer once, in turn the most credible of each network."""
+    merged: dict[str, PeerAddress] = {}
+    for row in zip_longest(*(peers for _, peers in found)):
+        for (name, _), peer in zip(found, row, strict=True):
+            if peer is None:
+                continue
+            known = merged.get(peer.peer_id, PeerAddress(peer.peer_id, ()))
+            addresses = tuple(dict.fromkeys((*known.addresses, *peer.addresses)))[:MAX_ADDRESSES_PER_PEER]
+            merged[peer.peer_id] = PeerAddress(peer.peer_id, addresses, (*known.networks, name))
+    return list(merged.values())
 
 
 def _contact(peer: PeerAddress) -> Contact:
-    return Contact(ID.from_base58(peer.peer_id), tuple(usable_addresses(peer.addresses, peer.peer_id)))
-
-
-def _spread(pause_s: float) -> float:
-    """A little more or less, so that peers that began together do not go on together."""
-    return pause_s * random.uniform(0.85, 1.15)  # noqa: S311 (no secret)
+    return Contact(ID.from_base58(peer.peer_id), tuple(usable_addresses(peer.addresses, peer.peer_id, circuits=True)))

@@ -15,6 +15,7 @@ from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamReset
 from libp2p.stream_muxer.yamux.yamux import TYPE_DATA
 
 from p2pgrid.net.host import close_stream
+from p2pgrid.net.relay.kind import circuit_of
 from p2pgrid.net.yamux import UnreadLimit
 from p2pgrid.net.yamux_frames import HEADER
 
@@ -44,6 +45,12 @@ class SessionStream:
         """Where the connection comes from, or leads to."""
         address: tuple[str, int] | None = self._connection.get_remote_address()
         return address
+
+    @property
+    def relay(self) -> str | None:
+        """The peer id of the relay that the connection leads through; None where it leads through none."""
+        circuit = circuit_of(self._connection)
+        return circuit.relay if circuit is not None else None
 
     async def open(self, hear: Callable[[bytes], None], window_bytes: int) -> None:
         """Call `hear` with all that comes, and let the peer send so much ahead of `grant`."""

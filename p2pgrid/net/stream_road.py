@@ -25,7 +25,7 @@ from p2pgrid.net.shielding import shielded_for
 log = logging.getLogger(__name__)
 
 WINDOW_BYTES: Final = 1024 * 1024
-"""What may come ahead of the protocol. Granted anew by halves."""
+"""What may come ahead of the protocol. Granted anew by halves. Less than libp2p's first 256 KiB makes it no smaller."""
 HIGH_WATER_BYTES: Final = 64 * 1024
 LINGER_S: Final = 2.0
 """How long the peer may take to end a stream that we have ended, before it is reset."""
@@ -64,9 +64,10 @@ class StreamRoad(asyncio.Transport):
     Made on either side. It knows its other end from `lay_on` on, and bytes flow once it has `run` and `start` both.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, window_bytes: int = WINDOW_BYTES) -> None:
         super().__init__()
         self._loop = loop
+        self._window_bytes = window_bytes
         self._lock = threading.Lock()
         """Held for a few instructions at a time, over whatever both threads touch."""
         # The loop's.
@@ -226,7 +227,7 @@ class StreamRoad(asyncio.Transport):
     def _note_consumed(self, n_bytes: int) -> bool:
         """With the lock held: so much is used up. True if it is time to have trio grant it anew."""
         self._consumed_bytes += n_bytes
-        if self._grant_is_due or self._consumed_bytes < WINDOW_BYTES // 2:
+        if self._grant_is_due or self._consumed_bytes < self._window_bytes // 2:
             return False
         self._grant_is_due = True
         return True
@@ -304,7 +305,7 @@ class StreamRoad(asyncio.Transport):
 
     async def _write_out(self) -> bool:
         """True once all was sent, and the stream ended by both sides."""
-        await self._stream.open(self._received, WINDOW_BYTES)
+        await self._stream.open(self._received, self._window_bytes)
         while True:
             with self._lock:
                 batch = b"".join(self._outbox)

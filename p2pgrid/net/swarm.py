@@ -8,9 +8,11 @@
 | an outgoing handshake has no time bound | DIAL_TIMEOUT_S over the whole of it |
 | an inbound connection keeps its slot after it closed, until no more are accepted | the slot goes with it |
 | a task cancelled while it opens a stream leaves the stream open | opening is shielded, once connected |
-| one address can take every inbound slot | a cap per IP address |
+| one address can take every inbound slot, and connect as often as it likes | a cap and a rate per address |
 | a connection that is ending is still taken for a live one, and a stream on it fails | it is passed over |
 | known peers are dialled in the background to reach a number of connections | only what we ask for is dialled |
+| circuit addresses are never dialled | they are, behind the others, where a `circuits` dialler is set |
+| a relayed connection is closed as soon as there is a direct one, and what runs on it is lost | it stays |
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import libp2p.network.swarm as swarm_module
 import trio
@@ -31,15 +33,18 @@ from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStoreError
 from multiaddr import Multiaddr
 
-from p2pgrid.net.addresses import MAX_ADDRESSES_PER_PEER
+from p2pgrid.net.addresses import MAX_ADDRESSES_PER_PEER, Circuit, is_circuit, split_circuit, without_peer_id
+from p2pgrid.net.limits import Rates, Seats
 from p2pgrid.net.listening import caller_of
+from p2pgrid.net.relay.kind import is_relayed
 from p2pgrid.net.shielding import shielded_for
 from p2pgrid.net.tcp import BufferedTcpStream
 
 DIAL_TIMEOUT_S: Final = 8.0
 DIAL_STAGGER_S: Final = 0.1
+CIRCUIT_STAGGER_S: Final = 0.25
+"""What the addresses that lead there directly may take before a relay is asked."""
 STREAM_TIMEOUT_S: Final = 10.0
-PROOF_TIMEOUT_S: Final = 5.0
 _CLOSE_TIMEOUT_S: Final = 2.0
 
 # The base class makes one of the first for itself and one of the second for every caller, and nothing here reads them.
@@ -47,31 +52,50 @@ _CLOSE_TIMEOUT_S: Final = 2.0
 swarm_module.DNSResolver = swarm_module.SwarmEvent = SimpleNamespace
 
 
+class DialsCircuits(Protocol):
+    """Who dials through relays: `p2pgrid.net.relay.dialler` does."""
+
+    async def dial(self, peer_id: ID, circuit: Circuit) -> Any:
+        """A connection to `peer_id` over the circuit. Raises SwarmException."""
+
+
 class GridSwarm(Swarm):  # type: ignore[misc]
     """A swarm that dials what it is told, at once, and lets go of what has ended."""
 
-    def __init__(self, *args: Any, max_inbound_per_ip: int, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, seats: Seats, connects: Rates, **kwargs: Any) -> None:
+        """`seats`: of connections that others make; `connects`: how often an address may make one."""
         super().__init__(*args, **kwargs)
         self.auto_connector = _NoAutoConnector(self)
-        self._max_inbound_per_ip = max_inbound_per_ip
-        self._inbound_by_ip: Counter[str] = Counter()
+        self._seats = seats
+        self._connects = connects
         self._wanted: Counter[ID] = Counter()
+        self.circuits: DialsCircuits | None = None
+        self._dialling: dict[tuple[ID, bool], trio.Event] = {}
+        """Dials under way: to whom, and whether through a relay too."""
+        self.passing: set[ID] = set()
+        """Peers that were connected to for a question: whoever asked last closes the connection."""
 
-    async def connect_to(self, peer_id: ID, addresses: Sequence[Multiaddr]) -> Any:
-        """The live connection to `peer_id`, or a new one by one of `addresses`. Raises SwarmException."""
+    async def connect_to(self, peer_id: ID, addresses: Sequence[Multiaddr], *, direct_only: bool = False) -> Any:
+        """The live connection to `peer_id`, the direct one first, or a new one by one of `addresses`.
+
+        `direct_only`: none that leads through a relay. Raises SwarmException.
+        """
+        # Whoever may go through a relay does not wait for who may not: a port that swallows packets costs seconds.
+        way = peer_id, not direct_only and any(map(is_circuit, addresses))
         while True:
             live = self._filter_valid_connections(self.get_connections(peer_id))
-            if live:
-                return live[0]
-            dialling = self._ongoing_dials.get(peer_id)
+            direct = [connection for connection in live if not is_relayed(connection)]
+            if direct or (live and not direct_only):
+                return (direct or live)[0]
+            dialling = self._dialling.get(way)
             if dialling is None:
                 break
             await dialling.wait()  # and look again: that dial may have had other addresses, and failed
-        done = self._ongoing_dials[peer_id] = trio.Event()
+        done = self._dialling[way] = trio.Event()
         try:
-            return await self._dial_any(peer_id, list(addresses)[:MAX_ADDRESSES_PER_PEER])
+            return await self._dial_any(peer_id, addresses, direct_only)
         finally:
-            self._ongoing_dials.pop(peer_id, None)
+            self._dialling.pop(way, None)
             done.set()
 
     async def dial_peer(self, peer_id: ID) -> list[Any]:
@@ -88,23 +112,6 @@ class GridSwarm(Swarm):  # type: ignore[misc]
         with shielded_for(STREAM_TIMEOUT_S):
             return await super().new_stream(peer_id)
         raise SwarmException(f"no stream to {peer_id} could be opened in {STREAM_TIMEOUT_S:.0f} s")
-
-    async def is_at(self, peer_id: ID, address: Multiaddr, timeout_s: float = PROOF_TIMEOUT_S) -> bool:
-        """True if a fresh connection to `address` meets `peer_id`, which proves its key; it is closed at once."""
-        raw: Any = None
-        with trio.move_on_after(timeout_s):
-            try:
-                transport = self.transport_manager.transport_for_dialing(address)
-                raw = await transport.dial(address)
-                secured = await self.upgrader.upgrade_security(raw, True, peer_id)
-                return bool(secured.get_remote_peer() == peer_id)
-            except Exception:  # noqa: BLE001 (whoever is there can make a handshake raise anything)
-                return False
-            finally:
-                if raw is not None:
-                    with shielded_for(1):
-                        await raw.close()
-        return False
 
     def _filter_valid_connections(self, connections: list[Any]) -> list[Any]:
         return [
@@ -124,6 +131,10 @@ class GridSwarm(Swarm):  # type: ignore[misc]
             if not self._wanted[peer_id]:
                 del self._wanted[peer_id]
 
+    def is_connected(self, peer_id: ID) -> bool:
+        """True while there is a connection that is not ending."""
+        return bool(self._filter_valid_connections(self.get_connections(peer_id)))
+
     def is_wanted(self, peer_id: ID) -> bool:
         """True while somebody is about to use the connection to this peer."""
         return peer_id in self._wanted
@@ -135,25 +146,28 @@ class GridSwarm(Swarm):  # type: ignore[misc]
                 for connection in self.get_connections():
                     nursery.start_soon(connection.close)
 
-    async def _dial_any(self, peer_id: ID, addresses: list[Multiaddr]) -> Any:
+    async def _dial_any(self, peer_id: ID, addresses: Sequence[Multiaddr], direct_only: bool) -> Any:
         connections: list[Any] = []
         failures: list[str] = []
 
         async def attempt(address: Multiaddr, failed: trio.Event) -> None:
             try:
-                connections.append(await self._dial_addr_single_attempt(address, peer_id))
+                connections.append(await self._dial_one(peer_id, address))
             except Exception as error:  # noqa: BLE001 (a peer can make the handshake raise anything; it is kept below)
                 failures.append(f"{address}: {error.__cause__ or error}")
                 failed.set()
             else:
                 nursery.cancel_scope.cancel()
 
+        direct = [address for address in addresses if not is_circuit(address)]
+        relayed = [] if direct_only else [address for address in addresses if is_circuit(address)]
+        chosen = (direct + relayed)[:MAX_ADDRESSES_PER_PEER]
         with trio.move_on_after(DIAL_TIMEOUT_S) as deadline:
             async with trio.open_nursery() as nursery:
-                for address in addresses:
+                for n, address in enumerate(chosen, 1):
                     failed = trio.Event()
                     nursery.start_soon(attempt, address, failed)
-                    with trio.move_on_after(DIAL_STAGGER_S):
+                    with trio.move_on_after(CIRCUIT_STAGGER_S if n == len(direct) else DIAL_STAGGER_S):
                         await failed.wait()
         if connections:
             return connections[0]
@@ -161,22 +175,34 @@ class GridSwarm(Swarm):  # type: ignore[misc]
             failures.append(f"no answer in {DIAL_TIMEOUT_S:.0f} s")
         raise SwarmException(f"{peer_id} cannot be reached: {'; '.join(failures) or 'no address is known'}")
 
+    async def _dial_one(self, peer_id: ID, address: Multiaddr) -> Any:
+        if not is_circuit(address):
+            return await self._dial_addr_single_attempt(address, peer_id)
+        circuit = split_circuit(without_peer_id(address))
+        if circuit is None or self.circuits is None:
+            raise SwarmException("this way through a relay is not taken")
+        return await self.circuits.dial(peer_id, circuit)
+
+    def _trim_connections(self, peer_id: ID) -> None:
+        """Connections over circuits are left alone: whoever takes circuits caps them, and links may run on them."""
+        relayed = [connection for connection in self.connections[peer_id] if is_relayed(connection)]
+        self.connections[peer_id] = [one for one in self.connections[peer_id] if one not in relayed]
+        super()._trim_connections(peer_id)
+        self.connections[peer_id] += relayed
+
     async def _do_handle_inbound_connection(self, read_write_closer: Any, maddr: Multiaddr, _event: Any) -> None:
         tcp = BufferedTcpStream(read_write_closer.stream)
         remote = tcp.get_remote_address()
         ip = caller_of(remote[0]) if remote else ""
         raw = RawConnection(tcp, False)
-        if self._inbound_by_ip[ip] >= self._max_inbound_per_ip:
+        if not self._connects.take(ip, trio.current_time()) or not self._seats.take(ip):
             await raw.close()
             return
-        self._inbound_by_ip[ip] += 1
         try:
             muxed = await self.upgrade_inbound_raw_conn(raw, maddr)
             await muxed.event_closed.wait()
         finally:
-            self._inbound_by_ip[ip] -= 1
-            if not self._inbound_by_ip[ip]:
-                del self._inbound_by_ip[ip]
+            self._seats.leave(ip)
             with shielded_for(1):
                 await raw.close()
 

@@ -6,6 +6,7 @@
 | a peer that stops reading holds a shielded writer for ever | a write has a time bound; past it the connection goes |
 | a task cancelled while it opens a stream loses one of the connection's 256 slots for good | opening is shielded |
 | a peer may send past the window it was given, without end | unread bytes of a connection are capped |
+| frames and streams come as fast as the peer sends them, each 0.05 to 3 ms of work | read no faster than rates allow |
 | a stream that was reset reads like one that ended in good order | it reads as reset |
 | an exception in the connection's task ends the host | it ends the connection |
 | a window grows to 4 MiB while a protocol is negotiated, and an update is sent after every read | neither |
@@ -15,6 +16,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any, Final
 
 import trio
@@ -24,13 +26,13 @@ from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
 from libp2p.stream_muxer.yamux.yamux import DEFAULT_WINDOW_SIZE, Yamux, YamuxStream
 
 from p2pgrid.net.shielding import shielded_for
-from p2pgrid.net.yamux_frames import BODY_TIMEOUT_S, FrameSource
+from p2pgrid.net.yamux_frames import BODY_TIMEOUT_S, FrameSource, Throttle
 
 logger = logging.getLogger(__name__)
 
 WRITE_TIMEOUT_S: Final = 10.0
 """A frame of at most 64 KiB that the peer's socket does not take in this time."""
-MAX_UNREAD_BYTES: Final = 4 * 1024 * 1024
+MAX_UNREAD_BYTES: Final = 1024 * 1024
 """Received and not read by our handlers, over all streams of one connection."""
 
 
@@ -57,8 +59,8 @@ class ShieldedYamux(Yamux):  # type: ignore[misc]
 
     write_timeout_s: float = WRITE_TIMEOUT_S
 
-    def __init__(self, secured_conn: Any, *args: Any, **kwargs: Any) -> None:
-        self.frames = FrameSource(secured_conn)
+    def __init__(self, secured_conn: Any, *args: Any, throttle: Throttle | None = None, **kwargs: Any) -> None:
+        self.frames = FrameSource(secured_conn, throttle)
         self.is_broken = False
         """True once a write failed: the connection is about to end."""
         super().__init__(self.frames, *args, **kwargs)
@@ -122,7 +124,11 @@ class ShieldedYamux(Yamux):  # type: ignore[misc]
 class ShieldedMuxer(MuxerMultistream):  # type: ignore[misc]
     """Negotiates yamux as the base class does, and then uses ours: the base names its own class."""
 
+    throttle_of: Callable[[Any], Throttle] | None = None
+    """How fast the peer at the other end of a secured connection may talk."""
+
     async def new_conn(self, conn: Any, peer_id: Any) -> Any:
         protocol, _ = await self._selector.select(conn, conn.is_initiator, self.negotiate_timeout)
-        muxed = ShieldedYamux(conn, peer_id, is_initiator=conn.is_initiator)
+        throttle = self.throttle_of(conn) if self.throttle_of is not None else None
+        muxed = ShieldedYamux(conn, peer_id, is_initiator=conn.is_initiator, throttle=throttle)
         return self._annotate_connection(muxed, conn, protocol)

@@ -11,9 +11,8 @@ import asyncio
 import errno
 import logging
 import socket
-from collections import Counter
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -49,20 +48,33 @@ def hand_over(giver: socket.socket, handed: Handed, tcp: socket.socket) -> None:
     socket.send_fds(giver, [msgspec.msgpack.encode(handed)], [tcp.fileno()])
 
 
+class Places(Protocol):
+    """How many connections callers may hold: `p2pgrid.net.limits.Seats` is one."""
+
+    def take(self, address: str) -> bool:
+        """One for the caller; False where it may have no more."""
+
+    def leave(self, address: str) -> None:
+        """One is closed."""
+
+
 class Acceptor:
     """Listening sockets, and how many connections each worker and each caller holds."""
 
     def __init__(
         self,
+        places: Places | None = None,
         *,
-        max_connections: int,
-        max_connections_per_caller: int,
         caller_of: Callable[[str], str] = str,
+        may_connect: Callable[[str], bool] = lambda _: True,
     ) -> None:
-        """`caller_of` says by what connections from an address are counted."""
-        self._max_connections = max_connections
-        self._max_per_caller = max_connections_per_caller
+        """`places`: None for no limit. `caller_of` says by what connections from an address are counted.
+
+        `may_connect` is asked about a caller first, and may say that it connects too often.
+        """
+        self._places = places
         self._caller_of = caller_of
+        self._may_connect = may_connect
         self._sockets: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
         self._givers: dict[int, socket.socket] = {}
@@ -70,7 +82,6 @@ class Acceptor:
         """Callers by the connection's number, by worker."""
         self._given: dict[int, int] = {}
         """The connection that each worker was given last: of those that hold as few, the next is who waits longest."""
-        self._per_caller: Counter[str] = Counter()
         self._number = 0
         self._has_worker = asyncio.Event()
         self.refused_connections = 0
@@ -150,9 +161,9 @@ class Acceptor:
     def _hand_over(self, tcp: socket.socket, address: Any) -> None:
         """Give the connection to a worker; our own descriptor is closed by the caller."""
         caller = self._caller_of(address[0])
-        if self.n_connections >= self._max_connections or self._per_caller[caller] >= self._max_per_caller:
+        if not self._may_connect(caller) or not (self._places is None or self._places.take(caller)):
             self.refused_connections += 1
-            log.info("a connection from %s was refused: %d are open from there", caller, self._per_caller[caller])
+            log.info("a connection from %s was refused: %d are open in all", caller, self.n_connections)
             return
         self._number += 1
         name = f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
@@ -166,14 +177,13 @@ class Acceptor:
                 continue
             self._held[worker][self._number] = caller
             self._given[worker] = self._number
-            self._per_caller[caller] += 1
             return
+        self._forget(caller)
         log.error("a connection from %s was closed: no worker takes it", name)
 
     def _forget(self, caller: str) -> None:
-        self._per_caller[caller] -= 1
-        if not self._per_caller[caller]:
-            del self._per_caller[caller]
+        if self._places is not None:
+            self._places.leave(caller)
 
     def _close_sockets(self) -> None:
         for server in self._sockets:

@@ -23,6 +23,7 @@ from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.record import Message, Record, Role, Signature, parse_message, signature_input_of
 from p2pgrid.proto.statement import Invoice, Payment, Statement
+from p2pgrid.proto.withdrawal import Withdrawal
 
 M = TypeVar("M", bound=Message)
 
@@ -40,6 +41,7 @@ REQUIRED_ROLES: Final[dict[type[Message], frozenset[Role]]] = {
     Statement: frozenset({Role.PROVIDER}),
     Invoice: frozenset({Role.PROVIDER}),
     Payment: frozenset({Role.PROVIDER}),
+    Withdrawal: frozenset({Role.PROVIDER}),
 }
 """Whose signature gives a record its force. A receipt's or statement's second signature makes it final, not valid."""
 
@@ -57,6 +59,7 @@ _SLOTS: Final[dict[type[Message], Callable[[Any], Slot]]] = {
     Statement: lambda m: (m.channel, m.statement_number),
     Invoice: lambda m: (m.statement, m.invoice_number.encode()),
     Payment: lambda m: (m.statement, m.invoice_number.encode(), m.reference.encode(), m.booked_ms, m.amount_cents),
+    Withdrawal: lambda m: (m.provider, m.sequence, m.withdrawn_ms),
 }
 _LABELS: Final[dict[type[Message], Callable[[Any], str]]] = {
     Offer: lambda m: f"offer {m.sequence}",
@@ -72,6 +75,7 @@ _LABELS: Final[dict[type[Message], Callable[[Any], str]]] = {
     Statement: lambda m: f"statement {m.statement_number}",
     Invoice: lambda m: f"invoice {m.invoice_number}",
     Payment: lambda m: f"the payment {m.reference!r} of invoice {m.invoice_number}",
+    Withdrawal: lambda m: f"the withdrawal of offers below {m.sequence}",
 }
 
 _TIMES: Final = (
@@ -84,6 +88,7 @@ _TIMES: Final = (
     "booked_ms",
     "opened_ms",
     "valid_from_ms",
+    "withdrawn_ms",
 )
 
 

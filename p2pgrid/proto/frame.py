@@ -37,7 +37,7 @@ MAX_TEXT_BYTES: Final = 256
 
 
 class Kind(IntEnum):
-    """The link's own frames. HELLO to PONG travel on stream 0, the others on the stream that they are about."""
+    """The link's own frames. OPEN to RESET travel on the stream that they are about, the others on stream 0."""
 
     HELLO = 0
     PROOF = 1
@@ -49,6 +49,15 @@ class Kind(IntEnum):
     CREDIT = 7
     END = 8
     RESET = 9
+    CLAIM = 10
+    MOVE = 11
+    MEMBER = 12
+    """Before PROOF and before READY, between members of a closed network: what the sender shows of its membership."""
+
+    @property
+    def is_of_stream(self) -> bool:
+        """True for a frame about one stream."""
+        return Kind.OPEN <= self <= Kind.RESET
 
 
 class ResetCode(IntEnum):
@@ -71,6 +80,8 @@ class GoawayCode(IntEnum):
     REFUSED = 3
     BUSY = 4
     TIMEOUT = 5
+    NOT_A_MEMBER = 6
+    """The other side has not shown that it is in a closed network with this one."""
 
 
 def reset_name(code: int) -> str:
@@ -84,7 +95,7 @@ def goaway_name(code: int) -> str:
 
 
 _RESET_NAMES: Final[dict[int, str]] = {code: code.name.lower() for code in ResetCode}
-_GOAWAY_NAMES: Final[dict[int, str]] = {code: code.name.lower() for code in GoawayCode}
+_GOAWAY_NAMES: Final[dict[int, str]] = {code: code.name.lower().replace("_", "-") for code in GoawayCode}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +108,7 @@ class Terms:
 
 _HELLO: Final = struct.Struct(f">H{NONCE_BYTES}sII")
 _PROOF: Final = struct.Struct(f">H{PUBLIC_KEY_BYTES}s{SIGNATURE_BYTES}sII")
+_CLAIM: Final = struct.Struct(f">H{NONCE_BYTES}s{PUBLIC_KEY_BYTES}s{SIGNATURE_BYTES}s")
 _VERSION: Final = struct.Struct(">H")
 _CODE: Final = struct.Struct(">H")
 _CREDIT: Final = struct.Struct(">I")
@@ -107,6 +119,9 @@ _PING: Final = struct.Struct(">Q")
 _PROOF_TYPE: Final = b"/p2pgrid/link-proof/1"
 _PROOF_PREFIX: Final = b"\x07p2pgrid" + bytes([len(_PROOF_TYPE)]) + _PROOF_TYPE
 _PROOF_BYTES: Final = bytes([NONCE_BYTES + 2 * PUBLIC_KEY_BYTES])
+_CLAIM_TYPE: Final = b"/p2pgrid/link-claim/1"
+_CLAIM_PREFIX: Final = b"\x07p2pgrid" + bytes([len(_CLAIM_TYPE)]) + _CLAIM_TYPE
+_CLAIM_BYTES: Final = b"\x82\x01"  # 2 nonces and 2 keys are 130 bytes: two in a varint
 
 
 def encode_frame(stream_id: int, kind: int, payload: bytes = b"") -> bytes:
@@ -158,6 +173,41 @@ def verify_proof(payload: bytes, nonce: bytes, provider: PublicKey) -> tuple[Pub
 def proof_input(nonce: bytes, provider: PublicKey, client: PublicKey) -> bytes:
     """The bytes a dialler signs: the nonce it was given, the listener's key, its own key, behind domain and type."""
     return _PROOF_PREFIX + _PROOF_BYTES + nonce + provider.raw + client.raw
+
+
+def encode_claim(secret_key: SecretKey, provider: PublicKey, nonce: bytes, link: bytes) -> bytes:
+    """The dialler's answer to the HELLO of a road that is to carry a link of its: version, link, key, signature.
+
+    `nonce` is that HELLO's, `link` the nonce of the link's own HELLO.
+    """
+    signature = secret_key.sign(claim_input(nonce, link, provider, secret_key.public_key))
+    return _CLAIM.pack(LINK_VERSION, link, secret_key.public_key.raw, signature)
+
+
+def verify_claim(payload: bytes, nonce: bytes, provider: PublicKey) -> tuple[PublicKey, bytes]:
+    """Who claims which link. ProtocolViolation where the claim is not for this nonce and listener."""
+    if len(payload) != _CLAIM.size:
+        raise ProtocolViolation(f"a CLAIM has {_CLAIM.size} bytes, this has {len(payload)}.")
+    _version, link, raw_key, signature = _CLAIM.unpack(payload)
+    try:
+        client = parse_public_key(raw_key)
+    except InvalidRecord as error:
+        raise ProtocolViolation(f"the CLAIM's key is not acceptable: {error.message}") from error
+    if not client.verify(claim_input(nonce, link, provider, client), signature):
+        raise ProtocolViolation(f"the CLAIM of {client} is no signature over both nonces and both keys.")
+    return client, link
+
+
+def claim_input(nonce: bytes, link: bytes, provider: PublicKey, client: PublicKey) -> bytes:
+    """The bytes that a claimant signs: both nonces, the listener's key, its own, behind domain and type."""
+    return _CLAIM_PREFIX + _CLAIM_BYTES + nonce + link + provider.raw + client.raw
+
+
+def parse_move(payload: bytes) -> bytes:
+    """The nonce of the road on which all goes on."""
+    if len(payload) != NONCE_BYTES:
+        raise ProtocolViolation(f"a MOVE has {NONCE_BYTES} bytes, this has {len(payload)}.")
+    return payload
 
 
 def encode_reason(code: int, text: str) -> bytes:

@@ -7,6 +7,10 @@ The road (TLS or Noise) has proven the listener's key to the dialler before a `L
     AWAIT_READY  --- PROOF key, sig ---> (verified: `Proved`; the owner calls `accept` or `goaway`)
     OPEN         <-- READY ------------- OPEN
 
+A dialler that has a link already and wants the road for that answers with CLAIM instead of PROOF (`Claimed`). Between
+members of a closed network MEMBER stands before PROOF, and another before READY: what a side shows of its membership,
+made by its owner, who judges the other side's (`credentials`).
+
 The dialler sends nothing between PROOF and READY. Its first order would save a round trip, once per link; but
 links are dialled before they are needed, and a dialler that is refused has then asked for nothing, so that it
 may ask elsewhere without a doubt.
@@ -16,28 +20,33 @@ from __future__ import annotations
 
 from p2pgrid.errors import Refused
 from p2pgrid.proto import frame
-from p2pgrid.proto.frame import Terms
+from p2pgrid.proto.frame import Kind, Terms
 from p2pgrid.proto.keys import PublicKey, SecretKey
 
 
 class DiallerHandshake:
     """The side that dialled: it knows the listener, and proves its own key."""
 
-    def __init__(self, secret_key: SecretKey, provider: PublicKey) -> None:
+    def __init__(self, secret_key: SecretKey, provider: PublicKey, claimed: bytes | None = None) -> None:
+        """`claimed`: the nonce of the link that the road is for, if it is for one that there is already."""
         self._secret_key: SecretKey | None = secret_key
         self._provider = provider
+        self._claimed = claimed
+        self.nonce = b""
+        """The listener's, once its HELLO is there."""
 
-    def prove(self, hello: bytes, own_terms: Terms) -> tuple[bytes, Terms]:
-        """The PROOF that answers the listener's HELLO, once, and the listener's terms.
+    def answer(self, hello: bytes, own_terms: Terms) -> tuple[Kind, bytes, Terms]:
+        """The PROOF or CLAIM that answers the listener's HELLO, once, and the listener's terms.
 
         Raises ProtocolViolation, and Refused (`version`).
         """
         assert self._secret_key is not None, "one HELLO is answered"
         _check_version(hello)
-        nonce, terms = frame.parse_hello(hello)
-        proof = frame.encode_proof(self._secret_key, self._provider, nonce, own_terms)
-        self._secret_key = None
-        return proof, terms
+        self.nonce, terms = frame.parse_hello(hello)
+        key, self._secret_key = self._secret_key, None
+        if self._claimed is not None:
+            return Kind.CLAIM, frame.encode_claim(key, self._provider, self.nonce, self._claimed), terms
+        return Kind.PROOF, frame.encode_proof(key, self._provider, self.nonce, own_terms), terms
 
 
 class ListenerHandshake:
@@ -48,16 +57,21 @@ class ListenerHandshake:
         if len(nonce) != frame.NONCE_BYTES:
             raise ValueError(f"a nonce has {frame.NONCE_BYTES} bytes, this has {len(nonce)}")
         self._own_key = own_key
-        self._nonce = nonce
+        self.nonce = nonce
 
     def hello(self, own_terms: Terms) -> bytes:
         """The HELLO."""
-        return frame.encode_hello(self._nonce, own_terms)
+        return frame.encode_hello(self.nonce, own_terms)
 
     def verify(self, proof: bytes) -> tuple[PublicKey, Terms]:
         """Who dialled, and its terms. Raises ProtocolViolation, and Refused (`version`)."""
         _check_version(proof)
-        return frame.verify_proof(proof, self._nonce, self._own_key)
+        return frame.verify_proof(proof, self.nonce, self._own_key)
+
+    def verify_claim(self, claim: bytes) -> tuple[PublicKey, bytes]:
+        """Who wants the road, and for which link. Raises ProtocolViolation, and Refused (`version`)."""
+        _check_version(claim)
+        return frame.verify_claim(claim, self.nonce, self._own_key)
 
 
 def _check_version(payload: bytes) -> None:

@@ -16,24 +16,30 @@ from typing import Final
 
 from p2pgrid.errors import ProtocolViolation, Refused, Unreachable
 from p2pgrid.proto import frame
+from p2pgrid.proto.credentials import Credentials, Side, parse_credentials
 from p2pgrid.proto.frame import GoawayCode, Kind, ResetCode
 from p2pgrid.proto.frame_queue import FrameQueue
 from p2pgrid.proto.handshake import DiallerHandshake, ListenerHandshake
 from p2pgrid.proto.heartbeat import Heartbeat
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.link_events import (
+    Claimed,
     Cut,
     Ended,
     Event,
     GoingAway,
     LinkLimits,
     Message,
+    Moved,
     Opened,
     Proved,
     Ready,
     Writable,
 )
 from p2pgrid.proto.stream_table import StreamTable
+
+Show = Callable[[bytes], bytes]
+"""From the listener's nonce to the payload of a dialler's MEMBER."""
 
 
 class Phase(Enum):
@@ -58,6 +64,10 @@ class Link:
         self.limits = limits
         self.peer: PublicKey | None = None
         """The other side's key: known from the start to a dialler, with `Proved` to a listener."""
+        self.shown: Credentials | None = None
+        """What the other side shows of its membership, if it sent MEMBER; known with `Proved` and with `Ready`."""
+        self._show: Show | None = None
+        self._may_be_shown = phase is Phase.AWAIT_PROOF
         self.goaway_sent = False
         self.goaway_received = False
         self._bulk_queue_bytes = limits.bulk_queue_bytes
@@ -68,15 +78,38 @@ class Link:
         self._streams = self._table.open
         self._now_ms = self._started_ms = now_ms
         self._heartbeat = Heartbeat(limits.heartbeat_ms, limits.dead_ms, now_ms)
+        self._expected_move: bytes | None = None
         self._handshake: DiallerHandshake | ListenerHandshake
 
     @classmethod
-    def dialler(cls, secret_key: SecretKey, provider: PublicKey, *, limits: LinkLimits, now_ms: int) -> Link:
-        """The side that dialled, once the road has proven that `provider` listens at its other end."""
+    def dialler(
+        cls,
+        secret_key: SecretKey,
+        provider: PublicKey,
+        *,
+        limits: LinkLimits,
+        now_ms: int,
+        show: Show | None = None,
+    ) -> Link:
+        """The side that dialled, once the road has proven that `provider` listens at its other end.
+
+        `show` makes the payload of MEMBER for the listener's nonce; empty for none.
+        """
         link = cls(Phase.AWAIT_HELLO, limits, now_ms)
         link.peer = provider
+        link._show = show
         link._handshake = DiallerHandshake(secret_key, provider)
         return link
+
+    @classmethod
+    def claimant(
+        cls, secret_key: SecretKey, provider: PublicKey, link: bytes, *, limits: LinkLimits, now_ms: int
+    ) -> Link:
+        """The dialler of another road for a link that there is, of the name `link`. It carries nothing of its own."""
+        claimant = cls(Phase.AWAIT_HELLO, limits, now_ms)
+        claimant.peer = provider
+        claimant._handshake = DiallerHandshake(secret_key, provider, link)
+        return claimant
 
     @classmethod
     def listener(cls, own_key: PublicKey, nonce: bytes, *, limits: LinkLimits, now_ms: int) -> Link:
@@ -124,6 +157,8 @@ class Link:
                 if kind < first_message:
                     event = self._own_frame(stream_id, kind, payload)
                     if event is not None:
+                        if type(event) is Moved and at < end:
+                            raise ProtocolViolation(f"{end - at} bytes came behind a MOVE.")
                         yield event
                     continue
                 stream = streams.get(stream_id)
@@ -151,7 +186,7 @@ class Link:
         rule = _RULES.get((self.phase, kind))
         if rule is None:
             raise ProtocolViolation(f"a frame of kind {kind} came while the link is in {self.phase.name}.")
-        if (stream_id == 0) != (kind < Kind.OPEN):
+        if (stream_id == 0) is Kind(kind).is_of_stream:
             raise ProtocolViolation(f"a frame of kind {kind} on stream {stream_id}.")
         return rule(self, stream_id, payload)
 
@@ -166,9 +201,19 @@ class Link:
 
     def _on_hello(self, _stream_id: int, payload: bytes) -> Event | None:
         assert isinstance(self._handshake, DiallerHandshake)
-        proof, self._table.peer_terms = self._handshake.prove(payload, self.limits.terms)
-        self._put(0, Kind.PROOF, proof)
+        kind, answer, self._table.peer_terms = self._handshake.answer(payload, self.limits.terms)
+        if self._show is not None and (shown := self._show(self.name)):
+            self._may_be_shown = True
+            self._put(0, Kind.MEMBER, shown)
+        self._put(0, kind, answer)
         self.phase = Phase.AWAIT_READY
+        return None
+
+    def _on_member(self, _stream_id: int, payload: bytes) -> Event | None:
+        if not self._may_be_shown:
+            raise ProtocolViolation("a MEMBER came twice, or unasked.")
+        self._may_be_shown = False
+        self.shown = parse_credentials(payload, Side.CALLER if self.phase is Phase.AWAIT_PROOF else Side.CALLED)
         return None
 
     def _on_proof(self, _stream_id: int, payload: bytes) -> Event | None:
@@ -176,6 +221,18 @@ class Link:
         self.peer, self._table.peer_terms = self._handshake.verify(payload)
         self.phase = Phase.AWAIT_ACCEPT
         return Proved(self.peer)
+
+    def _on_claim(self, _stream_id: int, payload: bytes) -> Event | None:
+        assert isinstance(self._handshake, ListenerHandshake)
+        self.peer, link = self._handshake.verify_claim(payload)
+        self.phase = Phase.AWAIT_ACCEPT
+        return Claimed(self.peer, link)
+
+    def _on_move(self, _stream_id: int, payload: bytes) -> Event | None:
+        expected, self._expected_move = self._expected_move, None
+        if frame.parse_move(payload) != expected:
+            raise ProtocolViolation("a MOVE to a road that was not claimed for this link.")
+        return Moved()
 
     def _on_ready(self, _stream_id: int, payload: bytes) -> Event | None:
         _expect_empty(Kind.READY, payload)
@@ -243,11 +300,31 @@ class Link:
         """What `data_to_send` would return."""
         return self._queue.n_bytes
 
-    def accept(self) -> None:
-        """Let the proven dialler in (after `Proved`)."""
+    @property
+    def name(self) -> bytes:
+        """What CLAIM calls it: the nonce of its HELLO. Empty before that has come."""
+        return self._handshake.nonce
+
+    def expect_move(self, road: bytes | None) -> None:
+        """The peer may move to the road whose HELLO had that nonce; None: to none any more."""
+        self._expected_move = road
+
+    def move(self, road: bytes) -> None:
+        """Queue the last frame for the road that the link is on. What is queued from then on is for the other."""
+        self._put(0, Kind.MOVE, road)
+
+    def accept(self, shown: bytes = b"") -> None:
+        """Let the proven dialler in (after `Proved`), or give its road to the link that it names (after `Claimed`).
+
+        `shown`: the payload of MEMBER, to a dialler that sent it too.
+        """
         if self.phase is not Phase.AWAIT_ACCEPT:
             raise ValueError(f"accept() in {self.phase.name}")
+        if shown and self.shown is None:
+            raise ValueError("credentials for a dialler that showed none")
         self.phase = Phase.OPEN
+        if shown:
+            self._put(0, Kind.MEMBER, shown)
         self._put(0, Kind.READY)
 
     def open_stream(self) -> int:
@@ -419,7 +496,10 @@ _RULES: Final[dict[tuple[Phase, int], _Rule]] = {
     (Phase.AWAIT_HELLO, Kind.GOAWAY): Link._on_goaway,
     (Phase.AWAIT_READY, Kind.READY): Link._on_ready,
     (Phase.AWAIT_READY, Kind.GOAWAY): Link._on_goaway,
+    (Phase.AWAIT_READY, Kind.MEMBER): Link._on_member,
+    (Phase.AWAIT_PROOF, Kind.MEMBER): Link._on_member,
     (Phase.AWAIT_PROOF, Kind.PROOF): Link._on_proof,
+    (Phase.AWAIT_PROOF, Kind.CLAIM): Link._on_claim,
     (Phase.AWAIT_PROOF, Kind.GOAWAY): Link._on_goaway,
     (Phase.AWAIT_ACCEPT, Kind.GOAWAY): Link._on_goaway,
     (Phase.OPEN, Kind.GOAWAY): Link._on_goaway,
@@ -429,4 +509,5 @@ _RULES: Final[dict[tuple[Phase, int], _Rule]] = {
     (Phase.OPEN, Kind.CREDIT): Link._on_credit,
     (Phase.OPEN, Kind.END): Link._on_end,
     (Phase.OPEN, Kind.RESET): Link._on_reset,
+    (Phase.OPEN, Kind.MOVE): Link._on_move,
 }

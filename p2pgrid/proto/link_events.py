@@ -82,6 +82,20 @@ class Proved(msgspec.Struct, frozen=True):
     peer: PublicKey
 
 
+class Claimed(msgspec.Struct, frozen=True):
+    """To a listener: the dialler has proven this key, and wants the road for a link that the two have.
+
+    Answer with `accept` or `goaway`. `link` is the nonce of that link's own HELLO.
+    """
+
+    peer: PublicKey
+    link: bytes
+
+
+class Moved(msgspec.Struct, frozen=True, gc=False):
+    """The peer sends nothing more on the road that this came on: what follows comes on the one that was claimed."""
+
+
 class Ready(msgspec.Struct, frozen=True, gc=False):
     """To a dialler: the listener has accepted; streams may be opened."""
 
@@ -93,4 +107,4 @@ class GoingAway(msgspec.Struct, frozen=True, gc=False):
     text: str
 
 
-Event = Message | Opened | Writable | Ended | Cut | Proved | Ready | GoingAway
+Event = Message | Opened | Writable | Ended | Cut | Proved | Claimed | Moved | Ready | GoingAway

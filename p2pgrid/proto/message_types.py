@@ -9,6 +9,7 @@ from p2pgrid.proto.dispute import Answer, Dispute, Opening
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.record import Message
 from p2pgrid.proto.statement import Invoice, Payment, Statement
+from p2pgrid.proto.withdrawal import Withdrawal
 
 MESSAGE_TYPES: Final[dict[str, type[Message]]] = {
     message_type.payload_type: message_type
@@ -26,6 +27,7 @@ MESSAGE_TYPES: Final[dict[str, type[Message]]] = {
         Statement,
         Invoice,
         Payment,
+        Withdrawal,
     )
 }
 """Every message by its payload type."""

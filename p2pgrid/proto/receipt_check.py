@@ -41,7 +41,7 @@ def receipt_fault(receipt: Receipt, order: Signed[Order], tariff: Tariff) -> Fau
     if not is_within_caps(receipt.usage, message):
         return "over-caps", f"the receipt's {counts_text(receipt.usage)} pass the order's caps."
     owed = amount_owed(tariff, receipt.usage, receipt.status)
-    if receipt.amount_pico != owed:
+    if receipt.amount_pico != owed and not _is_waived(receipt, message):
         code = "refund-rule" if owes_nothing(receipt.status) else "wrong-amount"
         return code, f"the receipt bills {receipt.amount_pico} pico-EUR; tariff and refund rule give {owed}."
     if receipt.amount_pico > message.max_amount_pico:
@@ -55,6 +55,13 @@ def receipt_fault(receipt: Receipt, order: Signed[Order], tariff: Tariff) -> Fau
     if receipt.issued_ms < message.ordered_ms - CLOCK_TOLERANCE_MS:
         return "time-backwards", "the receipt is dated before its order."
     return None
+
+
+def _is_waived(receipt: Receipt, order: Order) -> bool:
+    """A provider may bill nothing under `completed` where no token came, or none in time (rule 6.1)."""
+    if receipt.amount_pico or receipt.status is not Status.COMPLETED or order.is_batch:
+        return False
+    return not receipt.usage.output_tokens or receipt.first_token_ms > order.first_token_timeout_ms
 
 
 def resumed_fault(

@@ -34,6 +34,7 @@ from p2pgrid.proto.opening_case import Opened, judge_openings
 from p2pgrid.proto.record import PARTIES, Record, Role
 from p2pgrid.proto.settlement_case import judge_settlement, miss_statement
 from p2pgrid.proto.statement import Invoice, Payment, Statement
+from p2pgrid.proto.withdrawal import Withdrawal
 
 MOST_PLACES: Final = 16
 """Lines that a finding names; of more it says how many."""
@@ -299,6 +300,8 @@ def _admit_all(evidence: Evidence) -> None:
         evidence.admit(channel, roles_of(channel.message))
     for card in list(evidence.of(Card).values()):
         evidence.admit(card, {Role.OPERATOR: card.message.operator})
+    for withdrawal in list(evidence.of(Withdrawal).values()):
+        evidence.admit(withdrawal, {Role.PROVIDER: withdrawal.message.provider})
 
 
 def _latest_ms(books: Iterable[Book]) -> int:

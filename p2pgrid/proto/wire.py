@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from p2pgrid.errors import ProtocolViolation
-from p2pgrid.proto.fields import Digest, Id
+from p2pgrid.proto.fields import Digest, Id, ModelName
 from p2pgrid.proto.messages import MAX_BATCH_REQUESTS, Status
 
 MAX_BODY_BYTES: Final = 8 * 1024 * 1024
@@ -35,6 +35,10 @@ MAX_COMPARED: Final = 256
 """Disputes and answers, together, that are compared in one exchange."""
 CHUNK_BYTES: Final = 32 * 1024
 """Bulk bytes are cut to frames of at most this size."""
+MAX_FREE: Final = 100_000
+"""Slots: the most that an offer may state."""
+MAX_CAPACITY_BYTES: Final = 40 * 1024
+"""Of a Capacity message: 64 names of 128 characters, each of at most four bytes."""
 
 
 MAX_REQUEST_BYTES: Final = 16 * 1024
@@ -73,6 +77,10 @@ class Kind(IntEnum):
     """client -> provider, empty: which channels have we?"""
     CHANNELS = 29
     """provider -> client: Channels."""
+    OFFER_WATCH = 30
+    """client -> provider, empty: say here what is on sale, for as long as the stream is open."""
+    WITHDRAWAL = 31
+    """provider -> client: a signed Withdrawal, in place of OFFER."""
     ORDER = 32
     """client -> provider: OrderOpening; the body follows as BODY, then the client's end of the stream's bulk."""
     REFUSAL = 33
@@ -125,6 +133,8 @@ class Kind(IntEnum):
     """client -> provider, empty: say here when there is news, for as long as the stream is open."""
     DISPUTES_NEWS = 64
     """provider -> client: DisputesNews."""
+    CAPACITY = 65
+    """provider -> client: Capacity."""
     BODY = 128
     """client -> provider: a piece of the request's body."""
     CHUNK = 129
@@ -245,6 +255,23 @@ class DisputesNews(Frame, frozen=True, kw_only=True):
     """The provider has disputes or answers in this channel that the client may lack."""
 
     channel: Id
+
+
+class ModelCapacity(Frame, frozen=True, kw_only=True):
+    """What is free of one model right now."""
+
+    model: ModelName
+    free: Annotated[int, Meta(ge=0, le=MAX_FREE)]
+    """Orders that the provider would take now before it answers `busy`, as it says itself."""
+
+
+class Capacity(Frame, frozen=True, kw_only=True):
+    """The provider's live word beside its offer: unsigned, and true for a moment."""
+
+    sequence: Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
+    """Of the offer in force; 0 if nothing is on sale."""
+    models: Annotated[tuple[ModelCapacity, ...], Meta(max_length=64)]
+    """The offer's models, each once, in its order; none if nothing is on sale."""
 
 
 class Cards(Frame, frozen=True, kw_only=True):

@@ -1,6 +1,7 @@
 """Where clients reach the node, as the offer says it.
 
-`/ip4/<address>/tcp/<port>/tls` and its kin on the direct road, `/ip4/<address>/tcp/<port>/p2p/<peer id>` over libp2p.
+`/ip4/<address>/tcp/<port>/tls` and its kin on the direct road, `/ip4/<address>/tcp/<port>/p2p/<peer id>` over libp2p,
+and `<a relay's address and name>/p2p-circuit/p2p/<peer id>` through a relay.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from p2pgrid.errors import UsageError
 
 MAX_OFFERED: Final = 8
 """Of either road: an offer holds 16."""
+_LOOPBACK: Final = ("/ip4/127.", "/ip6/::1/")
+_CIRCUIT: Final = "/p2p-circuit/"
 
 
 def offered_addresses(bound: Sequence[tuple[str, int]], announce: Sequence[str]) -> tuple[str, ...]:
@@ -29,9 +32,15 @@ def offered_addresses(bound: Sequence[tuple[str, int]], announce: Sequence[str])
 
 
 def offered_libp2p_addresses(announced: Sequence[str]) -> tuple[str, ...]:
-    """What the offer names of the libp2p host's addresses: all but loopback, or that where there is nothing else."""
-    outward = tuple(text for text in announced if not text.startswith(("/ip4/127.", "/ip6/::1/")))
-    return outward or tuple(announced)
+    """What the offer names of the libp2p host's addresses: all but loopback, or that where there is nothing else.
+
+    At most `MAX_OFFERED`, the ways through relays among them.
+    """
+    outward = tuple(text for text in announced if not text.startswith(_LOOPBACK) or _CIRCUIT in text)
+    offered = outward or tuple(announced)
+    circuits = [text for text in offered if _CIRCUIT in text][:MAX_OFFERED]
+    others = [text for text in offered if _CIRCUIT not in text]
+    return (*others[: MAX_OFFERED - len(circuits)], *circuits)
 
 
 def direct_multiaddr(host: str, port: int) -> str:

@@ -108,6 +108,13 @@ class Admission:
             raise Refused("busy", f"{running} orders for {model!r} are running, as many as are served at once.")
         return served
 
+    def free(self, model: str) -> int:
+        """How many orders for the model would pass `check` now, one after the other."""
+        served = self._models.get(model)
+        if served is None or not served.is_up or self.is_draining or self._channels.is_broken:
+            return 0
+        return max(served.concurrency - served.running_in_all, 0)
+
     def reserve_body(self, client: PublicKey, n_bytes: int) -> None:
         """Make room for a body. Raises Refused (`busy`). Give it back with `release_body`."""
         limits = self._limits

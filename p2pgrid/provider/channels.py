@@ -51,6 +51,9 @@ class LiveOrder(Protocol):
     def fail(self) -> None:
         """End it as `failed`."""
 
+    def stop(self) -> None:
+        """End it as `interrupted`, by its last voucher."""
+
     def abandon(self, error: LedgerError) -> None:
         """The books it relied on are not durable: stop, and send nothing more."""
 

@@ -19,15 +19,18 @@ log = logging.getLogger(__name__)
 
 
 class OfferExchange(Exchange):
-    """OFFER_REQUEST -> OFFER."""
+    """OFFER_REQUEST -> OFFER, or WITHDRAWAL."""
 
     def take(self, kind: int, payload: bytes) -> None:
         if payload:
             raise ProtocolViolation(f"an OFFER_REQUEST carries no bytes, this one {len(payload)}.")
-        offer = self.shop.offers.current
-        if offer is None:
+        offer, withdrawal = self.shop.offers.current, self.shop.offers.withdrawal
+        if offer is not None:
+            self.stream.send(Kind.OFFER, offer.record.to_bytes())
+        elif withdrawal is not None:
+            self.stream.send(Kind.WITHDRAWAL, withdrawal.record.to_bytes())
+        else:
             raise Refused("withdrawn", "this provider offers nothing now.")
-        self.stream.send(Kind.OFFER, offer.record.to_bytes())
         self.finish()
 
 
@@ -77,6 +80,8 @@ class ChannelExchange(Exchange):
         shop.channels.check_room(client)
         if request.continues:
             shop.channels.check_head(request.continues, client)
+        else:
+            shop.links.check_opening(self.stream.connection)
         self._proposed = propose_channel(
             offer,
             client=client,

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from p2pgrid.desk.asks import AllowPeer, DeskAsk, Erase, GiveAnswer, MakeDispute, Reconcile
+from p2pgrid.desk.asks import (
+    AllowPeer,
+    Condition,
+    DeskAsk,
+    Erase,
+    Examine,
+    GiveAnswer,
+    MakeDispute,
+    Reconcile,
+    Reprice,
+    Repriced,
+)
 from p2pgrid.desk.records_desk import RecordsDesk
 from p2pgrid.desk.standing import Books, Reconciled, changes_since, require_channels, standing_of
 from p2pgrid.errors import UsageError
 from p2pgrid.proto.keys import PublicKey, parse_peer_id
 from p2pgrid.proto.record import Role
 
-PROVIDER_ASKS: Final = AllowPeer | Reconcile | DeskAsk
+PROVIDER_ASKS: Final = AllowPeer | Reconcile | Examine | Reprice | DeskAsk
 
 
 class ProviderDesk:
@@ -24,8 +35,15 @@ class ProviderDesk:
         ours: PublicKey,
         is_connected: Callable[[PublicKey], bool],
         records: RecordsDesk | None = None,
+        examine: Callable[[Examine], Awaitable[Condition]] | None = None,
+        reprice: Callable[[], Awaitable[Repriced]] | None = None,
     ) -> None:
-        """`is_connected` tells whether a client has a link now. Without `records` nothing is signed or erased."""
+        """`is_connected` tells whether a client has a link now. Without `records` nothing is signed or erased.
+
+        `examine` looks the node over and `reprice` offers at the prices of config.toml, where a node runs.
+        """
+        self._examine = examine
+        self._reprice = reprice
         self._records = records
         self._ledger = ledger
         self._ours = ours
@@ -36,6 +54,10 @@ class ProviderDesk:
         match ask:
             case Reconcile(peer=peer):
                 return self._reconcile(parse_peer_id(peer))
+            case Examine() if self._examine is not None:
+                return await self._examine(ask)
+            case Reprice() if self._reprice is not None:
+                return await self._reprice()
             case MakeDispute() | GiveAnswer() | Erase() if self._records is not None:
                 return await self._records.perform(ask)
         raise UsageError(f"a provider cannot do {type(ask).__name__}.")

@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from msgspec.structs import replace
+
 from p2pgrid.config import ModelConfig
 from p2pgrid.engine.base import Engine, EngineHealth
 from p2pgrid.errors import EngineError, P2pgridError
@@ -60,6 +62,19 @@ class EngineSet:
     def health(self) -> dict[str, EngineHealth]:
         """The last look at each model's engine."""
         return dict(self._health)
+
+    def reprice(self, models: Sequence[ModelConfig]) -> tuple[str, ...]:
+        """Sell at the prices that these models have, by name, from the next offer on; whose are others than before.
+
+        Models that are not sold here are passed over. Raises UsageError for a price that is none: then all stay.
+        """
+        found = {model.name: (tariff_of(model), schedule_of(model)) for model in models if model.name in self._tariffs}
+        changed = tuple(name for name, prices in found.items() if prices != self._tariffs[name])
+        for name in changed:
+            tariff, schedule = self._tariffs[name] = found[name]
+            if name in self._entries:
+                self._entries[name] = replace(self._entries[name], tariff=tariff, schedule=schedule)
+        return changed
 
     async def start(self, timeout_s: float) -> None:
         """Start every engine and check every model. Raises the first error if no model is up in the end.

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from p2pgrid.errors import InvalidRecord, LedgerError, P2pgridError, ProtocolViolation, Refused
@@ -27,6 +27,7 @@ from p2pgrid.provider.channels import Channels, OpenChannel
 from p2pgrid.provider.dispute_book import Watcher
 from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.links import ClientLinks
+from p2pgrid.provider.offer_news import OfferNews
 from p2pgrid.provider.offers import Offers
 from p2pgrid.provider.tally import Tally
 
@@ -82,6 +83,8 @@ class Shop:
     """The node's log; None for a node without one."""
     cards: Callable[[], CardChain] = tuple
     """The operator's cards as they are now; none if it has no card."""
+    news: OfferNews = field(default_factory=OfferNews)
+    """Clients that watch the offer."""
     claims: Claims | None = None
     """None for a node of one process, which holds every channel."""
 

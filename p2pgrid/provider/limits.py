@@ -33,6 +33,12 @@ class ProviderLimits:
     channels: int = 100_000
     channels_per_client: int = 4
     """In force at once. Each is credit given to a key that costs nothing."""
+    channels_burst: int = 256
+    channels_per_hour: float = 60.0
+    """Opened from one address, after a burst: keys cost nothing, and each channel is on record for months."""
+    log_burst: int = 200
+    log_per_s: float = 20.0
+    """Questions about the log, and checkpoints to witness, from one address: each reads or writes the disk."""
     away_s: float = 86_400.0
     """How long a client may be away before orders that it left open are closed without it."""
     ledger_retry_s: float = 5.0

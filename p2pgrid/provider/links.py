@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import time
 from collections import Counter
 
-from p2pgrid.errors import P2pgridError
+from p2pgrid.errors import P2pgridError, Refused
 from p2pgrid.net.connection import LinkConnection, Road
+from p2pgrid.net.limits import Rates
 from p2pgrid.proto.keys import PublicKey
 from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.tally import Tally
@@ -25,6 +27,8 @@ class ClientLinks:
         self._by_client: dict[bytes, list[LinkConnection]] = {}
         self._faults: Counter[LinkConnection] = Counter()
         self._closing: set[asyncio.Task[None]] = set()
+        self._openings = Rates(limits.channels_burst, limits.channels_per_hour / 3600)
+        self._log_questions = Rates(limits.log_burst, limits.log_per_s)
 
     @property
     def n_clients(self) -> int:
@@ -49,6 +53,16 @@ class ClientLinks:
         connection.closed.add_done_callback(functools.partial(self._gone, connection))
         if len(links) > self._limits.links_per_client:
             self.close(links[0], "the client has opened another link")
+
+    def check_opening(self, connection: LinkConnection) -> None:
+        """Raises Refused (`busy`) where too many channels were opened from the link's address of late."""
+        if not self._openings.take(connection.caller, time.monotonic()):
+            raise Refused("busy", "too many channels are being opened from your address.", hint="Try again later.")
+
+    def check_log_question(self, connection: LinkConnection) -> None:
+        """Raises Refused (`busy`) where the link's address has asked too much about the log of late."""
+        if not self._log_questions.take(connection.caller, time.monotonic()):
+            raise Refused("busy", "too many questions about the log come from your address.", hint="Ask again later.")
 
     def fault(self, connection: LinkConnection, fault: P2pgridError) -> None:
         """The client broke a rule on a stream; with too many such streams it loses the link."""

@@ -39,6 +39,7 @@ class AskedOnce(Exchange):
         service = self.shop.log
         if service is None:
             raise Refused("no-log", "this provider keeps no log.")
+        self.shop.links.check_log_question(self.stream.connection)
         self._task = asyncio.create_task(self._answer(service, payload), name="log exchange")
         self._task.add_done_callback(self._ended_badly)
         self.expect_next()

@@ -107,6 +107,11 @@ class MeteredExchange(Exchange):
         if self._is_running and self._machine is not None:
             self._run(self._machine.engine_failed(self.shop.now_ms()))
 
+    def stop(self) -> None:
+        """Break it off while its link lives: what vouchers have acknowledged is owed."""
+        if self._is_running and self._machine is not None:
+            self._break_off(self._machine)
+
     # -- what the link says -----------------------------------------------------------------------------------------
 
     def writable(self, stream: Stream) -> None:
@@ -285,6 +290,9 @@ class MeteredExchange(Exchange):
         if not machine.is_running:
             self.cut("the client takes no bytes")
             return
+        self._break_off(machine)
+
+    def _break_off(self, machine: MeteredOrder) -> None:
         self._is_dropping = True
         self._waiting.clear()
         self._unsent_bytes, self._stuck_since_ms = 0, None

@@ -1,6 +1,6 @@
 """A provider's node: ledger, engines, roads and the network, started in this order and stopped in the other.
 
-    async with Provider(data, config, network_name="main", bootstrap=peers) as node:
+    async with Provider(data, config, make_engines=plan_engines, networks=choose_networks(data, config)) as node:
         await stop.wait()
 
 Importing this module imports libp2p, which takes one to two seconds.
@@ -9,6 +9,7 @@ Importing this module imports libp2p, which takes one to two seconds.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import time
@@ -21,23 +22,36 @@ from p2pgrid import __version__
 from p2pgrid.commands.address import socket_path
 from p2pgrid.commands.server import serve_commands
 from p2pgrid.commands.wire import About
-from p2pgrid.config import Config, DataFolder, ModelConfig, parse_host_port
+from p2pgrid.config import Config, DataFolder, ModelConfig, NetworkEntry, parse_host_port
+from p2pgrid.desk.asks import Repriced
 from p2pgrid.desk.evidence import EvidenceKeeper
 from p2pgrid.desk.records_desk import RecordsDesk
 from p2pgrid.errors import Refused, UsageError
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.log.service import LogService
+from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.direct import DirectListener, listen
+from p2pgrid.net.http_streams import HttpStreams
 from p2pgrid.net.libp2p_road import SessionListener
+from p2pgrid.net.link_membership import called
 from p2pgrid.net.network import Network
 from p2pgrid.net.peer_address import Health
+from p2pgrid.net.reach_watch import ReachWatch
+from p2pgrid.net.relay.use import parse_relay_use
+from p2pgrid.net.road_move import LinksByName
 from p2pgrid.net.stream import Stream, StreamHandler
+from p2pgrid.networks.entries import own_networks
 from p2pgrid.processes.workers import check_supported
 from p2pgrid.proto.dispute_exchange import Said
 from p2pgrid.proto.messages import DataTerms, Offer
 from p2pgrid.proto.record import Signed
-from p2pgrid.provider.addresses import MAX_OFFERED, offered_addresses, offered_libp2p_addresses
+from p2pgrid.provider.addresses import (
+    MAX_OFFERED,
+    direct_multiaddr,
+    offered_addresses,
+    offered_libp2p_addresses,
+)
 from p2pgrid.provider.admission import Admission
 from p2pgrid.provider.advertising import Advertiser
 from p2pgrid.provider.cards import OwnCards
@@ -47,10 +61,17 @@ from p2pgrid.provider.desk import PROVIDER_ASKS, ProviderDesk
 from p2pgrid.provider.dispute_book import DisputeBook
 from p2pgrid.provider.engines import EnginePlan, EngineSet
 from p2pgrid.provider.exchange import Shop
+from p2pgrid.provider.health import condition_of
 from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.links import ClientLinks
+from p2pgrid.provider.offer_news import OfferNews
 from p2pgrid.provider.offers import OfferBook, OfferTerms, batch_terms_of, terms_of
 from p2pgrid.provider.own_log import erase_all_salts, open_log
+from p2pgrid.provider.pages import pages_over_libp2p
+from p2pgrid.provider.punched import PunchedLinks
+from p2pgrid.provider.reach import watch_of
+from p2pgrid.provider.relaying import relay_limits_of
+from p2pgrid.provider.removals import Removals
 from p2pgrid.provider.schedule import time_zone
 from p2pgrid.provider.session import serve_streams
 from p2pgrid.provider.tally import Tally
@@ -59,6 +80,8 @@ from p2pgrid.provider.workers import ProviderWorkers, SharedChannels, check_engi
 
 log = logging.getLogger(__name__)
 
+RESERVE_S: Final = 4.0
+"""How long the first offer waits to name a relay, where this node is reached through one."""
 SETTLE_S: Final = 3.0
 """How long orders that were ended by a shutdown may take to be countersigned."""
 
@@ -74,14 +97,18 @@ class Provider:
         config: Config,
         *,
         make_engines: MakeEngines,
-        network_name: str,
+        network_name: str | None = None,
         bootstrap: Sequence[str] = (),
+        networks: Sequence[NetworkEntry] = (),
         join_network: bool = True,
         gpus: Sequence[str] = (),
         limits: ProviderLimits | None = None,
         now_ms: Callable[[], int] = unix_ms,
     ) -> None:
-        """Nothing is started before `async with`. Raises UsageError: no key, no model, a bad price or address."""
+        """Nothing is started before `async with`. Raises UsageError: no key, no model, a bad price or address.
+
+        `networks`: those to join; or `network_name` and `bootstrap`, for one that is open.
+        """
         self._data = data
         self._config = config.provider
         self.key: Final = data.load_key()
@@ -91,12 +118,17 @@ class Provider:
                 "no model is configured, so there is nothing to sell.",
                 hint=f"Add one under [[provider.models]] in {data.config_file}, or give --model.",
             )
-        self.network_name: Final = network_name
+        if network_name is not None:
+            networks = (NetworkEntry(name=network_name, bootstrap=tuple(bootstrap)),)
+        self.entries: Final = tuple(networks)
+        """The networks that it is in, as configured, with their bootstrap peers."""
+        self.networks: Final = own_networks(self.entries, self.key.public_key, self._config.sell_in)
+        self.network_name: Final = ", ".join(self.networks.names)
+        """All their names, for people."""
         self.limits: Final = limits or ProviderLimits()
         self._tally: Final = Tally()
         self._links = ClientLinks(self.limits, self._tally)
         self.engines: Final = EngineSet(make_engines(self._config.models, data))
-        self._bootstrap = tuple(bootstrap)
         self._join_network = join_network
         self._listen = parse_host_port(self._config.listen) if self._config.listen else None
         if self._listen is None and not (self._config.libp2p_listen and join_network):
@@ -110,17 +142,28 @@ class Provider:
                 "several processes share the direct road's links, and it does not listen.",
                 hint="Give --listen, or leave --processes at 1.",
             )
-        self._witnesses = [parse_witness(text, self.key, lambda: self._network) for text in self._config.witnesses]
+        self._witnesses = [
+            parse_witness(text, self.key, lambda: self._network, self.networks) for text in self._config.witnesses
+        ]
         self._gpus = tuple(gpus)
         self._zone = time_zone(self._config.time_zone)
+        self._relay_use = parse_relay_use(self._config.relay_through if self._config.libp2p_listen else ())
+        self._relaying = relay_limits_of(config.relay) if self._config.relay else None
         self.cards: Final = OwnCards(data.card_file, self.key.public_key, now_ms)
         self._now_ms = now_ms
+        self._news = OfferNews()
         self._stack = AsyncExitStack()
         self._is_drained = False
+        self.is_serving = False
+        """True once all is started."""
         self._network: Network | None = None
+        self.reach: ReachWatch | None = None
+        """Whether strangers reach the node; None where the network was not joined."""
         self._listener: DirectListener | None = None
+        self.ledger: SqliteLedger
         self._workers: ProviderWorkers | None = None
         self._sessions: SessionListener
+        self._punched: PunchedLinks
         self._offers: OfferBook
         self._advertiser: Advertiser
         self._admission: Admission
@@ -162,12 +205,19 @@ class Provider:
     @property
     def offered_addresses(self) -> tuple[str, ...]:
         """Where the offer says that clients reach this node, over either road."""
-        return (*self.addresses[:MAX_OFFERED], *offered_libp2p_addresses(self.libp2p_addresses)[:MAX_OFFERED])
+        return (*self.addresses[:MAX_OFFERED], *offered_libp2p_addresses(self.libp2p_addresses))
 
     @property
     def libp2p_addresses(self) -> tuple[str, ...]:
         """Full multiaddrs of the libp2p host."""
         return self._network.addresses if self._network is not None else ()
+
+    @property
+    def listening(self) -> tuple[str, ...]:
+        """The ports that are open to clients, as multiaddrs; /tls behind those of the direct road."""
+        direct = self._listener or self._workers
+        ports = [direct_multiaddr(*one) for one in direct.addresses] if direct is not None else []
+        return (*ports, *(self._network.listening if self._network is not None else ()))
 
     @property
     def tally(self) -> Tally:
@@ -207,10 +257,37 @@ class Provider:
         """How the network fares; None if it was not joined."""
         return self._network.health() if self._network is not None else None
 
+    def page_names(self) -> set[str]:
+        """Host names by which the pages are known: those of the configuration, and the domain on the card."""
+        cards = self.cards.chain()
+        domain = cards[-1].message.domain if cards else ""
+        return {name.lower() for name in (*self._config.pages_names, domain) if name}
+
     @property
     def is_draining(self) -> bool:
         """True once the node was told to stop."""
         return self._admission.is_draining
+
+    def _own_links(self) -> list[LinkConnection]:
+        """The links of this process."""
+        direct = self._listener.connections if self._listener is not None else ()
+        return [link for link in (*direct, *self._sessions.connections) if link.ready.done()]
+
+    # -- while it runs ----------------------------------------------------------------------------------------------
+
+    async def reprice(self) -> Repriced:
+        """Offer at the prices that config.toml has now. Offers that were shown are honoured until they end.
+
+        Raises UsageError for a price that is none, and while the node starts or stops; LedgerError.
+        """
+        if not self.is_serving or self._admission.is_draining:
+            raise UsageError("the node is starting, or stopping.", hint="It reads config.toml when it starts.")
+        changed = self.engines.reprice(self._data.load_config().provider.models)
+        if changed:
+            log.info("new prices: %s", ", ".join(changed))
+            await self._advertiser.publish()
+        offer = self._offers.current
+        return Repriced(models=changed, sequence=offer.message.sequence if offer is not None else 0)
 
     # -- start, in this order ---------------------------------------------------------------------------------------
 
@@ -231,6 +308,7 @@ class Provider:
         await self._open_roads(stack, ledger)
         await self._advertiser.publish()
         await self._advertiser.advertise()
+        self.is_serving = True
         stack.push_async_callback(self._drain)
         witnessing = Witnessing(self.log.log, self._witnesses)
         for name, work in (
@@ -238,15 +316,18 @@ class Provider:
             ("watch engines", self.engines.watch(self._advertiser.reoffer)),
             ("ask witnesses", witnessing.run()),
             ("close what is overdue", self.channels.watch()),
+            ("tell what is free", self._news.run()),
+            *([("part from members that are none any more", self._removals.run())] if self._removals else []),
         ):
             task = asyncio.create_task(work, name=name)
             task.add_done_callback(_report_end)
             stack.push_async_callback(_cancel, task)
+        self.is_serving = True
 
     async def _open_ledger(self, stack: AsyncExitStack) -> SqliteLedger:
         started = time.monotonic()
         self._data.make()
-        ledger = SqliteLedger.open(self._data.ledger_file)
+        self.ledger = ledger = SqliteLedger.open(self._data.ledger_file)
         stack.push_async_callback(ledger.aclose)
         kind = Channels if self._config.processes == 1 else SharedChannels
         self.channels = kind(ledger, self.key, self.limits, self._now_ms, self._former_keys)
@@ -292,7 +373,8 @@ class Provider:
             deliver=self._deliver_dispute,
             erase_salts=lambda ids: erase_all_salts(self._data, self.log.log, self.key, ids),
         )
-        desk = ProviderDesk(ledger, self.key.public_key, self._links.is_connected, records)
+        examine = functools.partial(condition_of, self)
+        desk = ProviderDesk(ledger, self.key.public_key, self._links.is_connected, records, examine, self.reprice)
         await stack.enter_async_context(
             serve_commands(socket_path(self._data.path), about, PROVIDER_ASKS, desk.perform)
         )
@@ -319,8 +401,9 @@ class Provider:
             self.cards,
             addresses=lambda: self.offered_addresses,
             country=self._config.country,
-            has_bootstrap=bool(self._bootstrap),
+            has_bootstrap=any(network.bootstrap for network in self.networks.all),
             now_ms=self._now_ms,
+            on_change=self._news.changed,
         )
         shop = Shop(
             key=self.key,
@@ -336,22 +419,31 @@ class Provider:
             now_ms=self._now_ms,
             log=self.log,
             cards=self.cards.chain,
+            news=self._news,
             claims=workers,
         )
-        on_stream = serve_streams(shop)
+        on_stream, movable = serve_streams(shop), LinksByName()
+        membership = called(self.networks, self.key)
+        self._removals = Removals(self.networks, membership, self.channels, self._own_links) if membership else None
         if workers is not None and self._listen is not None:
             stack.push_async_callback(self._close_workers, workers)
             await workers.serve(shop, *self._listen)
             self._workers = workers
             log.info("direct road: %d workers serve %s", workers.n, ", ".join(self.addresses))
         elif self._listen is not None:
-            self._listener = await listen(*self._listen, self.key, on_stream=on_stream)
+            self._listener = await listen(
+                *self._listen, self.key, on_stream=on_stream, movable=movable, membership=membership
+            )
             stack.push_async_callback(self._close_listener, self._listener)
             log.info("direct road: listening at %s", ", ".join(self.addresses))
-        self._sessions = SessionListener(self.key, on_stream=on_stream)
+        self._sessions = SessionListener(self.key, on_stream=on_stream, movable=movable, membership=membership)
         if self._join_network:
+            punched = DirectListener(self.key, on_stream=on_stream, movable=movable, membership=membership)
+            self._punched = PunchedLinks(punched)
             await self._enter_network(stack)
             stack.push_async_callback(self._close_listener, self._sessions)
+            stack.push_async_callback(self._close_listener, punched)
+            stack.push_async_callback(self._punched.aclose)
 
     def _make_workers(self, ledger: SqliteLedger) -> ProviderWorkers | None:
         """None for a node of one process."""
@@ -361,6 +453,8 @@ class Provider:
         return ProviderWorkers(
             self._config.processes,
             data=self._data,
+            networks=self.entries,
+            sell_in=self._config.sell_in,
             ledger=ledger,
             channels=self.channels,
             engines=self.engines,
@@ -370,23 +464,32 @@ class Provider:
 
     async def _enter_network(self, stack: AsyncExitStack) -> None:
         started, config = time.monotonic(), self._config
+        pages, page = pages_over_libp2p(self)
+        stack.push_async_callback(pages.aclose, 1.0)
         self._network = Network(
             self.key,
-            self.network_name,
+            self.networks,
             listen=config.libp2p_listen,
             announce=config.libp2p_announce,
-            bootstrap=self._bootstrap,
             serve_dht=bool(config.libp2p_listen),
             offer=self._advertiser.shown_offer,
             log=self.log.answer_call,
             cards=self._advertiser.shown_cards,
+            capacity=self._advertiser.shown_capacity,
             sessions=self._sessions if config.libp2p_listen else None,
+            http=HttpStreams(page) if config.libp2p_listen else None,
+            relay=self._relay_use,
+            relaying=self._relaying,
+            punched=self._punched.begin if config.punch else None,
         )
         await stack.enter_async_context(self._network)
         self._advertiser.network = self._network
+        await self._network.wait_reserved(RESERVE_S)
         log.info(
-            "network %r: %s (%.1f s)", self.network_name, ", ".join(self.libp2p_addresses), time.monotonic() - started
+            "network %s: %s (%.1f s)", self.network_name, ", ".join(self.libp2p_addresses), time.monotonic() - started
         )
+        self.reach = watch_of(self, self._network)
+        await stack.enter_async_context(self.reach)
 
     # -- stop -------------------------------------------------------------------------------------------------------
 

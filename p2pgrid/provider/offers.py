@@ -18,10 +18,13 @@ from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import BatchTerms, DataTerms, ModelOffer, Offer, Tariff, Terms
 from p2pgrid.proto.record import Role, Signed, sign_message, verify_record
+from p2pgrid.proto.withdrawal import Withdrawal
 from p2pgrid.provider.schedule import offset_change_ms, parse_tariff, utc_offset_minutes
 from p2pgrid.units import MICRO_PER_EUR, PICO_PER_EUR, parse_price_eur
 
 CURRENCY: Final = "EUR"
+MAX_ADDRESSES: Final = 16
+"""What an offer holds."""
 ONE_BY_ONE: Final = BatchTerms()
 """Every request has an order and a receipt of its own."""
 
@@ -49,6 +52,10 @@ class Offers(Protocol):
     def current(self) -> Signed[Offer] | None:
         """What is shown to whoever asks; None while nothing is offered."""
 
+    @property
+    def withdrawal(self) -> Signed[Withdrawal] | None:
+        """What is shown in its place; None where no offer was shown before."""
+
     def find(self, offer_id: bytes) -> Signed[Offer] | None:
         """The offer of that id, if it is ours, whether or not it is in force."""
 
@@ -65,6 +72,7 @@ class OfferBook:
         self._ours: dict[bytes, Signed[Offer]] = {}
         self._last_sequence = 0
         self._withdrawn = True
+        self._withdrawal: Signed[Withdrawal] | None = None
         self._renewal_ms = 0
         self._recall()
 
@@ -75,6 +83,11 @@ class OfferBook:
         if self._withdrawn or offer is None or offer.message.valid_until_ms < self._now_ms():
             return None
         return offer
+
+    @property
+    def withdrawal(self) -> Signed[Withdrawal] | None:
+        """What is shown while nothing is offered; None where no offer was shown before."""
+        return self._withdrawal if self._withdrawn else None
 
     def find(self, offer_id: bytes) -> Signed[Offer] | None:
         """The offer of that id, if it is ours; withdrawn and replaced ones too, since they were shown.
@@ -100,7 +113,7 @@ class OfferBook:
             valid_until_ms=until_ms,
             operator=terms.operator,
             currency=CURRENCY,
-            addresses=tuple(addresses)[:16],
+            addresses=tuple(addresses)[:MAX_ADDRESSES],
             data_terms=terms.data_terms,
             models=tuple(models),
             gpus=terms.gpus,
@@ -124,7 +137,18 @@ class OfferBook:
         return offer
 
     def withdraw(self) -> None:
-        """Show nothing any more, until the next `publish`. Offers already shown are still honoured."""
+        """Show the last offer no more, until the next `publish`, but a withdrawal. What was shown is still honoured.
+
+        Its number is the one after the last offer's, so that the next offer, whose number is that or a higher one even
+        where the clock went back meanwhile, is not withdrawn by it.
+        """
+        if not self._withdrawn and self._current is not None:
+            message = Withdrawal(
+                provider=self._key.public_key.raw,
+                sequence=self._current.message.sequence + 1,
+                withdrawn_ms=self._now_ms(),
+            )
+            self._withdrawal = sign_message(message, Role.PROVIDER, self._key)
         self._withdrawn = True
 
     @property

@@ -1,237 +1,235 @@
-"""The operator's pages over HTTP: /offer, /card, /health, /metrics for people, /log/ for everybody's checks.
+"""The operator's pages over HTTP: /offer, /card, /health and /log/ for everybody, /receipts for who is named.
 
-Nothing here takes orders. /.well-known/p2pgrid.json is there for the operator's web server to pass on.
+They are served on a port of their own where the operator wants one, and over libp2p (`/http/1.1`) in any case. They are
+read-only, and take no orders. /metrics, and /add-checkpoint, which asks for a cosignature, are on the port alone.
+/.well-known/p2pgrid.json is there for the operator's web server to pass on. See docs/spec/http.md.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import ipaddress
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, Final
-
-from aiohttp import web
+from typing import TYPE_CHECKING, Any, Final
 
 from p2pgrid.errors import LedgerError, LocalError, Refused
+from p2pgrid.http.connection import Connection
+from p2pgrid.http.limits import ServerLimits
+from p2pgrid.http.message import JSON, Request, Response
+from p2pgrid.http.reader import ReaderLimits
+from p2pgrid.http.reply import Reply
+from p2pgrid.http.server import OWN_ADDRESSES, Server
 from p2pgrid.log.service import MAX_PATH_CHARS, NOT_KEPT, status_of
+from p2pgrid.net.limits import Rates
+from p2pgrid.net.listening import caller_of
 from p2pgrid.proto import well_known
 from p2pgrid.proto.witness import MAX_ADD_CHECKPOINT_BYTES
 from p2pgrid.provider.clock import unix_ms
-from p2pgrid.provider.node import Provider
+from p2pgrid.provider.health import health_of
+from p2pgrid.provider.metrics import METRICS_TYPE, metrics_of
+from p2pgrid.provider.named_pages import AUTH_PROTOCOL, NamedPages
+from p2pgrid.provider.page_answers import answer_json, failure
 
-BODY_TIMEOUT_S: Final = 10.0
+if TYPE_CHECKING:
+    from p2pgrid.provider.node import Provider
+
+REQUESTS_BURST: Final = 200
+REQUESTS_PER_S: Final = 20.0
+"""Of one address, or of one peer over libp2p."""
+PORT_LIMITS: Final = ServerLimits(
+    reader=ReaderLimits(head_bytes=16 * 1024, body_bytes=MAX_ADD_CHECKPOINT_BYTES),
+    connections=256,
+    connections_per_address=32,
+    head_s=10.0,
+    body_s=10.0,
+    idle_s=15.0,
+    stalled_s=30.0,
+)
+LIBP2P_LIMITS: Final = ServerLimits(
+    reader=ReaderLimits(head_bytes=16 * 1024, body_bytes=0),
+    connections=128,
+    requests_per_connection=1,
+    is_half_open=True,
+    head_s=10.0,
+    idle_s=10.0,
+    stalled_s=30.0,
+)
+"""The host has counted streams before, by peer and address: `net/doors.py`."""
+WELL_KNOWN_PROTOCOLS: Final = "/.well-known/libp2p/protocols"
+PAGES_PROTOCOL: Final = "/p2pgrid/pages/1"
+_LOG: Final = "/log/"
 _UNCACHED: Final = {"Cache-Control": NOT_KEPT}
-METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_READ: Final = ("GET", "HEAD")
+_INDEX: Final = """\
+This is a p2pgrid provider: {peer_id}
+  /offer                     what it sells, signed
+  /card                      who stands behind it
+  /health                    how it fares
+  /log/checkpoint, /log/tile its transparency log
+  /receipts                  your own channels and receipts: say who you are (libp2p-PeerID)
+"""
+
+Answer = Response | Coroutine[Any, Any, Response | None]
+
+
+class Pages:
+    """The application (`p2pgrid.http.connection.Application`)."""
+
+    def __init__(self, node: Provider, *, over_libp2p: bool, names: Callable[[], set[str]] = set) -> None:
+        """`names`: host names that are the node's own, beside the addresses at which it is reached."""
+        self._node = node
+        self._over_libp2p = over_libp2p
+        self._rates = Rates(REQUESTS_BURST, REQUESTS_PER_S)
+        self._named = NamedPages(node, self._is_own_host)
+        self._names = names
+        self._pages: dict[str, Callable[[Request], Response]] = {
+            "/": self._index,
+            "/offer": self._offer,
+            "/card": self._card,
+            "/health": self._health,
+            well_known.PATH: self._well_known,
+            WELL_KNOWN_PROTOCOLS: self._protocols,
+        }
+        if not over_libp2p:
+            self._pages["/metrics"] = self._metrics
+
+    # -- Application ------------------------------------------------------------------------------------------------
+
+    def admit(self, request: Request) -> Response | None:
+        if not self._may_ask(request):
+            return answer_json({"error": "too many requests"}, 429, {"Retry-After": "1"})
+        methods = self._methods(request.path)
+        if not methods:
+            return failure(404, "there is nothing at this path")
+        if request.method not in methods:
+            return answer_json({"error": "the pages are read-only"}, 405, {"Allow": ", ".join(methods)})
+        return None
+
+    def handle(self, request: Request, reply: Reply) -> Answer:
+        if (page := self._pages.get(request.path)) is not None:
+            return page(request)
+        if request.path == "/add-checkpoint":
+            return self._add_checkpoint(request.body)
+        if request.path.startswith(_LOG):
+            return self._log(request)
+        return self._named.answer(request, reply)
+
+    def failure(self, status: int, message: str) -> Response:
+        return failure(status, message)
+
+    # -- around every request -----------------------------------------------------------------------------------------
+
+    def _may_ask(self, request: Request) -> bool:
+        source = request.source
+        if not self._over_libp2p and source.address in OWN_ADDRESSES:
+            return True  # a proxy in front, for all of its callers
+        caller = caller_of(source.address) if source.address else source.peer_id
+        return self._rates.take(caller, time.monotonic())
+
+    def _methods(self, path: str) -> tuple[str, ...]:
+        if path in self._pages or path.startswith(_LOG) or self._named.has(path):
+            return _READ
+        return ("POST",) if path == "/add-checkpoint" and not self._over_libp2p else ()
+
+    def _is_own_host(self, name: str, request: Request) -> bool:
+        """Whether the name by which the client calls us is one of ours. For others nothing is signed."""
+        if self._over_libp2p:
+            return name == self._node.peer_id
+        own = request.source.own_address
+        try:
+            return ipaddress.ip_address(name.strip("[]")) == ipaddress.ip_address(own.partition("%")[0])
+        except ValueError:
+            pass  # a name, and no address
+        if name.lower() == "localhost":
+            return ipaddress.ip_address(own).is_loopback
+        return name.lower() in self._names()
+
+    # -- pages --------------------------------------------------------------------------------------------------------
+
+    def _index(self, _: Request) -> Response:
+        text = _INDEX.format(peer_id=self._node.peer_id)
+        return Response(body=text.encode(), content_type="text/plain; charset=utf-8")
+
+    def _offer(self, _: Request) -> Response:
+        offer = self._node.offer
+        if offer is None:
+            return failure(404, "nothing is offered now")
+        return Response(body=offer.record.to_json_line(), content_type=JSON)
+
+    def _card(self, _: Request) -> Response:
+        lines = [card.record.to_json_line() for card in self._node.cards.chain()]
+        if not lines:
+            return failure(404, "there is no card")
+        return Response(body=b"\n".join(lines) + b"\n", content_type="application/jsonl")
+
+    def _well_known(self, _: Request) -> Response:
+        chain = self._node.cards.chain()
+        return answer_json(well_known.well_known_of(chain, unix_ms())) if chain else failure(404, "there is no card")
+
+    def _protocols(self, _: Request) -> Response:
+        return answer_json({PAGES_PROTOCOL: {"path": "/"}, AUTH_PROTOCOL: {"path": "/receipts"}})
+
+    def _health(self, _: Request) -> Response:
+        health = health_of(self._node)
+        return answer_json(health, 200 if health["status"] == "ok" else 503)
+
+    def _metrics(self, _: Request) -> Response:
+        return Response(body=metrics_of(self._node).encode(), content_type=METRICS_TYPE)
+
+    async def _log(self, request: Request) -> Response:
+        # A proof is for a record's parties alone: whoever says who it is may be one.
+        asker = self._named.name(request)
+        if isinstance(asker, Response):
+            return asker
+        path = request.path.removeprefix(_LOG)[: MAX_PATH_CHARS + 1]
+        try:
+            resource = await self._node.log.get(path, asker.key if asker is not None else None)
+        except Refused as refusal:
+            return _text(status_of(refusal), refusal.message, asker.headers if asker is not None else {})
+        except LedgerError:
+            return _text(503, "the log cannot be read now")
+        headers = {"Cache-Control": resource.cache_control, **(asker.headers if asker is not None else {})}
+        return Response(body=resource.body, content_type=resource.content_type, headers=headers)
+
+    async def _add_checkpoint(self, body: bytes) -> Response:
+        try:
+            answer = await self._node.log.add_checkpoint(body)
+        except Refused as refusal:
+            return _text(status_of(refusal), refusal.message)
+        except LedgerError:
+            return _text(503, "nothing can be put on record now")
+        return Response(status=answer.status, body=answer.body, content_type=answer.content_type, headers=_UNCACHED)
 
 
 @asynccontextmanager
 async def serve_pages(node: Provider, host: str, port: int) -> AsyncIterator[str]:
     """Serve the pages of a running node (port 0: any free one); gives their base URL. Raises LocalError."""
-    app = web.Application(client_max_size=MAX_ADD_CHECKPOINT_BYTES)
-    pages = {"/offer": _offer, "/card": _card, well_known.PATH: _well_known, "/health": _health, "/metrics": _metrics}
-    for path, page in pages.items():
-        app.router.add_get(path, _handler(node, page))
-    app.router.add_get("/log/{path:.+}", _log_handler(node))
-    # A witness's submission prefix is the root, as its log's is /log.
-    app.router.add_post("/add-checkpoint", _witness_handler(node))
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
+    server = Server(Pages(node, over_libp2p=False, names=node.page_names), PORT_LIMITS)
     try:
-        try:
-            await web.TCPSite(runner, host, port).start()
-        except OSError as error:
-            raise LocalError(
-                f"the pages cannot listen on {host}:{port}: {error.strerror or error}.",
-                hint="Choose another address with --pages, or leave it out.",
-            ) from None
-        bound = runner.addresses[0]
+        await server.listen(host, port)
+    except LocalError as error:
+        raise LocalError(
+            f"the pages {error.message}", hint="Choose another address with --pages, or leave it out."
+        ) from None
+    try:
+        bound = server.addresses[0]
         yield f"http://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}"
     finally:
-        await asyncio.shield(runner.cleanup())
+        await asyncio.shield(server.aclose(1.0))
 
 
-def health_of(node: Provider) -> dict[str, Any]:
-    """What `/health` shows. `status` is `ok`, `degraded` (something is down) or `draining`."""
-    models = {
-        name: {
-            "is_up": model.is_up,
-            "running": model.running_in_all,
-            "concurrency": model.concurrency,
-            "detail": node.engines.health[name].detail if name in node.engines.health else "",
-        }
-        for name, model in node.engines.models.items()
-    }
-    network = node.network_health
-    well = (
-        all(model.is_up for model in node.engines.models.values())
-        and not node.is_broken
-        and node.offer is not None
-        and not node.log.log.frozen
-        and (network is None or network.running)
+def pages_over_libp2p(node: Provider) -> tuple[Server, Callable[[], Connection]]:
+    """The same for streams of libp2p: a server without a port, and what makes a protocol for each stream."""
+    server = Server(Pages(node, over_libp2p=True), LIBP2P_LIMITS)
+    return server, lambda: Connection(server)
+
+
+def _text(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    return Response(
+        status=status,
+        body=f"{message}\n".encode(),
+        content_type="text/plain; charset=utf-8",
+        headers={**_UNCACHED, **(headers or {})},
     )
-    offer = node.offer
-    return {
-        "status": "draining" if node.is_draining else "ok" if well else "degraded",
-        "peer_id": node.peer_id,
-        "models": models,
-        "ledger_writable": not node.is_broken,
-        "offer_sequence": offer.message.sequence if offer else None,
-        "offer_valid_until_ms": offer.message.valid_until_ms if offer else None,
-        "channels": len(node.channels),
-        "open_orders": node.open_orders,
-        "links": node.links_by_road,
-        "workers": {"running": len(node.worker_pids), "restarts": node.worker_restarts},
-        "log": _log_health(node),
-        "network": None
-        if network is None
-        else {
-            "running": network.running,
-            "connected_peers": network.connected_peers,
-            "routing_table_size": network.routing_table_size,
-            "advertised_keys": network.advertised_keys,
-        },
-    }
-
-
-def metrics_of(node: Provider) -> str:
-    """What `/metrics` shows, in Prometheus' text format 0.0.4."""
-    tally, models = node.tally, node.engines.models.values()
-    families: list[tuple[str, str, str, list[tuple[str, int]]]] = [
-        (
-            "orders_settled_total",
-            "counter",
-            "Receipts that both have signed, by status.",
-            [(_label("status", status), count) for status, count in sorted(tally.receipts.items())],
-        ),
-        (
-            "refusals_total",
-            "counter",
-            "Requests refused, by code.",
-            [(_label("code", code), count) for code, count in sorted(tally.refusals.items())],
-        ),
-        ("receipts_proposed_total", "counter", "Receipts that the provider signed.", [("", tally.proposals)]),
-        ("disputes_total", "counter", "Receipts that a client refused.", [("", tally.disputes)]),
-        ("client_faults_total", "counter", "Streams on which a client broke the rules.", [("", tally.faults)]),
-        ("ledger_failures_total", "counter", "Records that did not become durable.", [("", tally.ledger_failures)]),
-        ("engine_failures_total", "counter", "Orders that the engine failed.", [("", tally.engine_failures)]),
-        (
-            "tokens_total",
-            "counter",
-            "Tokens on receipts that both have signed.",
-            [
-                (_label("kind", "prompt"), tally.prompt_tokens),
-                (_label("kind", "cached"), tally.cached_tokens),
-                (_label("kind", "output"), tally.output_tokens),
-            ],
-        ),
-        ("earned_pico_eur_total", "counter", "Sum of the receipts that both have signed.", [("", tally.earned_pico)]),
-        ("log_entries", "gauge", "Leaves of the log that are signed.", [("", _log_health(node)["entries"])]),
-        ("log_waiting", "gauge", "Records that are not in the log yet.", [("", _log_health(node)["waiting"])]),
-        ("worker_restarts_total", "counter", "Workers that ended unasked.", [("", node.worker_restarts)]),
-        ("open_orders", "gauge", "Orders accepted and not settled.", [("", node.open_orders)]),
-        (
-            "engine_up",
-            "gauge",
-            "1 while the model is offered.",
-            [(_label("model", model.name), int(model.is_up)) for model in models],
-        ),
-        (
-            "engine_running",
-            "gauge",
-            "Orders the engine works on.",
-            [(_label("model", model.name), model.running_in_all) for model in models],
-        ),
-    ]
-    lines = []
-    for name, kind, text, samples in families:
-        lines += [f"# HELP p2pgrid_{name} {text}", f"# TYPE p2pgrid_{name} {kind}"]
-        lines += [f"p2pgrid_{name}{labels} {value}" for labels, value in samples]
-    return "\n".join(lines) + "\n"
-
-
-def _label(name: str, value: str) -> str:
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'{{{name}="{escaped}"}}'
-
-
-def _offer(node: Provider) -> web.Response:
-    offer = node.offer
-    if offer is None:
-        return web.json_response({"error": "nothing is offered now"}, status=404)
-    return web.Response(body=offer.record.to_json_line(), content_type="application/json")
-
-
-def _card(node: Provider) -> web.Response:
-    lines = [card.record.to_json_line() for card in node.cards.chain()]
-    if not lines:
-        return web.json_response({"error": "there is no card"}, status=404)
-    return web.Response(body=b"\n".join(lines) + b"\n", content_type="application/jsonl")
-
-
-def _well_known(node: Provider) -> web.Response:
-    chain = node.cards.chain()
-    if not chain:
-        return web.json_response({"error": "there is no card"}, status=404)
-    return web.json_response(well_known.well_known_of(chain, unix_ms()))
-
-
-def _health(node: Provider) -> web.Response:
-    health = health_of(node)
-    return web.json_response(health, status=200 if health["status"] == "ok" else 503)
-
-
-def _metrics(node: Provider) -> web.Response:
-    return web.Response(body=metrics_of(node).encode(), headers={"Content-Type": METRICS_TYPE})
-
-
-def _log_health(node: Provider) -> dict[str, Any]:
-    own = node.log.log
-    checkpoint = own.checkpoint
-    return {
-        "entries": checkpoint.size if checkpoint is not None else 0,
-        "root": checkpoint.root.hex() if checkpoint is not None else None,
-        "cosignatures": len(checkpoint.note.signatures) - 1 if checkpoint is not None else 0,
-        "waiting": own.waiting,
-        "frozen": own.frozen,
-    }
-
-
-def _log_handler(node: Provider) -> Any:
-    async def handle(request: web.Request) -> web.Response:
-        path = request.match_info["path"]
-        try:
-            resource = await node.log.get(path[: MAX_PATH_CHARS + 1])
-        except Refused as refusal:
-            return web.Response(text=f"{refusal.message}\n", status=status_of(refusal), headers=_UNCACHED)
-        except LedgerError:
-            return web.Response(text="the log cannot be read now\n", status=503, headers=_UNCACHED)
-        headers = {"Content-Type": resource.content_type, "Cache-Control": resource.cache_control}
-        return web.Response(body=resource.body, headers=headers)
-
-    return handle
-
-
-def _witness_handler(node: Provider) -> Any:
-    async def handle(request: web.Request) -> web.Response:
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                body = await request.read()
-            answer = await node.log.add_checkpoint(body)
-        except TimeoutError:
-            return web.Response(text="the request did not come in time\n", status=408)
-        except Refused as refusal:
-            return web.Response(text=f"{refusal.message}\n", status=status_of(refusal))
-        except LedgerError:
-            return web.Response(text="nothing can be put on record now\n", status=503)
-        headers = {"Content-Type": answer.content_type, **_UNCACHED}
-        return web.Response(body=answer.body, status=answer.status, headers=headers)
-
-    return handle
-
-
-def _handler(node: Provider, page: Any) -> Any:
-    async def handle(_: web.Request) -> web.Response:
-        response: web.Response = page(node)
-        return response
-
-    return handle

@@ -102,11 +102,13 @@ class PassingDesk:
 class RemoteLink(LinkConnection):
     """In the main process: a link that a worker holds. No stream is opened on it here."""
 
-    def __init__(self, bus: Bus, number: int, peer: PublicKey, name: str) -> None:
+    def __init__(self, bus: Bus, number: int, peer: PublicKey, name: str, caller: str) -> None:
         # Not the base's: there is no road here, and no protocol.
         loop = asyncio.get_running_loop()
         self.road = Road.DIRECT
+        self.member_of = frozenset()  # the worker knows
         self.name = name
+        self.caller = caller
         self.retired = loop.create_future()
         self.closed = loop.create_future()
         self._bus = bus
@@ -221,7 +223,7 @@ class RemoteStreams:
             self._link_closed(number)
 
     def _link_opened(self, message: m.LinkOpened) -> None:
-        link = RemoteLink(self._bus, message.link, parse_public_key(message.peer), message.name)
+        link = RemoteLink(self._bus, message.link, parse_public_key(message.peer), message.name, message.caller)
         self.links[message.link] = link
         self._on_link(link)
 

@@ -14,6 +14,7 @@ from p2pgrid.provider.control import CardExchange, ChannelExchange, ChannelsExch
 from p2pgrid.provider.disputes import DisputesExchange, DisputesWatch
 from p2pgrid.provider.exchange import Exchange, Shop
 from p2pgrid.provider.log_exchange import CosignatureExchange, LogExchange, WitnessExchange
+from p2pgrid.provider.offer_watch import OfferWatch
 from p2pgrid.provider.order import OrderExchange
 from p2pgrid.provider.resume import ResumeExchange
 
@@ -22,6 +23,7 @@ Exchanges = Mapping[int, Callable[[Shop, Stream], StreamHandler]]
 
 EXCHANGES: Final[Exchanges] = {
     Kind.OFFER_REQUEST: OfferExchange,
+    Kind.OFFER_WATCH: OfferWatch,
     Kind.CARD_REQUEST: CardExchange,
     Kind.CHANNEL_REQUEST: ChannelExchange,
     Kind.RESUME: ResumeExchange,
@@ -39,6 +41,7 @@ EXCHANGES: Final[Exchanges] = {
 FOR_THE_MAIN_PROCESS: Final = frozenset(
     {
         Kind.OFFER_REQUEST,
+        Kind.OFFER_WATCH,
         Kind.CARD_REQUEST,
         Kind.CHANNEL_REQUEST,
         Kind.CHANNELS_REQUEST,

@@ -18,6 +18,7 @@ from p2pgrid.errors import InvalidRecord, LedgerError, ProtocolViolation, Refuse
 from p2pgrid.log.log import TransparencyLog
 from p2pgrid.log.remote import WITNESS_PATH
 from p2pgrid.net import direct
+from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.log_roads import (
     LogNetwork,
     add_checkpoint_over_libp2p,
@@ -25,6 +26,7 @@ from p2pgrid.net.log_roads import (
     over_libp2p,
     over_link,
 )
+from p2pgrid.net.own_networks import OwnNetworks
 from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.proto.checkpoint import SignedCheckpoint, verify_checkpoint, witness_key
 from p2pgrid.proto.keys import PublicKey, SecretKey, parse_peer_id
@@ -64,20 +66,26 @@ class DirectWitness:
     host: str
     port: int
     own_key: SecretKey
+    networks: OwnNetworks | None = None
 
     async def add_checkpoint(self, body: bytes) -> WitnessAnswer:
-        link = await direct.dial(self.host, self.port, self.key, self.own_key, timeout_s=DIAL_TIMEOUT_S)
+        link = await self._dial()
         try:
             return await add_checkpoint_over_link(link, body)
         finally:
             await link.aclose("asked")
 
     async def get(self, path: str) -> bytes:
-        link = await direct.dial(self.host, self.port, self.key, self.own_key, timeout_s=DIAL_TIMEOUT_S)
+        link = await self._dial()
         try:
             return await over_link(link)(path)
         finally:
             await link.aclose("asked")
+
+    async def _dial(self) -> LinkConnection:
+        return await direct.dial(
+            self.host, self.port, self.key, self.own_key, timeout_s=DIAL_TIMEOUT_S, networks=self.networks
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +112,16 @@ class Libp2pWitness:
         return PeerAddress(self.key.peer_id, (self.address,))
 
 
-def parse_witness(text: str, own_key: SecretKey, network: Callable[[], LogNetwork | None]) -> WitnessRoad:
+def parse_witness(
+    text: str, own_key: SecretKey, network: Callable[[], LogNetwork | None], networks: OwnNetworks | None = None
+) -> WitnessRoad:
     """`/ip4|ip6|dns/<host>/tcp/<port>[/tls]/p2p/<peer id>`: with `/tls` the direct road. Raises UsageError."""
     parts = text.split("/")
     try:
         if len(parts) in (7, 8) and parts[0] == "" and parts[3] == "tcp" and parts[-2] == "p2p":
             key, port = parse_peer_id(parts[-1]), int(parts[4])
             if len(parts) == 8 and parts[5] == "tls" and 0 < port < 65536:
-                return DirectWitness(key, parts[2], port, own_key)
+                return DirectWitness(key, parts[2], port, own_key, networks)
             if len(parts) == 7 and 0 < port < 65536:
                 return Libp2pWitness(key, text, network)
     except (ValueError, InvalidRecord):

@@ -17,7 +17,9 @@ from p2pgrid.config import DataFolder
 from p2pgrid.errors import LedgerError
 from p2pgrid.ledger.remote import RemoteLedger
 from p2pgrid.net.direct import DirectListener
+from p2pgrid.net.link_membership import called
 from p2pgrid.net.listening import ListenLimits
+from p2pgrid.networks.entries import own_networks
 from p2pgrid.processes.accepting import ConnectionGone, Handed, receive_connections
 from p2pgrid.processes.counters import SharedCounters
 from p2pgrid.processes.worker import Inherited, run_worker
@@ -27,6 +29,7 @@ from p2pgrid.provider.admission import Admission
 from p2pgrid.provider.clock import unix_ms
 from p2pgrid.provider.exchange import Shop
 from p2pgrid.provider.passed_streams import PassedOn, PassingDesk
+from p2pgrid.provider.removals import Removals
 from p2pgrid.provider.session import EXCHANGES, FOR_THE_MAIN_PROCESS, Exchanges, serve_streams
 from p2pgrid.provider.tally import Tally
 from p2pgrid.provider.worker_channels import WorkerChannels, WorkerClaims
@@ -75,8 +78,13 @@ class Worker:
             kind: (lambda _, stream: PassedOn(desk, stream)) if kind in FOR_THE_MAIN_PROCESS else exchange
             for kind, exchange in EXCHANGES.items()
         }
+        networks = own_networks(begin.networks, key.public_key, begin.sell_in)
+        membership = called(networks, key)
         limits = ListenLimits()  # the main process has counted the callers
-        self._listener = DirectListener(key, serve_streams(self._shop, exchanges), None, limits)
+        on_stream = serve_streams(self._shop, exchanges)
+        self._listener = DirectListener(key, on_stream=on_stream, limits=limits, membership=membership)
+        own_links = self._listener.connections.copy
+        self._removals = Removals(networks, membership, self._channels, own_links) if membership else None
         self._giver = own.giver
         self._stopping: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._told = Tally()
@@ -88,13 +96,17 @@ class Worker:
     async def run(self) -> None:
         """Serve until told to stop."""
         telling = asyncio.create_task(self._keep_telling(), name="telling")
+        tasks = [telling]
+        if self._removals is not None:
+            tasks.append(asyncio.create_task(self._removals.run(), name="removals"))
         stop_taking = receive_connections(self._giver, self._take, self._gone)
         self._bus.send(WorkerReady())
         drain_s = await self._stopping
         stop_taking()
         await self._listener.aclose(drain_s=drain_s)
-        telling.cancel()
-        await asyncio.gather(telling, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._channels.aclose()
         await self._models.aclose()
         await self._ledger.aclose()

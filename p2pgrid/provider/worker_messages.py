@@ -7,6 +7,7 @@ from collections import Counter
 import msgspec
 
 from p2pgrid.commands.wire import Failure
+from p2pgrid.config import NetworkEntry
 from p2pgrid.processes.bus import BusMessage
 from p2pgrid.proto.record import Record
 from p2pgrid.provider.limits import ProviderLimits
@@ -32,6 +33,8 @@ class Begin(BusMessage, frozen=True):
 
     data: str
     """The data folder, from which the worker reads the keys."""
+    networks: tuple[NetworkEntry, ...]
+    sell_in: tuple[str, ...]
     limits: ProviderLimits
     processes: int
     """Rows of the shared counters."""
@@ -162,6 +165,8 @@ class LinkOpened(BusMessage, frozen=True):
     link: int
     peer: bytes
     name: str
+    caller: str
+    """What its address is counted by."""
 
 
 class LinkClosed(BusMessage, frozen=True):

@@ -18,6 +18,7 @@ from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.keys import PublicKey
 from p2pgrid.proto.messages import Offer
 from p2pgrid.proto.record import Record, Signed
+from p2pgrid.proto.withdrawal import Withdrawal
 from p2pgrid.provider import worker_messages as m
 from p2pgrid.provider.admission import ServedModel
 from p2pgrid.provider.dispute_book import Watcher
@@ -41,6 +42,11 @@ class LedgerOffers:
     @property
     def current(self) -> Signed[Offer] | None:
         """The main process shows it; a worker does not."""
+        return None
+
+    @property
+    def withdrawal(self) -> Signed[Withdrawal] | None:
+        """See `current`."""
         return None
 
     def find(self, offer_id: bytes) -> Signed[Offer] | None:
@@ -77,7 +83,7 @@ class WorkerLinks(ClientLinks):
             return
         number = self._numbers[connection] = next(self._next)
         self._links[number] = connection
-        self._bus.send(m.LinkOpened(number, connection.peer.raw, connection.name))
+        self._bus.send(m.LinkOpened(number, connection.peer.raw, connection.name, connection.caller))
         connection.closed.add_done_callback(lambda _: self._lost(connection, number))
 
     def fault(self, connection: LinkConnection, fault: P2pgridError) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from p2pgrid.commands.wire import failure_of
-from p2pgrid.config import DataFolder
+from p2pgrid.config import DataFolder, NetworkEntry
 from p2pgrid.engine.http import HttpEngine
 from p2pgrid.engine.process import ManagedVllm
 from p2pgrid.errors import InvalidRecord, LedgerError, LocalError, P2pgridError, Refused
@@ -24,6 +24,7 @@ from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.ledger.writer import resolve
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.direct import cannot_listen
+from p2pgrid.net.limits import Seats
 from p2pgrid.net.listening import ListenLimits, caller_of
 from p2pgrid.processes.accepting import Acceptor, ConnectionGone
 from p2pgrid.processes.bus import Bus
@@ -113,6 +114,8 @@ class ProviderWorkers(WorkerSet):
         n: int,
         *,
         data: DataFolder,
+        networks: tuple[NetworkEntry, ...],
+        sell_in: tuple[str, ...],
         ledger: SqliteLedger,
         channels: SharedChannels,
         engines: EngineSet,
@@ -121,6 +124,8 @@ class ProviderWorkers(WorkerSet):
     ) -> None:
         super().__init__("p2pgrid.provider.worker", n)
         self._data = data
+        self._networks = networks
+        self._sell_in = sell_in
         self._ledger = ledger
         self._channels = channels
         self._engines = engines
@@ -129,11 +134,12 @@ class ProviderWorkers(WorkerSet):
         self._columns = (LIVE_ORDERS, BROKEN, BODY_BYTES, *map(running_column, engines.models))
         self._memory = make_memory(n + 1, len(self._columns))
         self.counters: Final = SharedCounters(self._memory, n + 1, self._columns, MAIN)
-        listen_limits = ListenLimits()
+        most = ListenLimits(max_connections=ListenLimits().max_connections * n)
+        connects, loop = most.connects(), asyncio.get_running_loop()
         self._acceptor = Acceptor(
-            max_connections=listen_limits.max_connections * n,
-            max_connections_per_caller=listen_limits.max_connections_per_address,
+            Seats(most.allowance()),
             caller_of=caller_of,
+            may_connect=lambda caller: connects.take(caller, loop.time()),
         )
         self._claims = ClaimTable(self._give_up)
         self._shop: Shop
@@ -323,7 +329,7 @@ class ProviderWorkers(WorkerSet):
         bus.on(m.TallySoFar, functools.partial(self._tally_came, worker))
         bus.on(m.Draining, lambda _: self._drained(worker))
         bus.on(ConnectionGone, lambda message: self._acceptor.gone(worker, message.number))
-        bus.send(m.Begin(str(self._data.path), self._limits, self.n + 1, self._columns))
+        bus.send(m.Begin(str(self._data.path), self._networks, self._sell_in, self._limits, self.n + 1, self._columns))
         bus.send(m.Models(self._models_now()))
         if self._is_draining:
             bus.send(m.Drain())

@@ -34,8 +34,9 @@ from p2pgrid.client.pour import Pour
 from p2pgrid.engine.base import AnswerReader
 from p2pgrid.engine.http_client import EngineLimits, HttpCall, HttpClient, Road
 from p2pgrid.engine.http_connection import HttpConnection
-from p2pgrid.http.connection import Connection, Reply
+from p2pgrid.http.connection import Connection
 from p2pgrid.http.message import Request
+from p2pgrid.http.reply import Reply
 from p2pgrid.http.server import Server
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -28,8 +28,8 @@ from typing import Any
 import uvloop
 from aiohttp import web
 
-from p2pgrid.http.connection import Reply
 from p2pgrid.http.message import Request, Response
+from p2pgrid.http.reply import Reply
 from p2pgrid.http.server import serve
 
 PERIOD_S = 0.02

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from p2pgrid.cli.config_template import EXPLAINED, render_config
 from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.init import init
-from p2pgrid.config import Config, DataFolder, ModelConfig, parse_config
+from p2pgrid.config import Config, DataFolder, ModelConfig, NetworkEntry, parse_config
 from p2pgrid.errors import UsageError
 
 MODEL = ["--model", "m", "--model-path", "tiny", "--price-input", "0.10", "--price-output", "0.40"]
@@ -39,7 +39,8 @@ def test_the_file_shows_every_setting_with_its_default() -> None:
     config = parse_config(uncommented(render_config()), "test")
     (model,) = config.provider.models
     provider = msgspec.structs.replace(config.provider, models=())
-    assert msgspec.structs.replace(config, provider=provider) == Config()
+    assert msgspec.structs.replace(config, provider=provider, networks=()) == Config()
+    assert config.networks == (NetworkEntry(name="lab"),)
     example = {key: getattr(model, key) for key in ("name", "price_input_eur", "price_output_eur", "model_path")}
     (period,) = model.schedule
     assert (period.days, period.from_, period.until) == (("mon-fri",), "22:00", "06:00")
@@ -55,7 +56,7 @@ def test_every_setting_is_explained_and_nothing_else(section: type) -> None:
     keys = {
         field.encode_name
         for field in msgspec.structs.fields(section)
-        if not isinstance(field.default, msgspec.Struct) and field.encode_name not in ("models", "schedule")
+        if not isinstance(field.default, msgspec.Struct) and field.encode_name not in ("models", "schedule", "networks")
     }
     assert keys == set(EXPLAINED[section])
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import msgspec
 
-from p2pgrid.client.choice import Wishes
 from p2pgrid.client.clock import unix_ms
 from p2pgrid.client.limits import SessionLimits
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.purchaser import Purchaser
 from p2pgrid.client.quarantine import Quarantine
+from p2pgrid.client.wishes import Wishes
 from p2pgrid.errors import P2pgridError, Refused, Unreachable
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.memory import MemoryLedger
@@ -43,6 +43,7 @@ from p2pgrid.proto.record import Record, Role, Signed, parse_record, sign_messag
 from p2pgrid.proto.restore import restore_books
 from p2pgrid.proto.seller import SellerOrder
 from p2pgrid.proto.wire import (
+    Capacity,
     ChannelRequest,
     Channels,
     DisputesCompared,
@@ -129,6 +130,7 @@ class TestSeller:
         self.forgets_channels = False
         self.resets_orders = False
         self.ahead_ms = 0
+        self.capacity: Capacity | None = None
         self.bodies: list[bytes] = []
         self.orders: list[SellerOrder] = []
         self.aborted = 0
@@ -141,6 +143,8 @@ class TestSeller:
         self.written: list[Signed[Any]] = []
         self.listener: DirectListener | None = None
         self.changed = asyncio.Event()
+        self.watchers: list[_Talk] = []
+        """Streams on which clients watch the offer."""
         entry = ModelOffer(
             model=model,
             tariff=Tariff(input_upm=input_upm, cached_input_upm=input_upm, output_upm=output_upm),
@@ -181,7 +185,11 @@ class TestSeller:
         return unix_ms() + self.ahead_ms
 
     async def start(self) -> None:
-        self.listener = await listen("127.0.0.1", 0, self.key, on_stream=lambda stream: _Talk(self, stream))
+        self.listener = await listen("127.0.0.1", 0, self.key, on_stream=self.talk)
+
+    def talk(self, stream: Stream) -> StreamHandler:
+        """What answers on a stream."""
+        return _Talk(self, stream)
 
     async def stop(self) -> None:
         if self.listener is not None:
@@ -251,6 +259,9 @@ class _Talk(StreamHandler):
         if kind == Kind.OFFER_REQUEST:
             self.send(Kind.OFFER, seller.offer.record.to_bytes())
             self.stream.end()
+        elif kind == Kind.OFFER_WATCH:
+            seller.watchers.append(self)
+            self.send(Kind.OFFER, seller.offer.record.to_bytes())
         elif kind == Kind.CHANNELS_REQUEST:
             found = tuple(one.record.to_bytes() for one in seller.ledger.channels())
             self.send(Kind.CHANNELS, Channels(channels=found).to_bytes())
@@ -445,6 +456,7 @@ class FakeNetwork:
         """By peer id: what is sent in place of the offer."""
         self.away: set[str] = set()
         self.fetches: Counter[str] = Counter()
+        self.confirmations: Counter[str] = Counter()
         self.searches: list[str] = []
 
     async def find_providers(self, key: str, *, limit: int = 50, timeout_s: float = 10.0) -> list[PeerAddress]:
@@ -457,6 +469,15 @@ class FakeNetwork:
             raise Unreachable(f"{peer.peer_id} is away.")
         seller = next(one for one in self.sellers if one.peer_id == peer.peer_id)
         return self.raw.get(peer.peer_id, seller.offer.record.to_bytes())
+
+    async def fetch_capacity(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:
+        self.confirmations[peer.peer_id] += 1
+        if peer.peer_id in self.away:
+            raise Unreachable(f"{peer.peer_id} is away.")
+        seller = next(one for one in self.sellers if one.peer_id == peer.peer_id)
+        if seller.capacity is None:
+            raise Refused("no-capacity", f"{peer.peer_id} does not say.")
+        return seller.capacity.to_bytes()
 
     async def dial(self, addresses: Sequence[str], provider: PublicKey, secret_key: SecretKey) -> LinkConnection:
         """A real link to the seller's real port."""

@@ -12,9 +12,9 @@ import pytest
 
 from p2pgrid.client.answer import Answer
 from p2pgrid.client.batcher import SHORT_OUTPUT_TOKENS
-from p2pgrid.client.choice import Wishes
 from p2pgrid.client.openai_api import order_name
 from p2pgrid.client.purchaser import Purchaser
+from p2pgrid.client.wishes import Wishes
 from p2pgrid.errors import LedgerError, Refused, RemoteError
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.proto.messages import BatchTerms, Receipt, Status

@@ -10,9 +10,10 @@ import pytest
 
 from p2pgrid.client.card_check import check_domain, check_peer
 from p2pgrid.client.cards import RETRY_MS, CardBook
-from p2pgrid.client.choice import Wishes, unwanted_operator
+from p2pgrid.client.choice import unwanted_operator
 from p2pgrid.client.domains import DomainChecker
 from p2pgrid.client.operator import Operator, operator_object
+from p2pgrid.client.wishes import Wishes
 from p2pgrid.errors import Refused, Unreachable
 from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.proto.card import Card, PeerKey, Revocation

@@ -7,12 +7,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from p2pgrid.client.choice import Choice, Standing, Wishes, choose, expected_cost_pico
+from p2pgrid.client.choice import Choice, Standing, choose, expected_cost_pico
+from p2pgrid.client.no_choice import refusal_of
 from p2pgrid.client.openai_api import offer_object
+from p2pgrid.client.presence import UNSEEN, Presence
+from p2pgrid.client.wishes import Wishes
 from p2pgrid.errors import Refused
 from p2pgrid.proto.messages import ENDPOINTS, DataTerms, ModelOffer, Offer, Tariff, TariffPeriod
 from p2pgrid.proto.record import Signed
 from p2pgrid.proto.request import parse_request
+from p2pgrid.proto.wire import Capacity, ModelCapacity
 from tests.factories import NOW_MS, make_offer, secret_key
 
 CHAT = ENDPOINTS[0]
@@ -45,6 +49,7 @@ def pick(
     now_ms: int = NOW_MS,
     body: bytes = b'{"model": "m", "max_tokens": 100}',
     body_bytes: int | None = None,
+    presences: dict[str, Presence] | None = None,
 ) -> Choice:
     return choose(
         offers,
@@ -54,6 +59,7 @@ def pick(
         wishes=wishes or Wishes(),
         standings={peer(name): standing for name, standing in (standings or {}).items()},
         now_ms=now_ms,
+        presences={peer(name): presence for name, presence in (presences or {}).items()},
     )
 
 
@@ -101,6 +107,10 @@ def test_equal_offers_have_one_order() -> None:
         ({"endpoints": ENDPOINTS[1:]}, Wishes(), "unknown-endpoint", ENDPOINTS[1]),
         ({}, Wishes(countries=frozenset({"IT"})), "no-provider", "It is sold in: LT"),
         ({}, Wishes(provider="12D3KooWx"), "no-provider", "12D3KooWx"),
+        ({}, Wishes(min_context_tokens=4097), "no-provider", "There is: 4096 tokens"),
+        ({"price": 101}, Wishes(max_output_upm=100), "no-provider", "in/out: 0.000101/0.000101"),
+        ({"price": 101}, Wishes(max_input_upm=100), "no-provider", "at such prices"),
+        ({}, Wishes(only_free=True), "busy", "it does not say"),
         ({"context": 64}, Wishes(), "context", "64 tokens"),
         ({"price": 10**6}, Wishes(max_cost_pico=10), "over-budget", "are allowed"),
     ],
@@ -108,19 +118,75 @@ def test_equal_offers_have_one_order() -> None:
 def test_why_nobody_serves(changes: dict[str, Any], wishes: Wishes, code: str, words: str) -> None:
     choice = pick(offer("a", **changes), wishes=wishes)
     assert not choice.candidates
-    refusal = choice.refusal("m", CHAT, wishes)
+    refusal = refusal_of(choice, "m", CHAT, wishes)
     assert refusal.code == code and words in str(refusal)
+
+
+def presence(*, free: int | None = None, failures: int = 0, age_ms: int = 0) -> Presence:
+    """Of one that has confirmed its offer."""
+    one = UNSEEN.confirmed(NOW_MS - age_ms)
+    for _ in range(failures):
+        one = one.failed(NOW_MS)
+    models = (ModelCapacity(model="m", free=free or 0),)
+    return one if free is None else one.told(Capacity(sequence=1, models=models), NOW_MS - age_ms)
+
+
+@pytest.mark.parametrize(
+    ("presences", "order"),
+    [
+        ({}, ["a", "b", "c"]),
+        ({"b": presence()}, ["b", "a", "c"]),
+        ({"a": presence(), "b": presence(failures=1), "c": presence()}, ["a", "c", "b"]),
+        ({"a": presence(free=0), "b": presence(free=1), "c": presence()}, ["b", "c", "a"]),
+        ({"a": presence(free=0), "b": presence(free=1), "c": presence(free=99)}, ["b", "c", "a"]),
+        ({"a": presence(free=0, age_ms=40_000), "b": presence(), "c": presence()}, ["a", "b", "c"]),
+    ],
+)
+def test_who_is_there_comes_first_and_who_says_that_it_is_full_last_of_equals(
+    presences: dict[str, Presence], order: list[str]
+) -> None:
+    alike = sorted((offer(name) for name in "abc"), key=lambda one: peer_of(one))
+    renamed = dict(zip("abc", alike, strict=True))  # by peer id, which decides last
+    by_peer = {peer_of(renamed[name]): one for name, one in presences.items()}
+    choice = choose(
+        alike,
+        fields=parse_request(CHAT, b'{"model": "m", "max_tokens": 100}'),
+        endpoint=CHAT,
+        body_bytes=40,
+        wishes=Wishes(),
+        standings={},
+        now_ms=NOW_MS,
+        presences=by_peer,
+    )
+    names_of = {peer_of(one): name for name, one in renamed.items()}
+    assert [names_of[one.peer_id] for one in choice.candidates] == order
+
+
+def peer_of(one: Signed[Offer]) -> str:
+    return next(iter(one.signers.values())).peer_id
+
+
+def test_a_word_on_what_is_free_buys_no_place_before_a_cheaper_one() -> None:
+    everybody = {"a": presence(free=0), "b": presence(free=99)}
+    assert names(pick(offer("a", price=100), offer("b", price=101), presences=everybody)) == ["a", "b"]
+
+
+def test_wishes_that_are_met() -> None:
+    wishes = Wishes(min_context_tokens=4096, max_input_upm=100, max_output_upm=100, only_free=True)
+    everybody = {"a": presence(free=1), "b": presence(free=0), "c": presence()}
+    assert names(pick(offer("a"), offer("b"), offer("c"), wishes=wishes, presences=everybody)) == ["a"]
+    assert pick(offer("b"), wishes=wishes, presences=everybody).rejected == {"full": ("it is full",)}
 
 
 def test_the_refusal_names_the_last_test_that_anyone_reached() -> None:
     wishes = Wishes(countries=frozenset({"LT"}), max_cost_pico=10)
     choice = pick(offer("a", country="IT"), offer("b", price=10**6), offer("c", model="x"), wishes=wishes)
-    assert choice.refusal("m", CHAT, wishes).code == "over-budget"
+    assert refusal_of(choice, "m", CHAT, wishes).code == "over-budget"
     assert choice.models == ("m", "x")
 
 
 def test_nobody_at_all() -> None:
-    assert pick().refusal("m", CHAT, Wishes()).code == "no-provider"
+    assert refusal_of(pick(), "m", CHAT, Wishes()).code == "no-provider"
 
 
 def test_a_body_that_fits_no_context() -> None:
@@ -143,7 +209,7 @@ def test_the_price_of_this_moment_counts() -> None:
     assert names(pick(by_the_hour, always, now_ms=NOW_MS - 60_000)) == ["b", "a"]
     budget = Wishes(max_cost_pico=10**5)
     assert names(pick(by_the_hour, always, wishes=budget)) == ["a"]
-    refusal = pick(by_the_hour, always, wishes=budget, now_ms=NOW_MS - 60_000).refusal("m", CHAT, budget)
+    refusal = refusal_of(pick(by_the_hour, always, wishes=budget, now_ms=NOW_MS - 60_000), "m", CHAT, budget)
     assert refusal.code == "over-budget"
     chosen = pick(by_the_hour).candidates[0]
     assert chosen.tariff == night.tariff

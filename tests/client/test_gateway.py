@@ -18,8 +18,8 @@ from p2pgrid.client.gateway import SHUTDOWN_S, Gateway, check_exposure, serve
 from p2pgrid.client.limits import SessionLimits
 from p2pgrid.errors import LocalError, UsageError
 from p2pgrid.proto.messages import Status
-from p2pgrid.proto.wire import MAX_BODY_BYTES, Kind, Refusal
-from tests.client.seller import BODY, MODEL, Shop, TestSeller, chat_events, shop, sse
+from p2pgrid.proto.wire import MAX_BODY_BYTES, Capacity, Kind, ModelCapacity, Refusal
+from tests.client.seller import BODY, MODEL, Shop, TestSeller, chat_events, shop, sse, until
 
 MESSAGES: Any = [{"role": "user", "content": "Hello"}]
 QUICK = SessionLimits(link_timeout_s=0.5, queue_timeout_s=0.5)
@@ -120,6 +120,46 @@ async def test_completions() -> None:
     async with front(seller) as f:
         answer = await f.openai.completions.create(model=MODEL, prompt="x", max_tokens=4)
         assert answer.choices[0].text == "hi" and answer.object == "text_completion"
+
+
+async def test_the_list_of_models_can_be_asked_for_what_is_wanted() -> None:
+    cheap = TestSeller("cheap", output_upm=100_000, country="IT")
+    async with front(TestSeller(), cheap) as f:
+        await until(lambda: cheap.watchers)
+        room = Capacity(sequence=cheap.offer.message.sequence, models=(ModelCapacity(model=MODEL, free=2),))
+        cheap.watchers[-1].send(Kind.CAPACITY, room.to_bytes())
+        await until(lambda: f.shop.purchaser.book.presence_of(cheap.peer_id).capacity)
+
+        async def listed(query: str) -> list[dict[str, Any]]:
+            async with f.http.get(f"{f.url}/v1/models{query}") as response:
+                data = (await response.json())["data"]
+                return [offer for model in data for offer in model["p2pgrid"]["offers"]]
+
+        both = await listed("")
+        assert [offer["operator"] for offer in both] == ["Operator cheap", "Operator seller"]
+        assert [offer["free"] for offer in both] == [2, None]
+        assert all(offer["live"] and abs(offer["confirmed_ms"] - cheap.now_ms()) < 10_000 for offer in both)
+        assert [offer["operator"] for offer in await listed("?sort=context&country=LT")] == ["Operator seller"]
+        assert [offer["operator"] for offer in await listed("?free=1")] == ["Operator cheap"]
+        assert await listed("?min_context=100000") == []
+        async with f.http.get(f"{f.url}/v1/models?sort=best") as response:
+            assert response.status == 400 and "one of output" in (await response.json())["error"]["message"]
+        async with f.http.get(f"{f.url}/health") as response:
+            assert (await response.json())["refused"] == {}
+        status, answer = await f.post(BODY, X_P2pgrid_Min_Context="100000")
+        assert status == 503 and "100000 tokens" in answer["error"]["message"]
+        status, answer = await f.post(BODY, X_P2pgrid_Max_Price_Output_EUR="0.1", X_P2pgrid_Free="1")
+        assert status == 200 and len(cheap.bodies) == 1
+
+
+async def test_a_provider_that_does_not_answer_is_not_listed() -> None:
+    seller = TestSeller()
+    seller.tamper = lambda kind, payload: None if kind == Kind.OFFER else payload  # it says nothing over the link
+    async with front(seller) as f:
+        f.shop.purchaser.book.note_dead(seller.peer_id)
+        assert (await f.openai.models.list()).data == []
+        async with f.http.get(f"{f.url}/health") as response:
+            assert (await response.json())["offers"] == 0
 
 
 async def test_the_models_and_their_offers() -> None:

@@ -10,7 +10,9 @@ import msgspec
 import pytest
 
 from p2pgrid.client.offer_cache import read_cache, write_cache
-from p2pgrid.client.offers import DEAD_AFTER_FAILURES, OfferBook, verify_offer
+from p2pgrid.client.offer_store import verify_offer
+from p2pgrid.client.offers import OfferBook
+from p2pgrid.client.presence import DEAD_AFTER_FAILURES
 from p2pgrid.errors import InvalidRecord, Unreachable
 from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.proto.messages import Offer
@@ -154,9 +156,10 @@ async def test_the_dead_are_dropped_and_not_asked_all_the_time() -> None:
     await offers.search()
     network.away.add(one.peer_id)
     for _ in range(DEAD_AFTER_FAILURES):
-        assert offers.offers()
+        assert offers.offer_of(one.peer_id) is not None, "it may still be dialled"
         await offers.renew(one.peer_id)
-    assert not offers.offers()
+        assert not offers.offers(), "and is shown no more"
+    assert offers.offer_of(one.peer_id) is None
     asked = network.fetches[one.peer_id]
     await offers.search()
     assert network.fetches[one.peer_id] == asked
@@ -187,8 +190,9 @@ async def test_the_cache_is_read_and_verified_again(tmp_path: Path) -> None:
     cached["offers"][0]["peer_id"] = PEER.peer_id
     path.write_bytes(msgspec.json.encode(cached))
     again, network, _ = book(cache=path)
-    async with again:
-        assert len(again.offers()) == 1
+    await again._load()
+    assert again.offers() == [], "nobody has confirmed it"
+    assert len(again.worth_dialling()) == 1 and len(again.offers_of("tiny")) == 1
     assert not network.fetches
 
 
@@ -207,7 +211,7 @@ def test_the_cache_round_trips(tmp_path: Path) -> None:
 
 
 def test_a_full_book_forgets_what_has_failed_and_else_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("p2pgrid.client.offers.MAX_OFFERS", 3)
+    monkeypatch.setattr("p2pgrid.client.offer_store.MAX_OFFERS", 3)
     sellers = [seller(f"seller {n}") for n in range(7)]
     offers, _, _ = book(*sellers)
 

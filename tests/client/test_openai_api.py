@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pgrid.client.openai_api import StreamEditor, error_body, parse_budget, parse_wishes, status_of
+from p2pgrid.client.openai_api import StreamEditor, error_body, status_of
 from p2pgrid.client.roads import direct_addresses
+from p2pgrid.client.wishes import parse_budget, parse_wishes
 from p2pgrid.errors import LedgerError, LocalError, P2pgridError, ProtocolViolation, Refused, RemoteError, Unreachable
 from tests.client.seller import chat_events, sse
 

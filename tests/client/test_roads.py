@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,9 @@ from p2pgrid.net.connection import LinkConnection, Road
 from p2pgrid.net.direct import DirectListener, listen
 from p2pgrid.net.libp2p_road import SessionListener
 from p2pgrid.net.network import Network
+from p2pgrid.net.punch_plan import PunchPlan
+from p2pgrid.net.relay.limits import RelayLimits
+from p2pgrid.net.relay.use import parse_relay_use
 from p2pgrid.net.stream_reader import StreamReader
 from p2pgrid.proto.keys import PublicKey
 from tests.factories import CLIENT, PROVIDER, secret_key
@@ -125,11 +129,12 @@ async def test_a_direct_road_that_is_open_again_is_found_again() -> None:
     """Both start at once then, and the faster one is the direct one; libp2p's is held up here to make that sure."""
 
     class SlowNetwork:
-        async def dial_link(
-            self, provider: PublicKey, addresses: list[str], *, timeout_s: float = 10.0
-        ) -> LinkConnection:
+        async def dial_link(self, provider: PublicKey, addresses: Sequence[str], **options: Any) -> LinkConnection:
             await asyncio.sleep(0.2)
-            return await g.client.dial_link(provider, addresses, timeout_s=timeout_s)
+            return await g.client.dial_link(provider, addresses, **options)
+
+        async def agree_on_hole(self, provider: PublicKey, *, timeout_s: float = 12.0) -> PunchPlan:
+            raise Unreachable("not here.")
 
     async with grid() as g:
         with swallowing() as tls:
@@ -200,7 +205,10 @@ OTHER_PEER = secret_key("other").public_key.peer_id
         ([f"/ip4/1.2.3.4/tcp/1/p2p/{OTHER_PEER}"], [], []),
         ([f"/ip4/1.2.3.4/tcp/0/p2p/{PEER}", f"/ip4/1.2.3.4/tcp/70000/p2p/{PEER}"], [], []),
         ([f"/ip4/1.2.3.4/udp/1/p2p/{PEER}", f"ip4/1.2.3.4/tcp/1/p2p/{PEER}", "", "/", "/ip4//tcp/1/tls"], [], []),
-        ([f"/ip4/1.2.3.4/tcp/1/p2p/{OTHER_PEER}/p2p-circuit/p2p/{PEER}"], [], []),
+        ([f"/ip4/1.2.3.4/tcp/1/p2p/{OTHER_PEER}/p2p-circuit/p2p/{PEER}"], ["relayed"], []),
+        ([f"/ip4/1.2.3.4/tcp/1/p2p/{OTHER_PEER}/p2p-circuit/p2p/{OTHER_PEER}"], [], []),
+        ([f"/ip4/1.2.3.4/tcp/1/p2p/{PEER}/p2p-circuit/p2p/{PEER}"], [], []),
+        ([f"/ip4/1.2.3.4/tcp/1/p2p/{OTHER_PEER}/p2p-circuit/p2p/{OTHER_PEER}/p2p-circuit/p2p/{PEER}"], [], []),
     ],
 )
 def test_the_roads_of_an_offer_are_read_off_its_addresses(
@@ -208,3 +216,66 @@ def test_the_roads_of_an_offer_are_read_off_its_addresses(
 ) -> None:
     assert roads_of(addresses, PEER) == roads
     assert libp2p_addresses(addresses, PEER) == libp2p
+
+
+@contextlib.asynccontextmanager
+async def grid_behind_a_relay() -> AsyncIterator[tuple[Grid, str]]:
+    """A provider, and the circuit address that leads to it."""
+    direct = await listen("127.0.0.1", 0, PROVIDER, on_stream=lambda _: StreamReader())
+    sessions = SessionListener(PROVIDER, on_stream=lambda _: StreamReader())
+    here = ["/ip4/127.0.0.1/tcp/0"]
+    async with (
+        Network(secret_key("relay"), "test", listen=here, serve_dht=True, relaying=RelayLimits()) as relay,
+        Network(PROVIDER, "test", listen=here, sessions=sessions, relay=parse_relay_use(relay.addresses)) as provider,
+        Network(CLIENT, "test") as client,
+    ):
+        own = provider.addresses
+        await provider.wait_reserved(10)
+        [circuit] = provider.addresses
+        yield Grid(direct, sessions, own, client), circuit
+        await sessions.aclose(drain_s=0)
+    await direct.aclose(drain_s=0)
+
+
+@pytest.fixture
+def nobody() -> str:
+    """An address over libp2p where nobody listens."""
+    return f"/ip4/127.0.0.1/tcp/1/p2p/{PEER}"
+
+
+async def test_a_relay_is_taken_where_nothing_else_leads_there(closed: str, nobody: str) -> None:
+    async with grid_behind_a_relay() as (g, circuit):
+        roads = ProviderRoads(g.client, head_start_s=LONG_S, punches=False)
+        assert await road_to(roads, [circuit]) is Road.RELAYED
+        assert await road_to(roads, [circuit, nobody, closed]) is Road.RELAYED
+
+
+async def test_a_relay_is_taken_last(nobody: str) -> None:
+    async with grid_behind_a_relay() as (g, circuit):
+        assert await road_to(ProviderRoads(g.client, head_start_s=LONG_S), [circuit, *g.libp2p]) is Road.LIBP2P
+        assert await road_to(ProviderRoads(g.client, head_start_s=LONG_S), [circuit, nobody, g.tls]) is Road.DIRECT
+
+
+async def test_two_ports_that_swallow_cost_two_head_starts_once() -> None:
+    async with grid_behind_a_relay() as (g, circuit):
+        with swallowing() as tls, swallowing() as other:
+            mute = other.replace("/tls", f"/p2p/{PEER}")
+            roads = ProviderRoads(g.client, head_start_s=0.2, punches=False)
+            assert await road_to(roads, [tls, mute, circuit]) is Road.RELAYED
+            roads._head_start_s = LONG_S  # from now on nothing but what it remembers gets it there in time
+            assert await road_to(roads, [tls, mute, circuit]) is Road.RELAYED
+
+
+async def test_a_link_through_a_relay_moves_to_a_road_that_opens() -> None:
+    async with grid_behind_a_relay() as (g, circuit):
+        addresses = [circuit]
+        roads = ProviderRoads(g.client, punches=False, addresses_of=lambda _: addresses)
+        link = await roads.dial(addresses, PROVIDER.public_key, CLIENT)
+        assert link.road is Road.RELAYED
+        addresses.append(g.libp2p[0])
+        async with asyncio.timeout(20):
+            while link.road is Road.RELAYED:  # noqa: ASYNC110 - a link tells of no such event
+                await asyncio.sleep(0.05)
+        assert link.road.value == "libp2p"
+        assert not link.closed.done()
+        await link.aclose()

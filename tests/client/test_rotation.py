@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from p2pgrid.errors import RemoteError, Unreachable
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.proto.card_chain import key_state, verify_card
-from p2pgrid.proto.messages import Status
+from p2pgrid.proto.keys import PublicKey
 from p2pgrid.proto.record import Role, parse_json_line
 from p2pgrid.proto.well_known import PATH, parse_well_known
 from p2pgrid.provider.engine_plan import plan_engines
@@ -49,6 +50,9 @@ class Nobody:
         return []
 
     async def fetch_offer(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:
+        raise Unreachable("nobody is there.")
+
+    async def fetch_capacity(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:
         raise Unreachable("nobody is there.")
 
     async def fetch_cards(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:
@@ -180,18 +184,25 @@ async def test_a_sale_a_rotation_a_sale_and_a_clean_audit(operator: DataFolder, 
     assert command(audit, operator, file, "--logged")["clean"]
 
 
-async def test_what_the_old_key_left_open_is_settled_under_the_new_one(operator: DataFolder, buyer: DataFolder) -> None:
+async def leave_open(operator: DataFolder, buyer: DataFolder) -> PublicKey:
+    """A sale, and an order that ends unsettled, for its link is cut. The key that the provider had."""
     async with selling(operator) as node:
-        old = node.key.public_key
         async with buying(buyer, node) as purchaser:
             await sale(purchaser)
             answer = await purchaser.buy(CHAT, BODY | {"fake": {"tokens": 400, "pace_ms": 20}})
             await until(lambda: answer.usage.output_tokens > 16)
-            # The program stays, and the machine goes: nothing is settled.
+            link = purchaser.sessions[node.peer_id].link
+            assert link is not None
+            link.abort()
         await until(lambda: not node.channels.live_orders)
+        old = node.key.public_key
     with SqliteLedger.open_readonly(operator.ledger_file) as ledger:
-        (open_receipt,) = [row.receipt for row in ledger.receipts() if not row.countersigned]
-    assert open_receipt.status in (Status.INTERRUPTED, Status.CANCELLED)
+        assert sum(row.countersigned for row in ledger.receipts()) == 1
+    return old
+
+
+async def test_what_the_old_key_left_open_is_settled_under_the_new_one(operator: DataFolder, buyer: DataFolder) -> None:
+    old = await leave_open(operator, buyer)
     command(card, operator, "rotate")
     async with selling(operator) as node, buying(buyer, node) as purchaser:
         await sale(purchaser)
@@ -200,6 +211,28 @@ async def test_what_the_old_key_left_open_is_settled_under_the_new_one(operator:
         assert [row.countersigned for row in settled] == [True, True]
         assert second.continues == settled[0].record_id, "it goes on from what was left open"
         assert settled[0].channel.provider == old.raw, "with the old key's signature"
+    audited(operator, buyer)
+
+
+async def test_a_countersignature_that_the_old_key_never_saw_is_brought_to_the_new_one(
+    operator: DataFolder, buyer: DataFolder, tmp_path: Path
+) -> None:
+    old = await leave_open(operator, buyer)
+    before = tmp_path / "before"
+    shutil.copytree(operator.path, before)
+    async with selling(operator) as node, buying(buyer, node) as purchaser:
+        await purchaser.sessions.reconcile(old)
+    shutil.rmtree(operator.path)
+    before.rename(operator.path)  # it ended before the client's answer was durable
+    command(card, operator, "rotate")
+    async with selling(operator) as node, buying(buyer, node) as purchaser:
+        assert not purchaser.ledger.open_orders(purchaser.ledger.channels()[0].message.channel)
+        await sale(purchaser)
+        first, second = (channel.message for channel in purchaser.ledger.channels())
+        settled = purchaser.ledger.receipts(channel=first.channel)
+        assert second.continues == settled[0].record_id
+    with SqliteLedger.open_readonly(operator.ledger_file) as ledger:
+        assert [row.countersigned for row in ledger.receipts(channel=first.channel)] == [True, True]
     audited(operator, buyer)
 
 
@@ -238,7 +271,9 @@ async def test_a_key_that_the_old_one_never_acknowledged_is_a_stranger(operator:
     audited(operator, buyer)
 
 
-async def test_a_provider_that_lost_the_old_channel_starts_afresh(operator: DataFolder, buyer: DataFolder) -> None:
+async def test_a_provider_that_lost_the_old_channel_has_it_back_and_goes_on(
+    operator: DataFolder, buyer: DataFolder
+) -> None:
     async with selling(operator) as node, buying(buyer, node) as purchaser:
         await sale(purchaser)
     command(card, operator, "rotate")
@@ -246,7 +281,11 @@ async def test_a_provider_that_lost_the_old_channel_starts_afresh(operator: Data
         path.unlink()
     async with selling(operator) as node, buying(buyer, node) as purchaser:
         await sale(purchaser)
-        assert [channel.message.continues for channel in purchaser.ledger.channels()] == [b"", b""]
+        first, second = (channel.message for channel in purchaser.ledger.channels())
+        (receipt,) = purchaser.ledger.receipts(channel=first.channel)
+        assert second.continues == receipt.record_id
+    with SqliteLedger.open_readonly(operator.ledger_file) as ledger:
+        assert [row.record_id for row in ledger.receipts(channel=first.channel)] == [receipt.record_id]
 
 
 async def test_no_order_is_taken_on_the_old_channel(operator: DataFolder, buyer: DataFolder) -> None:

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pgrid.client.choice import UNKNOWN, Listing, Preselection, Standing, Wishes, rank
+from p2pgrid.client.choice import UNKNOWN, Listing, Preselection, Standing, rank
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.shortlist import KEPT_MS, MIXTURES, PER_MIXTURE, Shortlists, shortened
+from p2pgrid.client.wishes import Wishes
 from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.proto.messages import ENDPOINTS, ModelOffer, Tariff
 from p2pgrid.proto.record import Signed

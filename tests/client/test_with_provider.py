@@ -38,6 +38,9 @@ class _NoNetwork:
     async def fetch_offer(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:
         raise AssertionError("the link is up")
 
+    async def fetch_capacity(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:
+        raise AssertionError("the link is up")
+
 
 @contextlib.asynccontextmanager
 async def buying(

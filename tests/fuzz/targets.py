@@ -27,15 +27,11 @@ from p2pgrid.audit import audit_files
 from p2pgrid.audit.report import verdict_as_json
 from p2pgrid.client.answer import _parse_error
 from p2pgrid.client.offer_cache import read_cache
-from p2pgrid.client.offers import verify_offer
-from p2pgrid.client.openai_api import (
-    COUNTRY_HEADER,
-    MAX_COST_HEADER,
-    StreamEditor,
-    parse_wishes,
-    without_token_ids,
-)
+from p2pgrid.client.offer_query import parse_query
+from p2pgrid.client.offer_store import verify_offer
+from p2pgrid.client.openai_api import StreamEditor, without_token_ids
 from p2pgrid.client.purchase import purchase_of
+from p2pgrid.client.wishes import COUNTRY_HEADER, MAX_COST_HEADER, parse_wishes
 from p2pgrid.config import parse_config
 from p2pgrid.engine.http import parse_health, parse_models
 from p2pgrid.errors import (
@@ -49,8 +45,9 @@ from p2pgrid.errors import (
 )
 from p2pgrid.http.message import Request
 from p2pgrid.http.reader import ReaderLimits, RequestReader
+from p2pgrid.http.response_reader import ResponseReader
 from p2pgrid.ledger.bundle import read_bundle
-from p2pgrid.net import tls
+from p2pgrid.net import reach_wire, tls
 from p2pgrid.net.addresses import (
     parse_announce_address,
     parse_listen_address,
@@ -59,7 +56,9 @@ from p2pgrid.net.addresses import (
 )
 from p2pgrid.net.bootstrap_peers import parse_bootstrap_peers
 from p2pgrid.net.kad_query import Contact, parse_answer
+from p2pgrid.net.member_books import parse_member_list
 from p2pgrid.net.offer_exchange import OFFER, _read
+from p2pgrid.networks.invitation import read_invitation
 from p2pgrid.proto import frame, wire
 from p2pgrid.proto.acceptance import parse_batch, parse_order, verify_arrived
 from p2pgrid.proto.answer import AnswerAssembler
@@ -67,15 +66,18 @@ from p2pgrid.proto.card_chain import pack_cards, unpack_cards
 from p2pgrid.proto.channel import verify_channel
 from p2pgrid.proto.checkpoint import parse_checkpoint, verify_checkpoint
 from p2pgrid.proto.counting import TokenCounter
+from p2pgrid.proto.credentials import Side, parse_credentials
 from p2pgrid.proto.fork import verify_fork
 from p2pgrid.proto.frame import encode_frame
 from p2pgrid.proto.inclusion import parse_inclusion_proof, parse_log_proof
 from p2pgrid.proto.keys import parse_peer_id, parse_public_key
 from p2pgrid.proto.link import Link, Phase
 from p2pgrid.proto.link_events import Ended, LinkLimits, Message, Opened, Proved, Writable
+from p2pgrid.proto.membership import verify_membership
 from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.messages import ENDPOINTS, Status
 from p2pgrid.proto.note import parse_note, parse_note_key, parse_signature_lines
+from p2pgrid.proto.peer_id_auth import Challenge, PeerIdAuthClient, PeerIdAuthServer
 from p2pgrid.proto.record import (
     MAX_RECORD_BYTES,
     Record,
@@ -90,9 +92,10 @@ from p2pgrid.proto.sse import EventSplitter
 from p2pgrid.proto.tiles import parse_bundle, parse_tile_path
 from p2pgrid.proto.verdict import Bundle, audit_records
 from p2pgrid.proto.well_known import parse_well_known, well_known_of
+from p2pgrid.proto.withdrawal import verify_withdrawal
 from p2pgrid.proto.witness import parse_add_checkpoint
 from tests import factories
-from tests.proto import simulation, vectors
+from tests.proto import network_vectors, simulation, vectors
 from tests.proto.batch_rig import BatchRig
 from tests.proto.simulation import CLIENT, PROVIDER, Grid, answer, make_books
 
@@ -175,6 +178,10 @@ def _offer(data: bytes) -> None:
     verify_offer(data, factories.PROVIDER.public_key.peer_id, factories.NOW_MS)
 
 
+def _withdrawal(data: bytes) -> None:
+    verify_withdrawal(data, factories.PROVIDER.public_key.peer_id, factories.NOW_MS)
+
+
 # -- frames -----------------------------------------------------------------------------------------------------------
 
 
@@ -212,12 +219,18 @@ def _frame_samples(frame_type: type[wire.Frame]) -> tuple[bytes, ...]:
         wire.RequestCancel: wire.RequestCancel(index=3),
         wire.Head: wire.Head(status=200, content_type="text/event-stream"),
         wire.Cards: wire.Cards(cards=(_wire_records()[0], _wire_records()[1])),
+        wire.Capacity: wire.Capacity(sequence=7, models=(wire.ModelCapacity(model="m", free=3),)),
+        wire.ModelCapacity: wire.ModelCapacity(model="m", free=3),
         wire.LogCall: wire.LogCall(path="checkpoint", body=b"old 0"),
         wire.LogReply: wire.LogReply(status=200, body=b"no such log"),
         wire.HeldDispute: _HELD_DISPUTE,
         wire.DisputesHeld: wire.DisputesHeld(channel=bytes(32), after=0, until=9, held=(_HELD_DISPUTE,)),
         wire.DisputesCompared: wire.DisputesCompared(until=9, lacks=(bytes(32),), records=1),
         wire.DisputesNews: wire.DisputesNews(channel=bytes(32)),
+        reach_wire.ReachRequest: reach_wire.ReachRequest(addresses=("/ip4/0.0.0.0/tcp/4801/tls",)),
+        reach_wire.ReachAnswer: reach_wire.ReachAnswer(
+            seen="/ip4/192.0.2.7/tcp/4001", now_ms=1, outcomes=(reach_wire.Outcome.REFUSED,)
+        ),
     }
     return (samples[frame_type].to_bytes(),) if frame_type in samples else ()
 
@@ -579,6 +592,38 @@ def _http(data: bytes) -> None:
                 parse_wishes(request.headers)
 
 
+def _http_answer(data: bytes) -> None:
+    """As a client does with what a provider's pages send."""
+    reader = ResponseReader(MB)
+    for piece in (data[: len(data) // 2], data[len(data) // 2 :]):
+        reader.feed(piece)
+    reader.end()
+
+
+def _http_answers() -> tuple[bytes, ...]:
+    return (
+        b"HTTP/1.1 200 OK\r\nServer: p2pgrid\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404 No\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\n\r\nto the end",
+    )
+
+
+def _peer_id_auth(text: str) -> None:
+    """As either side does with the other's header."""
+    auth = PeerIdAuthServer(PROVIDER, bytes(32))
+    auth.judge(text, "example.com", 1, bytes(32))
+    client = PeerIdAuthClient(CLIENT, "example.com", bytes(32))
+    auth.judge(client.reply(text), "example.com", 1, bytes(32))
+
+
+def _auth_headers() -> tuple[bytes, ...]:
+    auth, client = PeerIdAuthServer(PROVIDER, bytes(32)), PeerIdAuthClient(CLIENT, "example.com", bytes(32))
+    asked = auth.judge(client.opening(), "example.com", 1, bytes(32))
+    reply = client.reply(asked.header) if isinstance(asked, Challenge) else ""
+    named = auth.judge(reply, "example.com", 1, bytes(32))
+    return tuple(header.encode() for header in (client.opening(), asked.header, reply, named.header))
+
+
 def _http_requests() -> tuple[bytes, ...]:
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:8480\r\nContent-Type: application/json\r\n"
     body = _bodies()[0]
@@ -790,6 +835,46 @@ def _log_targets() -> Iterator[Target]:
     yield Target("well-known", parse_well_known, refused, well_known, "json")
 
 
+def _network_targets() -> Iterator[Target]:
+    """What peers say of their membership in closed networks, and the files of their owners."""
+    lab, member = network_vectors.group(), network_vectors.CALLER.public_key
+    credentials = lambda: (network_vectors.caller_credentials(), network_vectors.caller_credentials(16))  # noqa: E731
+    wires = network_vectors.membership_wires().values()
+    memberships = lambda: tuple(one for one in wires if len(one) <= 512)  # noqa: E731
+    yield Target(
+        "member-credentials",
+        lambda data: parse_credentials(data, Side.CALLER),
+        (ProtocolViolation,),
+        credentials,
+        "msgpack",
+        16_384,
+    )
+    yield Target(
+        "membership",
+        lambda data: verify_membership(data, lab, member, network_vectors.NOW_MS),
+        (InvalidRecord,),
+        memberships,
+        "msgpack",
+        512,
+    )
+    yield Target(
+        "invitation",
+        lambda data: read_invitation(data[:10_000], "file"),
+        (UsageError,),
+        network_vectors.invitations,
+        "toml",
+        is_peers=False,
+    )
+    yield Target(
+        "member-list",
+        lambda data: parse_member_list(data.decode("utf-8", "replace"), "file"),
+        (UsageError,),
+        lambda: (b"# ours\n" + PEER_ID.encode() + b"\n",),
+        "text",
+        is_peers=False,
+    )
+
+
 def _targets() -> Iterator[Target]:
     record, violation = (InvalidRecord,), (ProtocolViolation,)
     yield Target("record", parse_record, record, _wire_records, "msgpack", MAX_RECORD_BYTES)
@@ -806,6 +891,7 @@ def _targets() -> Iterator[Target]:
             f"frame-{frame_type.__name__.lower()}", parse, violation, samples, "msgpack", frame.MAX_PAYLOAD_BYTES
         )
     order = (InvalidRecord, ProtocolViolation, Refused)
+    yield from _network_targets()
     yield from _log_targets()
     yield Target("order", _order, order, _order_openings, "msgpack", frame.MAX_PAYLOAD_BYTES)
     yield Target("batch", _batch, order, _batch_openings, "msgpack", frame.MAX_PAYLOAD_BYTES)
@@ -813,6 +899,10 @@ def _targets() -> Iterator[Target]:
     yield Target("batch-seller", _batch_seller, order, _batch_to_provider, "messages", is_machine=True)
     yield Target("channel", _channel, record, _wire_records, "msgpack", frame.MAX_PAYLOAD_BYTES)
     yield Target("offer", _offer, record, lambda: (factories.make_offer().record.to_bytes(),), "msgpack")
+    withdrawals = lambda: (factories.make_withdrawal().record.to_bytes(),)  # noqa: E731
+    yield Target("withdrawal", _withdrawal, record, withdrawals, "msgpack")
+    queries = lambda: (b"/v1/models?country=LT&max_price_output=0.5&min_context=4096&free=1&sort=free",)  # noqa: E731
+    yield Target("models-query", partial(_from_text, parse_query), (Refused,), queries, "text")
     remote = (RemoteError,)
     yield Target("link-listener", lambda d: _drive(_listener(), d), remote, _client_bytes, "frames", is_machine=True)
     yield Target("link-dialler", lambda d: _drive(_dialler(), d), remote, _server_bytes, "frames", is_machine=True)
@@ -832,6 +922,8 @@ def _targets() -> Iterator[Target]:
     yield Target("request", _request, (Refused,), _bodies, "json")
     yield Target("gateway-body", _gateway, (Refused,), _bodies, "json", is_peers=False)
     yield Target("http-requests", _http, (Refused,), _http_requests, "raw", is_peers=False)
+    yield Target("http-answer", _http_answer, (ProtocolViolation,), _http_answers, "raw")
+    yield Target("peer-id-auth", partial(_from_text, _peer_id_auth), (ProtocolViolation,), _auth_headers, "text")
     yield Target("gateway-wishes", _wishes, (Refused,), lambda: (b"LT,DE\n0.05",), "text", is_peers=False)
     yield Target("public-key", parse_public_key, record, lambda: (PROVIDER.public_key.raw,), "raw")
     yield Target("peer-id", partial(_from_text, parse_peer_id), record, lambda: (PEER_ID.encode(),), "text")
@@ -843,6 +935,8 @@ def _targets() -> Iterator[Target]:
     ):
         yield Target(name, partial(_from_text, parse), (UsageError,), _addresses, "text")
     yield Target("addresses-of-peer", _usable, (), lambda: _addresses() + _binary_addresses(), "text")
+    for name, parse in (("reach-address", reach_wire.parse_target), ("reach-seen", reach_wire.parse_seen)):
+        yield Target(name, partial(_from_text, parse), (), _addresses, "text")
     yield Target("offer-exchange", _fetched_offer, (InvalidRecord, ProtocolViolation, Refused), _sent_offers, "raw")
     kad = partial(parse_answer, kind=_KAD, server=_SERVER)
     yield Target("kad-answer", kad, violation, _kad_answers, "raw", 256 * 1024)

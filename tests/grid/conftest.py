@@ -58,7 +58,7 @@ async def grid(tmp_path: Path, fake_engine: FakeEngine) -> AsyncIterator[Grid]:
         await grid.stop()
 
 
-async def until(read: Callable[[], Any], wanted: Any, *, deadline_s: float = DEADLINE_S) -> Any:
+async def until(read: Callable[[], Any], wanted: Any, *, deadline_s: float = DEADLINE_S, pause_s: float = 0.05) -> Any:
     """Await `read()` again and again until it equals `wanted` or satisfies it (a predicate); fail at the deadline."""
     seen: Any = None
     try:
@@ -67,7 +67,7 @@ async def until(read: Callable[[], Any], wanted: Any, *, deadline_s: float = DEA
                 seen = await read()
                 if wanted(seen) if callable(wanted) else seen == wanted:
                     return seen
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(pause_s)
     except TimeoutError:
         raise AssertionError(f"after {deadline_s:.0f} s: {seen!r}") from None
 

@@ -121,7 +121,7 @@ async def test_a_whole_sale_over_libp2p_alone(tmp_path: Path) -> None:
         assert len(both) == 10
         await m.settled(12)
         assert m.road is Road.LIBP2P
-        assert m.provider.links_by_road == {"direct": 0, "libp2p": 1}
+        assert m.provider.links_by_road == {"direct": 0, "libp2p": 1, "punched": 0, "relayed": 0}
         [listed] = m.client.purchaser.market.models()
         assert listed.road == "libp2p"
     verdict = audit(m)
@@ -133,7 +133,7 @@ async def test_where_both_roads_are_offered_the_direct_one_is_taken(tmp_path: Pa
         async with await m.client.purchaser.buy(CHAT, BODY, whole=True):
             await m.settled(1)
         assert m.road is Road.DIRECT
-        assert m.provider.links_by_road == {"direct": 1, "libp2p": 0}
+        assert m.provider.links_by_road == {"direct": 1, "libp2p": 0, "punched": 0, "relayed": 0}
 
 
 async def test_a_closed_direct_port_is_no_hindrance(tmp_path: Path) -> None:

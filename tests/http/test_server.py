@@ -8,15 +8,17 @@ import gc
 import re
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
 from p2pgrid.errors import LocalError
-from p2pgrid.http.connection import Connection, Reply, ServerLimits
+from p2pgrid.http.connection import Connection
+from p2pgrid.http.limits import ServerLimits
 from p2pgrid.http.message import Request, Response
 from p2pgrid.http.reader import MAX_PIPELINED, ReaderLimits
+from p2pgrid.http.reply import Reply
 from p2pgrid.http.server import Server, serve
 
 QUICK = ServerLimits(
@@ -575,3 +577,75 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(5):
         while not condition():  # noqa: ASYNC110 - the kernel's buffers tell nobody
             await asyncio.sleep(0.005)
+
+
+# -- what a stream of libp2p needs ---------------------------------------------------------------------------------
+
+
+HALF_OPEN = replace(PATIENT, is_half_open=True, requests_per_connection=1)
+ELSEWHERE = ("127.0.0.9", 0)
+
+
+@pytest.mark.parametrize("path", ["/later", "/stream", "/now"])
+async def test_who_has_said_all_still_gets_its_answer_where_that_is_wanted(path: str) -> None:
+    async with serving(HALF_OPEN) as (site, server):
+        one = await connect(server)
+        one.get(path)
+        one.writer.write_eof()
+        async with asyncio.timeout(5):
+            while not site.handled:  # noqa: ASYNC110 (the site tells of less)
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        site.go.set()
+        whole = await one.rest()
+        assert whole.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"Connection: close\r\n" in whole
+        assert site.cancelled == 0
+        await until_idle(server)
+
+
+async def test_who_ends_in_the_middle_of_a_request_has_left() -> None:
+    async with serving(HALF_OPEN) as (site, server):
+        one = await connect(server)
+        one.send("GET /later HTTP/1.1\r\nHost: x\r\n")
+        one.writer.write_eof()
+        assert await one.rest() == b""
+        assert site.handled == []
+
+
+async def test_one_request_a_connection_where_that_is_all() -> None:
+    async with serving(HALF_OPEN) as (site, server):
+        one = await connect(server)
+        one.get("/now")
+        one.get("/now")
+        assert (await one.rest()).count(b"HTTP/1.1 200 OK") == 1
+        assert site.handled == ["/now"]
+
+
+async def test_an_address_has_so_many_connections_and_this_machine_as_many_as_there_are() -> None:
+    async with serving(replace(PATIENT, connections_per_address=2)) as (_, server):
+        others = [await connect(server, local_addr=ELSEWHERE) for _ in range(3)]
+        with contextlib.suppress(ConnectionResetError):
+            assert await others[2].rest() == b""
+        for one in (*others[:2], *[await connect(server) for _ in range(4)]):
+            one.get("/now")
+            assert (await one.answer())[0] == 200
+        others[0].writer.close()
+        await others[0].writer.wait_closed()
+        async with asyncio.timeout(5):
+            while True:
+                again = await connect(server, local_addr=ELSEWHERE)
+                again.get("/now")
+                with contextlib.suppress(ConnectionResetError, asyncio.IncompleteReadError):
+                    if (await again.answer())[0] == 200:
+                        break
+
+
+async def connect(server: Server, **options: Any) -> Program:
+    return Program(*await asyncio.open_connection(*server.addresses[0], **options))
+
+
+async def until_idle(server: Server) -> None:
+    async with asyncio.timeout(5):
+        while server.n_connections:  # noqa: ASYNC110 (the server tells of none)
+            await asyncio.sleep(0.01)

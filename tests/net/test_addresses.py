@@ -10,12 +10,16 @@ from multiaddr import Multiaddr
 from p2pgrid.errors import UsageError
 from p2pgrid.net.addresses import (
     MAX_ADDRESS_BYTES,
+    MAX_ADDRESS_CHARS,
     MAX_ADDRESSES_PER_PEER,
+    Circuit,
     announced,
     full_multiaddr,
+    is_circuit,
     parse_announce_address,
     parse_listen_address,
     parse_peer_multiaddr,
+    split_circuit,
     usable_addresses,
     without_peer_id,
 )
@@ -71,7 +75,7 @@ def test_hostile_addresses_are_dropped() -> None:
         b"",
         b"\xff" * 20,
         b"\x04" * (MAX_ADDRESS_BYTES + 1),
-        "/dns4/" + "a" * MAX_ADDRESS_BYTES + "/tcp/1",
+        "/dns4/" + "a" * MAX_ADDRESS_CHARS + "/tcp/1",
         "/ip4/192.0.2.1/tcp/0",
         "/ip4/0.0.0.0/tcp/4001",
         "/ip4/224.0.0.1/tcp/4001",
@@ -135,3 +139,51 @@ def test_only_so_many_of_a_peers_addresses_are_parsed() -> None:
 def test_every_shape_of_ours_is_taken_from_bytes_and_text(host: str, end: str) -> None:
     text = f"/{host}/tcp/4001"
     assert usable_addresses([text + end, Multiaddr(text + end).to_bytes()], PEER) == [Multiaddr(text)]
+
+
+RELAY = SecretKey(bytes(31) + b"\x03").public_key.peer_id
+CIRCUIT = f"/ip4/192.0.2.7/tcp/4803/p2p/{RELAY}/p2p-circuit"
+
+
+@pytest.mark.parametrize("host", ["ip4/192.0.2.7", "ip6/2001:db8::1", "dns/a.example"])
+@pytest.mark.parametrize("end", ["", f"/p2p/{PEER}"])
+def test_circuit_addresses_are_taken_where_they_are_asked_for(host: str, end: str) -> None:
+    text = f"/{host}/tcp/4803/p2p/{RELAY}/p2p-circuit"
+    sent = [text + end, Multiaddr(text + end).to_bytes()]
+    assert usable_addresses(sent, PEER, circuits=True) == [Multiaddr(text)]
+    assert usable_addresses(sent, PEER) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{CIRCUIT}/p2p/{OTHER}",  # leads to somebody else
+        f"{CIRCUIT}/p2p/{OTHER}/p2p-circuit/p2p/{PEER}",  # a relay of a relay
+        f"{CIRCUIT}/p2p-circuit/p2p/{PEER}",
+        f"{CIRCUIT}/ip4/192.0.2.8/tcp/1",
+        f"/ip4/192.0.2.7/tcp/4803/p2p/{PEER}/p2p-circuit",  # its own relay
+        f"/ip4/192.0.2.7/tcp/0/p2p/{RELAY}/p2p-circuit",
+        f"/ip4/224.0.0.1/tcp/1/p2p/{RELAY}/p2p-circuit",
+        f"/ip4/192.0.2.7/udp/4803/quic-v1/p2p/{RELAY}/p2p-circuit",
+        f"/p2p/{RELAY}/p2p-circuit/p2p/{PEER}",
+        "/ip4/192.0.2.7/tcp/4803/p2p-circuit",
+        "/ip4/192.0.2.7/tcp/4803/p2p/QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N/p2p-circuit",
+    ],
+)
+def test_no_other_way_through_a_relay_is_taken(text: str) -> None:
+    assert usable_addresses([text, Multiaddr(text).to_bytes()], PEER, circuits=True) == []
+
+
+def test_a_circuit_address_has_two_parts() -> None:
+    circuit = split_circuit(Multiaddr(CIRCUIT))
+    assert circuit == Circuit(RELAY, Multiaddr("/ip4/192.0.2.7/tcp/4803"))
+    assert circuit is not None and circuit.address == Multiaddr(CIRCUIT)
+    assert is_circuit(Multiaddr(CIRCUIT)) and not is_circuit(Multiaddr("/ip4/192.0.2.7/tcp/4803"))
+    for other in ("/ip4/192.0.2.7/tcp/4803", f"{CIRCUIT}/p2p/{PEER}", f"{CIRCUIT}/p2p/{OTHER}/p2p-circuit"):
+        assert split_circuit(Multiaddr(other)) is None
+
+
+@given(st.lists(st.binary(max_size=200), max_size=5))
+def test_no_bytes_raise_where_circuits_are_taken(sent: list[bytes]) -> None:
+    head = Multiaddr(CIRCUIT).to_bytes()
+    usable_addresses([*sent, *(head + one for one in sent), *(one + head for one in sent)], PEER, circuits=True)

@@ -6,14 +6,18 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import trio
 
+import p2pgrid.net.bridge as bridge_module
 from p2pgrid.errors import LocalError
 from p2pgrid.net.bridge import TrioThread
+from p2pgrid.net.turn_watch import WatchTimes
 
 
 async def _idle(ready: Callable[[], None]) -> None:
@@ -183,3 +187,83 @@ async def test_stop_during_the_pause_after_a_crash() -> None:
     await asyncio.wait_for(thread.stop(), 5)
     with pytest.raises(LocalError):
         await asyncio.wait_for(waiting, 5)
+
+
+QUICK = WatchTimes(beat_s=0.02, report_after_beats=5, interrupt_after_beats=25)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 (a thread and a logger tell of nothing)
+            await asyncio.sleep(0.01)
+
+
+def held_up(hold: Callable[[], None]) -> Callable[[], Any]:
+    """A call that takes the scheduler's turn and keeps it."""
+
+    async def keep() -> None:
+        hold()
+
+    return keep
+
+
+def endless() -> None:
+    while True:
+        pass
+
+
+async def test_a_program_that_takes_no_turns_is_interrupted_and_restarted(caplog: pytest.LogCaptureFixture) -> None:
+    thread = TrioThread(_idle, name="the test thread", first_pause_s=0.01, watch=QUICK)
+    await thread.start()
+    with pytest.raises(LocalError, match="stopped during the call: it took no turn"):
+        await asyncio.wait_for(thread.call(held_up(endless)), 20)
+
+    async def back() -> str:
+        return "back"
+
+    assert await asyncio.wait_for(thread.call(back), 5) == "back"
+    assert thread.restarts == 1
+    assert thread.stalled_s == 0
+    said = [record.getMessage() for record in caplog.records]
+    assert any("has taken no turn for" in text and "in endless" in text for text in said), "the stack says where"
+    await thread.stop()
+
+
+async def test_a_short_silence_is_reported_and_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """In a C function no exception reaches the thread; it goes on when that returns."""
+    thread = TrioThread(_idle, name="the test thread", watch=replace(QUICK, interrupt_after_beats=100_000))
+    await thread.start()
+    silent = threading.Event()
+    call = asyncio.create_task(thread.call(held_up(silent.wait)))
+    await until(lambda: thread.stalled_s)
+    assert thread.running
+    silent.set()
+    await asyncio.wait_for(call, 5)
+    await until(lambda: "goes on, after it took no turn" in caplog.text)
+    assert thread.stalled_s == 0
+    assert thread.restarts == 0
+    await thread.stop()
+
+
+async def test_a_loop_that_is_held_up_itself_blames_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """As a machine that slept, or a process that was stopped for a while."""
+    thread = TrioThread(_idle, name="the test thread", watch=QUICK)
+    await thread.start()
+    for _ in range(3):
+        await asyncio.sleep(0.03)
+        time.sleep(1.0)  # noqa: ASYNC251 (on purpose)
+    await asyncio.sleep(0.1)
+    assert "no turn" not in caplog.text
+    assert thread.restarts == 0
+    await thread.stop()
+
+
+async def test_a_thread_that_is_held_up_is_interrupted_by_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge_module, "JOIN_TIMEOUT_S", 0.2)
+    thread = await started()
+    call = asyncio.create_task(thread.call(held_up(endless)))
+    await asyncio.sleep(0.05)
+    await asyncio.wait_for(thread.stop(), 10)
+    assert "the test thread" not in [t.name for t in threading.enumerate()]
+    with pytest.raises(LocalError):
+        await asyncio.wait_for(call, 5)

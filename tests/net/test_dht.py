@@ -18,9 +18,9 @@ from libp2p.utils.varint import encode_varint_prefixed, read_varint_prefixed_byt
 from multiaddr import Multiaddr
 
 from p2pgrid.net.dht import Dht
+from p2pgrid.net.doors import KAD_ALLOWANCE
 from p2pgrid.net.host import open_host
 from p2pgrid.net.kad_query import Contact, KadQuery, contact_of, node_of
-from p2pgrid.net.kad_server import MAX_STREAMS_PER_PEER
 from p2pgrid.net.lookup_keys import record_key
 from p2pgrid.net.swarm import GridSwarm
 from p2pgrid.proto.kademlia.places import Node as KadNode
@@ -187,9 +187,11 @@ def test_idle_streams_do_not_block_the_dht() -> None:
     async def main() -> None:
         async with node([]) as server, node([server], serve=False) as idler:
             server.dht.server.idle_timeout_s = 1.0
-            streams = server.dht.server._streams_of
-            await until(lambda: not streams, "the streams of joining have ended")
-            idle = [await idler.host.new_stream(server.host.get_id(), [KAD]) for _ in range(MAX_STREAMS_PER_PEER)]
+            seats = server.host.doors.seats[KAD]
+            await until(lambda: not seats.taken, "the streams of joining have ended")
+            idle = [
+                await idler.host.new_stream(server.host.get_id(), [KAD]) for _ in range(KAD_ALLOWANCE.per_peer or 0)
+            ]
             with pytest.raises((StreamError, StreamFailure)):
                 one_more = await idler.host.new_stream(server.host.get_id(), [KAD])
                 await one_more.read(1)

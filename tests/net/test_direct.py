@@ -7,17 +7,20 @@ import contextlib
 import logging
 import socket
 import ssl
+import time
 
 import pytest
 
 from p2pgrid.errors import LocalError, Unreachable
 from p2pgrid.net import tls
+from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.direct import dial, listen
 from p2pgrid.net.listening import ListenLimits
+from p2pgrid.net.stream_reader import StreamReader
 from p2pgrid.proto.frame import HEADER, Kind
 from p2pgrid.proto.link import Link
-from p2pgrid.proto.link_events import LinkLimits
-from tests.net.road_rigs import CLIENT, FAST, OTHER, PROVIDER, Echo, RawPeer, dialled, direct_road
+from p2pgrid.proto.link_events import LinkLimits, Ready
+from tests.net.road_rigs import CLIENT, CONTROL, FAST, OTHER, PROVIDER, Echo, RawPeer, dialled, direct_road
 
 # -- dialling --------------------------------------------------------------------------------------------------
 
@@ -161,3 +164,56 @@ async def test_an_abandoned_dial_leaves_nothing_open(caplog: pytest.LogCaptureFi
         assert await reader.read() == b""
     server.close()
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_who_connects_too_often_is_turned_away() -> None:
+    limits = ListenLimits(connects_burst=3, connects_per_s=0.001)
+    async with direct_road(limits=limits) as provider:
+        for _ in range(3):
+            async with dialled(provider):
+                pass
+        with pytest.raises(Unreachable):
+            async with dialled(provider):
+                pass
+        assert provider.listener.refused_connections == 1
+
+
+async def test_a_flood_of_frames_takes_no_more_than_its_share_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flooding peer is read no further; an honest one at another address is answered all the while."""
+    took_s: dict[LinkConnection, float] = {}
+    deal_with = LinkConnection._deal_with
+
+    def timed(connection: LinkConnection, data: bytes) -> None:
+        began_s = time.thread_time()  # and no time that the machine gave to others
+        deal_with(connection, data)
+        took_s[connection] = took_s.get(connection, 0.0) + time.thread_time() - began_s
+
+    monkeypatch.setattr(LinkConnection, "_deal_with", timed)
+    async with direct_road(limits=ListenLimits(time_share=0.05, time_burst_s=0.05)) as provider:
+        host, port = provider.listener.addresses[0]
+        road = await asyncio.open_connection(
+            host, port, ssl=tls.dialler_context(), server_hostname="", local_addr=("127.0.0.9", 0)
+        )
+        hostile = RawPeer(*road, Link.dialler(OTHER, PROVIDER.public_key, limits=LinkLimits(), now_ms=0))
+        await hostile.until(Ready)
+        pings = b"".join(HEADER.pack(8, 0, Kind.PING) + n.to_bytes(8) for n in range(1, 4000))
+
+        async def flood() -> None:
+            while True:
+                hostile.writer.write(pings)
+                await hostile.writer.drain()
+
+        began_s, flooding = time.monotonic(), asyncio.gather(flood(), hostile.rest())
+        async with dialled(provider) as honest:
+            while time.monotonic() < began_s + 2.0:
+                reader = StreamReader()
+                stream = honest.open_stream(reader)
+                stream.send(CONTROL, b"hello")
+                assert await asyncio.wait_for(reader.receive(), 5)
+                stream.end()
+        elapsed_s = time.monotonic() - began_s
+        flooding.cancel()
+        await asyncio.wait([flooding])
+        [spent_s] = [spent for link, spent in took_s.items() if "127.0.0.9" in link.name]
+        assert 0 < spent_s < 0.15 + 0.05 * elapsed_s, "it got its share, and a callback more at most"
+        hostile.close()

@@ -9,20 +9,23 @@ import struct
 from typing import Any
 
 import libp2p.network.connection.swarm_connection as swarm_connection_module
+import libp2p.stream_muxer.yamux.yamux as yamux_module
 import pytest
 import trio
 from libp2p import new_host
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.network.exceptions import SwarmException
-from libp2p.network.stream.exceptions import StreamError
+from libp2p.network.stream.exceptions import StreamEOF, StreamError, StreamReset
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID, InsecureTransport
 from libp2p.stream_muxer.exceptions import MuxedStreamError
-from libp2p.stream_muxer.yamux.yamux import TYPE_DATA, YAMUX_HEADER_FORMAT
+from libp2p.stream_muxer.yamux.yamux import DEFAULT_WINDOW_SIZE, TYPE_DATA, YAMUX_HEADER_FORMAT
 from multiaddr import Multiaddr
 
+import p2pgrid.net.swarm as swarm_module
 from p2pgrid.errors import LocalError
+from p2pgrid.net.dht import Dht
 from p2pgrid.net.host import HostLimits, check_free, open_host
 from p2pgrid.net.peerstore import OwnKeyPeerStore
 from p2pgrid.net.yamux import MAX_UNREAD_BYTES, ShieldedYamux
@@ -317,6 +320,178 @@ def test_streams_over_the_cap_are_reset() -> None:
     run_trio(main)
 
 
+def test_so_many_connections_are_taken_and_no_more() -> None:
+    """libp2p's resource manager lets one too few through."""
+
+    async def main() -> None:
+        async with listening_host(HostLimits(max_connections=3)) as host:
+            streams = [await trio.open_tcp_stream("127.0.0.1", port(host)) for _ in range(5)]
+            assert [bool(await stream.receive_some(64)) for stream in streams] == [True] * 3 + [False] * 2
+
+    run_trio(main)
+
+
+def test_what_peers_see_of_us_is_not_collected() -> None:
+    async def main() -> None:
+        async with listening_host() as host, dialling_host() as peer:
+            await echo(peer, host)
+            assert host._observed_addr_manager is None
+            assert peer._observed_addr_manager is None
+
+    run_trio(main)
+
+
+def test_a_dialled_address_that_says_nothing_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(swarm_module, "DIAL_TIMEOUT_S", 0.3)
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            async with dialling_host() as peer:
+                address = Multiaddr(f"/ip4/127.0.0.1/tcp/{silent.getsockname()[1]}")
+                unknown = ID.from_base58(new_key().public_key.peer_id)
+                with trio.fail_after(3), pytest.raises(SwarmException, match="no answer in"):
+                    await peer.get_network().connect_to(unknown, [address])
+
+    run_trio(main)
+
+
+class _SlowToNotice:
+    """A listener to the swarm, during whose work the task that opens a stream is cancelled."""
+
+    async def opened_stream(self, network: Any, stream: Any) -> None:
+        await trio.sleep(0.1)
+
+    async def closed_stream(self, network: Any, stream: Any) -> None: ...
+
+    async def disconnected(self, network: Any, connection: Any) -> None: ...
+
+
+def test_a_task_cancelled_while_it_opens_a_stream_leaves_none_open() -> None:
+    async def main() -> None:
+        async with listening_host() as host, dialling_host() as peer:
+            connection = await connect(peer, host)
+            await until(lambda: not connection.get_streams(), "identify is over")
+            peer.get_network().register_notifee(_SlowToNotice())
+            given = []
+            for _ in range(3):
+                with trio.move_on_after(0.02):
+                    given.append(await peer.get_network().new_stream(host.get_id()))
+            await echo(peer, host)
+            assert given
+            await until(lambda: set(connection.get_streams()) <= {*given}, "no other stream is open", 3)
+
+    run_trio(main)
+
+
+@pytest.mark.parametrize("how", ["is_broken", "event_shutting_down"])
+def test_a_connection_that_is_ending_is_passed_over(how: str) -> None:
+    async def main() -> None:
+        async with listening_host() as host, dialling_host() as peer:
+            ending = await connect(peer, host)
+            if how == "is_broken":
+                ending.muxed_conn.is_broken = True
+            else:
+                ending.muxed_conn.event_shutting_down.set()
+            assert await connect(peer, host) is not ending
+            await echo(peer, host)
+
+    run_trio(main)
+
+
+def test_a_stream_that_is_read_slowly_takes_no_more_than_its_window() -> None:
+    """libp2p's own grants ever more to a peer that is read fast, and then holds as much when the reader stalls."""
+
+    async def main() -> None:
+        stalled = trio.Event()
+        taken = 0
+
+        async def reads_and_stalls(stream: Any) -> None:
+            nonlocal taken
+            while taken < 2 * 1024 * 1024:
+                taken += len(await stream.read(64 * 1024))
+            stalled.set()
+            await trio.sleep_forever()
+
+        async with listening_host() as host, dialling_host() as peer:
+            host.set_stream_handler("/stalls/1", reads_and_stalls)
+            await connect(peer, host)
+            stream = await peer.new_stream(host.get_id(), ["/stalls/1"])
+            sent = 0
+            with trio.move_on_after(4):
+                while True:
+                    await stream.write(bytes(16 * 1024))
+                    sent += 16 * 1024
+            assert stalled.is_set()
+            assert sent - taken <= DEFAULT_WINDOW_SIZE + 16 * 1024
+
+    run_trio(main)
+
+
+def test_a_reset_does_not_read_like_an_end() -> None:
+    """Not even to a reader that looks when the stream is forgotten already."""
+
+    async def main() -> None:
+        heard: list[type[Exception]] = []
+        began: list[bytes] = []
+
+        async def reads_late(stream: Any) -> None:
+            began.append(await stream.read(1))
+            muxed = stream.muxed_stream
+            await until(lambda: muxed.recv_closed or muxed.stream_id not in muxed.conn.streams, "the end has come")
+            try:
+                await stream.read(1)
+            except StreamError as error:
+                heard.append(type(error))
+
+        async with listening_host() as host, dialling_host() as peer:
+            host.set_stream_handler("/reads/1", reads_late)
+            await connect(peer, host)
+            for n, end in enumerate(("close", "reset"), 1):
+                stream = await peer.new_stream(host.get_id(), ["/reads/1"])
+                await stream.write(b"x")
+                await until(lambda n=n: len(began) == n, "the stream is being read")
+                await getattr(stream, end)()
+                await until(lambda n=n: len(heard) == n, "it was heard")
+            assert heard == [StreamEOF, StreamReset]
+
+    run_trio(main)
+
+
+def test_a_fault_in_a_connections_task_ends_that_connection_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yamux_module, "_STALE_STREAM_SWEEP_INTERVAL", 0.2)
+
+    async def main() -> None:
+        async with listening_host() as host, dialling_host() as peer, dialling_host() as honest:
+            connection = await connect(peer, host)
+            await connect(honest, host)
+            (theirs,) = host.get_network().get_connections(peer.get_id())
+
+            def fault() -> None:
+                raise ValueError("a fault of the library")
+
+            theirs.muxed_conn._sweep_stale_streams = fault
+            await until(lambda: connection.is_closed, "the connection is closed")
+            await echo(honest, host)
+            await echo(peer, host)
+
+    run_trio(main)
+
+
+def test_a_caller_over_ipv6_is_counted_by_its_network() -> None:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            pass
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+
+    async def main() -> None:
+        async with open_host(new_key(), [Multiaddr("/ip6/::1/tcp/0")]) as host, dialling_host() as peer:
+            await connect(peer, host)
+            assert host.get_network()._seats.held_by("::/64") == 1
+
+    run_trio(main)
+
+
 def test_strangers_cannot_make_the_host_forget_its_key() -> None:
     keys = create_new_key_pair()
     own = ID.from_pubkey(keys.public_key)
@@ -332,7 +507,10 @@ def test_strangers_cannot_make_the_host_forget_its_key() -> None:
 def test_what_peers_cause_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         async with listening_host() as host, dialling_host() as peer:
+            Dht(host, "test", serve=True)
             await echo(peer, host)
+            asked = await peer.new_stream(host.get_id(), ["/p2pgrid/test/kad/1.0.0"])
+            await asked.close()
             await peer.disconnect(host.get_id())
             with pytest.raises(SwarmException):
                 await peer.get_network().connect_to(host.get_id(), [Multiaddr("/ip4/127.0.0.1/tcp/1")])
@@ -349,10 +527,10 @@ def test_what_peers_cause_is_not_logged(caplog: pytest.LogCaptureFixture) -> Non
 
 def test_libp2p_is_shown_where_it_is_asked_for(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        async with dialling_host() as peer:
+        async with listening_host() as host, dialling_host() as peer:
             with pytest.raises(SwarmException):
-                unknown = ID.from_base58(new_key().public_key.peer_id)
-                await peer.get_network().connect_to(unknown, [Multiaddr("/ip4/127.0.0.1/tcp/1")])
+                another = ID.from_base58(new_key().public_key.peer_id)
+                await peer.get_network().connect_to(another, host.get_transport_addrs())
 
     with caplog.at_level(logging.DEBUG, logger="p2pgrid.net.libp2p"):
         run_trio(main)

@@ -70,3 +70,30 @@ def test_pauses_double_up_to_a_cap_and_are_cut_by_chance() -> None:
         pauses = [backoff.pause_s(failures, rng) for _ in range(50)]
         assert all(longest / 2 <= pause <= longest for pause in pauses)
         assert len(set(pauses)) > 40
+
+
+async def test_a_hint_ends_the_pause_also_one_that_comes_during_the_dial() -> None:
+    outcomes: list[asyncio.Future[LinkConnection]] = []
+
+    async def dial_when_told() -> LinkConnection:
+        outcomes.append(asyncio.get_running_loop().create_future())
+        return await outcomes[-1]
+
+    async def dials(n: int) -> None:
+        async with asyncio.timeout(5):
+            while len(outcomes) < n:  # noqa: ASYNC110 (the keeper tells nobody when it dials)
+                await asyncio.sleep(0.001)
+
+    backoff = Backoff(first_s=0.01, most_s=3600)
+    keeper = LinkKeeper(dial_when_told, rng=random.Random(1), backoff=backoff)
+    away = Unreachable("away.")
+    for n in range(1, 20):
+        await dials(n)
+        if n >= 10:
+            keeper.dial_now()
+        outcomes[-1].set_exception(away)
+        if n < 10:
+            while keeper.state is not KeeperState.WAITING:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            keeper.dial_now()
+    await keeper.aclose()

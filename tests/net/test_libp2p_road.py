@@ -127,7 +127,7 @@ async def test_a_peer_holds_no_more_links_than_it_may_and_others_still_come() ->
             await ask(link, b"me too")
             await link.aclose()
         await held[0].aclose()
-        await until(lambda: provider.listener._per_peer[CLIENT.public_key.peer_id] == 2)
+        await until(lambda: provider.listener.seats.taken == 2)
         await ask(await provider.dial(), b"room again")
 
 
@@ -142,7 +142,7 @@ async def test_who_opens_a_session_and_says_nothing_is_sent_away() -> None:
     async with libp2p_road(limits=ListenLimits(link=FAST)) as provider:
         raw = await RawPeer.dial(provider)
         assert await asyncio.wait_for(raw.rest(), 10)  # HELLO, GOAWAY, the end
-        await until(lambda: not provider.listener.connections and not provider.listener._open)
+        await until(lambda: not provider.listener.connections and not provider.listener.seats.taken)
 
 
 async def test_a_listener_that_closes_takes_no_more() -> None:
@@ -181,7 +181,7 @@ async def test_a_cancelled_dial_leaves_nothing_behind(turns: int) -> None:
         dialling.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await (await dialling).aclose()
-        await until(lambda: not provider.listener._open and not provider.listener.connections)
+        await until(lambda: not provider.listener.seats.taken and not provider.listener.connections)
         async with dialled(provider) as link:
             await ask(link, b"and the next one is made")
 

@@ -70,7 +70,7 @@ async def _provider_client_and_bootstrap_peer() -> None:
         ):
             assert await provider.advertise([lookup_keys.PROVIDER, MODEL]) >= 1
             (found,) = await client.find_providers(MODEL, timeout_s=5)
-            assert found == PeerAddress(provider.peer_id, provider.addresses)
+            assert found == PeerAddress(provider.peer_id, provider.addresses, ("test",))
             assert await client.fetch_offer(found, timeout_s=5) == b"a signed offer"
             assert await client.fetch_cards(found, timeout_s=5) == b"signed cards"
             with pytest.raises(Refused, match="no card") as refused:
@@ -133,11 +133,30 @@ async def test_a_crash_is_survived(caplog: pytest.LogCaptureFixture) -> None:
                 await provider._thread.call(crash)
             await until(lambda: provider.health().restarts == 1 and provider.health().bootstrap_reached, "it is back")
             assert provider.addresses == before
-            await until(lambda: provider._service._held.get(MODEL), "it is advertised again")
+            await until(lambda: provider._service.parts[0]._held.get(MODEL), "it is advertised again")
             async with Network(new_key(), "test", bootstrap=introducer.addresses) as client:
                 (found,) = await client.find_providers(MODEL, timeout_s=5)
                 assert await client.fetch_offer(found, timeout_s=5) == b"offer"
     assert "crashed and starts again" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of coroutines that trio left behind
+async def test_a_host_that_was_cut_off_leaves_its_port_to_the_next() -> None:
+    """Trio itself fails, so that no `finally` of the host runs, and its sockets stay open."""
+
+    async def fail() -> None:
+        trio._core._run.GLOBAL_RUN_CONTEXT.runner.deadlines = None  # type: ignore[attr-defined]
+        await trio.sleep_forever()
+
+    async with Network(new_key(), "test", listen=[LOOPBACK], offer=lambda: b"offer") as provider:
+        before = provider.addresses
+        with pytest.raises(LocalError, match="stopped during the call"):
+            await provider._thread.call(fail)
+        await until(lambda: provider.health().restarts and provider.health().running, "it is back")
+        assert provider.health().restarts == 1
+        assert provider.addresses == before
+        async with Network(new_key(), "test") as client:
+            assert await client.fetch_offer(PeerAddress(provider.peer_id, before), timeout_s=5) == b"offer"
 
 
 async def test_an_absent_bootstrap_peer_is_said_once_and_tried_on(caplog: pytest.LogCaptureFixture) -> None:
@@ -149,7 +168,7 @@ async def test_an_absent_bootstrap_peer_is_said_once_and_tried_on(caplog: pytest
         async with Network(new_key(), "test", bootstrap=[address, NOBODY]) as client:
             await until(lambda: "no bootstrap peer" in caplog.text, "it is said")
             assert client.health().bootstrap_reached is False
-            with pytest.raises(Unreachable, match=r"no bootstrap peer answered in 0\.1 s") as caught:
+            with pytest.raises(Unreachable, match=r"bootstrap peer of the network 'test' answered in 0\.1 s") as caught:
                 await client.find_providers(MODEL, timeout_s=0.1)
             assert address in caught.value.message
             assert await client.advertise([MODEL], timeout_s=0.1) == 0

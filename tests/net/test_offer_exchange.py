@@ -6,11 +6,24 @@ from typing import Any
 
 import pytest
 import trio
+from libp2p.identity.identify.identify import ID as IDENTIFY
+from libp2p.identity.identify.identify import parse_identify_response
 from libp2p.network.stream.exceptions import StreamError
+from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 
 from p2pgrid.errors import P2pgridError, ProtocolViolation, Refused, Unreachable
 from p2pgrid.net.kad_query import Contact
-from p2pgrid.net.offer_exchange import MAX_OFFER_BYTES, PROTOCOL, fetch_offer, serve_offers
+from p2pgrid.net.offer_exchange import (
+    CAPACITY,
+    MAX_OFFER_BYTES,
+    OFFER,
+    PROTOCOL,
+    Document,
+    fetch_document,
+    fetch_offer,
+    serve_document,
+    serve_offers,
+)
 from tests.net.trio_hosts import connect, contact, dialling_host, echo, listening_host, run_trio, until
 
 
@@ -31,6 +44,53 @@ def test_an_offer_comes_as_it_is_now(offer: bytes) -> None:
             await connect(client, provider)
             assert await fetch_offer(client, contact(provider), 5) == offer
             assert client.get_network().get_connections(), "a connection that was there stays"
+
+    run_trio(main)
+
+
+def test_questions_at_once_share_a_connection_and_the_last_closes_it() -> None:
+    async def main() -> None:
+        turns: list[trio.Event] = [trio.Event(), trio.Event()]
+
+        async def first() -> bytes:
+            await turns[0].wait()
+            return b"offer"
+
+        async def second() -> bytes:
+            await turns[1].wait()
+            return b"capacity"
+
+        for order in ((0, 1), (1, 0)):
+            turns[:] = [trio.Event(), trio.Event()]
+            async with listening_host() as provider, dialling_host() as client:
+                serve_offers(provider, first)
+                serve_document(provider, CAPACITY, second)
+                got: list[bytes] = []
+
+                async def ask(document: Document, at: Contact, client: Any = client, got: Any = got) -> None:
+                    got.append(await fetch_document(client, document, at, 5))
+
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(ask, OFFER, contact(provider))
+                    nursery.start_soon(ask, CAPACITY, contact(provider))
+                    for n, turn in enumerate(order, 1):
+                        await until(lambda client=client: client.get_network().get_connections(), "connected")
+                        turns[turn].set()
+                        await until(lambda got=got, n=n: len(got) == n, "an answer")
+                assert sorted(got) == [b"capacity", b"offer"]
+                await until(lambda client=client: not client.get_network().get_connections(), "it is not kept")
+
+    run_trio(main)
+
+
+def test_a_host_that_listens_nowhere_says_who_it_is_at_once() -> None:
+    async def main() -> None:
+        async with listening_host() as provider, dialling_host() as client:
+            await connect(client, provider)
+            stream = await provider.new_stream(client.get_id(), [IDENTIFY])
+            with trio.fail_after(0.4):  # libp2p's own waits half a second for an address
+                raw = await read_varint_prefixed_bytes_limited(stream, 4096)
+            assert parse_identify_response(raw).public_key == client.get_public_key().serialize()
 
     run_trio(main)
 

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 
+from p2pgrid.net.limits import Allowance, Seats
 from p2pgrid.processes.accepting import Acceptor, Handed, receive_connections
 
 
@@ -42,8 +44,8 @@ class Side:
 
 
 @contextlib.asynccontextmanager
-async def accepting(n: int, **caps: int) -> AsyncIterator[tuple[Acceptor, list[Side]]]:
-    acceptor = Acceptor(**{"max_connections": 100, "max_connections_per_caller": 100, **caps})
+async def accepting(n: int, **options: Any) -> AsyncIterator[tuple[Acceptor, list[Side]]]:
+    acceptor = Acceptor(**options)
     await acceptor.listen("127.0.0.1", 0)
     sides = [Side() for _ in range(n)]
     for worker, side in enumerate(sides, 1):
@@ -113,7 +115,8 @@ async def test_what_is_handed_over_is_the_connection_itself() -> None:
 
 
 async def test_the_caps_hold_over_all_workers() -> None:
-    async with accepting(2, max_connections_per_caller=3) as (acceptor, sides):
+    places = Seats(Allowance(total=100, per_address=3))
+    async with accepting(2, places=places) as (acceptor, sides):
         made = [await connect(acceptor) for _ in range(3)]
         await until_held(sides, 3)
         refused = await connect(acceptor)
@@ -170,4 +173,22 @@ async def test_without_a_worker_connections_wait() -> None:
         acceptor.add_worker(1, side.giver)
         await until_held([side], 2)
         for one in waited:
+            one.close()
+
+
+async def test_a_caller_that_connects_too_often_is_turned_away() -> None:
+    asked: list[str] = []
+
+    def may_connect(caller: str) -> bool:
+        asked.append(caller)
+        return len(asked) <= 2
+
+    async with accepting(1, may_connect=may_connect) as (acceptor, (side,)):
+        made = [await connect(acceptor) for _ in range(2)]
+        await until_held([side], 2)
+        refused = await connect(acceptor)
+        assert await closed_by_other(refused)
+        assert asked == ["127.0.0.1"] * 3
+        assert (acceptor.refused_connections, acceptor.n_connections) == (1, 2)
+        for one in (*made, refused):
             one.close()

@@ -71,6 +71,8 @@ _WRONG: tuple[tuple[str, dict[str, Any]], ...] = (
     ("prompt_tokens 8000001", {"usage": {"prompt_tokens": 8_000_001}}),
     ("completion_tokens as text", {"usage": {"completion_tokens": "1"}}),
     ("cached_tokens -1", {"usage": {"prompt_tokens_details": {"cached_tokens": -1}}}),
+    ("prompt_tokens_details a number", {"usage": {"prompt_tokens_details": 1}}),
+    ("an error whose type is a number", {"error": {"type": 1}}),
     ("an error that is a text", {"error": "no"}),
 )
 
@@ -131,6 +133,8 @@ _STREAMS: tuple[tuple[str, int, str], ...] = (
     ("data without a colon", 1, "data\n\n" + _FIRST),
     ("[DONE] before its blank line", 1, _FIRST + "data: [DONE]\n"),
     ("events without data after the end", 1, _FIRST + _DONE + ": ping\n\n\n\n"),
+    ("1057 events of two blank lines: the first of them ends nothing", 1, "\n\n" * 1057),
+    ("1058 events of two blank lines", 1, "\n\n" * 1058),
     ("1024 lines of data", 1, "data: {\n" + "data:\n" * 1022 + "data: }\n\n"),
     ("1025 lines of data", 1, "data: {\n" + "data:\n" * 1023 + "data: }\n\n"),
     ("an event of 8 MiB", 1, ": " + "x" * (2**23 - 4) + "\n\n"),
@@ -140,6 +144,7 @@ _STREAMS: tuple[tuple[str, int, str], ...] = (
     ("2000 events of 64 bytes", 1, (": " + "x" * 60 + "\n\n") * 2000),
     # Types.
     ("null in every place where it may be", 1, _event(**_NULLS)),
+    ("nothing told of the cache", 1, _FIRST + _final(prompt_tokens=3, prompt_tokens_details=None)),
     ("an index left out is 0", 1, _event(choices=[{"token_ids": [1]}]) + _event(choices=[_choice(0, 1)])),
     *((f"no chunk: {name}", 1, _event(**chunk)) for name, chunk in _WRONG),
     ("no object", 1, "data: [1]\n\n"),
@@ -178,6 +183,7 @@ _STREAMS: tuple[tuple[str, int, str], ...] = (
     ("an error in an event", 1, _FIRST + _event(error={"message": "no", "type": "x", "code": 500}) + _DONE),
     ("an error that is null", 1, _FIRST + _event(error=None) + _DONE),
     ("an error that is empty", 1, _FIRST + _event(error={}) + _DONE),
+    ("an id that is empty is not known", 1, _FIRST + _event(id="", choices=[_choice(0, 1)])),
     ("an id after events without one", 1, _TWO_THEN + _event(id="c1", choices=[_choice(0, 1)]) + _TWO_THEN),
 )
 

@@ -10,6 +10,7 @@ from p2pgrid.proto.messages import Status, Usage
 from p2pgrid.proto.record import Message, Role
 from p2pgrid.proto.wire import (
     BatchOpening,
+    Capacity,
     Cards,
     ChannelRequest,
     Channels,
@@ -21,6 +22,7 @@ from p2pgrid.proto.wire import (
     HeldDispute,
     LogCall,
     LogReply,
+    ModelCapacity,
     OpenTick,
     OrderOpening,
     Proposals,
@@ -61,6 +63,7 @@ def one_of_each_message() -> list[Message]:
         statement,
         invoice,
         factories.make_payment(invoice),
+        factories.make_withdrawal(),
     )
     return [one.message for one in signed]
 
@@ -70,6 +73,7 @@ def one_of_each_frame() -> list[Any]:
     tick = OpenTick(order_number=7, tick=2)
     held = Held(last_order_number=7, last_receipt_number=6, last_receipt=digest("receipt"), open_orders=(tick,))
     dispute = HeldDispute(receipt_number=2, id=digest("dispute"))
+    capacity = ModelCapacity(model="m", free=3)
     return [
         InclusionProof(record_id=digest("r"), salt=digest("s"), leaf_index=0, tree_size=2, hashes=(digest("h"),)),
         ChannelRequest(client_nonce=digest("nonce"), offer=digest("offer"), now_ms=factories.NOW_MS),
@@ -85,6 +89,8 @@ def one_of_each_frame() -> list[Any]:
         DisputesCompared(until=9, lacks=(digest("dispute"),), records=0),
         DisputesNews(channel=digest("channel")),
         Cards(cards=(b"record",)),
+        Capacity(sequence=7, models=(capacity,)),
+        capacity,
         OrderOpening(order=b"record", commitment_key=digest("key"), body_bytes=100),
         BatchOpening(order=b"record", commitment_key=digest("key")),
         RequestHead(index=1, status=200, content_type="text/event-stream"),

@@ -31,7 +31,7 @@ def link_vectors() -> dict[str, Any]:
         "dialler_seed": DIALLER.expose_seed().hex(),
         "nonce": NONCE.hex(),
         "terms": {"streams": LIMITS.max_streams, "credit": CREDIT},
-        "cases": [_played(*case) for case in (*_handshakes(), *_open_links())],
+        "cases": [_played(*case) for case in (*_handshakes(), *_open_links(), *_diallers(), *_moves())],
     }
 
 
@@ -41,7 +41,11 @@ def _played(name: str, side: str, steps: Sequence[Step]) -> dict[str, Any]:
         link = Link.listener(key, NONCE, limits=LIMITS, now_ms=0)
     else:
         link = Link.dialler(DIALLER, key, limits=LIMITS, now_ms=0)
-    started = link.data_to_send()
+    return told_case(name, side, link, link.data_to_send(), steps)
+
+
+def told_case(name: str, side: str, link: Link, started: bytes, steps: Sequence[Step]) -> dict[str, Any]:
+    """A case as it stands in the file, played on a link."""
     told = [_step(link, step) for step in steps]
     assert not any(one["fault"] for one in told[:-1]), name
     return {"case": name, "side": side, "start": squeezed(started), "steps": told}
@@ -87,6 +91,8 @@ def _do(link: Link, what: str, given: list[Any]) -> None:
         "end": link.end,
         "reset": link.reset,
         "goaway": link.goaway,
+        "expect_move": link.expect_move,
+        "move": link.move,
         "tick": link.tick,
     }
     actions[what](*given)
@@ -111,9 +117,15 @@ def _proof(nonce: bytes = NONCE, to: SecretKey = LISTENER, terms: Terms = TERMS)
     return frame.encode_proof(DIALLER, to.public_key, nonce, terms)
 
 
+def _claim(nonce: bytes = NONCE, to: SecretKey = LISTENER) -> bytes:
+    return frame.encode_claim(DIALLER, to.public_key, nonce, LINK_NAME)
+
+
+LINK_NAME, ROAD = bytes(range(32, 64)), bytes(range(64, 96))
 PROOF = _frame(0, Kind.PROOF, _proof())
 HELLO = _frame(0, Kind.HELLO, frame.encode_hello(NONCE, TERMS))
 READY = _frame(0, Kind.READY)
+NO_MEMBER = _frame(0, Kind.GOAWAY, encode_reason(GoawayCode.NOT_A_MEMBER, "no member"))
 Case = tuple[str, str, list[Step]]
 
 
@@ -163,6 +175,9 @@ def _handshakes() -> list[Case]:
     return cases
 
 
+FULL, BULK = bytes(65_536), 128
+
+
 def _open_links() -> list[Case]:
     opened: list[Step] = [("in", PROOF), ("accept",)]
     one: list[Step] = [*opened, ("in", _frame(1, Kind.OPEN))]
@@ -170,7 +185,41 @@ def _open_links() -> list[Case]:
     def told(name: str, *frames: bytes, start: list[Step] | None = None) -> Case:
         return name, "L", [*(one if start is None else start), *(("in", each) for each in frames)]
 
-    full, bulk = bytes(65_536), 128
+    return [
+        *_on_an_open_stream("L", one),
+        told("PROOF again", PROOF),
+        told("OPEN out of turn", _frame(3, Kind.OPEN), start=opened),
+        told("OPEN of an even stream by the dialler", _frame(2, Kind.OPEN), start=opened),
+        told("OPEN twice", _frame(1, Kind.OPEN)),
+        told("OPEN with a payload", _frame(3, Kind.OPEN, b"\0")),
+        told("as many streams as the terms say, and one more", *(_frame(n, Kind.OPEN) for n in (3, 5, 7, 9))),
+        ("GOAWAY sent, then OPEN", "L", [*one, ("goaway", 0, ""), ("in", _frame(3, Kind.OPEN)), ("in", _frame(1, 16))]),
+        (
+            "streams of both sides",
+            "L",
+            [*one, ("open",), ("send", 2, 16, b"x"), ("in", _frame(2, 16)), ("open",), ("in", _frame(4, Kind.END))],
+        ),
+    ]
+
+
+def _diallers() -> list[Case]:
+    """The same rules, for the side that opened the stream."""
+    one: list[Step] = [("in", HELLO), ("in", READY), ("open",)]
+    cases = [(f"to a dialler: {name}", side, steps) for name, side, steps in _on_an_open_stream("D", one)]
+    return [
+        *cases,
+        ("HELLO again", "D", [*one, ("in", HELLO)]),
+        ("OPEN of an odd stream by the listener", "D", [*one, ("in", _frame(3, Kind.OPEN))]),
+    ]
+
+
+def _on_an_open_stream(side: str, one: list[Step]) -> list[Case]:
+    """Stream 1 is open after the steps `one`; what either side may be told on it."""
+
+    def told(name: str, *frames: bytes) -> Case:
+        return name, side, [*one, *(("in", each) for each in frames)]
+
+    full, bulk = FULL, BULK
     return [
         told("a message", _frame(1, 16, b"x"), _frame(1, 127)),
         told("65536 bytes", _frame(1, 16, full)),
@@ -179,7 +228,6 @@ def _open_links() -> list[Case]:
         *(told(f"kind {kind} on stream 0", _frame(0, kind)) for kind in (6, 8, 16, 128)),
         *(told(f"kind {kind} on stream 1", _frame(1, kind, bytes(8))) for kind in (3, 4)),
         told("READY again", READY),
-        told("PROOF again", PROOF),
         told(
             "three PINGs in one read: the last is answered",
             b"".join(_frame(0, 4, bytes(7) + bytes([n])) for n in (1, 2, 3)),
@@ -188,16 +236,11 @@ def _open_links() -> list[Case]:
         told("PONG unasked", _frame(0, Kind.PONG, bytes(7) + b"\1")),
         (
             "silence: PING after 15 s, given up 30 s later",
-            "L",
+            side,
             [*one, ("tick", 14_999), ("tick", 15_000), ("tick", 44_999), ("tick", 45_000)],
         ),
-        ("PONG", "L", [*one, ("tick", 15_000), ("in", _frame(0, Kind.PONG, bytes(7) + b"\1"))]),
-        ("PONG twice", "L", [*one, ("tick", 15_000), *(("in", _frame(0, Kind.PONG, bytes(7) + b"\1")),) * 2]),
-        told("OPEN out of turn", _frame(3, Kind.OPEN), start=opened),
-        told("OPEN of an even stream by the dialler", _frame(2, Kind.OPEN), start=opened),
-        told("OPEN twice", _frame(1, Kind.OPEN)),
-        told("OPEN with a payload", _frame(3, Kind.OPEN, b"\0")),
-        told("as many streams as the terms say, and one more", *(_frame(n, Kind.OPEN) for n in (3, 5, 7, 9))),
+        ("PONG", side, [*one, ("tick", 15_000), ("in", _frame(0, Kind.PONG, bytes(7) + b"\1"))]),
+        ("PONG twice", side, [*one, ("tick", 15_000), *(("in", _frame(0, Kind.PONG, bytes(7) + b"\1")),) * 2]),
         told("a message on a stream that was never opened", _frame(3, 16)),
         told("a message on the listener's stream that was never opened", _frame(2, 16)),
         told("CREDIT on a stream that was never opened", _frame(3, Kind.CREDIT, b"\0\0\0\1")),
@@ -208,7 +251,7 @@ def _open_links() -> list[Case]:
         told("a message after RESET", _frame(1, Kind.RESET, encode_reason(0, "")), _frame(1, 16)),
         (
             "CREDIT after END",
-            "L",
+            side,
             [
                 *one,
                 ("send", 1, bulk, b"data"),
@@ -216,10 +259,10 @@ def _open_links() -> list[Case]:
                 ("in", _frame(1, Kind.CREDIT, b"\0\0\0\4")),
             ],
         ),
-        ("a message after both ENDs", "L", [*one, ("end", 1), ("in", _frame(1, Kind.END)), ("in", _frame(1, 16))]),
+        ("a message after both ENDs", side, [*one, ("end", 1), ("in", _frame(1, Kind.END)), ("in", _frame(1, 16))]),
         (
-            "a message after the listener's RESET",
-            "L",
+            "a message after its own RESET",
+            side,
             [*one, ("reset", 1, ResetCode.CANCELLED.value, ""), ("in", _frame(1, 16))],
         ),
         *(
@@ -233,7 +276,7 @@ def _open_links() -> list[Case]:
         told("empty bulk", _frame(1, bulk)),
         (
             "half the window consumed: CREDIT",
-            "L",
+            side,
             [
                 *one,
                 ("in", _frame(1, bulk, full)),
@@ -249,17 +292,59 @@ def _open_links() -> list[Case]:
         *(
             (
                 f"4 bytes sent, CREDIT {credit}",
-                "L",
+                side,
                 [*one, ("send", 1, bulk, b"data"), ("in", _frame(1, Kind.CREDIT, credit.to_bytes(4)))],
             )
             for credit in (4, 5)
         ),
         *(told(f"GOAWAY {code}", _frame(0, Kind.GOAWAY, encode_reason(code, "bye"))) for code in (0, 2, 999)),
-        ("GOAWAY sent, then OPEN", "L", [*one, ("goaway", 0, ""), ("in", _frame(3, Kind.OPEN)), ("in", _frame(1, 16))]),
-        (
-            "streams of both sides",
-            "L",
-            [*one, ("open",), ("send", 2, 16, b"x"), ("in", _frame(2, 16)), ("open",), ("in", _frame(4, Kind.END))],
-        ),
         told("two frames in one read, the second of them forbidden", _frame(1, 16, b"x") + _frame(3, 16)),
+    ]
+
+
+def _moves() -> list[Case]:
+    claim = _claim()
+    claims = {
+        "another nonce": _claim(nonce=bytes(32)),
+        "another listener": _claim(to=SecretKey(b"o" * 32)),
+        "another link": claim[:2] + bytes(32) + claim[34:],
+        "a signature that does not fit": claim[:80] + bytes([claim[80] ^ 1]) + claim[81:],
+        "a key of small order": claim[:34] + SMALL_ORDER + claim[67:],
+        "the signature of a PROOF": claim[:67] + _proof()[35:99],
+        "a byte too few": claim[:-1],
+        "a byte too many": claim + b"\0",
+        "version 2": b"\0\2" + claim[2:],
+    }
+    claimed = ("in", _frame(0, Kind.CLAIM, claim))
+    one: list[Step] = [("in", PROOF), ("accept",), ("in", _frame(1, Kind.OPEN))]
+    expected: list[Step] = [*one, ("expect_move", ROAD)]
+    move = _frame(0, Kind.MOVE, ROAD)
+    return [
+        ("CLAIM", "L", [claimed, ("accept",)]),
+        ("CLAIM that is refused", "L", [claimed, ("goaway", GoawayCode.REFUSED.value, "no")]),
+        *((f"CLAIM: {name}", "L", [("in", _frame(0, Kind.CLAIM, c))]) for name, c in claims.items()),
+        ("CLAIM on stream 1", "L", [("in", _frame(1, Kind.CLAIM, claim))]),
+        ("CLAIM behind CLAIM", "L", [claimed, claimed]),
+        ("CLAIM behind PROOF", "L", [("in", PROOF), claimed]),
+        ("CLAIM on an open link", "L", [*one, claimed]),
+        ("CLAIM to a dialler", "D", [claimed]),
+        (
+            "MOVE, answered, and what comes on the other road",
+            "L",
+            [*expected, ("send", 1, 16, b"before"), ("in", move), ("move", ROAD), ("in", _frame(1, 16, b"x"))],
+        ),
+        ("MOVE that nothing was claimed for", "L", [*one, ("in", move)]),
+        ("MOVE that is expected no more", "L", [*expected, ("expect_move", None), ("in", move)]),
+        ("MOVE to another road", "L", [*expected, ("in", _frame(0, Kind.MOVE, bytes(32)))]),
+        ("MOVE of 31 bytes", "L", [*expected, ("in", _frame(0, Kind.MOVE, ROAD[:-1]))]),
+        ("MOVE on stream 1", "L", [*expected, ("in", _frame(1, Kind.MOVE, ROAD))]),
+        ("MOVE twice", "L", [*expected, ("in", move), ("in", move)]),
+        ("MOVE before PROOF", "L", [("in", move)]),
+        ("a message behind MOVE", "L", [*expected, ("in", move + _frame(1, 16, b"x"))]),
+        ("a message before MOVE in one read", "L", [*expected, ("in", _frame(1, 16, b"x") + move)]),
+        (
+            "a dialler moves",
+            "D",
+            [("in", HELLO), ("in", READY), ("open",), ("expect_move", ROAD), ("move", ROAD), ("in", move)],
+        ),
     ]

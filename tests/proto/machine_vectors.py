@@ -197,9 +197,11 @@ ORDERS: dict[str, Callable[[], Trace]] = {
     "failed, and billed": wrong_receipt(status=Status.FAILED),
     "interrupted, beyond the vouchers": wrong_receipt(status=Status.INTERRUPTED),
     "billed, the first token too late": wrong_receipt(first_token_ms=60_001, total_ms=60_002),
+    "completed, for nothing, though it came in time": wrong_receipt(amount_pico=0, channel_total_pico=0),
     "a mention of nothing": wrong_receipt(mentions=(bytes(32),)),
     "a receipt that is right, disputed all the same": lambda: _disputed(short()),
     # Receipts that are taken though this side saw otherwise: nothing is owed.
+    "completed, for nothing, none in time": wrong_receipt(amount_pico=0, channel_total_pico=0, first_token_ms=60_001),
     "failed, for nothing, though it came": wrong_receipt(status=Status.FAILED, amount_pico=0, channel_total_pico=0),
     "late, for nothing, though it came": wrong_receipt(status=Status.LATE, amount_pico=0, channel_total_pico=0),
     # Receipts that the chain cannot go on with.

@@ -22,6 +22,7 @@ from p2pgrid.proto.record import Message
 from p2pgrid.proto.statement import StatementLine
 from p2pgrid.proto.wire import (
     BatchOpening,
+    Capacity,
     Cards,
     ChannelRequest,
     Channels,
@@ -33,6 +34,7 @@ from p2pgrid.proto.wire import (
     HeldDispute,
     LogCall,
     LogReply,
+    ModelCapacity,
     OpenTick,
     OrderOpening,
     Proposals,
@@ -75,6 +77,8 @@ FRAMES = (
     DisputesCompared,
     DisputesNews,
     Cards,
+    Capacity,
+    ModelCapacity,
     OrderOpening,
     BatchOpening,
     RequestHead,

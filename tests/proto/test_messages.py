@@ -133,7 +133,7 @@ def test_every_type_is_listed() -> None:
         f"/p2pgrid/{n}/1"
         for n in (
             *("answer", "card", "channel", "dispute", "invoice", "meter", "offer", "opening", "order"),
-            *("payment", "receipt", "statement", "voucher"),
+            *("payment", "receipt", "statement", "voucher", "withdrawal"),
         )
     ]
     assert {s.value for s in Status} == {

@@ -27,6 +27,7 @@ from tests.proto.exchange_vectors import exchange_vectors
 from tests.proto.link_vectors import link_vectors
 from tests.proto.log_vectors import log_vectors, merkle_vectors
 from tests.proto.machine_vectors import machine_vectors
+from tests.proto.network_vectors import network_vectors
 from tests.proto.refusal_vectors import refusal_vectors
 from tests.proto.request_vectors import request_vectors
 from tests.proto.simulation import (
@@ -42,6 +43,7 @@ from tests.proto.simulation import (
     usage,
 )
 from tests.proto.speccheck import signature_vectors, speccheck_vectors
+from tests.proto.withdrawal_vectors import withdrawal_vectors
 
 FOLDER = Path(__file__).parent.parent / "vectors"
 
@@ -61,6 +63,7 @@ def all_vectors() -> dict[str, Any]:
         "signatures.json": signature_vectors(),
         "exchanges.json": exchange_vectors(),
         "link.json": link_vectors(),
+        "network.json": network_vectors(),
         "machines.json": machine_vectors(),
         "batches.json": batch_vectors(),
         "merkle.json": merkle_vectors(),
@@ -69,6 +72,7 @@ def all_vectors() -> dict[str, Any]:
         "proofs.json": proof_vectors(),
         "cards.json": card_vectors(),
         "discovery.json": discovery_vectors(),
+        "withdrawals.json": withdrawal_vectors(),
     }
 
 
@@ -140,6 +144,7 @@ def _other_records() -> list[Signed[Message]]:
         statement,
         invoice,
         factories.make_payment(invoice),
+        factories.make_withdrawal(),
     ]
 
 

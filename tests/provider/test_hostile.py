@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import cast
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from p2pgrid.errors import P2pgridError
+from p2pgrid.errors import P2pgridError, Refused
+from p2pgrid.log.service import LogService
 from p2pgrid.net.direct import dial
 from p2pgrid.net.stream_reader import StreamReader
 from p2pgrid.proto.messages import Status
-from p2pgrid.proto.wire import Kind
+from p2pgrid.proto.wire import ChannelRequest, Kind, Refusal, parse_frame
+from p2pgrid.provider.clock import unix_ms
 from tests.factories import PROVIDER, secret_key
-from tests.provider.rig import Buyer, provider, until
+from tests.provider.rig import Buyer, limits, provider, receive, until
 
 ATTACKER = secret_key("attacker")
 KINDS = [int(kind) for kind in Kind] + [16, 99, 255]
@@ -70,3 +73,40 @@ def test_any_messages_on_a_stream_end_in_nothing_worse_than_a_reset(messages: li
             assert (await buyer.order(max_tokens=4).send().to_end()).status is Status.COMPLETED
 
     asyncio.run(run())
+
+
+async def test_an_address_opens_so_many_channels_whatever_keys_it_makes() -> None:
+    """Each would be on record for months; who has a channel goes on with it."""
+    async with provider(limits=limits(channels_burst=2, channels_per_hour=1)) as rig:
+        buyer = await Buyer.connect(rig)
+        await Buyer.connect(rig, secret_key("a new key"))
+        for n in range(3):
+            link = await dial(*rig.address, PROVIDER.public_key, secret_key(f"another new key {n}"))
+            reader = StreamReader()
+            stream = link.open_stream(reader)
+            request = ChannelRequest(client_nonce=bytes(32), offer=rig.offer.id, now_ms=unix_ms())
+            stream.send(Kind.CHANNEL_REQUEST, request.to_bytes())
+            kind, payload = await receive(reader)
+            assert kind == Kind.REFUSAL
+            assert parse_frame(payload, Refusal).code == "busy"
+            await link.aclose()
+        assert len(rig.shop.channels) == 2
+        assert (await buyer.order(max_tokens=4).send().to_end()).status is Status.COMPLETED
+
+
+async def test_an_address_asks_so_much_about_the_log() -> None:
+    async with provider(limits=limits(log_burst=2, log_per_s=0.001), log=cast(LogService, _NoLog())) as rig:
+        codes = []
+        for n in range(4):
+            link = await dial(*rig.address, PROVIDER.public_key, secret_key(f"asker {n}"))
+            reader = StreamReader()
+            link.open_stream(reader).send(Kind.LOG_REQUEST, b"checkpoint")
+            _, payload = await receive(reader)
+            codes.append(parse_frame(payload, Refusal).code)
+            await link.aclose()
+        assert codes == ["not-there", "not-there", "busy", "busy"]
+
+
+class _NoLog:
+    async def get(self, path: str, asker: object) -> None:
+        raise Refused("not-there", "nothing is in this log yet.")

@@ -220,3 +220,42 @@ def test_keys_name_country_and_models() -> None:
     tariff = Tariff(input_upm=1, cached_input_upm=1, output_upm=1)
     entry = ModelOffer(model="m", tariff=tariff, context_tokens=64, concurrency=1, endpoints=ENDPOINTS)
     assert advertised_keys([entry], "LT") == ["provider", "country/LT", "model/m", "model/m@LT"]
+
+
+async def test_prices_change_while_the_node_runs_and_what_was_shown_is_honoured(data: DataFolder) -> None:
+    async with running(data) as (provider, rig):
+        buyer = await buyer_of(provider, rig)
+        assert (await provider.reprice()).models == (), "config.toml says nothing of this model"
+
+        def priced(output: str, cached: str = "0.10") -> None:
+            data.config_file.write_text(
+                "[[provider.models]]\n"
+                'name = "fake"\nengine-url = "http://127.0.0.1:1"\n'
+                f'price-input-eur = "0.20"\nprice-cached-input-eur = "{cached}"\nprice-output-eur = "{output}"\n'
+                '[[provider.models]]\nname = "not sold"\nengine-url = "http://127.0.0.1:2"\n'
+                'price-input-eur = "1"\nprice-output-eur = "1"\n'
+            )
+
+        priced("0.90")
+        done = await provider.reprice()
+        assert provider.offer is not None and provider.offer.id != rig.offer.id
+        assert (done.models, done.sequence) == (("fake",), provider.offer.message.sequence)
+        assert provider.offer.message.models[0].tariff == Tariff(
+            input_upm=200_000, cached_input_upm=100_000, output_upm=900_000
+        )
+        receipt = await buyer.order(max_tokens=4).send().to_end()
+        assert receipt.offer == rig.offer.id, "the offer before is honoured"
+        priced("0.95", cached="0.30")
+        with pytest.raises(UsageError, match="cached input costs more"):
+            await provider.reprice()
+        assert provider.offer.message.sequence == done.sequence
+        priced("0.90")
+        assert (await provider.reprice()).models == ()
+        await until(lambda: rig.fake.running == 0)
+    with pytest.raises(UsageError, match="stopping"):
+        await provider.reprice()
+
+
+async def test_a_node_that_has_not_started_changes_no_prices(data: DataFolder) -> None:
+    with pytest.raises(UsageError, match="starting"):
+        await node(data, config("http://127.0.0.1:1")).reprice()

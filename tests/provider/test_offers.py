@@ -6,12 +6,15 @@ import asyncio
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from p2pgrid.config import ModelConfig, TermsConfig
 from p2pgrid.errors import LedgerError, UsageError
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.proto.messages import DataTerms, ModelOffer, Tariff
 from p2pgrid.proto.record import Role
+from p2pgrid.proto.withdrawal import withdraws
 from p2pgrid.provider.offers import OfferBook, OfferTerms, tariff_of, terms_of
 from tests.factories import MODEL, NOW_MS, PROVIDER, TARIFF
 
@@ -89,6 +92,44 @@ async def test_what_was_shown_binds_after_withdrawal_and_restart_until_it_expire
     await restarted.publish([ENTRY], ADDRESSES)
     assert restarted.find(first.id) is None
     assert restarted.find(bytes(32)) is None
+
+
+async def test_a_withdrawal_is_shown_in_place_of_the_offer_and_is_about_no_later_one() -> None:
+    book = OfferBook(MemoryLedger(), PROVIDER, TERMS, Clock())
+    book.withdraw()
+    assert book.withdrawal is None, "nothing was shown that could be withdrawn"
+    first = await book.publish([ENTRY], ADDRESSES)
+    assert book.withdrawal is None
+    book.withdraw()
+    withdrawal = book.withdrawal
+    assert withdrawal is not None and withdrawal.signers == {Role.PROVIDER: PROVIDER.public_key}
+    assert withdraws(withdrawal.message, first.message)
+    book.withdraw()
+    assert book.withdrawal is withdrawal, "a second one would say the same"
+    second = await book.publish([ENTRY], ADDRESSES)
+    assert book.withdrawal is None and not withdraws(withdrawal.message, second.message)
+
+
+@given(st.lists(st.tuples(st.integers(-90_000_000, 90_000_000), st.booleans()), max_size=6))
+def test_no_withdrawal_is_ever_about_a_later_offer(steps: list[tuple[int, bool]]) -> None:
+    """However the clock jumps, over restarts."""
+
+    async def live() -> None:
+        ledger, clock = MemoryLedger(), Clock()
+        book = OfferBook(ledger, PROVIDER, TERMS, clock)
+        withdrawn = []
+        for jump_ms, restarts in steps:
+            offer = await book.publish([ENTRY], ADDRESSES)
+            assert not any(withdraws(one.message, offer.message) for one in withdrawn)
+            book.withdraw()
+            assert book.withdrawal is not None and withdraws(book.withdrawal.message, offer.message)
+            withdrawn.append(book.withdrawal)
+            clock.now_ms += jump_ms
+            if restarts:
+                ledger = ledger.crashed()
+                book = OfferBook(ledger, PROVIDER, TERMS, clock)
+
+    asyncio.run(live())
 
 
 async def test_an_expired_offer_is_not_shown() -> None:

@@ -11,7 +11,8 @@ import pytest
 from p2pgrid.proto.actions import Send
 from p2pgrid.proto.record import Role, sign_message
 from p2pgrid.proto.wire import ChannelRequest, Kind, OrderOpening, Refusal, parse_frame
-from tests.factories import make_channel, secret_key
+from p2pgrid.proto.withdrawal import verify_withdrawal, withdraws
+from tests.factories import PROVIDER, make_channel, secret_key
 from tests.provider.rig import Buyer, Placed, limits, provider, until
 
 STRANGER = secret_key("stranger")
@@ -210,6 +211,16 @@ async def test_the_offer_is_shown_to_whoever_asks() -> None:
         kind, payload = await buyer.ask(Kind.OFFER_REQUEST, b"")
         assert (kind, payload) == (Kind.OFFER, rig.offer.record.to_bytes())
         rig.shop.offers.withdraw()
+        kind, payload = await buyer.ask(Kind.OFFER_REQUEST, b"")
+        assert kind == Kind.WITHDRAWAL
+        withdrawal = verify_withdrawal(payload, PROVIDER.public_key.peer_id, buyer.now_ms())
+        assert withdraws(withdrawal.message, rig.offer.message)
+
+
+async def test_nothing_to_show_is_a_refusal() -> None:
+    async with provider() as rig:
+        buyer = await Buyer.connect(rig)
+        rig.shop.offers._current = None  # type: ignore[attr-defined]
         kind, payload = await buyer.ask(Kind.OFFER_REQUEST, b"")
         assert (kind, parse_frame(payload, Refusal).code) == (Kind.REFUSAL, "withdrawn")
 

@@ -90,7 +90,7 @@ async def test_two_clients_are_served_by_two_workers(data: DataFolder) -> None:
         async with aiohttp.ClientSession() as session, session.get(f"{url}/metrics") as response:
             lines = (await response.text()).splitlines()
         assert 'p2pgrid_orders_settled_total{status="completed"} 6' in lines
-        assert provider.links_by_road == {"direct": 2, "libp2p": 0}
+        assert provider.links_by_road == {"direct": 2, "libp2p": 0, "punched": 0, "relayed": 0}
     with SqliteLedger.open_readonly(data.ledger_file) as ledger:
         assert [row.countersigned for row in ledger.receipts()] == [True] * 6
         assert all(ledger.request_key(row.channel.channel, row.receipt.order_number) for row in ledger.receipts())

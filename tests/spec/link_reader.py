@@ -8,9 +8,10 @@ from typing import Any
 
 import nacl.bindings
 
+from tests.spec.network_reader import read_credentials
 from tests.spec.reader import Refused, peer_id, signature_input, verify
 
-HELLO, PROOF, READY, GOAWAY, PING, PONG, OPEN, CREDIT, END, RESET = range(10)
+HELLO, PROOF, READY, GOAWAY, PING, PONG, OPEN, CREDIT, END, RESET, CLAIM, MOVE, MEMBER = range(13)
 
 
 class Closed(Exception):
@@ -43,6 +44,9 @@ class LinkSide:
     nonce: bytes
     streams_allowed: int
     credit: int
+    credentials: bytes = b""
+    """What D sends as MEMBER (network.md, rule 14)."""
+    may_hear_member: bool = False
     phase: str = "HANDSHAKE"
     out: bytes = b""
     buffer: bytes = b""
@@ -54,9 +58,11 @@ class LinkSide:
     heard_ms: int = 0
     pinged_ms: int | None = None
     is_leaving: bool = False
+    claimed: bytes | None = None
 
     def __post_init__(self) -> None:
         self.own_next, self.peer_next = (2, 1) if self.side == "L" else (1, 2)
+        self.may_hear_member = self.side == "L"
         if self.side == "L":
             self._put(0, HELLO, struct.pack(">H32sII", 1, self.nonce, self.streams_allowed, self.credit))
 
@@ -83,6 +89,10 @@ class LinkSide:
                 pong = payload
             else:
                 self._frame(stream, kind, payload, events)
+            if kind == MOVE and self.buffer:
+                raise violation()
+            if kind == MOVE:
+                events.append(["moved"])
         if pong is not None:
             self._put(0, PONG, pong)
 
@@ -97,6 +107,8 @@ class LinkSide:
             if len(payload) != 8 or not self.ponged < number <= self.pings:
                 raise violation()
             self.ponged, self.pinged_ms = number, None
+        elif kind == MOVE and stream == 0 and len(payload) == 32 and payload == self.claimed:
+            self.claimed = None
         elif kind == OPEN:
             self._opened(stream, payload, events)
         elif CREDIT <= kind <= RESET or kind >= 16:
@@ -105,8 +117,17 @@ class LinkSide:
             raise violation()
 
     def _handshake(self, stream: int, kind: int, payload: bytes, events: list[Any]) -> None:
-        wanted = {("L", "HANDSHAKE"): PROOF, ("D", "HANDSHAKE"): HELLO, ("D", "PROVEN"): READY}
-        if stream != 0 or kind != wanted.get((self.side, self.phase)):
+        if kind == MEMBER and stream == 0 and (self.side, self.phase) in (("L", "HANDSHAKE"), ("D", "PROVEN")):
+            if not self.may_hear_member:
+                raise violation()
+            self.may_hear_member = False
+            try:
+                read_credentials(payload, "caller" if self.side == "L" else "called")
+            except Refused:
+                raise violation() from None
+            return
+        wanted = {("L", "HANDSHAKE"): (PROOF, CLAIM), ("D", "HANDSHAKE"): (HELLO,), ("D", "PROVEN"): (READY,)}
+        if stream != 0 or kind not in wanted.get((self.side, self.phase), ()):
             raise violation()
         if kind == READY:
             if payload:
@@ -118,8 +139,19 @@ class LinkSide:
             raise violation()
         if payload[:2] != b"\0\1":
             raise Closed("version", 1)
-        if len(payload) != {PROOF: 107, HELLO: 42}[kind]:
+        if len(payload) != {PROOF: 107, HELLO: 42, CLAIM: 131}[kind]:
             raise violation()
+        if kind == CLAIM:
+            name, key, signature = payload[2:34], payload[34:67], payload[67:]
+            try:
+                verify(
+                    key, signature_input("/p2pgrid/link-claim/1", self.nonce + name + self.listener + key), signature
+                )
+            except Refused:
+                raise violation() from None
+            events.append(["claimed", peer_id(key), name.hex()])
+            self.phase = "PROVEN"
+            return
         self.peer_streams, self.peer_credit = struct.unpack(">II", payload[-8:])
         if not 131072 <= self.peer_credit < 2**31:
             raise violation()
@@ -134,6 +166,9 @@ class LinkSide:
             public, secret = nacl.bindings.crypto_sign_seed_keypair(self.seed)
             key = b"\1" + public
             signature = nacl.bindings.crypto_sign(self._proof_input(payload[2:34], key), secret)[:64]
+            if self.credentials:
+                self.may_hear_member = True
+                self._put(0, MEMBER, self.credentials)
             self._put(0, PROOF, b"\0\1" + key + signature + struct.pack(">II", self.streams_allowed, self.credit))
         self.phase = "PROVEN"
 
@@ -201,8 +236,10 @@ class LinkSide:
     def do(self, what: str, *given: Any) -> None:
         getattr(self, f"do_{what}")(*given)
 
-    def do_accept(self) -> None:
+    def do_accept(self, credentials: str = "") -> None:
         self.phase = "OPEN"
+        if credentials:
+            self._put(0, MEMBER, bytes.fromhex(credentials))
         self._put(0, READY)
 
     def do_open(self) -> None:
@@ -234,6 +271,12 @@ class LinkSide:
     def do_goaway(self, code: int, text: str) -> None:
         self.is_leaving = True
         self._put(0, GOAWAY, code.to_bytes(2) + text.encode())
+
+    def do_expect_move(self, road: str | None) -> None:
+        self.claimed = bytes.fromhex(road) if road is not None else None
+
+    def do_move(self, road: str) -> None:
+        self._put(0, MOVE, bytes.fromhex(road))
 
     def do_tick(self, now_ms: int) -> None:
         if self.phase != "OPEN":

@@ -18,6 +18,7 @@ import pytest
 
 READER: Final = (Path(__file__).parent / "reader.py").read_text()
 LINK: Final = (Path(__file__).parent / "link_reader.py").read_text()
+NETWORK: Final = (Path(__file__).parent / "network_reader.py").read_text()
 
 MUTANTS: Final[tuple[tuple[str, str, str], ...]] = (
     (
@@ -325,6 +326,16 @@ LINK_MUTANTS: Final[tuple[tuple[str, str, str], ...]] = (
         "CREDIT <= kind",
     ),
     (
+        "a move to a road that nobody claimed",
+        "len(payload) == 32 and payload == self.claimed",
+        "len(payload) == 32",
+    ),
+    (
+        "bytes behind MOVE",
+        "if kind == MOVE and self.buffer:",
+        "if False:",
+    ),
+    (
         "streams out of turn",
         "payload or stream != self.peer_next",
         "payload",
@@ -380,6 +391,16 @@ LINK_MUTANTS: Final[tuple[tuple[str, str, str], ...]] = (
         "self._proof_input(bytes(32), key), signature",
     ),
     (
+        "MEMBER as often as it likes",
+        "            self.may_hear_member = False\n",
+        "",
+    ),
+    (
+        "MEMBER unasked",
+        "            if not self.may_hear_member:\n                raise violation()\n",
+        "",
+    ),
+    (
         "terms below the least",
         "not 131072 <= self.peer_credit",
         "not 0 <= self.peer_credit",
@@ -402,19 +423,47 @@ LINK_MUTANTS: Final[tuple[tuple[str, str, str], ...]] = (
 )
 
 
-_MODULES: Final = tuple(f"tests.spec.{name}" for name in ("reader", "link_reader", "test_independent"))
+NETWORK_MUTANTS: Final[tuple[tuple[str, str, str], ...]] = (
+    ("a kind's number is left out", "bytes([NUMBERS[self.kind]]) + ", ""),
+    ("the name is left out", "bytes([NUMBERS[self.kind]]) + self.name.encode()", "bytes([NUMBERS[self.kind]])"),
+    ("a scope of 32 bytes", "[:20]", ""),
+    ("one key for scope and credentials", 'mac(self.root, b"credential")', 'mac(self.root, b"scope")'),
+    ("either side's credential", '["caller", "called"].index(side)', "0"),
+    ("a link's credential on a connection", '"/p2pgrid/link-member-proof/1"', '"/p2pgrid/member-proof/1"'),
+    ("nonces in the other order", 'b"".join(nonces)', 'b"".join(nonces[::-1])'),
+    ("keys are not bound", ' + b"".join(keys)', ""),
+    ("any nonce", 'len(nonce) != (32 if side == "caller" else 0)', "len(nonce) > 32"),
+    ("any number of credentials", " or len(credentials) > 16", ""),
+    ("memberships of any size", " or len(one[1]) > 512", ""),
+    ("long encodings of credentials", "    check_canonical(value, data)\n", ""),
+    ("anybody's signature", '    if key != group:\n        raise Refused("wrong-key")\n', ""),
+    (
+        "signatures are not looked at",
+        "    verify(group, signature_input(record.type, record.payload), signature)\n",
+        "",
+    ),
+    ("any group is named", '    if by != group:\n        raise Refused("wrong-key")\n', ""),
+    ("any network", '    if name != network:\n        raise Refused("wrong-network")\n', ""),
+    ("any member", '    if whose != member:\n        raise Refused("wrong-key")\n', ""),
+    ("for ever", "now_ms > until_ms or ", ""),
+    ("up to its end", "now_ms > until_ms", "now_ms >= until_ms"),
+    ("from any time on", " or now_ms < from_ms - 120_000", ""),
+    ("clocks do not differ", " - 120_000", ""),
+    ("backwards", '    if until_ms <= from_ms:\n        raise Refused("out-of-range")\n', ""),
+    ("another role", '"operator" not in record.signatures', "False"),
+)
+
+_NAMES: Final = ("reader", "network_reader", "link_reader", "test_independent")
+_MODULES: Final = tuple(f"tests.spec.{name}" for name in _NAMES)
 
 
 def is_noticed(name: str, old: str, new: str, source: str, module_name: str) -> bool:
     """True if some test of test_independent.py fails with this change."""
     assert source.count(old) >= 1, f"{name}: the words are not there any more"
-    kept = {
-        one: sys.modules.pop(one, None)
-        for one in (f"tests.spec.{m}" for m in ("reader", "link_reader", "test_independent"))
-    }
+    kept = {one: sys.modules.pop(one, None) for one in _MODULES}
     try:
-        if module_name == "link_reader":
-            importlib.import_module("tests.spec.reader")
+        for below in _NAMES[: _NAMES.index(module_name)]:
+            importlib.import_module(f"tests.spec.{below}")
         changed = types.ModuleType(f"tests.spec.{module_name}")
         changed.__file__ = str(Path(__file__).with_name(f"{module_name}.py"))
         sys.modules[changed.__name__] = changed
@@ -450,11 +499,12 @@ def _fails(run: Callable[[], object]) -> bool:
 def survivors() -> list[str]:
     """Those that nothing notices."""
     told = [(*mutant, READER, "reader") for mutant in MUTANTS] + [(*m, LINK, "link_reader") for m in LINK_MUTANTS]
+    told += [(*mutant, NETWORK, "network_reader") for mutant in NETWORK_MUTANTS]
     return [mutant[0] for mutant in told if not is_noticed(*mutant)]
 
 
 if __name__ == "__main__":
     alive = survivors()
-    count = len(MUTANTS) + len(LINK_MUTANTS)
+    count = len(MUTANTS) + len(LINK_MUTANTS) + len(NETWORK_MUTANTS)
     print(f"{count - len(alive)} of {count} wrong readers are noticed.", *alive, sep="\n  not: ")
     sys.exit(bool(alive))

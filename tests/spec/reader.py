@@ -645,6 +645,22 @@ def state_of_key(chain: Sequence[dict[str, Any]], key: bytes, at_ms: int) -> str
     return "expired" if at_ms > until_ms else "bound"
 
 
+# -- discovery.md -------------------------------------------------------------------------------------------------
+
+
+def what_becomes_of(offer: dict[str, Any], shown: Record, key: bytes, now_ms: int) -> str:
+    """Section 5: `withdrawn` or `stands`, once the peer with that key has shown a withdrawal."""
+    if shown.type != "/p2pgrid/withdrawal/1":
+        raise Refused("wrong-type")
+    shown.check_signed_by({"provider": key})
+    said = shown.message
+    if said["provider"] != key:
+        raise Refused("wrong-key")
+    if said["withdrawn_ms"] > now_ms + 120_000:
+        raise Refused("not-in-force")
+    return "withdrawn" if offer["sequence"] < said["sequence"] else "stands"
+
+
 # -- log.md -------------------------------------------------------------------------------------------------------
 
 
@@ -759,7 +775,7 @@ def count_answer(stream: str, n: int) -> tuple[Counts, bool]:
     """Rules 5.1 to 5.5; False if it is no stream."""
     counts = Counts(n, {}, {}, finished={})
     spent = 0
-    for event in re.findall(r"(.*?(?<![^\n])(?:\r?\n))", stream, flags=re.DOTALL):  # up to each blank line
+    for event in re.findall(r".*?\n\r?\n", stream, flags=re.DOTALL):  # up to a line's end and a blank line
         spent += 64 - len(event.encode())
         lines = event.replace("\r\n", "\n").split("\n")
         shown = [line[5:].removeprefix(" ") for line in lines if line == "data" or line.startswith("data:")]
@@ -801,6 +817,7 @@ def _check_chunk(chunk: dict[str, Any]) -> None:
         assert count is None or _is_number(count, 8_000_000)
     error = chunk.get("error") or {}
     assert isinstance(error, dict) and _is_text(error.get("message", ""), 2**23)
+    assert error.get("type") is None or _is_text(error["type"], 2**23)
 
 
 def _is_number(value: Any, most: int) -> bool:

@@ -16,6 +16,7 @@ import pytest
 
 from tests.spec import reader
 from tests.spec.link_reader import Closed, LinkSide
+from tests.spec.network_reader import Named, credential, read_credentials, read_membership
 from tests.spec.reader import Record, Refused, from_line, from_wire
 
 
@@ -33,7 +34,7 @@ def shown(value: Any) -> Any:
 
 
 def test_nothing_of_ours_is_imported() -> None:
-    for module in ("reader.py", "link_reader.py", "test_independent.py"):
+    for module in ("reader.py", "link_reader.py", "network_reader.py", "test_independent.py"):
         tree = ast.parse(Path(__file__).with_name(module).read_text())
         names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
         names |= {str(n.module) for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
@@ -252,11 +253,15 @@ LINK = vectors("link")
 
 @pytest.mark.parametrize("case", LINK["cases"], ids=lambda c: c["case"])
 def test_links(case: dict[str, Any]) -> None:
+    play_link(case, b"")
+
+
+def play_link(case: dict[str, Any], credentials: bytes) -> None:
     keys = {name: bytes.fromhex(LINK[f"{name}_seed"]) for name in ("listener", "dialler")}
     listener = b"\x01" + nacl.bindings.crypto_sign_seed_keypair(keys["listener"])[0]
     seed = keys["listener" if case["side"] == "L" else "dialler"]
     terms = LINK["terms"]["streams"], LINK["terms"]["credit"]
-    link = LinkSide(case["side"], seed, listener, bytes.fromhex(LINK["nonce"]), *terms)
+    link = LinkSide(case["side"], seed, listener, bytes.fromhex(LINK["nonce"]), *terms, credentials)
     assert link.take_out() == reader.unsqueezed(case["start"])
     for step in case["steps"]:
         (what, *given), events = step["do"], list[Any]()
@@ -278,6 +283,55 @@ def test_links(case: dict[str, Any]) -> None:
             out, goaway = b"", int.from_bytes(out[9:11])
         assert (events, fault, goaway) == (told, step["fault"], step["goaway"]), step
         assert out == reader.unsqueezed(step["out"]), step
+
+
+NETWORK = vectors("network")
+
+
+@pytest.mark.parametrize("vector", NETWORK["networks"], ids=lambda v: f"{v['kind']} {v['scope'][:8]}")
+def test_names_of_closed_networks(vector: dict[str, Any]) -> None:
+    closed_by = bytes.fromhex(vector["secret"] or vector["group_key"] or "")
+    named = Named(vector["name"], vector["kind"], closed_by)
+    assert (named.scope, named.credential_key.hex()) == (vector["scope"], vector["credential_key"])
+    assert named.dht_key("provider").hex() == vector["provider_key"]
+
+
+def test_credentials_of_membership() -> None:
+    claim_keys = {one["scope"]: bytes.fromhex(one["credential_key"]) for one in NETWORK["networks"]}
+    nonces = bytes.fromhex(NETWORK["called_nonce"]), bytes.fromhex(NETWORK["caller_nonce"])
+    called, caller = (public_of(NETWORK[f"{side}_seed"]) for side in ("called", "caller"))
+    for one in NETWORK["credentials"]:
+        shown = credential(claim_keys[one["scope"]], one["on"], one["side"], nonces, (called, caller))
+        assert shown.hex() == one["mac"], one
+    cases = NETWORK["frames"]
+    taken = [
+        (
+            told(case),
+            not code_of(lambda c=case: read_credentials(bytes.fromhex(c["credentials"]), c["side"])),
+        )
+        for case in cases
+    ]
+    assert taken == [(told(case), case["is_taken"]) for case in cases]
+
+
+def test_memberships() -> None:
+    shown = NETWORK["memberships"]
+    group, member = public_of(NETWORK["group_seed"]), reader.parse_peer_id(shown["member"])
+
+    def read(case: dict[str, Any]) -> None:
+        wire = bytes.fromhex(case["wire"])
+        read_membership(wire, group, shown["network"], member, shown["now_ms"])
+
+    assert found_in(shown["cases"], read) == said_of(shown["cases"])
+
+
+@pytest.mark.parametrize("case", NETWORK["links"], ids=lambda c: c["case"])
+def test_links_of_members(case: dict[str, Any]) -> None:
+    play_link(case, bytes.fromhex(case["credentials"]))
+
+
+def public_of(seed: str) -> bytes:
+    return b"\x01" + bytes(nacl.bindings.crypto_sign_seed_keypair(bytes.fromhex(seed))[0])
 
 
 def test_machines() -> None:
@@ -435,6 +489,17 @@ def test_exchanges() -> None:
                 said = reader.read_payload(names.get(kind, kind.title()), data)
                 due, lacks = said.get("records", said.get("proposals", 0)), said.get("lacks", [])
         assert due == 0 or case["fault"]
+
+
+def test_withdrawals() -> None:
+    for case in vectors("withdrawals"):
+        offer, said = (from_wire(bytes.fromhex(case[name])) for name in ("offer", "shown"))
+        key = reader.parse_peer_id(case["peer_id"])
+        try:
+            outcome = reader.what_becomes_of(offer.message, said, key, case["now_ms"])
+        except Refused as refused:
+            outcome = str(refused)
+        assert outcome == case["outcome"], case["case"]
 
 
 def test_cards_and_discovery() -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from tests.spec.mutants import LINK, LINK_MUTANTS, MUTANTS, READER, is_noticed
+from tests.spec.mutants import LINK, LINK_MUTANTS, MUTANTS, NETWORK, NETWORK_MUTANTS, READER, is_noticed
 
-ALL = [*((*one, READER, "reader") for one in MUTANTS), *((*one, LINK, "link_reader") for one in LINK_MUTANTS)]
+ALL = [
+    *((*one, READER, "reader") for one in MUTANTS),
+    *((*one, LINK, "link_reader") for one in LINK_MUTANTS),
+    *((*one, NETWORK, "network_reader") for one in NETWORK_MUTANTS),
+]
 
 
-@pytest.mark.parametrize(("source", "module"), [(READER, "reader"), (LINK, "link_reader")])
+@pytest.mark.parametrize(("source", "module"), [(READER, "reader"), (LINK, "link_reader"), (NETWORK, "network_reader")])
 def test_the_reader_as_it_is_is_right(source: str, module: str) -> None:
     assert not is_noticed("unchanged", "class ", "class ", source, module)
 

@@ -135,9 +135,9 @@ class Lookup:
 
     @property
     def waiting(self) -> int:
-        """How many requests are worth waiting for: those overdue, only while fewer than k have answered."""
-        overdue = sum(state is _State.OVERDUE for state in self._state.values())
-        return self._under_way + (overdue if len(self._found) < self._limits.closest else 0)
+        """How many requests are worth waiting for: those overdue, only while nobody has answered."""
+        overdue = 0 if self._found else sum(state is _State.OVERDUE for state in self._state.values())
+        return self._under_way + overdue
 
     @property
     def is_strained(self) -> bool:

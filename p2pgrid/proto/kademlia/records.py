@@ -16,6 +16,8 @@ RECORD_TTL_S: Final = 60 * 60
 MAX_KEYS: Final = 40_000
 MAX_PROVIDERS_PER_KEY: Final = 500
 MAX_KEYS_PER_PROVIDER: Final = 400
+MAX_RECORDS: Final = 50_000
+"""Over all keys: about 100 MB. A server of a network of any size is closest to far fewer."""
 MAX_PROVIDERS_PER_ANSWER: Final = 60
 
 
@@ -35,26 +37,29 @@ class ProviderRecord:
 class ProviderRecords:
     """The records of one server. Times are seconds on any clock that does not go back."""
 
-    __slots__ = ("_keys_of", "_max_keys", "_records")
+    __slots__ = ("_count", "_keys_of", "_max_keys", "_max_records", "_records")
 
-    def __init__(self, max_keys: int = MAX_KEYS) -> None:
+    def __init__(self, max_keys: int = MAX_KEYS, max_records: int = MAX_RECORDS) -> None:
         self._max_keys = max_keys
+        self._max_records = max_records
+        self._count = 0
         self._records: dict[bytes, dict[bytes, ProviderRecord]] = {}
         self._keys_of: dict[bytes, set[bytes]] = {}
 
     def __len__(self) -> int:
-        return sum(map(len, self._records.values()))
+        return self._count
 
     def add(self, key: bytes, record: ProviderRecord) -> bool:
         """Keep or renew a record; False where there is no room for it."""
         known = self._records.get(key, {})
         if record.peer not in known:
-            if len(self._keys_of.get(record.peer, ())) >= MAX_KEYS_PER_PROVIDER:
+            if self._count >= self._max_records or len(self._keys_of.get(record.peer, ())) >= MAX_KEYS_PER_PROVIDER:
                 return False
             if not known and len(self._records) >= self._max_keys:
                 return False
             if len(known) >= MAX_PROVIDERS_PER_KEY and not self._make_room(key, known, record.group):
                 return False
+            self._count += 1
         self._records.setdefault(key, {})[record.peer] = record
         self._keys_of.setdefault(record.peer, set()).add(key)
         return True
@@ -100,6 +105,7 @@ class ProviderRecords:
     def _drop(self, key: bytes, peer: bytes) -> None:
         records, keys = self._records[key], self._keys_of[peer]
         del records[peer]
+        self._count -= 1
         if not records:
             del self._records[key]
         keys.discard(key)

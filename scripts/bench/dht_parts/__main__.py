@@ -16,7 +16,6 @@ from typing import Any, Final
 from path_parts import toolbox
 from path_parts.process import BenchError, say
 
-from .attack import Scenario
 from .real import measure_real
 from .report import missed, render, write_docs
 from .scenarios import SCENARIOS, SHORT

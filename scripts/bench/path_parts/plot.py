@@ -21,6 +21,7 @@ LOOKS: Final[dict[str, dict[str, Any]]] = {
     "nginx": {"color": "#0072B2", "marker": "^"},
     "relay": {"color": "#CC79A7", "marker": "D"},
     "p2pgrid": {"color": "#009E73", "marker": "o", "linewidth": 2.4},
+    "batched": {"color": "#E69F00", "marker": "P"},
     "p2pgrid-libp2p": {"color": "#56B4E9", "marker": "v"},
     "direct": {"color": "#666666", "marker": "x"},
 }
@@ -78,7 +79,7 @@ def scales(axes: Axes, title: str, x: str, y: str, sizes: tuple[int, ...]) -> No
 def first_tokens(axes: Axes, run: Run) -> None:
     """Bars: what each system adds to the direct way, until the first token."""
     cells = {"first-1": "1 stream", "staggered-64": "64 paced streams"}
-    shown = [system for system in run.systems if system != "direct"]
+    shown = [s for s in run.systems if s != "direct" and any(run.median(cell, s, "first_p50_ms") for cell in cells)]
     width = 0.8 / max(1, len(shown))
     for place, system in enumerate(shown):
         for at, cell in enumerate(cells):
@@ -109,8 +110,11 @@ def draw(run: Run) -> Any:
     scales(
         grid[1][1], "Chunk delay, p99, staggered streams", "streams, a chunk every 20 ms each", "ms, log scale", STREAMS
     )
-    handles, labels = grid[1][1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False)
+    legend = {}
+    for axes in (grid[1][0], grid[1][1]):
+        handles, labels = axes.get_legend_handles_labels()
+        legend.update(zip(labels, handles, strict=True))
+    figure.legend(list(legend.values()), list(legend), loc="lower center", ncols=3, frameon=False)
     about = run.about
     figure.suptitle(f"p2pgrid's data path beside its peers, {about['when']}, {about['cores']} cores", y=0.99)
     figure.tight_layout(rect=(0, 0.07, 1, 0.99))

@@ -9,6 +9,7 @@ from .figures import Figure, Results, figure
 
 OURS = "p2pgrid"
 OVER_LIBP2P = "p2pgrid-libp2p"
+SHARING = "batched"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +60,17 @@ def targets(results: Results) -> list[Target]:
                 rows.append(Target(what, limit, ratio(f"{shape}-{streams}", "cpu_per_chunk_us", OURS, peer)))
     rows += [
         Target(
-            f"unstreamed requests per CPU-second, {n} at once, {how}, of LiteLLM's",
-            40.0,
-            ratio(f"unstreamed-{n}", "requests_per_cpu_s", system, "litellm"),
+            f"unstreamed requests per CPU-second, {n} at once, {how}, of {whose}",
+            limit,
+            ratio(f"unstreamed-{n}", "requests_per_cpu_s", system, peer),
             at_least=True,
         )
         for n in (16, 64)
-        for system, how in ((OURS, "a receipt each"), ("batched", "receipts shared"))
+        for system, how, peer, whose, limit in (
+            (OURS, "a receipt each", "litellm", "LiteLLM's", 40.0),
+            (SHARING, "receipts shared", "litellm", "LiteLLM's", 100.0),
+            (SHARING, "receipts shared", "nginx", "nginx's", 0.5),
+        )
     ]
     rows.append(
         Target(

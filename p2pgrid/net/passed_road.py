@@ -12,8 +12,10 @@ from typing import Any, Final, Protocol, cast
 
 from p2pgrid.errors import Unreachable
 from p2pgrid.net.connection import LinkConnection, Road
+from p2pgrid.net.link_membership import calling
+from p2pgrid.net.own_networks import OwnNetworks
+from p2pgrid.net.road_move import new_dialler
 from p2pgrid.proto.keys import PublicKey, SecretKey
-from p2pgrid.proto.link import Link
 from p2pgrid.proto.link_events import LinkLimits
 
 _NAME: Final = "libp2p, through the main process"
@@ -70,17 +72,27 @@ class _Half(asyncio.Protocol):
 
 
 async def dial_over(
-    end: socket.socket, provider: PublicKey, secret_key: SecretKey, *, limits: LinkLimits | None = None
+    end: socket.socket,
+    provider: PublicKey,
+    secret_key: SecretKey,
+    *,
+    limits: LinkLimits | None = None,
+    road: Road = Road.LIBP2P,
+    continues: LinkConnection | None = None,
+    networks: OwnNetworks | None = None,
 ) -> LinkConnection:
     """A link to `provider` over a road that is passed on to `end`, ready for streams. The caller sets the time.
 
+    `road`: what the main process says that it is. With `continues`, that link goes on over it, and is returned.
+    `networks`: those we are in, where any is closed.
     Raises Unreachable, Refused, ProtocolViolation as `p2pgrid.net.direct.dial` does.
     """
     loop = asyncio.get_running_loop()
 
     def make() -> LinkConnection:
-        link = Link.dialler(secret_key, provider, limits=limits or LinkLimits(), now_ms=int(loop.time() * 1000))
-        return LinkConnection(link, name=f"{provider} over {_NAME}", road=Road.LIBP2P)
+        membership = calling(networks, secret_key, provider, continues)
+        link = new_dialler(secret_key, provider, continues, limits, membership)
+        return LinkConnection(link, name=f"{provider} over {_NAME}", road=road, membership=membership)
 
     connection: Any = None
     is_made = False
@@ -97,4 +109,7 @@ async def dial_over(
         elif not is_made:
             connection.abort()
     made: LinkConnection = connection
-    return made
+    if continues is None:
+        return made
+    await continues.move_to(made)
+    return continues

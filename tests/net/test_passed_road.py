@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from p2pgrid.errors import Unreachable
-from p2pgrid.net.relayed_road import dial_over, pass_on
+from p2pgrid.net.passed_road import dial_over, pass_on
 from tests.factories import CLIENT, PROVIDER
 
 
