@@ -134,13 +134,12 @@ class _Picked:
 
     def take(self, provider: Provider, per_group: int) -> bool:
         """Add one that is new, unless too many of its prefix or address are in."""
+        if self.is_full or provider.peer in self.providers:
+            return False
         hosts = {address.host for address in provider.addresses if is_public(address.host)}
         groups = groups_of(hosts)
-        if (
-            self.is_full
-            or provider.peer in self.providers
-            or any(self._by_host[host] >= PER_HOST for host in hosts)
-            or any(self._by_group[group] >= per_group for group in groups)
+        if any(self._by_host[host] >= PER_HOST for host in hosts) or any(
+            self._by_group[group] >= per_group for group in groups
         ):
             return False
         self.providers[provider.peer] = provider

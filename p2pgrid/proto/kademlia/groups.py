@@ -6,6 +6,7 @@ addresses that are not public do not count, so that a grid on one machine, or in
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Iterable
 from typing import Final
@@ -14,6 +15,7 @@ MAX_GROUPS: Final = 3
 _PREFIX_BITS: Final = {4: 24, 6: 48}
 
 
+@functools.lru_cache(4096)
 def group_of(host: str) -> str:
     """The prefix of an IP address, the last two labels of a DNS name; empty for an address that is not public."""
     try:

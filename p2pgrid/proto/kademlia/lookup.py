@@ -27,7 +27,7 @@ from p2pgrid.proto.kademlia import MAX_REPLICAS, PER_GROUP, REPLICATION
 from p2pgrid.proto.kademlia.places import Node
 
 PATHS: Final = 8
-PARALLEL: Final = 12
+PARALLEL: Final = 24
 MAX_ASKS: Final = 160
 MAX_ATTEMPTS: Final = 2
 """A node that did not answer is asked once more if somebody names another address of it."""
