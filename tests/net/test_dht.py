@@ -24,6 +24,7 @@ from p2pgrid.net.kad_query import Contact, KadQuery, contact_of, node_of
 from p2pgrid.net.lookup_keys import record_key
 from p2pgrid.net.swarm import GridSwarm
 from p2pgrid.proto.kademlia.places import Node as KadNode
+from p2pgrid.proto.keys import SecretKey
 from tests.net.trio_hosts import LOOPBACK, contact, new_key, run_trio, until
 
 KEY = record_key("test", "model/x")
@@ -45,10 +46,15 @@ class Node:
 
 @asynccontextmanager
 async def node(
-    seeds: list[Node], *, serve: bool = True, network: str = "test", ask_timeout_s: float = 6.0
+    seeds: list[Node],
+    *,
+    serve: bool = True,
+    network: str = "test",
+    ask_timeout_s: float = 6.0,
+    key: SecretKey | None = None,
 ) -> AsyncIterator[Node]:
     """A host in the DHT, joined through `seeds`."""
-    async with open_host(new_key(), [LOOPBACK] if serve else []) as host, trio.open_nursery() as nursery:
+    async with open_host(key or new_key(), [LOOPBACK] if serve else []) as host, trio.open_nursery() as nursery:
         dht = Dht(host, network, serve=serve, ask_timeout_s=ask_timeout_s)
         nursery.start_soon(dht.run)
         await dht.join([contact(seed.host) for seed in seeds])

@@ -65,8 +65,8 @@ def measure(size: int, seed: int, lookups: int) -> dict[str, Any]:
         "announce_messages": mean(outcome.messages for outcome, _ in announced),
         "announce_kept": mean(kept for _, kept in announced),
         "maintenance_messages_per_s": mean(one.messages for one in kept_up) / MAINTENANCE_INTERVAL_S,
-        "table_nodes": mean(len(peer.member.table) for peer in rng.sample(alive, MEASURED)),
-        "state_bytes": mean(deep_size(peer.member) for peer in rng.sample(alive, MEASURED)),
+        "table_nodes": mean(len(population.settled(peer).table) for peer in rng.sample(alive, MEASURED)),
+        "state_bytes": mean(deep_size(population.settled(peer)) for peer in rng.sample(alive, MEASURED)),
         "cpu_s": time.process_time() - began,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
     }

@@ -29,7 +29,18 @@ _REGIONS: Final = ((50, 10, 8), (40, -75, 10), (37, -120, 8), (35, 138, 6), (1, 
 class Peer:
     """One peer, honest unless `liar` is set."""
 
-    __slots__ = ("access_s", "connected", "is_alive", "is_sybil", "latitude", "liar", "longitude", "member", "node")
+    __slots__ = (
+        "access_s",
+        "connected",
+        "is_alive",
+        "is_settled",
+        "is_sybil",
+        "latitude",
+        "liar",
+        "longitude",
+        "member",
+        "node",
+    )
 
     def __init__(self, node: Node, rng: random.Random, limits: Limits | None = None) -> None:
         latitude, longitude, spread = rng.choice(_REGIONS)
@@ -40,6 +51,7 @@ class Peer:
         self.member = Member(node.peer, rng.random, limits)
         self.connected: dict[bytes, None] = {}
         self.is_alive = True
+        self.is_settled = True
         self.liar = False
         self.is_sybil = False
 
@@ -62,6 +74,7 @@ class Population:
         self.peers: dict[bytes, Peer] = {}
         self._order: list[tuple[int, Peer]] = []
         self._places: list[int] = []
+        self._sybils_came_late = True
 
     def __len__(self) -> int:
         return len(self.peers)
@@ -78,11 +91,21 @@ class Population:
         return self._new(self.rng.randbytes(32), place ^ self.rng.randrange(max(1, radius)), prefixes)
 
     def settle(self, *, sybils_came_late: bool = True) -> None:
-        """Bring every honest peer's table to what it is in a network that has been there for long."""
+        """Bring every honest peer's table to what it is in a network that has been there for long.
+
+        It is done for each when it is first needed, by `settled`: of a large network most are never asked.
+        """
         self._sort()
+        self._sybils_came_late = sybils_came_late
         for peer in self.peers.values():
-            if not peer.liar:
-                self._fill(peer, sybils_came_late)
+            peer.is_settled = peer.liar
+
+    def settled(self, peer: Peer) -> Member:
+        """A peer's state, to read and change."""
+        if not peer.is_settled:
+            peer.is_settled = True
+            self._fill(peer, self._sybils_came_late)
+        return peer.member
 
     def nearest(self, place: int, count: int = REPLICATION) -> list[Peer]:
         """The `count` peers closest to a place, of those there were when all was settled."""

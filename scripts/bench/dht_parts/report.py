@@ -74,8 +74,8 @@ def _real(real: Mapping[str, Any]) -> str:
         rows.append(row)
     return "\n\n".join(
         [
-            f"{real['hosts']} hosts in four processes on loopback, clients in a fifth. A host knows {real['table']:.0f} "
-            f"others, takes {real['memory_mb']:.1f} MB with its connections, and while nobody asks "
+            f"{real['hosts']} hosts in four processes on loopback, clients in a fifth. A host knows "
+            f"{real['table']:.0f} others, takes {real['memory_mb']:.1f} MB with its connections, and while nobody asks "
             f"{real['idle_cpu_share']:.2%} of a core. Joining, four at a time: "
             f"p50 {real['join_p50_s'] * 1000:.0f} ms and {real['join_cpu_ms']:.0f} ms of CPU on all sides. "
             f"Announcing a key: p50 {real['announce_p50_s'] * 1000:.0f} ms, to {real['announce_held']:.0f} servers.",

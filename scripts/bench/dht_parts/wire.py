@@ -98,14 +98,14 @@ class Wire:
     def join(self, peer: Peer, seeds: Sequence[Peer], *, is_server: bool = True) -> Outcome:
         """Have a peer look up its own place, beginning with `seeds`."""
         peer.member.seeds = tuple(seed.node for seed in seeds)
-        walk = peer.member.looking_around(peer.member.own, self.clock_s)
+        walk = peer.member.joining(self.clock_s)
         outcome = self.look_up(peer, walk, is_server=is_server)
         peer.member.looked_around(walk)
         return outcome
 
     def announce(self, peer: Peer, key: bytes) -> tuple[Outcome, int]:
         """Leave a provider record; with how many honest servers it is now."""
-        walk = peer.member.looking_for_holders(key, self.clock_s)
+        walk = self.population.settled(peer).looking_for_holders(key, self.clock_s)
         outcome = self.look_up(peer, walk)
         peer.member.ended(walk)
         kept = 0
@@ -122,7 +122,7 @@ class Wire:
 
     def find_providers(self, peer: Peer, key: bytes, *, is_server: bool = True, time_limit_s: float = 60.0) -> Outcome:
         """Look for providers."""
-        walk = peer.member.looking_for_providers(key, self.clock_s)
+        walk = self.population.settled(peer).looking_for_providers(key, self.clock_s)
         outcome = self.look_up(peer, walk, is_server=is_server, time_limit_s=time_limit_s)
         peer.member.ended(walk)
         return outcome
@@ -130,7 +130,7 @@ class Wire:
     def maintain(self, peer: Peer) -> Outcome:
         """A round of maintenance, as `net/dht.py` makes it."""
         total = Outcome()
-        peer.member.records.expire(self.clock_s)
+        self.population.settled(peer).records.expire(self.clock_s)
         for node in peer.member.silent(self.clock_s):
             other = self.population.peers.get(node.peer)
             total.asks += 1
@@ -159,7 +159,7 @@ class Wire:
             trips += CONNECT_TRIPS
             if len(asker.connected) >= MOST_CONNECTIONS:
                 del asker.connected[next(iter(asker.connected))]
-            if is_server and not server.liar and server.member.table.has_room(asker.node):
+            if is_server and not server.liar and self.population.settled(server).table.has_room(asker.node):
                 # It looks at who is new, and finds a server.
                 outcome.messages += 2
                 server.member.answered(asker.node, self.clock_s)
@@ -172,7 +172,7 @@ class Wire:
         return delay_s, self._answer(server, request.key, asker)
 
     def _answer(self, server: Peer, key: bytes, asker: Peer) -> Answer:
-        records = server.member.records.of(key, self.clock_s, self.population.rng.random)
+        records = self.population.settled(server).records.of(key, self.clock_s, self.population.rng.random)
         claims = [Claim(one.peer, tuple(map(_address, one.addresses)), 1) for one in records]
         return server.member.closest(key, asker.node.peer), claims
 
