@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "networks": {"errors", "proto", "config", "net"},
     "log": {"errors", "units", "proto", "ledger"},
     "commands": {"errors", "http"},
-    "desk": {"errors", "units", "proto", "ledger"},
+    "desk": {"errors", "units", "proto", "config", "ledger"},
     "provider": {
         "errors",
         "units",
@@ -62,6 +62,7 @@ MAY_IMPORT = {
         "ledger",
         "engine",
         "net",
+        "networks",
         "commands",
         "desk",
         "provider",

@@ -26,33 +26,27 @@ logger = logging.getLogger(__name__)
 PROTOCOL: Final = "/p2pgrid/withdraw/1"
 MAX_WITHDRAWAL_BYTES: Final = 2048
 ANSWER_TIMEOUT_S: Final = 5.0
-MAX_ANSWERS_AT_ONCE: Final = 16
 PARALLEL_TELLS: Final = 16
 _TAKEN: Final = b"\x01"
 
 
 def serve_withdrawals(host: BasicHost, forget: Callable[[str], None]) -> None:
     """Call `forget` with the peer id of every provider that withdraws."""
-    limiter = trio.CapacityLimiter(MAX_ANSWERS_AT_ONCE)
 
     async def handle(stream: Any) -> None:
-        if not limiter.available_tokens:
-            await stream.reset()
-            return
-        async with limiter:
-            with trio.move_on_after(ANSWER_TIMEOUT_S) as deadline:
-                peer_id = str(stream.muxed_conn.peer_id)
-                try:
-                    await _take(stream, peer_id)
-                except P2pgridError as error:
-                    logger.debug("a withdrawal of %s was not taken: %s", peer_id, error)
-                    await reset_stream(stream)
-                else:
-                    forget(peer_id)
-                    await stream.write(_TAKEN)
-                    await close_stream(stream)
-            if deadline.cancelled_caught:
+        with trio.move_on_after(ANSWER_TIMEOUT_S) as deadline:
+            peer_id = str(stream.muxed_conn.peer_id)
+            try:
+                await _take(stream, peer_id)
+            except P2pgridError as error:
+                logger.debug("a withdrawal of %s was not taken: %s", peer_id, error)
                 await reset_stream(stream)
+            else:
+                forget(peer_id)
+                await stream.write(_TAKEN)
+                await close_stream(stream)
+        if deadline.cancelled_caught:
+            await reset_stream(stream)
 
     host.set_stream_handler(PROTOCOL, handle)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pgrid.config import Config, DataFolder, create_key
+from p2pgrid.config import Config, DataFolder, NetworkEntry, create_key
 from p2pgrid.doctor.check import Check, State, has_faults
 from p2pgrid.doctor.examination import STEPS, Report, examine
 from p2pgrid.engine.fake import FakeVllm, serve_fake
@@ -43,8 +43,8 @@ def introducer(now_ms: Callable[[], int] = unix_ms) -> Network:
     return Network(new_key(), "main", listen=[LOOPBACK], serve_dht=True, now_ms=now_ms)
 
 
-def through(*bootstrap: str) -> Callable[[Config], tuple[str, tuple[str, ...]]]:
-    return lambda _: ("main", bootstrap)
+def through(*bootstrap: str) -> Callable[[Config], tuple[NetworkEntry, ...]]:
+    return lambda _: (NetworkEntry(name="main", bootstrap=bootstrap),)
 
 
 def provider(path: Path, url: str = "http://127.0.0.1:1") -> DataFolder:

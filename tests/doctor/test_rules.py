@@ -200,7 +200,8 @@ def test_clocks(clock_ms: int | None, expected: State, text: str) -> None:
     assert ("timedatectl" in check.fix) is (expected in (WARNING, FAULT))
 
 
-UP, DOWN = BootstrapState("12D3KooWa", ("/ip4/192.0.2.7/tcp/1",), ""), BootstrapState("12D3KooWb", (), "no answer")
+UP = BootstrapState("main", "12D3KooWa", ("/ip4/192.0.2.7/tcp/1",), "")
+DOWN = BootstrapState("main", "12D3KooWb", (), "no answer")
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ from p2pgrid.proto.card_chain import pack_cards, unpack_cards
 from p2pgrid.proto.channel import verify_channel
 from p2pgrid.proto.checkpoint import parse_checkpoint, verify_checkpoint
 from p2pgrid.proto.counting import TokenCounter
-from p2pgrid.proto.credentials import Side, parse_credentials
+from p2pgrid.proto.credentials import Credentials, Side, parse_credentials
 from p2pgrid.proto.fork import verify_fork
 from p2pgrid.proto.frame import encode_frame
 from p2pgrid.proto.inclusion import parse_inclusion_proof, parse_log_proof
@@ -223,14 +223,11 @@ def _frame_samples(frame_type: type[wire.Frame]) -> tuple[bytes, ...]:
         wire.ModelCapacity: wire.ModelCapacity(model="m", free=3),
         wire.LogCall: wire.LogCall(path="checkpoint", body=b"old 0"),
         wire.LogReply: wire.LogReply(status=200, body=b"no such log"),
-        wire.HeldDispute: _HELD_DISPUTE,
-        wire.DisputesHeld: wire.DisputesHeld(channel=bytes(32), after=0, until=9, held=(_HELD_DISPUTE,)),
-        wire.DisputesCompared: wire.DisputesCompared(until=9, lacks=(bytes(32),), records=1),
-        wire.DisputesNews: wire.DisputesNews(channel=bytes(32)),
         reach_wire.ReachRequest: reach_wire.ReachRequest(addresses=("/ip4/0.0.0.0/tcp/4801/tls",)),
         reach_wire.ReachAnswer: reach_wire.ReachAnswer(
             seen="/ip4/192.0.2.7/tcp/4001", now_ms=1, outcomes=(reach_wire.Outcome.REFUSED,)
         ),
+        Credentials: Credentials(nonce=bytes(32), credentials=()),
     }
     return (samples[frame_type].to_bytes(),) if frame_type in samples else ()
 
@@ -300,9 +297,13 @@ def _dribbled(data: bytes) -> None:
 
 
 def _client_bytes() -> tuple[bytes, ...]:
-    dialler = _dialler()
-    list(dialler.receive(Link.listener(PROVIDER.public_key, _NONCE, limits=_LINK_LIMITS, now_ms=0).data_to_send(), 0))
-    return (dialler.data_to_send(),)
+    """PROOF of a dialler, and CLAIM of one that wants the road for a link that there is."""
+    claimant = Link.claimant(CLIENT, PROVIDER.public_key, bytes(32), limits=_LINK_LIMITS, now_ms=0)
+    callers = (_dialler(), claimant)
+    for caller in callers:
+        hello = Link.listener(PROVIDER.public_key, _NONCE, limits=_LINK_LIMITS, now_ms=0).data_to_send()
+        list(caller.receive(hello, 0))
+    return tuple(caller.data_to_send() for caller in callers)
 
 
 def _server_bytes() -> tuple[bytes, ...]:
@@ -322,6 +323,7 @@ def _link_frames(first: int) -> tuple[bytes, ...]:
         encode_frame(first, kind.END),
         encode_frame(0, kind.PING, frame.encode_ping(7)),
         encode_frame(first, kind.RESET, frame.encode_reason(0, "no more")),
+        encode_frame(0, kind.MOVE, bytes(32)),
         encode_frame(0, kind.GOAWAY, frame.encode_reason(0, "bye")),
     ]
     opens = b"".join(encode_frame(first + 2 * i, kind.OPEN) for i in range(20))

@@ -84,11 +84,12 @@ def _public_parsers() -> set[str]:
 ELSEWHERE: Final = {
     # read within another parser that has a target
     "parse_version", "parse_hello", "verify_proof", "parse_reason", "parse_credit", "parse_ping", "parse_line",
+    "parse_move", "verify_claim", "verify_any_membership",
     "parse_decimal", "verify_cosignature", "verify_inclusion", "parse_frame", "parse_countries", "parse_price",
     "parse_tokens", "parse_flag",
     # what the node's owner writes
     "parse_host_port", "parse_tariff", "parse_witness", "parse_price_eur", "parse_amount_eur", "parse_budget",
-    "parse_days",
+    "parse_days", "parse_relay_use", "parse_group_key",
 }  # fmt: skip
 
 

@@ -90,7 +90,7 @@ async def test_a_node_says_how_it_is_reached(tmp_path: Path) -> None:
         assert condition.addresses == m.provider.offered_addresses
         client = await find_node(m.bought.path)
         assert client is not None
-        assert (await client.ask(Examine(), Condition)).network == "test"
+        assert (await client.ask(Examine(), Condition)).networks[0].name == "test"
 
 
 def _reach_of(m: Market) -> Any:

@@ -179,6 +179,36 @@ class LabGrid:
         os.killpg(node.pid, signal.SIGKILL)
         await node.exited()
 
+    def configure(self, name: str) -> None:
+        """Write the operator's arguments into its config.toml, for commands where no node runs."""
+        self._data(name).config_file.write_text(
+            f"""
+[provider]
+operator = "{name}"
+country = "LT"
+listen = "0.0.0.0:{DIRECT_PORT}"
+libp2p-listen = ["/ip4/0.0.0.0/tcp/{LIBP2P_PORT}"]
+
+[[provider.models]]
+name = "{MODEL}"
+engine-url = "{self._engine_url}"
+price-input-eur = "0.20"
+price-output-eur = "0.80"
+"""
+        )
+
+    async def doctor(self, name: str) -> dict[str, Any]:
+        """`p2pgrid doctor --json` on a host, whose node may run."""
+        process = await asyncio.create_subprocess_exec(
+            *(*self.lab[name].prefix, sys.executable, "-m", "p2pgrid", "--data", str(self._data(name).path)),
+            *("doctor", "--json", "--network", NETWORK, "--bootstrap-peers", str(self._peers)),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        output, _ = await process.communicate()
+        report: dict[str, Any] = json.loads(output)
+        assert process.returncode == (0 if report["healthy"] else 1)
+        return report
+
     async def stop(self) -> None:
         """Stop everything."""
         await asyncio.gather(*(node.stop(grace_s=10) for node in self.nodes.values()))

@@ -16,7 +16,6 @@ from tests.lab.plan import STANDARD
 pytestmark = [pytest.mark.process, pytest.mark.lab, pytest.mark.timeout(240)]
 
 
-@pytest.mark.xfail(strict=True, reason="offers name the addresses of when they were signed, and are kept so long")
 async def test_operators_are_given_other_addresses(grid_on: BuildGrid) -> None:
     """One sells over both roads, the other over libp2p alone."""
     grid = await grid_on(STANDARD.only("hub", "shop", "shop-west", "home"))

@@ -306,6 +306,8 @@ def test_through_a_relay_nobody_is_seen() -> None:
         return SimpleNamespace(secured_conn=session)
 
     class Socket:
+        family = socket.AF_UNIX
+
         def getpeername(self) -> tuple[str, int]:
             return ("203.0.113.9", 4001)
 

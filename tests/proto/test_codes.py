@@ -29,9 +29,11 @@ def codes_raised_in(module: str) -> set[str]:
 LIVE_ONLY = {
     "bad-tile",  # of the log's transport: a tile is asked for again elsewhere
     "clock-skew",  # nothing is signed then
+    "withdrawn",  # an offer that its provider has withdrawn since: nothing is bought by it
     "not-a-fork",  # what was to be a fork proof is none
     "wrong-channel",  # an answer about another channel than the one asked about
     "wrong-count",  # an answer to a reconciliation
+    "wrong-network",  # a membership of another network: no bundle holds one
 }
 """Codes of `InvalidRecord` for answers that no bundle ever holds."""
 
