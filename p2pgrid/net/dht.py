@@ -70,6 +70,7 @@ class Dht:
         self.holders: dict[ID, Contact] = {}
         """The servers that may have one of our records; whoever empties it tells them that we are gone."""
         self._background: trio.Nursery | None = None
+        self._is_unreachable = False
 
     @property
     def size(self) -> int:
@@ -83,6 +84,18 @@ class Dht:
     def servers(self) -> list[Contact]:
         """The servers that the routing table knows."""
         return [contact_of(node) for node in self.member.table]
+
+    def decide(self, reachable: bool | None) -> None:
+        """Whether strangers reach us, None where nobody knows. Whom they do not reach is a client, and answers nobody.
+
+        Others drop it when they next ask it; once it serves again, they get to know it when it connects to them.
+        """
+        was_unreachable, self._is_unreachable = self._is_unreachable, reachable is False
+        if self._serve and self._background is not None and was_unreachable != self._is_unreachable:
+            if self._is_unreachable:
+                self.server.stop()
+            else:
+                self.server.start(self._background)
 
     async def join(self, seeds: Sequence[Contact]) -> int:
         """Get to know the neighbourhood through `seeds`, which are kept for later. Returns the table's size."""
@@ -146,7 +159,8 @@ class Dht:
             self._background = nursery
             try:
                 if self._serve:
-                    self.server.start(nursery)
+                    if not self._is_unreachable:
+                        self.server.start(nursery)
                     self._host.get_network().register_notifee(_Newcomers(nursery, limiter, self._probe))
                 nursery.start_soon(self._host.get_peerstore().start_cleanup_task)
                 nursery.start_soon(self._keep_asking_seeds)

@@ -97,6 +97,14 @@ class OneNetwork:
         if gate is not None:
             gate.belongs(self._dht.protocol, self.name)
 
+    def decide(self, reachable: bool | None) -> None:
+        """Whether strangers reach us, None where nobody knows: whom they do not serves no look-ups.
+
+        A peer that begins with nobody does in any case: others begin with it.
+        """
+        if self._dht is not None and self.seeds:
+            self._dht.decide(reachable)
+
     def end(self) -> None:
         """The host is gone."""
         self._host = self._gate = self._dht = None

@@ -150,6 +150,7 @@ class NetworkService:
             self._host = host
             for part in self.parts:
                 part.begin(host, gate)
+                part.decide(self._reachable)
             self._relay_part = RelayPart(
                 host,
                 config.relay,
@@ -219,6 +220,8 @@ class NetworkService:
         if reachable is not self._reachable:
             self._advertise_anew()  # a relay that nobody can dial is advertised no more
         self._reachable = reachable
+        for part in self.parts:
+            part.decide(reachable)
         if self._relay_part is not None:
             self._relay_part.decide(reachable)
 

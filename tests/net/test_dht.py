@@ -315,3 +315,44 @@ def test_a_query_to_a_client_fails_at_once() -> None:
             assert isinstance(server.host.get_network(), GridSwarm)
 
     run_trio(main)
+
+
+def test_who_learns_that_nobody_reaches_it_is_a_client_until_somebody_does() -> None:
+    async def main() -> None:
+        async with node([]) as first, node([first]) as hidden:
+            await until(lambda: first.table() == {hidden.peer_id}, "it is a server")
+            hidden.dht.decide(False)
+            hidden.dht.decide(False)
+            while first.table():
+                await first.dht.refresh()
+                for known in first.dht.servers():
+                    assert not await first.dht.is_server(known)
+                    first.dht.member.table.failed(node_of_contact(known))
+            assert await hidden.dht.announce(KEY) == 1, "it announces itself as any client does"
+            hidden.dht.decide(None)
+            assert await first.dht.is_server(contact(hidden.host))
+            assert first.table() == {hidden.peer_id}
+
+    run_trio(main)
+
+
+def test_two_halves_that_know_nothing_of_one_another_find_together_through_a_bootstrap_peer() -> None:
+    """More servers in each than a look-up begins with: no look-up asks a bootstrap peer any more."""
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            seed, other_seed = [await stack.enter_async_context(node([])) for _ in range(2)]
+            half = [await stack.enter_async_context(node([seed])) for _ in range(3)]
+            other_half = [await stack.enter_async_context(node([other_seed])) for _ in range(3)]
+            await other_half[0].dht.announce(KEY)
+            assert await found(half[0]) == set()
+            everybody = {one.peer_id for one in (seed, other_seed, *half, *other_half)}
+            # They are one network: now the cut is mended, and a peer of one half asks whom it has always begun with.
+            await other_seed.dht.join([contact(seed.host)])
+            await until(lambda: seed.peer_id in other_seed.table() and other_seed.peer_id in seed.table(), "mended")
+            for one in (*half, *other_half):
+                await one.dht.ask_seeds()
+            await until(lambda: all(one.table() == everybody - {one.peer_id} for one in (*half, *other_half)), "met")
+            assert await found(half[0]) == {other_half[0].peer_id}
+
+    run_trio(main, 60)
