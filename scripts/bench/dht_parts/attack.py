@@ -22,7 +22,7 @@ from p2pgrid.proto.kademlia.lookup import Limits
 
 from .growth import quantile
 from .hostile import ALIKE, Liars, surround
-from .population import Population
+from .population import Peer, Population
 from .wire import Wire
 
 PROVIDERS: Final = 5
@@ -55,6 +55,43 @@ class Scenario:
     seed: int = 1
 
 
+class _Network:
+    """A network in which some lie, long settled."""
+
+    def __init__(self, scenario: Scenario, key: bytes, rng: random.Random) -> None:
+        population = Population(rng, RULES[scenario.rules])
+        peers = population.add(scenario.peers)
+        liars = peers[: round(scenario.peers * scenario.share)]
+        if scenario.sybils:
+            liars += surround(
+                population,
+                key,
+                scenario.sybils,
+                replicas=scenario.replicas,
+                reach=scenario.reach,
+                prefixes=scenario.prefixes,
+            )
+        hostile = Liars(population, liars, scenario.lie)
+        population.settle(sybils_came_late=scenario.is_late)
+        self.honest = [peer for peer in peers if not peer.liar]
+        self.wire = Wire(population, hostile.answer)
+
+
+def _trial(wire: Wire, asker: Peer, key: bytes, wanted: set[bytes], *, is_patient: bool) -> dict[str, float]:
+    """Look up once in a client's time and, where somebody sits at the key, once in all the time that it takes."""
+    hasty = wire.find_providers(asker, key, time_limit_s=TIME_LIMIT_S)
+    patient = wire.find_providers(asker, key, time_limit_s=PATIENT_S) if is_patient else hasty
+    return {
+        "found": float(hasty.providers >= wanted),
+        "part": len(hasty.providers & wanted) / len(wanted),
+        "patient": float(patient.providers >= wanted),
+        "asks": patient.asks,
+        "named_s": max(patient.named_at_s.get(peer, PATIENT_S) for peer in wanted),
+        "took_s": hasty.took_s,
+        "replicas": patient.replicas,
+    }
+
+
 RULES: Final = {
     "all": Limits(),
     "one path": Limits(paths=1),
@@ -70,42 +107,17 @@ def attack(scenario: Scenario) -> dict[str, Any]:
     rng = random.Random(scenario.seed)
     trials: list[dict[str, float]] = []
     kept: list[int] = []
+    network: _Network | None = None
     for _ in range(scenario.keys):
         key = b"\x12\x20" + rng.randbytes(32)
-        population = Population(rng, RULES[scenario.rules])
-        peers = population.add(scenario.peers)
-        liars = peers[: round(scenario.peers * scenario.share)]
-        if scenario.sybils:
-            liars += surround(
-                population,
-                key,
-                scenario.sybils,
-                replicas=scenario.replicas,
-                reach=scenario.reach,
-                prefixes=scenario.prefixes,
-            )
-        hostile = Liars(population, liars, scenario.lie)
-        population.settle(sybils_came_late=scenario.is_late)
-        wire = Wire(population, hostile.answer)
-        honest = [peer for peer in peers if not peer.liar]
-        providers = rng.sample(honest, PROVIDERS)
-        kept += [wire.announce(provider, key)[1] for provider in providers]
+        if network is None or scenario.sybils:  # who sits beside a key sits beside that key alone
+            network = _Network(scenario, key, rng)
+        providers = rng.sample(network.honest, PROVIDERS)
+        kept += [network.wire.announce(provider, key)[1] for provider in providers]
         for _ in range(scenario.trials):
-            asker = rng.choice(honest)
+            asker = rng.choice(network.honest)
             wanted = {provider.node.peer for provider in providers} - {asker.node.peer}
-            hasty = wire.find_providers(asker, key, time_limit_s=TIME_LIMIT_S)
-            patient = wire.find_providers(asker, key, time_limit_s=PATIENT_S) if scenario.sybils else hasty
-            trials.append(
-                {
-                    "found": float(hasty.providers >= wanted),
-                    "part": len(hasty.providers & wanted) / len(wanted),
-                    "patient": float(patient.providers >= wanted),
-                    "asks": patient.asks,
-                    "named_s": max(patient.named_at_s.get(peer, PATIENT_S) for peer in wanted),
-                    "took_s": hasty.took_s,
-                    "replicas": patient.replicas,
-                }
-            )
+            trials.append(_trial(network.wire, asker, key, wanted, is_patient=bool(scenario.sybils)))
     return {
         "scenario": dataclasses.asdict(scenario),
         "trials": len(trials),
