@@ -1,6 +1,6 @@
 """One look-up: whom to ask next, what to make of an answer, when it is over. No network and no clock here.
 
-What is built against peers that lie (docs/spec/discovery.md, section 4; what each is worth: docs/dht.md):
+What is built against peers that lie (docs/spec/discovery.md, section 7; what each is worth: docs/dht.md):
 
 - Paths. The nodes to begin with are dealt out to several paths, which take turns. What a node names is known to its own
   path alone, and no node is asked on two, so that a liar misleads one path (S/Kademlia, section 4.4).

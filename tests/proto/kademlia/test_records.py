@@ -27,7 +27,11 @@ def peers(records: ProviderRecords, key: bytes, now_s: float = 1.0) -> set[bytes
     return {one.peer for one in records.of(key, now_s, draws())}
 
 
-def test_records_end_within_the_hour_unless_renewed() -> None:
+def test_a_record_is_kept_for_an_hour() -> None:
+    assert RECORD_TTL_S == 60 * 60, "docs/spec/discovery.md, rule 6"
+
+
+def test_records_end_unless_renewed() -> None:
     records = ProviderRecords()
     records.add(b"k", record(1, 0.0))
     records.add(b"k", record(2, 0.0))
