@@ -1,4 +1,4 @@
-"""The simulated network of scripts/bench/dht, in small: look-ups find who is there, whoever lies, and cost like log n."""
+"""The simulated network of scripts/bench/dht in small: look-ups find who is there whoever lies, and cost like log n."""
 
 from __future__ import annotations
 

@@ -28,13 +28,18 @@ Lie = Callable[[BasicHost, Any], bytes | None]
 """What a server answers to a request, framed; None for nothing at all."""
 
 
+def framed(raw: bytes) -> bytes:
+    whole: bytes = encode_varint_prefixed(raw)
+    return whole
+
+
 def message(request: Any, *, closer: Sequence[Any] = (), providers: Sequence[Any] = ()) -> bytes:
     answer = Message(type=request.type, key=request.key)
     for peers, named in ((answer.closerPeers, closer), (answer.providerPeers, providers)):
         for peer, address, record in named:
             one = peers.add(id=peer, signedRecord=record)
             one.addrs.append(Multiaddr(address).to_bytes())
-    return encode_varint_prefixed(answer.SerializeToString())
+    return framed(answer.SerializeToString())
 
 
 def nobody(number: int, near: bytes = b"") -> bytes:
@@ -45,7 +50,7 @@ def nobody(number: int, near: bytes = b"") -> bytes:
 
 
 def rubbish(host: BasicHost, request: Any) -> bytes:
-    return encode_varint_prefixed(b"\xff" * 200)
+    return framed(b"\xff" * 200)
 
 
 def endless(host: BasicHost, request: Any) -> bytes:
@@ -68,7 +73,7 @@ def sybils(host: BasicHost, request: Any) -> bytes:
 
 
 def another_type(host: BasicHost, request: Any) -> bytes:
-    return encode_varint_prefixed(Message(type=Message.MessageType.PUT_VALUE, key=request.key).SerializeToString())
+    return framed(Message(type=Message.MessageType.PUT_VALUE, key=request.key).SerializeToString())
 
 
 def addresses_of_others(host: BasicHost, request: Any) -> bytes:
@@ -79,7 +84,7 @@ def addresses_of_others(host: BasicHost, request: Any) -> bytes:
             peers.add(id=nobody(number), addrs=wrong)
         peers.add(id=b"", addrs=wrong)
         peers.add(id=b"\x12\x20" + bytes(32), addrs=[contact(host).addresses[0].to_bytes()])
-    return encode_varint_prefixed(answer.SerializeToString())
+    return framed(answer.SerializeToString())
 
 
 @asynccontextmanager

@@ -73,7 +73,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     sizes = SHORT_SIZES if options.short else [size for size in SIZES if size <= options.most]
     scenarios = SHORT if options.short else [one for one in SCENARIOS if one.peers <= options.most]
     lookups = SHORT_LOOKUPS if options.short else options.lookups
-    steps = [("growth", str(size), str(options.seed), str(lookups)) for size in sizes if "growth" in parts]
+    steps: list[tuple[str, ...]] = [
+        ("growth", str(size), str(options.seed), str(lookups)) for size in sizes if "growth" in parts
+    ]
     for one in scenarios if "attack" in parts else ():
         steps.append(("attack", json.dumps(dataclasses.asdict(dataclasses.replace(one, seed=options.seed)))))
     done: dict[tuple[str, ...], dict[str, Any]] = {}

@@ -14,7 +14,7 @@ Says = Callable[[Node], Sequence[Node] | None]
 """What a node names; None where it is silent."""
 
 
-def honest(everybody: Iterable[Node], target: int, count: int = REPLICATION) -> Says:
+def honest(everybody: Iterable[Node], target: int, count: int = REPLICATION) -> Callable[[Node], Sequence[Node]]:
     """All of them know all of them."""
     nearest = closest(everybody, target, count + 1)
     return lambda asked: [one for one in nearest if one is not asked][:count]

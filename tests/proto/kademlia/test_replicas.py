@@ -29,7 +29,7 @@ def search(nodes: list[Node], *, crowd: int = 0, at_least: int = 1, at_most: int
 
     one, says = Search(KEY, begin, at_least=at_least, at_most=at_most), honest(nodes, 0, 60)
     while (request := one.next()) is not None:
-        request.lookup.answered(request.node, says(request.node) or [])
+        request.lookup.answered(request.node, says(request.node))
     assert one.waiting == 0
     return one
 
