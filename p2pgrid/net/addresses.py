@@ -104,6 +104,30 @@ def usable_addresses(
     return list(found.values())
 
 
+def fitting_addresses(untrusted: Iterable[bytes], *, circuits: bool = False) -> tuple[bytes, ...]:
+    """The first few binary addresses that begin like one worth dialling, each once. Cheap: none is parsed."""
+    examined = islice(untrusted, _MAX_ADDRESSES_EXAMINED)
+    fitting = dict.fromkeys(raw for raw in examined if _may_be_ours(raw, circuits))
+    return tuple(islice(fitting, MAX_ADDRESSES_PER_PEER))
+
+
+def host_of(address: bytes) -> str:
+    """The IP address or DNS name at the beginning of a binary address; empty if there is none."""
+    size = _HOST_BYTES.get(address[:1])
+    if size is not None and len(address) > size:
+        return str(ipaddress.ip_address(address[1 : 1 + size]))
+    if address[:1] in _DNS and len(address) > 1:
+        return address[2 : 2 + address[1]].decode("ascii", "replace")
+    return ""
+
+
+def leads_over_relay(address: bytes) -> bool:
+    """True for a binary address `<host>/tcp/<port>/p2p/<relay>/p2p-circuit`, with or without a name behind it."""
+    size = _HOST_BYTES.get(address[:1], address[1] + 1 if address[:1] in _DNS and len(address) > 1 else 0)
+    behind = address[1 + size + 3 :]
+    return behind[:2] == _P2P and behind[_NAME_BYTES : _NAME_BYTES + 2] == _CIRCUIT
+
+
 @dataclass(frozen=True, slots=True)
 class Circuit:
     """The first part of a circuit address: whom to ask for the way to a peer, and where."""

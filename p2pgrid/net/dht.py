@@ -1,38 +1,48 @@
 """The DHT of one network: who provides what. Kademlia on the protocol id `/p2pgrid/<network>/kad/1.0.0`.
 
-Look-ups always ask the network (libp2p's own answer from a local copy for two days), count a provider once however
-often it is reported, and put those first whose addresses the provider itself signed. A peer enters the routing
-table when it has answered a request of ours under this protocol id: so no client does, and nobody of another network.
+The rules are those of `p2pgrid/proto/kademlia/`: the routing table, whom a look-up asks, whose word counts for how
+much. Here they are carried out over libp2p. A look-up always asks the network. A peer enters the routing table when it
+has answered a request of ours under this protocol id: so no client does, and nobody of another network.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import trio
 from libp2p.host.basic_host import BasicHost
-from libp2p.kad_dht.routing_table import gen_random_key_in_bucket
 from libp2p.peer.id import ID
-from libp2p.peer.peerinfo import PeerInfo
 from multiaddr import Multiaddr
 
-from p2pgrid.net.kad_query import ASK_TIMEOUT_S, Answer, Contact, KadQuery, ProviderClaim
+from p2pgrid.net.address_proof import AddressProof
+from p2pgrid.net.addresses import full_multiaddr, host_of, usable_addresses
+from p2pgrid.net.kad_query import ASK_TIMEOUT_S, Answer, Contact, KadQuery, contact_of, node_of, own_record
 from p2pgrid.net.kad_server import KadServer
 from p2pgrid.net.listen_addresses import listen_addresses
-from p2pgrid.net.lookup import REPLICATION, Pace, Route, Sightings
+from p2pgrid.net.pace import Pace
 from p2pgrid.net.peer_address import PeerAddress
+from p2pgrid.net.reach_dial import dial_back
+from p2pgrid.net.reach_wire import Outcome, RoadName
 from p2pgrid.net.relay.kind import is_relayed
+from p2pgrid.proto.kademlia.claims import Address, Claim
+from p2pgrid.proto.kademlia.member import MAINTENANCE_INTERVAL_S, SEEDS_INTERVAL_S, Member
+from p2pgrid.proto.kademlia.places import Node
+from p2pgrid.proto.kademlia.records import ProviderRecord
+from p2pgrid.proto.kademlia.replicas import Request
+from p2pgrid.proto.kademlia.walk import Walk
+from p2pgrid.proto.keys import parse_peer_id
 
 logger = logging.getLogger(__name__)
 
-PARALLEL_ASKS: Final = 8
-MAINTENANCE_INTERVAL_S: Final = 300.0
-_STALE_AFTER_S: Final = 600
-_CONTACT_TTL_S: Final = 2 * 60 * 60
-_MAX_PROBES: Final = 16
 MAX_HOLDERS: Final = 256
+PROOF_TIMEOUT_S: Final = 5.0
+_MAX_PROBES: Final = 16
+
+_Question = Callable[[Contact, bytes], Awaitable[Answer]]
 
 
 class Dht:
@@ -49,180 +59,254 @@ class Dht:
     ) -> None:
         """`is_one_of_us`: asked before a peer that connects is got to know; None where everybody is."""
         self._host = host
-        self._own_id: ID = host.get_id()
         self.protocol: Final = f"/p2pgrid/{network_name}/kad/1.0.0"
-        self.server = KadServer(host, self.protocol, serve=serve)
+        self.member = Member(host.get_id().to_bytes(), random.random)
+        self._proof = AddressProof(self._is_at)
+        self.server = KadServer(host, self.protocol, self.member, self._proof)
         self._query = KadQuery(host, self.protocol, ask_timeout_s)
         self._is_one_of_us = is_one_of_us
         self._serve = serve
-        self._seeds: tuple[Contact, ...] = ()
         self._announcing = Pace()
         self.holders: dict[ID, Contact] = {}
         """The servers that may have one of our records; whoever empties it tells them that we are gone."""
+        self._background: trio.Nursery | None = None
+        self._is_unreachable = False
 
     @property
     def size(self) -> int:
         """How many servers the routing table knows."""
-        return int(self.server.routing_table.size())
+        return len(self.member.table)
 
     async def is_server(self, peer: Contact) -> bool:
         """True if the peer answers, now, as a server of this network."""
-        return await self._ask(peer, self._own_id.to_bytes(), self._query.find_node) is not None
+        return await self._is_there(_node(peer))
 
     def servers(self) -> list[Contact]:
         """The servers that the routing table knows."""
-        return [Contact(info.peer_id, tuple(info.addrs)) for info in self.server.routing_table.get_peer_infos()]
+        return [contact_of(node) for node in self.member.table]
+
+    def decide(self, reachable: bool | None) -> None:
+        """Whether strangers reach us, None where nobody knows. Whom they do not reach is a client, and answers nobody.
+
+        Others drop it when they next ask it; once it serves again, they get to know it when it connects to them.
+        """
+        was_unreachable, self._is_unreachable = self._is_unreachable, reachable is False
+        if self._serve and self._background is not None and was_unreachable != self._is_unreachable:
+            if self._is_unreachable:
+                self.server.stop()
+            else:
+                self.server.start(self._background)
 
     async def join(self, seeds: Sequence[Contact]) -> int:
         """Get to know the neighbourhood through `seeds`, which are kept for later. Returns the table's size."""
-        self._seeds = tuple(seeds)
-        await self._walk(self._own_id.to_bytes(), self._query.find_node)
+        self.member.seeds = tuple(map(_node, seeds))
+        await self._look_around(self.member.joining(trio.current_time()))
         return self.size
 
     async def announce(self, key: bytes) -> int:
-        """Leave our provider record for `key` with the servers closest to it; how many took it."""
+        """Leave our provider record for `key` with the servers that should hold it; how many took it."""
+        addresses = tuple(address.to_bytes() for address in self._host.get_addrs())
         if self._serve:
-            self.server.provider_store.add_provider(key, PeerInfo(self._own_id, self._host.get_addrs()))
-        accepted = 0
+            record = ProviderRecord(self.member.own, addresses, "", own_record(self._host), trio.current_time())
+            self.member.records.add(key, record)
+        walk = self.member.looking_for_holders(key, trio.current_time())
+        try:
+            await self._carry_out(walk, self._query.find_node)
+        finally:
+            self.member.ended(walk)
+        accepted: set[bytes] = set()
 
-        async def tell(server: Contact) -> None:
-            nonlocal accepted
-            await self._announcing.wait_for(str(server.peer_id))
-            self.holders.pop(server.peer_id, None)
-            self.holders[server.peer_id] = server
-            if len(self.holders) > MAX_HOLDERS:
-                del self.holders[next(iter(self.holders))]
-            if await _attempt(self._query.add_provider, server, key) is not _FAILED:
-                accepted += 1
+        async def tell(server: Node, replica: bytes) -> None:
+            await self._announcing.wait_for(server.peer)
+            contact = contact_of(server)
+            self._note_holder(contact)
+            if await _attempt(self._query.add_provider, contact, replica) is not _FAILED:
+                accepted.add(server.peer)
 
-        closest = await self._walk(key, self._query.find_node)
         async with trio.open_nursery() as nursery:
-            for server in closest:
-                nursery.start_soon(tell, server)
-        return accepted
+            for replica, server in self.member.holders(walk):
+                nursery.start_soon(tell, server, replica)
+        return len(accepted)
 
     def forget_own_records(self) -> None:
         """Stop giving out our own provider records from here. Other servers' copies end within the hour."""
-        self.forget_records_of(str(self._own_id))
+        self.member.records.withdraw(self.member.own)
 
     def forget_records_of(self, peer_id: str) -> None:
         """Give out nothing any more that a provider left here."""
-        self.server.provider_store.withdraw(peer_id)
+        self.member.records.withdraw(ID.from_base58(peer_id).to_bytes())
 
     async def find_providers(self, key: bytes, limit: int, timeout_s: float) -> list[PeerAddress]:
         """At most `limit` providers of `key`, the most credible first; after `timeout_s`, what was found by then."""
-        sightings = Sightings(str(self._own_id))
+        walk = self.member.looking_for_providers(key, trio.current_time())
         if self._serve:
-            local = self.server.provider_store.get_providers(key)
-            sightings.add(ProviderClaim(Contact(p.peer_id, tuple(p.addrs)), None) for p in local)
-
-        async def ask(server: Contact, key: bytes) -> Answer:
-            answer = await self._query.get_providers(server, key)
-            sightings.add(answer.providers)
-            return answer
-
+            records = self.member.records.of(key, trio.current_time(), random.random)
+            walk.knows([_claim(record) for record in records])
         with trio.move_on_after(timeout_s):
-            await self._walk(key, ask)
-        return sightings.ranked()[:limit]
+            await self._carry_out(walk, self._query.get_providers)
+        self.member.ended(walk)
+        found = []
+        for provider in walk.providers(limit, random.random):
+            peer_id = str(ID(provider.peer))
+            usable = usable_addresses((address.raw for address in provider.addresses), peer_id, circuits=True)
+            found.append(PeerAddress(peer_id, tuple(full_multiaddr(address, peer_id) for address in usable)))
+        return found
 
     async def run(self) -> None:
         """Keep the routing table and the records fresh, and get to know who connects. Runs until cancelled."""
         limiter = trio.CapacityLimiter(_MAX_PROBES)
         async with trio.open_nursery() as nursery:
-            if self._serve:
-                self._host.get_network().register_notifee(_Newcomers(nursery, limiter, self._probe))
-            nursery.start_soon(self._host.get_peerstore().start_cleanup_task)
-            while True:
-                await trio.sleep(MAINTENANCE_INTERVAL_S)
-                await self.refresh()
+            self._background = nursery
+            try:
+                if self._serve:
+                    if not self._is_unreachable:
+                        self.server.start(nursery)
+                    self._host.get_network().register_notifee(_Newcomers(nursery, limiter, self._probe))
+                nursery.start_soon(self._host.get_peerstore().start_cleanup_task)
+                nursery.start_soon(self._keep_asking_seeds)
+                while True:
+                    await trio.sleep(MAINTENANCE_INTERVAL_S)
+                    await self.refresh()
+            finally:
+                self._background = None
 
     async def refresh(self) -> None:
         """One round of maintenance: ask who has been silent, look around, drop old records."""
-        self.server.provider_store.cleanup_expired()
-        table = self.server.routing_table
-        for peer_id in table.get_stale_peers(_STALE_AFTER_S):
-            await self._ask(self._known(peer_id), self._own_id.to_bytes(), self._query.find_node)
-        await self._walk(self._own_id.to_bytes(), self._query.find_node)
-        for bucket in list(table.buckets):
-            if bucket.size():
-                await self._walk(gen_random_key_in_bucket(bucket), self._query.find_node)
+        now_s = trio.current_time()
+        self.member.records.expire(now_s)
+        for node in self.member.silent(now_s):
+            if not await self._is_there(node):
+                self.member.table.failed(node)
+        for key in self.member.refreshed(now_s, os.urandom(16)):
+            await self._look_around(self.member.looking_around(key, trio.current_time()))
 
-    async def _walk(self, key: bytes, ask: Callable[[Contact, bytes], Awaitable[Answer]]) -> list[Contact]:
-        """Kademlia's look-up: ask ever closer servers until the `REPLICATION` closest known have answered."""
-        route = Route(key, self._own_id, self._start(key))
-        progress = trio.Event()
-        asking = 0
+    async def _keep_asking_seeds(self) -> None:
+        while True:
+            await trio.sleep(SEEDS_INTERVAL_S * random.uniform(0.8, 1.2))  # noqa: S311 (no secret)
+            await self.ask_seeds()
 
-        async def one(server: Contact) -> None:
-            nonlocal asking, progress
-            answer = await self._ask(server, key, ask)
-            route.heard(server, answer)
-            asking -= 1
-            progress.set()
+    async def ask_seeds(self) -> None:
+        """Join again if one of them knows somebody close to us whom we do not: the network may have been cut in two."""
+
+        async def one(seed: Node) -> None:
+            answer = await self._ask(seed, self.member.own, self._query.find_node)
+            if answer is not None:
+                await self._admit(answer.sender)
+                news.append(self.member.is_news(answer.closer))
+
+        news: list[bool] = []
+        async with trio.open_nursery() as nursery:
+            for seed in self.member.seeds:
+                nursery.start_soon(one, seed)
+        if any(news):
+            await self._look_around(self.member.joining(trio.current_time()))
+
+    async def _look_around(self, walk: Walk) -> None:
+        await self._carry_out(walk, self._query.find_node)
+        self.member.looked_around(walk)
+
+    async def _carry_out(self, walk: Walk, question: _Question) -> None:
+        """Make the walk's requests until it is over."""
+        heard = trio.Event()
+
+        async def one(request: Request) -> None:
+            answer = await self._ask(request.node, request.key, question)
+            if answer is None:
+                walk.silent(request)
+            else:
+                node = await self._admit(answer.sender) or request.node
+                walk.answered(request, node, answer.closer, answer.providers)
+            heard.set()
 
         async with trio.open_nursery() as nursery:
             while True:
-                server = route.next() if asking < PARALLEL_ASKS else None
-                if server is not None:
-                    asking += 1
-                    nursery.start_soon(one, server)
-                elif asking:
-                    await progress.wait()
-                    progress = trio.Event()
-                else:
-                    return route.answered()
+                for request in walk.due(trio.current_time()):
+                    nursery.start_soon(one, request)
+                if walk.is_over:
+                    nursery.cancel_scope.cancel()
+                    return
+                with trio.move_on_at(walk.wakes_at_s):
+                    await heard.wait()
+                heard = trio.Event()
 
-    async def _ask(
-        self, server: Contact, key: bytes, ask: Callable[[Contact, bytes], Awaitable[Answer]]
-    ) -> Answer | None:
-        answer = await _attempt(ask, server, key)
-        if isinstance(answer, Answer):
-            await self._admit(await self._located(answer.sender))
-            return answer
-        self.server.routing_table.remove_peer(server.peer_id)
-        return None
+    async def _ask(self, node: Node, key: bytes, question: _Question) -> Answer | None:
+        answer = await _attempt(question, contact_of(node), key)
+        return answer if isinstance(answer, Answer) else None
 
-    async def _located(self, server: Contact) -> Contact:
-        """With the addresses that it tells in identify, where it signed none: other implementations do not."""
+    async def _is_there(self, node: Node) -> bool:
+        answer = await self._ask(node, self.member.own, self._query.find_node)
+        if answer is not None:
+            await self._admit(answer.sender)
+        return answer is not None
 
-        async def identify(server: Contact, _key: bytes) -> tuple[Multiaddr, ...]:
-            return await listen_addresses(self._host, server.peer_id)
-
-        if server.addresses or (told := await _attempt(identify, server, b"")) is _FAILED:
-            return server
-        return Contact(server.peer_id, told)
-
-    async def _admit(self, server: Contact) -> None:
-        """It answered: keep it in the routing table, with its newest addresses, for ourselves and for who asks us.
+    async def _admit(self, server: Contact) -> Node | None:
+        """It answered: keep it in the routing table, with those of its addresses that may be told to others.
 
         Not one without an address: nobody who hears of it could ask it.
         """
-        if not server.addresses:
-            return
-        table, peerstore = self.server.routing_table, self._host.get_peerstore()
-        known = table.get_peer_info(server.peer_id)
-        if known is not None and set(known.addrs) != set(server.addresses):
-            table.remove_peer(server.peer_id)
-        if known is None or set(known.addrs) != set(server.addresses):
-            peerstore.clear_addrs(server.peer_id)
-        peerstore.add_addrs(server.peer_id, list(server.addresses), _CONTACT_TTL_S)
-        await table.add_peer(PeerInfo(server.peer_id, list(server.addresses)), skip_server_mode_check=True)
+        peer = server.peer_id.to_bytes()
+        addresses = tuple(address.to_bytes() for address in server.addresses or await self._identified(server.peer_id))
+        met_at = self._met_at(server.peer_id)
+        known = self._proof.known(peer, addresses, met_at)
+        if self._proof.needs_proof(addresses, known) and self._background is not None:
+            self._background.start_soon(self._admit_when_proven, peer, addresses, met_at)
+        return self._keep(peer, known)
+
+    async def _admit_when_proven(self, peer: bytes, addresses: tuple[bytes, ...], met_at: str) -> None:
+        self._keep(peer, await self._proof.prove(peer, addresses, met_at))
+
+    def _keep(self, peer: bytes, addresses: tuple[bytes, ...]) -> Node | None:
+        if not addresses:
+            return None
+        node = node_of(peer, addresses)
+        self.member.answered(node, trio.current_time())
+        return node
 
     async def _probe(self, peer_id: ID) -> None:
         """A peer connected to us: if it answers as a server, others should hear of it."""
-        if self.server.routing_table.get_peer_info(peer_id) is not None:
-            return
-        if self._is_one_of_us is None or await self._is_one_of_us(peer_id):
-            await self._ask(Contact(peer_id, ()), self._own_id.to_bytes(), self._query.find_node)
+        node = node_of(peer_id.to_bytes(), ())
+        if self.member.table.has_room(node) and (self._is_one_of_us is None or await self._is_one_of_us(peer_id)):
+            await self._is_there(node)
 
-    def _start(self, key: bytes) -> list[Contact]:
-        table = self.server.routing_table
-        known = [self._known(peer_id) for peer_id in table.find_local_closest_peers(key, REPLICATION)]
-        return known if len(known) >= REPLICATION else [*known, *self._seeds]
+    def _met_at(self, peer_id: ID) -> str:
+        """The IP address at the other end of our connection to a peer; empty if there is none."""
+        for connection in self._host.get_network().get_connections(peer_id):
+            remote = connection.muxed_conn.get_remote_address()
+            if remote:
+                return str(remote[0])
+        return ""
 
-    def _known(self, peer_id: ID) -> Contact:
-        info = self.server.routing_table.get_peer_info(peer_id)
-        return Contact(peer_id, tuple(info.addrs) if info is not None else ())
+    async def _identified(self, peer_id: ID) -> tuple[Multiaddr, ...]:
+        """What a peer that signs no record tells in identify: other implementations do not sign."""
+        try:
+            return await listen_addresses(self._host, peer_id)
+        except Exception as error:  # noqa: BLE001 (a peer's fault of any kind, and what libp2p makes of it)
+            logger.debug("%s told no addresses: %r", peer_id, error)
+            return ()
+
+    def _note_holder(self, server: Contact) -> None:
+        self.holders.pop(server.peer_id, None)
+        self.holders[server.peer_id] = server
+        if len(self.holders) > MAX_HOLDERS:
+            del self.holders[next(iter(self.holders))]
+
+    async def _is_at(self, peer: bytes, address: bytes) -> bool:
+        """True if a fresh connection to the address meets the peer, which proves its key."""
+        peer_id = str(ID(peer))
+        for usable in usable_addresses([address], peer_id):
+            port = int(usable.value_for_protocol("tcp"))
+            key, swarm = parse_peer_id(peer_id), self._host.get_network()
+            outcome = await dial_back(swarm, key, host_of(address), port, RoadName.LIBP2P, timeout_s=PROOF_TIMEOUT_S)
+            return outcome is Outcome.REACHED
+        return False
+
+
+def _node(contact: Contact) -> Node:
+    return node_of(contact.peer_id.to_bytes(), [address.to_bytes() for address in contact.addresses])
+
+
+def _claim(record: ProviderRecord) -> Claim:
+    return Claim(record.peer, tuple(Address(host_of(address), address) for address in record.addresses))
 
 
 _FAILED: Final = object()

@@ -5,7 +5,9 @@ libp2p's Kademlia message (kad-dht/README.md of the libp2p specs), one request a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,18 +23,23 @@ from libp2p.utils.varint import encode_varint_prefixed, read_varint_prefixed_byt
 from multiaddr import Multiaddr
 
 from p2pgrid.errors import ProtocolViolation
-from p2pgrid.net.addresses import usable_addresses
+from p2pgrid.net.addresses import fitting_addresses, host_of, usable_addresses
 from p2pgrid.net.host import close_stream, open_stream, reset_stream
+from p2pgrid.proto.kademlia.claims import Address, Claim
+from p2pgrid.proto.kademlia.groups import groups_of
+from p2pgrid.proto.kademlia.places import Node, place_of
 
 ASK_TIMEOUT_S: Final = 6.0
 SILENCE_IS_CONSENT_S: Final = 1.0
 """After a provider record was sent."""
 MAX_ANSWER_BYTES: Final = 256 * 1024
+MAX_RECORD_BYTES: Final = 4096
 _MAX_CLOSER_PEERS: Final = 20
 """A server answers with the 20 it knows closest to the key."""
 _MAX_PROVIDERS: Final = 64
-_MAX_RECORD_BYTES: Final = 4096
 _ED25519_ID_PREFIX: Final = bytes.fromhex("002408011220")
+_REMEMBERED_RECORDS: Final = 1024
+"""Every server that knows a provider sends the same record of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +51,23 @@ class Contact:
 
 
 @dataclass(frozen=True, slots=True)
-class ProviderClaim:
-    """That a server holds a provider record."""
-
-    contact: Contact
-    signed_at: int | None
-    """The sequence number of the provider's own signed peer record; None where the addresses are hearsay."""
-
-
-@dataclass(frozen=True, slots=True)
 class Answer:
     """What a server said. `sender` carries the addresses that it signs for itself, if it sent any."""
 
     sender: Contact
-    closer: tuple[Contact, ...]
-    providers: tuple[ProviderClaim, ...]
+    closer: tuple[Node, ...]
+    providers: tuple[Claim, ...]
+
+
+def node_of(peer: bytes, addresses: Sequence[bytes]) -> Node:
+    """A server as Kademlia's rules have it."""
+    return Node(peer, place_of(peer), groups_of(map(host_of, addresses)), tuple(addresses))
+
+
+def contact_of(node: Node) -> Contact:
+    """A server as libp2p has it. Servers are asked over no relay: one that needs a relay is no server."""
+    peer_id = ID(node.peer)
+    return Contact(peer_id, tuple(usable_addresses(node.addresses, str(peer_id))))
 
 
 class KadQuery:
@@ -88,18 +97,10 @@ class KadQuery:
         provider.id = self._host.get_id().to_bytes()
         provider.addrs.extend(address.to_bytes() for address in self._host.get_addrs())
         provider.signedRecord = message.senderRecord
-        with trio.fail_after(self._timeout_s):
-            stream = await open_stream(self._host, server.peer_id, server.addresses, self._protocol)
-            try:
-                await stream.write(encode_varint_prefixed(message.SerializeToString()))
-                with trio.move_on_after(SILENCE_IS_CONSENT_S):
-                    await read_varint_prefixed_bytes_limited(stream, MAX_ANSWER_BYTES)
-            except StreamEOF:
-                pass
-            except BaseException:
-                await reset_stream(stream)
-                raise
-            await close_stream(stream)
+        async with self._stream(server) as stream:
+            await stream.write(encode_varint_prefixed(message.SerializeToString()))
+            with trio.move_on_after(SILENCE_IS_CONSENT_S), suppress(StreamEOF):
+                await read_varint_prefixed_bytes_limited(stream, MAX_ANSWER_BYTES)
 
     async def _ask(self, server: Contact, kind: Any, key: bytes) -> Answer:
         return parse_answer(await self._exchange(server, self._message(kind, key)), kind, server)
@@ -108,15 +109,22 @@ class KadQuery:
         message = Message()
         message.type = kind
         message.key = key
-        message.senderRecord = env_to_send_in_RPC(self._host)[0]
+        message.senderRecord = own_record(self._host)
         return message
 
     async def _exchange(self, server: Contact, message: Any) -> bytes:
+        async with self._stream(server) as stream:
+            await stream.write(encode_varint_prefixed(message.SerializeToString()))
+            raw: bytes = await read_varint_prefixed_bytes_limited(stream, MAX_ANSWER_BYTES)
+        return raw
+
+    @asynccontextmanager
+    async def _stream(self, server: Contact) -> AsyncIterator[Any]:
+        """A stream to the server, for as long as an answer may take."""
         with trio.fail_after(self._timeout_s):
             stream = await open_stream(self._host, server.peer_id, server.addresses, self._protocol)
             try:
-                await stream.write(encode_varint_prefixed(message.SerializeToString()))
-                raw: bytes = await read_varint_prefixed_bytes_limited(stream, MAX_ANSWER_BYTES)
+                yield stream
             except StreamEOF:
                 await close_stream(stream)
                 raise
@@ -124,7 +132,12 @@ class KadQuery:
                 await reset_stream(stream)
                 raise
             await close_stream(stream)
-        return raw
+
+
+def own_record(host: BasicHost) -> bytes:
+    """The host's signed peer record (RFC 0003 of the libp2p specs), as it is sent with every message."""
+    record: bytes = env_to_send_in_RPC(host)[0]
+    return record
 
 
 def parse_answer(raw: bytes, kind: int, server: Contact) -> Answer:
@@ -136,36 +149,25 @@ def parse_answer(raw: bytes, kind: int, server: Contact) -> Answer:
         raise ProtocolViolation(f"{server.peer_id} sent no message of the DHT: {error}.") from None
     if answer.type != kind:
         raise ProtocolViolation(f"{server.peer_id} answered a DHT request of type {kind} with type {answer.type}.")
-    signed = _signed_contact(answer.senderRecord, server.peer_id)
+    signed = signed_addresses(answer.senderRecord, server.peer_id.to_bytes())
     return Answer(
-        sender=signed[0] if signed and signed[0].addresses else server,
-        closer=tuple(filter(None, map(_contact, answer.closerPeers[:_MAX_CLOSER_PEERS]))),
+        sender=Contact(server.peer_id, signed[0]) if signed and signed[0] else server,
+        closer=tuple(filter(None, map(_node, answer.closerPeers[:_MAX_CLOSER_PEERS]))),
         providers=tuple(filter(None, map(_claim, answer.providerPeers[:_MAX_PROVIDERS]))),
     )
 
 
-def _contact(peer: Any, *, circuits: bool = False) -> Contact | None:
-    """Servers are asked over no relay: a look-up asks dozens of them, and a server that needs one is no server."""
-    if not _is_ed25519(peer.id):
+@functools.lru_cache(_REMEMBERED_RECORDS)
+def signed_addresses(
+    envelope: bytes, peer: bytes, *, circuits: bool = False
+) -> tuple[tuple[Multiaddr, ...], int] | None:
+    """The addresses that `peer` itself signed (RFC 0003 of the libp2p specs) with their number, if it did.
+
+    `circuits`: whether to take those over relays too.
+    """
+    if not 0 < len(envelope) <= MAX_RECORD_BYTES:
         return None
-    peer_id = ID(peer.id)
-    return Contact(peer_id, tuple(usable_addresses(peer.addrs, str(peer_id), circuits=circuits)))
-
-
-def _claim(peer: Any) -> ProviderClaim | None:
-    hearsay = _contact(peer, circuits=True)
-    if hearsay is None:
-        return None
-    signed = _signed_contact(peer.signedRecord, hearsay.peer_id, circuits=True)
-    if signed is not None and signed[0].addresses:
-        return ProviderClaim(*signed)
-    return ProviderClaim(hearsay, None) if hearsay.addresses else None
-
-
-def _signed_contact(envelope: bytes, peer_id: ID, *, circuits: bool = False) -> tuple[Contact, int] | None:
-    """The addresses that `peer_id` itself signed (RFC 0003 of the libp2p specs) with their number, if it did."""
-    if not 0 < len(envelope) <= _MAX_RECORD_BYTES:
-        return None
+    peer_id = ID(peer)
     try:
         signed, record = consume_envelope(envelope, "libp2p-peer-record")
         signer = ID.from_pubkey(signed.public_key)
@@ -173,10 +175,32 @@ def _signed_contact(envelope: bytes, peer_id: ID, *, circuits: bool = False) -> 
         return None
     if signer != peer_id or record.peer_id != peer_id:
         return None
-    sent = (a.to_bytes() for a in record.addrs)
-    addresses: Sequence[Multiaddr] = usable_addresses(sent, str(peer_id), circuits=circuits)
-    return Contact(peer_id, tuple(addresses)), int(record.seq)
+    sent = (address.to_bytes() for address in record.addrs)
+    return tuple(usable_addresses(sent, str(peer_id), circuits=circuits)), int(record.seq)
 
 
-def _is_ed25519(raw_id: bytes) -> bool:
+def is_ed25519(raw_id: bytes) -> bool:
+    """True for a peer id of the only kind of key that the grid knows."""
     return len(raw_id) == len(_ED25519_ID_PREFIX) + 32 and raw_id.startswith(_ED25519_ID_PREFIX)
+
+
+def _node(peer: Any) -> Node | None:
+    if not is_ed25519(peer.id):
+        return None
+    addresses = fitting_addresses(peer.addrs)
+    return node_of(peer.id, addresses) if addresses else None
+
+
+def _claim(peer: Any) -> Claim | None:
+    if not is_ed25519(peer.id):
+        return None
+    signed = signed_addresses(peer.signedRecord, peer.id, circuits=True)
+    if signed is not None and signed[0]:
+        addresses, signed_at = signed
+        return Claim(peer.id, _addresses(address.to_bytes() for address in addresses), signed_at)
+    hearsay = usable_addresses(peer.addrs, str(ID(peer.id)), circuits=True)
+    return Claim(peer.id, _addresses(address.to_bytes() for address in hearsay)) if hearsay else None
+
+
+def _addresses(raw: Any) -> tuple[Address, ...]:
+    return tuple(Address(host_of(one), one) for one in raw)

@@ -49,19 +49,14 @@ class OneNetwork:
         *,
         serve: bool,
         standing_keys: Callable[[], tuple[str, ...]],
-        is_only_one: bool,
     ) -> None:
-        """`standing_keys`: what is advertised beside what the user asked for. `is_only_one`: the host is in no other.
-
-        Raises UsageError for a bad multiaddr.
-        """
+        """`standing_keys`: what is advertised beside what the user asked for. Raises UsageError for a bad multiaddr."""
         peers = map(parse_peer_multiaddr, network.bootstrap)
         self.network: Final = network
         self._bootstrap = tuple(peer for peer in peers if peer[0] != own_peer_id)
         self.seeds: Final = _by_peer(self._bootstrap)
         self._serve = serve
         self._standing_keys = standing_keys
-        self._is_only_one = is_only_one
         self._keys: tuple[str, ...] = ()
         self._announcement = trio.CancelScope()
         self._host: BasicHost | None = None
@@ -99,10 +94,16 @@ class OneNetwork:
         self._dht = Dht(
             host, self.network.scope, serve=self._serve, is_one_of_us=self._is_one_of_us if is_closed else None
         )
-        if not self._is_only_one:
-            self._dht.server.hide_strangers()
         if gate is not None:
             gate.belongs(self._dht.protocol, self.name)
+
+    def decide(self, reachable: bool | None) -> None:
+        """Whether strangers reach us, None where nobody knows: whom they do not serves no look-ups.
+
+        A peer that begins with nobody does in any case: others begin with it.
+        """
+        if self._dht is not None and self.seeds:
+            self._dht.decide(reachable)
 
     def end(self) -> None:
         """The host is gone."""
@@ -218,26 +219,6 @@ class OneNetwork:
 
     async def _join(self) -> bool:
         """True if a bootstrap peer answered, as a server of this network's DHT. One that is silent holds up nobody."""
-        network, reached = self._running_host().get_network(), trio.Event()
-
-        async def reach(seed: Contact) -> None:
-            try:
-                await network.connect_to(seed.peer_id, seed.addresses)
-            except SwarmException as error:
-                logger.debug("bootstrap peer: %s", error)
-            else:
-                reached.set()
-
-        async def reach_any() -> None:
-            async with trio.open_nursery() as nursery:
-                for seed in self.seeds:
-                    nursery.start_soon(reach, seed)
-            reached.set()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(reach_any)
-            await reached.wait()
-            nursery.cancel_scope.cancel()
         return await self.dht.join(self.seeds) > 0
 
     async def _stay_advertised(self) -> None:

@@ -112,7 +112,6 @@ class NetworkService:
                 own_id,
                 serve=config.serve_dht,
                 standing_keys=self._standing_keys,
-                is_only_one=len(config.networks.all) == 1,
             )
             for network in config.networks.all
         )
@@ -151,6 +150,7 @@ class NetworkService:
             self._host = host
             for part in self.parts:
                 part.begin(host, gate)
+                part.decide(self._reachable)
             self._relay_part = RelayPart(
                 host,
                 config.relay,
@@ -220,6 +220,8 @@ class NetworkService:
         if reachable is not self._reachable:
             self._advertise_anew()  # a relay that nobody can dial is advertised no more
         self._reachable = reachable
+        for part in self.parts:
+            part.decide(reachable)
         if self._relay_part is not None:
             self._relay_part.decide(reachable)
 

@@ -12,17 +12,19 @@ import trio
 from libp2p.host.basic_host import BasicHost
 from libp2p.host.exceptions import StreamFailure
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
-from libp2p.kad_dht.routing_table import RoutingTable
 from libp2p.network.stream.exceptions import StreamError
+from libp2p.peer.id import ID
 from libp2p.utils.varint import encode_varint_prefixed, read_varint_prefixed_bytes_limited
 from multiaddr import Multiaddr
 
 from p2pgrid.net.dht import Dht
 from p2pgrid.net.doors import KAD_ALLOWANCE
 from p2pgrid.net.host import open_host
-from p2pgrid.net.kad_query import Contact, KadQuery
+from p2pgrid.net.kad_query import Contact, KadQuery, contact_of, node_of
 from p2pgrid.net.lookup_keys import record_key
 from p2pgrid.net.swarm import GridSwarm
+from p2pgrid.proto.kademlia.places import Node as KadNode
+from p2pgrid.proto.keys import SecretKey
 from tests.net.trio_hosts import LOOPBACK, contact, new_key, run_trio, until
 
 KEY = record_key("test", "model/x")
@@ -39,21 +41,29 @@ class Node:
         return str(self.host.get_id())
 
     def table(self) -> set[str]:
-        table: RoutingTable = self.dht.server.routing_table
-        return {str(peer_id) for peer_id in table.get_peer_ids()}
+        return {str(ID(node.peer)) for node in self.dht.member.table}
 
 
 @asynccontextmanager
 async def node(
-    seeds: list[Node], *, serve: bool = True, network: str = "test", ask_timeout_s: float = 6.0
+    seeds: list[Node],
+    *,
+    serve: bool = True,
+    network: str = "test",
+    ask_timeout_s: float = 6.0,
+    key: SecretKey | None = None,
 ) -> AsyncIterator[Node]:
     """A host in the DHT, joined through `seeds`."""
-    async with open_host(new_key(), [LOOPBACK] if serve else []) as host, trio.open_nursery() as nursery:
+    async with open_host(key or new_key(), [LOOPBACK] if serve else []) as host, trio.open_nursery() as nursery:
         dht = Dht(host, network, serve=serve, ask_timeout_s=ask_timeout_s)
         nursery.start_soon(dht.run)
         await dht.join([contact(seed.host) for seed in seeds])
         yield Node(host, dht)
         nursery.cancel_scope.cancel()
+
+
+def node_of_contact(contact: Contact) -> KadNode:
+    return node_of(contact.peer_id.to_bytes(), [address.to_bytes() for address in contact.addresses])
 
 
 async def found(by: Node, key: bytes = KEY) -> set[str]:
@@ -132,8 +142,8 @@ def test_a_restarted_server_is_known_by_its_new_address() -> None:
                     await dht.join([contact(first.host)])
 
                     def known(host: BasicHost = host) -> bool:
-                        info = first.dht.server.routing_table.get_peer_info(host.get_id())
-                        return info is not None and info.addrs == host.get_transport_addrs()
+                        node = first.dht.member.table.get(node_of(host.get_id().to_bytes(), ()))
+                        return node is not None and contact_of(node) == contact(host)
 
                     with trio.move_on_after(2):
                         while not known():
@@ -156,7 +166,8 @@ def test_values_are_not_stored() -> None:
             await stream.write(encode_varint_prefixed(message.SerializeToString()))
             with pytest.raises(StreamError):
                 await stream.read(1)
-            assert server.dht.server.get_value_store_size() == 0
+            message.type = Message.MessageType.GET_VALUE
+            assert server.dht.server.answer(message.SerializeToString(), b"peer", "127.0.0.1") is None
 
     run_trio(main)
 
@@ -173,7 +184,7 @@ def test_a_peer_cannot_provide_for_another() -> None:
             stream = await peer.host.new_stream(server.host.get_id(), [KAD])
             await stream.write(encode_varint_prefixed(message.SerializeToString()))
             await read_varint_prefixed_bytes_limited(stream, 4096)  # the library echoes what it understood
-            assert server.dht.server.provider_store.get_providers(KEY) == []
+            assert len(server.dht.member.records) == 0
 
     run_trio(main)
 
@@ -243,8 +254,8 @@ def test_a_server_that_lies_or_hangs_does_no_harm() -> None:
             for reply in replies:
                 host = await stack.enter_async_context(open_host(new_key(), [LOOPBACK]))
                 host.set_stream_handler(KAD, liar(reply))
-                liars.append(contact(host))
-            client.dht._seeds = tuple(liars)
+                liars.append(node_of_contact(contact(host)))
+            client.dht.member.seeds = tuple(liars)
             peers = await client.dht.find_providers(KEY, 50, 10)
             assert peers[0].peer_id == provider.peer_id, "who signed for itself comes before hearsay"
             assert len(peers) <= 50
@@ -262,7 +273,7 @@ def test_a_lookup_ends_in_time_with_what_was_found() -> None:
 
             async with open_host(new_key(), [LOOPBACK]) as host:
                 host.set_stream_handler(KAD, hangs)
-                client.dht._seeds = (contact(host),)
+                client.dht.member.seeds = (node_of_contact(contact(host)),)
                 with trio.fail_after(3):
                     peers = await client.dht.find_providers(KEY, 50, 1.0)
                 assert [peer.peer_id for peer in peers] == [provider.peer_id]
@@ -304,3 +315,44 @@ def test_a_query_to_a_client_fails_at_once() -> None:
             assert isinstance(server.host.get_network(), GridSwarm)
 
     run_trio(main)
+
+
+def test_who_learns_that_nobody_reaches_it_is_a_client_until_somebody_does() -> None:
+    async def main() -> None:
+        async with node([]) as first, node([first]) as hidden:
+            await until(lambda: first.table() == {hidden.peer_id}, "it is a server")
+            hidden.dht.decide(False)
+            hidden.dht.decide(False)
+            while first.table():
+                await first.dht.refresh()
+                for known in first.dht.servers():
+                    assert not await first.dht.is_server(known)
+                    first.dht.member.table.failed(node_of_contact(known))
+            assert await hidden.dht.announce(KEY) == 1, "it announces itself as any client does"
+            hidden.dht.decide(None)
+            assert await first.dht.is_server(contact(hidden.host))
+            assert first.table() == {hidden.peer_id}
+
+    run_trio(main)
+
+
+def test_two_halves_that_know_nothing_of_one_another_find_together_through_a_bootstrap_peer() -> None:
+    """More servers in each than a look-up begins with: no look-up asks a bootstrap peer any more."""
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            seed, other_seed = [await stack.enter_async_context(node([])) for _ in range(2)]
+            half = [await stack.enter_async_context(node([seed])) for _ in range(3)]
+            other_half = [await stack.enter_async_context(node([other_seed])) for _ in range(3)]
+            await other_half[0].dht.announce(KEY)
+            assert await found(half[0]) == set()
+            everybody = {one.peer_id for one in (seed, other_seed, *half, *other_half)}
+            # They are one network: now the cut is mended, and a peer of one half asks whom it has always begun with.
+            await other_seed.dht.join([contact(seed.host)])
+            await until(lambda: seed.peer_id in other_seed.table() and other_seed.peer_id in seed.table(), "mended")
+            for one in (*half, *other_half):
+                await one.dht.ask_seeds()
+            await until(lambda: all(one.table() == everybody - {one.peer_id} for one in (*half, *other_half)), "met")
+            assert await found(half[0]) == {other_half[0].peer_id}
+
+    run_trio(main, 60)

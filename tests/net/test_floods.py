@@ -279,7 +279,7 @@ def test_requests_on_one_stream_of_the_dht_are_answered_at_a_rate() -> None:
     async def main() -> None:
         began = trio.current_time()
         async with listening_host(HostLimits(answers_burst=5, answers_per_s=10)) as host, dialling_host() as peer:
-            Dht(host, "test", serve=True)
+            Dht(host, "test", serve=True).server.start(None)
             await connect(peer, host)
             stream = await peer.new_stream(host.get_id(), ["/p2pgrid/test/kad/1.0.0"])
             question = Message(type=Message.MessageType.FIND_NODE, key=bytes(32))
@@ -298,7 +298,7 @@ def test_requests_on_one_stream_of_the_dht_are_answered_at_a_rate() -> None:
 def test_a_request_to_the_dht_has_a_bounded_size(n_bytes: int, is_answered: bool) -> None:
     async def main() -> None:
         async with listening_host() as host, dialling_host() as peer:
-            Dht(host, "test", serve=True)
+            Dht(host, "test", serve=True).server.start(None)
             await connect(peer, host)
             stream = await peer.new_stream(host.get_id(), ["/p2pgrid/test/kad/1.0.0"])
             question = Message(type=Message.MessageType.FIND_NODE, key=bytes(32))
@@ -319,6 +319,7 @@ def test_who_asks_the_dht_does_not_enter_its_table() -> None:
     async def main() -> None:
         async with listening_host() as host, listening_host() as peer:
             dht, store = Dht(host, "test", serve=True), host.get_peerstore()
+            dht.server.start(None)
             await connect(peer, host)
             await until(lambda: store.has_peer(peer.get_id()) and store.addrs(peer.get_id()), "it is known by identify")
             stream = await peer.new_stream(host.get_id(), ["/p2pgrid/test/kad/1.0.0"])

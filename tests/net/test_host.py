@@ -507,7 +507,7 @@ def test_strangers_cannot_make_the_host_forget_its_key() -> None:
 def test_what_peers_cause_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         async with listening_host() as host, dialling_host() as peer:
-            Dht(host, "test", serve=True)
+            Dht(host, "test", serve=True).server.start(None)
             await echo(peer, host)
             asked = await peer.new_stream(host.get_id(), ["/p2pgrid/test/kad/1.0.0"])
             await asked.close()

@@ -28,7 +28,6 @@ async def test_who_joins_does_not_wait_for_its_dial_to_fail(silent: str) -> None
         await until(lambda: client.health().bootstrap_reached, "it has joined", deadline_s=10)
 
 
-@pytest.mark.xfail(strict=True, reason="in a small network each look-up waits for whoever is silent, up to 6 s")
 async def test_no_look_up_waits_for_it(silent: str) -> None:
     async with (
         bootstrap_peer() as introducer,

@@ -395,20 +395,20 @@ MENDS = (
         "DHT: the protocol id is fixed",
         (
             Edit(
-                "kad_server.py",
-                "        return self._protocol if protocol == LIBRARY_PROTOCOL_ID else protocol\n",
-                "        return protocol\n",
+                "dht.py",
+                'f"/p2pgrid/{network_name}/kad/1.0.0"',
+                '"/ipfs/kad/1.0.0"',
             ),
         ),
-        ("test_dht.py::test_a_network_of_eight",),
+        ("test_dht.py::test_two_networks_do_not_mix",),
     ),
     Mend(
         "DHT: whoever asks enters the routing table",
         (
             Edit(
                 "kad_server.py",
-                '        """What the library calls when a peer asks; asking shows nothing."""\n        return False\n',
-                "        return bool(await super().add_peer(peer_id, skip_server_mode_check=skip_server_mode_check))\n",
+                "        is_well = False\n",
+                "        is_well = False\n        self._member.answered(Node(asker.peer, 1, (), (b'at',)), 0.0)\n",
             ),
         ),
         ("test_floods.py::test_who_asks_the_dht_does_not_enter_its_table",),
@@ -418,8 +418,8 @@ MENDS = (
         (
             Edit(
                 "kad_server.py",
-                "        with trio.fail_after(self._timeout_s):",
-                "        with trio.fail_after(1e6):",
+                "with trio.fail_after(self.idle_timeout_s):",
+                "with trio.fail_after(1e6):",
             ),
         ),
         ("test_dht.py::test_idle_streams_do_not_block_the_dht",),
@@ -429,11 +429,8 @@ MENDS = (
         (
             Edit(
                 "kad_server.py",
-                "            validator=NamespacedValidator({}, strict_validation=True),\n"
-                "            validator_changed=True,\n"
-                "            strict_validation=True,\n"
-                "            enable_values=False,\n",
-                "",
+                "        else:\n            return None\n        return bytes(answer",
+                "        return bytes(answer",
             ),
         ),
         ("test_dht.py::test_values_are_not_stored",),
@@ -443,8 +440,8 @@ MENDS = (
         (
             Edit(
                 "kad_server.py",
-                "kad_dht_module.MAX_DHT_MESSAGE_SIZE = MAX_REQUEST_BYTES",
-                "_unused = MAX_REQUEST_BYTES",
+                "read_varint_prefixed_bytes_limited(stream, MAX_REQUEST_BYTES)",
+                "read_varint_prefixed_bytes_limited(stream, 2**22)",
             ),
         ),
         ("test_floods.py::test_a_request_to_the_dht_has_a_bounded_size",),
@@ -454,8 +451,8 @@ MENDS = (
         (
             Edit(
                 "kad_server.py",
-                "        self._provider_rate_max = MAX_ADD_PROVIDER_PER_WINDOW\n",
-                "",
+                "return self._announced_by[peer] <= MAX_ADD_PROVIDER_PER_WINDOW",
+                "return self._announced_by[peer] <= 10",
             ),
         ),
         ("test_dht.py::test_many_keys_reach_a_server_that_counts",),
@@ -465,7 +462,7 @@ MENDS = (
         (
             Edit(
                 "kad_server.py",
-                "        await self._pace(self._stream)\n",
+                "            await self._host.doors.pace(stream)\n",
                 "",
             ),
         ),
@@ -475,23 +472,67 @@ MENDS = (
         "DHT: records are kept for two days",
         (
             Edit(
-                "provider_store.py",
-                "for peer_id, record in records.items() if record.timestamp > oldest})",
-                "for peer_id, record in records.items()})",
+                "../proto/kademlia/records.py",
+                "RECORD_TTL_S: Final = 60 * 60\n",
+                "RECORD_TTL_S: Final = 48 * 60 * 60\n",
             ),
         ),
-        ("test_provider_store.py::test_records_end_within_the_hour_unless_renewed",),
+        ("../proto/kademlia/test_records.py::test_a_record_is_kept_for_an_hour",),
     ),
     Mend(
         "DHT: any number of records is kept",
         (
             Edit(
-                "provider_store.py",
-                "            or self._n_records >= self.max_records\n",
+                "../proto/kademlia/records.py",
+                "self._count >= self._max_records or ",
                 "",
             ),
         ),
-        ("test_provider_store.py::test_the_number_of_records_is_bounded_whoever_makes_them",),
+        ("../proto/kademlia/test_records.py::test_the_number_of_records_is_bounded_whoever_makes_them",),
+    ),
+    Mend(
+        "DHT: any address is passed on",
+        (
+            Edit(
+                "address_proof.py",
+                "        if leads_over_relay(address):\n            return False\n        host = host_of(address)\n",
+                "        return True\n        host = host_of(address)\n",
+            ),
+        ),
+        ("test_kad_hostile.py::test_nobody_announces_somebody_elses_address",),
+    ),
+    Mend(
+        "DHT: the signature of another counts",
+        (
+            Edit(
+                "kad_query.py",
+                "    if signer != peer_id or record.peer_id != peer_id:\n        return None\n",
+                "",
+            ),
+        ),
+        ("test_kad_hostile.py::test_the_signature_of_another_and_a_record_signed_for_another_are_no_signatures",),
+    ),
+    Mend(
+        "DHT: a look-up waits for whoever is silent",
+        (
+            Edit(
+                "../proto/kademlia/lookup.py",
+                "overdue = 0 if self._found else sum(",
+                "overdue = sum(",
+            ),
+        ),
+        ("test_silent_bootstrap.py::test_no_look_up_waits_for_it",),
+    ),
+    Mend(
+        "DHT: two halves of a network never meet again",
+        (
+            Edit(
+                "dht.py",
+                "        if any(news):\n",
+                "        if False:\n",
+            ),
+        ),
+        ("test_dht.py::test_two_halves_that_know_nothing_of_one_another_find_together_through_a_bootstrap_peer",),
     ),
     Mend(
         "a flood of frames on a link takes all of the loop's time",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from libp2p.host.ping import ID as PING
 from libp2p.identity.identify.identify import ID as IDENTIFY
 from libp2p.identity.identify.identify import parse_identify_response
 from libp2p.io.exceptions import IOException
+from libp2p.peer.id import ID
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 
 import p2pgrid.net.members.gate as gate_module
@@ -131,7 +133,8 @@ def test_an_outsider_that_knows_the_scope_gets_into_no_dht() -> None:
                 for asking in (query.find_node, query.get_providers, query.add_provider):
                     with pytest.raises(StreamFailure):
                         await asking(contact(one.host), key)
-                assert [str(p.peer_id) for p in tables[0].server.provider_store.get_providers(key)] == [other.peer_id]
+                held = tables[0].member.records.of(key, trio.current_time(), random.random)
+                assert [str(ID(record.peer)) for record in held] == [other.peer_id]
                 nursery.cancel_scope.cancel()
 
     run_trio(main)
@@ -259,8 +262,6 @@ def test_a_node_in_an_open_and_a_closed_network_keeps_them_apart() -> None:
         ):
             dhts = {name: Dht(both.host, both.own[name].scope, serve=True) for name in ("lab", "main")}
             both.gate.belongs(dhts["lab"].protocol, "lab")
-            for dht in dhts.values():
-                dht.server.hide_strangers()
             theirs = Dht(closed.host, closed.own["lab"].scope, serve=True)
             closed.gate.belongs(theirs.protocol, "lab")
             async with trio.open_nursery() as nursery:
@@ -322,7 +323,8 @@ def test_peers_of_the_open_dht_are_told_of_no_other() -> None:
             called: list[Any] = []
             anybody.set_stream_handler(PROTOCOL, called.append)
             theirs = Dht(anybody, "main", serve=True)
-            ours = OneNetwork(both.own["main"], both.peer_id, serve=False, standing_keys=tuple, is_only_one=False)
+            theirs.server.start(None)
+            ours = OneNetwork(both.own["main"], both.peer_id, serve=False, standing_keys=tuple)
             ours.begin(both.host, both.gate)
             assert await ours.dht.join([contact(anybody)]) == 1
             assert theirs.size == 0 and not called

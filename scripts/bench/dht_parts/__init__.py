@@ -1,0 +1,1 @@
+"""What `scripts/bench/dht` is made of: real hosts, and a simulated network over the same rules (docs/dht.md)."""
