@@ -27,14 +27,15 @@ const NETWORK = /^(?=.{1,32}$)[a-z0-9]+(-[a-z0-9]+)*$/
 /**
  * A started host. Noise and yamux over TCP alone (rule 1), under a key of its own: who the client is says PROOF
  * (link.md, rule 16). It asks the DHT, or answers as well where `serve` is true: then it should `listen` where others
- * reach it, for its address enters their routing tables.
+ * reach it, for its address enters their routing tables. With `circuitRelayTransport()` (of @libp2p/circuit-relay-v2)
+ * among the `transports` it reaches providers through relays too (relay.md).
  */
-export async function startHost ({ network, listen = [], serve = false }) {
+export async function startHost ({ network, listen = [], serve = false, transports = [tcp()] }) {
   if (!NETWORK.test(network)) throw new UsageError(`${network} is no name of a network`)
   return createLibp2p({
     privateKey: await generateKeyPair('Ed25519'), // rule 2
     addresses: { listen },
-    transports: [tcp()],
+    transports,
     connectionEncrypters: [noise()],
     streamMuxers: [yamux()],
     services: {
