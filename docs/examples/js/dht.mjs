@@ -107,7 +107,7 @@ export function readOffer (record, provider, nowMs) {
 /** Open a stream, send nothing, read a length and that many bytes (rule 9). */
 async function readWhole (host, peer, protocol) {
   const signal = AbortSignal.timeout(EXCHANGE_MS)
-  const stream = await host.dialProtocol(peer, protocol, { signal })
+  const stream = await host.dialProtocol(peer, protocol, { signal, runOnLimitedConnection: true }) // through a relay, too
   const abort = () => stream.abort(new Unavailable('timeout', `no answer on ${protocol} in 10 s`))
   signal.addEventListener('abort', abort)
   try {

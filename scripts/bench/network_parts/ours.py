@@ -124,15 +124,13 @@ class Worker:
             return await offers_of(network, model, wanted, clock)
 
     async def warm(self, model: str, wanted: int) -> dict[str, float]:
-        """A client that is joined, has no connection to a provider that it would keep, and looks up afresh."""
+        """A client that is joined, with the connections that it keeps by itself, and looks up afresh."""
         if self._joined is None:
             self._joined = await new_network(self._network, self._bootstrap).__aenter__()
             await self._joined.find_providers(model_key(model))
         return await offers_of(self._joined, model, wanted, Clock())
 
-    async def link(
-        self, road: str, peer: str, direct: list[str], libp2p: list[str], trips: int, model: str
-    ) -> dict[str, float]:
+    async def link(self, road: str, peer: str, direct: list[str], libp2p: list[str], trips: int) -> dict[str, float]:
         """A link by a host that is joined and was never connected to the provider; then round trips on it."""
         key, provider = SecretKey(secrets.token_bytes(32)), parse_peer_id(peer)
         async with new_network(self._network, self._bootstrap, key) as network:
@@ -237,8 +235,8 @@ def main() -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         if sys.argv[1:2] == ["once"]:
             order = json.loads(sys.argv[2])
-            worker = Worker(order.pop("network"), order.pop("bootstrap"))
-            print(json.dumps(runner.run(_answer(worker.cold, order))), flush=True)
+            worker, began_s = Worker(order.pop("network"), order.pop("bootstrap")), time.time()
+            print(json.dumps({"began_s": began_s, **runner.run(_answer(worker.cold, order))}), flush=True)
         else:
             runner.run(serve(Worker))
 

@@ -62,20 +62,17 @@ class Worker {
     }
   }
 
-  /** A client that is joined, has no connection to a provider, and looks up afresh. */
-  async warm ({ model, wanted, servers }) {
+  /** A client that is joined, with the connections that it keeps by itself, and looks up afresh. */
+  async warm ({ model, wanted }) {
     if (this.#joined === null) {
       this.#joined = await this.#join()
       await this.#offers(this.#joined, model, wanted, new Clock())
     }
-    // Ours closes what it dialled for a question; this keeps it. Without this it would not have to dial.
-    const isKept = (connection) => this.#bootstrap.some((one) => one.toString().endsWith(connection.remotePeer.toString()))
-    await Promise.all(this.#joined.getConnections().filter((one) => !isKept(one)).map((one) => one.close()))
     return this.#offers(this.#joined, model, wanted, new Clock())
   }
 
   /** A link by a host that is joined and was never connected to the provider; then round trips on it. */
-  async link ({ road, peer, libp2p, trips, model }) {
+  async link ({ peer, libp2p, trips }) {
     const host = await this.#join()
     try {
       const secret = new SecretKey(randomBytes(32))
@@ -169,12 +166,18 @@ class Worker {
   async #offers (host, model, wanted, clock) {
     const held = []
     const asked = []
-    for await (const peer of findPeers(host, this.#network, `model/${model}`)) {
-      asked.push(askForOffer(host, peer.id, Date.now()).then((offer) => offer && held.push(clock.ms())))
+    const faults = []
+    const ask = async (peer) => {
+      try {
+        if (await askForOffer(host, peer, Date.now()) !== null) held.push(clock.ms())
+      } catch (error) {
+        faults.push(`${peer}: ${error.message}`)
+      }
     }
+    for await (const peer of findPeers(host, this.#network, `model/${model}`)) asked.push(ask(peer.id))
     const lookedUpMs = clock.ms()
     await Promise.all(asked)
-    if (held.length !== wanted) throw new Error(`${held.length} offers of ${model} were had; ${wanted} are on sale`)
+    if (held.length !== wanted) throw new Error(`${held.length} offers of ${model} were had, of ${wanted}. ${faults.join('; ')}`)
     return { first_ms: held[0], all_ms: held.at(-1), lookup_ms: lookedUpMs, cpu_ms: clock.cpuMs() }
   }
 }
@@ -204,7 +207,8 @@ async function answer (worker, { do: work, ...order }) {
 const [how, what] = process.argv.slice(2)
 if (how === 'once') {
   const order = JSON.parse(what)
-  console.log(JSON.stringify(await answer(new Worker(order), { do: 'cold', ...order })))
+  const began = Date.now() / 1000
+  console.log(JSON.stringify({ began_s: began, ...await answer(new Worker(order), { do: 'cold', ...order }) }))
   process.exit(0)
 }
 const server = createServer((socket) => {
