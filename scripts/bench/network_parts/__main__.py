@@ -35,8 +35,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="scripts/bench/network",
-        description="Finding and reaching a provider, beside js-libp2p doing the same against the same peers, in turns.",
-        epilog=f"Cells: {', '.join(cell.name for cell in CELLS)}. Needs Node 20.19 and npm; packages come once from npm. "
+        description="Finding and reaching a provider, in turns with js-libp2p doing the same against the same peers.",
+        epilog=f"Cells: {', '.join(cell.name for cell in CELLS)}. Needs Node 20.19 and npm; packages are fetched once. "
         "The figures are kept in build/bench/network.json.",
     )
     parser.add_argument("--short", action="store_true", help="two rounds of little, to see that it works")
@@ -81,7 +81,7 @@ def measure(options: argparse.Namespace) -> Results:
 
 
 def main() -> int:
-    """Run the command; its exit code."""
+    """Run the command; its exit code: 1 where something of ours failed."""
     options = parse(sys.argv[1:])
     try:
         results = Results.from_json(json.loads(options.read.read_text())) if options.read else measure(options)
@@ -97,7 +97,7 @@ def main() -> int:
     print(json.dumps(found) if options.json else render(results), flush=True)
     if options.docs:
         write_docs(PAGE, results)
-    return 0
+    return 1 if results.errors().get("ours") else 0
 
 
 def _pinning(grid: Grid) -> str:

@@ -15,6 +15,7 @@ from path_parts.process import BenchError, cpu_ns, say
 from path_parts.toolbox import ROOT
 
 from .grid import MODEL, ROADS, Grid
+from .worker import Failed
 
 SYSTEMS: Final = ("ours", "js")
 _ONCE_S: Final = 90.0
@@ -69,18 +70,20 @@ def _start(grid: Grid, system: str, sizes: Sizes) -> dict[str, float]:
         said = json.loads(done.stdout)
         first_ms = (said["began_s"] - began_s) * 1e3 + said["first_ms"]
     except (ValueError, KeyError):
-        raise BenchError(f"a program of {system} ended without an offer: {done.stdout}{done.stderr[-500:]}") from None
+        raise Failed(f"a program of {system} ended without an offer: {done.stdout}{done.stderr[-500:]}") from None
     after = os.times()
     cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
     return {"first_ms": first_ms, "cpu_ms": cpu_s * 1e3}
 
 
-def _cold(grid: Grid, system: str, sizes: Sizes) -> dict[str, float]:
-    return grid.clients[system].order("cold", model=MODEL, wanted=sizes.providers)
+def _look_up(what: str, road: str = "") -> Visit:
+    """Of the model that all sell who can be dialled; or of that which is sold over one road alone."""
 
+    def visit(grid: Grid, system: str, sizes: Sizes) -> dict[str, float]:
+        model, wanted = (grid.sellers[road].model, 1) if road else (MODEL, sizes.providers)
+        return grid.clients[system].order(what, model=model, wanted=wanted)
 
-def _warm(grid: Grid, system: str, sizes: Sizes) -> dict[str, float]:
-    return grid.clients[system].order("warm", model=MODEL, wanted=sizes.providers)
+    return visit
 
 
 def _link(road: str) -> Visit:
@@ -117,8 +120,10 @@ def _through(grid: Grid, *, client: str, relay: str, source: str, mib: int) -> d
 
 CELLS: Final = (
     Cell("start", _start),
-    Cell("cold", _cold),
-    Cell("warm", _warm),
+    Cell("cold", _look_up("cold")),
+    Cell("warm", _look_up("warm")),
+    Cell("cold-relayed", _look_up("cold", "relayed")),
+    Cell("warm-relayed", _look_up("warm", "relayed")),
     *(Cell(f"link-{road}", _link(road), SYSTEMS if road != "direct" else ("ours",)) for road in ROADS),
     *(Cell(f"order-{road}", _order(road), SYSTEMS if road != "direct" else ("ours",)) for road in ROADS),
     Cell("pull", _pull),
@@ -135,6 +140,8 @@ ROWS: Final = (
     Row("warm", "lookup_ms", "warm look-up: the look-up's end", "ms"),
     Row("warm", "all_ms", "warm look-up: all offers", "ms"),
     Row("warm", "cpu_ms", "warm look-up: CPU of the client", "ms"),
+    Row("cold-relayed", "first_ms", "cold look-up: the offer of one behind a relay", "ms"),
+    Row("warm-relayed", "first_ms", "warm look-up: the offer of one behind a relay", "ms"),
     *(Row(f"link-{road}", "ms", f"connect, {_OVER[road]}: a ready link", "ms") for road in ROADS),
     *(Row(f"link-{road}", "cpu_ms", f"connect, {_OVER[road]}: CPU of the client", "ms") for road in ROADS),
     *(Row(f"link-{road}", "trip_ms", f"round trip on a link, {_OVER[road]}", "ms") for road in ROADS),
@@ -162,13 +169,17 @@ def chosen(names: str | None) -> list[Cell]:
 def run_rounds(grid: Grid, cells: Sequence[Cell], sizes: Sizes, rounds: int, results: Results) -> None:
     """Every cell of every round visits its systems in turn, another first each time. The first round warms, uncounted.
 
-    Raises BenchError where a client fails: a benchmark of failures would be worth nothing.
+    What fails is counted, and said. Raises BenchError where a client ends.
     """
     for number in range(rounds + 1):
         say(f"  .. Round {number} of {rounds}" if number else "  .. A round that does not count")
         for cell in cells:
             turn = number % len(cell.systems)
             for system in (*cell.systems[turn:], *cell.systems[:turn]):
-                figures = cell.visit(grid, system, sizes)
+                try:
+                    figures = cell.visit(grid, system, sizes)
+                except Failed as failure:
+                    say(f"  !! {cell.name}: {failure}")
+                    figures = {"errors": 1}
                 if number:
                     results.add(cell.name, system, figures)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from path_parts.bench import Cores
-from path_parts.process import BenchError, Process, say
+from path_parts.process import BenchError, Process
 
-from .worker import Client
+from .worker import Client, Failed
 
 NETWORK: Final = "bench"
 MODEL: Final = "bench"
@@ -180,19 +180,17 @@ class Grid:
                 )
 
     def _wait_on_sale(self) -> None:
-        """Until our client finds all providers: then their records are where they belong."""
+        """Until all providers are found: then their records are where they belong."""
         until = time.monotonic() + _READY_S
-        for client in self.clients.values():
-            for model, wanted in [(MODEL, self.providers), *((one.model, 1) for one in self.sellers.values())]:
-                while True:
-                    try:
-                        client.order("cold", model=model, wanted=wanted)
-                        break
-                    except BenchError as error:
-                        say(f"  .. Not yet: {error}")
-                        if time.monotonic() > until:
-                            raise
-                        time.sleep(0.5)
+        for model, wanted in [(MODEL, self.providers), *((one.model, 1) for one in self.sellers.values())]:
+            while True:
+                try:
+                    self.clients["ours"].order("cold", model=model, wanted=wanted)
+                    break
+                except Failed:
+                    if time.monotonic() > until:
+                        raise
+                    time.sleep(0.5)
 
     def _source(self, of: str, by: str, relay: str) -> Process:
         if by == "js":
@@ -224,5 +222,4 @@ def _addresses(road: str, said: dict[str, Any]) -> tuple[str, ...]:
     found = [one for one in said["libp2p_addresses"] if ("/p2p-circuit/" in one) == (road == "relayed")]
     if not found:
         raise BenchError(f"the provider of the {road} road has no address for it: {said['libp2p_addresses']}")
-    say(f"  .. {road}: {found[0]}")
     return tuple(found)

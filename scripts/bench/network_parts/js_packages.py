@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -47,8 +48,6 @@ def versions() -> dict[str, str]:
 
 
 def _pinned(package: str) -> str:
-    import json
-
     pins: dict[str, str] = json.loads((EXAMPLE / "package.json").read_text())["dependencies"]
     return pins[package]
 

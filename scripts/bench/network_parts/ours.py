@@ -131,13 +131,18 @@ class Worker:
         return await offers_of(self._joined, model, wanted, Clock())
 
     async def link(self, road: str, peer: str, direct: list[str], libp2p: list[str], trips: int) -> dict[str, float]:
-        """A link by a host that is joined and was never connected to the provider; then round trips on it."""
+        """A link by a host that is not connected to the provider (but to its relay); then round trips on it."""
         key, provider = SecretKey(secrets.token_bytes(32)), parse_peer_id(peer)
-        async with new_network(self._network, self._bootstrap, key) as network:
-            await network.find_providers("nothing")
+        is_relayed = road == "relayed"
+        async with new_network(self._network, self._bootstrap if is_relayed else [], key) as network:
+            if is_relayed:
+                await network.find_providers("nothing")  # all servers are asked, and the relay is one
+            known = network.health().connected_peers
             clock = Clock()
             link = await self._dial(network, road, provider, key, direct, libp2p)
             found = {"ms": clock.ms(), "cpu_ms": clock.cpu_ms()}
+            if network.health().connected_peers != known + (road != "direct"):
+                raise RuntimeError("it was connected before, or to others than the provider")
             times = []
             for _ in range(trips):
                 one = Clock()
@@ -183,7 +188,7 @@ class Worker:
 
     async def pull(self, peer: str, address: str, mib: int) -> dict[str, float]:
         """So many MiB from a source, on one stream through a circuit."""
-        async with new_network(self._network, self._bootstrap) as network:
+        async with new_network(self._network, []) as network:
             road = await network.dial_http(parse_peer_id(peer), [address])
             size = mib * 2**20
             protocol = Pulled(size)

@@ -12,6 +12,7 @@ from .cells import ROWS
 
 BEGIN: Final = "<!-- network: written by scripts/bench/network --docs -->"
 END: Final = "<!-- /network -->"
+_NAMES: Final = {"ours": "p2pgrid", "js": "js-libp2p"}
 
 
 def render(results: Results) -> str:
@@ -36,11 +37,14 @@ def _head(results: Results) -> str:
     about = results.about
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     sizes = about["sizes"]
+    failed = {_NAMES[system]: count for system, count in results.errors().items() if count}
+    said = f"Failed visits: {', '.join(f'{name} {n}' for name, n in failed.items())}." if failed else "Nothing failed."
     return (
         f"{about['when']}, commit {about['commit']}: {about['cpu']}, {about['cores']} cores; {about['pinning']}; "
         f"{versions}. {sizes['providers']} providers of the model looked up; medians of {about['rounds']} round(s), of "
         f"{sizes['trips']} round trips and {sizes['orders']} orders each, {sizes['mib']} MiB through a circuit. "
-        "± is the rounds' median distance from the median. A ratio is the median of the rounds' ratios."
+        "± is the rounds' median distance from the median. A ratio is the median of the rounds' ratios. "
+        f"{said}"
     )
 
 

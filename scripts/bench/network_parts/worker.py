@@ -13,6 +13,10 @@ from path_parts.process import BenchError, Process
 _ANSWER_S: Final = 90.0
 
 
+class Failed(BenchError):
+    """What was ordered came to nothing. The client goes on."""
+
+
 class Client:
     """`ours.py` or `js/client.mjs` in its process."""
 
@@ -24,14 +28,14 @@ class Client:
         self._send({"network": network, "bootstrap": list(bootstrap)})
 
     def order(self, what: str, **arguments: Any) -> dict[str, float]:
-        """Have one thing measured. Raises BenchError with what the client says."""
+        """Have one thing measured. Raises Failed with what the client says, BenchError where it says nothing."""
         try:
             self._send({"do": what, **arguments})
             answer: dict[str, Any] = json.loads(self._answers.readline())
         except (OSError, ValueError):
             raise self.process.failure(f"gave no answer to {what}") from None
         if "error" in answer:
-            raise BenchError(f"{self.process.name}, {what}: {answer['error']}")
+            raise Failed(f"{self.process.name}, {what}: {answer['error']}")
         return answer
 
     def close(self) -> None:

@@ -71,10 +71,13 @@ class Worker {
     return this.#offers(this.#joined, model, wanted, new Clock())
   }
 
-  /** A link by a host that is joined and was never connected to the provider; then round trips on it. */
-  async link ({ peer, libp2p, trips }) {
-    const host = await this.#join()
+  /** A link by a host that is not connected to the provider (but to its relay); then round trips on it. */
+  async link ({ road, peer, libp2p, trips }) {
+    const host = await this.#near(road)
     try {
+      // Its DHT may have dialled the provider.
+      const early = host.getConnections().filter((one) => one.remotePeer.toString() === peer)
+      await Promise.all(early.map((one) => one.close()))
       const secret = new SecretKey(randomBytes(32))
       const clock = new Clock()
       const link = await this.#dial(host, libp2p, peer, secret)
@@ -93,8 +96,8 @@ class Worker {
   }
 
   /** Orders, one after another, on a link and a channel that are there: until the first of the answer comes. */
-  async order ({ peer, libp2p, model, orders }) {
-    const host = await this.#join()
+  async order ({ road, peer, libp2p, model, orders }) {
+    const host = await this.#near(road)
     const folder = mkdtempSync(join(tmpdir(), 'p2pgrid-bench-'))
     const book = new Book(join(folder, 'client'))
     try {
@@ -130,7 +133,7 @@ class Worker {
 
   /** So many MiB from a source, on one stream through a circuit. */
   async pull ({ address, mib }) {
-    const host = await this.#join()
+    const host = await this.#start()
     try {
       const stream = await host.dialProtocol(multiaddr(address), SOURCE, { runOnLimitedConnection: true })
       const size = mib * 2 ** 20
@@ -152,8 +155,20 @@ class Worker {
     }
   }
 
+  #start () {
+    return startHost({ network: this.#network, transports: [tcp(), circuitRelayTransport()] })
+  }
+
+  /** A host that is connected to nobody; or, if a relay leads to the provider, to all servers, of which it is one. */
+  async #near (road) {
+    if (road !== 'relayed') return this.#start()
+    const host = await this.#join()
+    for await (const _peer of findPeers(host, this.#network, 'nothing'));
+    return host
+  }
+
   async #join () {
-    const host = await startHost({ network: this.#network, transports: [tcp(), circuitRelayTransport()] })
+    const host = await this.#start()
     await Promise.any(this.#bootstrap.map(async (peer) => host.dial(peer)))
     return host
   }
