@@ -78,7 +78,19 @@ class Trip(StreamHandler):
         if not self.answered.done():
             self.answered.set_result(payload)
 
+    def writable(self, stream: Stream) -> None:
+        """Nothing more is to be sent."""
+
+    def ended(self, stream: Stream) -> None:
+        self._fail(ConnectionError("the stream ended without an answer"))
+
+    def reset(self, stream: Stream, code: int, message: str) -> None:
+        self._fail(ConnectionError(f"the stream was reset: {message}"))
+
     def link_lost(self, stream: Stream, error: Exception) -> None:
+        self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
         if not self.answered.done():
             self.answered.set_exception(error)
 
