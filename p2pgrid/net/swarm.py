@@ -10,6 +10,7 @@
 | a task cancelled while it opens a stream leaves the stream open | opening is shielded, once connected |
 | one address can take every inbound slot, and connect as often as it likes | a cap and a rate per address |
 | a connection that is ending is still taken for a live one, and a stream on it fails | it is passed over |
+| to close a connection takes 0.2 s | nobody has to wait for it (`part`) |
 | known peers are dialled in the background to reach a number of connections | only what we ask for is dialled |
 | circuit addresses are never dialled | they are, behind the others, where a `circuits` dialler is set |
 | a relayed connection is closed as soon as there is a direct one, and what runs on it is lost | it stays |
@@ -17,6 +18,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,6 +41,8 @@ from p2pgrid.net.listening import caller_of
 from p2pgrid.net.relay.kind import is_relayed
 from p2pgrid.net.shielding import shielded_for
 from p2pgrid.net.tcp import BufferedTcpStream
+
+logger = logging.getLogger(__name__)
 
 DIAL_TIMEOUT_S: Final = 8.0
 DIAL_STAGGER_S: Final = 0.1
@@ -74,6 +78,8 @@ class GridSwarm(Swarm):  # type: ignore[misc]
         """Dials under way: to whom, and whether through a relay too."""
         self.passing: set[ID] = set()
         """Peers that were connected to for a question: whoever asked last closes the connection."""
+        self._parting: set[Any] = set()
+        """Connections that are about to be closed."""
 
     async def connect_to(self, peer_id: ID, addresses: Sequence[Multiaddr], *, direct_only: bool = False) -> Any:
         """The live connection to `peer_id`, the direct one first, or a new one by one of `addresses`.
@@ -117,8 +123,22 @@ class GridSwarm(Swarm):  # type: ignore[misc]
         return [
             connection
             for connection in super()._filter_valid_connections(connections)
-            if not (connection.muxed_conn.is_broken or connection.muxed_conn.event_shutting_down.is_set())
+            if connection not in self._parting
+            and not (connection.muxed_conn.is_broken or connection.muxed_conn.event_shutting_down.is_set())
         ]
+
+    def part(self, connection: Any) -> None:
+        """Close a connection, and take it for no live one from now on. Does not wait for it."""
+        self._parting.add(connection)
+        trio.lowlevel.spawn_system_task(self._part, connection)
+
+    async def _part(self, connection: Any) -> None:
+        try:
+            await connection.close()
+        except Exception as error:  # noqa: BLE001 (what the peer made of it in the end; in a system task it would end all)
+            logger.debug("closing a connection to %s: %r", connection.muxed_conn.peer_id, error)
+        finally:
+            self._parting.discard(connection)
 
     @contextmanager
     def wanting(self, peer_id: ID) -> Iterator[None]:

@@ -8,6 +8,7 @@ import pytest
 import trio
 from libp2p.identity.identify.identify import ID as IDENTIFY
 from libp2p.identity.identify.identify import parse_identify_response
+from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 
@@ -81,6 +82,46 @@ def test_questions_at_once_share_a_connection_and_the_last_closes_it() -> None:
                 await until(lambda client=client: not client.get_network().get_connections(), "it is not kept")
 
     run_trio(main)
+
+
+def test_an_answer_does_not_wait_until_its_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, may_end, close = trio.Event(), trio.Event(), SwarmConn.close
+
+    async def slow_close(connection: SwarmConn) -> None:
+        begun.set()
+        await may_end.wait()
+        await close(connection)
+
+    async def main() -> None:
+        async with listening_host() as provider, dialling_host() as client:
+            serve_offers(provider, _an_offer)
+            monkeypatch.setattr(SwarmConn, "close", slow_close)
+            assert await fetch_offer(client, contact(provider), 5) == b"offer"
+            assert not begun.is_set()
+            await begun.wait()
+            may_end.set()
+            await until(lambda: not client.get_network().get_connections(), "the connection is not kept")
+
+    run_trio(main)
+
+
+def test_who_asks_again_at_once_is_not_given_the_connection_that_ends() -> None:
+    async def main() -> None:
+        async with listening_host() as provider, dialling_host() as client:
+            serve_offers(provider, _an_offer)
+            for _ in range(4):
+                assert await fetch_offer(client, contact(provider), 5) == b"offer"
+                assert not client.get_network().is_connected(provider.get_id())
+            await echo(client, provider)
+            assert await fetch_offer(client, contact(provider), 5) == b"offer"
+            assert client.get_network().is_connected(provider.get_id()), "the one that was made for another use stays"
+            await until(lambda: len(client.get_network().get_connections()) == 1, "the others are closed")
+
+    run_trio(main)
+
+
+async def _an_offer() -> bytes:
+    return b"offer"
 
 
 def test_a_host_that_listens_nowhere_says_who_it_is_at_once() -> None:

@@ -27,14 +27,15 @@ const NETWORK = /^(?=.{1,32}$)[a-z0-9]+(-[a-z0-9]+)*$/
 /**
  * A started host. Noise and yamux over TCP alone (rule 1), under a key of its own: who the client is says PROOF
  * (link.md, rule 16). It asks the DHT, or answers as well where `serve` is true: then it should `listen` where others
- * reach it, for its address enters their routing tables.
+ * reach it, for its address enters their routing tables. With `circuitRelayTransport()` (of @libp2p/circuit-relay-v2)
+ * among the `transports` it reaches providers through relays too (relay.md).
  */
-export async function startHost ({ network, listen = [], serve = false }) {
+export async function startHost ({ network, listen = [], serve = false, transports = [tcp()] }) {
   if (!NETWORK.test(network)) throw new UsageError(`${network} is no name of a network`)
   return createLibp2p({
     privateKey: await generateKeyPair('Ed25519'), // rule 2
     addresses: { listen },
-    transports: [tcp()],
+    transports,
     connectionEncrypters: [noise()],
     streamMuxers: [yamux()],
     services: {
@@ -106,7 +107,7 @@ export function readOffer (record, provider, nowMs) {
 /** Open a stream, send nothing, read a length and that many bytes (rule 9). */
 async function readWhole (host, peer, protocol) {
   const signal = AbortSignal.timeout(EXCHANGE_MS)
-  const stream = await host.dialProtocol(peer, protocol, { signal })
+  const stream = await host.dialProtocol(peer, protocol, { signal, runOnLimitedConnection: true }) // through a relay, too
   const abort = () => stream.abort(new Unavailable('timeout', `no answer on ${protocol} in 10 s`))
   signal.addEventListener('abort', abort)
   try {

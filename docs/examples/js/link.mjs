@@ -323,9 +323,12 @@ export class LinkStream {
   }
 }
 
-/** A link to the provider `peerId` over libp2p (section 6), ready; `signal` aborts the dialling. */
-export async function dialLink (host, peerId, secret, listener, signal) {
-  const road = await host.dialProtocol(peerId, PROTOCOL, { signal })
+/**
+ * A link over libp2p (section 6) to the provider at `peer`, a peer id or an address; ready. `signal` aborts the dialling.
+ * A connection through a relay, which has limits, will do.
+ */
+export async function dialLink (host, peer, secret, listener, signal) {
+  const road = await host.dialProtocol(peer, PROTOCOL, { signal, runOnLimitedConnection: true })
   let isDue = false
   const flush = () => {
     isDue = false

@@ -150,7 +150,7 @@ class Bench:
             "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
             "commit": commit,
             "versions": toolbox.versions(),
-            "cpu": _cpu_model(),
+            "cpu": cpu_model(),
             "cores": len(os.sched_getaffinity(0)),
             "pinning": str(self.cores),
             "kernel": platform.release(),
@@ -258,7 +258,8 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """The name of this machine's processor."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
