@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from p2pgrid.net.own_networks import OwnNetworks
     from p2pgrid.proto.keys import SecretKey
 
+LOOK_UP_SHARE = 0.8
+"""Of the time that there is; in the rest those are asked that were found."""
 CARD_TIMEOUT_S = 10.0
 """How long operators and their domains may take to answer."""
 
@@ -231,7 +233,7 @@ async def _find(query: OfferQuery, choosing: Awaitable[tuple[SecretKey, OwnNetwo
         while not book.offers() and (left_s := deadline - asyncio.get_running_loop().time()) > 0:
             try:
                 async with asyncio.timeout(left_s):
-                    await book.search(timeout_s=left_s)
+                    await book.search(timeout_s=LOOK_UP_SHARE * left_s)
             except TimeoutError:
                 break  # some have not answered: the others are shown
             except RemoteError:
