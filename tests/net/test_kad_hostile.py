@@ -210,6 +210,7 @@ def test_nobody_announces_somebody_elses_address(monkeypatch: pytest.MonkeyPatch
 
     async def main() -> None:
         async with node([]) as server:
+            await trio.testing.wait_all_tasks_blocked()  # its server has begun
             peer, victim = nobody(1), "/ip4/9.9.9.9/tcp/443"
             private, named = ["/ip4/127.0.0.1/tcp/22", "/ip4/192.168.1.1/tcp/80"], "/dns4/bank.example/tcp/443"
             for addresses, tried in (([victim], [victim]), (private, [victim]), ([named], [victim, named])):

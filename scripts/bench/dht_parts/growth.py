@@ -25,6 +25,7 @@ from .population import Peer, Population
 from .wire import Outcome, Wire
 
 LEFT: Final = 0.06
+MOST_JOINING: Final = 1_000
 KEYS: Final = 20
 PROVIDERS: Final = 5
 CLIENTS: Final = 0.2
@@ -47,7 +48,7 @@ def measure(size: int, seed: int, lookups: int) -> dict[str, Any]:
     for index in leaving:
         peers[index].is_alive = False
     alive = [peer for index, peer in enumerate(peers) if index not in leaving]
-    joins = [_join(wire, newcomer, alive) for newcomer in population.add(int(size * LEFT))]
+    joins = [_join(wire, newcomer, alive) for newcomer in population.add(min(MOST_JOINING, int(size * LEFT)))]
     keys = {b"\x12\x20" + rng.randbytes(32): rng.sample(alive, PROVIDERS) for _ in range(KEYS)}
     announced = [wire.announce(peer, key) for key, providers in keys.items() for peer in providers]
     warm = [_look_up(wire, rng.choice(alive), *rng.choice(list(keys.items()))) for _ in range(lookups)]
