@@ -39,7 +39,7 @@ from p2pgrid.net.reachability import Reachability
 from p2pgrid.net.relay.limits import RelayLimits
 from p2pgrid.net.relay.part import RelayPart
 from p2pgrid.net.relay.punch import Begin, agree
-from p2pgrid.net.relay.use import NO_RELAY, RelayUse
+from p2pgrid.net.relay.use import NO_RELAY, Mode, RelayUse
 from p2pgrid.net.stream_road import StreamRoad
 from p2pgrid.proto.keys import PublicKey, SecretKey
 
@@ -150,7 +150,7 @@ class NetworkService:
             self._host = host
             for part in self.parts:
                 part.begin(host, gate)
-                part.decide(self._reachable)
+            self._decide_who_serves()
             self._relay_part = RelayPart(
                 host,
                 config.relay,
@@ -220,10 +220,15 @@ class NetworkService:
         if reachable is not self._reachable:
             self._advertise_anew()  # a relay that nobody can dial is advertised no more
         self._reachable = reachable
-        for part in self.parts:
-            part.decide(reachable)
+        self._decide_who_serves()
         if self._relay_part is not None:
             self._relay_part.decide(reachable)
+
+    def _decide_who_serves(self) -> None:
+        """Whoever names its relays says itself that nobody dials it: so it answers no look-ups."""
+        is_dialled = False if self._config.relay.mode is Mode.LISTED else self._reachable
+        for part in self.parts:
+            part.decide(is_dialled)
 
     @property
     def relay_health(self) -> RelayHealth:
