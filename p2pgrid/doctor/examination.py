@@ -136,7 +136,8 @@ class _Examination:
             text = "nothing is set up here: `p2pgrid init` makes a provider's folder, `p2pgrid gateway` a client's."
             self._add(skipped("folder", text))
         self._add(check_version(running=self._node.about.version if self._node is not None else None))
-        self._config, found = check_config(self._data, report.role)
+        sold = self._condition.health.get("models", ()) if self._condition is not None else ()
+        self._config, found = check_config(self._data, report.role, tuple(sold))
         self._add(*found)
         self._key, found = check_keys(self._data, report.role)
         self._add(*found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import tomllib
+from collections.abc import Sequence
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
@@ -46,8 +47,8 @@ def role_of(data: DataFolder, running: str | None = None) -> Role:
     return Role.BOOTSTRAP if data.key_file.exists() else Role.CLIENT
 
 
-def check_config(data: DataFolder, role: Role) -> tuple[Config | None, list[Check]]:
-    """config.toml, as the node would read it; None if it could not."""
+def check_config(data: DataFolder, role: Role, sold: Sequence[str] = ()) -> tuple[Config | None, list[Check]]:
+    """config.toml, as the node would read it; None if it could not. `sold`: the models that the running node sells."""
     name = "config"
     try:
         config = data.load_config()
@@ -55,15 +56,19 @@ def check_config(data: DataFolder, role: Role) -> tuple[Config | None, list[Chec
         return None, [of_error(name, error, "Mend the file.")]
     where = str(data.config_file) if data.config_file.exists() else "no config.toml: all settings are the defaults"
     try:
-        found = {Role.PROVIDER: _check_provider, Role.CLIENT: _check_client, Role.BOOTSTRAP: _check_bootstrap}[role](
-            config, data
-        )
+        match role:
+            case Role.PROVIDER:
+                found = _check_provider(config, data, sold)
+            case Role.CLIENT:
+                found = _check_client(config, data)
+            case Role.BOOTSTRAP:
+                found = _check_bootstrap(config, data)
     except P2pgridError as error:
         return config, [of_error(name, error, f"Mend {data.config_file}.")]
     return config, found or [ok(name, where)]
 
 
-def _check_provider(config: Config, data: DataFolder) -> list[Check]:
+def _check_provider(config: Config, data: DataFolder, sold: Sequence[str]) -> list[Check]:
     from p2pgrid.net.addresses import parse_announce_address, parse_listen_address
     from p2pgrid.provider.addresses import offered_addresses
     from p2pgrid.provider.offers import tariff_of, terms_of
@@ -83,7 +88,15 @@ def _check_provider(config: Config, data: DataFolder) -> list[Check]:
     terms_of(provider.terms)
     time_zone(provider.time_zone)
     found = []
-    if not provider.models:
+    if not provider.models and sold:
+        found.append(
+            warning(
+                "config",
+                f"no model is configured; the node that runs was told by its command to sell {', '.join(sold)}.",
+                f"Write it under [[provider.models]] in {data.config_file}, so that it is sold after a restart too.",
+            )
+        )
+    elif not provider.models:
         found.append(
             fault(
                 "config",

@@ -185,7 +185,7 @@ class OneNetwork:
             await self._joined.wait()
         if not self._joined.is_set():
             raise Unreachable(
-                f"no bootstrap peer of the network {self.name!r} answered in {timeout_s:g} s: tried {self._tried()}.",
+                f"no bootstrap peer of the network {self.name!r} answered in {timeout_s:.3g} s: tried {self._tried()}.",
                 hint=self._advice(),
             )
         return await self.dht.find_providers(raw_key, limit, deadline - trio.current_time())

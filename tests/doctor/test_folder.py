@@ -167,3 +167,13 @@ def test_who_makes_a_key_by_itself_needs_none_yet(data: DataFolder, role: Role) 
     assert key is None
     assert [one.state for one in checks] == [State.SKIPPED]
     assert not any(data.path.iterdir())
+
+
+def test_a_node_that_was_told_by_its_command_what_to_sell(tmp_path: Path) -> None:
+    data = DataFolder(tmp_path)
+    data.config_file.write_text('[provider]\noperator = "X"\n')
+    (check,) = check_config(data, Role.PROVIDER, ("qwen3-8b",))[1]
+    assert check.state is State.WARNING
+    assert "qwen3-8b" in check.text
+    (check,) = check_config(data, Role.PROVIDER)[1]
+    assert check.state is State.FAULT
