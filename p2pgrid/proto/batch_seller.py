@@ -84,11 +84,6 @@ class SellerBatch(MeteredOrder):
 
     # -- what the shell asks ------------------------------------------------------------------------------------
 
-    @property
-    def n_requests(self) -> int:
-        """Requests that have come."""
-        return len(self._parts)
-
     def deadline_ms(self) -> int | None:
         if not self.is_running:
             return None

@@ -6,14 +6,13 @@ holds the last receipt with both signatures holds them all: none can be left out
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Protocol
 
 import msgspec
 
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.codes import Party
-from p2pgrid.proto.messages import Channel, Receipt
+from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.rules import Fault
 
 
@@ -78,16 +77,4 @@ def faults_of_link(head: ChainHead, receipt: Linked, *, credit_limit_pico: int) 
     if receipt.issued_ms < head.issued_ms - CLOCK_TOLERANCE_MS:
         sentence = f"By its time receipt {number} comes before what it follows."
         faults.append(Fault("time-backwards", sentence, Party.PROVIDER))
-    return faults
-
-
-def faults_of_chain(
-    channel: Channel, channel_record_id: bytes, receipts: Iterable[tuple[bytes, Receipt]]
-) -> list[Fault]:
-    """Verify a whole chain of (record id, receipt), first to last."""
-    head = chain_start(channel, channel_record_id)
-    faults: list[Fault] = []
-    for record_id, receipt in receipts:
-        faults += faults_of_link(head, receipt, credit_limit_pico=channel.credit_limit_pico)
-        head = extend(receipt, record_id)
     return faults

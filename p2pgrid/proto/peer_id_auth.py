@@ -32,7 +32,6 @@ from p2pgrid.proto.keys import ALGORITHM_ED25519, PublicKey, SecretKey, parse_pu
 
 SCHEME: Final = "libp2p-PeerID"
 MAX_HEADER_CHARS: Final = 2048
-CHALLENGE_BYTES: Final = 32
 CHALLENGE_MS: Final = 60_000
 BEARER_MS: Final = 3_600_000
 MAX_USED: Final = 4096

@@ -37,8 +37,6 @@ CHUNK_BYTES: Final = 32 * 1024
 """Bulk bytes are cut to frames of at most this size."""
 MAX_FREE: Final = 100_000
 """Slots: the most that an offer may state."""
-MAX_CAPACITY_BYTES: Final = 40 * 1024
-"""Of a Capacity message: 64 names of 128 characters, each of at most four bytes."""
 
 
 MAX_REQUEST_BYTES: Final = 16 * 1024
