@@ -12,7 +12,7 @@ from p2pgrid.net.host import HostLimits
 from p2pgrid.net.limits import Allowance
 from p2pgrid.net.listening import ListenLimits
 from p2pgrid.provider.limits import ProviderLimits
-from tests.net.unmend import MENDS
+from tests.net.unmend import MENDS, Mend
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "hardening.md").read_text()
@@ -36,6 +36,16 @@ def test_mends_of_libp2p_are_all_named() -> None:
     """Those of our own bounds are in the second half, which names no tests."""
     taken_away = [test for mend in MENDS for test in mend.tests]
     assert {f"tests/net/{test}" for test in taken_away if test.startswith(("test_host", "test_dht"))} <= named_tests()
+
+
+@pytest.mark.parametrize("mend", MENDS, ids=[mend.name for mend in MENDS])
+def test_what_is_taken_away_stands_once_and_its_tests_are_there(mend: Mend) -> None:
+    """So that `scripts/unmend` still takes away what it says when the code around it has changed."""
+    for edit in mend.edits:
+        assert (ROOT / "p2pgrid" / "net" / edit.file).read_text().count(edit.there) == 1, edit.there
+    for name in mend.tests:
+        file, _, test = name.partition("::")
+        assert f"def {test.partition('[')[0]}(" in (ROOT / "tests" / "net" / file).read_text(), name
 
 
 def row(first: str) -> list[str]:

@@ -9,6 +9,7 @@ The list is that of docs/hardening.md.
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -161,9 +162,8 @@ MENDS = (
         (
             Edit(
                 "swarm.py",
-                "            return await self._dial_any(peer_id, list(addresses)[:MAX_ADDRESSES_PER_PEER])\n",
+                "            return await self._dial_any(peer_id, addresses, direct_only)\n",
                 "            self.peerstore.add_addrs(peer_id, list(addresses), 120)\n"
-                "            self._ongoing_dials.pop(peer_id, None)\n"
                 "            return (await super().dial_peer(peer_id))[0]\n",
             ),
             Edit(
@@ -179,9 +179,8 @@ MENDS = (
         (
             Edit(
                 "swarm.py",
-                "            return await self._dial_any(peer_id, list(addresses)[:MAX_ADDRESSES_PER_PEER])\n",
+                "            return await self._dial_any(peer_id, addresses, direct_only)\n",
                 "            self.peerstore.add_addrs(peer_id, list(addresses), 120)\n"
-                "            self._ongoing_dials.pop(peer_id, None)\n"
                 "            return (await super().dial_peer(peer_id))[0]\n",
             ),
         ),
@@ -258,8 +257,9 @@ MENDS = (
         (
             Edit(
                 "swarm.py",
-                "            if not (connection.muxed_conn.is_broken or",
-                "            if True or (connection.muxed_conn.is_broken or",
+                "            and not (connection.muxed_conn.is_broken or "
+                "connection.muxed_conn.event_shutting_down.is_set())\n",
+                "",
             ),
         ),
         ("test_host.py::test_a_connection_that_is_ending_is_passed_over",),
@@ -671,8 +671,13 @@ MENDS = (
 )
 
 
-def main(words: list[str]) -> int:
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("words", nargs="*", metavar="WORD", help="only mends with one of these in their name")
+    words = parser.parse_args().words
     chosen = [mend for mend in MENDS if not words or any(word in mend.name for word in words)]
+    if not chosen:
+        parser.error(f"no mend has any of {words} in its name; tests/net/unmend.py lists them")
     unnoticed = []
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
@@ -713,4 +718,4 @@ def fails(copy: Path, *tests: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
