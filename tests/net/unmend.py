@@ -521,7 +521,7 @@ MENDS = (
                 "overdue = sum(",
             ),
         ),
-        ("test_silent_bootstrap.py::test_no_look_up_waits_for_it",),
+        ("../proto/kademlia/test_walk.py::test_a_silent_node_is_not_waited_for_and_is_noted",),
     ),
     Mend(
         "DHT: two halves of a network never meet again",
