@@ -15,7 +15,8 @@ from p2pgrid.desk.asks import Condition, Examine
 from p2pgrid.net import reachability
 from p2pgrid.provider.health import health_of
 from tests.grid.conftest import p2pgrid, until
-from tests.grid.test_libp2p_road import Market, market
+from tests.grid.market import Market
+from tests.grid.test_libp2p_road import market
 
 
 async def doctor(data: Path, *arguments: str) -> tuple[int, dict[str, Any], dict[str, dict[str, Any]]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,99 +12,27 @@ import openai
 import pytest
 import trio
 
-from p2pgrid.client.client import Client
-from p2pgrid.config import ClientConfig, Config, DataFolder, ModelConfig, ProviderConfig, TermsConfig, create_key
 from p2pgrid.demo.grid import NETWORK, Grid
 from p2pgrid.demo.processes import NodeProcess
-from p2pgrid.engine.fake import FakeVllm, serve_fake
 from p2pgrid.errors import LocalError, RemoteError, UsageError
-from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.net.connection import Road
 from p2pgrid.net.network import Network
 from p2pgrid.proto.messages import Status
-from p2pgrid.proto.record import Role
-from p2pgrid.proto.verdict import Bundle, audit_records
 from p2pgrid.provider.engine_plan import plan_engines
 from p2pgrid.provider.node import Provider
 from tests.factories import secret_key
 from tests.grid.conftest import MODEL, FakeEngine, get, p2pgrid, receipts, until
-
-LOOPBACK = "/ip4/127.0.0.1/tcp/0"
-CHAT = "/v1/chat/completions"
-BODY: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hello there"}], "max_tokens": 64}
-
-
-def config(url: str, **fields: Any) -> Config:
-    model = ModelConfig(name=MODEL, engine_url=url, price_input_eur="0.20", price_output_eur="0.80")
-    settings = {
-        "operator": "Behind NAT",
-        "listen": "",
-        "libp2p_listen": (LOOPBACK,),
-        "drain_s": 2,
-        "terms": TermsConfig(window_tokens=16),
-        "models": (model,),
-        **fields,
-    }
-    return Config(network="test", provider=ProviderConfig(**settings))
-
-
-def folder(path: Path) -> DataFolder:
-    data = DataFolder(path)
-    data.make()
-    create_key(data.key_file)
-    return data
-
-
-@dataclass
-class Market:
-    """A provider, a buyer, and where each keeps its books."""
-
-    provider: Provider
-    client: Client
-    sold: DataFolder
-    bought: DataFolder
-
-    @property
-    def road(self) -> Road | None:
-        session = self.client.purchaser.sessions.get(self.provider.peer_id)
-        return session.link.road if session is not None and session.link is not None else None
-
-    async def settled(self, n: int) -> None:
-        """Wait until so many requests stand on receipts that both have signed, in the client's ledger."""
-
-        async def count() -> int:
-            rows = self.client.purchaser.ledger.receipts()
-            return sum(len(row.receipt.requests) or 1 for row in rows if row.countersigned)
-
-        await until(count, n)
+from tests.grid.market import BODY, CHAT, LOOPBACK, Market, config, folder, open_market
 
 
 @contextlib.asynccontextmanager
 async def market(tmp_path: Path, **fields: Any) -> AsyncIterator[Market]:
-    sold, bought = folder(tmp_path / "provider"), folder(tmp_path / "client")
+    """With a bootstrap peer of its own."""
     async with (
-        serve_fake(FakeVllm(models=(MODEL,))) as url,
         Network(secret_key("introducer"), "test", listen=[LOOPBACK], serve_dht=True) as introducer,
-        Provider(
-            sold,
-            config(url, **fields),
-            make_engines=plan_engines,
-            network_name="test",
-            bootstrap=introducer.addresses,
-        ) as provider,
-        Client(bought, network="test", bootstrap=introducer.addresses, config=ClientConfig()) as client,
+        open_market(tmp_path, introducer, **fields) as found,
     ):
-        await client.wait_for_offer(MODEL, 20)
-        yield Market(provider, client, sold, bought)
-
-
-def audit(market: Market) -> Any:
-    sides = ((market.bought, Role.CLIENT), (market.sold, Role.PROVIDER))
-    bundles = []
-    for data, side in sides:
-        with SqliteLedger.open_readonly(data.ledger_file) as ledger:
-            bundles.append(Bundle(side, list(enumerate(ledger.records(), 1)), side))
-    return audit_records(bundles)
+        yield found
 
 
 async def test_a_whole_sale_over_libp2p_alone(tmp_path: Path) -> None:
@@ -124,7 +51,7 @@ async def test_a_whole_sale_over_libp2p_alone(tmp_path: Path) -> None:
         assert m.provider.links_by_road == {"direct": 0, "libp2p": 1, "punched": 0, "relayed": 0}
         [listed] = m.client.purchaser.market.models()
         assert listed.road == "libp2p"
-    verdict = audit(m)
+    verdict = m.audit()
     assert verdict.clean, verdict.findings
 
 
@@ -166,7 +93,7 @@ async def test_a_crash_of_libp2p_in_mid_answer_costs_one_window_and_is_settled(t
         async with await m.client.purchaser.buy(CHAT, BODY, whole=True):
             await m.settled(honest + 2)
         assert m.road is Road.LIBP2P
-    verdict = audit(m)
+    verdict = m.audit()
     assert verdict.clean, verdict.findings
 
 

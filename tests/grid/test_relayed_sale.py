@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,48 +13,17 @@ import openai
 import pytest
 
 from p2pgrid.client.better_road import punch
-from p2pgrid.client.client import Client
-from p2pgrid.config import ClientConfig, Config, DataFolder, ModelConfig, ProviderConfig, TermsConfig, create_key
+from p2pgrid.config import ClientConfig
 from p2pgrid.demo.grid import NETWORK, Grid
 from p2pgrid.demo.processes import NodeProcess
-from p2pgrid.engine.fake import FakeVllm, serve_fake
 from p2pgrid.errors import RemoteError
-from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.net.connection import Road
 from p2pgrid.net.network import Network
 from p2pgrid.net.relay.limits import RelayLimits
 from p2pgrid.proto.messages import Status
-from p2pgrid.proto.record import Role
-from p2pgrid.proto.verdict import Bundle, audit_records
-from p2pgrid.provider.engine_plan import plan_engines
-from p2pgrid.provider.node import Provider
 from tests.factories import secret_key
 from tests.grid.conftest import MODEL, FakeEngine, get, p2pgrid, receipts, until
-
-LOOPBACK = "/ip4/127.0.0.1/tcp/0"
-CHAT = "/v1/chat/completions"
-BODY: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hello there"}], "max_tokens": 64}
-
-
-def folder(path: Path) -> DataFolder:
-    data = DataFolder(path)
-    data.make()
-    create_key(data.key_file)
-    return data
-
-
-def config(url: str, **fields: Any) -> Config:
-    model = ModelConfig(name=MODEL, engine_url=url, price_input_eur="0.20", price_output_eur="0.80")
-    settings = {
-        "operator": "Behind NAT",
-        "listen": "",
-        "libp2p_listen": (LOOPBACK,),
-        "drain_s": 2,
-        "terms": TermsConfig(window_tokens=16),
-        "models": (model,),
-        **fields,
-    }
-    return Config(network="test", provider=ProviderConfig(**settings))
+from tests.grid.market import BODY, CHAT, LOOPBACK, Market, folder, open_market
 
 
 @contextlib.asynccontextmanager
@@ -68,54 +36,15 @@ async def relay(name: str, limits: RelayLimits | None = None, **options: Any) ->
         yield network
 
 
-@dataclass
-class Market:
-    provider: Provider
-    client: Client
-    sold: DataFolder
-    bought: DataFolder
-
-    @property
-    def road(self) -> Road | None:
-        session = self.client.purchaser.sessions.get(self.provider.peer_id)
-        return session.link.road if session is not None and session.link is not None else None
-
-    async def settled(self, n: int) -> None:
-        async def count() -> int:
-            rows = self.client.purchaser.ledger.receipts()
-            return sum(len(row.receipt.requests) or 1 for row in rows if row.countersigned)
-
-        await until(count, n)
-
-    def audit(self) -> Any:
-        bundles = []
-        for data, side in ((self.bought, Role.CLIENT), (self.sold, Role.PROVIDER)):
-            with SqliteLedger.open_readonly(data.ledger_file) as ledger:
-                bundles.append(Bundle(side, list(enumerate(ledger.records(), 1)), side))
-        return audit_records(bundles)
-
-
 @contextlib.asynccontextmanager
 async def market(
-    tmp_path: Path, introducer: Network, *relays: Network, client_punches: bool = False, **fields: Any
+    tmp_path: Path, introducer: Network, *relays: Network, client_punches: bool = False
 ) -> AsyncIterator[Market]:
-    sold, bought = folder(tmp_path / "provider"), folder(tmp_path / "client")
+    """A provider that is reached through these relays alone."""
     through = tuple(address for one in relays for address in one.addresses)
-    async with (
-        serve_fake(FakeVllm(models=(MODEL,))) as url,
-        Provider(
-            sold,
-            config(url, relay_through=through, **fields),
-            make_engines=plan_engines,
-            network_name="test",
-            bootstrap=introducer.addresses,
-        ) as provider,
-        Client(
-            bought, network="test", bootstrap=introducer.addresses, config=ClientConfig(punch=client_punches)
-        ) as client,
-    ):
-        await client.wait_for_offer(MODEL, 20)
-        yield Market(provider, client, sold, bought)
+    buys = ClientConfig(punch=client_punches)
+    async with open_market(tmp_path, introducer, buys=buys, relay_through=through) as found:
+        yield found
 
 
 async def test_a_whole_sale_through_a_relay(tmp_path: Path) -> None:
