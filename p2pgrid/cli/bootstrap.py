@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -147,6 +148,7 @@ async def _condition_of(ask: Examine, net: Network, watch: ReachWatch, networks:
                 "running": health.running,
                 "connected_peers": health.connected_peers,
                 "routing_table_size": health.routing_table_size,
+                "networks": [asdict(one) for one in health.networks],
             },
             "reachability": shown(watch),
         },

@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -164,7 +165,10 @@ class Client:
 
     def _condition(self) -> Condition:
         """For `p2pgrid doctor`: a gateway is dialled by nobody, so there is little to say of it."""
-        return Condition(health={"status": "ok"}, addresses=(), listening=(), networks=self.networks)
+        found = self.network_health
+        networks = [asdict(one) for one in found.networks] if found is not None else []
+        health = {"status": "ok", "network": {"networks": networks}}
+        return Condition(health=health, addresses=(), listening=(), networks=self.networks)
 
     async def _erase_salts(self, record_ids: Sequence[bytes]) -> int:
         """In the logs of a node that sold from this data folder."""

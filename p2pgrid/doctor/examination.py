@@ -175,7 +175,16 @@ class _Examination:
                 return
             async with rules.stranger(networks, self._key, self._node is not None) as network:
                 states = await network.check_bootstrap(timeout_s=rules.BOOTSTRAP_TIMEOUT_S)
-                self._add(*rules.judge_bootstrap(states, role, self._known()))
+                for entry in networks:
+                    known = self._health_of(entry.name)
+                    self._add(
+                        *rules.judge_bootstrap(
+                            [one for one in states if one.network == entry.name],
+                            role,
+                            int(known["routing_table_size"]) if known else 0,
+                            network=entry.name if len(networks) > 1 else None,
+                        )
+                    )
                 is_joined = any(not one.fault for one in states)
                 self._step()
                 whose = functools.partial(_whose, network, self._key) if self._key is not None else None
@@ -237,11 +246,6 @@ class _Examination:
 
     def _offered(self) -> Sequence[str]:
         return self._condition.addresses if self._condition is not None else ()
-
-    def _known(self) -> int:
-        """How many peers the running node knows that answer look-ups."""
-        network = self._condition.health.get("network") if self._condition is not None else None
-        return int(network["routing_table_size"]) if network else 0
 
     def _ports(self, config: Config) -> list[Port]:
         """Of the running node, what it says it has open; else by the configuration."""

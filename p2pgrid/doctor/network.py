@@ -123,9 +123,14 @@ def judge_clock(verdicts: Sequence[Verdict | None]) -> Check:
     return warning(name, f"{text}.", _TIME_FIX)
 
 
-def judge_bootstrap(states: Sequence[BootstrapState], role: Role, known: int = 0) -> list[Check]:
-    """Who introduces? `known`: peers that the running node knows, however it met them."""
-    name = "bootstrap"
+def judge_bootstrap(
+    states: Sequence[BootstrapState], role: Role, known: int = 0, *, network: str | None = None
+) -> list[Check]:
+    """Who introduces to a network? `known`: peers of it that the running node knows, however it met them.
+
+    `network`: its name, where the node is in several.
+    """
+    name = "bootstrap" if network is None else f"bootstrap {network}"
     if not states and known:
         return [
             warning(

@@ -325,7 +325,15 @@ class NetworkService:
 
     async def check_bootstrap(self, timeout_s: float) -> list[BootstrapState]:
         """See `Network.check_bootstrap`."""
-        return [state for part in self.parts for state in await part.check_bootstrap(timeout_s)]
+        found: dict[str, list[BootstrapState]] = {}
+
+        async def one(part: OneNetwork) -> None:
+            found[part.name] = await part.check_bootstrap(timeout_s)
+
+        async with trio.open_nursery() as nursery:
+            for part in self.parts:
+                nursery.start_soon(one, part)
+        return [state for part in self.parts for state in found[part.name]]
 
     async def dial_back(self, peer: PublicKey, host: str, port: int, road: RoadName, timeout_s: float) -> Outcome:
         """See `Network.dial_back`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from p2pgrid.desk.asks import Condition, Examine
@@ -53,15 +54,7 @@ def health_of(node: Provider) -> dict[str, Any]:
             "advertised_keys": network.advertised_keys,
             "restarts": network.restarts,
             "stalled_s": network.stalled_s,
-            "networks": [
-                {
-                    "name": one.name,
-                    "kind": one.kind,
-                    "bootstrap_reached": one.bootstrap_reached,
-                    "routing_table_size": one.routing_table_size,
-                }
-                for one in network.networks
-            ],
+            "networks": [asdict(one) for one in network.networks],
             "relay": {
                 "wanted": network.relay.wanted,
                 "reached_through": list(network.relay.relays),

@@ -143,6 +143,20 @@ async def test_a_bootstrap_peer_that_is_away_and_one_of_another_network(tmp_path
     assert by_name(none)["clock"].state is State.SKIPPED
 
 
+async def test_of_two_networks_each_is_looked_at(tmp_path: Path) -> None:
+    away = f"/ip4/127.0.0.1/tcp/1/p2p/{new_key().public_key.peer_id}"
+    async with introducer() as net:
+        networks = (
+            NetworkEntry(name="main", bootstrap=net.addresses),
+            NetworkEntry(name="dead", bootstrap=(away,)),
+            NetworkEntry(name="empty"),
+        )
+        found = by_name(await examine(DataFolder(tmp_path), choice=lambda _: networks))
+    states = [found[f"bootstrap {name}"].state for name in ("main", "dead", "empty")]
+    assert states == [State.OK, State.FAULT, State.FAULT]
+    assert found["clock"].state is State.OK
+
+
 async def test_it_ends_in_time_where_nobody_answers(tmp_path: Path) -> None:
     """A bootstrap peer that takes connections and says nothing, and an engine that does the same."""
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -10,6 +10,7 @@ import pytest
 
 from p2pgrid import __version__
 from p2pgrid.doctor.check import Check, State, fault, has_faults, ok, skipped, warning
+from p2pgrid.doctor.closed import judge_closed
 from p2pgrid.doctor.disk import file_system_of, judge_file_system, judge_space
 from p2pgrid.doctor.folder import Role
 from p2pgrid.doctor.network import (
@@ -224,6 +225,21 @@ def test_bootstrap_peers(states: list[BootstrapState], role: Role, known: int, e
     assert check.state is expected
     assert ("12D3KooWb: no answer" in check.text) is (DOWN in states)
     assert ("--bootstrap" in check.fix) is (expected in (WARNING, FAULT))
+
+
+def test_bootstrap_peers_of_one_network_among_several() -> None:
+    [check] = judge_bootstrap([DOWN], Role.PROVIDER, network="lab")
+    assert (check.name, check.state) == ("bootstrap lab", FAULT)
+
+
+@pytest.mark.parametrize(
+    ("reached", "size", "expected"),
+    [(True, 3, OK), (True, 0, OK), (False, 0, FAULT), (None, 0, SKIPPED), (None, 2, OK)],
+)
+def test_a_network_that_knows_keys(reached: bool | None, size: int, expected: State) -> None:
+    check = judge_closed("crew", {"bootstrap_reached": reached, "routing_table_size": size})
+    assert (check.name, check.state) == ("network crew", expected)
+    assert judge_closed("crew", None).state is SKIPPED
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,12 @@ async def outsider(networks: str | OwnNetworks, bootstrap: list[str], provider: 
     return said
 
 
+async def doctor(machine: Machine, name: str) -> dict[str, dict[str, Any]]:
+    """What `p2pgrid doctor` finds beside a node, by the checks' names; no fault is among it."""
+    report = json.loads(await machine.command(name, "doctor", "--json"))
+    return {one["name"]: one for one in report["checks"]}
+
+
 async def test_two_closed_grids_and_an_open_one_never_see_one_another(machine: Machine) -> None:
     # The same name twice: what closes them is another secret.
     await asyncio.gather(
@@ -162,6 +168,9 @@ async def test_a_node_in_two_networks_sells_and_buys_in_both(machine: Machine) -
     rows = json.loads(await machine.command("both-buyer", "offers", "--json", "--network", "demo"))
     assert {row["provider"]: row["networks"] for row in rows} == {ids[0]: ["demo"]}
 
+    checks = await doctor(machine, "both-operator")
+    assert {checks[name]["state"] for name in ("bootstrap demo", "bootstrap lab", "look-up")} == {"ok"}, checks
+
     # Who is in the open network alone is told nothing where the node sells to members alone.
     key, ready = SecretKey(os.urandom(32)), picky.ready
     peer = PeerAddress(ready["peer_id"], tuple(ready["libp2p_addresses"]))
@@ -187,6 +196,10 @@ async def test_nodes_of_several_processes_keep_to_their_list(machine: Machine) -
     buyer = await machine.gateway("buyer", "--processes", "2", *door)
     await until(buyer.providers, {ids["operator"]})
     assert {await buyer.buy() for _ in range(6)} == {ids["operator"]}
+
+    for name in ("operator", "door"):
+        checks = await doctor(machine, name)
+        assert checks["network crew"]["state"] == "ok", checks
 
     # The outsider is on its own list, and on nobody else's: whichever worker has its link refuses it.
     stranger = SecretKey(os.urandom(32))

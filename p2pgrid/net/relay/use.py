@@ -49,6 +49,7 @@ def parse_relay_use(words: Sequence[str]) -> RelayUse:
         return RelayUse(Mode.AUTO)
     if AUTO in words or NEVER in words:
         raise UsageError(
-            f"{AUTO!r} and {NEVER!r} stand alone; {', '.join(words)} came together.", hint="Name relays, or one of the two."
+            f"{AUTO!r} and {NEVER!r} stand alone; {', '.join(words)} came together.",
+            hint="Name relays, or one of the two.",
         )
     return RelayUse(Mode.LISTED, tuple(map(parse_peer_multiaddr, words)))
