@@ -12,7 +12,7 @@ from p2pgrid.errors import LocalError, Unreachable
 from p2pgrid.net.addresses import parse_peer_multiaddr
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.own_networks import OwnNetworks, open_network
-from p2pgrid.net.peer_address import Health, PeerAddress
+from p2pgrid.net.peer_address import Health, OnFound, PeerAddress
 from p2pgrid.net.punch_plan import PunchPlan
 from p2pgrid.proto.keys import PublicKey, SecretKey
 
@@ -44,9 +44,12 @@ class LateNetwork:
         if not isinstance(network, BaseException):
             await network.__aexit__(None, None, None)
 
-    async def find_providers(self, key: str, *, limit: int = 50, timeout_s: float = 10.0) -> list[PeerAddress]:
+    async def find_providers(
+        self, key: str, *, limit: int = 50, timeout_s: float = 10.0, on_found: OnFound | None = None
+    ) -> list[PeerAddress]:
         """As `Network.find_providers`."""
-        return await (await self.joined()).find_providers(key, limit=limit, timeout_s=timeout_s)
+        network = await self.joined()
+        return await network.find_providers(key, limit=limit, timeout_s=timeout_s, on_found=on_found)
 
     async def fetch_offer(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:
         """As `Network.fetch_offer`."""

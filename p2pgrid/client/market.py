@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import Final
 
@@ -26,7 +24,6 @@ from p2pgrid.client.sessions import SEARCH_TIMEOUT_S
 from p2pgrid.client.shortlist import Shortlists
 from p2pgrid.client.standings import Standings
 from p2pgrid.client.wishes import Wishes
-from p2pgrid.errors import RemoteError
 from p2pgrid.proto.keys import PublicKey, parse_public_key
 from p2pgrid.proto.messages import Offer
 from p2pgrid.proto.record import Signed
@@ -102,17 +99,18 @@ class Market:
             return choice
         return self._rank(self._preselect(model, purchase.endpoint, wishes), purchase, wishes, now_ms)
 
-    async def search_model(self, model: str) -> bool:
-        """Look for a model that nobody who answers sells; at most once in a while for each name."""
+    async def search_model(self, model: str, is_enough: Callable[[], bool]) -> bool:
+        """Look for a model that nobody who answers sells, until enough do; at most once in a while for each name.
+
+        False if it was not looked for.
+        """
         now_ms = self._now_ms()
-        if now_ms < self._searched.get(model, 0) + SEARCH_AGAIN_MS or self._is_sold(model):
-            return False
         self._searched = {name: at for name, at in self._searched.items() if now_ms < at + SEARCH_AGAIN_MS}
-        self._searched[model] = now_ms
-        with contextlib.suppress(RemoteError, TimeoutError):
-            async with asyncio.timeout(SEARCH_TIMEOUT_S):
-                return await self._book.search_model(model) > 0
-        return False
+        if self._is_sold(model) or (model in self._searched and not self._book.is_looking_for(model)):
+            return False
+        self._searched.setdefault(model, now_ms)
+        await self._book.search_model(model, is_enough, SEARCH_TIMEOUT_S)
+        return True
 
     def _is_sold(self, model: str) -> bool:
         return any(self._book.presence_of(peer_id).is_here for peer_id, _ in self._book.offers_of(model))

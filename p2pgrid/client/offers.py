@@ -11,16 +11,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
 from p2pgrid.client.background import log_end
+from p2pgrid.client.early_asks import EarlyAsks
 from p2pgrid.client.offer_cache import read_cache, write_cache
 from p2pgrid.client.offer_store import Entry, OfferStore, OnConflict
 from p2pgrid.errors import InvalidRecord, P2pgridError, ProtocolViolation, Refused, RemoteError
 from p2pgrid.net.lookup_keys import PROVIDER, model_key
-from p2pgrid.net.peer_address import PeerAddress
+from p2pgrid.net.peer_address import OnFound, PeerAddress
 from p2pgrid.proto.messages import Offer
 from p2pgrid.proto.record import Signed
 from p2pgrid.proto.wire import Capacity, parse_frame
@@ -33,7 +34,8 @@ PARALLEL_RETRIES: Final = 8
 FETCH_TIMEOUT_S: Final = 10.0
 CONFIRM_TIMEOUT_S: Final = 5.0
 """For one that is known."""
-SEARCH_TIMEOUT_S: Final = 8.0
+SEARCH_TIMEOUT_S: Final = 60.0
+"""Nobody waits for the end of a look-up: who is named is asked at once, and a siege only makes it last."""
 FIRST_SEARCH_INTERVAL_S: Final = 1.0
 SEARCH_INTERVAL_S: Final = 30.0
 ASKS_PER_S: Final = 5.0
@@ -53,8 +55,10 @@ OnOffers = Callable[[list[tuple[PeerAddress, Signed[Offer]]]], Awaitable[None]]
 class Finder(Protocol):
     """How providers are found: `p2pgrid.net.network.Network` is one."""
 
-    async def find_providers(self, key: str, *, limit: int = 50, timeout_s: float = 10.0) -> list[PeerAddress]:
-        """Peers said to provide `key`. Raises RemoteError."""
+    async def find_providers(
+        self, key: str, *, limit: int = 50, timeout_s: float = 10.0, on_found: OnFound | None = None
+    ) -> list[PeerAddress]:
+        """Peers said to provide `key`; `on_found` hears of them as they are named. Raises RemoteError."""
         ...
 
     async def fetch_offer(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:
@@ -126,14 +130,38 @@ class OfferBook(OfferStore):
     async def search(self, *keys: str, timeout_s: float = SEARCH_TIMEOUT_S, is_urgent: bool = False) -> int:
         """Look the keys up, and ask those who are new, due, or said to have moved while they did not answer.
 
-        If it is urgent, all those are asked that did not answer. Returns how many peers were found. Raises RemoteError
-        if none of the keys could be looked up.
+        Some are asked as soon as they are named, the others at the end. If it is urgent, all those are asked that did
+        not answer. Returns how many peers were found. Raises RemoteError if none of the keys could be looked up.
         """
         found: dict[str, PeerAddress] = {}
-        results = await asyncio.gather(
-            *(self._finder.find_providers(key, timeout_s=timeout_s) for key in keys or self._keys),
-            return_exceptions=True,
-        )
+        asked: dict[str, tuple[PeerAddress, asyncio.Task[None]]] = {}
+
+        def ask(peer: PeerAddress) -> asyncio.Task[None] | None:
+            if not self._is_due(peer.peer_id, self.found(peer) or is_urgent):
+                return None
+            task = self._fetch_task(peer, is_confirming=True)
+            asked[peer.peer_id] = (peer, task)
+            return task
+
+        async def finish(peer: PeerAddress) -> None:
+            begun, task = asked.get(peer.peer_id, (None, None))
+            if begun is None:
+                task = ask(peer)
+            elif task is not None:
+                await asyncio.shield(task)
+                was_misled = not set(peer.addresses) <= set(begun.addresses)
+                task = ask(peer) if was_misled and not self.presence_of(peer.peer_id).is_here else None
+            if task is not None:
+                await asyncio.shield(task)
+
+        async def look_up(key: str) -> list[PeerAddress]:
+            early = EarlyAsks(ask)
+            try:
+                return await self._finder.find_providers(key, timeout_s=timeout_s, on_found=early.found)
+            finally:
+                early.close()
+
+        results = await asyncio.gather(*map(look_up, keys or self._keys), return_exceptions=True)
         failures: list[RemoteError] = []
         for result in results:
             if isinstance(result, RemoteError):
@@ -145,14 +173,25 @@ class OfferBook(OfferStore):
         if failures and len(failures) == len(results):
             self.last_fault = failures[0].message
             raise failures[0]
-        asked = [peer for peer_id, peer in found.items() if self._is_due(peer_id, self.found(peer) or is_urgent)]
-        await self._fetch_all(asked)
+        await asyncio.gather(*map(finish, found.values()))
         await self._show_offers()
         return len(found)
 
-    async def search_model(self, model: str) -> int:
-        """Look for providers of one model, for somebody who waits: in a large network not all are in the book."""
-        return await self.search(model_key(model), is_urgent=True)
+    async def search_model(self, model: str, is_enough: Callable[[], bool], timeout_s: float) -> None:
+        """Look for providers of one model, until enough are there or the time is over: then it goes on without us.
+
+        In a large network not all are in the book. Two who want the same wait for the same.
+        """
+        key = model_key(model)
+        looking = self._looking.get(key) or self._begin_look(key, is_urgent=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not is_enough() and not looking.done():
+                    await self.wait_for_change()
+
+    def is_looking_for(self, model: str) -> bool:
+        """True while a look-up for the model goes on."""
+        return model_key(model) in self._looking
 
     async def renew(self, peer_id: str) -> Signed[Offer] | None:
         """Ask the provider for its offer now, over its link if there is one. None if it gave none that is good."""
@@ -230,9 +269,6 @@ class OfferBook(OfferStore):
         if is_wanted and not entry.presence.is_here:
             return True
         return _is_overdue(entry, self._now_ms())
-
-    async def _fetch_all(self, peers: Iterable[PeerAddress]) -> None:
-        await asyncio.gather(*(asyncio.shield(self._fetch_task(peer, is_confirming=True)) for peer in peers))
 
     def _fetch_task(self, peer: PeerAddress, *, is_confirming: bool) -> asyncio.Task[None]:
         """Ask one provider; two who want the same wait for the same."""
@@ -319,13 +355,18 @@ class OfferBook(OfferStore):
         if key in self._looked_ms or key in self._looking:
             return
         self._looked_ms[key] = now_ms
-        task = self._looking[key] = asyncio.create_task(self._look(key), name=f"looking for {key}")
-        task.add_done_callback(lambda _: self._looking.pop(key, None))
-        task.add_done_callback(log_end)
+        self._begin_look(key, is_urgent=False)
 
-    async def _look(self, key: str) -> None:
+    def _begin_look(self, key: str, *, is_urgent: bool) -> asyncio.Task[None]:
+        task = self._looking[key] = asyncio.create_task(self._look(key, is_urgent), name=f"looking for {key}")
+        task.add_done_callback(lambda _: self._looking.pop(key, None))
+        task.add_done_callback(lambda _: self.tell())
+        task.add_done_callback(log_end)
+        return task
+
+    async def _look(self, key: str, is_urgent: bool) -> None:
         try:
-            await self.search(key)
+            await self.search(key, is_urgent=is_urgent)
         except RemoteError as error:
             log.info("nobody could be looked for: %s", error)
 

@@ -16,7 +16,7 @@ from p2pgrid.client.answer import Answer, is_failure_of
 from p2pgrid.client.background import log_end
 from p2pgrid.client.batch import SharedRequest
 from p2pgrid.client.cards import CardBook
-from p2pgrid.client.choice import Candidate
+from p2pgrid.client.choice import Candidate, Choice
 from p2pgrid.client.clock import unix_ms
 from p2pgrid.client.housekeeping import Housekeeper
 from p2pgrid.client.limits import SessionLimits
@@ -174,11 +174,17 @@ class Purchaser:
         Raises Refused where there is no candidate from the start.
         """
         model = purchase.fields.model
-        choice = self.market.choose(purchase, wishes)
-        left = [one for one in choice.candidates if one.offer.id not in tried]
-        if all(one.presence.failures for one in left) and await self.market.search_model(model):
+
+        def choose() -> tuple[Choice, list[Candidate]]:
             choice = self.market.choose(purchase, wishes)
-            left = [one for one in choice.candidates if one.offer.id not in tried]
+            return choice, [one for one in choice.candidates if one.offer.id not in tried]
+
+        def is_enough() -> bool:
+            return any(not one.presence.failures for one in choose()[1])
+
+        choice, left = choose()
+        if all(one.presence.failures for one in left) and await self.market.search_model(model, is_enough):
+            choice, left = choose()
         if not choice.candidates and not tried:
             raise refusal_of(replace(choice, models=self.book.models()), model, purchase.endpoint, wishes)
         if not left and _is_passing(failures[-1]) and tried.count(tried[-1]) == 1:

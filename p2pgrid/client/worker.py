@@ -39,6 +39,7 @@ from p2pgrid.client.worker_calls import (
     FetchCards,
     FetchOffer,
     FindProviders,
+    FoundSoFar,
     HasChannel,
     Lifted,
     Quarantined,
@@ -55,7 +56,7 @@ from p2pgrid.net.connection import LinkConnection, Road
 from p2pgrid.net.lookup_keys import PROVIDER, country_key
 from p2pgrid.net.own_networks import OwnNetworks
 from p2pgrid.net.passed_road import dial_over
-from p2pgrid.net.peer_address import PeerAddress
+from p2pgrid.net.peer_address import OnFound, PeerAddress
 from p2pgrid.net.punch_plan import PunchPlan
 from p2pgrid.networks.entries import own_networks
 from p2pgrid.processes.accepting import ConnectionGone, Handed, receive_connections
@@ -77,16 +78,37 @@ KEEPER: Final = 1
 class MainNetwork:
     """The network, which the main process has joined."""
 
-    def __init__(self, calls: Calls, networks: OwnNetworks) -> None:
+    def __init__(self, calls: Calls, networks: OwnNetworks, bus: Bus) -> None:
         self._calls = calls
         self._networks = networks
+        self._numbers = itertools.count(1)
+        self._looking: dict[int, OnFound] = {}
+        bus.on(FoundSoFar, self._found_so_far)
 
-    async def find_providers(self, key: str, *, limit: int = 50, timeout_s: float = 10.0) -> list[PeerAddress]:
+    async def find_providers(
+        self, key: str, *, limit: int = 50, timeout_s: float = 10.0, on_found: OnFound | None = None
+    ) -> list[PeerAddress]:
         """As `Network.find_providers`."""
-        found = await self._calls.ask(FindProviders(key, limit, timeout_s), list[PeerAddress])
+        look_up = 0
+        if on_found is not None:
+            look_up = next(self._numbers)
+            self._looking[look_up] = on_found
+        try:
+            found = await self._calls.ask(FindProviders(key, limit, timeout_s, look_up), list[PeerAddress])
+        finally:
+            self._looking.pop(look_up, None)
+        self._note(found)
+        return found
+
+    def _found_so_far(self, news: FoundSoFar) -> None:
+        self._note(news.peers)
+        on_found = self._looking.get(news.look_up)
+        if on_found is not None:
+            on_found(news.peers)
+
+    def _note(self, found: Sequence[PeerAddress]) -> None:
         for peer in found:
             self._networks.note_found(peer.peer_id, peer.networks)
-        return found
 
     async def fetch_offer(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:
         """As `Network.fetch_offer`."""
@@ -241,7 +263,7 @@ class Worker:
     async def run(self) -> None:
         """Serve until told to stop."""
         config, data = self._begin.config, self._data
-        finder = MainNetwork(self._calls, self._networks)
+        finder = MainNetwork(self._calls, self._networks, self._own.bus)
         is_keeper = self._own.worker == KEEPER
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._ledger.aclose)

@@ -33,6 +33,8 @@ class FindProviders(Ask, frozen=True, tag="find"):
     key: str
     limit: int
     timeout_s: float
+    look_up: int
+    """The asker's number for it, in `FoundSoFar`; 0 where it wants none."""
 
 
 class FetchOffer(Ask, frozen=True, tag="offer"):
@@ -154,6 +156,15 @@ class Lifted(BusMessage, frozen=True):
     NUMBER = 65
 
     peer: str
+
+
+class FoundSoFar(BusMessage, frozen=True):
+    """What a worker's look-up that still goes on has found, the most credible first."""
+
+    NUMBER = 66
+
+    look_up: int
+    peers: tuple[PeerAddress, ...]
 
 
 class Calls:

@@ -34,6 +34,7 @@ from p2pgrid.client.worker_calls import (
     FetchCards,
     FetchOffer,
     FindProviders,
+    FoundSoFar,
     HasChannel,
     Lifted,
     Quarantined,
@@ -54,6 +55,7 @@ from p2pgrid.log.erasing import LogFiles, check_all_known, erase_salts
 from p2pgrid.net.connection import Road
 from p2pgrid.net.limits import Allowance, Seats
 from p2pgrid.net.passed_road import pass_on
+from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.networks.entries import own_networks
 from p2pgrid.processes.accepting import Acceptor, ConnectionGone, Handed, hand_over
 from p2pgrid.processes.bus import Bus
@@ -202,14 +204,20 @@ class GatewayWorkers(WorkerSet):
                 return await self._finder.agree_on_hole(parse_public_key(provider), timeout_s=timeout_s)
             case DialRoad():
                 return await self._dial_road(worker, ask)
-            case FindProviders(key, limit, timeout_s):
-                return await self._finder.find_providers(key, limit=limit, timeout_s=timeout_s)
+            case FindProviders(key, limit, timeout_s, look_up):
+                on_found = functools.partial(self._tell_found, worker, look_up) if look_up else None
+                return await self._finder.find_providers(key, limit=limit, timeout_s=timeout_s, on_found=on_found)
             case FetchOffer(peer, timeout_s):
                 return await self._finder.fetch_offer(peer, timeout_s=timeout_s)
             case FetchCapacity(peer, timeout_s):
                 return await self._finder.fetch_capacity(peer, timeout_s=timeout_s)
             case FetchCards(peer, timeout_s):
                 return await self._finder.fetch_cards(peer, timeout_s=timeout_s)
+
+    def _tell_found(self, worker: int, look_up: int, peers: Sequence[PeerAddress]) -> None:
+        bus = self._all_buses.get(worker)
+        if bus is not None:
+            bus.send(FoundSoFar(look_up, tuple(peers)))
 
     async def _dial_road(self, worker: int, ask: DialRoad) -> Road:
         """Dial over libp2p, and pass on what comes. Raises Unreachable."""

@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
 import trio
@@ -156,6 +157,10 @@ class TrioThread:
         if tasks[0].cancelled():
             raise LocalError("the asyncio side cancelled the call.")
         return tasks[0].result()
+
+    def tell_asyncio(self, fn: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """From the trio side: have the loop call `fn` soon, in order. Nothing happens if it is closed."""
+        self._in_asyncio(partial(fn, *args, **kwargs))
 
     def _run(self) -> None:
         """The thread: run, and run again after a crash, until stopped."""

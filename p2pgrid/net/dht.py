@@ -24,7 +24,7 @@ from p2pgrid.net.kad_query import ASK_TIMEOUT_S, Answer, Contact, KadQuery, cont
 from p2pgrid.net.kad_server import KadServer
 from p2pgrid.net.listen_addresses import listen_addresses
 from p2pgrid.net.pace import Pace
-from p2pgrid.net.peer_address import PeerAddress
+from p2pgrid.net.peer_address import OnFound, PeerAddress
 from p2pgrid.net.reach_dial import dial_back
 from p2pgrid.net.reach_wire import Outcome, RoadName
 from p2pgrid.net.relay.kind import is_relayed
@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 MAX_HOLDERS: Final = 256
 PROOF_TIMEOUT_S: Final = 5.0
 _MAX_PROBES: Final = 16
+HAND_ON_INTERVAL_S: Final = 0.2
+"""Providers are handed on while a look-up goes on, no more often than this: among liars each time costs 10 ms."""
 
 _Question = Callable[[Contact, bytes], Awaitable[Answer]]
 
@@ -136,15 +138,33 @@ class Dht:
         """Give out nothing any more that a provider left here."""
         self.member.records.withdraw(ID.from_base58(peer_id).to_bytes())
 
-    async def find_providers(self, key: bytes, limit: int, timeout_s: float) -> list[PeerAddress]:
+    async def find_providers(
+        self, key: bytes, limit: int, timeout_s: float, on_found: OnFound | None = None
+    ) -> list[PeerAddress]:
         """At most `limit` providers of `key`, the most credible first; after `timeout_s`, what was found by then."""
         walk = self.member.looking_for_providers(key, trio.current_time())
         if self._serve:
             records = self.member.records.of(key, trio.current_time(), random.random)
             walk.knows([_claim(record) for record in records])
-        with trio.move_on_after(timeout_s):
-            await self._carry_out(walk, self._query.get_providers)
+        async with trio.open_nursery() as nursery:
+            if on_found is not None:
+                nursery.start_soon(self._hand_on, walk, limit, on_found)
+            with trio.move_on_after(timeout_s):
+                await self._carry_out(walk, self._query.get_providers)
+            nursery.cancel_scope.cancel()
         self.member.ended(walk)
+        return self._providers(walk, limit)
+
+    async def _hand_on(self, walk: Walk, limit: int, on_found: OnFound) -> None:
+        n_seen = 0
+        while True:
+            if walk.n_named != n_seen:
+                n_seen = walk.n_named
+                if found := self._providers(walk, limit):
+                    on_found(found)
+            await trio.sleep(HAND_ON_INTERVAL_S)
+
+    def _providers(self, walk: Walk, limit: int) -> list[PeerAddress]:
         found = []
         for provider in walk.providers(limit, random.random):
             peer_id = str(ID(provider.peer))

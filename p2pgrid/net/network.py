@@ -29,7 +29,7 @@ from p2pgrid.net.link_membership import calling
 from p2pgrid.net.lookup_keys import check_key
 from p2pgrid.net.offer_exchange import CAPACITY, CARDS, OFFER, Document
 from p2pgrid.net.own_networks import OwnNetworks, open_network
-from p2pgrid.net.peer_address import BootstrapState, Health, NetworkHealth, PeerAddress
+from p2pgrid.net.peer_address import BootstrapState, Health, NetworkHealth, OnFound, PeerAddress
 from p2pgrid.net.punch_plan import PunchPlan
 from p2pgrid.net.reach_exchange import unix_ms
 from p2pgrid.net.reach_wire import Outcome, RoadName
@@ -181,17 +181,23 @@ class Network:
         """
         return await self._thread.call(self._service.withdraw, record)
 
-    async def find_providers(self, key: str, *, limit: int = 50, timeout_s: float = 10.0) -> list[PeerAddress]:
+    async def find_providers(
+        self, key: str, *, limit: int = 50, timeout_s: float = 10.0, on_found: OnFound | None = None
+    ) -> list[PeerAddress]:
         """Peers said to provide `key`, each once, without ourselves, the most credible first.
 
         Asks all our networks afresh. A record is no proof: believe a provider when its signed offer says so. After
         `timeout_s`, what was found by then. Raises Unreachable if by then no bootstrap peer of any network answered,
         UsageError for a bad key.
+
+        on_found: called with all that was found so far, the most credible first, each time that more are named. Among
+        liars, and in a large network, a look-up ends long after it has found everybody.
         """
         check_key(key)
+        hand_on = None if on_found is None else lambda peers: self._thread.tell_asyncio(on_found, peers)
         try:
             async with asyncio.timeout(timeout_s + _GRACE_S):
-                return await self._thread.call(self._service.find_providers, key, limit, timeout_s)
+                return await self._thread.call(self._service.find_providers, key, limit, timeout_s, hand_on)
         except TimeoutError:
             raise Unreachable(f"the look-up of {key} did not end in {timeout_s:g} s.") from None
 

@@ -24,7 +24,7 @@ from p2pgrid.net.kad_query import Contact
 from p2pgrid.net.lookup_keys import scoped_key
 from p2pgrid.net.members.gate import Gate
 from p2pgrid.net.own_networks import OwnNetwork
-from p2pgrid.net.peer_address import BootstrapState, PeerAddress
+from p2pgrid.net.peer_address import BootstrapState, OnFound, PeerAddress
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +177,9 @@ class OneNetwork:
             for seed in self.seeds
         ]
 
-    async def find_providers(self, key: str, limit: int, timeout_s: float) -> list[PeerAddress]:
+    async def find_providers(
+        self, key: str, limit: int, timeout_s: float, on_found: OnFound | None = None
+    ) -> list[PeerAddress]:
         """See `Network.find_providers`."""
         raw_key = scoped_key(self.network.scope, key)
         deadline = trio.current_time() + timeout_s
@@ -188,7 +190,7 @@ class OneNetwork:
                 f"no bootstrap peer of the network {self.name!r} answered in {timeout_s:.3g} s: tried {self._tried()}.",
                 hint=self._advice(),
             )
-        return await self.dht.find_providers(raw_key, limit, deadline - trio.current_time())
+        return await self.dht.find_providers(raw_key, limit, deadline - trio.current_time(), on_found)
 
     # -- inside -----------------------------------------------------------------------------------------------------
 

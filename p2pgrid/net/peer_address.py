@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -15,6 +16,10 @@ class PeerAddress:
     """Full multiaddrs, `/ip4/.../tcp/.../p2p/12D3KooW...`, the most credible first."""
     networks: tuple[str, ...] = ()
     """Those of our networks in which a look-up led to it; none where no look-up did."""
+
+
+OnFound = Callable[[Sequence[PeerAddress]], None]
+"""Called during a look-up with all that was found so far, the most credible first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import zip_longest
 from typing import Final
 
@@ -30,7 +31,7 @@ from p2pgrid.net.lookup_keys import RELAY
 from p2pgrid.net.members.gate import Gate
 from p2pgrid.net.one_network import OneNetwork
 from p2pgrid.net.own_networks import OwnNetworks
-from p2pgrid.net.peer_address import BootstrapState, PeerAddress, RelayHealth
+from p2pgrid.net.peer_address import BootstrapState, OnFound, PeerAddress, RelayHealth
 from p2pgrid.net.punch_plan import PunchPlan
 from p2pgrid.net.reach_dial import dial_back
 from p2pgrid.net.reach_exchange import ReachServer, unix_ms
@@ -280,14 +281,29 @@ class NetworkService:
         for part in self.parts:
             part.dht.forget_records_of(peer_id)
 
-    async def find_providers(self, key: str, limit: int, timeout_s: float) -> list[PeerAddress]:
-        """See `Network.find_providers`."""
-        found: dict[str, list[PeerAddress]] = {}
+    async def find_providers(
+        self, key: str, limit: int, timeout_s: float, on_found: OnFound | None = None
+    ) -> list[PeerAddress]:
+        """See `Network.find_providers`. `on_found` is called in this thread."""
+        found: dict[str, Sequence[PeerAddress]] = {}
         failures: list[Unreachable] = []
+
+        def merged() -> list[PeerAddress]:
+            peers = merge_found([(part.name, found.get(part.name, ())) for part in self.parts])[:limit]
+            for peer in peers:
+                self._config.networks.note_found(peer.peer_id, peer.networks)
+            return peers
+
+        def hand_on(part: OneNetwork, peers: Sequence[PeerAddress]) -> None:
+            if on_found is not None:
+                found[part.name] = peers
+                on_found(merged())
 
         async def one(part: OneNetwork) -> None:
             try:
-                found[part.name] = await part.find_providers(key, limit, timeout_s)
+                found[part.name] = await part.find_providers(
+                    key, limit, timeout_s, partial(hand_on, part) if on_found is not None else None
+                )
             except Unreachable as failure:
                 failures.append(failure)
 
@@ -296,10 +312,7 @@ class NetworkService:
                 nursery.start_soon(one, part)
         if not found:
             raise failures[0]
-        merged = merge_found([(part.name, found.get(part.name, [])) for part in self.parts])[:limit]
-        for peer in merged:
-            self._config.networks.note_found(peer.peer_id, peer.networks)
-        return merged
+        return merged()
 
     async def fetch(self, document: offer_exchange.Document, peer: PeerAddress, timeout_s: float) -> bytes:
         """See `Network.fetch_offer` and `Network.fetch_cards`."""

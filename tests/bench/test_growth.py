@@ -25,7 +25,7 @@ from p2pgrid.client.offers import OfferBook
 from p2pgrid.config import DataFolder, create_key
 from p2pgrid.ledger.bundle import write_bundle
 from p2pgrid.ledger.sqlite import SqliteLedger
-from p2pgrid.net.peer_address import PeerAddress
+from p2pgrid.net.peer_address import OnFound, PeerAddress
 from tests.factories import CLIENT, NOW_MS, PROVIDER, Dealings
 
 PAGE = (ROOT / "docs" / "performance.md").read_text()
@@ -102,7 +102,9 @@ async def test_made_offers_are_taken_in_by_a_client(tmp_path: Path) -> None:
 
 
 class _Nowhere:
-    async def find_providers(self, key: str, *, limit: int = 50, timeout_s: float = 10.0) -> list[PeerAddress]:
+    async def find_providers(
+        self, key: str, *, limit: int = 50, timeout_s: float = 10.0, on_found: OnFound | None = None
+    ) -> list[PeerAddress]:
         return []
 
     async def fetch_offer(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:

@@ -27,7 +27,7 @@ from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.direct import DirectListener, dial, listen
-from p2pgrid.net.peer_address import PeerAddress
+from p2pgrid.net.peer_address import OnFound, PeerAddress
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.proto.acceptance import accept_order, verify_order
 from p2pgrid.proto.actions import AbortEngine, Actions, AskEngine, Disputed, EndStream, Persist, Send, Settled
@@ -459,7 +459,9 @@ class FakeNetwork:
         self.confirmations: Counter[str] = Counter()
         self.searches: list[str] = []
 
-    async def find_providers(self, key: str, *, limit: int = 50, timeout_s: float = 10.0) -> list[PeerAddress]:
+    async def find_providers(
+        self, key: str, *, limit: int = 50, timeout_s: float = 10.0, on_found: OnFound | None = None
+    ) -> list[PeerAddress]:
         self.searches.append(key)
         return [PeerAddress(seller.peer_id, ("/ip4/127.0.0.1/tcp/1",)) for seller in self.sellers]
 

@@ -15,7 +15,7 @@ from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.presence import ASK_INTERVAL_MS
 from p2pgrid.errors import InvalidRecord, ProtocolViolation, Refused, Unreachable
 from p2pgrid.net.lookup_keys import model_key
-from p2pgrid.net.peer_address import PeerAddress
+from p2pgrid.net.peer_address import OnFound, PeerAddress
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import Offer
 from p2pgrid.proto.record import Role, Signed, sign_message
@@ -63,7 +63,9 @@ class Moving(FakeNetwork):
         """Where look-ups say that they are."""
         self.really = {one.peer_id: OLD for one in sellers}
 
-    async def find_providers(self, key: str, *, limit: int = 50, timeout_s: float = 10.0) -> list[PeerAddress]:
+    async def find_providers(
+        self, key: str, *, limit: int = 50, timeout_s: float = 10.0, on_found: OnFound | None = None
+    ) -> list[PeerAddress]:
         self.searches.append(key)
         return [PeerAddress(peer_id, addresses) for peer_id, addresses in self.said.items()]
 

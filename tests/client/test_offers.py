@@ -14,7 +14,7 @@ from p2pgrid.client.offer_store import verify_offer
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.presence import DEAD_AFTER_FAILURES
 from p2pgrid.errors import InvalidRecord, Unreachable
-from p2pgrid.net.peer_address import PeerAddress
+from p2pgrid.net.peer_address import OnFound, PeerAddress
 from p2pgrid.proto.messages import Offer
 from p2pgrid.proto.record import Record, Role, Signed
 from tests.client.seller import FakeNetwork, TestSeller
@@ -171,7 +171,9 @@ async def test_the_dead_are_dropped_and_not_asked_all_the_time() -> None:
 
 async def test_a_network_that_is_not_there() -> None:
     class Nowhere(FakeNetwork):
-        async def find_providers(self, key: str, *, limit: int = 50, timeout_s: float = 10.0) -> list[PeerAddress]:
+        async def find_providers(
+            self, key: str, *, limit: int = 50, timeout_s: float = 10.0, on_found: OnFound | None = None
+        ) -> list[PeerAddress]:
             raise Unreachable("no bootstrap peer answered.")
 
     offers = OfferBook(Nowhere(), now_ms=Clock())

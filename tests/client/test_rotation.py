@@ -29,7 +29,7 @@ from p2pgrid.config import Config, DataFolder, ModelConfig, ProviderConfig, Term
 from p2pgrid.engine.fake import FakeVllm, serve_fake
 from p2pgrid.errors import RemoteError, Unreachable
 from p2pgrid.ledger.sqlite import SqliteLedger
-from p2pgrid.net.peer_address import PeerAddress
+from p2pgrid.net.peer_address import OnFound, PeerAddress
 from p2pgrid.proto.card_chain import key_state, verify_card
 from p2pgrid.proto.keys import PublicKey
 from p2pgrid.proto.record import Role, parse_json_line
@@ -46,7 +46,9 @@ CARD_TYPE = "/p2pgrid/card/1"
 class Nobody:
     """A network in which nobody is found: the tests hand the offers over, and cards come over the link."""
 
-    async def find_providers(self, key: str, *, limit: int = 50, timeout_s: float = 10.0) -> list[PeerAddress]:
+    async def find_providers(
+        self, key: str, *, limit: int = 50, timeout_s: float = 10.0, on_found: OnFound | None = None
+    ) -> list[PeerAddress]:
         return []
 
     async def fetch_offer(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:

@@ -17,7 +17,7 @@ from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.direct import dial
-from p2pgrid.net.peer_address import PeerAddress
+from p2pgrid.net.peer_address import OnFound, PeerAddress
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import Receipt, Status
 from p2pgrid.proto.record import Role
@@ -32,7 +32,9 @@ BODY = {"model": MODEL, "messages": [{"role": "user", "content": "Hello there"}]
 class _NoNetwork:
     """Nobody is found here: the test adds the offer itself."""
 
-    async def find_providers(self, key: str, *, limit: int = 50, timeout_s: float = 10.0) -> list[PeerAddress]:
+    async def find_providers(
+        self, key: str, *, limit: int = 50, timeout_s: float = 10.0, on_found: OnFound | None = None
+    ) -> list[PeerAddress]:
         return []
 
     async def fetch_offer(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:

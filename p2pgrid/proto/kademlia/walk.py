@@ -29,6 +29,7 @@ class Walk:
         self.search = search
         self._own = own
         self._claims: list[tuple[Lookup | None, Node | None, Sequence[Claim]]] = []
+        self._named: set[bytes] = set()
         self.silent_nodes: list[Node] = []
         """Who did not answer, or not by the end though there was time enough."""
         self.is_over = False
@@ -61,7 +62,7 @@ class Walk:
         """`node` is the one asked, as it is to be dialled from now on; it named `closer`, and providers."""
         self._end(request)
         if claims:
-            self._claims.append((request.lookup, request.node, claims))
+            self._take(request.lookup, request.node, claims)
         request.lookup.answered(node, closer)
 
     def silent(self, request: Request) -> None:
@@ -72,7 +73,12 @@ class Walk:
 
     def knows(self, claims: Sequence[Claim]) -> None:
         """Providers that whoever looks has records of."""
-        self._claims.append((None, None, claims))
+        self._take(None, None, claims)
+
+    @property
+    def n_named(self) -> int:
+        """How many providers have been named so far, credible or not."""
+        return len(self._named)
 
     def providers(self, limit: int, draw: Callable[[], float]) -> list[Provider]:
         """At most `limit` of the providers named so far, the most credible first."""
@@ -86,6 +92,10 @@ class Walk:
                 path, weight = lookup.standing_of(node)
                 found.add(claims, Voice(numbers[id(lookup)], path, weight, node.peer in holders[id(lookup)]))
         return found.chosen(limit, draw)
+
+    def _take(self, lookup: Lookup | None, node: Node | None, claims: Sequence[Claim]) -> None:
+        self._claims.append((lookup, node, claims))
+        self._named.update(claim.peer for claim in claims)
 
     def _end(self, request: Request) -> None:
         self._under_way.pop(id(request), None)
