@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ from p2pgrid.net.doors import KAD_ALLOWANCE
 from p2pgrid.net.host import open_host
 from p2pgrid.net.kad_query import Contact, KadQuery, contact_of, node_of
 from p2pgrid.net.lookup_keys import record_key
+from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.net.swarm import GridSwarm
 from p2pgrid.proto.kademlia.places import Node as KadNode
 from p2pgrid.proto.keys import SecretKey
@@ -277,6 +278,38 @@ def test_a_lookup_ends_in_time_with_what_was_found() -> None:
                 with trio.fail_after(3):
                     peers = await client.dht.find_providers(KEY, 50, 1.0)
                 assert [peer.peer_id for peer in peers] == [provider.peer_id]
+
+    run_trio(main)
+
+
+def test_providers_are_handed_on_while_a_lookup_goes_on() -> None:
+    async def main() -> None:
+        async with node([]) as first, node([first]) as provider, node([first], serve=False) as client:
+            await provider.dht.announce(KEY)
+            is_heard = trio.Event()
+            heard: list[list[str]] = []
+
+            def on_found(peers: Sequence[PeerAddress]) -> None:
+                heard.append([peer.peer_id for peer in peers])
+                is_heard.set()
+
+            reply = Message()
+            reply.type = Message.MessageType.GET_PROVIDERS
+            late = reply.providerPeers.add()
+            late.id = ID.from_base58(new_key().public_key.peer_id).to_bytes()
+            late.addrs.append(Multiaddr("/ip4/192.0.2.1/tcp/1").to_bytes())
+
+            async def answers_late(stream: Any) -> None:
+                await read_varint_prefixed_bytes_limited(stream, 65536)
+                await is_heard.wait()
+                await stream.write(encode_varint_prefixed(reply.SerializeToString()))
+
+            async with open_host(new_key(), [LOOPBACK]) as host:
+                host.set_stream_handler(KAD, answers_late)
+                client.dht.member.seeds = (node_of_contact(contact(host)),)
+                peers = await client.dht.find_providers(KEY, 50, 20.0, on_found)
+            assert heard[0] == [provider.peer_id]
+            assert [peer.peer_id for peer in peers] == [provider.peer_id, str(ID(late.id))], "it was not over by then"
 
     run_trio(main)
 
