@@ -28,7 +28,7 @@ from p2pgrid.proto.wire import Capacity, parse_frame
 
 log = logging.getLogger(__name__)
 
-PARALLEL_FETCHES: Final = 16
+PARALLEL_FETCHES: Final = 64
 PARALLEL_RETRIES: Final = 8
 """Of those that did not answer the last time, who must not take the others' places."""
 FETCH_TIMEOUT_S: Final = 10.0

@@ -33,7 +33,7 @@ from p2pgrid.proto.kademlia.member import MAINTENANCE_INTERVAL_S, SEEDS_INTERVAL
 from p2pgrid.proto.kademlia.places import Node
 from p2pgrid.proto.kademlia.records import ProviderRecord
 from p2pgrid.proto.kademlia.replicas import Request
-from p2pgrid.proto.kademlia.walk import Walk
+from p2pgrid.proto.kademlia.walk import HAND_ON_INTERVAL_S, Walk
 from p2pgrid.proto.keys import parse_peer_id
 
 logger = logging.getLogger(__name__)
@@ -41,8 +41,6 @@ logger = logging.getLogger(__name__)
 MAX_HOLDERS: Final = 256
 PROOF_TIMEOUT_S: Final = 5.0
 _MAX_PROBES: Final = 16
-HAND_ON_INTERVAL_S: Final = 0.2
-"""Providers are handed on while a look-up goes on, no more often than this: among liars each time costs 10 ms."""
 
 _Question = Callable[[Contact, bytes], Awaitable[Answer]]
 
@@ -156,13 +154,11 @@ class Dht:
         return self._providers(walk, limit)
 
     async def _hand_on(self, walk: Walk, limit: int, on_found: OnFound) -> None:
-        n_seen = 0
+        found: list[PeerAddress] = []
         while True:
-            if walk.n_named != n_seen:
-                n_seen = walk.n_named
-                if found := self._providers(walk, limit):
-                    on_found(found)
-            await trio.sleep(HAND_ON_INTERVAL_S)
+            await trio.sleep(HAND_ON_INTERVAL_S if found else HAND_ON_INTERVAL_S / 4)
+            if found := self._providers(walk, limit):
+                on_found(found)
 
     def _providers(self, walk: Walk, limit: int) -> list[PeerAddress]:
         found = []

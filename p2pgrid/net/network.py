@@ -190,8 +190,8 @@ class Network:
         `timeout_s`, what was found by then. Raises Unreachable if by then no bootstrap peer of any network answered,
         UsageError for a bad key.
 
-        on_found: called with all that was found so far, the most credible first, each time that more are named. Among
-        liars, and in a large network, a look-up ends long after it has found everybody.
+        on_found: called with all that was found so far, the most credible first, five times a second while the look-up
+        goes on. Among liars, and in a large network, it ends long after it has found everybody.
         """
         check_key(key)
         hand_on = None if on_found is None else lambda peers: self._thread.tell_asyncio(on_found, peers)

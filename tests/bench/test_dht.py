@@ -25,6 +25,7 @@ def test_a_fifth_that_lies_hides_no_provider(lie: str) -> None:
     result = attack(Scenario(1_000, 0.2, lie, keys=2, trials=15))
     assert result["found"] == 1
     assert result["named_p99_s"] < 5
+    assert result["first_p95_s"] < 5 and result["all_p95_s"] < 8, "long before the look-up is over"
     assert result["asks_max"] <= 320
 
 
@@ -45,7 +46,7 @@ def test_what_lying_costs_is_bounded() -> None:
     """Half of the network lies: look-ups end, and none asks more than its replicas allow."""
     result = attack(Scenario(300, 0.5, keys=1, trials=10))
     assert result["asks_max"] <= 8 * 160
-    assert result["took_p50_s"] <= 8
+    assert result["took_p50_s"] <= 60
 
 
 def test_a_seed_makes_a_run() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections import Counter
 
-from p2pgrid.client.early_asks import EARLY_ASKS, EarlyAsks
+from p2pgrid.client.early_asks import ASKS_AT_A_TIME, EARLY_ASKS, EarlyAsks
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.worker import MainNetwork
 from p2pgrid.client.worker_calls import NETWORK_ASKS, Calls, FindProviders, FoundSoFar
@@ -115,14 +115,19 @@ async def test_a_few_are_asked_at_once_and_each_once_the_most_credible_of_the_la
         await future
 
     early = EarlyAsks(ask)
-    invented = [PeerAddress(f"invented {n}", ()) for n in range(60)]
+    invented = [PeerAddress(f"invented {n}", ()) for n in range(100)]
     early.found(invented)
-    assert len(asked) == EARLY_ASKS
+    assert asked == ["invented 0", "invented 1"], "the first who answers does not decide alone"
     early.found([PeerAddress("honest", ()), *invented])
+    assert asked[2:] == ["honest", "invented 2"]
+    for _ in range(50):
+        early.found(invented)
+    assert len(asked) == EARLY_ASKS > ASKS_AT_A_TIME * 10
+    early.found([PeerAddress("late", ()), *invented])
     assert len(asked) == EARLY_ASKS
     tasks["invented 0"].set_result(None)
     await until(lambda: len(asked) == EARLY_ASKS + 1)
-    assert asked[-1] == "honest"
+    assert asked[-1] == "late"
     early.close()
     tasks["invented 1"].set_result(None)
     await until(lambda: len([task for task in tasks.values() if task.done()]) == 2)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 from p2pgrid.proto.kademlia import PER_GROUP
@@ -97,7 +98,16 @@ class Claims:
             for _ in _turns(streams):
                 if picked.is_full:
                     break
-        return sorted(picked.providers.values(), key=lambda provider: not provider.is_signed)
+        return sorted(self._in_turn(list(picked.providers.values())), key=lambda provider: not provider.is_signed)
+
+    def _in_turn(self, picked: list[Provider]) -> list[Provider]:
+        """In turn the one that most servers name and the one that was picked first.
+
+        Whom liars invent afresh in every answer is named once; whom they all name is soon through.
+        """
+        servers = Counter(peer for _, named in self._named for peer in named)
+        by_servers = sorted(picked, key=lambda provider: -servers[provider.peer])
+        return list(dict.fromkeys(chain.from_iterable(zip(by_servers, picked, strict=True))))
 
     def _naming(
         self, servers: list[_Said], picked: _Picked, per_group: int, draw: Callable[[], float]

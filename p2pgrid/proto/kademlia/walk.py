@@ -15,6 +15,8 @@ OVERDUE_S: Final = 1.0
 LINGER_S: Final = 2.0
 """How long overdue requests are waited for when there is nothing else to do."""
 MAX_UNDER_WAY: Final = 48
+HAND_ON_INTERVAL_S: Final = 0.2
+"""How often a look-up says what it has found so far: among liars each time costs 10 ms."""
 
 
 class Walk:
@@ -29,7 +31,6 @@ class Walk:
         self.search = search
         self._own = own
         self._claims: list[tuple[Lookup | None, Node | None, Sequence[Claim]]] = []
-        self._named: set[bytes] = set()
         self.silent_nodes: list[Node] = []
         """Who did not answer, or not by the end though there was time enough."""
         self.is_over = False
@@ -62,7 +63,7 @@ class Walk:
         """`node` is the one asked, as it is to be dialled from now on; it named `closer`, and providers."""
         self._end(request)
         if claims:
-            self._take(request.lookup, request.node, claims)
+            self._claims.append((request.lookup, request.node, claims))
         request.lookup.answered(node, closer)
 
     def silent(self, request: Request) -> None:
@@ -73,12 +74,7 @@ class Walk:
 
     def knows(self, claims: Sequence[Claim]) -> None:
         """Providers that whoever looks has records of."""
-        self._take(None, None, claims)
-
-    @property
-    def n_named(self) -> int:
-        """How many providers have been named so far, credible or not."""
-        return len(self._named)
+        self._claims.append((None, None, claims))
 
     def providers(self, limit: int, draw: Callable[[], float]) -> list[Provider]:
         """At most `limit` of the providers named so far, the most credible first."""
@@ -92,10 +88,6 @@ class Walk:
                 path, weight = lookup.standing_of(node)
                 found.add(claims, Voice(numbers[id(lookup)], path, weight, node.peer in holders[id(lookup)]))
         return found.chosen(limit, draw)
-
-    def _take(self, lookup: Lookup | None, node: Node | None, claims: Sequence[Claim]) -> None:
-        self._claims.append((lookup, node, claims))
-        self._named.update(claim.peer for claim in claims)
 
     def _end(self, request: Request) -> None:
         self._under_way.pop(id(request), None)

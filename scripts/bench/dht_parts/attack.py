@@ -2,9 +2,9 @@
 
 `python -m dht_parts.attack SCENARIO.json` runs one scenario in a process of its own, and prints one JSON object.
 
-A trial is one look-up by an honest peer for a key that `PROVIDERS` honest peers have announced, in the time that a
-client gives it. It succeeds if every one of those providers is among the 50 that it comes back with: those are asked
-for their offers.
+A trial is one look-up by an honest peer for a key that `PROVIDERS` honest peers have announced. It succeeds if every
+one of those providers has been asked for its offer within `HASTY_S`: while the look-up goes on a few of those named are
+(`asking.py`), at its end the 50 that it comes back with.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any, Final
 
+from p2pgrid.client.offers import SEARCH_TIMEOUT_S
 from p2pgrid.proto.kademlia.lookup import Limits
 
+from .asking import Asking
 from .growth import quantile
 from .hostile import ALIKE, Liars, surround
 from .population import Peer, Population
 from .wire import Wire
 
 PROVIDERS: Final = 5
-TIME_LIMIT_S: Final = 8.0
-"""What a client gives a look-up (`client/offers.py`)."""
-PATIENT_S: Final = 60.0
+HASTY_S: Final = 8.0
+PATIENT_S: Final = SEARCH_TIMEOUT_S
+"""What a client gives a look-up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +79,21 @@ class _Network:
         self.wire = Wire(population, hostile.answer)
 
 
-def _trial(wire: Wire, asker: Peer, key: bytes, wanted: set[bytes], *, is_patient: bool) -> dict[str, float]:
-    """Look up once in a client's time and, where somebody sits at the key, once in all the time that it takes."""
-    hasty = wire.find_providers(asker, key, time_limit_s=TIME_LIMIT_S)
-    patient = wire.find_providers(asker, key, time_limit_s=PATIENT_S) if is_patient else hasty
+def _trial(wire: Wire, asker: Peer, key: bytes, wanted: set[bytes]) -> dict[str, float]:
+    """Look up once."""
+    asking = Asking(asker, wire.population, wanted)
+    outcome = wire.find_providers(asker, key, time_limit_s=PATIENT_S, on_answer=asking, on_end=asking.end)
+    asked = {peer for peer, at_s in asking.asked_s.items() if at_s <= HASTY_S}
     return {
-        "found": float(hasty.providers >= wanted),
-        "part": len(hasty.providers & wanted) / len(wanted),
-        "patient": float(patient.providers >= wanted),
-        "asks": patient.asks,
-        "named_s": max(patient.named_at_s.get(peer, PATIENT_S) for peer in wanted),
-        "took_s": hasty.took_s,
-        "replicas": patient.replicas,
+        "found": float(asked >= wanted),
+        "part": len(asked & wanted) / len(wanted),
+        "patient": float(asking.asked_s.keys() >= wanted),
+        "asks": outcome.asks,
+        "named_s": max(outcome.named_at_s.get(peer, PATIENT_S) for peer in wanted),
+        "first_s": min((asking.answered_s[peer] for peer in wanted if peer in asking.answered_s), default=PATIENT_S),
+        "all_s": max(asking.answered_s.get(peer, PATIENT_S) for peer in wanted),
+        "took_s": outcome.took_s,
+        "replicas": outcome.replicas,
     }
 
 
@@ -117,7 +122,7 @@ def attack(scenario: Scenario) -> dict[str, Any]:
         for _ in range(scenario.trials):
             asker = rng.choice(network.honest)
             wanted = {provider.node.peer for provider in providers} - {asker.node.peer}
-            trials.append(_trial(network.wire, asker, key, wanted, is_patient=bool(scenario.sybils)))
+            trials.append(_trial(network.wire, asker, key, wanted))
     return {
         "scenario": dataclasses.asdict(scenario),
         "trials": len(trials),
@@ -126,7 +131,11 @@ def attack(scenario: Scenario) -> dict[str, Any]:
         "asks_max": max(one["asks"] for one in trials),
         "named_p50_s": quantile([one["named_s"] for one in trials], 0.5),
         "named_p99_s": quantile([one["named_s"] for one in trials], 0.99),
-        "took_p50_s": quantile([one["took_s"] for one in trials], 0.5),
+        **{
+            f"{name}_{at}_s": quantile([one[f"{name}_s"] for one in trials], share)
+            for name in ("first", "all", "took")
+            for at, share in (("p50", 0.5), ("p95", 0.95))
+        },
         "kept_least": min(kept),
         "cpu_s": time.process_time() - began,
     }

@@ -131,7 +131,8 @@ def _attacks(results: Sequence[Mapping[str, Any]]) -> str:
             "found in 8 s",
             "providers found",
             "found in 60 s",
-            "replicas",
+            "first offer, p50 / p95 s",
+            "all offers, p50 / p95 s",
             "requests p50 / most",
             "last provider named, p50 / p99 s",
         ]
@@ -142,7 +143,8 @@ def _attacks(results: Sequence[Mapping[str, Any]]) -> str:
             _share(one["found"]),
             _share(one["part"]),
             _share(one["patient"]),
-            f"{one['replicas']:.1f}",
+            f"{one['first_p50_s']:.1f} / {one['first_p95_s']:.1f}",
+            f"{one['all_p50_s']:.1f} / {one['all_p95_s']:.1f}",
             f"{one['asks_p50']:.0f} / {one['asks_max']:.0f}",
             f"{one['named_p50_s']:.1f} / {one['named_p99_s']:.1f}",
         ]

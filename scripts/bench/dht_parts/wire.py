@@ -60,8 +60,19 @@ class Wire:
         self.clock_s = 0.0
         self._lie = lie
 
-    def look_up(self, asker: Peer, walk: Walk, *, is_server: bool = True, time_limit_s: float = 60.0) -> Outcome:
-        """Carry a walk out, as `net/dht.py` does."""
+    def look_up(
+        self,
+        asker: Peer,
+        walk: Walk,
+        *,
+        is_server: bool = True,
+        time_limit_s: float = 60.0,
+        on_answer: Callable[[float, Walk], None] | None = None,
+        on_end: Callable[[float, Walk], None] | None = None,
+    ) -> Outcome:
+        """Carry a walk out, as `net/dht.py` does. `on_answer` is called before each is taken in, with the seconds so
+        far, `on_end` once it is over.
+        """
         outcome = Outcome()
         depth: dict[bytes, int] = {}
         events: list[tuple[float, int, Request, Answer | None]] = []
@@ -87,7 +98,11 @@ class Wire:
             for node in closer:
                 depth.setdefault(node.peer, depth.get(request.node.peer, 1) + 1)
             asker.member.answered(request.node, now_s)
+            if on_answer is not None:
+                on_answer(now_s - began_s, walk)
             walk.answered(request, request.node, closer, claims)
+        if on_end is not None:
+            on_end(now_s - began_s, walk)
         outcome.providers = {one.peer for one in walk.providers(FOUND, self.population.rng.random)}
         outcome.took_s = now_s - began_s
         outcome.replicas = len(walk.search.lookups)
@@ -120,10 +135,21 @@ class Wire:
             kept += server.member.records.add(replica, record)
         return outcome, kept
 
-    def find_providers(self, peer: Peer, key: bytes, *, is_server: bool = True, time_limit_s: float = 60.0) -> Outcome:
+    def find_providers(
+        self,
+        peer: Peer,
+        key: bytes,
+        *,
+        is_server: bool = True,
+        time_limit_s: float = 60.0,
+        on_answer: Callable[[float, Walk], None] | None = None,
+        on_end: Callable[[float, Walk], None] | None = None,
+    ) -> Outcome:
         """Look for providers."""
         walk = self.population.settled(peer).looking_for_providers(key, self.clock_s)
-        outcome = self.look_up(peer, walk, is_server=is_server, time_limit_s=time_limit_s)
+        outcome = self.look_up(
+            peer, walk, is_server=is_server, time_limit_s=time_limit_s, on_answer=on_answer, on_end=on_end
+        )
         peer.member.ended(walk)
         return outcome
 

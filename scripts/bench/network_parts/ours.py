@@ -19,6 +19,7 @@ from typing import Any, Final
 import uvloop
 
 from p2pgrid.client.clock import unix_ms
+from p2pgrid.client.early_asks import EarlyAsks
 from p2pgrid.client.offer_store import verify_offer
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.direct import dial
@@ -53,16 +54,27 @@ def new_network(network: str, bootstrap: list[str], key: SecretKey | None = None
 
 
 async def offers_of(network: Network, model: str, wanted: int, clock: Clock) -> dict[str, float]:
-    """Look a model up, ask everybody found, verify what they show: when the first was held, when `wanted` were."""
+    """Look a model up, ask everybody named, verify what they show: when the first was held, when `wanted` were."""
     held: list[float] = []
-    found = await network.find_providers(model_key(model))
-    looked_up_ms = clock.ms()
+    asked: dict[str, asyncio.Task[None]] = {}
 
     async def ask(peer: PeerAddress) -> None:
         verify_offer(await network.fetch_offer(peer), peer.peer_id, unix_ms())
         held.append(clock.ms())
 
-    await asyncio.gather(*map(ask, found))
+    def begin(peer: PeerAddress) -> asyncio.Task[None] | None:
+        if peer.peer_id in asked:
+            return None
+        asked[peer.peer_id] = asyncio.create_task(ask(peer))
+        return asked[peer.peer_id]
+
+    early = EarlyAsks(begin)
+    found = await network.find_providers(model_key(model), on_found=early.found)
+    looked_up_ms = clock.ms()
+    early.close()
+    for peer in found:
+        begin(peer)
+    await asyncio.gather(*asked.values())
     if len(held) != wanted:
         raise RuntimeError(f"{len(held)} offers of {model} were had; {wanted} are on sale")
     return {"first_ms": held[0], "all_ms": held[-1], "lookup_ms": looked_up_ms, "cpu_ms": clock.cpu_ms()}

@@ -56,6 +56,18 @@ def test_who_names_many_is_heard_no_more_than_who_names_few() -> None:
     assert {one.peer for one in honest} <= set(chosen(claims))
 
 
+def test_whom_many_servers_name_comes_soon_and_whom_all_liars_name_takes_half_of_the_places() -> None:
+    claims = Claims(OWN)
+    honest = [claim(b"honest %d" % n, f"10.0.{n}.1") for n in range(5)]
+    known = [claim(b"known lie %d" % n, f"10.2.{n}.1") for n in range(40)]
+    for server in range(30):
+        afresh = [claim(b"lie %d %d" % (server, n), f"10.1.{server}.{n}") for n in range(60)]
+        claims.add([honest, afresh, known][server % 3], Voice(path=server % 8))
+    first = chosen(claims)[:20]
+    assert {one.peer for one in honest} <= set(first)
+    assert sum(peer.startswith(b"lie") for peer in first) >= 2, "who is named once has a turn as well"
+
+
 def test_of_one_path_they_are_drawn_by_weight() -> None:
     first = Counter[bytes]()
     for seed in range(300):
