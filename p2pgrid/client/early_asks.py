@@ -21,6 +21,9 @@ class UnderWay(Protocol):
         ...
 
 
+ASK_ALL_AT: Final = 25
+"""Of what it has found by then all are asked, as at its end: five seconds are long for somebody who waits."""
+
 Ask = Callable[[PeerAddress], UnderWay | None]
 """Begins to ask a provider; None where there is nothing to be asked."""
 
@@ -31,21 +34,26 @@ class EarlyAsks:
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
         self._found: Sequence[PeerAddress] = ()
+        self._n_told = 0
         self._begun: set[str] = set()
         self._under_way: set[UnderWay] = set()
 
     def found(self, peers: Sequence[PeerAddress]) -> None:
         """All that the look-up has found so far, the most credible first."""
         self._found = peers
-        self._go_on(ASKS_AT_A_TIME)
+        self._n_told += 1
+        if self._n_told == ASK_ALL_AT:
+            self._go_on(len(peers), at_once=EARLY_ASKS + len(peers))
+        else:
+            self._go_on(ASKS_AT_A_TIME)
 
     def close(self) -> None:
         """The look-up is over: begin with nobody any more."""
         self._found = ()
 
-    def _go_on(self, most: int) -> None:
+    def _go_on(self, most: int, at_once: int = EARLY_ASKS) -> None:
         for peer in self._found:
-            if not most or len(self._under_way) >= EARLY_ASKS:
+            if not most or len(self._under_way) >= at_once:
                 return
             if peer.peer_id not in self._begun:
                 self._begun.add(peer.peer_id)

@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections import Counter
 
-from p2pgrid.client.early_asks import ASKS_AT_A_TIME, EARLY_ASKS, EarlyAsks
+from p2pgrid.client.early_asks import ASK_ALL_AT, ASKS_AT_A_TIME, EARLY_ASKS, EarlyAsks
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.worker import MainNetwork
 from p2pgrid.client.worker_calls import NETWORK_ASKS, Calls, FindProviders, FoundSoFar
@@ -120,19 +120,22 @@ async def test_a_few_are_asked_at_once_and_each_once_the_most_credible_of_the_la
     assert asked == ["invented 0", "invented 1"], "the first who answers does not decide alone"
     early.found([PeerAddress("honest", ()), *invented])
     assert asked[2:] == ["honest", "invented 2"]
-    for _ in range(50):
+    for n in range(3, ASK_ALL_AT):
         early.found(invented)
-    assert len(asked) == EARLY_ASKS > ASKS_AT_A_TIME * 10
+        assert len(asked) == n * ASKS_AT_A_TIME < EARLY_ASKS
+    early.found(invented)
+    assert len(asked) == 101, "somebody waits"
     early.found([PeerAddress("late", ()), *invented])
-    assert len(asked) == EARLY_ASKS
-    tasks["invented 0"].set_result(None)
-    await until(lambda: len(asked) == EARLY_ASKS + 1)
+    assert len(asked) == 101
+    for n in range(102 - EARLY_ASKS):
+        tasks[f"invented {n}"].set_result(None)
+    await until(lambda: len(asked) == 102)
     assert asked[-1] == "late"
     early.close()
-    tasks["invented 1"].set_result(None)
-    await until(lambda: len([task for task in tasks.values() if task.done()]) == 2)
+    tasks["late"].set_result(None)
     await asyncio.sleep(0)
-    assert len(asked) == EARLY_ASKS + 1 and max(Counter(asked).values()) == 1
+    await asyncio.sleep(0)
+    assert len(asked) == 102 and max(Counter(asked).values()) == 1
     for future in tasks.values():
         if not future.done():
             future.set_result(None)
