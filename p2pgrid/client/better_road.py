@@ -14,9 +14,10 @@ from typing import Final
 
 from p2pgrid.errors import LocalError, RemoteError, Unreachable
 from p2pgrid.net import direct
-from p2pgrid.net.connection import LinkConnection, Road
+from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.punch_plan import PunchPlan
 from p2pgrid.net.punching import Hole
+from p2pgrid.net.road import Road
 from p2pgrid.proto.keys import PublicKey, SecretKey
 
 log = logging.getLogger(__name__)

@@ -20,9 +20,10 @@ from p2pgrid.client.background import log_end
 from p2pgrid.client.better_road import Way, improve, punch
 from p2pgrid.errors import Unreachable
 from p2pgrid.net import direct
-from p2pgrid.net.connection import LinkConnection, Road
+from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.own_networks import OwnNetworks
 from p2pgrid.net.punch_plan import PunchPlan
+from p2pgrid.net.road import Road
 from p2pgrid.proto.keys import PublicKey, SecretKey
 
 log = logging.getLogger(__name__)

@@ -52,12 +52,13 @@ from p2pgrid.http.connection import Connection
 from p2pgrid.http.server import Server
 from p2pgrid.ledger.remote import RemoteLedger
 from p2pgrid.log.witness import WitnessStore
-from p2pgrid.net.connection import LinkConnection, Road
+from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.lookup_keys import PROVIDER, country_key
 from p2pgrid.net.own_networks import OwnNetworks
 from p2pgrid.net.passed_road import dial_over
 from p2pgrid.net.peer_address import OnFound, PeerAddress
 from p2pgrid.net.punch_plan import PunchPlan
+from p2pgrid.net.road import Road
 from p2pgrid.networks.entries import own_networks
 from p2pgrid.processes.accepting import ConnectionGone, Handed, receive_connections
 from p2pgrid.processes.bus import Bus

@@ -52,10 +52,10 @@ from p2pgrid.http.server import OWN_ADDRESSES
 from p2pgrid.ledger.service import LedgerService
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.log.erasing import LogFiles, check_all_known, erase_salts
-from p2pgrid.net.connection import Road
 from p2pgrid.net.limits import Allowance, Seats
 from p2pgrid.net.passed_road import pass_on
 from p2pgrid.net.peer_address import PeerAddress
+from p2pgrid.net.road import Road
 from p2pgrid.networks.entries import own_networks
 from p2pgrid.processes.accepting import Acceptor, ConnectionGone, Handed, hand_over
 from p2pgrid.processes.bus import Bus

@@ -1,68 +1,32 @@
 """A live link on asyncio.
 
-The shell holds no rules: `p2pgrid.proto.link` does. It moves bytes between a Link and a road, and events to handlers.
-A road is whatever can be an `asyncio.Transport`: the direct road is one by nature, the libp2p road is made one
-(`stream_road.py`).
-
-Handlers are callbacks, not tasks, because a message every few microseconds must not cost a wake-up. What is sent
-during one turn of the loop leaves in one write at its end.
+The shell holds no rules: `p2pgrid.proto.link` does. It moves bytes between a Link and a road, and events to the streams
+(`link_streams.py`). A road is whatever can be an `asyncio.Transport`: the direct road is one by nature, the libp2p road
+is made one (`stream_road.py`); `link_writer.py` writes on it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
-from enum import StrEnum
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from p2pgrid.errors import P2pgridError, Refused, RemoteError, Unreachable
 from p2pgrid.net.link_membership import CalledMembership, CallerMembership
+from p2pgrid.net.link_streams import LinkStreams
+from p2pgrid.net.link_writer import WRITE_STALL_S, LinkWriter
 from p2pgrid.net.member_books import NOT_A_MEMBER
 from p2pgrid.net.rest import Rest, Spend
+from p2pgrid.net.road import Road
 from p2pgrid.net.road_move import LinksByName, RoadMove, answer_claim
 from p2pgrid.net.silence import notice_silence
-from p2pgrid.net.stream import Stream, StreamHandler
-from p2pgrid.proto.frame import GoawayCode, ResetCode, goaway_name, reset_name
+from p2pgrid.net.stream import OnStream, Stream, StreamHandler
+from p2pgrid.proto.frame import GoawayCode, goaway_name
 from p2pgrid.proto.keys import PublicKey
 from p2pgrid.proto.link import Link, Phase
-from p2pgrid.proto.link_events import (
-    Claimed,
-    Cut,
-    Ended,
-    Event,
-    GoingAway,
-    Message,
-    Moved,
-    Opened,
-    Proved,
-    Ready,
-    Writable,
-)
+from p2pgrid.proto.link_events import Claimed, Event, GoingAway, Moved, Proved, Ready
 
-log = logging.getLogger(__name__)
-
-WRITE_BUFFER_BYTES: Final = 256 * 1024
-"""When the road holds this much, bulk waits with its producers; `WRITE_STALL_S` later the link is given up."""
-WRITE_STALL_S: Final = 30.0
-LINGER_S: Final = 2.0
-"""How long a closing link may take to hand over its last words."""
-
-
-class Road(StrEnum):
-    """What carries a link, the fastest first. Nothing above the dialling cares."""
-
-    DIRECT = "direct"
-    PUNCHED = "punched"
-    """The direct road, over a connection that both sides opened at the same time through their NATs."""
-    LIBP2P = "libp2p"
-    RELAYED = "relayed"
-    """Over libp2p, through a relay."""
-
-
-OnStream = Callable[[Stream], StreamHandler]
-"""Called when the peer opens a stream; raise Refused to reset it with REFUSED and the message."""
 Admit = Callable[[PublicKey], None]
 """Called on a listener's side with a dialler's proven key; raise Refused to turn it away."""
 VerifyRoad = Callable[[asyncio.Transport], None]
@@ -107,11 +71,12 @@ class LinkConnection(asyncio.Protocol):
         self.retired: asyncio.Future[None] = self._loop.create_future()
         self.closed: asyncio.Future[P2pgridError | None] = self._loop.create_future()
         self._link = link
-        self._on_stream = on_stream
         self._admit = admit
         self._verify_road = verify_road
         self._membership = membership
         self._write_stall_s = write_stall_s
+        self._streams = LinkStreams(self, on_stream)
+        self._writer = LinkWriter(link, stall_s=write_stall_s, on_room=self._has_room, on_stall=self._stalled)
         self._movable = movable
         self._move: RoadMove | None = None
         """Under way."""
@@ -120,19 +85,9 @@ class LinkConnection(asyncio.Protocol):
         self._heir: LinkConnection | None = None
         """The link that has this one's road now."""
         self._rest = Rest(spend) if spend is not None else None
-        self._transport: asyncio.Transport | None = None
-        self._streams: dict[int, Stream] = {}
         self._reason: P2pgridError | None = None
         self._closing = False
-        self._paused = False
-        self._flush_scheduled = False
-        self._is_reading = False
-        self._after_read: list[tuple[Stream, Callable[[], None]]] = []
-        self._wake_first = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._stall_timer: asyncio.TimerHandle | None = None
-        self._idle = asyncio.Event()
-        self._idle.set()
 
     # -- for the owner -----------------------------------------------------------------------------------------
 
@@ -149,8 +104,13 @@ class LinkConnection(asyncio.Protocol):
         return self._reason
 
     @property
+    def transport(self) -> asyncio.Transport | None:
+        """The road that it runs on; None before and after."""
+        return self._writer.transport
+
+    @property
     def n_streams(self) -> int:
-        return len(self._streams)
+        return len(self._streams.by_id)
 
     @property
     def link_name(self) -> bytes:
@@ -167,16 +127,13 @@ class LinkConnection(asyncio.Protocol):
         if self._closing:
             raise self._reason or Unreachable(f"the link to {self.name} is closed.")
         try:
-            stream = Stream(self, self._link.open_stream())
+            stream_id = self._link.open_stream()
         except Unreachable as error:
             if self._link.phase is Phase.CLOSED:
                 self._loop.call_soon(self._shut, error, True)
             raise
-        stream.handler = handler
-        self._streams[stream.id] = stream
-        self._idle.clear()
-        self._schedule_flush()
-        return stream
+        self._writer.schedule()
+        return self._streams.add(stream_id, handler)
 
     async def move_to(self, carrier: LinkConnection) -> None:
         """Go on over the road of `carrier`, which was dialled for this link, and is ready (`direct.dial` does it all).
@@ -184,7 +141,7 @@ class LinkConnection(asyncio.Protocol):
         Streams and what they carry notice nothing. Raises Unreachable where the link is lost over it, or takes no road
         now: the carrier is closed then.
         """
-        if self._closing or self._move is not None or carrier._transport is None:
+        if self._closing or self._move is not None or carrier.transport is None:
             carrier.abort()
             raise Unreachable(f"the link to {self.name} cannot move now.")
         self._move = move = RoadMove(self, carrier)
@@ -201,7 +158,7 @@ class LinkConnection(asyncio.Protocol):
 
     async def wait_idle(self) -> None:
         """Return when no stream is open."""
-        await (self._heir or self)._idle.wait()
+        await (self._heir or self)._streams.wait_idle()
 
     async def aclose(self, message: str = "") -> None:
         """Close the link now: say GOAWAY, give up the open streams, and return when the road is gone."""
@@ -218,25 +175,25 @@ class LinkConnection(asyncio.Protocol):
         if self._heir is not None:
             return
         self._shut(None, abort=True)
-        if self._transport is not None:
-            self._transport.abort()
+        if self.transport is not None:
+            self.transport.abort()
 
     # -- asyncio.Protocol --------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        road = cast(asyncio.Transport, transport)
+        self._writer.begin(road)
         notice_silence(transport.get_extra_info("socket"))
         try:
             if self._verify_road is not None:
-                self._verify_road(self._transport)
+                self._verify_road(road)
         except RemoteError as error:
             self._link.close()
             self._link.data_to_send()
             self._shut(error, abort=True)
         else:
             self._tick()
-            self._schedule_flush()
+            self._writer.schedule()
 
     def data_received(self, data: bytes) -> None:
         if self._rest is None:
@@ -244,47 +201,21 @@ class LinkConnection(asyncio.Protocol):
             return
         began_s = time.perf_counter()
         self._deal_with(data)
-        self._rest.took(time.perf_counter() - began_s, self._transport)
+        self._rest.took(time.perf_counter() - began_s, self.transport)
 
     def _deal_with(self, data: bytes) -> None:
-        streams = self._streams
-        self._is_reading, error = True, None
         try:
-            for event in self._link.receive(data, self._now_ms()):
-                if type(event) is Message:
-                    stream = streams.get(event.stream)
-                    if stream is None:
-                        continue
-                    try:
-                        stream.handler.message_received(stream, event.kind, event.payload)
-                    except Exception as failure:  # noqa: BLE001 - the boundary: logged, and ends this stream alone
-                        self._handler_failed(stream, failure)
-                else:
-                    self._happened(event)
+            self._streams.tell(self._link.receive(data, self._now_ms()), self._happened)
         except RemoteError as fault:
-            error = fault
-        self._is_reading = False
-        if self._after_read:
-            called, self._after_read = self._after_read, []
-            for stream, callback in called:
-                try:
-                    callback()
-                except Exception as failure:  # noqa: BLE001 - the boundary, as above
-                    self._handler_failed(stream, failure)
-        if error is not None:
-            self._shut(error)
+            self._shut(fault)
         if self._link.queued_bytes:
-            self._schedule_flush()
+            self._writer.schedule()
 
     def pause_writing(self) -> None:
-        self._paused = True
-        self._stall_timer = self._loop.call_later(self._write_stall_s, self._stalled)
+        self._writer.pause()
 
     def resume_writing(self) -> None:
-        self._paused = False
-        self._cancel_stall_timer()
-        self._flush()
-        self._wake_writers()
+        self._writer.resume()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._rest is not None:
@@ -293,8 +224,7 @@ class LinkConnection(asyncio.Protocol):
             why = f": {exc}" if exc else ", the other side closed it."
             self._shut(Unreachable(f"the link to {self.name} was lost{why}"), abort=True)
         self._cancel_timer()
-        self._cancel_stall_timer()
-        self._transport = None
+        self._writer.gone()
         self._road_is_gone()
         if self._carrier is not None:
             self._carrier._road_is_gone()
@@ -303,19 +233,6 @@ class LinkConnection(asyncio.Protocol):
 
     def _happened(self, event: Event) -> None:
         match event:
-            case Opened(stream_id):
-                self._opened(stream_id)
-            case Writable(stream_id):
-                if stream := self._streams.get(stream_id):
-                    self._tell_writable(stream)
-            case Ended(stream_id):
-                if stream := self._streams.get(stream_id):
-                    self._call(stream, stream.handler.ended, stream)
-                    self._forget_if_done(stream_id)
-            case Cut(stream_id, code, text):
-                error = Refused(reset_name(code), text or f"the peer reset the stream ({reset_name(code)}).")
-                if stream := self._forget(stream_id, error):
-                    self._call(stream, stream.handler.reset, stream, code, text)
             case GoingAway(code, text):
                 self._set_retired()
                 if code != GoawayCode.SHUTDOWN:
@@ -329,21 +246,6 @@ class LinkConnection(asyncio.Protocol):
                     self._move.peer_moved()
             case Ready():
                 self._check_listener()
-
-    def _opened(self, stream_id: int) -> None:
-        stream = Stream(self, stream_id)
-        self._streams[stream_id] = stream
-        self._idle.clear()
-        if self._on_stream is None:
-            stream.reset(ResetCode.REFUSED, "this side takes no streams")
-            return
-        try:
-            stream.handler = self._on_stream(stream)
-        except Refused as refusal:
-            stream.reset(ResetCode.REFUSED, refusal.message)
-        except Exception:
-            log.exception("%s: stream %d could not be taken; it was reset", self.name, stream_id)
-            stream.reset(ResetCode.INTERNAL, "the stream could not be taken")
 
     def _proved(self, peer: PublicKey) -> None:
         shown = b""
@@ -381,32 +283,6 @@ class LinkConnection(asyncio.Protocol):
         if not self.ready.done():
             self.ready.set_result(None)
 
-    def _call(self, stream: Stream, callback: Callable[..., None], *args: Any) -> None:
-        try:
-            callback(*args)
-        except Exception as error:  # noqa: BLE001 - the boundary: logged, and ends this stream alone
-            self._handler_failed(stream, error)
-
-    def _handler_failed(self, stream: Stream, error: Exception) -> None:
-        """Log it, cut the stream, and let its handler clean up, unless it is already beyond that."""
-        log.error("%s: the handler of stream %d failed; it was reset", self.name, stream.id, exc_info=error)
-        if stream.is_open:
-            stream.reset(ResetCode.INTERNAL, "the handler failed")
-            self._call(stream, stream.handler.reset, stream, ResetCode.INTERNAL, "the handler failed")
-
-    def _forget_if_done(self, stream_id: int) -> None:
-        if not self._link.has_stream(stream_id):
-            self._forget(stream_id, Unreachable("the stream is closed."))
-
-    def _forget(self, stream_id: int, error: P2pgridError) -> Stream | None:
-        stream = self._streams.pop(stream_id, None)
-        if stream is not None:
-            stream._error = error
-            stream._wake()
-        if not self._streams:
-            self._idle.set()
-        return stream
-
     # -- writing -----------------------------------------------------------------------------------------------
 
     def _do(self, action: Callable[..., None], *args: Any) -> None:
@@ -417,62 +293,32 @@ class LinkConnection(asyncio.Protocol):
         except Unreachable as error:
             self._loop.call_soon(self._shut, error, True)
         if self._link.queued_bytes:
-            self._schedule_flush()
+            self._writer.schedule()
 
-    def _schedule_flush(self) -> None:
-        if not self._flush_scheduled and not self._closing:
-            self._flush_scheduled = True
-            self._loop.call_soon(self._flush)
+    def _has_room(self) -> None:
+        """Bulk may be said again."""
+        self._streams.wake_writers(lambda: self._writer.is_full)
 
     # -- roads -------------------------------------------------------------------------------------------------
 
     def _hand_over(self, heir: LinkConnection) -> asyncio.Transport:
         """Give up the road, which belongs to `heir` from now on."""
-        transport = cast(asyncio.Transport, self._transport)
+        transport = self._writer.hand_over()
         transport.pause_reading()
-        self._transport, self._heir, self._closing = None, heir, True
+        self._heir, self._closing = heir, True
         self._link.close()
         self._cancel_timer()
-        self._cancel_stall_timer()
         self._set_retired()
         return transport
 
     def _take(self, transport: asyncio.Transport) -> None:
         """Write there from now on. It is read once the peer writes there too."""
-        self._transport, self._paused = transport, False
-        self._cancel_stall_timer()
         transport.set_protocol(self)
-        self._wake_writers()
+        self._writer.take(transport)
 
     def _road_is_gone(self) -> None:
         if not self.closed.done():
             self.closed.set_result(self._reason)
-
-    def _flush(self) -> None:
-        self._flush_scheduled = False
-        if self._paused or self._closing or self._transport is None:
-            return
-        was_full = self._link.queued_bytes >= self._link.limits.bulk_queue_bytes
-        data = self._link.data_to_send()
-        if data:
-            self._transport.write(data)
-        if was_full:
-            self._wake_writers()
-
-    def _wake_writers(self) -> None:
-        """Tell the streams that there is room again, beginning with the first that found none the last time."""
-        ids = list(self._streams)
-        first = ids.index(self._wake_first) if self._wake_first in self._streams else 0
-        for stream_id in ids[first:] + ids[:first]:
-            if self._paused or self._link.queued_bytes >= self._link.limits.bulk_queue_bytes:
-                self._wake_first = stream_id
-                return
-            if stream := self._streams.get(stream_id):
-                self._tell_writable(stream)
-
-    def _tell_writable(self, stream: Stream) -> None:
-        stream._wake()
-        self._call(stream, stream.handler.writable, stream)
 
     # -- time and the end --------------------------------------------------------------------------------------
 
@@ -492,7 +338,7 @@ class LinkConnection(asyncio.Protocol):
         # A millisecond more, so that the timer does not fire a rounding too early.
         self._timer = self._loop.call_later((due_ms - now_ms + 1) / 1000, self._tick)
         if self._link.queued_bytes:
-            self._schedule_flush()
+            self._writer.schedule()
 
     def _stalled(self) -> None:
         self._shut(
@@ -507,26 +353,16 @@ class LinkConnection(asyncio.Protocol):
         self._reason = reason
         self._link.close()
         self._cancel_timer()
-        self._cancel_stall_timer()
         error = reason or Unreachable(f"this side closed the link to {self.name}.")
         if self._move is not None:
             self._move.give_up(error)
             self._move = None
-        if self._transport is not None:
-            if abort or self._paused:
-                self._transport.abort()
-            else:
-                if last_words := self._link.data_to_send():
-                    self._transport.write(last_words)
-                self._transport.close()
-                self._timer = self._loop.call_later(LINGER_S, self._transport.abort)
+        self._writer.close(abort=abort)
         if not self.ready.done():
             self.ready.set_exception(error)
             self.ready.exception()  # dial() reports it; a listener's log has it already
         self._set_retired()
-        for stream_id in list(self._streams):
-            if stream := self._forget(stream_id, error):
-                self._call(stream, stream.handler.link_lost, stream, error)
+        self._streams.lose_all(error)
 
     def _set_retired(self) -> None:
         if not self.retired.done():
@@ -536,8 +372,3 @@ class LinkConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    def _cancel_stall_timer(self) -> None:
-        if self._stall_timer is not None:
-            self._stall_timer.cancel()
-            self._stall_timer = None

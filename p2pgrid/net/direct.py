@@ -20,12 +20,15 @@ from typing import Final
 
 from p2pgrid.errors import LocalError, ProtocolViolation, RemoteError, Unreachable
 from p2pgrid.net import tls
-from p2pgrid.net.connection import WRITE_STALL_S, Admit, LinkConnection, OnStream, Road
+from p2pgrid.net.connection import Admit, LinkConnection
 from p2pgrid.net.limits import Seats
 from p2pgrid.net.link_membership import CalledMembership, calling
+from p2pgrid.net.link_writer import WRITE_STALL_S
 from p2pgrid.net.listening import ListenLimits, caller_of, close_links
 from p2pgrid.net.own_networks import OwnNetworks
+from p2pgrid.net.road import Road
 from p2pgrid.net.road_move import LinksByName, new_dialler
+from p2pgrid.net.stream import OnStream
 from p2pgrid.proto.frame import NONCE_BYTES
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.link import Link

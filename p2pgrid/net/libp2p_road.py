@@ -20,7 +20,7 @@ from libp2p.protocol_muxer.exceptions import MultiselectClientError
 from libp2p.stream_muxer.exceptions import MuxedConnError, MuxedStreamError
 
 from p2pgrid.errors import ProtocolViolation, Unreachable
-from p2pgrid.net.connection import Admit, LinkConnection, OnStream, Road
+from p2pgrid.net.connection import Admit, LinkConnection
 from p2pgrid.net.host import open_stream_on
 from p2pgrid.net.kad_query import Contact
 from p2pgrid.net.limits import Seats
@@ -28,8 +28,10 @@ from p2pgrid.net.link_membership import CalledMembership
 from p2pgrid.net.listening import ListenLimits, caller_of, close_links
 from p2pgrid.net.offer_exchange import is_idle
 from p2pgrid.net.relay.kind import is_relayed
+from p2pgrid.net.road import Road
 from p2pgrid.net.road_move import LinksByName
 from p2pgrid.net.session_stream import SessionStream
+from p2pgrid.net.stream import OnStream
 from p2pgrid.net.stream_road import StreamRoad
 from p2pgrid.proto.frame import NONCE_BYTES
 from p2pgrid.proto.keys import PublicKey, SecretKey

@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from p2pgrid.net.connection import WRITE_STALL_S, LinkConnection
+from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.limits import Allowance, Rates, TimeShare
+from p2pgrid.net.link_writer import WRITE_STALL_S
 from p2pgrid.net.rest import Spend
 from p2pgrid.proto.link_events import LinkLimits
 

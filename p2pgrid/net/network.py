@@ -19,13 +19,14 @@ from typing import Final, Self
 from p2pgrid.errors import InvalidRecord, LocalError, Unreachable, UsageError
 from p2pgrid.net.addresses import parse_announce_address, parse_listen_address
 from p2pgrid.net.bridge import TrioThread
-from p2pgrid.net.connection import WRITE_STALL_S, LinkConnection, OnStream
+from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.host import HostLimits
 from p2pgrid.net.http_streams import PROTOCOL as HTTP
 from p2pgrid.net.http_streams import HttpStreams
 from p2pgrid.net.libp2p_road import PROTOCOL as SESSION
 from p2pgrid.net.libp2p_road import SessionListener, road_of, verify_listener
 from p2pgrid.net.link_membership import calling
+from p2pgrid.net.link_writer import WRITE_STALL_S
 from p2pgrid.net.lookup_keys import check_key
 from p2pgrid.net.offer_exchange import CAPACITY, CARDS, OFFER, Document
 from p2pgrid.net.own_networks import OwnNetworks, open_network
@@ -38,6 +39,7 @@ from p2pgrid.net.relay.limits import RelayLimits
 from p2pgrid.net.relay.use import NO_RELAY, RelayUse
 from p2pgrid.net.road_move import new_dialler
 from p2pgrid.net.service import NetworkConfig, NetworkService
+from p2pgrid.net.stream import OnStream
 from p2pgrid.net.stream_road import StreamRoad
 from p2pgrid.proto.keys import PublicKey, SecretKey, parse_peer_id
 from p2pgrid.proto.link_events import LinkLimits

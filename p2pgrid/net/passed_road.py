@@ -11,9 +11,10 @@ import socket
 from typing import Any, Final, Protocol, cast
 
 from p2pgrid.errors import Unreachable
-from p2pgrid.net.connection import LinkConnection, Road
+from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.link_membership import calling
 from p2pgrid.net.own_networks import OwnNetworks
+from p2pgrid.net.road import Road
 from p2pgrid.net.road_move import new_dialler
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.link_events import LinkLimits

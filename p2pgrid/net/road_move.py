@@ -72,7 +72,7 @@ class RoadMove:
         """The peer's MOVE came."""
         link = self._link
         if self._old is None:
-            if self.carrier._transport is None:
+            if self.carrier.transport is None:
                 link._shut(Unreachable(f"the road that the link to {link.name} moved to was lost."), abort=True)
                 return
             self._leave()
@@ -84,7 +84,7 @@ class RoadMove:
         link._carrier = self.carrier
         link.road, link.name = self.carrier.road, self.carrier.name
         link._move = None
-        cast(asyncio.Transport, link._transport).resume_reading()
+        cast(asyncio.Transport, link.transport).resume_reading()
         if not self.done.done():
             self.done.set_result(None)
 
@@ -113,7 +113,7 @@ class RoadMove:
     def _leave(self) -> None:
         """MOVE is the last that the old road carries from here."""
         link = self._link
-        self._old, new = cast(asyncio.Transport, link._transport), self.carrier._hand_over(link)
+        self._old, new = cast(asyncio.Transport, link.transport), self.carrier._hand_over(link)
         link._link.move(self.carrier.link_name)
         self._old.write(link._link.data_to_send())
         self._old.set_protocol(_OldRoad(link, self))
@@ -138,9 +138,9 @@ def answer_claim(carrier: LinkConnection, known: LinksByName | None, peer: Publi
         return
     carrier.name = f"{peer} at {carrier.name}"
     carrier._cancel_timer()
-    cast(asyncio.Transport, carrier._transport).pause_reading()
+    cast(asyncio.Transport, carrier.transport).pause_reading()
     carrier._link.accept()
-    carrier._flush()
+    carrier._writer.flush()
     link._link.expect_move(carrier.link_name)
     link._move = RoadMove(link, carrier)
 

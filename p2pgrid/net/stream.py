@@ -61,13 +61,13 @@ class Stream:
     @property
     def is_open(self) -> bool:
         """False once both sides have ended, one has reset, or the link is gone."""
-        return self._connection._streams.get(self.id) is self
+        return self._connection._streams.by_id.get(self.id) is self
 
     @property
     def writable_bytes(self) -> int:
         """Bytes of credited kinds that may be sent now. When it was too few, `writable` tells of more."""
         connection = self._connection
-        return 0 if connection._paused else connection._link.credit(self.id)
+        return 0 if connection._writer.is_paused else connection._link.credit(self.id)
 
     def send(self, kind: int, payload: bytes) -> None:
         """Queue a frame of at most 64 KiB. Kinds 16-127 always go; for 128-255 keep to `writable_bytes`.
@@ -80,15 +80,16 @@ class Stream:
     def send_if_credited(self, kind: int, payload: bytes) -> bool:
         """`send` a credited kind if `writable_bytes` has room for it, in one step. False if not; nothing is sent."""
         connection = self._connection
-        if connection._paused:
+        writer = connection._writer
+        if writer.is_paused:
             return False
         try:
             is_sent = connection._link.send_if_credited(self.id, kind, payload)
         except Unreachable as error:
             connection._loop.call_soon(connection._shut, error, True)
             return True
-        if not connection._flush_scheduled:
-            connection._schedule_flush()
+        if not writer.is_scheduled:
+            writer.schedule()
         return is_sent
 
     async def drain(self, wanted_bytes: int = 1) -> None:
@@ -108,11 +109,11 @@ class Stream:
         For a handler that works better on much at once than on each of many messages. An exception from it counts as
         one of the handler's. Where no message is being told, it is called at the loop's next turn.
         """
-        connection = self._connection
-        if connection._is_reading:
-            connection._after_read.append((self, callback))
+        streams = self._connection._streams
+        if streams.is_reading:
+            streams.after_read.append((self, callback))
         else:
-            connection._loop.call_soon(connection._call, self, callback)
+            self._connection._loop.call_soon(streams.call, self, callback)
 
     def consume(self, n_bytes: int) -> None:
         """Received credited bytes are used up: let the peer send as many more."""
@@ -123,17 +124,21 @@ class Stream:
         """Send no more. The stream is closed once the peer has ended too."""
         connection = self._connection
         connection._do(connection._link.end, self.id)
-        connection._forget_if_done(self.id)
+        connection._streams.forget_if_done(self.id)
 
     def reset(self, code: int = ResetCode.CANCELLED, message: str = "") -> None:
         """Cut the stream in both directions; the handler is not called again."""
         connection = self._connection
         if self.is_open:
             connection._do(connection._link.reset, self.id, code, message)
-            connection._forget(self.id, Refused(reset_name(code), message))
+            connection._streams.forget(self.id, Refused(reset_name(code), message))
 
     def _wake(self) -> None:
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
         self._waiters.clear()
+
+
+OnStream = Callable[[Stream], StreamHandler]
+"""Called when the peer opens a stream; raise Refused to reset it with REFUSED and the message."""

@@ -9,8 +9,9 @@ import time
 from collections import Counter
 
 from p2pgrid.errors import P2pgridError, Refused
-from p2pgrid.net.connection import LinkConnection, Road
+from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.limits import Rates
+from p2pgrid.net.road import Road
 from p2pgrid.proto.keys import PublicKey
 from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.tally import Tally

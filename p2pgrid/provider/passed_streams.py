@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from p2pgrid.errors import P2pgridError, Refused, Unreachable
-from p2pgrid.net.connection import LinkConnection, OnStream, Road
-from p2pgrid.net.stream import Stream, StreamHandler
+from p2pgrid.net.connection import LinkConnection
+from p2pgrid.net.road import Road
+from p2pgrid.net.stream import OnStream, Stream, StreamHandler
 from p2pgrid.processes.bus import Bus
 from p2pgrid.proto.frame import FIRST_CREDITED_KIND, ResetCode
 from p2pgrid.proto.keys import PublicKey, parse_public_key

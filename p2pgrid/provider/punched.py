@@ -6,10 +6,10 @@ import asyncio
 import logging
 from typing import Final
 
-from p2pgrid.net.connection import Road
 from p2pgrid.net.direct import DirectListener
 from p2pgrid.net.punch_plan import PunchPlan
 from p2pgrid.net.punching import Hole
+from p2pgrid.net.road import Road
 
 log = logging.getLogger(__name__)
 

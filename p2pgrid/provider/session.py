@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from p2pgrid.errors import ProtocolViolation
-from p2pgrid.net.connection import OnStream
-from p2pgrid.net.stream import Stream, StreamHandler
+from p2pgrid.net.stream import OnStream, Stream, StreamHandler
 from p2pgrid.proto.wire import Kind
 from p2pgrid.provider.batch import BatchExchange
 from p2pgrid.provider.control import CardExchange, ChannelExchange, ChannelsExchange, OfferExchange

@@ -10,7 +10,8 @@ import pytest
 
 from p2pgrid.client.better_road import Way, improve
 from p2pgrid.errors import Unreachable
-from p2pgrid.net.connection import LinkConnection, Road
+from p2pgrid.net.connection import LinkConnection
+from p2pgrid.net.road import Road
 from tests.net.test_road_move import Grid, count_on, grid, until
 
 

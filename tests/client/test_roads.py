@@ -14,13 +14,14 @@ import pytest
 
 from p2pgrid.client.roads import ProviderRoads, libp2p_addresses, roads_of
 from p2pgrid.errors import Refused, Unreachable
-from p2pgrid.net.connection import LinkConnection, Road
+from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.direct import DirectListener, listen
 from p2pgrid.net.libp2p_road import SessionListener
 from p2pgrid.net.network import Network
 from p2pgrid.net.punch_plan import PunchPlan
 from p2pgrid.net.relay.limits import RelayLimits
 from p2pgrid.net.relay.use import parse_relay_use
+from p2pgrid.net.road import Road
 from p2pgrid.net.stream_reader import StreamReader
 from p2pgrid.proto.keys import PublicKey
 from tests.factories import CLIENT, PROVIDER, secret_key

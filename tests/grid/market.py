@@ -12,8 +12,8 @@ from p2pgrid.client.client import Client
 from p2pgrid.config import ClientConfig, Config, DataFolder, ModelConfig, ProviderConfig, TermsConfig, create_key
 from p2pgrid.engine.fake import FakeVllm, serve_fake
 from p2pgrid.ledger.sqlite import SqliteLedger
-from p2pgrid.net.connection import Road
 from p2pgrid.net.network import Network
+from p2pgrid.net.road import Road
 from p2pgrid.proto.record import Role
 from p2pgrid.proto.verdict import Bundle, audit_records
 from p2pgrid.provider.engine_plan import plan_engines

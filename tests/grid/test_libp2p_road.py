@@ -15,8 +15,8 @@ import trio
 from p2pgrid.demo.grid import NETWORK, Grid
 from p2pgrid.demo.processes import NodeProcess
 from p2pgrid.errors import LocalError, RemoteError, UsageError
-from p2pgrid.net.connection import Road
 from p2pgrid.net.network import Network
+from p2pgrid.net.road import Road
 from p2pgrid.proto.messages import Status
 from p2pgrid.provider.engine_plan import plan_engines
 from p2pgrid.provider.node import Provider

@@ -16,9 +16,9 @@ from p2pgrid.config import ClientConfig, Config, DataFolder, ModelConfig, Networ
 from p2pgrid.engine.fake import FakeVllm, serve_fake
 from p2pgrid.errors import Refused, RemoteError
 from p2pgrid.ledger.sqlite import SqliteLedger
-from p2pgrid.net.connection import Road
 from p2pgrid.net.network import Network
 from p2pgrid.net.relay.limits import RelayLimits
+from p2pgrid.net.road import Road
 from p2pgrid.networks.entries import known_entries, own_networks
 from p2pgrid.networks.store import NetworkStore
 from p2pgrid.proto.closed_network import Kind

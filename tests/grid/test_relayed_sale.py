@@ -17,9 +17,9 @@ from p2pgrid.config import ClientConfig
 from p2pgrid.demo.grid import NETWORK, Grid
 from p2pgrid.demo.processes import NodeProcess
 from p2pgrid.errors import RemoteError
-from p2pgrid.net.connection import Road
 from p2pgrid.net.network import Network
 from p2pgrid.net.relay.limits import RelayLimits
+from p2pgrid.net.road import Road
 from p2pgrid.proto.messages import Status
 from tests.factories import secret_key
 from tests.grid.conftest import MODEL, FakeEngine, get, p2pgrid, receipts, until
@@ -177,8 +177,8 @@ async def test_a_lost_hole_is_replaced_by_the_relay_and_that_by_another_hole(tmp
         session = m.client.purchaser.sessions[m.provider.peer_id]
         for n in (1, 2):
             link = session.link
-            assert link is not None and link._transport is not None
-            link._transport.abort()
+            assert link is not None and link.transport is not None
+            link.transport.abort()
             await link.closed
             async with await m.client.purchaser.buy(CHAT, BODY | {"fake": {"tokens": 5}}) as answer:
                 async for _ in answer:

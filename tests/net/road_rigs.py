@@ -9,13 +9,13 @@ from typing import Any, Protocol, Self
 
 from p2pgrid.errors import P2pgridError
 from p2pgrid.net import tls
-from p2pgrid.net.connection import LinkConnection, OnStream
+from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.direct import DirectListener, dial, listen
 from p2pgrid.net.libp2p_road import SessionListener
 from p2pgrid.net.listening import ListenLimits
 from p2pgrid.net.network import Network
 from p2pgrid.net.peer_address import PeerAddress
-from p2pgrid.net.stream import Stream
+from p2pgrid.net.stream import OnStream, Stream
 from p2pgrid.net.stream_reader import StreamReader
 from p2pgrid.net.stream_road import StreamRoad
 from p2pgrid.proto.keys import SecretKey

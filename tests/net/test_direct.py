@@ -130,7 +130,7 @@ async def test_an_address_takes_no_more_connections_than_it_may() -> None:
         with pytest.raises(Unreachable):
             await dial(*provider.listener.addresses[0], PROVIDER.public_key, CLIENT)
         assert provider.listener.refused_connections == 1
-        port = first._transport.get_extra_info("sockname")[1]
+        port = first.transport.get_extra_info("sockname")[1]
         [served] = [task for task in provider.listener._tasks if task.get_name().endswith(f":{port}")]
         await first.aclose()
         await asyncio.wait([served])

@@ -14,12 +14,13 @@ import trio
 import trio.testing
 
 from p2pgrid.errors import LocalError, Refused, Unreachable
-from p2pgrid.net.connection import LinkConnection, Road
+from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.keeper import Backoff, LinkKeeper
 from p2pgrid.net.libp2p_road import PROTOCOL, open_session
 from p2pgrid.net.listening import ListenLimits
 from p2pgrid.net.network import Network
 from p2pgrid.net.offer_exchange import close_if_idle
+from p2pgrid.net.road import Road
 from p2pgrid.net.stream_reader import Received, StreamReader
 from p2pgrid.net.stream_road import StreamRoad
 from tests.net.road_rigs import (

@@ -8,10 +8,10 @@ import socket
 import pytest
 
 from p2pgrid.net import direct
-from p2pgrid.net.connection import Road
 from p2pgrid.net.direct import DirectListener
 from p2pgrid.net.punch_plan import Place, PunchPlan
 from p2pgrid.net.punching import Hole
+from p2pgrid.net.road import Road
 from tests.net.road_rigs import CLIENT, PROVIDER, Echo
 
 

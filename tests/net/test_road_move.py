@@ -11,10 +11,11 @@ import pytest
 
 from p2pgrid.errors import P2pgridError, Refused, Unreachable
 from p2pgrid.net import direct, road_move
-from p2pgrid.net.connection import LinkConnection, Road
+from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.direct import DirectListener, listen
 from p2pgrid.net.libp2p_road import SessionListener
 from p2pgrid.net.network import Network
+from p2pgrid.net.road import Road
 from p2pgrid.net.road_move import LinksByName
 from p2pgrid.net.stream import Stream
 from p2pgrid.net.stream_reader import StreamReader
@@ -161,8 +162,8 @@ async def test_after_the_move_the_link_is_lost_with_its_new_road() -> None:
         link = await g.dial(Road.LIBP2P)
         await g.dial(Road.DIRECT, continues=link)
         [far] = list(g.sessions.connections)
-        assert far._transport is not None
-        far._transport.abort()
+        assert far.transport is not None
+        far.transport.abort()
         assert isinstance(await link.closed, Unreachable)
         await until(lambda: not g.links, "the listeners know")
 
@@ -240,7 +241,7 @@ async def test_a_provider_that_never_answers_the_move_loses_the_link(monkeypatch
     async with grid() as g, asyncio.timeout(30):
         link = await g.dial(Road.LIBP2P)
         [far] = g.sessions.connections
-        far._transport.pause_reading()  # type: ignore[union-attr]
+        far.transport.pause_reading()  # type: ignore[union-attr]
         with pytest.raises(Unreachable):
             await g.dial(Road.DIRECT, continues=link)
         assert isinstance(await link.closed, Unreachable)

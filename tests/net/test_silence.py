@@ -26,8 +26,8 @@ async def test_a_link_on_the_direct_road_at_both_ends() -> None:
         link = await road.dial()
         [accepted] = road.listener.connections
         for end in (link, accepted):
-            assert end._transport is not None
-            assert gives_up_after_ms(end._transport.get_extra_info("socket")) == GONE_AFTER_S * 1000
+            assert end.transport is not None
+            assert gives_up_after_ms(end.transport.get_extra_info("socket")) == GONE_AFTER_S * 1000
         await link.aclose()
 
 
