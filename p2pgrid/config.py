@@ -272,6 +272,11 @@ class DataFolder:
         """Offers heard of: a cache that may be deleted."""
         return self.path / "offers.json"
 
+    @property
+    def roads_file(self) -> Path:
+        """Which road led to whom: a cache that may be deleted."""
+        return self.path / "roads.json"
+
     def log_file(self, peer_id: str) -> Path:
         """The SQLite file of the transparency log that this key signs: each of a node's keys has a log of its own."""
         return self.path / f"log.{peer_id}.sqlite"

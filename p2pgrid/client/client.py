@@ -29,6 +29,7 @@ from p2pgrid.client.offer_query import OfferQuery
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.purchaser import Purchaser
 from p2pgrid.client.quarantine import Quarantine
+from p2pgrid.client.road_memory import RoadMemory
 from p2pgrid.client.roads import ProviderRoads
 from p2pgrid.client.wishes import Wishes, parse_budget
 from p2pgrid.commands.address import socket_path
@@ -128,7 +129,11 @@ class Client:
                 wishes=self._wishes,
                 limits=limits,
                 dial=ProviderRoads(
-                    finder, punches=self.config.punch, addresses_of=book.addresses_of, networks=own
+                    finder,
+                    punches=self.config.punch,
+                    addresses_of=book.addresses_of,
+                    networks=own,
+                    memory=await stack.enter_async_context(RoadMemory(self.data.roads_file)),
                 ).dial,
                 cards=cards,
                 quarantine=Quarantine(self.data.quarantine_file),

@@ -2,8 +2,8 @@
 
 The direct road is dialled first, the libp2p road as soon as that fails, or after a short head start, and behind both,
 in the same way, libp2p through a relay: the first link to be ready is kept. With a provider that was last reached over
-a slower road, that one and all faster ones start at once, so that a port that swallows packets costs nothing any more,
-and one that is open again is used again.
+a slower road (`road_memory`), that one and all faster ones start at once, so that a port that swallows packets costs
+nothing any more, and one that is open again is used again.
 
 A link that came up on a slower road is brought to a faster one when that is possible (`better_road`).
 """
@@ -18,6 +18,7 @@ from typing import Final, Protocol
 
 from p2pgrid.client.background import log_end
 from p2pgrid.client.better_road import Way, improve, punch
+from p2pgrid.client.road_memory import RoadMemory
 from p2pgrid.errors import Unreachable
 from p2pgrid.net import direct
 from p2pgrid.net.connection import LinkConnection
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _HOSTS: Final = ("ip4", "ip6", "dns", "dns4", "dns6")
 _MAX_DIALLED: Final = 4
+_RANKS: Final = {road: rank for rank, road in enumerate(Road)}
 DIAL_TIMEOUT_S: Final = 5.0
 HEAD_START_S: Final = 0.25
 """What a dial may take before the next road is tried beside it."""
@@ -62,7 +64,7 @@ class Libp2pDialler(Protocol):
 
 
 class ProviderRoads:
-    """Dials providers, and remembers for each which road worked."""
+    """Dials providers, each at once over the road that worked the last time."""
 
     def __init__(
         self,
@@ -72,18 +74,19 @@ class ProviderRoads:
         punches: bool = True,
         addresses_of: Callable[[PublicKey], Sequence[str]] | None = None,
         networks: OwnNetworks | None = None,
+        memory: RoadMemory | None = None,
     ) -> None:
         """Without `libp2p` the direct road is the only one. `punches`: whether holes are punched through NATs.
 
         `addresses_of`: where a provider says now that it is, for links that are to be improved; left out, where it was
-        dialled. `networks`: those we are in, where any is closed.
+        dialled. `networks`: those we are in, where any is closed. `memory`: left out, it ends with this.
         """
         self._networks = networks
         self._libp2p = libp2p
         self._head_start_s = head_start_s
         self._punches = punches
         self._addresses_of = addresses_of
-        self._last: dict[str, Road] = {}
+        self._memory = RoadMemory() if memory is None else memory
         self._improving: set[asyncio.Task[None]] = set()
 
     async def dial(self, addresses: Sequence[str], provider: PublicKey, secret_key: SecretKey) -> LinkConnection:
@@ -93,13 +96,13 @@ class ProviderRoads:
         """
         peer_id = provider.peer_id
         ways = self._ways(addresses, provider, secret_key)
-        last = self._last.get(peer_id)
-        at_once = list(ways).index(last) + 1 if last is not None and last in ways else 1
+        last = self._memory.road_to(peer_id)
+        at_once = max(sum(_RANKS[road] <= _RANKS[last] for road in ways), 1)
         dials = list(ways.values()) or [partial(dial_direct, (), provider, secret_key)]
         link = await _race(dials, at_once=at_once, head_start_s=self._head_start_s)
         if last is not link.road:
             log.info("%s is reached over the %s road", peer_id, link.road)
-        self._last[peer_id] = link.road
+        self._memory.worked(peer_id, link.road)
         if link.road is not Road.DIRECT:
             self._improve(link, addresses, provider, secret_key)
         return link

@@ -27,6 +27,7 @@ from p2pgrid.client.member_watch import MemberWatch
 from p2pgrid.client.offers import ASKS_PER_S, OfferBook
 from p2pgrid.client.purchaser import Purchaser
 from p2pgrid.client.quarantine import Held, Quarantine
+from p2pgrid.client.road_memory import RoadMemory
 from p2pgrid.client.roads import ProviderRoads
 from p2pgrid.client.worker_calls import (
     OWNER_ASKS,
@@ -73,7 +74,7 @@ READY_LINKS: Final = "ready links"
 COLUMNS: Final = (READY_LINKS,)
 TELL_INTERVAL_S: Final = 0.25
 KEEPER: Final = 1
-"""The worker that watches logs and keeps the cache of offers: one is enough."""
+"""The worker that watches logs and keeps the caches of offers and roads: one is enough."""
 
 
 class MainNetwork:
@@ -296,6 +297,7 @@ class Worker:
                     punches=config.punch,
                     addresses_of=book.addresses_of,
                     networks=self._networks,
+                    memory=await stack.enter_async_context(RoadMemory(data.roads_file, writes=is_keeper)),
                 ).dial,
                 cards=cards,
                 quarantine=self._quarantine,

@@ -8,10 +8,12 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from p2pgrid.client.road_memory import RoadMemory
 from p2pgrid.client.roads import ProviderRoads, libp2p_addresses, roads_of
 from p2pgrid.errors import Refused, Unreachable
 from p2pgrid.net.connection import LinkConnection
@@ -123,6 +125,26 @@ async def test_a_port_that_swallows_costs_the_head_start_once() -> None:
             roads = ProviderRoads(g.client, head_start_s=0.3)
             assert await road_to(roads, [tls, *g.libp2p]) is Road.LIBP2P
             roads._head_start_s = LONG_S  # from now on nothing but what it remembers gets it there in time
+            assert await road_to(roads, [tls, *g.libp2p]) is Road.LIBP2P
+
+
+async def test_a_port_that_swallows_costs_nothing_in_the_next_process(tmp_path: Path) -> None:
+    async with grid() as g:
+        with swallowing() as tls:
+            async with RoadMemory(tmp_path / "roads.json") as memory:
+                roads = ProviderRoads(g.client, head_start_s=0.1, memory=memory)
+                assert await road_to(roads, [tls, *g.libp2p]) is Road.LIBP2P
+            async with RoadMemory(tmp_path / "roads.json") as memory:
+                roads = ProviderRoads(g.client, head_start_s=LONG_S, memory=memory)
+                assert await road_to(roads, [tls, *g.libp2p]) is Road.LIBP2P
+
+
+async def test_a_remembered_road_that_is_offered_no_more_has_the_faster_ones_begin_at_once() -> None:
+    async with grid() as g:
+        memory = RoadMemory()
+        memory.worked(PEER, Road.RELAYED)
+        with swallowing() as tls:
+            roads = ProviderRoads(g.client, head_start_s=LONG_S, memory=memory)
             assert await road_to(roads, [tls, *g.libp2p]) is Road.LIBP2P
 
 

@@ -31,6 +31,7 @@ from p2pgrid.client.offer_query import parse_query
 from p2pgrid.client.offer_store import verify_offer
 from p2pgrid.client.openai_api import StreamEditor, without_token_ids
 from p2pgrid.client.purchase import purchase_of
+from p2pgrid.client.road_memory import read_roads
 from p2pgrid.client.wishes import COUNTRY_HEADER, MAX_COST_HEADER, parse_wishes
 from p2pgrid.config import parse_config
 from p2pgrid.engine.http import parse_health, parse_models
@@ -780,6 +781,14 @@ def _caches() -> tuple[bytes, ...]:
     return (b'{"version":1,"offers":[{"peer_id":"12D3KooW","addresses":["/ip4/1.2.3.4/tcp/1"],"record":"AAAA"}]}',)
 
 
+def _roads_file(data: bytes) -> None:
+    read_roads(_as_file("roads.json", data))
+
+
+def _roads() -> tuple[bytes, ...]:
+    return (b'{"version":1,"roads":[{"peer_id":"12D3KooW","road":"libp2p","worked_ms":1780000000000}]}',)
+
+
 def _config(data: bytes) -> None:
     parse_config(data[:10_000].decode("utf-8", "replace"), "config.toml")
 
@@ -956,6 +965,7 @@ def _targets() -> Iterator[Target]:
     yield Target("audit-files", _audited, (UsageError,), _bundles, "lines")
     yield Target("audit-records", _audited_records, (), _bundles, "lines")
     yield Target("offer-cache", _cache_file, (), _caches, "json", is_peers=False)
+    yield Target("remembered-roads", _roads_file, (), _roads, "json", is_peers=False)
     yield Target(
         "engine-models", partial(parse_models, url="u"), (EngineError,), lambda: (b'{"data":[{"id":"m"}]}',), "json"
     )

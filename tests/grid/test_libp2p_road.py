@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import openai
 import pytest
 import trio
 
+from p2pgrid.client import roads
+from p2pgrid.client.client import Client
+from p2pgrid.client.roads import ProviderRoads
 from p2pgrid.demo.grid import NETWORK, Grid
 from p2pgrid.demo.processes import NodeProcess
 from p2pgrid.errors import LocalError, RemoteError, UsageError
@@ -70,6 +74,29 @@ async def test_a_closed_direct_port_is_no_hindrance(tmp_path: Path) -> None:
         async with await m.client.purchaser.buy(CHAT, BODY, whole=True):
             await m.settled(1)
         assert m.road is Road.LIBP2P
+
+
+async def test_a_client_for_one_request_does_not_wait_for_a_port_that_was_dead_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as dead:
+        announced = f"127.0.0.1:{dead.getsockname()[1]}"
+        async with market(tmp_path, listen="127.0.0.1:0", announce=(announced,)) as m:
+            bought, introducers = folder(tmp_path / "short-lived"), m.client.bootstrap
+
+            async def buy_once() -> Road:
+                async with Client(bought, network="test", bootstrap=introducers, keeps_links=False) as client:
+                    await client.wait_for_offer(MODEL, 20)
+                    await client.chat(**BODY)
+                    [session] = client.purchaser.sessions.values()
+                    assert session.link is not None
+                    return session.link.road
+
+            assert await buy_once() is Road.LIBP2P
+            # A client waits for a link for ten seconds: from now on only what the first one has written down helps.
+            monkeypatch.setitem(ProviderRoads.__init__.__kwdefaults__, "head_start_s", 30.0)
+            monkeypatch.setattr(roads, "DIAL_TIMEOUT_S", 30.0)
+            assert await buy_once() is Road.LIBP2P
 
 
 @pytest.mark.parametrize("whose", ["client", "provider"])
