@@ -174,11 +174,10 @@ class Gateway:
 
     def _model(self, request: Request) -> Response:
         name = request.path.removeprefix(_MODEL_PATH)
-        listed = model_list(self._purchaser.market.models(OfferQuery()), unix_ms())
-        for model in listed:
-            if model["id"] == name:
-                return _json(model)
-        on_sale = ", ".join(model["id"] for model in listed) or "nothing yet"
+        market, now_ms = self._purchaser.market, unix_ms()
+        for model in model_list(market.models(OfferQuery(model=name)), now_ms):
+            return _json(model)
+        on_sale = ", ".join(model["id"] for model in model_list(market.models(), now_ms)) or "nothing yet"
         raise Refused("unknown-model", f"the model {name!r} is not on sale.", hint=f"On sale: {on_sale}.")
 
     # -- answers -------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from p2pgrid.client.cards import CardBook
@@ -10,6 +10,7 @@ from p2pgrid.client.choice import (
     CURRENCY,
     Candidate,
     Choice,
+    Listing,
     Preselection,
     candidate_of,
     preselect,
@@ -51,16 +52,20 @@ class Market:
         self._wishes = wishes
         self._road_to = road_to
         self._now_ms = now_ms
-        self._shortlists = Shortlists(self._preselect, lambda peer_id: book.presence_of(peer_id).is_here)
+        self._shortlists = Shortlists(
+            self._preselect, lambda peer_id: book.presence_of(peer_id).is_here, on_listed=self._listed
+        )
         self._searched: dict[str, int] = {}
 
     # -- for the owner -------------------------------------------------------------------------------------------
 
     def models(self, query: OfferQuery | None = None) -> list[Candidate]:
         """Every model of every offer that the owner's wishes allow and its provider has confirmed, as candidates of no
-        request: those that the query is about, in its order."""
+        request: those that the query is about, in its order. Without one nobody is asked any sooner for it."""
         now_ms = self._now_ms()
         found: list[Candidate] = []
+        if query is not None:
+            self._want(query.model, query.wishes, now_ms)
         for offer in self._book.offers():
             if offer.message.currency != CURRENCY or not self.is_wanted(offer):
                 continue
@@ -86,6 +91,7 @@ class Market:
     def choose(self, purchase: Purchase, wishes: Wishes) -> Choice:
         """The candidates: of the shortlist, or of everybody where nobody on it will do."""
         model, now_ms = purchase.fields.model, self._now_ms()
+        self._want(model, wishes, now_ms)
         short = self._shortlists.of(
             model,
             purchase.endpoint,
@@ -114,6 +120,16 @@ class Market:
 
     def _is_sold(self, model: str) -> bool:
         return any(self._book.presence_of(peer_id).is_here for peer_id, _ in self._book.offers_of(model))
+
+    def _want(self, model: str | None, wishes: Wishes, now_ms: int) -> None:
+        """Somebody asks or looks for it: who may sell it is asked first whether it is there."""
+        if wishes.provider:
+            self._book.wanted.prefer((wishes.provider,), now_ms)
+        else:
+            self._book.wanted.note(model, wishes.countries, now_ms)
+
+    def _listed(self, listings: Sequence[Listing]) -> None:
+        self._book.wanted.prefer((one.peer_id for one in listings), self._now_ms())
 
     def _rank(self, preselection: Preselection, purchase: Purchase, wishes: Wishes, now_ms: int) -> Choice:
         return rank(

@@ -1,9 +1,9 @@
 """The book of offers: what is on sale, looked for, asked of the providers themselves, and asked again and again.
 
 A look-up, and the cache file, say where to ask; the file is trusted with nothing, and deleting it costs one look-up.
-Providers that have said nothing for half a minute are asked, no more than `ASKS_PER_S` of them a second however many
-there are; those that the client has a link with say by themselves what changes. One that does not answer is looked up
-afresh, for it may have moved.
+Providers that have said nothing for half a minute are asked, so many a second however many there are, those first that
+somebody wants (`ask_schedule.py`); those that the client has a link with say by themselves what changes. One that does
+not answer is looked up afresh, for it may have moved.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
+from p2pgrid.client.ask_schedule import ASKS_PER_S, AskSchedule, Due
 from p2pgrid.client.background import log_end
 from p2pgrid.client.early_asks import EarlyAsks
 from p2pgrid.client.offer_cache import read_cache, write_cache
@@ -38,10 +39,6 @@ SEARCH_TIMEOUT_S: Final = 60.0
 """Nobody waits for the end of a look-up: who is named is asked at once, and a siege only makes it last."""
 FIRST_SEARCH_INTERVAL_S: Final = 1.0
 SEARCH_INTERVAL_S: Final = 30.0
-ASKS_PER_S: Final = 5.0
-"""One takes about 11 ms of CPU time: a connection is made for it."""
-FIRST_ASKS: Final = 50
-"""So many may be asked at once after a while of silence, as after the start."""
 ASK_TICK_S: Final = 0.5
 LOOK_AGAIN_MS: Final = 5_000
 """For providers that do not answer, one key is looked up no more often than this."""
@@ -97,7 +94,9 @@ class OfferBook(OfferStore):
         self._finder = finder
         self._keys = tuple(keys)
         self._cache = cache
-        self._asks_per_s = asks_per_s
+        self._schedule = AskSchedule(asks_per_s)
+        self.wanted: Final = self._schedule.wanted
+        """What is bought and looked at: whoever sells that is asked first."""
         self._fetching: dict[str, asyncio.Task[None]] = {}
         self._looking: dict[str, asyncio.Task[None]] = {}
         self._looked_ms: dict[str, int] = {}
@@ -221,29 +220,28 @@ class OfferBook(OfferStore):
             interval_s = min(2 * interval_s, SEARCH_INTERVAL_S)
 
     async def _keep_asking(self) -> None:
-        """Ask those who are due, at a bounded rate: those that answer first, and of them the most overdue."""
+        """Ask those who are due, at a bounded rate."""
         loop = asyncio.get_running_loop()
-        allowed, last_s = float(FIRST_ASKS), loop.time()
         while True:
-            now_s = loop.time()
-            allowed = min(allowed + (now_s - last_s) * self._asks_per_s, FIRST_ASKS)
-            last_s = now_s
-            for entry in self._overdue(int(allowed)):
-                allowed -= 1
-                self._fetch_task(entry.peer, is_confirming=True)
+            for peer_id in self._schedule.choose(self._due(), now_ms=self._now_ms(), now_s=loop.time()):
+                self._fetch_task(self._entries[peer_id].peer, is_confirming=True)
             if self.version != self._shown_version and (self._showing is None or self._showing.done()):
                 self._showing = asyncio.create_task(self._show_offers(), name="offers: showing")
                 self._showing.add_done_callback(log_end)
             await asyncio.sleep(min(ASK_TICK_S, self._until_next_end_s()))
 
-    def _overdue(self, most: int) -> list[Entry]:
+    def _due(self) -> Iterator[Due]:
         now_ms = self._now_ms()
-        due = [
-            (entry.presence.failures > 0, entry.presence.ask_ms(), peer_id)
-            for peer_id, entry in self._entries.items()
-            if peer_id not in self._fetching and peer_id not in self._barred and _is_overdue(entry, now_ms)
-        ]
-        return [self._entries[peer_id] for _, _, peer_id in sorted(due)[:most]]
+        for peer_id, entry in self._entries.items():
+            if peer_id in self._fetching or peer_id in self._barred or not _is_overdue(entry, now_ms):
+                continue
+            since_ms, is_failing = entry.presence.ask_ms(), entry.presence.failures > 0
+            if entry.offer is None:
+                yield Due(peer_id, since_ms, is_failing)
+            else:
+                message = entry.offer.message
+                models = [one.model for one in message.models]
+                yield Due(peer_id, since_ms, is_failing, models, message.data_terms.country)
 
     def _until_next_end_s(self) -> float:
         """Until an offer ends that is not renewed before: one may, where its provider's clock goes to summer time."""

@@ -9,7 +9,7 @@ cards change with time.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -39,10 +39,13 @@ class Shortlists:
         self,
         preselect: Callable[[str, str, Wishes], Preselection],
         is_here: Callable[[str], bool] = lambda _: True,
+        on_listed: Callable[[Sequence[Listing]], None] = lambda _: None,
     ) -> None:
-        """`preselect` looks through all offers of a model: model, endpoint, wishes. `is_here`: by peer id."""
+        """`preselect` looks through all offers of a model: model, endpoint, wishes. `is_here`: by peer id. `on_listed`
+        is called with every list that is made."""
         self._preselect = preselect
         self._is_here = is_here
+        self._on_listed = on_listed
         self._kept: dict[tuple[str, str, Wishes], _Kept] = {}
 
     def of(
@@ -65,6 +68,7 @@ class Shortlists:
         if len(self._kept) >= _MOST_LISTS:
             self._kept.clear()  # wishes come from programs: they could be many
         ends_ms = [one.offer.message.valid_until_ms for one in short.listings]
+        self._on_listed(short.listings)
         self._kept[key] = _Kept(version, min([now_ms + KEPT_MS, *ends_ms]), short)
         return short
 

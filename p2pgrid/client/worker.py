@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
+from p2pgrid.client.ask_schedule import ASKS_PER_S
 from p2pgrid.client.cards import CardBook
 from p2pgrid.client.client import wishes_of
 from p2pgrid.client.clock import unix_ms
@@ -24,7 +25,7 @@ from p2pgrid.client.gateway import SERVER_LIMITS, Gateway
 from p2pgrid.client.limits import SessionLimits
 from p2pgrid.client.log_watch import LogWatch
 from p2pgrid.client.member_watch import MemberWatch
-from p2pgrid.client.offers import ASKS_PER_S, OfferBook
+from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.purchaser import Purchaser
 from p2pgrid.client.quarantine import Held, Quarantine
 from p2pgrid.client.road_memory import RoadMemory

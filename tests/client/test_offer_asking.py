@@ -7,17 +7,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from p2pgrid.client import offers as offers_module
+from p2pgrid.client.ask_schedule import FIRST_ASKS, OLDEST_SHARE, WANTED_MS, Due
+from p2pgrid.client.market import Market
 from p2pgrid.client.offer_cache import write_cache
+from p2pgrid.client.offer_query import OfferQuery
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.presence import ASK_INTERVAL_MS
+from p2pgrid.client.purchase import purchase_of
+from p2pgrid.client.quarantine import Quarantine
+from p2pgrid.client.standings import Standings
+from p2pgrid.client.wishes import Wishes
 from p2pgrid.errors import InvalidRecord, ProtocolViolation, Refused, Unreachable
 from p2pgrid.net.lookup_keys import model_key
 from p2pgrid.net.peer_address import OnFound, PeerAddress
 from p2pgrid.proto.keys import SecretKey
-from p2pgrid.proto.messages import Offer
+from p2pgrid.proto.messages import ModelOffer, Offer
 from p2pgrid.proto.record import Role, Signed, sign_message
 from p2pgrid.proto.wire import Capacity, ModelCapacity
 from p2pgrid.proto.withdrawal import Withdrawal
@@ -38,6 +46,12 @@ def talking(name: str = "seller") -> TestSeller:
     one = seller(name)
     one.capacity = capacity(one.offer)
     return one
+
+
+def renamed(one: TestSeller, model: str) -> ModelOffer:
+    """What it sells, under another name."""
+    (entry,) = one.offer.message.models
+    return msgspec.structs.replace(entry, model=model)
 
 
 def withdrawal(one: TestSeller, *, key: SecretKey | None = None, **changes: Any) -> bytes:
@@ -177,45 +191,88 @@ async def test_the_background_asks_those_that_are_remembered_and_those_that_are_
     assert network.fetches[known.peer_id] <= 1, "that it stands is enough"
 
 
-async def test_a_large_book_is_asked_at_a_bounded_rate_and_those_that_answer_first() -> None:
-    sellers = [talking(f"seller {n}") for n in range(30)]
-    offers, _, clock = book(*sellers)
-    for one in sellers:
+async def test_who_is_due_and_what_it_sells(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, late, silent, empty, barred, asked = (talking(f"seller {n}") for n in range(6))
+    offers, _, clock = book()
+    for one in (here, late, silent, barred, asked):
         offers.add(raw(one.offer), PeerAddress(one.peer_id, (OLD,)))
-    for one in sellers[:10]:
-        offers.note_dead(one.peer_id)
-    clock.ms += ASK_INTERVAL_MS
-    for one in sellers[10:20]:
-        clock.ms += 1
-        offers.confirm(one.peer_id, capacity(one.offer))
-    clock.ms += ASK_INTERVAL_MS
-    peer_ids = [one.peer_id for one in sellers]
-    due = [peer_ids.index(entry.peer.peer_id) for entry in offers._overdue(12)]
-    assert sorted(due[:10]) == list(range(20, 30)), "the most overdue of those that answer"
-    assert due[10:] == [10, 11]
-    everybody = [peer_ids.index(entry.peer.peer_id) for entry in offers._overdue(100)]
-    assert sorted(everybody[20:]) == list(range(10)), "those that do not answer come last"
-    assert offers._overdue(0) == []
+    offers.note_fault(PeerAddress(empty.peer_id, (OLD,)))
+    offers.note_dead(silent.peer_id)
+    offers._barred.add(barred.peer_id)
+    offers._fetching[asked.peer_id] = asyncio.get_running_loop().create_future()  # type: ignore[assignment]
+    due_ms = clock.ms + ASK_INTERVAL_MS
+    clock.ms += ASK_INTERVAL_MS - 1
+    offers.confirm(here.peer_id, capacity(here.offer))
+    assert {one.peer_id for one in offers._due()} == {silent.peer_id, empty.peer_id}
+    clock.ms += 1
+    due = {one.peer_id: one for one in offers._due()}
+    assert due.keys() == {late.peer_id, silent.peer_id, empty.peer_id}
+    assert due[late.peer_id] == Due(late.peer_id, due_ms, False, ["tiny"], "LT")
+    assert due[silent.peer_id].is_failing and due[empty.peer_id] == Due(empty.peer_id, NOW_MS + 2_000, True)
 
 
 async def test_however_many_are_due_so_many_are_asked_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = talking()
-    offers, _, _ = book(one, asks_per_s=40)
+    offers, _, _ = book(asks_per_s=200)
     asked: list[float] = []
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(offers_module, "FIRST_ASKS", 10)
     monkeypatch.setattr(offers_module, "ASK_TICK_S", 0.01)
-    monkeypatch.setattr(offers, "_overdue", lambda most: [entry] * most)
     monkeypatch.setattr(offers, "_fetch_task", lambda *_, **__: asked.append(loop.time()))
-    offers.add(raw(one.offer), PeerAddress(one.peer_id, ()))
-    entry = offers._entries[one.peer_id]
+    for n in range(60):
+        one = talking(f"seller {n}")
+        offers.remember(raw(one.offer), PeerAddress(one.peer_id, (OLD,)))
     began = loop.time()
     asking = asyncio.create_task(offers._keep_asking())
-    await until(lambda: len(asked) >= 50)
+    await until(lambda: len(asked) >= 80)
     asking.cancel()
-    took_s = asked[49] - began
-    assert len([at for at in asked if at - began < 0.005]) <= 10, "at first, no more than a few at once"
-    assert took_s >= (50 - 10) / 40 * 0.9
+    assert asked[FIRST_ASKS - 1] - began < 0.5, "at first, so many at once"
+    assert asked[79] - began >= (80 - FIRST_ASKS) / (200 * OLDEST_SHARE) * 0.9
+
+
+async def test_what_is_wanted_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offers_module, "ASK_TICK_S", 0.005)
+    sellers = sorted((talking(f"seller {n}") for n in range(FIRST_ASKS + 2)), key=lambda one: one.peer_id)
+    offers, network, clock = book(*sellers, asks_per_s=0.01)
+    rare = sellers[-1]
+    rare.offer = rare.make_offer(models=(renamed(rare, "rare"),))
+    rare.capacity = capacity(rare.offer)
+    for one in sellers:
+        offers.remember(raw(one.offer), PeerAddress(one.peer_id, (OLD,)))
+    asking = asyncio.create_task(offers._keep_asking())
+    await until(lambda: network.confirmations.total() == FIRST_ASKS and not offers._fetching)
+    assert not network.confirmations[rare.peer_id]
+    offers.wanted.note("rare", (), clock.ms)
+    await until(lambda: offers.presence_of(rare.peer_id).is_live(clock.ms))
+    asking.cancel()
+    assert network.confirmations.total() == FIRST_ASKS + 1
+
+
+def test_a_request_and_a_look_at_the_list_make_offers_wanted() -> None:
+    offers, _, clock = book()
+    one, pinned = talking("one"), talking("pinned")
+    offers.add(raw(one.offer), PeerAddress(one.peer_id, (OLD,)))
+    standings = Standings({}, Quarantine(), clock)
+    market = Market(offers, None, standings, wishes=Wishes(), road_to=lambda _: None, now_ms=clock)
+    purchase = purchase_of("/v1/chat/completions", {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]})
+
+    def ranks() -> list[int]:
+        offers.wanted.expire(clock.ms)
+        other = Due("other", 0, False, ("tiny",), "DE")
+        dues = (Due(one.peer_id, 0, False, ("tiny",), "LT"), other, Due(pinned.peer_id, 0, False, ("other",), "LT"))
+        return [offers.wanted.rank(due) for due in dues]
+
+    market.models()
+    assert ranks() == [3, 3, 3], "a page that counts models wants none"
+    market.models(OfferQuery())
+    assert ranks() == [2, 2, 2]
+    clock.ms += WANTED_MS
+    market.models(OfferQuery(wishes=Wishes(countries=frozenset({"DE"}))))
+    assert ranks() == [3, 2, 3]
+    clock.ms += WANTED_MS
+    market.choose(purchase, Wishes())
+    assert ranks() == [0, 1, 3], "who would be ordered from, before others who sell the model"
+    clock.ms += WANTED_MS
+    market.choose(purchase, Wishes(provider=pinned.peer_id))
+    assert ranks()[1:] == [3, 0]
 
 
 # -- who leaves --------------------------------------------------------------------------------------------------------
@@ -346,8 +403,7 @@ async def test_a_provider_said_to_be_elsewhere_is_asked_at_once_if_it_did_not_an
 async def test_look_ups_for_the_missing_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     sellers = [talking(f"seller {n}") for n in range(20)]
     for n, one in enumerate(sellers):
-        (entry,) = one.offer.message.models
-        one.offer = one.make_offer(models=(type(entry)(**{**_fields(entry), "model": f"m{n}"}),))
+        one.offer = one.make_offer(models=(renamed(one, f"m{n}"),))
         one.capacity = capacity(one.offer)
     offers, network, _ = book(*sellers)
     await offers.search()
@@ -376,10 +432,6 @@ async def test_who_never_answered_is_not_looked_for() -> None:
     network.away.add(one.peer_id)
     await offers.search()
     assert network.searches == ["provider"] and not offers._looking
-
-
-def _fields(entry: Any) -> dict[str, Any]:
-    return {name: getattr(entry, name) for name in entry.__struct_fields__}
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
