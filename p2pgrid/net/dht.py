@@ -16,6 +16,7 @@ from typing import Any, Final
 import trio
 from libp2p.host.basic_host import BasicHost
 from libp2p.peer.id import ID
+from libp2p.peer.peerstore import PeerStoreError
 from multiaddr import Multiaddr
 
 from p2pgrid.net.address_proof import AddressProof
@@ -23,11 +24,11 @@ from p2pgrid.net.addresses import full_multiaddr, host_of, usable_addresses
 from p2pgrid.net.kad_query import ASK_TIMEOUT_S, Answer, Contact, KadQuery, contact_of, node_of, own_record
 from p2pgrid.net.kad_server import KadServer
 from p2pgrid.net.listen_addresses import listen_addresses
+from p2pgrid.net.newcomers import Newcomers, tell_changed
 from p2pgrid.net.pace import Pace
 from p2pgrid.net.peer_address import OnFound, PeerAddress
 from p2pgrid.net.reach_dial import dial_back
 from p2pgrid.net.reach_wire import Outcome, RoadName
-from p2pgrid.net.relay.kind import is_relayed
 from p2pgrid.proto.kademlia.claims import Address, Claim
 from p2pgrid.proto.kademlia.member import MAINTENANCE_INTERVAL_S, SEEDS_INTERVAL_S, Member
 from p2pgrid.proto.kademlia.places import Node
@@ -40,7 +41,6 @@ logger = logging.getLogger(__name__)
 
 MAX_HOLDERS: Final = 256
 PROOF_TIMEOUT_S: Final = 5.0
-_MAX_PROBES: Final = 16
 
 _Question = Callable[[Contact, bytes], Awaitable[Answer]]
 
@@ -88,7 +88,8 @@ class Dht:
     def decide(self, reachable: bool | None) -> None:
         """Whether strangers reach us, None where nobody knows. Whom they do not reach is a client, and answers nobody.
 
-        Others drop it when they next ask it; once it serves again, they get to know it when it connects to them.
+        The servers that it is connected to are told, both ways. Others drop it when they next ask it, and get to know
+        it when it connects to them.
         """
         was_unreachable, self._is_unreachable = self._is_unreachable, reachable is False
         if self._serve and self._background is not None and was_unreachable != self._is_unreachable:
@@ -96,6 +97,7 @@ class Dht:
                 self.server.stop()
             else:
                 self.server.start(self._background)
+            self._background.start_soon(self._tell_who_serves)
 
     async def join(self, seeds: Sequence[Contact]) -> int:
         """Get to know the neighbourhood through `seeds`, which are kept for later. Returns the table's size."""
@@ -170,14 +172,13 @@ class Dht:
 
     async def run(self) -> None:
         """Keep the routing table and the records fresh, and get to know who connects. Runs until cancelled."""
-        limiter = trio.CapacityLimiter(_MAX_PROBES)
         async with trio.open_nursery() as nursery:
             self._background = nursery
             try:
                 if self._serve:
                     if not self._is_unreachable:
                         self.server.start(nursery)
-                    self._host.get_network().register_notifee(_Newcomers(nursery, limiter, self._probe))
+                    Newcomers(self._host, nursery, on_new=self._probe, on_changed=self._probe_again)
                 nursery.start_soon(self._host.get_peerstore().start_cleanup_task)
                 nursery.start_soon(self._keep_asking_seeds)
                 while True:
@@ -284,6 +285,28 @@ class Dht:
         if self.member.table.has_room(node) and (self._is_one_of_us is None or await self._is_one_of_us(peer_id)):
             await self._is_there(node)
 
+    async def _probe_again(self, peer_id: ID) -> None:
+        """A peer says that it is something else now: a server perhaps, or none any more."""
+        known = self.member.table.get(node_of(peer_id.to_bytes(), ()))
+        if known is None:
+            await self._probe(peer_id)
+        elif not await self._is_there(known):
+            self.member.table.failed(known)
+
+    async def _tell_who_serves(self) -> None:
+        """That we serve from now on, or do no more. Who serves is met by its neighbours when it asks them."""
+        await tell_changed(self._host, self._connected_servers())
+        if not self._is_unreachable:
+            await self._look_around(self.member.joining(trio.current_time()))
+
+    def _connected_servers(self) -> set[ID]:
+        """Those that the table knows; where everybody may know of us, those that say so in identify too."""
+        connected, store = set(self._host.get_connected_peers()), self._host.get_peerstore()
+        servers = {ID(node.peer) for node in self.member.table}
+        if self._is_one_of_us is None:
+            servers |= {one for one in connected if self.protocol in _protocols_of(store, one)}
+        return servers & connected
+
     def _met_at(self, peer_id: ID) -> str:
         """The IP address at the other end of our connection to a peer; empty if there is none."""
         for connection in self._host.get_network().get_connections(peer_id):
@@ -325,6 +348,13 @@ def _claim(record: ProviderRecord) -> Claim:
     return Claim(record.peer, tuple(Address(host_of(address), address) for address in record.addresses))
 
 
+def _protocols_of(store: Any, peer_id: ID) -> list[str]:
+    try:
+        return list(store.get_protocols(peer_id))
+    except PeerStoreError:
+        return []
+
+
 _FAILED: Final = object()
 
 
@@ -335,31 +365,3 @@ async def _attempt(ask: Callable[[Contact, bytes], Awaitable[Any]], server: Cont
     except Exception as error:  # noqa: BLE001 (a peer's fault of any kind, and what libp2p makes of it)
         logger.debug("%s did not answer: %r", server.peer_id, error)
         return _FAILED
-
-
-class _Newcomers:
-    """libp2p's notifee: starts a probe of every peer that connects."""
-
-    def __init__(
-        self, nursery: trio.Nursery, limiter: trio.CapacityLimiter, probe: Callable[[ID], Awaitable[None]]
-    ) -> None:
-        self._nursery, self._limiter, self._probe = nursery, limiter, probe
-
-    async def connected(self, network: Any, connection: Any) -> None:
-        # Who comes through a relay cannot be dialled, and serves nobody.
-        if self._limiter.available_tokens and not is_relayed(connection):
-            self._nursery.start_soon(self._run, connection.muxed_conn.peer_id)
-
-    async def _run(self, peer_id: ID) -> None:
-        async with self._limiter:
-            await self._probe(peer_id)
-
-    async def disconnected(self, network: Any, connection: Any) -> None: ...
-
-    async def opened_stream(self, network: Any, stream: Any) -> None: ...
-
-    async def closed_stream(self, network: Any, stream: Any) -> None: ...
-
-    async def listen(self, network: Any, address: Any) -> None: ...
-
-    async def listen_close(self, network: Any, address: Any) -> None: ...

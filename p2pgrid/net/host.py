@@ -34,6 +34,8 @@ from libp2p.exceptions import ParseError
 from libp2p.host.basic_host import BasicHost
 from libp2p.host.exceptions import StreamFailure
 from libp2p.host.ping import ID as PING_ID
+from libp2p.identity.identify_push.identify_push import ID_PUSH as IDENTIFY_PUSH
+from libp2p.identity.identify_push.identify_push import identify_push_handler_for
 from libp2p.io.exceptions import IOException, MessageTooLarge
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.peer.id import ID
@@ -111,16 +113,25 @@ class GridHost(BasicHost):  # type: ignore[misc]
 
     gate: Gate | None = None
     """Asked before a protocol is used."""
+    on_pushed: list[Callable[[ID], None]]
+    """Called with every peer that has told anew what it is, once that is kept (identify/push)."""
 
     def __init__(self, limits: HostLimits, **options: Any) -> None:
         super().__init__(**options)
         self.doors = Doors(Rates(limits.answers_burst, limits.answers_per_s))
+        self.on_pushed = []
         for protocol, handler in list(self.multiselect.handlers.items()):
             self.set_stream_handler(protocol, handler)
         self.set_stream_handler(PING_ID, answer_pings(self.doors.pace))
+        self.set_stream_handler(IDENTIFY_PUSH, self._take_push)
 
     def set_stream_handler(self, protocol_id: Any, stream_handler: Handler) -> None:
         super().set_stream_handler(protocol_id, self.doors.guard(protocol_id, stream_handler))
+
+    async def _take_push(self, stream: Any) -> None:
+        await identify_push_handler_for(self)(stream)
+        for listener in self.on_pushed:
+            listener(stream.muxed_conn.peer_id)
 
     def get_addrs(self) -> list[Multiaddr]:
         """What others are told, each with this host's name behind it."""

@@ -147,6 +147,17 @@ MENDS = (
         ("test_floods.py::test_what_a_peer_says_of_itself_is_cut_to_size",),
     ),
     Mend(
+        "a peer that says it has changed is asked as often as it says so",
+        (
+            Edit(
+                "newcomers.py",
+                "        if is_direct and self._changes.take(str(peer_id), trio.current_time()):",
+                "        if is_direct:",
+            ),
+        ),
+        ("test_newcomers.py::test_a_peer_that_says_so_without_end_is_asked_a_few_times",),
+    ),
+    Mend(
         "pings are answered at any rate, and peers remembered",
         (
             Edit(
