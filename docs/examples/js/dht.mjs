@@ -2,7 +2,7 @@
 
 import './polyfill.mjs' // before libp2p
 import { generateKeyPair } from '@libp2p/crypto/keys'
-import { identify } from '@libp2p/identify'
+import { identify, identifyPush } from '@libp2p/identify'
 import { kadDHT, passthroughMapper } from '@libp2p/kad-dht'
 import { noise } from '@libp2p/noise'
 import { ping } from '@libp2p/ping'
@@ -40,6 +40,7 @@ export async function startHost ({ network, listen = [], serve = false, transpor
     streamMuxers: [yamux()],
     services: {
       identify: identify(),
+      identifyPush: identifyPush(), // rule 7c1
       ping: ping({ maxOutboundStreams: 8 }), // the DHT pings whom it is to know, and one at a time is the default
       dht: kadDHT({
         protocol: `/p2pgrid/${network}/kad/1.0.0`, // rule 4
