@@ -49,7 +49,7 @@ class Wire(asyncio.Transport):
         super().__init__()
         self.n_bytes = 0
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray | memoryview) -> None:
         self.n_bytes += len(data)
 
     def is_closing(self) -> bool:

@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import uvloop
 from aiohttp import web
@@ -162,7 +162,7 @@ def server(name: str, slots: int, nginx: str | None) -> Iterator[tuple[int, int]
                 f"server {{ listen 127.0.0.1:{port}; root {folder}; }} {stores} }}"
             )
             command = [nginx, "-c", str(config), "-p", folder, "-e", f"{folder}/log"]
-            process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+            process = subprocess.Popen(command, stderr=subprocess.DEVNULL, text=True)
             time.sleep(0.5)
         else:
             command = [sys.executable, __file__, "--serve", name, "--slots", str(slots)]
@@ -195,7 +195,7 @@ class Program(asyncio.Protocol):
         self.is_over = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport: Any = transport
+        self.transport = cast(asyncio.Transport, transport)
         self.transport.write(self.request)
 
     def data_received(self, data: bytes) -> None:

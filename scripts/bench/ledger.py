@@ -20,18 +20,19 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from p2pgrid.ledger.sqlite import SqliteLedger
-from p2pgrid.proto.record import Record
+from p2pgrid.proto.record import Record, Signed
 from tests.factories import Dealings
 
 CONCURRENCY = (1, 16, 64, 256)
 ROUNDS = 3
 
 
-def prepared(count: int, name: str) -> tuple[Dealings, list]:
+def prepared(count: int, name: str) -> tuple[Dealings, list[Signed[Any]]]:
     """A channel, and `count` meter ticks for one order in it: the commonest record of a node."""
     dealings = Dealings(name=name)
     order = dealings.order()

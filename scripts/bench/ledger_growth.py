@@ -14,12 +14,15 @@ import sqlite3
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.ledger.tables import ORDERS, RECEIPTS, Table
+from p2pgrid.proto.record import Signed
 from tests.factories import Dealings
 
 APPENDS = 2000
@@ -52,7 +55,7 @@ async def measure(path: Path, dealings: Dealings, rows: int) -> None:
     for name, records in (("order", orders), ("proposal", proposals), ("countersignature", signed)):
         left = iter(records)
 
-        async def one(left=left) -> None:
+        async def one(left: Iterator[Signed[Any]] = left) -> None:
             for record in left:
                 await ledger.append(record)
 

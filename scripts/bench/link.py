@@ -17,7 +17,9 @@ import json
 import multiprocessing
 import resource
 import struct
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 
 import uvloop
 
@@ -151,7 +153,10 @@ def cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def provide(pipe: object, new_loop: object) -> None:
+NewLoop = Callable[[], asyncio.AbstractEventLoop]
+
+
+def provide(pipe: Connection, new_loop: NewLoop) -> None:
     """The provider's process: says its port, then its CPU seconds whenever it is asked."""
 
     async def run() -> None:
@@ -176,7 +181,7 @@ def provide(pipe: object, new_loop: object) -> None:
         runner.run(run())
 
 
-async def measure(shape: Shape, seconds: float, port: int, pipe: object) -> dict[str, object]:
+async def measure(shape: Shape, seconds: float, port: int, pipe: Connection) -> dict[str, object]:
     connection = await dial("127.0.0.1", port, PROVIDER.public_key, CLIENT)
     pipe.send("cpu")
     theirs_before, ours_before = pipe.recv(), cpu_s()

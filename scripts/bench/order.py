@@ -24,9 +24,10 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import psutil
@@ -53,9 +54,9 @@ from p2pgrid.proto.channel import ChannelHead
 from p2pgrid.proto.counting import TokenCounter
 from p2pgrid.proto.link import Link
 from p2pgrid.proto.link_events import LinkLimits
-from p2pgrid.proto.messages import BatchTerms, DataTerms, ModelOffer, Tariff, Terms
+from p2pgrid.proto.messages import BatchTerms, DataTerms, ModelOffer, Offer, Order, Tariff, Terms
 from p2pgrid.proto.placement import place_batch, place_order
-from p2pgrid.proto.record import Signed
+from p2pgrid.proto.record import Record, Signed
 from p2pgrid.proto.request import RequestFields, metered_body, parse_request
 from p2pgrid.proto.sse import EventSplitter
 from p2pgrid.provider.admission import Admission, ServedModel
@@ -89,8 +90,8 @@ class MemoryRoad(asyncio.Transport):
         self._loop = asyncio.get_running_loop()
         self._far_end = far_end
 
-    def write(self, data: bytes) -> None:
-        self._loop.call_soon(self._far_end.data_received, data)
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._loop.call_soon(self._far_end.data_received, bytes(data))
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         pass
@@ -106,14 +107,14 @@ class FreeLedger(MemoryLedger):
 
     is_free = False
 
-    def append(self, *signed: Signed) -> asyncio.Future[None]:
+    def append(self, *signed: Signed[Any]) -> asyncio.Future[None]:
         if not self.is_free:
             return super().append(*signed)
         future = asyncio.get_running_loop().create_future()
         future.set_result(None)
         return future
 
-    def keep_request_key(self, order: Signed, key: bytes) -> None:
+    def keep_request_key(self, order: Signed[Order], key: bytes) -> None:
         pass
 
 
@@ -165,7 +166,14 @@ class Owner:
     def order_breached(self, order: OrderStream, breach: object) -> None:
         raise AssertionError(breach)
 
-    order_disputed = keep_evidence = order_cut = order_breached
+    def order_disputed(self, order: OrderStream, dispute: object) -> None:
+        raise AssertionError(dispute)
+
+    def order_cut(self, order: OrderStream) -> None:
+        raise AssertionError(order)
+
+    def keep_evidence(self, record: Record, reason: str) -> None:
+        raise AssertionError(reason)
 
     def ledger_failed(self, error: Exception) -> None:
         raise error
@@ -185,7 +193,7 @@ class Market:
 
     link: LinkConnection
     books: ChannelBooks
-    offer: Signed
+    offer: Signed[Offer]
     ledger: Ledger
     owner: Owner
     batcher: Batcher = field(init=False)
@@ -193,7 +201,9 @@ class Market:
     def __post_init__(self) -> None:
         self.batcher = Batcher(self.place_batch)
 
-    def place_batch(self, offer: Signed, fields: RequestFields, endpoint: str, need: Need, close_s: float):
+    def place_batch(
+        self, offer: Signed[Offer], fields: RequestFields, endpoint: str, need: Need, close_s: float
+    ) -> BatchStream:
         key = secrets.token_bytes(32)
         buyer, actions = place_batch(
             self.books,
@@ -218,6 +228,7 @@ class Market:
         body = body_of(**bench)
         fields, entry = parse_request(CHAT, body), self.offer.message.models[0]
         need = self.batcher.need_of(entry, fields, body, len(body))
+        assert need is not None
         shared = self.batcher.ask(self.offer, fields, CHAT, body, need, max_amount_pico=None, now_ms=unix_ms())
         if shared is not None:
             return shared
@@ -463,7 +474,8 @@ def shapes(seconds: float, *, trace: bool) -> dict[str, Shape]:
 async def run(folder: Path, uds: Path, shape: Shape) -> dict[str, float]:
     sold = SqliteLedger.open(folder / "sold.sqlite") if shape.has_ledger else FreeLedger()
     bought = SqliteLedger.open(folder / "bought.sqlite") if shape.has_ledger else FreeLedger()
-    async with market(HttpEngine(f"unix:{uds}") if shape.has_engine else InstantEngine(), sold, bought) as here:
+    engine = HttpEngine(f"unix:{uds}") if shape.has_engine else cast(Engine, InstantEngine())
+    async with market(engine, sold, bought) as here:
         if isinstance(sold, FreeLedger) and isinstance(bought, FreeLedger):
             sold.is_free = bought.is_free = True
         result = await shape.measure(here)
@@ -473,7 +485,7 @@ async def run(folder: Path, uds: Path, shape: Shape) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def paced_engine(folder: Path):
+def paced_engine(folder: Path) -> Iterator[Path]:
     uds = folder / "e.sock"
     with subprocess.Popen([sys.executable, str(ENGINE), "--uds", str(uds)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline()
@@ -501,8 +513,8 @@ def main() -> None:
                 continue
             folder = Path(name) / str(number)
             folder.mkdir()
-            profile = cProfile.Profile() if options.profile else contextlib.nullcontext()
-            with profile:
+            profile = cProfile.Profile()
+            with profile if options.profile else contextlib.nullcontext():
                 results[title] = uvloop.run(run(folder, uds, shape))
             if options.profile:
                 pstats.Stats(profile).sort_stats(options.sort).print_stats(70)

@@ -45,6 +45,7 @@ from path_parts.systems import READY_S, P2pgrid, empty_folder, wait_until
 from p2pgrid.ledger.remote import RemoteLedger
 from p2pgrid.ledger.service import LedgerService
 from p2pgrid.ledger.sqlite import SqliteLedger
+from p2pgrid.net.limits import Allowance, Seats
 from p2pgrid.processes.accepting import Acceptor, Handed, receive_connections
 from p2pgrid.processes.bus import Bus
 from p2pgrid.proto.keys import SecretKey
@@ -131,7 +132,7 @@ class Grid(P2pgrid):
 
     def pids(self) -> dict[str, list[int]]:
         """Main processes apart from their workers."""
-        found = {}
+        found: dict[str, list[int]] = {}
         for role, (main, *workers) in super().pids().items():
             found |= {f"{role} main": [main], f"{role} workers": workers}
         return found
@@ -263,7 +264,7 @@ def ratio(results: Mapping[str, Any], nodes: str, figure: str, key: str) -> floa
     """Of a grid to the first one, the median of the rounds'."""
     base = next(iter(results.values()))[figure]
     return statistics.median(
-        own[key] / one[key] for own, one in zip(results[nodes][figure], base, strict=True) if one[key]
+        float(own[key] / one[key]) for own, one in zip(results[nodes][figure], base, strict=True) if one[key]
     )
 
 
@@ -339,7 +340,7 @@ async def parts(folder: Path) -> dict[str, float]:
 
 
 async def _hand_over() -> float:
-    acceptor = Acceptor(max_connections=PARTS, max_connections_per_caller=PARTS)
+    acceptor = Acceptor(Seats(Allowance(total=PARTS, per_address=PARTS)))
     await acceptor.listen("127.0.0.1", 0)
     giver, taker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     giver.setblocking(False)

@@ -20,6 +20,7 @@ import resource
 import statistics
 import struct
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import uvloop
@@ -246,7 +247,7 @@ async def bulk(link: LinkConnection, meter: Meter, seconds: float) -> dict[str, 
 async def measure(
     seconds: float, port: int, addresses: tuple[str, ...], meter: Meter, wanted: str
 ) -> list[dict[str, Any]]:
-    shapes = {
+    shapes: dict[str, Callable[[LinkConnection], Awaitable[dict[str, float]]]] = {
         "64 streams, staggered": lambda link: paced(link, meter, seconds, streams=64, staggered=True),
         "64 streams, in step": lambda link: paced(link, meter, seconds, streams=64, staggered=False),
         "1 stream": lambda link: paced(link, meter, seconds, streams=1, staggered=False),

@@ -42,11 +42,13 @@ ROUNDS: Final = 3
 class _Nowhere:
     """A network in which nobody is found."""
 
-    async def find_providers(self, key: str, *, limit: int = 50, timeout_s: float = 10.0) -> list[PeerAddress]:
+    async def find_providers(self, key: str, **_: Any) -> list[PeerAddress]:
         return []
 
-    async def fetch_offer(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:
+    async def fetch_offer(self, peer: PeerAddress, **_: Any) -> bytes:
         raise NotImplementedError
+
+    fetch_capacity = fetch_offer
 
 
 def measure_market(seeds: Seeds, sizes: Sequence[int]) -> dict[str, Any]:

@@ -7,14 +7,32 @@ import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from .process import BenchError
 
-if TYPE_CHECKING:
-    from .systems import System
-
 KEY: Final = "sk-bench"
+
+
+class Loaded(Protocol):
+    """What a load is put on: a system, or one of its doors."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def port(self) -> int: ...
+
+    def pids(self) -> dict[str, list[int]]:
+        """The processes whose CPU time counts, by node."""
+        ...
+
+    def check_runs(self) -> None:
+        """Raises BenchError where it does not."""
+        ...
 
 
 class Load:
@@ -30,7 +48,7 @@ class Load:
         """Answers that were broken off because they took too long, by system."""
 
     def requests(
-        self, system: System, count: int, *, connections: int, stream: bool = False, tokens: int = 16
+        self, system: Loaded, count: int, *, connections: int, stream: bool = False, tokens: int = 16
     ) -> dict[str, Any]:
         """`count` requests, as fast as they come. Raises BenchError if one of them fails."""
         arguments = ["--requests", str(count), "--window-s", "120", "--tokens", str(tokens)]
@@ -41,12 +59,12 @@ class Load:
             )
         return result
 
-    def run(self, system: System, arguments: Sequence[str]) -> dict[str, Any]:
+    def run(self, system: Loaded, arguments: Sequence[str]) -> dict[str, Any]:
         """One measurement; what load.c prints, with the CPU times summed by node (`node_cpu_ns`)."""
         process = self.begin(system, arguments)
         return self.end(system, process)
 
-    def begin(self, system: System, arguments: Sequence[str]) -> subprocess.Popen[str]:
+    def begin(self, system: Loaded, arguments: Sequence[str]) -> subprocess.Popen[str]:
         """Start a measurement, to be ended with `end`."""
         system.check_runs()
         pids = [pid for node in system.pids().values() for pid in node]
@@ -54,7 +72,7 @@ class Load:
         command = [*self._command, "--port", str(system.port), "--pids", watched, "--key", KEY, *arguments]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    def end(self, system: System, process: subprocess.Popen[str]) -> dict[str, Any]:
+    def end(self, system: Loaded, process: subprocess.Popen[str]) -> dict[str, Any]:
         """Wait for a measurement's end. Raises BenchError."""
         try:
             output, errors = process.communicate(timeout=600)

@@ -110,7 +110,7 @@ def draw(run: Run) -> Any:
     scales(
         grid[1][1], "Chunk delay, p99, staggered streams", "streams, a chunk every 20 ms each", "ms, log scale", STREAMS
     )
-    legend = {}
+    legend: dict[str, Any] = {}
     for axes in (grid[1][0], grid[1][1]):
         handles, labels = axes.get_legend_handles_labels()
         legend.update(zip(labels, handles, strict=True))
