@@ -247,6 +247,9 @@ def test_however_it_ends_no_worker_is_left(tmp_path: Path, to_all: bool, signal_
         stderr=theirs,
         start_new_session=True,
         env={**os.environ, "TMPDIR": str(temporary), "TERM": "xterm"},
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # a shell's background jobs ignore it
     )
     os.close(theirs)
     try:
