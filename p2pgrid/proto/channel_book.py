@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from p2pgrid.proto.codes import Party
+from p2pgrid.proto.contested import Contest
 from p2pgrid.proto.dispute import Answer, Dispute, Opening
 from p2pgrid.proto.elided import ElidedOrders
 from p2pgrid.proto.evidence import Held, M, by_slot
@@ -15,15 +16,6 @@ from p2pgrid.proto.findings import Docket, Draft
 from p2pgrid.proto.messages import Channel, Meter, Order, Receipt, Voucher
 from p2pgrid.proto.record import Message, Role
 from p2pgrid.proto.statement import Invoice, Payment, Statement
-
-
-@dataclass(frozen=True, slots=True)
-class Credit:
-    """What an accepted dispute takes off a receipt."""
-
-    receipt_number: int
-    amount_pico: int
-    accepted_ms: int
 
 
 @dataclass(slots=True)
@@ -50,8 +42,10 @@ class Book:
     all_statements: list[Held[Statement]] = field(default_factory=list)
     invoices: list[Held[Invoice]] = field(default_factory=list)
     payments: list[Held[Payment]] = field(default_factory=list)
-    credits: dict[bytes, Credit] = field(default_factory=dict)
-    """By the receipt's id. Filled when disputes are judged, as is the next."""
+    contests: list[Contest] = field(default_factory=list)
+    """Disputes with force. Filled when disputes are judged, as are the next two."""
+    credited_pico: int = 0
+    """What accepted ones take off."""
     disputed_pico: int = 0
     """Contested, and neither accepted nor too late."""
     choices: dict[int, int] = field(default_factory=dict)

@@ -135,6 +135,7 @@ _ALL: Final = (
     _note("dispute-late", Party.SIGNER, "A dispute came after its term, and has no force."),
     _note("dispute-not-mentioned", Party.PROVIDER, "No receipt mentions a dispute that both sides hold."),
     _note("card-missing", Party.UNCLEAR, "The operator's card that is named is in no bundle."),
+    _note("receipt-not-stated", Party.PROVIDER, "A receipt is in no statement, two periods after it."),
     _note("invoice-open", Party.CLIENT, "An invoice is not, or not wholly, paid."),
     _note("not-received", Party.UNCLEAR, "A bundle lacks what the other side signed: it may never have arrived."),
     _note("voucher-not-counted", Party.UNCLEAR, "A receipt goes by an earlier voucher than the last."),

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
-from p2pgrid.proto.channel_book import Book, Credit
+from p2pgrid.proto.channel_book import Book
 from p2pgrid.proto.codes import Party
+from p2pgrid.proto.contested import contest_of
 from p2pgrid.proto.dispute import Answer, Dispute
 from p2pgrid.proto.dispute_rules import (
     DAY_MS,
-    contested_pico,
     faults_of_answer,
     faults_of_dispute,
     faults_of_mention,
-    is_accepted,
     is_in_term,
     is_unanswered,
     other_party,
@@ -42,7 +42,7 @@ def judge_disputes(case: Case, book: Book) -> None:
             continue
         for fault in faults_of_answer(answer.message, dispute=known.message):
             case.report(book, answer, fault)
-    _sum_up(book, receipts)
+    _sum_up(case, book, receipts)
     _judge_mentions(case, book)
 
 
@@ -118,28 +118,39 @@ def _note_unmentioned(case: Case, book: Book, mentioned: set[bytes]) -> None:
             case.docket.add(Draft("dispute-not-mentioned", sentence, answer.places[:1], None, *about))
 
 
-def _sum_up(book: Book, receipts: dict[bytes, Held[Receipt]]) -> None:
+def _sum_up(case: Case, book: Book, receipts: dict[bytes, Held[Receipt]]) -> None:
     """What is credited and what is contested, each receipt once: by the dispute that takes most off."""
-    contested: dict[bytes, int] = {}
     for held in book.disputes.values():
         receipt = receipts.get(held.message.receipt)
         # A receipt that shares its slot and does not stand bills nothing that could be credited.
         if receipt is None or book.receipts.get(receipt.message.receipt_number) is not receipt:
             continue
-        if faults_of_dispute(held.message, receipt=receipt.message) or not _has_force(book, held, receipt):
-            continue
         answer = book.answered.get(held.record_id)
-        amount = contested_pico(held.message, receipt=receipt.message)
-        if answer is None or not is_accepted(answer.message, held.message):
-            contested[receipt.record_id] = max(amount, contested.get(receipt.record_id, 0))
-            continue
-        known = book.credits.get(receipt.record_id)
-        if known is None or known.amount_pico < amount:
-            credit = Credit(receipt.message.receipt_number, amount, answer.message.answered_ms)
-            book.credits[receipt.record_id] = credit
-    for record_id, amount in contested.items():
-        credited = book.credits.get(record_id)
-        book.disputed_pico += max(amount - (credited.amount_pico if credited else 0), 0)
+        contest = contest_of(
+            held.message,
+            answer.message if answer is not None else None,
+            receipt=receipt.message,
+            receipt_id=receipt.record_id,
+            countersigned=receipt.claims(Role.CLIENT),
+            days=book.channel.message.dispute_days,
+        )
+        if contest is not None:
+            known = _is_known(case, book, held), answer is None or _is_known(case, book, answer)
+            book.contests.append(replace(contest, is_dispute_known=known[0], is_answer_known=known[1]))
+    credited: dict[bytes, int] = {}
+    contested: dict[bytes, int] = {}
+    for contest in book.contests:
+        sums = credited if contest.is_accepted else contested
+        sums[contest.receipt] = max(contest.amount_pico, sums.get(contest.receipt, 0))
+    book.credited_pico = sum(credited.values())
+    book.disputed_pico = sum(max(amount - credited.get(receipt, 0), 0) for receipt, amount in contested.items())
+
+
+def _is_known(case: Case, book: Book, held: Held[Any]) -> bool:
+    """True if the provider had it, as far as the bundles tell: its own files, where there are any, show it."""
+    files = [bundle for bundle in book.bundles if case.sides[bundle] is Role.PROVIDER]
+    shown = {place.bundle for place in held.places}
+    return Role.PROVIDER in held.signers or not files or not shown.isdisjoint(files)
 
 
 def _miss(

@@ -58,7 +58,10 @@ _SLOTS: Final[dict[type[Message], Callable[[Any], Slot]]] = {
     Opening: lambda m: (m.channel, m.order_number, m.by.encode(), m.subject.encode()),
     Statement: lambda m: (m.channel, m.statement_number),
     Invoice: lambda m: (m.statement, m.invoice_number.encode()),
-    Payment: lambda m: (m.statement, m.invoice_number.encode(), m.reference.encode(), m.booked_ms, m.amount_cents),
+    Payment: lambda m: (
+        *(m.channel, m.statement, m.invoice_number.encode(), m.reference.encode()),
+        *(m.entry, m.kind.encode(), m.booked_ms, m.amount_cents),
+    ),
     Withdrawal: lambda m: (m.provider, m.sequence, m.withdrawn_ms),
 }
 _LABELS: Final[dict[type[Message], Callable[[Any], str]]] = {
@@ -74,7 +77,7 @@ _LABELS: Final[dict[type[Message], Callable[[Any], str]]] = {
     Opening: lambda m: f"the {m.by}'s opening of the {m.subject} of order {m.order_number}",
     Statement: lambda m: f"statement {m.statement_number}",
     Invoice: lambda m: f"invoice {m.invoice_number}",
-    Payment: lambda m: f"the payment {m.reference!r} of invoice {m.invoice_number}",
+    Payment: lambda m: f"the payment {m.reference!r} " + (f"of invoice {m.invoice_number}" if m.statement else "ahead"),
     Withdrawal: lambda m: f"the withdrawal of offers below {m.sequence}",
 }
 

@@ -50,6 +50,8 @@ class Case:
     """Every dispute and answer by its id."""
     heads: Mapping[bytes, Book] = field(default_factory=dict)
     """The book of each record that another channel goes on from."""
+    stated_in: Mapping[bytes, bytes] = field(default_factory=dict)
+    """The channel of each statement, by the statement's id."""
     missing_offers: set[bytes] = field(default_factory=set)
     """Already reported: an offer that is not there is one finding, however many orders name it."""
     key_terms: dict[bytes, KeyTerm | None] = field(default_factory=dict)

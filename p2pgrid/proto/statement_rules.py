@@ -1,7 +1,7 @@
-"""What a statement, its invoices and their payments may say (docs/spec/audit.md, section 8).
+"""What a statement may say (docs/spec/audit.md, section 8).
 
-Pure, over messages whose form and signatures were checked. Amounts are integers throughout: pico until an invoice,
-which rounds each line once.
+Pure, over messages whose form and signatures were checked: whoever is to sign a statement refuses one with a fault, an
+auditor reports it. Amounts are integers: pico up to a line's amount, cents from its components on (`invoice_sums`).
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.codes import Party
+from p2pgrid.proto.contested import TakenBounds
+from p2pgrid.proto.invoice_sums import Component, line_components, net_of, vat_of
 from p2pgrid.proto.merkle import CompactRange, leaf_hash
-from p2pgrid.proto.messages import Channel, Receipt, Tariff
+from p2pgrid.proto.messages import Channel, Receipt, Tariff, Usage
 from p2pgrid.proto.pricing import owes_nothing
 from p2pgrid.proto.rules import Fault
-from p2pgrid.proto.statement import Invoice, Payment, Statement, StatementLine
+from p2pgrid.proto.statement import Statement, StatementLine
 
-PICO_PER_CENT: Final = 10**10
-_DAY_MS: Final = 86_400_000
+_NO_TOKENS: Final = Usage()
 
 
 def statement_root(receipt_ids: Iterable[bytes]) -> bytes:
@@ -28,21 +30,38 @@ def statement_root(receipt_ids: Iterable[bytes]) -> bytes:
     return tree.root
 
 
+def billed_tokens(receipt: Receipt, tariff: Tariff) -> Usage:
+    """The tokens of a receipt that its statement's line counts: none where nothing is billed for them.
+
+    Nothing is where its status owes nothing, and where the provider waives what it could bill: an amount of 0 though
+    some of the tokens have a price.
+    """
+    usage = receipt.usage
+    costs = (
+        (usage.prompt_tokens - usage.cached_tokens) * tariff.input_upm,
+        usage.cached_tokens * tariff.cached_input_upm,
+        usage.output_tokens * tariff.output_upm,
+    )
+    is_waived = not receipt.amount_pico and any(costs)
+    return _NO_TOKENS if is_waived or owes_nothing(receipt.status) else usage
+
+
 def statement_lines(receipts: Iterable[tuple[Receipt, Tariff]]) -> tuple[StatementLine, ...]:
     """What receipts come to, by model and tariff, in that order.
 
-    A line counts every receipt, and the tokens of those whose status lets them be billed.
+    A line counts every receipt, and the tokens of those that bill them: so its components (`components_of`) come to
+    its amount exactly where every receipt's amount is right.
     """
     sums: dict[tuple[str, int, int, int], list[int]] = {}
     for receipt, tariff in receipts:
         key = receipt.model, tariff.input_upm, tariff.cached_input_upm, tariff.output_upm
         row = sums.setdefault(key, [0, 0, 0, 0, 0])
+        billed = billed_tokens(receipt, tariff)
         row[0] += 1
+        row[1] += billed.prompt_tokens
+        row[2] += billed.cached_tokens
+        row[3] += billed.output_tokens
         row[4] += receipt.amount_pico
-        if not owes_nothing(receipt.status):
-            row[1] += receipt.usage.prompt_tokens
-            row[2] += receipt.usage.cached_tokens
-            row[3] += receipt.usage.output_tokens
     return tuple(
         StatementLine(
             model=model,
@@ -59,47 +78,101 @@ def statement_lines(receipts: Iterable[tuple[Receipt, Tariff]]) -> tuple[Stateme
     )
 
 
+def components_of(line: StatementLine) -> tuple[Component, ...]:
+    """The lines of an invoice that a statement's line comes to: `invoice_sums.line_components`."""
+    return line_components(
+        prompt_tokens=line.prompt_tokens,
+        cached_tokens=line.cached_tokens,
+        output_tokens=line.output_tokens,
+        input_upm=line.input_upm,
+        cached_input_upm=line.cached_input_upm,
+        output_upm=line.output_upm,
+        amount_pico=line.amount_pico,
+    )
+
+
+def statement_net(lines: Iterable[StatementLine], *, credits_pico: int, held_pico: int, held_before_pico: int) -> int:
+    """The net of a statement with these lines, in cents: `invoice_sums.net_of`."""
+    return net_of(
+        (component for line in lines for component in components_of(line)),
+        credits_pico=credits_pico,
+        held_pico=held_pico,
+        held_before_pico=held_before_pico,
+    )
+
+
 def faults_of_sums(statement: Statement, *, channel: Channel) -> list[Fault]:
     """Does a statement add up by itself? One `statement-mismatch` at most, or `statement-omits-receipt`."""
-    what = f"Statement {statement.statement_number}"
-    total = sum(line.amount_pico for line in statement.lines)
-    closing = statement.opening_pico + statement.total_pico - statement.credits_pico - statement.payments_pico
+    what = f"statement {statement.statement_number}"
     counted = sum(line.receipts for line in statement.lines)
     ranged = statement.last_receipt - statement.first_receipt + 1
     if counted < ranged:
-        sentence = f"{what} is of {ranged} receipts, {statement.first_receipt} to {statement.last_receipt}, and counts"
-        return [Fault("statement-omits-receipt", f"{sentence} {counted} of them.")]
+        sentence = f"S{what[1:]} is of {ranged} receipts, {statement.first_receipt} to {statement.last_receipt}, and "
+        return [Fault("statement-omits-receipt", f"{sentence}counts {counted} of them.")]
     if counted > ranged:
-        return [_mismatch(f"{what} counts {counted} receipts, and its range has {ranged}.")]
+        return [_mismatch(f"S{what[1:]} counts {counted} receipts, and its range has {ranged}.")]
     if statement.currency != channel.currency:
-        return [_mismatch(f"{what} is in {statement.currency}, the channel in {channel.currency}.")]
-    if total != statement.total_pico:
-        return [_mismatch(f"The total of {what.lower()} is {statement.total_pico} pico; its lines make {total}.")]
-    if closing != statement.closing_pico:
-        return [_mismatch(f"{what} closes with {statement.closing_pico} pico; what it states makes {closing}.")]
+        return [_mismatch(f"S{what[1:]} is in {statement.currency}, the channel in {channel.currency}.")]
+    for line in statement.vat:
+        expected = vat_of(line.net_cents, line.rate_bp)
+        if line.vat_cents != expected:
+            rate = f"{line.rate_bp // 100}.{line.rate_bp % 100:02} % ({line.category})"
+            sentence = f"The VAT of {what} at {rate} is {line.vat_cents} cents; {line.net_cents} cents make {expected}."
+            return [_mismatch(sentence)]
+    net, vat = sum(line.net_cents for line in statement.vat), sum(line.vat_cents for line in statement.vat)
+    closing = statement.opening_cents + statement.gross_cents - statement.payments_cents - statement.set_off_cents
+    for name, stated, expected, unit, of in (
+        ("total", statement.total_pico, sum(line.amount_pico for line in statement.lines), "pico", "its lines make"),
+        ("net", statement.net_cents, net, "cents", "its categories of VAT make"),
+        ("gross", statement.gross_cents, statement.net_cents + vat, "cents", "its net and VAT make"),
+        ("closing balance", statement.closing_cents, closing, "cents", "what it states makes"),
+    ):
+        if stated != expected:
+            return [_mismatch(f"The {name} of {what} is {stated} {unit}; {of} {expected}.")]
     return []
 
 
-def faults_of_succession(statement: Statement, *, before: Statement | None, before_id: bytes) -> list[Fault]:
+def faults_of_succession(
+    statement: Statement, *, channel: Channel, before: Statement | None, before_id: bytes
+) -> list[Fault]:
     """Does it follow the statement before, None for the first?
 
-    At most one of `receipt-in-two-statements`, `statement-omits-receipt` and `statement-mismatch`, and
+    At most one of `receipt-in-two-statements`, `statement-omits-receipt` and `statement-mismatch` (it does not name
+    the one before, begins at another time, or its net is not that of its lines with what was held back before); and
     `wrong-opening-balance`.
     """
     what = f"Statement {statement.statement_number}"
-    last, closing = (before.last_receipt, before.closing_pico) if before else (0, 0)
+    last, closing = (before.last_receipt, before.closing_cents) if before else (0, 0)
+    from_ms = before.until_ms if before else channel.opened_ms
+    net = statement_net(
+        statement.lines,
+        credits_pico=statement.credits_pico,
+        held_pico=statement.held_pico,
+        held_before_pico=before.held_pico if before else 0,
+    )
     faults = []
-    if statement.first_receipt <= last:
+    if statement.first_receipt <= min(last, statement.last_receipt):
         sentence = f"{what} begins with receipt {statement.first_receipt}; the one before it goes to {last}."
         faults.append(Fault("receipt-in-two-statements", sentence))
     elif statement.first_receipt > last + 1:
         sentence = f"{what} begins with receipt {statement.first_receipt}; receipt {last + 1} is in none before it."
         faults.append(Fault("statement-omits-receipt", sentence))
+    elif statement.first_receipt <= last:
+        faults.append(_mismatch(f"{what} is of no receipts, and stands within those of the one before it."))
     elif statement.previous != before_id:
         faults.append(_mismatch(f"{what} does not name the statement before it."))
-    if statement.opening_pico != closing:
-        sentence = f"{what} opens with {statement.opening_pico} pico; the balance before it is {closing}."
+    elif statement.from_ms != from_ms:
+        begins = "the one before it ends" if before else "the channel was opened"
+        faults.append(_mismatch(f"The period of s{what[1:]} does not begin when {begins}."))
+    elif statement.net_cents != net:
+        sentence = f"The net of s{what[1:]} is {statement.net_cents} cents; lines, credits and what is held make {net}."
+        faults.append(_mismatch(sentence))
+    if statement.opening_cents != closing:
+        sentence = f"{what} opens with {statement.opening_cents} cents; the balance before it is {closing}."
         faults.append(Fault("wrong-opening-balance", sentence))
+    if before is not None and statement.stated_ms < before.stated_ms - CLOCK_TOLERANCE_MS:
+        sentence = f"By its time s{what[1:]} comes before the one before it."
+        faults.append(Fault("time-backwards", sentence, Party.PROVIDER))
     return faults
 
 
@@ -108,12 +181,14 @@ def faults_of_contents(
     *,
     receipts: Sequence[tuple[bytes, Receipt]],
     tariffs: Sequence[Tariff] | None,
-    credits_pico: tuple[int, int] | None,
+    taken: TakenBounds | None,
+    credited_before_pico: int = 0,
 ) -> list[Fault]:
     """Is it what its receipts come to? One `statement-mismatch` at most.
 
-    `receipts`: all of its range with their ids, by number. `tariffs`: of each, None if one is not known.
-    `credits_pico`: the least and the most that accepted disputes take off, None if that is not known.
+    `receipts`: all of its range with their ids, by number. `tariffs`: of each, None if one is not known. `taken`: what
+    disputes about receipts up to its last come to at its time, None if that is not known; `credited_before_pico`: the
+    credits of the statements before.
     """
     what = f"statement {statement.statement_number}"
     if statement_root(record_id for record_id, _ in receipts) != statement.root:
@@ -125,62 +200,30 @@ def faults_of_contents(
         expected = statement_lines((r, t) for (_, r), t in zip(receipts, tariffs, strict=True))
         if sorted(expected, key=_line_key) != sorted(statement.lines, key=_line_key):
             return [_mismatch(f"The lines of {what} are not its receipts by model and tariff.")]
-    if credits_pico is not None and not credits_pico[0] <= statement.credits_pico <= credits_pico[1]:
-        sentence = f"The credits of {what} are {statement.credits_pico} pico; accepted disputes make {credits_pico[1]}."
-        return [_mismatch(sentence)]
-    return []
+    late = next((r for _, r in receipts if r.issued_ms > statement.until_ms + CLOCK_TOLERANCE_MS), None)
+    if late is not None:
+        return [_mismatch(f"The period of {what} was over when receipt {late.receipt_number} was made.")]
+    return _faults_of_taken(statement, taken, credited_before_pico) if taken is not None else []
 
 
-def net_cents(statement: Statement) -> int:
-    """What a statement's invoice comes to before VAT: each line and the credits rounded half up to a cent."""
-    return sum(_to_cents(line.amount_pico) for line in statement.lines) - _to_cents(statement.credits_pico)
-
-
-def faults_of_invoices(invoices: Sequence[Invoice], *, statement: Statement) -> list[Fault]:
-    """Do all invoices of a statement together say what it says? One `invoice-mismatch` at most.
-
-    Several are right where one is taken back and made again: their sums count.
-    """
-    numbers = " and ".join(invoice.invoice_number for invoice in invoices)
-    if any(invoice.currency != statement.currency for invoice in invoices):
-        return [Fault("invoice-mismatch", f"The invoice {numbers} is not in the statement's {statement.currency}.")]
-    billed, owed = sum(invoice.net_cents for invoice in invoices), net_cents(statement)
-    if billed != owed:
-        sentence = (
-            f"The invoice {numbers} bills {billed} cents net; statement {statement.statement_number} makes {owed}."
-        )
-        return [Fault("invoice-mismatch", sentence)]
-    return []
-
-
-def faults_of_payment(payment: Payment, *, invoices: Sequence[Invoice], earlier: Sequence[Payment]) -> list[Fault]:
-    """Is it of the statement's invoices? `earlier`: payments booked before it. One `payment-mismatch` at most."""
-    what = f"The payment {payment.reference!r}"
-    invoice = next((i for i in invoices if i.invoice_number == payment.invoice_number), None)
-    if invoice is not None and invoice.currency != payment.currency:
-        return [Fault("payment-mismatch", f"{what} is in {payment.currency}, its invoice in {invoice.currency}.")]
-    for other in earlier:
-        same = (payment.reference, payment.invoice_number, payment.amount_cents)
-        close = payment.booked_ms - other.booked_ms < _DAY_MS
-        if close and payment.amount_cents > 0 and same == (other.reference, other.invoice_number, other.amount_cents):
-            return [Fault("payment-mismatch", f"{what} was booked twice for invoice {payment.invoice_number}.")]
-    owed = sum(i.gross_cents for i in invoices)
-    paid = sum(p.amount_cents for p in (*earlier, payment))
-    if invoice is not None and payment.amount_cents > 0 and paid > owed:
-        sentence = (
-            f"With {what[0].lower()}{what[1:]} {paid} cents are paid for a statement whose invoices come to {owed}."
-        )
-        # Whoever pays too much is at fault for it, or whoever books what never came: the records do not tell.
-        return [Fault("payment-mismatch", sentence, Party.UNCLEAR)]
+def _faults_of_taken(statement: Statement, taken: TakenBounds, before_pico: int) -> list[Fault]:
+    what = f"statement {statement.statement_number}"
+    least, most = (max(bound.credits_pico - before_pico, 0) for bound in (taken.least, taken.most))
+    if not least <= statement.credits_pico <= most:
+        # Of too much credit, and of what the client accepted, a record that nobody shows could tell another story.
+        proven = statement.credits_pico < taken.proven_credits_pico - before_pico
+        made = least if statement.credits_pico < least else most
+        sentence = f"The credits of {what} are {statement.credits_pico} pico; accepted disputes make {made}."
+        return [Fault("statement-mismatch", sentence, proven=proven)]
+    if not taken.least.held_pico <= statement.held_pico <= taken.most.held_pico:
+        made = taken.least.held_pico if statement.held_pico < taken.least.held_pico else taken.most.held_pico
+        sentence = f"By {what} {statement.held_pico} pico are held back; open disputes contest {made}."
+        return [Fault("statement-mismatch", sentence, proven=False)]
     return []
 
 
 def _line_key(line: StatementLine) -> tuple[str | int, ...]:
     return tuple(getattr(line, name) for name in line.__struct_fields__)
-
-
-def _to_cents(pico: int) -> int:
-    return (pico + PICO_PER_CENT // 2) // PICO_PER_CENT
 
 
 def _mismatch(sentence: str) -> Fault:

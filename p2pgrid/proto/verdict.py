@@ -166,6 +166,7 @@ def audit_records(
         chains_of({record_id: held.message for record_id, held in evidence.of(Card).items()}),
         {**evidence.of(Dispute), **evidence.of(Answer)},
         _heads(books),
+        {record_id: held.message.channel for record_id, held in evidence.of(Statement).items()},
     )
     judge_cards(case)
     for book in books:
@@ -322,7 +323,7 @@ def _miss_statements(case: Case, evidence: Evidence) -> None:
     orphans: dict[bytes, list[Held[Any]]] = defaultdict(list)
     billing: list[Held[Any]] = [*evidence.of(Invoice).values(), *evidence.of(Payment).values()]
     for held in billing:
-        if held.message.statement not in evidence.of(Statement):
+        if held.message.statement and held.message.statement not in evidence.of(Statement):
             orphans[held.message.statement].append(held)
     for statement_id in sorted(orphans):
         miss_statement(case, statement_id, sorted(orphans[statement_id], key=lambda h: h.record_id))
@@ -368,6 +369,7 @@ def _open_books(evidence: Evidence, channels: dict[bytes, Held[Channel]], docket
         evidence.of(Answer),
         evidence.of(Opening),
         evidence.of(Statement),
+        evidence.of(Payment),
     )
     for held in [held for records in in_channels for held in records.values()]:
         channel = channels.get(held.message.channel)
@@ -375,14 +377,13 @@ def _open_books(evidence: Evidence, channels: dict[bytes, Held[Channel]], docket
             orphans[held.message.channel].append(held)
         elif evidence.admit(held, roles_of(channel.message)):
             sorted_out[held.message.channel][type(held.message)].append(held)
-    billing: list[Held[Any]] = [*evidence.of(Invoice).values(), *evidence.of(Payment).values()]
-    for held in billing:
-        statement = evidence.of(Statement).get(held.message.statement)
+    for invoice in list(evidence.of(Invoice).values()):
+        statement = evidence.of(Statement).get(invoice.message.statement)
         if statement is None or statement.message.channel not in channels:
             continue
         channel_id = statement.message.channel
-        if evidence.admit(held, roles_of(channels[channel_id].message)):
-            sorted_out[channel_id][type(held.message)].append(held)
+        if evidence.admit(invoice, roles_of(channels[channel_id].message)):
+            sorted_out[channel_id][Invoice].append(invoice)
     for channel_id in sorted({*orphans, *elided.orphans}):
         _miss_channel(channel_id, orphans[channel_id], elided.orphans.get(channel_id, ElidedOrphans()), docket)
     books = []
@@ -440,7 +441,6 @@ def _summary(book: Book, operator: str) -> ChannelSummary:
     for held in book.receipts.values():
         if held.message.order_number not in counted:
             sums.count(held.message, countersigned=Role.CLIENT in held.signers)
-    credited_pico = sum(credit.amount_pico for credit in book.credits.values())
     return ChannelSummary(
         channel=channel.channel.hex(),
         provider=_peer_id(channel.provider),
@@ -455,9 +455,9 @@ def _summary(book: Book, operator: str) -> ChannelSummary:
         output_tokens=sums.output_tokens,
         amount_pico=sums.amount_pico,
         countersigned_pico=sums.countersigned_pico,
-        credited_pico=credited_pico,
+        credited_pico=book.credited_pico,
         disputed_pico=book.disputed_pico,
-        owed_pico=sums.amount_pico - credited_pico,
+        owed_pico=sums.amount_pico - book.credited_pico,
     )
 
 

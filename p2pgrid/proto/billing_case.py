@@ -1,0 +1,178 @@
+"""Billing judged: invoices and payments with the statements that they are of, and what statements count of them."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Collection
+from itertools import accumulate
+from typing import Any, Final
+
+from p2pgrid.proto.billing_rules import Bookings, fault_of_payments, faults_of_invoices, spread
+from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
+from p2pgrid.proto.channel_book import Book
+from p2pgrid.proto.evidence import Held
+from p2pgrid.proto.findings import Absence, Draft
+from p2pgrid.proto.judgement import Case
+from p2pgrid.proto.record import Message
+from p2pgrid.proto.rules import Fault
+from p2pgrid.proto.statement import Invoice, Payment
+
+
+def judge_billing(case: Case, book: Book) -> None:
+    """Report what is wrong with the channel's invoices and payments, and with what its statements count of these."""
+    invoices = _by_statement(book.invoices)
+    _judge_invoices(case, book, invoices)
+    _judge_payments(case, book, invoices)
+    _judge_payments_counted(case, book)
+
+
+def _judge_invoices(case: Case, book: Book, invoices: dict[bytes, list[Held[Invoice]]]) -> None:
+    for statement in book.all_statements:
+        held = invoices.get(statement.record_id)
+        if held:
+            for fault in faults_of_invoices([h.message for h in held], statement=statement.message):
+                case.report(book, held[-1], fault)
+    numbers: dict[str, Held[Invoice]] = {}
+    for one in (h for each in invoices.values() for h in each):
+        first = numbers.setdefault(one.message.invoice_number, one)
+        if first.message.statement != one.message.statement:
+            sentence = f"Two statements have an invoice with the number {one.message.invoice_number}."
+            case.report(book, one, Fault("invoice-mismatch", sentence))
+
+
+def _judge_payments(case: Case, book: Book, invoices: dict[bytes, list[Held[Invoice]]]) -> None:
+    sound: dict[bytes, list[Held[Payment]]] = defaultdict(list)
+    bookings, all_numbers = Bookings(book.channel.message.currency), {h.message.invoice_number for h in book.invoices}
+    for held in sorted(book.payments, key=lambda h: (h.message.booked_ms, h.record_id)):
+        fault = bookings.fault_of_next(held.message)
+        fault = fault or _fault_of_invoice(case, book, held, invoices, all_numbers)
+        if fault is not None:
+            case.report(book, held, fault)
+        elif held.message.statement:
+            sound[held.message.statement].append(held)
+    for statement_id in sorted(sound):
+        billed = invoices.get(statement_id, [])
+        named = {h.message.invoice_number for h in billed}
+        paid = [h for h in sound[statement_id] if h.message.invoice_number in named]
+        found = fault_of_payments([h.message for h in paid], invoices=[h.message for h in billed]) if paid else None
+        if found is not None:
+            last = next(h for h in paid if h.message is found[0])
+            case.report(book, last, found[1])
+    _note_open(case, book, invoices)
+
+
+def _fault_of_invoice(
+    case: Case,
+    book: Book,
+    held: Held[Payment],
+    invoices: dict[bytes, list[Held[Invoice]]],
+    all_numbers: Collection[str],
+) -> Fault | None:
+    """Does it name an invoice of a statement of its channel? Reports one that is not there."""
+    payment = held.message
+    what = f"The payment {payment.reference!r}"
+    if not payment.statement:
+        return None
+    channel = case.stated_in.get(payment.statement)
+    if channel is None:
+        return None  # reported as missing, with everything that names it
+    if channel != book.id:
+        return Fault("payment-mismatch", f"{what} names a statement of another channel.")
+    number = payment.invoice_number
+    if any(h.message.invoice_number == number for h in invoices.get(payment.statement, ())):
+        return None
+    if number in all_numbers:
+        return Fault("payment-mismatch", f"{what} names another statement than invoice {number} does.")
+    miss(case, book, held, Invoice, f"invoice {number}", f"No bundle holds the invoice {number}, which was paid.")
+    return None
+
+
+def _note_open(case: Case, book: Book, invoices: dict[bytes, list[Held[Invoice]]]) -> None:
+    """What is left to pay, once all that came or was set off for no invoice has covered the oldest."""
+    billed = [held for held in sorted(book.all_statements, key=_number) if invoices.get(held.record_id)]
+    owed = [sum(h.message.gross_cents for h in invoices[held.record_id]) for held in billed]
+    paid: dict[bytes, int] = defaultdict(int)
+    for payment in book.payments:
+        paid[payment.message.statement] += payment.message.amount_cents
+    ahead = paid[b""] + sum(held.message.set_off_cents for held in book.statements.values())
+    still_open = spread([due - paid[held.record_id] for held, due in zip(billed, owed, strict=True)], ahead)
+    for held, due, left in zip(billed, owed, still_open, strict=True):
+        if left:
+            when = ", and the time to pay it is over" if case.now_ms > held.message.due_ms else ""
+            sentence = f"Of {due} cents {left} are open{when}."
+            case.note(book, "invoice-open", list(invoices[held.record_id][-1:]), sentence)
+
+
+def _number(held: Held[Any]) -> tuple[int, bytes]:
+    return held.message.statement_number, held.record_id
+
+
+def _judge_payments_counted(case: Case, book: Book) -> None:
+    """Statements against payments: each counts those booked since the one before, and none may be lost.
+
+    A bank tells late: what was booked before the last statement but one and is still not counted, was left out.
+    """
+    counted, before_ms = 0, None
+    sums = _BookedSums(book)
+    for number in range(1, len(book.statements) + 1):
+        held = book.statements.get(number)
+        if held is None:
+            return
+        counted += held.message.payments_cents
+        least, most = sums.between(before_ms, held.message.stated_ms)
+        if counted > most:
+            sentence = f"No bundle holds the payments that {held} counts, {counted - most} cents."
+            miss(case, book, held, Payment, "a payment", sentence)
+            return
+        if counted < least:
+            sentence = f"{str(held).capitalize()} does not count a payment from before the one before it."
+            # Money that went back, and that nobody shows, could explain it.
+            case.report(book, held, Fault("statement-mismatch", sentence, proven=False))
+            return
+        before_ms = held.message.stated_ms
+
+
+class _BookedSums:
+    """A channel's payments by their times, in cents: all together, and those above and below zero apart."""
+
+    def __init__(self, book: Book) -> None:
+        payments = sorted((held.message.booked_ms, held.message.amount_cents) for held in book.payments)
+        self._times: Final = [booked_ms for booked_ms, _ in payments]
+        self._below: Final = [0, *accumulate(min(amount, 0) for _, amount in payments)]
+        self._above: Final = [0, *accumulate(max(amount, 0) for _, amount in payments)]
+
+    def between(self, before_ms: int | None, stated_ms: int) -> tuple[int, int]:
+        """The least and the most that statements up to the one of `stated_ms` may count.
+
+        Counted must be what was booked by the time of the one before (`before_ms`, None for the first), and may be
+        what was by its own; each payment as a whole. 120 s either way.
+        """
+        first = bisect_right(self._times, before_ms - CLOCK_TOLERANCE_MS) if before_ms is not None else 0
+        last = max(bisect_right(self._times, stated_ms + CLOCK_TOLERANCE_MS), first)
+        return self._below[last] + self._above[first], self._below[first] + self._above[last]
+
+
+def _by_statement(invoices: list[Held[Invoice]]) -> dict[bytes, list[Held[Invoice]]]:
+    """Invoices of each statement, by their times."""
+    found: dict[bytes, list[Held[Invoice]]] = defaultdict(list)
+    for held in sorted(invoices, key=lambda h: (h.message.issued_ms, h.record_id)):
+        found[held.message.statement].append(held)
+    return found
+
+
+def miss(
+    case: Case,
+    book: Book,
+    held: Held[Any],
+    message_type: type[Message],
+    label: str,
+    sentence: str,
+    record_id: bytes = b"",
+    slot: tuple[int, ...] = (),
+) -> None:
+    """Report a record of the channel that `held` builds on and no bundle holds."""
+    draft = Draft("record-missing", sentence, held.places, None, held.record_id, book.id)
+    proof = f"It stands where {label} is missing."
+    absence = Absence(message_type.payload_type, (book.id, *slot), label, draft, book.bundles, record_id, proof=proof)
+    case.docket.add_absence(absence)

@@ -1,0 +1,112 @@
+"""What the invoices of a statement and the payments of a channel may say (docs/spec/audit.md, section 8).
+
+Pure, over messages whose form and signatures were checked. What a missing record could explain is not proven: several
+invoices of a statement, and payments there and back, are right by their sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from p2pgrid.proto.codes import Party
+from p2pgrid.proto.rules import Fault
+from p2pgrid.proto.statement import Invoice, Payment, PaymentKind, Statement
+
+_DAY_MS: Final = 86_400_000
+
+
+def faults_of_invoices(invoices: Sequence[Invoice], *, statement: Statement) -> list[Fault]:
+    """Do all invoices of a statement together say what it says? One `invoice-mismatch` at most.
+
+    Several are right where one is taken back and made again: their sums count.
+    """
+    numbers = " and ".join(invoice.invoice_number for invoice in invoices)
+    if any(invoice.currency != statement.currency for invoice in invoices):
+        return [Fault("invoice-mismatch", f"The invoice {numbers} is not in the statement's {statement.currency}.")]
+    for name, billed, owed in (
+        ("net", sum(i.net_cents for i in invoices), statement.net_cents),
+        ("VAT", sum(i.vat_cents for i in invoices), statement.gross_cents - statement.net_cents),
+    ):
+        if billed != owed:
+            sentence = f"The {name} of invoice {numbers} is {billed} cents; statement {statement.statement_number} has"
+            return [Fault("invoice-mismatch", f"{sentence} {owed}.", proven=False)]
+    return []
+
+
+class Bookings:
+    """The payments of a channel, taken in the order in which they were booked."""
+
+    def __init__(self, currency: str) -> None:
+        """`currency`: the channel's."""
+        self._currency: Final = currency
+        self._entries: Final[set[tuple[bytes, str, bytes]]] = set()
+        self._last: Final[dict[tuple[object, ...], int]] = {}
+        """When the last one was booked, by all that it says; likewise of those that were typed in by hand."""
+        self._last_by_hand: Final[dict[tuple[object, ...], int]] = {}
+
+    def fault_of_next(self, payment: Payment) -> Fault | None:
+        """Is it in the channel's currency, and not booked already? `payment-mismatch`.
+
+        An entry of the bank's file books one movement of money, once for an invoice. Of what was typed in by hand it
+        shows in all that it says, within a day: kind, reference, amount.
+        """
+        what = f"The payment {payment.reference!r}"
+        is_known = self._is_known(payment)
+        if payment.currency != self._currency:
+            return Fault("payment-mismatch", f"{what} is in {payment.currency}, its channel in {self._currency}.")
+        if is_known:
+            where = f"for invoice {payment.invoice_number}" if payment.statement else "as paid ahead"
+            return Fault("payment-mismatch", f"{what} was booked twice {where}.")
+        return None
+
+    def _is_known(self, payment: Payment) -> bool:
+        if payment.kind is PaymentKind.REALLOCATED:
+            return False
+        where = payment.statement, payment.invoice_number
+        said = (*where, payment.kind, payment.reference, payment.amount_cents)
+        alike = self._last_by_hand if payment.entry else self._last
+        is_known = payment.booked_ms - alike.get(said, -_DAY_MS) < _DAY_MS
+        self._last[said] = payment.booked_ms
+        if payment.entry:
+            is_known = is_known or (*where, payment.entry) in self._entries
+            self._entries.add((*where, payment.entry))
+        else:
+            self._last_by_hand[said] = payment.booked_ms
+        return is_known
+
+
+def fault_of_payments(payments: Sequence[Payment], *, invoices: Iterable[Invoice]) -> tuple[Payment, Fault] | None:
+    """Do the payments of a statement's invoices come to more than these, or to less than nothing? `payment-mismatch`.
+
+    The last that pays more, or takes more back, is at fault; `payments` are in the order in which they were booked.
+    """
+    owed = sum(invoice.gross_cents for invoice in invoices)
+    paid = sum(payment.amount_cents for payment in payments)
+    # Whoever pays too much is at fault, or whoever books what never came or went: the records do not tell.
+    if paid > max(owed, 0):
+        last = next(p for p in reversed(payments) if p.amount_cents > 0)
+        sentence = (
+            f"With the payment {last.reference!r} {paid} cents are paid for a statement whose invoices come to {owed}."
+        )
+    elif paid < min(owed, 0):
+        last = next(p for p in reversed(payments) if p.amount_cents < 0)
+        sentence = f"With the payment {last.reference!r} {-paid} cents went back, for a statement of {owed} cents."
+    else:
+        return None
+    return last, Fault("payment-mismatch", sentence, Party.UNCLEAR)
+
+
+def spread(rests: Sequence[int], ahead_cents: int) -> list[int]:
+    """What is open of each statement, in cents, never below zero, the oldest first.
+
+    `rests`: of each what its invoices come to less what was paid for them; below zero what the provider owes for it.
+    That, and `ahead_cents` (paid ahead for none of them, and set off), covers the oldest of the others.
+    """
+    left = max(ahead_cents + sum(-rest for rest in rests if rest < 0), 0)
+    still_open = []
+    for rest in rests:
+        covered = min(max(rest, 0), left)
+        left -= covered
+        still_open.append(max(rest, 0) - covered)
+    return still_open
