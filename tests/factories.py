@@ -15,6 +15,7 @@ import msgspec
 
 from p2pgrid.proto.card import Card, PeerKey
 from p2pgrid.proto.dispute import Answer, Decision, Dispute, Opening, Subject
+from p2pgrid.proto.invoice_sums import vat_of
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import (
     ENDPOINTS,
@@ -32,9 +33,18 @@ from p2pgrid.proto.messages import (
     Voucher,
     channel_id,
 )
-from p2pgrid.proto.pricing import amount_owed, price_of
+from p2pgrid.proto.pricing import amount_owed, owes_nothing, price_of
 from p2pgrid.proto.record import Message, Role, Signed, sign_message
-from p2pgrid.proto.statement import Invoice, Payment, Statement, StatementLine
+from p2pgrid.proto.statement import (
+    Invoice,
+    InvoiceType,
+    Payment,
+    PaymentKind,
+    Statement,
+    StatementLine,
+    VatLine,
+)
+from p2pgrid.proto.statement_rules import statement_net
 from p2pgrid.proto.withdrawal import Withdrawal
 
 NOW_MS = 1_800_000_000_000
@@ -291,67 +301,127 @@ def make_opening(order: Signed[Order], content: bytes, commitment_key: bytes, **
     return sign_message(opening, opening.by, CLIENT if opening.by is Role.CLIENT else PROVIDER)
 
 
-def make_statement(receipts: Sequence[Signed[Receipt]], root: bytes, **changes: Any) -> Signed[Statement]:
-    """Both sides' statement over receipts of one channel, all of them at `TARIFF`."""
-    first, last = receipts[0].message, receipts[-1].message
-    usages = [receipt.message.usage for receipt in receipts]
-    total = sum(receipt.message.amount_pico for receipt in receipts)
-    line = StatementLine(
-        model=first.model,
-        input_upm=TARIFF.input_upm,
-        cached_input_upm=TARIFF.cached_input_upm,
-        output_upm=TARIFF.output_upm,
-        receipts=len(receipts),
-        prompt_tokens=sum(usage.prompt_tokens for usage in usages),
-        cached_tokens=sum(usage.cached_tokens for usage in usages),
-        output_tokens=sum(usage.output_tokens for usage in usages),
-        amount_pico=total,
-    )
+def make_statement(
+    receipts: Sequence[Signed[Receipt]],
+    root: bytes,
+    *,
+    before: Signed[Statement] | None = None,
+    rate_bp: int = 0,
+    tariff: Tariff = TARIFF,
+    **changes: Any,
+) -> Signed[Statement]:
+    """Both sides' statement over receipts of one channel, all of one tariff; what follows from a change is changed too.
+
+    With `rate_bp` there is VAT of the standard rate, without it reverse charge. Of no receipts it follows `before`.
+    """
+    last = before.message if before is not None else None
     fields: dict[str, Any] = {
-        "channel": first.channel,
-        "statement_number": 1,
-        "previous": b"",
-        "first_receipt": first.receipt_number,
-        "last_receipt": last.receipt_number,
+        "channel": receipts[0].message.channel if receipts else last.channel if last else b"",
+        "statement_number": last.statement_number + 1 if last else 1,
+        "previous": before.id if before is not None else b"",
+        "first_receipt": receipts[0].message.receipt_number if receipts else last.last_receipt + 1 if last else 1,
+        "last_receipt": receipts[-1].message.receipt_number if receipts else last.last_receipt if last else 0,
         "root": root,
         "currency": "EUR",
-        "lines": (line,),
-        "total_pico": total,
+        "lines": (line_of(receipts, tariff),) if receipts else (),
+        "total_pico": sum(receipt.message.amount_pico for receipt in receipts),
         "credits_pico": 0,
-        "payments_pico": 0,
-        "opening_pico": 0,
-        "closing_pico": total,
-        "stated_ms": last.issued_ms + DAY_MS,
+        "held_pico": 0,
+        "payments_cents": 0,
+        "set_off_cents": 0,
+        "opening_cents": last.closing_cents if last else 0,
+        "from_ms": last.until_ms if last else NOW_MS,
+        **changes,
     }
-    statement = sign_message(Statement(**{**fields, **changes}), Role.PROVIDER, PROVIDER)
-    return statement.countersigned(Role.CLIENT, CLIENT)
+    from_ms = fields["from_ms"]
+    fields.setdefault("until_ms", max(receipts[-1].message.issued_ms if receipts else 0, from_ms) + 1000)
+    fields.setdefault("stated_ms", fields["until_ms"] + DAY_MS)
+    fields.setdefault("due_ms", fields["stated_ms"] + 14 * DAY_MS)
+    taken = {"credits_pico": fields["credits_pico"], "held_pico": fields["held_pico"]}
+    held_before_pico = last.held_pico if last else 0
+    fields.setdefault("net_cents", statement_net(fields["lines"], **taken, held_before_pico=held_before_pico))
+    fields.setdefault("vat", (vat_line(fields["net_cents"], rate_bp),))
+    fields.setdefault("gross_cents", fields["net_cents"] + sum(line.vat_cents for line in fields["vat"]))
+    paid = fields["payments_cents"] + fields["set_off_cents"]
+    fields.setdefault("closing_cents", fields["opening_cents"] + fields["gross_cents"] - paid)
+    return sign_message(Statement(**fields), Role.PROVIDER, PROVIDER).countersigned(Role.CLIENT, CLIENT)
+
+
+def line_of(receipts: Sequence[Signed[Receipt]], tariff: Tariff = TARIFF) -> StatementLine:
+    """The one line of receipts of one model, all of one tariff."""
+    billed = [receipt.message.usage for receipt in receipts if not owes_nothing(receipt.message.status)]
+    return StatementLine(
+        model=receipts[0].message.model,
+        input_upm=tariff.input_upm,
+        cached_input_upm=tariff.cached_input_upm,
+        output_upm=tariff.output_upm,
+        receipts=len(receipts),
+        prompt_tokens=sum(usage.prompt_tokens for usage in billed),
+        cached_tokens=sum(usage.cached_tokens for usage in billed),
+        output_tokens=sum(usage.output_tokens for usage in billed),
+        amount_pico=sum(receipt.message.amount_pico for receipt in receipts),
+    )
+
+
+def vat_line(net_cents: int, rate_bp: int = 0, **changes: Any) -> VatLine:
+    """VAT of the standard rate, or reverse charge where there is no rate."""
+    fields: dict[str, Any] = {
+        "category": "S" if rate_bp else "AE",
+        "rate_bp": rate_bp,
+        "exemption": "" if rate_bp else "VATEX-EU-AE",
+        "net_cents": net_cents,
+        "vat_cents": vat_of(net_cents, rate_bp),
+    }
+    return VatLine(**{**fields, **changes})
 
 
 def make_invoice(statement: Signed[Statement], **changes: Any) -> Signed[Invoice]:
-    """The provider's invoice for a statement, without VAT."""
-    net = statement.message.total_pico - statement.message.credits_pico
-    cents = (net + 5 * 10**9) // 10**10
+    """The provider's invoice for a statement, a credit note where that is below zero."""
+    message = statement.message
     fields: dict[str, Any] = {
         "statement": statement.id,
-        "invoice_number": "2027-0001",
+        "invoice_number": f"2027-{message.statement_number:04}",
         "currency": "EUR",
-        "net_cents": cents,
-        "vat_cents": 0,
-        "gross_cents": cents,
+        "net_cents": message.net_cents,
+        "vat_cents": message.gross_cents - message.net_cents,
         "document_sha256": digest("invoice"),
-        "issued_ms": statement.message.stated_ms + 1000,
+        "issued_ms": message.stated_ms + 1000,
+        **changes,
     }
-    return sign_message(Invoice(**{**fields, **changes}), Role.PROVIDER, PROVIDER)
+    fields.setdefault("type_code", InvoiceType.CREDIT_NOTE if fields["net_cents"] < 0 else InvoiceType.INVOICE)
+    fields.setdefault("gross_cents", fields["net_cents"] + fields["vat_cents"])
+    return sign_message(Invoice(**fields), Role.PROVIDER, PROVIDER)
 
 
-def make_payment(invoice: Signed[Invoice], **changes: Any) -> Signed[Payment]:
-    """The whole of an invoice, paid."""
+def make_payment(invoice: Signed[Invoice], channel: bytes, **changes: Any) -> Signed[Payment]:
+    """The whole of an invoice of that channel, paid; of a credit note, refunded. Each reference is another entry."""
+    cents = changes.get("amount_cents", invoice.message.gross_cents)
     fields: dict[str, Any] = {
+        "channel": channel,
         "statement": invoice.message.statement,
         "invoice_number": invoice.message.invoice_number,
         "reference": "P2PGRID-1",
         "currency": "EUR",
-        "amount_cents": invoice.message.gross_cents,
+        "amount_cents": cents,
+        "kind": PaymentKind.RECEIVED if cents > 0 else PaymentKind.REFUNDED,
         "booked_ms": invoice.message.issued_ms + DAY_MS,
+        **changes,
+    }
+    fields.setdefault("entry", digest(f"entry {fields['reference']} {fields['kind']} {fields['booked_ms']}"))
+    return sign_message(Payment(**fields), Role.PROVIDER, PROVIDER)
+
+
+def make_prepayment(channel: bytes, **changes: Any) -> Signed[Payment]:
+    """Money that came for no invoice."""
+    fields: dict[str, Any] = {
+        "channel": channel,
+        "statement": b"",
+        "invoice_number": "",
+        "reference": "AHEAD-1",
+        "currency": "EUR",
+        "amount_cents": 5,
+        "kind": PaymentKind.RECEIVED,
+        "entry": digest("entry ahead"),
+        "booked_ms": NOW_MS + DAY_MS,
     }
     return sign_message(Payment(**{**fields, **changes}), Role.PROVIDER, PROVIDER)

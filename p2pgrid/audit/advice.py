@@ -137,6 +137,9 @@ ADVICE: Final[dict[str, Advice]] = {
     "card-missing": Advice(
         "Who stands behind the key was not checked.", "Ask the operator for its card and audit again."
     ),
+    "receipt-not-stated": Advice(
+        "It was not invoiced, though its period is long over.", "Settle the channel: `p2pgrid settle PEER`."
+    ),
     "invoice-open": Advice("Money is still owed.", "Pay it, or look for the payment record."),
     "not-received": Advice(
         "A link or a machine failed at the wrong moment.", "`p2pgrid receipts reconcile PEER` mends it."

@@ -11,12 +11,12 @@ import msgspec
 from p2pgrid.proto.checkpoint import CHECKPOINT_TYPE
 from p2pgrid.proto.messages import ModelOffer, Receipt, Status, Tariff, Usage
 from p2pgrid.proto.record import PARTIES, Record, Role, Signed, sign_message
-from tests.factories import make_answer, make_dispute, make_invoice, make_payment
+from tests.factories import line_of, make_answer, make_dispute, make_invoice
 from tests.proto.audit_cases import UNCLEAR, USAGE, C, P, both, last_receipt, two_receipts, vector
 from tests.proto.audit_cases_disputes import disputed
 from tests.proto.audit_cases_keys import card, peer, sold_under
 from tests.proto.audit_cases_log import ALL_PROOFS, TWO_WITNESSES, WITNESSES, attached, log_of, note_of, proved
-from tests.proto.audit_cases_settlement import invoiced, sold, statement
+from tests.proto.audit_cases_settlement import contested, invoiced, made, paid, sold, statement
 from tests.proto.chains import DAY_MS, START_MS, TARIFF, Dealings, LinesBundle, bundle_of, digest, key, make_offer
 
 CLOCKS_MS = 120_000
@@ -333,11 +333,9 @@ def term_cut_by_a_later_card() -> list[LinesBundle]:
 @vector("statement-mismatch", P)
 def another_total_and_what_follows_from_it() -> list[LinesBundle]:
     grid = sold()
-    total = sum(r.message.amount_pico for r in grid.receipts)
-    (line,) = statement(grid, 1, 5).message.lines
-    grid.provider_has.pop(), grid.client_has.pop()
-    wrong = msgspec.structs.replace(line, amount_pico=total + 1)
-    statement(grid, 1, 5, lines=(wrong,), total_pico=total + 1, closing_pico=total + 1)
+    right = made(grid, grid.receipts).message
+    wrong = msgspec.structs.replace(right.lines[0], amount_pico=right.total_pico + 1)
+    statement(grid, 1, 5, lines=(wrong,), total_pico=right.total_pico + 1)
     return both(grid)
 
 
@@ -345,11 +343,11 @@ def another_total_and_what_follows_from_it() -> list[LinesBundle]:
 def lines_that_do_not_make_the_total() -> list[LinesBundle]:
     grid = sold()
     total = sum(r.message.amount_pico for r in grid.receipts)
-    statement(grid, 1, 5, total_pico=total + 1, closing_pico=total + 1)
+    statement(grid, 1, 5, total_pico=total + 1)
     return both(grid)
 
 
-@vector("statement-mismatch", P)
+@vector("statement-mismatch", P, proven=False)
 def credits_of_nothing() -> list[LinesBundle]:
     grid = sold()
     statement(grid, 1, 5, credits_pico=1)
@@ -357,12 +355,11 @@ def credits_of_nothing() -> list[LinesBundle]:
 
 
 def credited(answered_before_ms: int, *, is_counted: bool) -> Dealings:
-    """A dispute accepted so long before the statement was made, and whether the statement counts it."""
+    """A dispute accepted so long before the statement was made, and whether it is a credit there, or held."""
     grid = sold()
-    dispute = grid.keep(make_dispute(grid.receipts[2].countersigned(Role.CLIENT, grid.client)))
-    credit = grid.receipts[2].message.amount_pico if is_counted else 0
-    stated = statement(grid, 1, 5, credits_pico=credit)
-    grid.keep(make_answer(dispute, answered_ms=stated.message.stated_ms - answered_before_ms))
+    stated_ms = grid.now_ms + DAY_MS
+    amount = contested(grid, answered_ms=stated_ms - answered_before_ms)
+    statement(grid, 1, 5, stated_ms=stated_ms, **{"credits_pico" if is_counted else "held_pico": amount})
     return grid
 
 
@@ -371,41 +368,60 @@ def credit_of_before_not_counted() -> list[LinesBundle]:
     return both(credited(CLOCKS_MS, is_counted=False))
 
 
-@vector("statement-mismatch", P)
+@vector("statement-mismatch", P, proven=False)
 def credit_of_later_counted() -> list[LinesBundle]:
     return both(credited(-CLOCKS_MS - 1, is_counted=True))
 
 
-def half_cents(**changes: Any) -> Dealings:
-    """Two models of which one answer each comes to half a cent; a statement, and its invoice."""
-    half = Tariff(input_upm=0, cached_input_upm=0, output_upm=5 * 10**9)
+def held(disputed_before_ms: int, *, is_counted: bool) -> Dealings:
+    """A dispute made so long before the statement, which holds it back or not."""
+    grid = sold()
+    stated_ms = grid.now_ms + DAY_MS
+    amount = contested(grid, disputed_ms=stated_ms - disputed_before_ms)
+    statement(grid, 1, 5, stated_ms=stated_ms, held_pico=amount if is_counted else 0)
+    return grid
+
+
+@vector("statement-mismatch", P, proven=False)
+def dispute_of_before_not_held() -> list[LinesBundle]:
+    return both(held(CLOCKS_MS, is_counted=False))
+
+
+@vector("statement-mismatch", P, proven=False)
+def dispute_of_later_held() -> list[LinesBundle]:
+    return both(held(-CLOCKS_MS - 1, is_counted=True))
+
+
+def half_cents(net_cents: int) -> Dealings:
+    """An answer that comes to half a cent in each of its three counts, of each of two models; its statement."""
+    half = Tariff(input_upm=5 * 10**9, cached_input_upm=5 * 10**9, output_upm=5 * 10**9)
     of_one = make_offer(key("provider")).models[0]
     models: tuple[ModelOffer, ...] = tuple(
         msgspec.structs.replace(of_one, model=name, tariff=half) for name in ("a", "b")
     )
     grid = Dealings(offer_changes={"models": models})
+    usage = Usage(prompt_tokens=2, cached_tokens=1, output_tokens=1)
     for name in ("a", "b"):
         order = grid.order(model=name, max_amount_pico=10**13)
-        grid.receipt(order, Usage(output_tokens=1), model=name, amount_pico=5 * 10**9)
-    (line,) = statement(grid, 1, 1).message.lines
-    grid.provider_has.pop(), grid.client_has.pop()
-    one = {"receipts": 1, "prompt_tokens": 0, "cached_tokens": 0, "output_tokens": 1, "amount_pico": 5 * 10**9}
-    prices = {"input_upm": 0, "cached_input_upm": 0, "output_upm": 5 * 10**9}
-    lines = tuple(msgspec.structs.replace(line, model=name, **prices, **one) for name in ("a", "b"))
-    made = statement(grid, 1, 2, lines=lines)
-    invoice = grid.keep(make_invoice(made, **changes))
-    grid.keep(make_payment(invoice))
+        grid.receipt(order, usage, model=name, amount_pico=15 * 10**9)
+    lines = tuple(line_of([receipt], half) for receipt in grid.receipts)
+    statement(grid, 1, 2, lines=lines, net_cents=net_cents)
     return grid
 
 
-@vector("invoice-mismatch", P)
+@vector("statement-mismatch", P)
 def rounded_down() -> list[LinesBundle]:
-    return both(half_cents(net_cents=0, gross_cents=0))
+    return both(half_cents(0))
 
 
-@vector("invoice-mismatch", P)
+@vector("statement-mismatch", P)
 def rounded_once_for_all_lines() -> list[LinesBundle]:
-    return both(half_cents(net_cents=1, gross_cents=1))
+    return both(half_cents(3))
+
+
+@vector("statement-mismatch", P)
+def rounded_once_for_each_line() -> list[LinesBundle]:
+    return both(half_cents(4))
 
 
 @vector("payment-mismatch", P)
@@ -414,15 +430,16 @@ def payment_of_another_statement_s_invoice() -> list[LinesBundle]:
     first = statement(grid, 1, 3)
     invoice = grid.keep(make_invoice(first))
     second = statement(grid, 4, 5, first)
-    grid.keep(make_payment(invoice))
-    grid.keep(make_payment(invoice, statement=second.id, reference="AGAIN", amount_cents=1))
+    paid(grid, invoice)
+    paid(grid, invoice, statement=second.id, reference="AGAIN", amount_cents=1)
     return both(grid)
 
 
 @vector("payment-mismatch", UNCLEAR)
 def a_cent_too_much() -> list[LinesBundle]:
     grid, invoice = invoiced()
-    grid.keep(make_payment(invoice, amount_cents=invoice.message.gross_cents + 1))
+    for reference, cents in (("P2PGRID-1", invoice.message.gross_cents), ("P2PGRID-2", 1)):
+        paid(grid, invoice, reference=reference, amount_cents=cents)
     return both(grid)
 
 
@@ -438,15 +455,14 @@ def paid_at(after_ms: int, *, counted: bool, third: bool = False) -> Dealings:
     first = statement(grid, 1, 3)
     invoice = grid.keep(make_invoice(first))
     stated_ms = invoice.message.issued_ms + 5 * DAY_MS
-    payment = grid.keep(make_payment(invoice, booked_ms=stated_ms + after_ms))
-    paid_pico = payment.message.amount_cents * 10**10
-    second = statement(grid, 4, 5, first, stated_ms=stated_ms, payments_pico=paid_pico if counted else 0)
+    cents = paid(grid, invoice, booked_ms=stated_ms + after_ms).message.amount_cents
+    second = statement(grid, 4, 5, first, stated_ms=stated_ms, payments_cents=cents if counted else 0)
     if third:
         statement(grid, 6, 6, second, stated_ms=stated_ms + 9 * DAY_MS)
     return grid
 
 
-@vector("statement-mismatch", P)
+@vector("statement-mismatch", P, proven=False)
 def payment_left_out_by_the_statement_after() -> list[LinesBundle]:
     return both(paid_at(-CLOCKS_MS, counted=False, third=True))
 

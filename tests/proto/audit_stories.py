@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from p2pgrid.proto.dispute import Decision
 from p2pgrid.proto.log_case import NO_DEMANDS, LogDemands
 from p2pgrid.proto.messages import Status, Usage
-from tests.factories import make_answer, make_invoice, make_opening, make_payment
+from tests.factories import make_answer, make_invoice, make_opening
 from tests.proto.audit_cases import USAGE, both, by_the_hour, two_receipts, with_line
 from tests.proto.audit_cases_batch import LINES, batch, line, opened_by_voucher, used
 from tests.proto.audit_cases_batch import opened as opened_in_batch
@@ -28,7 +29,7 @@ from tests.proto.audit_cases_log import (
     note_of,
     proved,
 )
-from tests.proto.audit_cases_settlement import invoiced, settled, statement
+from tests.proto.audit_cases_settlement import held_then, invoiced, paid, settled, statement
 from tests.proto.audit_more_cases import (
     CLOCKS_MS,
     LESS,
@@ -36,12 +37,31 @@ from tests.proto.audit_more_cases import (
     credited,
     disputed_after,
     half_cents,
+    held,
     metered,
     paid_at,
     sale,
     sold_until,
     unanswered,
     witnessed_at,
+)
+from tests.proto.audit_stories_settlement import (
+    OVERLAP,
+    ahead,
+    idle_months,
+    netted,
+    never_arrived,
+    one_entry,
+    overbilled,
+    overdue,
+    overlapping,
+    put_right,
+    refunded,
+    returned,
+    set_off,
+    stated_early,
+    two_rates,
+    waived,
 )
 from tests.proto.chains import DAY_MS, START_MS, Dealings, LinesBundle, digest, everyday_dealings, key
 
@@ -125,19 +145,18 @@ def paid_twice(apart_ms: int) -> list[LinesBundle]:
     half = invoice.message.gross_cents // 2
     for later_ms in (0, apart_ms):
         booked_ms = invoice.message.issued_ms + DAY_MS + later_ms
-        grid.keep(make_payment(invoice, amount_cents=half, booked_ms=booked_ms))
-    grid.keep(make_payment(invoice, reference="REST", amount_cents=invoice.message.gross_cents - 2 * half))
+        paid(grid, invoice, amount_cents=half, booked_ms=booked_ms, entry=b"")
+    paid(grid, invoice, reference="REST", amount_cents=invoice.message.gross_cents - 2 * half)
     return both(grid)
 
 
 def taken_back() -> list[LinesBundle]:
-    """An invoice, the same again with negative amounts, and another in its place, which is paid."""
-    grid, invoice = invoiced()
-    cents = invoice.message.gross_cents
-    made = next(s for s in grid.client_has if s.message.payload_type == "/p2pgrid/statement/1")
-    grid.keep(make_invoice(made, invoice_number="2027-0002", net_cents=-cents, gross_cents=-cents))
-    again = grid.keep(make_invoice(made, invoice_number="2027-0003"))
-    grid.keep(make_payment(again))
+    """An invoice, the same again as a credit note, and another in its place, which is paid."""
+    grid, invoice = invoiced(2100)
+    cents = {"net_cents": -invoice.message.net_cents, "vat_cents": -invoice.message.vat_cents}
+    stated = next(s for s in grid.client_has if s.message.payload_type == "/p2pgrid/statement/1")
+    grid.keep(make_invoice(stated, invoice_number="2027-0002", **cents))
+    paid(grid, grid.keep(make_invoice(stated, invoice_number="2027-0003")))
     return both(grid)
 
 
@@ -145,8 +164,7 @@ def continued() -> Dealings:
     """A channel that goes on under a new key; its first statement opens with what was owed before."""
     grid = rotated(both_keys())
     grid.keep(both_keys())
-    owed = grid.receipts[-1].message.amount_pico
-    statement(grid, 1, 1, opening_pico=10**9, closing_pico=10**9 + owed)
+    statement(grid, 1, 1, opening_cents=10)
     return grid
 
 
@@ -320,9 +338,29 @@ STORIES: tuple[Story, ...] = (
     Story("a channel that goes on, with its balance", of(continued)),
     # Settlement.
     Story("two statements, an invoice and its payment", lambda: both(settled()[0])),
+    Story("the same with VAT", lambda: both(settled(2100)[0])),
     Story("a credit of 120 s later, counted", lambda: both(credited(-CLOCKS_MS, is_counted=True))),
     Story("a credit of just before, not counted", lambda: both(credited(CLOCKS_MS - 1, is_counted=False))),
-    Story("half a cent twice", of(half_cents, net_cents=2, gross_cents=2)),
+    Story("half a cent six times", of(half_cents, 6)),
+    Story("a dispute of 120 s later, held", of(held, -CLOCKS_MS, is_counted=True)),
+    Story("a dispute of just before, not held", of(held, CLOCKS_MS - 1, is_counted=False)),
+    Story("held, and then credited", lambda: both(held_then(Decision.ACCEPTED)[0])),
+    Story("held, and then released", lambda: both(held_then(Decision.REJECTED)[0])),
+    Story("a dispute that never arrived, not held", never_arrived, notes=("not-received",)),
+    Story("a receipt billed too high, disputed and credited", of(overbilled), ("wrong-amount",)),
+    Story("an amount waived where no token came", of(waived)),
+    Story("a receipt 120 s after its period", of(stated_early)),
+    Story("statements of no receipts", of(idle_months)),
+    Story("a statement missing, and its receipts again after it", overlapping, OVERLAP),
+    Story("two categories of VAT", of(two_rates)),
+    Story("paid ahead, and used up", of(ahead)),
+    Story("a payment returned by the bank, and made again", returned),
+    Story("an entry of the bank that pays two invoices", of(one_entry)),
+    Story("booked for the wrong invoice, and put right", of(put_right)),
+    Story("an invoice paid by setting off", of(set_off)),
+    Story("a credit note, refunded", of(refunded)),
+    Story("a credit note, taken off the next payment", of(netted)),
+    Story("an invoice unpaid after its term", of(overdue), notes=("invoice-open",), now_ms=START_MS + 300 * DAY_MS),
     Story("the same payment a day later", lambda: paid_twice(DAY_MS)),
     Story("the same payment just within a day", lambda: paid_twice(DAY_MS - 1), ("payment-mismatch",)),
     Story("an invoice taken back and made again", taken_back),

@@ -47,7 +47,7 @@ def one_of_each_message() -> list[Message]:
     usage = Usage(prompt_tokens=10, cached_tokens=4, output_tokens=20)
     receipt = dealings.proposal(order, usage=usage)
     dispute = factories.make_dispute(receipt)
-    statement = factories.make_statement([receipt], hashlib.sha256(b"\0" + receipt.id).digest())
+    statement = factories.make_statement([receipt], hashlib.sha256(b"\0" + receipt.id).digest(), rate_bp=2100)
     invoice = factories.make_invoice(statement)
     signed = (
         factories.make_offer(),
@@ -62,7 +62,7 @@ def one_of_each_message() -> list[Message]:
         factories.make_card(),
         statement,
         invoice,
-        factories.make_payment(invoice),
+        factories.make_payment(invoice, dealings.id, amount_cents=121),
         factories.make_withdrawal(),
     )
     return [one.message for one in signed]

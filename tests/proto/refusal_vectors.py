@@ -18,6 +18,7 @@ from p2pgrid.proto.key_rules import faults_of_card_keys
 from p2pgrid.proto.messages import BatchTerms, Channel, RequestLine, Status, TariffPeriod, Usage, channel_id
 from p2pgrid.proto.record import Message, Record, Role, encode_payload, parse_message
 from p2pgrid.proto.rules import faults_of_channel
+from p2pgrid.proto.statement import InvoiceType, PaymentKind, Statement
 from p2pgrid.proto.wire import Frame, parse_frame
 from tests import factories
 from tests.proto.generated_bases import one_of_each_frame, one_of_each_message
@@ -165,6 +166,9 @@ def _variants_of_value(info: Any, value: Any) -> Iterator[tuple[str, Any]]:
             sizes = {least, most, least - 1, most + 1}
             yield from ((f"of {size} characters", _WIDE * size) for size in sorted(sizes) if size >= 0)
             yield "as bytes", b"x"
+        case inspect.EnumType() if issubclass(info.cls, int):
+            yield from ((f"= {each.value}", each.value) for each in info.cls)
+            yield from (("= 1", 1), ("as text", str(value)))
         case inspect.EnumType():
             yield from ((f"= {each.value}", each.value) for each in info.cls)
             yield "= somebody", "somebody"
@@ -187,6 +191,7 @@ def item_of(name: str, known: Sequence[Any], number: int) -> Any:
         "channels": b"",
         "cards": b"",
         "schedule": [127, 0, 1, [1, 1, 1]],
+        "vat": ["S", number + 1, "", 0, 0],
         "peers": [factories.secret_key(f"peer {number}").public_key.raw, *term],
         "revoked": [factories.secret_key(f"peer {number}").public_key.raw, 1, ""],
         "models": [f"m{number}", [1, 1, 1], 1, 1, ["/"], "", "", b"", b"", b"", [], 0],
@@ -315,12 +320,57 @@ def _between() -> Iterator[tuple[str, Any, dict[str, Any]]]:
         *("é.example", "a.example\n", "a." + "b" * 63, "a." + "b" * 64),
     ):
         yield f"the domain {domain[:24]!r}, {len(domain)} characters", card, {"domain": domain}
-    statement, invoice = of["Statement"], of["Invoice"]
-    yield "a statement of one receipt", statement, {"first_receipt": 5, "last_receipt": 5}
-    yield "a statement that ends before it begins", statement, {"first_receipt": 5, "last_receipt": 4}
-    yield "gross is net and VAT", invoice, {"net_cents": 100, "vat_cents": 19, "gross_cents": 119}
-    yield "gross is not net and VAT", invoice, {"net_cents": 100, "vat_cents": 19, "gross_cents": 118}
+    yield from ((name, of["Statement"], changes) for name, changes in _of_statements(of["Statement"]))
+    yield from ((name, of["Invoice"], changes) for name, changes in _of_invoices())
+    yield from ((name, of["Payment"], changes) for name, changes in _of_payments())
     yield "a reason that no page names", of["Dispute"], {"reason": "no-such-code"}
+
+
+def _of_statements(statement: Statement) -> Iterator[tuple[str, dict[str, Any]]]:
+    replace = msgspec.structs.replace
+    yield "a statement of one receipt", {"first_receipt": 5, "last_receipt": 5}
+    yield "a statement of no receipts", {"first_receipt": 5, "last_receipt": 4, "lines": ()}
+    yield "a statement that ends before it begins", {"first_receipt": 5, "last_receipt": 3}
+    for at, name in enumerate(("from_ms", "until_ms", "stated_ms", "due_ms")):
+        times = [1000, 2000, 3000, 4000]
+        for off_ms in (0, 1):
+            times[at] = times[at - 1] + off_ms if at else times[1] - off_ms
+            fields = dict(zip(("from_ms", "until_ms", "stated_ms", "due_ms"), times, strict=True))
+            yield f"{name} {off_ms} ms from the next", fields
+        if at:
+            times[at] = times[at - 1] - 1
+            yield f"{name} too early", dict(zip(("from_ms", "until_ms", "stated_ms", "due_ms"), times, strict=True))
+    for cached in (10, 11):
+        line = replace(statement.lines[0], prompt_tokens=10, cached_tokens=cached)
+        yield f"a line with {cached} of 10 cached", {"lines": (statement.lines[0], line)}
+    (vat,) = statement.vat
+    for category, rate_bp in (
+        *(("S", 0), ("S", 1), ("L", 0), ("L", 700), ("M", 400), ("AE", 0), ("AE", 1), ("E", 0), ("E", 1900)),
+        *(("O", 0), ("O", 1), ("Z", 0), ("Z", 1), ("G", 1), ("K", 1)),
+    ):
+        yield f"VAT {category} of {rate_bp} points", {"vat": (replace(vat, category=category, rate_bp=rate_bp),)}
+    yield "two rates of one category", {"vat": (vat, replace(vat, rate_bp=700))}
+    yield "one rate of two categories", {"vat": (vat, replace(vat, category="L"))}
+    yield "one rate of one category twice", {"vat": (vat, replace(vat, net_cents=1))}
+
+
+def _of_invoices() -> Iterator[tuple[str, dict[str, Any]]]:
+    yield "gross is net and VAT", {"net_cents": 100, "vat_cents": 19, "gross_cents": 119}
+    yield "gross is not net and VAT", {"net_cents": 100, "vat_cents": 19, "gross_cents": 118}
+    for type_code in InvoiceType:
+        for net_cents in (-1, 0, 1):
+            amounts = {"net_cents": net_cents, "vat_cents": 0, "gross_cents": net_cents}
+            yield f"{int(type_code)} with a net of {net_cents}", {"type_code": type_code, **amounts}
+
+
+def _of_payments() -> Iterator[tuple[str, dict[str, Any]]]:
+    yield "an invoice of no statement", {"statement": b""}
+    yield "a statement without its invoice", {"invoice_number": ""}
+    yield "paid ahead", {"statement": b"", "invoice_number": ""}
+    yield "typed in by hand", {"entry": b""}
+    for kind in PaymentKind:
+        for cents in (-1, 0, 1):
+            yield f"{cents} cents {kind}", {"kind": kind, "amount_cents": cents}
 
 
 def _key_payloads() -> Iterator[Case]:

@@ -19,7 +19,7 @@ from p2pgrid.proto.inclusion import InclusionProof
 from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.messages import BatchTerms, DataTerms, ModelOffer, RequestLine, Tariff, TariffPeriod, Terms, Usage
 from p2pgrid.proto.record import Message
-from p2pgrid.proto.statement import StatementLine
+from p2pgrid.proto.statement import StatementLine, VatLine
 from p2pgrid.proto.wire import (
     BatchOpening,
     Capacity,
@@ -62,6 +62,7 @@ PARTS = (
     PeerKey,
     Revocation,
     StatementLine,
+    VatLine,
 )
 FRAMES = (
     ChannelRequest,
@@ -201,6 +202,8 @@ def _shape(info: Any, hint: Any = None) -> str:
             return f"text `{info.pattern.removeprefix(chr(92) + 'A').removesuffix(chr(92) + 'Z')}`"
         case inspect.StrType():
             return f"text, {_count(info.min_length, info.max_length)} characters"
+        case inspect.EnumType() if issubclass(info.cls, int):
+            return " or ".join(str(each.value) for each in _enum(info.cls))
         case inspect.EnumType():
             return " or ".join(f"`{each.value}`" for each in _enum(info.cls))
         case inspect.StructType():

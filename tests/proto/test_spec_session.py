@@ -9,7 +9,7 @@ import pytest
 from p2pgrid.proto.card import PeerKey, Revocation
 from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.messages import ModelOffer, Status, TariffPeriod, Terms
-from p2pgrid.proto.statement import StatementLine
+from p2pgrid.proto.statement import StatementLine, VatLine
 from p2pgrid.proto.wire import Kind
 from tests.proto.session_diagrams import SPEC, meanings_of_events, with_diagrams
 
@@ -46,7 +46,7 @@ def test_every_refusal_code_has_a_row() -> None:
         assert f"`{code}`" in TEXT.partition("## 4.")[2].partition("## 5.")[0], code
 
 
-_PARTS = (ModelOffer, Terms, TariffPeriod, PeerKey, Revocation, StatementLine)
+_PARTS = (ModelOffer, Terms, TariffPeriod, PeerKey, Revocation, StatementLine, VatLine)
 
 
 @pytest.mark.parametrize("message", [*MESSAGE_TYPES.values(), *_PARTS], ids=lambda m: m.__name__)

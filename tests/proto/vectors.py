@@ -43,6 +43,7 @@ from tests.proto.simulation import (
     usage,
 )
 from tests.proto.speccheck import signature_vectors, speccheck_vectors
+from tests.proto.statement_vectors import statement_vectors
 from tests.proto.withdrawal_vectors import withdrawal_vectors
 
 FOLDER = Path(__file__).parent.parent / "vectors"
@@ -73,6 +74,7 @@ def all_vectors() -> dict[str, Any]:
         "cards.json": card_vectors(),
         "discovery.json": discovery_vectors(),
         "withdrawals.json": withdrawal_vectors(),
+        "statements.json": statement_vectors(),
     }
 
 
@@ -134,7 +136,7 @@ def _other_records() -> list[Signed[Message]]:
     order = dealings.order()
     receipt = dealings.countersign(dealings.proposal(order))
     dispute = factories.make_dispute(receipt)
-    statement = factories.make_statement([receipt], hashlib.sha256(b"\0" + receipt.id).digest())
+    statement = factories.make_statement([receipt], hashlib.sha256(b"\0" + receipt.id).digest(), rate_bp=2100)
     invoice = factories.make_invoice(statement)
     return [
         dispute,
@@ -143,7 +145,7 @@ def _other_records() -> list[Signed[Message]]:
         factories.make_opening(order, b'{"model":"m"}', bytes(range(32))),
         statement,
         invoice,
-        factories.make_payment(invoice),
+        factories.make_payment(invoice, dealings.id, amount_cents=121),
         factories.make_withdrawal(),
     ]
 

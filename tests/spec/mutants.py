@@ -207,6 +207,61 @@ MUTANTS: Final[tuple[tuple[str, str, str], ...]] = (
         "",
     ),
     (
+        "half a cent is none",
+        "(abs(amount) + unit // 2) // unit",
+        "(abs(amount) + unit // 2 - 1) // unit",
+    ),
+    (
+        "half a cent below zero is none",
+        "whole if amount >= 0 else -whole",
+        "whole if amount >= 0 else (amount + unit // 2) // unit",
+    ),
+    (
+        "what was held before does not come back",
+        "return lines - off + rounded(held_before_pico, 10**10)",
+        "return lines - off",
+    ),
+    (
+        "credits and what is held are rounded together",
+        'rounded(statement["credits_pico"], 10**10) + rounded(statement["held_pico"], 10**10)',
+        'rounded(statement["credits_pico"] + statement["held_pico"], 10**10)',
+    ),
+    (
+        "lines are rounded as a whole",
+        'sum(rounded(part, 10**10) for line in statement["lines"] for part in components(line))',
+        'sum(rounded(line["amount_pico"], 10**10) for line in statement["lines"])',
+    ),
+    (
+        "tokens that are waived count",
+        'if is_owing and (receipt["amount_pico"] or not any(costs)) else',
+        "if is_owing else",
+    ),
+    (
+        "two disputes of a receipt are both held",
+        "max(contested.get(number, 0), amount)",
+        "contested.get(number, 0) + amount",
+    ),
+    (
+        "what is rejected is held",
+        "        if not is_answered:",
+        '        if not is_answered or not one["is_accepted"]:',
+    ),
+    (
+        "statements that are due before they are stated",
+        '<= m["stated_ms"] <= m["due_ms"]',
+        '<= m["stated_ms"]',
+    ),
+    (
+        "a rate in any category",
+        'or one["category"] in ("L", "M")',
+        "or True",
+    ),
+    (
+        "payments of nothing",
+        '            yield m["amount_cents"] != 0\n',
+        "",
+    ),
+    (
         "minutes cut off toward zero",
         "minute = ordered_ms // 60_000 + utc_offset_minutes\n",
         "minute = abs(ordered_ms // 60_000 + utc_offset_minutes)\n",

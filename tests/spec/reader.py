@@ -338,6 +338,8 @@ def typed(kind: str, value: Any) -> Any:
         _within(isinstance(value, str) and int(sizes[1]) <= len(value) <= int(sizes[2]))
     elif pattern := re.fullmatch(r"text `(.+)`", kind):
         _within(isinstance(value, str) and re.fullmatch(pattern[1], value) is not None)
+    elif re.fullmatch(r"\d+( or \d+)+", kind):
+        _within(type(value) is int and str(value) in kind.split(" or "))
     elif kind == "true or false":
         _within(isinstance(value, bool))
     else:
@@ -409,9 +411,24 @@ def _rules_of(name: str, m: dict[str, Any]) -> Iterator[bool]:
             yield len(m["successor"]) in (0, 33)
             yield m["domain"] == "" or is_domain(m["domain"])
         case "Statement":
-            yield m["last_receipt"] >= m["first_receipt"]
+            yield m["last_receipt"] >= m["first_receipt"] - 1
+            yield m["from_ms"] < m["until_ms"] <= m["stated_ms"] <= m["due_ms"]
+            yield from (line["cached_tokens"] <= line["prompt_tokens"] for line in m["lines"])
+            yield len({(one["category"], one["rate_bp"]) for one in m["vat"]}) == len(m["vat"])
+            for one in m["vat"]:
+                yield (
+                    one["rate_bp"] > 0
+                    if one["category"] == "S"
+                    else not one["rate_bp"] or one["category"] in ("L", "M")
+                )
         case "Invoice":
             yield m["gross_cents"] == m["net_cents"] + m["vat_cents"]
+            yield m["net_cents"] <= 0 if m["type_code"] in (381, 261) else m["net_cents"] >= 0
+        case "Payment":
+            yield bool(m["statement"]) == bool(m["invoice_number"])
+            yield m["amount_cents"] != 0
+            yield m["kind"] != "received" or m["amount_cents"] > 0
+            yield m["kind"] not in ("returned", "refunded") or m["amount_cents"] < 0
 
 
 def _digests_of(name: str, message: dict[str, Any]) -> Iterator[bytes]:
@@ -423,6 +440,63 @@ def _digests_of(name: str, message: dict[str, Any]) -> Iterator[bytes]:
             inner = message[field] if kind != part else [message[field]]
             for each in inner:
                 yield from _digests_of(part, each)
+
+
+# -- messages.md, section 7 ---------------------------------------------------------------------------------------
+
+
+def rounded(amount: int, unit: int) -> int:
+    """Half up by magnitude."""
+    whole = (abs(amount) + unit // 2) // unit
+    return whole if amount >= 0 else -whole
+
+
+def vat_cents(net_cents: int, rate_bp: int) -> int:
+    return rounded(net_cents * rate_bp, 10_000)
+
+
+def components(line: dict[str, Any]) -> list[int]:
+    """Rule 22a, in pico: those that the tariff makes, and the difference if there is one."""
+    uncached = line["prompt_tokens"] - line["cached_tokens"]
+    parts = [
+        uncached * line["input_upm"],
+        line["cached_tokens"] * line["cached_input_upm"],
+        line["output_tokens"] * line["output_upm"],
+    ]
+    difference = line["amount_pico"] - sum(parts)
+    return [*parts, difference] if difference else parts
+
+
+def taken(disputes: Sequence[dict[str, Any]], last_receipt: int, at_ms: int) -> tuple[int, int]:
+    """Rule 22b: all credit, and all that is held."""
+    credit: dict[int, int] = {}
+    contested: dict[int, int] = {}
+    for one in disputes:
+        number, amount = one["receipt_number"], one["contested_pico"]
+        is_answered = one["answered_ms"] is not None and one["answered_ms"] <= at_ms
+        if number > last_receipt or one["disputed_ms"] > at_ms:
+            continue
+        if not is_answered:
+            contested[number] = max(contested.get(number, 0), amount)
+        elif one["is_accepted"]:
+            credit[number] = max(credit.get(number, 0), amount)
+    held = sum(max(amount - credit.get(number, 0), 0) for number, amount in contested.items())
+    return sum(credit.values()), held
+
+
+def billed(receipt: dict[str, Any]) -> list[int]:
+    """Rule 22a: prompt, cached and output tokens that a line counts."""
+    prompt, cached, output = receipt["usage"]
+    costs = ((prompt - cached) * receipt["tariff"][0], cached * receipt["tariff"][1], output * receipt["tariff"][2])
+    is_owing = receipt["status"] in ("completed", "cancelled", "interrupted", "unacknowledged")
+    return [prompt, cached, output] if is_owing and (receipt["amount_pico"] or not any(costs)) else [0, 0, 0]
+
+
+def net_cents(statement: dict[str, Any], held_before_pico: int) -> int:
+    """Rule 23."""
+    lines = sum(rounded(part, 10**10) for line in statement["lines"] for part in components(line))
+    off = rounded(statement["credits_pico"], 10**10) + rounded(statement["held_pico"], 10**10)
+    return lines - off + rounded(held_before_pico, 10**10)
 
 
 def is_domain(text: str) -> bool:

@@ -171,6 +171,54 @@ def test_prices() -> None:
             assert found == reader.named("Tariff", case["tariff"])
 
 
+def test_cents() -> None:
+    for vector in vectors("statements")["cents"]:
+        assert reader.rounded(vector["pico"], 10**10) == vector["cents"], vector
+    for vector in vectors("statements")["vat"]:
+        assert reader.vat_cents(vector["net_cents"], vector["rate_bp"]) == vector["vat_cents"], vector
+
+
+@pytest.mark.parametrize("vector", vectors("statements")["channels"], ids=lambda v: v["case"])
+def test_statements(vector: dict[str, Any]) -> None:
+    before = {"last_receipt": 0, "until_ms": vector["opened_ms"], "held_pico": 0, "closing_cents": 0}
+    credited = 0
+    for number, each in enumerate(vector["statements"], start=1):
+        made = reader.read_payload("Statement", bytes.fromhex(each["payload"]))
+        assert (made["statement_number"], made["from_ms"]) == (number, before["until_ms"])
+        assert made["first_receipt"] == before["last_receipt"] + 1
+        receipts = vector["receipts"][made["first_receipt"] - 1 : made["last_receipt"]]
+        later = vector["receipts"][made["last_receipt"] :]
+        assert all(receipt["issued_ms"] <= made["until_ms"] for receipt in receipts)
+        assert not later or later[0]["issued_ms"] > made["until_ms"]
+        assert (
+            reader.tree_hash([reader.leaf_hash(bytes.fromhex(receipt["id"])) for receipt in receipts]) == made["root"]
+        )
+        lines: dict[tuple[Any, ...], list[int]] = {}
+        for receipt in receipts:
+            line = lines.setdefault((receipt["model"], *receipt["tariff"]), [0] * 5)
+            for at, value in enumerate((1, *reader.billed(receipt), receipt["amount_pico"])):
+                line[at] += value
+        assert [list(line.values()) for line in made["lines"]] == [[*key, *line] for key, line in sorted(lines.items())]
+        parts = [reader.components(line) for line in made["lines"]]
+        assert [[c["amount_pico"] for c in shown_parts] for shown_parts in each["components"]] == parts
+        assert [[c["net_cents"] for c in shown_parts] for shown_parts in each["components"]] == [
+            [reader.rounded(part, 10**10) for part in line] for line in parts
+        ]
+        credit, held = reader.taken(vector["disputes"], made["last_receipt"], made["stated_ms"])
+        assert (made["credits_pico"], made["held_pico"]) == (credit - credited, held)
+        assert made["total_pico"] == sum(receipt["amount_pico"] for receipt in receipts)
+        assert made["net_cents"] == reader.net_cents(made, before["held_pico"])
+        (vat,) = made["vat"]
+        assert {name: vat[name] for name in vector["vat"]} == vector["vat"]
+        assert vat["net_cents"] == made["net_cents"]
+        assert vat["vat_cents"] == reader.vat_cents(vat["net_cents"], vat["rate_bp"])
+        assert made["gross_cents"] == made["net_cents"] + vat["vat_cents"]
+        assert made["opening_cents"] == before["closing_cents"]
+        paid = made["payments_cents"] + made["set_off_cents"]
+        assert made["closing_cents"] == made["opening_cents"] + made["gross_cents"] - paid
+        before, credited = made, credited + made["credits_pico"]
+
+
 @pytest.mark.parametrize("vector", vectors("counting"), ids=lambda v: v["case"])
 def test_counting(vector: dict[str, Any]) -> None:
     told = vector["stream"]
