@@ -138,7 +138,7 @@ ADVICE: Final[dict[str, Advice]] = {
         "Who stands behind the key was not checked.", "Ask the operator for its card and audit again."
     ),
     "receipt-not-stated": Advice(
-        "It was not invoiced, though its period is long over.", "Settle the channel: `p2pgrid settle PEER`."
+        "It is not invoiced, though its period is long over.", "The provider states it, or says why it does not."
     ),
     "invoice-open": Advice("Money is still owed.", "Pay it, or look for the payment record."),
     "not-received": Advice(

@@ -13,16 +13,20 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from p2pgrid.proto.codes import CODES, Party
+from p2pgrid.proto.dispute import Decision
 from p2pgrid.proto.findings import Finding
 from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.messages import Usage
 from p2pgrid.proto.proof import REFUTABLE, Exhibit, bound_to, claim_of, exhibit_of, follows, smallest
 from p2pgrid.proto.record import Record, Role, parse_message
+from p2pgrid.proto.statement import PaymentKind, Statement
 from p2pgrid.proto.verdict import Bundle, audit_records
+from tests.factories import make_invoice
 from tests.proto.all_audit_cases import CASES, AuditCase
 from tests.proto.audit_cases_disputes import answered, billed_later
 from tests.proto.audit_cases_keys import card, sold_under
-from tests.proto.audit_cases_settlement import settled
+from tests.proto.audit_cases_settlement import held_then, paid_ahead, settled
+from tests.proto.audit_stories_settlement import credited_later
 from tests.proto.chains import DAY_MS, START_MS, Dealings, everyday_dealings, key, sign_unchecked
 
 
@@ -81,11 +85,28 @@ def carded_world() -> Dealings:
     return sold_under(first, second, after_ms=DAY_MS)
 
 
+def refuted_by_what_is_left_out() -> Dealings:
+    """Settled by way of credits, a credit note, an invoice taken back, and payments there and back."""
+    grid = credited_later(refund=False)
+    stated = next(s for s in grid.client_has if isinstance(s.message, Statement))
+    cents = {"net_cents": -stated.message.net_cents, "vat_cents": stated.message.net_cents - stated.message.gross_cents}
+    grid.keep(make_invoice(stated, invoice_number="A", **cents))
+    grid.keep(make_invoice(stated, invoice_number="B"))
+    came = paid_ahead(grid, booked_ms=grid.now_ms + 41 * DAY_MS).message
+    paid_ahead(
+        grid, amount_cents=-came.amount_cents, kind=PaymentKind.REFUNDED, entry=b"", booked_ms=came.booked_ms + 1
+    )
+    return grid
+
+
 WORLDS: tuple[Callable[[], Dealings], ...] = (
     everyday_dealings,
     disputed_world,
     lambda: settled()[0],
     carded_world,
+    lambda: held_then(Decision.ACCEPTED)[0],
+    lambda: held_then(Decision.REJECTED)[0],
+    refuted_by_what_is_left_out,
 )
 KEYS = {role: key(role) for role in (Role.PROVIDER, Role.CLIENT)}
 
@@ -124,7 +145,7 @@ def forged(records: Sequence[Record], liar: Role, random: Random) -> Record | No
     return sign_unchecked(msgspec.structs.replace(message, **{name: made_up}), liar, KEYS[liar]).record
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.sampled_from(range(len(WORLDS))), st.sampled_from(sorted(KEYS)), st.integers(0, 2**32))
 def test_no_accuser_can_make_a_proof_against_an_honest_party(index: int, liar: Role, seed: int) -> None:
     """The accuser leaves out what it likes, and signs what it likes with its own key."""
