@@ -43,18 +43,19 @@ def _judge_invoices(case: Case, book: Book, invoices: dict[bytes, list[Held[Invo
 
 def _judge_payments(case: Case, book: Book, invoices: dict[bytes, list[Held[Invoice]]]) -> None:
     sound: dict[bytes, list[Held[Payment]]] = defaultdict(list)
-    bookings, all_numbers = Bookings(book.channel.message.currency), {h.message.invoice_number for h in book.invoices}
+    bookings = Bookings(book.channel.message.currency)
+    known = {(h.message.statement, h.message.invoice_number) for h in book.invoices}
+    known |= {(b"", number) for _, number in known}  # of whichever statement
     for held in sorted(book.payments, key=lambda h: (h.message.booked_ms, h.record_id)):
         fault = bookings.fault_of_next(held.message)
-        fault = fault or _fault_of_invoice(case, book, held, invoices, all_numbers)
+        fault = fault or _fault_of_invoice(case, book, held, known)
         if fault is not None:
             case.report(book, held, fault)
         elif held.message.statement:
             sound[held.message.statement].append(held)
     for statement_id in sorted(sound):
         billed = invoices.get(statement_id, [])
-        named = {h.message.invoice_number for h in billed}
-        paid = [h for h in sound[statement_id] if h.message.invoice_number in named]
+        paid = [h for h in sound[statement_id] if (statement_id, h.message.invoice_number) in known]
         found = fault_of_payments([h.message for h in paid], invoices=[h.message for h in billed]) if paid else None
         if found is not None:
             last = next(h for h in paid if h.message is found[0])
@@ -63,11 +64,7 @@ def _judge_payments(case: Case, book: Book, invoices: dict[bytes, list[Held[Invo
 
 
 def _fault_of_invoice(
-    case: Case,
-    book: Book,
-    held: Held[Payment],
-    invoices: dict[bytes, list[Held[Invoice]]],
-    all_numbers: Collection[str],
+    case: Case, book: Book, held: Held[Payment], known: Collection[tuple[bytes, str]]
 ) -> Fault | None:
     """Does it name an invoice of a statement of its channel? Reports one that is not there."""
     payment = held.message
@@ -80,9 +77,9 @@ def _fault_of_invoice(
     if channel != book.id:
         return Fault("payment-mismatch", f"{what} names a statement of another channel.")
     number = payment.invoice_number
-    if any(h.message.invoice_number == number for h in invoices.get(payment.statement, ())):
+    if (payment.statement, number) in known:
         return None
-    if number in all_numbers:
+    if (b"", number) in known:
         return Fault("payment-mismatch", f"{what} names another statement than invoice {number} does.")
     miss(case, book, held, Invoice, f"invoice {number}", f"No bundle holds the invoice {number}, which was paid.")
     return None
