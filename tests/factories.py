@@ -379,6 +379,7 @@ def make_invoice(statement: Signed[Statement], **changes: Any) -> Signed[Invoice
     """The provider's invoice for a statement, a credit note where that is below zero."""
     message = statement.message
     fields: dict[str, Any] = {
+        "channel": message.channel,
         "statement": statement.id,
         "invoice_number": f"2027-{message.statement_number:04}",
         "currency": "EUR",

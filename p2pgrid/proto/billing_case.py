@@ -33,6 +33,10 @@ def _judge_invoices(case: Case, book: Book, invoices: dict[bytes, list[Held[Invo
         if held:
             for fault in faults_of_invoices([h.message for h in held], statement=statement.message):
                 case.report(book, held[-1], fault)
+    for one in book.invoices:
+        if case.stated_in.get(one.message.statement, book.id) != book.id:
+            sentence = f"The invoice {one.message.invoice_number} names a statement of another channel."
+            case.report(book, one, Fault("invoice-mismatch", sentence))
     numbers: dict[str, Held[Invoice]] = {}
     for one in (h for each in invoices.values() for h in each):
         first = numbers.setdefault(one.message.invoice_number, one)

@@ -57,7 +57,7 @@ _SLOTS: Final[dict[type[Message], Callable[[Any], Slot]]] = {
     Answer: lambda m: (m.channel, m.receipt_number, m.dispute),
     Opening: lambda m: (m.channel, m.order_number, m.by.encode(), m.subject.encode()),
     Statement: lambda m: (m.channel, m.statement_number),
-    Invoice: lambda m: (m.statement, m.invoice_number.encode()),
+    Invoice: lambda m: (m.channel, m.statement, m.invoice_number.encode()),
     Payment: lambda m: (
         *(m.channel, m.statement, m.invoice_number.encode(), m.reference.encode()),
         *(m.entry, m.kind.encode(), m.booked_ms, m.amount_cents),

@@ -142,6 +142,7 @@ class Invoice(Message, frozen=True, kw_only=True):
 
     payload_type: ClassVar[str] = "/p2pgrid/invoice/1"
 
+    channel: Id
     statement: Id
     invoice_number: InvoiceNumber
     type_code: InvoiceType

@@ -369,6 +369,7 @@ def _open_books(evidence: Evidence, channels: dict[bytes, Held[Channel]], docket
         evidence.of(Answer),
         evidence.of(Opening),
         evidence.of(Statement),
+        evidence.of(Invoice),
         evidence.of(Payment),
     )
     for held in [held for records in in_channels for held in records.values()]:
@@ -377,13 +378,6 @@ def _open_books(evidence: Evidence, channels: dict[bytes, Held[Channel]], docket
             orphans[held.message.channel].append(held)
         elif evidence.admit(held, roles_of(channel.message)):
             sorted_out[held.message.channel][type(held.message)].append(held)
-    for invoice in list(evidence.of(Invoice).values()):
-        statement = evidence.of(Statement).get(invoice.message.statement)
-        if statement is None or statement.message.channel not in channels:
-            continue
-        channel_id = statement.message.channel
-        if evidence.admit(invoice, roles_of(channels[channel_id].message)):
-            sorted_out[channel_id][Invoice].append(invoice)
     for channel_id in sorted({*orphans, *elided.orphans}):
         _miss_channel(channel_id, orphans[channel_id], elided.orphans.get(channel_id, ElidedOrphans()), docket)
     books = []

@@ -450,6 +450,17 @@ def prepayment_booked_twice() -> list[LinesBundle]:
     return both(grid)
 
 
+@vector("invoice-mismatch", P)
+def invoice_of_another_channel_s_statement() -> list[LinesBundle]:
+    grid = sold(3)
+    stated = statement(grid, 1, 3)
+    paid(grid, grid.keep(make_invoice(stated)))
+    other = Dealings(nonce="other")
+    grid.keep(other.channel)
+    grid.keep(make_invoice(stated, channel=other.channel.message.channel, invoice_number="2027-0099"))
+    return both(grid)
+
+
 @vector("payment-mismatch", P)
 def payment_of_another_channel_s_statement() -> list[LinesBundle]:
     grid, invoice = invoiced()
