@@ -21,7 +21,7 @@ from p2pgrid.ledger.logged import Loggable
 from p2pgrid.proto.channel import ChannelHead
 from p2pgrid.proto.dispute import Answer, Dispute
 from p2pgrid.proto.messages import Channel, Offer, Order, Receipt, Voucher
-from p2pgrid.proto.record import Message, Record, Signed
+from p2pgrid.proto.record import M, Message, Record, Signed
 
 
 class SlotTaken(LedgerError):
@@ -127,6 +127,9 @@ class Ledger(Protocol):
     def dispute_ids(self, channel: bytes, *, after: int = 0, limit: int | None = None) -> list[tuple[int, bytes]]:
         """Number of the receipt and id of each dispute and answer about receipts above number `after`, in the order of
         the numbers."""
+
+    def settlement(self, message_type: type[M], channel: bytes) -> list[Signed[M]]:
+        """The statements, invoices or payments of a channel, in the order of arrival. Raises LedgerError."""
 
     def mentioned(self, channel: bytes, after: int) -> set[bytes]:
         """Ids that receipts of the channel above number `after` mention."""

@@ -280,6 +280,10 @@ class MemoryLedger:
         ]
         return sorted(found, key=lambda one: one[0])[:limit]
 
+    def settlement(self, message_type: type[M], channel: bytes) -> list[Signed[M]]:
+        """The statements, invoices or payments of a channel, in the order of arrival. Raises LedgerError."""
+        return [self._signed(row.record, message_type, channel) for _, row in self._books.of(message_type, channel)]
+
     def mentioned(self, channel: bytes, after: int) -> set[bytes]:
         """Ids that receipts of the channel above number `after` mention."""
         receipts = [message for message, _ in self._books.of(Receipt, channel) if message.receipt_number > after]

@@ -201,6 +201,13 @@ class SqliteReader:
             found.append(DisputeRow(dispute, answer))
         return found
 
+    def settlement(self, message_type: type[M], channel: bytes) -> list[Signed[M]]:
+        """The statements, invoices or payments of a channel, in the order of arrival. Raises LedgerError."""
+        name = TABLES[message_type.payload_type].name
+        rows = self._rows(f"SELECT payload, signatures FROM {name} WHERE channel = ? ORDER BY seq", channel.hex())
+        parties = self._channel(channel) if rows else None
+        return [read_signed(_record(message_type, row), message_type, parties) for row in rows if parties is not None]
+
     def mentioned(self, channel: bytes, after: int) -> set[bytes]:
         """Ids that receipts of the channel above number `after` mention."""
         rows = self._rows(

@@ -16,12 +16,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from p2pgrid.errors import LedgerError, UsageError
-from p2pgrid.ledger.tables import ANSWERS, BOTH_ROLES, CHANNELS, DISPUTES, ORDERS, TABLES, Table
+from p2pgrid.ledger.tables import (
+    ANSWERS,
+    BOTH_ROLES,
+    CHANNELS,
+    DISPUTES,
+    INVOICES,
+    ORDERS,
+    PAYMENTS,
+    STATEMENTS,
+    TABLES,
+    Table,
+)
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 APPLICATION_ID: Final = 0x70327067
 """`p2pg`, in the file's header: a ledger is told from any other SQLite file."""
 
@@ -106,7 +117,10 @@ def create_or_check(path: Path) -> None:
                 conn.execute("ALTER TABLE receipts ADD COLUMN mentions TEXT NOT NULL DEFAULT ''")
             if version < 2:
                 _create_since_2(database)
-            _create_since_3(database)
+            if version < 3:
+                _create_since_3(database)
+            if version:
+                _create(database, (STATEMENTS, INVOICES, PAYMENTS))
             conn.execute(f"PRAGMA application_id={APPLICATION_ID}")
             conn.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 

@@ -36,6 +36,7 @@ from p2pgrid.proto.record import (
     verify_record,
     verify_self_signed,
 )
+from p2pgrid.proto.statement import Invoice, Payment, Statement
 
 Value = int | str | bytes | None
 Decoded = int | str
@@ -283,9 +284,131 @@ ANSWERS: Final = Table(
     references_channel=True,
 )
 
+STATEMENTS: Final = Table(
+    name="statements",
+    message_type=Statement,
+    columns={
+        "channel": str,
+        "statement_number": int,
+        "first_receipt": int,
+        "last_receipt": int,
+        "currency": str,
+        "net_cents": int,
+        "gross_cents": int,
+        "payments_cents": int,
+        "set_off_cents": int,
+        "opening_cents": int,
+        "closing_cents": int,
+        "from_ms": int,
+        "until_ms": int,
+        "due_ms": int,
+        "stated_ms": int,
+    },
+    values=lambda m: (
+        m.channel.hex(),
+        m.statement_number,
+        m.first_receipt,
+        m.last_receipt,
+        m.currency,
+        m.net_cents,
+        m.gross_cents,
+        m.payments_cents,
+        m.set_off_cents,
+        m.opening_cents,
+        m.closing_cents,
+        m.from_ms,
+        m.until_ms,
+        m.due_ms,
+        m.stated_ms,
+    ),
+    slots=(("channel", "statement_number"),),
+    references_channel=True,
+)
+INVOICES: Final = Table(
+    name="invoices",
+    message_type=Invoice,
+    columns={
+        "channel": str,
+        "statement": str,
+        "invoice_number": str,
+        "type_code": int,
+        "currency": str,
+        "net_cents": int,
+        "vat_cents": int,
+        "gross_cents": int,
+        "document_sha256": str,
+        "issued_ms": int,
+    },
+    values=lambda m: (
+        m.channel.hex(),
+        m.statement.hex(),
+        m.invoice_number,
+        int(m.type_code),
+        m.currency,
+        m.net_cents,
+        m.vat_cents,
+        m.gross_cents,
+        m.document_sha256.hex(),
+        m.issued_ms,
+    ),
+    slots=(("channel", "invoice_number"),),
+    references_channel=True,
+)
+
+
+def _booking(m: Payment) -> str:
+    """What makes it one booking: the bank's entry, or what was typed in; for what, and how the money moved."""
+    which = m.entry.hex() if m.entry else f"by hand, {m.reference!r} of {m.amount_cents} at {m.booked_ms}"
+    return f"{which}, {m.kind.value} for {m.invoice_number or 'none'}"
+
+
+PAYMENTS: Final = Table(
+    name="payments",
+    message_type=Payment,
+    columns={
+        "channel": str,
+        "booking": str,
+        "statement": str,
+        "invoice_number": str,
+        "reference": str,
+        "currency": str,
+        "amount_cents": int,
+        "kind": str,
+        "entry": str,
+        "booked_ms": int,
+    },
+    values=lambda m: (
+        m.channel.hex(),
+        _booking(m),
+        m.statement.hex(),
+        m.invoice_number,
+        m.reference,
+        m.currency,
+        m.amount_cents,
+        m.kind.value,
+        m.entry.hex(),
+        m.booked_ms,
+    ),
+    # One movement of money is booked once for an invoice.
+    slots=(("channel", "booking"),),
+    references_channel=True,
+)
+
 TABLES: Final[dict[str, Table]] = {
     table.message_type.payload_type: table
-    for table in (OFFERS, CHANNELS, ORDERS, METERS, VOUCHERS, RECEIPTS, DISPUTES, ANSWERS)
+    for table in (
+        OFFERS,
+        CHANNELS,
+        ORDERS,
+        METERS,
+        VOUCHERS,
+        RECEIPTS,
+        DISPUTES,
+        ANSWERS,
+        STATEMENTS,
+        INVOICES,
+        PAYMENTS,
+    )
 }
 """Every table by its payload type."""
 
@@ -294,6 +417,9 @@ _SIGNERS: Final[dict[str, Role]] = {
     Meter.payload_type: Role.PROVIDER,
     Voucher.payload_type: Role.CLIENT,
     Receipt.payload_type: Role.PROVIDER,
+    Statement.payload_type: Role.PROVIDER,
+    Invoice.payload_type: Role.PROVIDER,
+    Payment.payload_type: Role.PROVIDER,
 }
 
 

@@ -96,6 +96,9 @@ async def test_records_come_back_in_the_order_of_arrival_with_the_exact_bytes(le
         "/p2pgrid/receipt/1": 5,
         "/p2pgrid/dispute/1": 0,
         "/p2pgrid/answer/1": 0,
+        "/p2pgrid/statement/1": 0,
+        "/p2pgrid/invoice/1": 0,
+        "/p2pgrid/payment/1": 0,
         "evidence": 0,
     }
     assert list(ledger.records(channel=one.id)) == records_of(ones)

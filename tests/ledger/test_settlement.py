@@ -1,0 +1,100 @@
+"""Statements, invoices and payments in every ledger."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from p2pgrid.ledger.base import SlotTaken
+from p2pgrid.ledger.sqlite import SqliteLedger
+from p2pgrid.proto.record import Message, Role, Signed, sign_message
+from p2pgrid.proto.statement import Invoice, Payment, PaymentKind, Statement
+from p2pgrid.proto.statement_rules import statement_root
+from tests.factories import PROVIDER, Dealings, digest, make_invoice, make_payment, make_statement
+from tests.ledger.test_ledger import AnyLedger, ledger, store
+
+__all__ = ["ledger"]
+
+
+def stated(d: Dealings, count: int = 2) -> tuple[list[Signed], Signed[Statement]]:
+    """A channel of some receipts, and both sides' statement over them."""
+    chain = d.chain(count)
+    return chain, make_statement(d.receipts, statement_root(one.id for one in d.receipts))
+
+
+def ids(ledger: AnyLedger, message_type: type[Message], d: Dealings) -> list[bytes]:
+    return [one.id for one in ledger.settlement(message_type, d.id)]
+
+
+def ids_of(*signed: Signed) -> list[bytes]:
+    return [one.id for one in signed]
+
+
+async def test_what_was_settled_is_there_in_order_and_exported(ledger: AnyLedger) -> None:
+    d = Dealings()
+    chain, statement = stated(d)
+    invoice = make_invoice(statement)
+    payment = make_payment(invoice, d.id, amount_cents=7)
+    await store(ledger, *chain, statement, invoice, payment)
+    assert ids(ledger, Statement, d) == ids_of(statement)
+    assert ids(ledger, Invoice, d) == ids_of(invoice)
+    assert ids(ledger, Payment, d) == ids_of(payment)
+    assert list(ledger.records(channel=d.id))[-3:] == [statement.record, invoice.record, payment.record]
+    assert ledger.settlement(Statement, bytes(32)) == []
+
+
+async def test_the_second_signature_joins_the_first(ledger: AnyLedger) -> None:
+    d = Dealings()
+    chain, statement = stated(d)
+    await store(ledger, *chain, sign_message(statement.message, Role.PROVIDER, PROVIDER))
+    assert ledger.settlement(Statement, d.id)[0].signers.keys() == {Role.PROVIDER}
+    await ledger.append(statement)
+    assert [one.signers.keys() for one in ledger.settlement(Statement, d.id)] == [{Role.PROVIDER, Role.CLIENT}]
+
+
+async def test_a_number_of_a_statement_or_an_invoice_is_taken_once(ledger: AnyLedger) -> None:
+    d = Dealings()
+    chain, statement = stated(d)
+    invoice = make_invoice(statement)
+    await store(ledger, *chain, statement, invoice)
+    with pytest.raises(SlotTaken):
+        await ledger.append(make_statement(d.receipts, digest("another root")))
+    with pytest.raises(SlotTaken):
+        await ledger.append(make_invoice(statement, document_sha256=digest("another document")))
+    assert ids(ledger, Statement, d) == ids_of(statement) and ids(ledger, Invoice, d) == ids_of(invoice)
+
+
+@pytest.mark.parametrize("entry", [digest("entry"), b""], ids=["of a bank's file", "typed in"])
+async def test_one_movement_of_money_is_booked_once_for_an_invoice(ledger: AnyLedger, entry: bytes) -> None:
+    d = Dealings()
+    chain, statement = stated(d)
+    invoice = make_invoice(statement)
+    payment = make_payment(invoice, d.id, entry=entry, amount_cents=7)
+    rest = make_payment(invoice, d.id, entry=entry, statement=b"", invoice_number="", amount_cents=5)
+    returned = make_payment(invoice, d.id, entry=entry, kind=PaymentKind.RETURNED, amount_cents=-5)
+    await store(ledger, *chain, statement, invoice, payment, rest, returned)
+    again = {"reference": "P2PGRID-again"} if entry else {"currency": "CHF"}
+    with pytest.raises(SlotTaken):
+        await ledger.append(make_payment(invoice, d.id, entry=entry, amount_cents=7, **again))
+    assert ids(ledger, Payment, d) == ids_of(payment, rest, returned)
+
+
+async def test_a_ledger_of_version_3_is_brought_up_to_date(tmp_path: Path) -> None:
+    d, path = Dealings(), tmp_path / "ledger.sqlite"
+    chain, statement = stated(d)
+    old = SqliteLedger.open(path)
+    await old.append(*chain)
+    await old.aclose()
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        for name in ("statements", "invoices", "payments"):
+            conn.execute(f"DROP TABLE {name}")
+        conn.execute("PRAGMA user_version=3")
+    again = SqliteLedger.open(path)
+    await again.append(statement)
+    assert ids(again, Statement, d) == ids_of(statement) and len(again.receipts()) == len(d.receipts)
+    await again.aclose()
+    with closing(sqlite3.connect(path)) as conn:
+        assert conn.execute("SELECT count(*) FROM journal").fetchone() == (1,), "its journal is still its own"
