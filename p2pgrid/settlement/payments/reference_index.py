@@ -61,7 +61,7 @@ class ReferenceIndex:
                     form = self._form(reference, plain, body, at - offset)
                     if form is not None and (form is Form.WHOLE or reference not in found):
                         found[reference] = form
-        whole = {reference: form for reference, form in found.items() if form is Form.WHOLE}
+        whole: dict[str, Form] = {reference: form for reference, form in found.items() if form is Form.WHOLE}
         return whole or found
 
     def _form(self, reference: str, plain: str, body: str, start: int) -> Form | None:
