@@ -10,11 +10,11 @@ from typing import Final
 
 from p2pgrid.settlement.payments.accounts import NotAnAccount, checked_iban
 from p2pgrid.settlement.payments.cents import NotAnAmount, cents_of
+from p2pgrid.settlement.payments.days import day_of
 from p2pgrid.settlement.payments.entries import is_given
 from p2pgrid.settlement.payments.refusals import BankFileError
 from p2pgrid.settlement.payments.xml_stream import Node
 
-_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _CURRENCY: Final = re.compile(r"[A-Z]{3}")
 _SHOWN: Final = 40
 
@@ -123,9 +123,8 @@ def date_of(fields: Fields, tag: str) -> date | None:
     if found is None:
         return None
     text = found.first_text(("Dt",), ("DtTm",))
-    match = _DAY.match(text)
     try:
-        return date.fromisoformat(match[0] if match else "")
+        return day_of(text[:10])  # what follows is a time, or the zone that XML allows a date
     except ValueError:
         raise found.refused(f"<{tag}> is {text[:_SHOWN]!r}; expected a date like 2026-11-27") from None
 
