@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from p2pgrid.errors import UsageError
@@ -18,6 +19,7 @@ class NotAnAccount(UsageError):
     """What came is no IBAN, or no BIC."""
 
 
+@lru_cache(maxsize=1024)
 def checked_iban(text: str) -> str:
     """An IBAN in its one form (no spaces, upper case). Raises NotAnAccount where length, form or check digits
     are wrong."""

@@ -17,7 +17,14 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
 from p2pgrid.settlement.payments.accounts import NotAnAccount, checked_iban
-from p2pgrid.settlement.payments.camt_entries import Entry, booked_entries, pending_entry, read_entry
+from p2pgrid.settlement.payments.camt_entries import (
+    Entry,
+    Transaction,
+    booked_entries,
+    pending_entry,
+    read_entry,
+    read_transaction,
+)
 from p2pgrid.settlement.payments.camt_fields import Fields, amount_of, flag_of, sign_of
 from p2pgrid.settlement.payments.cents import format_cents
 from p2pgrid.settlement.payments.entries import BookedEntry, with_keys
@@ -60,7 +67,7 @@ class _Body:
     message_id: str = ""
     is_single_page: bool = True
     statements: list[BankStatement] = field(default_factory=list)
-    _details: list[Fields] = field(default_factory=list)
+    _details: list[Transaction] = field(default_factory=list)
     _entries: list[Entry] = field(default_factory=list)
     _count: int = 0
 
@@ -68,7 +75,7 @@ class _Body:
         fields = Fields(self.name, node)
         match node.tag:
             case "TxDtls":
-                self._details.append(fields)
+                self._details.append(read_transaction(fields))
                 self._counted(fields)
             case "Ntry":
                 self._entries.append(read_entry(fields, self._details))
@@ -95,12 +102,14 @@ class _Body:
             raise fields.refused(f"the statement {statement_id[:_SHOWN]!r} of {iban} stands in this file twice")
         for entry in self._entries:
             if currency and entry.currency != currency:
-                raise entry.fields.refused(f"the entry is in {entry.currency}, and its account in {currency}")
+                raise BankFileError(
+                    self.name, entry.line, f"the entry is in {entry.currency}, and its account in {currency}"
+                )
         booked = [entry for entry in self._entries if entry.status == "BOOK"]
         balances = _balances(fields) if self.is_single_page and _is_single_page(fields, "StmtPgntn") else None
         is_flipped = _reads_reversals_the_other_way(fields, booked, balances)
         if balances is None:
-            _refuse_doubles(booked)
+            _refuse_doubles(self.name, booked)
         entries: list[BookedEntry] = []
         for entry in booked:
             entries += booked_entries(
@@ -179,7 +188,9 @@ def _reads_reversals_the_other_way(fields: Fields, booked: list[Entry], balances
         return False
     for entry in booked:
         if entry.currency != balances.currency:
-            raise entry.fields.refused(f"the entry is in {entry.currency}, and the balances in {balances.currency}")
+            raise BankFileError(
+                fields.name, entry.line, f"the entry is in {entry.currency}, and the balances in {balances.currency}"
+            )
     moved = balances.closing_cents - balances.opening_cents
     told = sum(entry.amount_cents for entry in booked)
     if told == moved:
@@ -194,7 +205,7 @@ def _reads_reversals_the_other_way(fields: Fields, booked: list[Entry], balances
     )
 
 
-def _refuse_doubles(booked: list[Entry]) -> None:
+def _refuse_doubles(name: str, booked: list[Entry]) -> None:
     """Where no balances tell, an entry that stands twice under one reference of the bank's is one too many."""
     seen: Counter[tuple[object, ...]] = Counter()
     for entry in booked:
@@ -204,6 +215,8 @@ def _refuse_doubles(booked: list[Entry]) -> None:
         same = (entry.bank_reference, entry.amount_cents, entry.booking_date, entry.is_reversal, details)
         seen[same] += 1
         if seen[same] > 1:
-            raise entry.fields.refused(
-                f"the entry {entry.bank_reference[:_SHOWN]!r} of {format_cents(entry.amount_cents)} stands here twice"
+            raise BankFileError(
+                name,
+                entry.line,
+                f"the entry {entry.bank_reference[:_SHOWN]!r} of {format_cents(entry.amount_cents)} stands here twice",
             )

@@ -1,9 +1,12 @@
-"""From <Ntry> and <TxDtls> to booked entries."""
+"""From <Ntry> and <TxDtls> to booked entries.
+
+What is wanted of an element is taken as it ends, so that the elements themselves need not be kept.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Final
 
@@ -25,25 +28,35 @@ _RETURNED: Final = "RRTN"
 """Sub-family "reversal due to payment return" of the ISO bank transaction codes."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Transaction:
-    """One <TxDtls>, or none of an entry without them."""
+    """One <TxDtls>."""
 
-    fields: Fields
-    amount_cents: int | None
-    """Signed, in `currency`; None if the bank does not say."""
+    line: int
+    cents: int | None
+    """None if the bank does not say. Above zero; `sign` tells the direction."""
+    sign: int | None
+    """None if it goes the entry's way."""
     currency: str
     bank_reference: str
     end_to_end_id: str
+    instruction_id: str
     other_id: str
     """UETR or TxId."""
+    debtor: tuple[str, str]
+    """Name and IBAN, each empty if it is not told."""
+    creditor: tuple[str, str]
+    remittance: tuple[str, ...]
+    structured: tuple[str, ...]
+    return_reason: str
+    is_coded_return: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One <Ntry> with its transactions."""
+    """One <Ntry>."""
 
-    fields: Fields
+    line: int
     amount_cents: int
     """Signed as CdtDbtInd says."""
     currency: str
@@ -51,26 +64,41 @@ class Entry:
     booking_date: date | None
     value_date: date | None
     is_reversal: bool
+    is_coded_return: bool
     bank_reference: str
+    more_text: str
     transactions: tuple[Transaction, ...]
 
 
-def read_transaction(fields: Fields, entry_sign: int) -> Transaction:
-    """The details' own amount, if they give one in any of the places where versions 2 and 8 have it."""
+def read_transaction(fields: Fields) -> Transaction:
+    """Versions 2 and 8 have the amount in different places, and version 8 has parties one element deeper."""
     own = fields.one("Amt") or fields.one("AmtDtls", "TxAmt", "Amt")
     cents, currency = amount_of(own) if own else (None, "")
-    sign = sign_of(fields) if fields.one("CdtDbtInd") else entry_sign
+    remittance = (
+        *texts_of(fields, "RmtInf", "Ustrd"),
+        *texts_of(fields, "RmtInf", "Strd", "AddtlRmtInf"),
+        *texts_of(fields, "RmtInf", "Strd", "RfrdDocInf", "Nb"),
+        *texts_of(fields, "AddtlTxInf"),
+    )
     return Transaction(
-        fields,
-        None if cents is None else sign * cents,
-        currency,
-        fields.reference("Refs", "AcctSvcrRef"),
-        fields.reference("Refs", "EndToEndId"),
-        fields.reference("Refs", "UETR") or fields.reference("Refs", "TxId"),
+        line=fields.node.line,
+        cents=cents,
+        sign=sign_of(fields) if fields.one("CdtDbtInd") else None,
+        currency=currency,
+        bank_reference=fields.reference("Refs", "AcctSvcrRef"),
+        end_to_end_id=fields.reference("Refs", "EndToEndId"),
+        instruction_id=fields.reference("Refs", "InstrId"),
+        other_id=fields.reference("Refs", "UETR") or fields.reference("Refs", "TxId"),
+        debtor=_party(fields, "Dbtr"),
+        creditor=_party(fields, "Cdtr"),
+        remittance=remittance,
+        structured=tuple(texts_of(fields, "RmtInf", "Strd", "CdtrRefInf", "Ref")),
+        return_reason=fields.first_text(("RtrInf", "Rsn", "Cd"), ("RtrInf", "Rsn", "Prtry")),
+        is_coded_return=_is_coded_return(fields),
     )
 
 
-def read_entry(fields: Fields, details: Sequence[Fields]) -> Entry:
+def read_entry(fields: Fields, transactions: Sequence[Transaction]) -> Entry:
     """Raises BankFileError for what an entry must have and has not, or has and cannot be."""
     cents, currency = amount_of(fields.needed("Amt"))
     sign = sign_of(fields)
@@ -79,17 +107,25 @@ def read_entry(fields: Fields, details: Sequence[Fields]) -> Entry:
     if status == "BOOK" and booking_date is None and value_date is None:
         raise fields.refused("this <Ntry> is booked and has no <BookgDt>, which tells on which day")
     entry = Entry(
-        fields,
-        sign * cents,
-        currency,
-        status,
-        booking_date,
-        value_date,
-        flag_of(fields, "RvslInd"),
-        fields.reference("AcctSvcrRef"),
-        tuple(read_transaction(one, sign) for one in details),
+        line=fields.node.line,
+        amount_cents=sign * cents,
+        currency=currency,
+        status=status,
+        booking_date=booking_date,
+        value_date=value_date,
+        is_reversal=flag_of(fields, "RvslInd"),
+        is_coded_return=_is_coded_return(fields),
+        bank_reference=fields.reference("AcctSvcrRef"),
+        more_text=fields.text("AddtlNtryInf"),
+        transactions=tuple(replace(one, sign=one.sign or sign) for one in transactions),
     )
-    _check_batch(entry)
+    if len(entry.transactions) > 1 and _has_parts(entry):
+        total = sum(map(_signed, entry.transactions))
+        if total != entry.amount_cents:
+            raise fields.refused(
+                f"the {len(transactions)} transactions of this <Ntry> come to {format_cents(total)}, and the entry "
+                f"to {format_cents(entry.amount_cents)} {currency}"
+            )
     return entry
 
 
@@ -100,49 +136,46 @@ def booked_entries(
 
     `is_flipped`: this bank's CdtDbtInd names the direction of the entry that a reversal undoes.
     """
-    sign = -1 if is_flipped and entry.is_reversal else 1
     day = entry.booking_date or entry.value_date
     assert day is not None, "read_entry refuses a booked entry without a day"
-    made: list[BookedEntry] = []
-    parts = entry.transactions if _has_parts(entry) else ()
-    for transaction in parts or (None,):
-        details = [transaction] if transaction else list(entry.transactions)
-        cents = transaction.amount_cents if transaction and len(parts) > 1 else entry.amount_cents
-        assert cents is not None, "a batch with parts has their amounts"
-        lone = details[0] if len(details) == 1 else None
-        reason = _first(details, ("RtrInf", "Rsn", "Cd"), ("RtrInf", "Rsn", "Prtry"))
-        name, iban = _counterparty(lone, is_credit=cents > 0, own_iban=account_iban) if lone else ("", "")
-        made.append(
-            BookedEntry(
-                account_iban=account_iban,
-                source_kind=source_kind,
-                statement_id=statement_id,
-                line=(lone.fields if lone else entry.fields).node.line,
-                amount_cents=sign * cents,
-                currency=entry.currency,
-                booking_date=day,
-                value_date=entry.value_date,
-                end_to_end_id=lone.end_to_end_id if lone else "",
-                bank_reference=_bank_reference(entry, lone, n_parts=len(parts)),
-                instruction_id=lone.fields.reference("Refs", "InstrId") if lone else "",
-                structured_reference="\n".join(_structured(details)),
-                remittance_text="\n".join(_remittance(entry, details)),
-                counterparty_name=name,
-                counterparty_iban=iban,
-                return_reason=reason,
-                is_return=bool(reason) or entry.is_reversal or _is_coded_return(entry, details),
-                is_collective=len(details) > 1,
-            )
+    sign = -1 if is_flipped and entry.is_reversal else 1
+    whole = BookedEntry(
+        account_iban=account_iban,
+        source_kind=source_kind,
+        statement_id=statement_id,
+        line=entry.line,
+        amount_cents=sign * entry.amount_cents,
+        currency=entry.currency,
+        booking_date=day,
+        value_date=entry.value_date,
+        bank_reference=entry.bank_reference,
+        remittance_text=entry.more_text,
+        is_return=entry.is_reversal or entry.is_coded_return,
+    )
+    if len(entry.transactions) == 1 or (entry.transactions and _has_parts(entry)):
+        return [_part(whole, entry, one, sign) for one in entry.transactions]
+    if not entry.transactions:
+        return [whole]
+    reason = next((one.return_reason for one in entry.transactions if one.return_reason), "")
+    texts = [text for one in entry.transactions for text in (*one.remittance, one.end_to_end_id) if text]
+    return [
+        replace(
+            whole,
+            remittance_text="\n".join(texts) or entry.more_text,
+            structured_reference="\n".join(text for one in entry.transactions for text in one.structured),
+            return_reason=reason,
+            is_return=whole.is_return or bool(reason) or any(one.is_coded_return for one in entry.transactions),
+            is_collective=True,
         )
-    return made
+    ]
 
 
 def pending_entry(entry: Entry) -> PendingEntry:
     """What is announced: for people to see, never to book."""
     first = entry.transactions[0] if entry.transactions else None
-    name = _counterparty(first, is_credit=entry.amount_cents > 0, own_iban="")[0] if first else ""
+    name = (first.debtor if entry.amount_cents > 0 else first.creditor)[0] if first else ""
     return PendingEntry(
-        line=entry.fields.node.line,
+        line=entry.line,
         amount_cents=entry.amount_cents,
         currency=entry.currency,
         expected=entry.booking_date or entry.value_date,
@@ -151,73 +184,61 @@ def pending_entry(entry: Entry) -> PendingEntry:
     )
 
 
-def _has_parts(entry: Entry) -> bool:
-    """True if each transaction is an entry of its own: one alone, or several whose amounts are told."""
-    return len(entry.transactions) == 1 or all(
-        one.amount_cents is not None and one.currency == entry.currency for one in entry.transactions
+def _part(whole: BookedEntry, entry: Entry, one: Transaction, sign: int) -> BookedEntry:
+    """What of an entry one transaction is: all, if there is no other."""
+    is_alone = len(entry.transactions) == 1
+    cents = entry.amount_cents if is_alone else _signed(one)
+    name, iban = _counterparty(one, is_credit=cents > 0, own_iban=whole.account_iban)
+    return replace(
+        whole,
+        line=one.line,
+        amount_cents=sign * cents,
+        end_to_end_id=one.end_to_end_id,
+        bank_reference=_bank_reference(entry, one, is_alone=is_alone),
+        instruction_id=one.instruction_id,
+        structured_reference="\n".join(one.structured),
+        remittance_text="\n".join(one.remittance) or entry.more_text,
+        counterparty_name=name,
+        counterparty_iban=iban,
+        return_reason=one.return_reason,
+        is_return=whole.is_return or bool(one.return_reason) or one.is_coded_return,
     )
 
 
-def _check_batch(entry: Entry) -> None:
-    """The parts of a batch make the whole, or the file contradicts itself."""
-    if len(entry.transactions) < 2 or not _has_parts(entry):
-        return
-    total = sum(one.amount_cents or 0 for one in entry.transactions)
-    if total != entry.amount_cents:
-        raise entry.fields.refused(
-            f"the {len(entry.transactions)} transactions of this <Ntry> come to {format_cents(total)}, and the entry "
-            f"to {format_cents(entry.amount_cents)} {entry.currency}"
-        )
+def _has_parts(entry: Entry) -> bool:
+    """True if the bank tells the amount of each transaction."""
+    return all(one.cents is not None and one.currency == entry.currency for one in entry.transactions)
 
 
-def _bank_reference(entry: Entry, lone: Transaction | None, *, n_parts: int) -> str:
+def _signed(one: Transaction) -> int:
+    return (one.sign or 1) * (one.cents or 0)
+
+
+def _bank_reference(entry: Entry, one: Transaction, *, is_alone: bool) -> str:
     """What identifies the movement at the bank (entries.py says in which order)."""
-    if lone and lone.bank_reference and lone.bank_reference != entry.bank_reference:
-        return lone.bank_reference
+    if one.bank_reference and one.bank_reference != entry.bank_reference:
+        return one.bank_reference
     if entry.bank_reference:
-        end_to_end = lone.end_to_end_id if lone and n_parts > 1 else ""
-        return f"{entry.bank_reference} {end_to_end}".strip()
-    return lone.other_id if lone else ""
+        return entry.bank_reference if is_alone else f"{entry.bank_reference} {one.end_to_end_id}".strip()
+    return one.other_id
 
 
-def _counterparty(details: Transaction, *, is_credit: bool, own_iban: str) -> tuple[str, str]:
+def _counterparty(one: Transaction, *, is_credit: bool, own_iban: str) -> tuple[str, str]:
     """Name and IBAN of the other side: who paid if money came in, who was paid if it went out.
 
     Of a return some banks name the parties as they stood in the transfer that is undone; then the side with our own
     account is not the other one.
     """
-    parties = details.fields.one("RltdPties")
+    other, self_ = (one.debtor, one.creditor) if is_credit else (one.creditor, one.debtor)
+    return self_ if other[1] == own_iban else other
+
+
+def _party(fields: Fields, role: str) -> tuple[str, str]:
+    parties = fields.one("RltdPties")
     if parties is None:
         return "", ""
-    sides = [("Dbtr", "DbtrAcct"), ("Cdtr", "CdtrAcct")]
-    for party, account in sides if is_credit else sides[::-1]:
-        iban = iban_of(parties, account)
-        if iban and iban == own_iban:
-            continue
-        return parties.first_text((party, "Pty", "Nm"), (party, "Nm")), iban
-    return "", ""
+    return parties.first_text((role, "Pty", "Nm"), (role, "Nm")), iban_of(parties, f"{role}Acct")
 
 
-def _remittance(entry: Entry, details: Sequence[Transaction]) -> list[str]:
-    texts: list[str] = []
-    for one in details:
-        texts += texts_of(one.fields, "RmtInf", "Ustrd")
-        texts += texts_of(one.fields, "RmtInf", "Strd", "AddtlRmtInf")
-        texts += texts_of(one.fields, "RmtInf", "Strd", "RfrdDocInf", "Nb")
-        texts += texts_of(one.fields, "AddtlTxInf")
-        if len(details) > 1:
-            texts += texts_of(one.fields, "Refs", "EndToEndId")
-    return texts or list(texts_of(entry.fields, "AddtlNtryInf"))
-
-
-def _structured(details: Sequence[Transaction]) -> list[str]:
-    return [text for one in details for text in texts_of(one.fields, "RmtInf", "Strd", "CdtrRefInf", "Ref")]
-
-
-def _first(details: Sequence[Transaction], *paths: tuple[str, ...]) -> str:
-    return next(filter(None, (one.fields.first_text(*paths) for one in details)), "")
-
-
-def _is_coded_return(entry: Entry, details: Sequence[Transaction]) -> bool:
-    path = ("BkTxCd", "Domn", "Fmly", "SubFmlyCd")
-    return _RETURNED in (entry.fields.text(*path), *(one.fields.text(*path) for one in details))
+def _is_coded_return(fields: Fields) -> bool:
+    return fields.text("BkTxCd", "Domn", "Fmly", "SubFmlyCd") == _RETURNED
