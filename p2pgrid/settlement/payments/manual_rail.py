@@ -94,7 +94,7 @@ def _rows(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
                 yield start, row
             start = reader.line_num + 1
     except csv.Error as error:
-        raise BankFileError(name, reader.line_num, f"the line is no CSV: {error}") from None
+        raise BankFileError(name, start, f"the line is no CSV: {error}") from None
 
 
 def _entry(fields: dict[str, str], name: str, line: int) -> BookedEntry:

@@ -299,12 +299,12 @@ def test_an_account_in_another_currency_is_read_and_left_to_matching() -> None:
     assert [one.currency for one in read(both).statements] == ["EUR", "USD"]
 
 
-def test_ten_thousand_entries_in_little_memory() -> None:
-    data = Bank().write([Movement(cents=n + 1, end_to_end_id=f"E{n}", text=f"Invoice {n}") for n in range(10_000)])
+def test_many_entries_in_little_memory() -> None:
+    data = Bank().write([Movement(cents=n + 1, end_to_end_id=f"E{n}", text=f"Invoice {n}") for n in range(1_000)])
     tracemalloc.start()
     try:
         count = len(read_camt(io.BytesIO(data), "big.xml").entries)
         assert tracemalloc.get_traced_memory()[1] < 8 * len(data)
     finally:
         tracemalloc.stop()
-    assert count == 10_000
+    assert count == 1_000

@@ -6,7 +6,7 @@ import hashlib
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pgrid.errors import UsageError
@@ -59,6 +59,7 @@ def test_it_fits_the_field_and_needs_an_id() -> None:
         make_reference(bytes(20))
 
 
+@settings(deadline=None)
 @given(ids, st.integers(0, 34), st.sampled_from(ALPHABET))
 def test_one_wrong_character_is_always_noticed(record_id: bytes, at: int, character: str) -> None:
     reference = make_reference(record_id)
@@ -66,6 +67,7 @@ def test_one_wrong_character_is_always_noticed(record_id: bytes, at: int, charac
     assert is_reference(wrong) is (wrong == reference)
 
 
+@settings(deadline=None)
 @given(ids, st.integers(0, 33))
 def test_swapped_neighbours_are_always_noticed(record_id: bytes, at: int) -> None:
     reference = make_reference(record_id)
@@ -73,9 +75,12 @@ def test_swapped_neighbours_are_always_noticed(record_id: bytes, at: int) -> Non
     assert is_reference(wrong) is (wrong == reference)
 
 
+@settings(deadline=None)
 @given(ids, st.integers(4, 24), st.sampled_from(ALPHABET))
-def test_one_wrong_character_of_an_rf_reference_is_noticed(record_id: bytes, at: int, character: str) -> None:
+def test_one_wrong_letter_or_digit_of_an_rf_reference_is_noticed(record_id: bytes, at: int, character: str) -> None:
     reference = make_creditor_reference(record_id)
+    if character.isdigit() is not reference[at].isdigit():
+        return  # a digit for a letter changes the number's length: ISO 11649 promises nothing
     wrong = reference[:at] + character + reference[at + 1 :]
     assert is_creditor_reference(wrong) is (wrong == reference)
 
@@ -97,6 +102,7 @@ def test_rf_references_of_others(text: str, ok: bool) -> None:
     assert is_creditor_reference(text) is ok
 
 
+@settings(deadline=None)
 @given(ids, st.text(max_size=30), st.text(max_size=30), st.integers(1, 34), st.sampled_from([" ", "\n", "-", "\r\n  "]))
 def test_it_is_found_in_whatever_surrounds_it(record_id: bytes, before: str, after: str, at: int, gap: str) -> None:
     for reference in (make_reference(record_id), make_creditor_reference(record_id)):
@@ -105,6 +111,7 @@ def test_it_is_found_in_whatever_surrounds_it(record_id: bytes, before: str, aft
     assert list(ReferenceIndex([make_reference(record_id)]).find(told)) == [make_reference(record_id)]
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_other_text_is_no_reference(text: str) -> None:
     assert not find_references(text)
@@ -114,6 +121,7 @@ known = [make_reference(hashlib.sha256(bytes([n])).digest()) for n in range(50)]
 INDEX = ReferenceIndex(known)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 49), st.integers(16, 34), st.text("abc 123", max_size=10))
 def test_one_that_was_cut_is_still_found(which: int, length: int, before: str) -> None:
     found = INDEX.find(f"{before} {known[which][:length]}")
@@ -125,6 +133,7 @@ edits = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(st.integers(0, 49), edits)
 def test_one_with_three_wrong_characters_is_still_found(which: int, wrong: list[tuple[str, int, str]]) -> None:
     text = known[which]

@@ -44,6 +44,7 @@ debts = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(debts, st.randoms())
 def test_set_off(given_debts: list[Debt], rng: random.Random) -> None:
     agreed = set_off(given_debts)
@@ -159,6 +160,7 @@ def test_the_first_ring_is_the_largest(owed: Owed) -> None:
     assert (rings[0].cents if rings else 0) == best_by_trying_all(owed, 5)
 
 
+@settings(deadline=None)
 @given(graphs, names)
 def test_rings_through_one_party(owed: Owed, party: str) -> None:
     assert all(party in ring.parties for ring in find_rings(owed, through=party))
@@ -225,6 +227,7 @@ def test_everyone_stands_in_two_legs() -> None:
         CYCLE.legs_of("x")
 
 
+@settings(deadline=None)
 @given(st.sets(st.sampled_from(sorted(ALL))))
 def test_one_signature_less_and_it_is_void_for_all(signed: set[tuple[int, str]]) -> None:
     early = judge(CYCLE, LEGS, signed, said=None, now_ms=1_000)
@@ -252,6 +255,7 @@ def test_a_timekeeper_that_says_both_settles_it_for_all() -> None:
     assert state_of(CYCLE, LEGS, ALL, [NO, YES]) is state_of(CYCLE, LEGS, ALL, [YES, NO]) is State.SETTLED
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(sorted(ALL)), st.integers(0, 2_000)), max_size=12), st.randoms())
 def test_whoever_asks_whenever_hears_the_same(arrivals: list[tuple[tuple[int, str], int]], rng: random.Random) -> None:
     """Signatures arrive one after another; the timekeeper is asked after each. Whatever it said first stands."""
