@@ -24,6 +24,8 @@ _DATE: Final = re.compile(
     r"(19|20)[0-9]{2}(0[1-9]|1[0-2])([0-2][0-9]|3[01])|([0-2][0-9]|3[01])(0[1-9]|1[0-2])(19|20)[0-9]{2}"
 )
 _MAX_RUNS: Final = 12
+_MAX_BREAKS: Final = 2
+"""Line breaks within one number."""
 _MAX_TEXT_CHARS: Final = 20_000
 
 
@@ -52,8 +54,12 @@ class InvoiceIndex:
 
     def by_number(self, text: str) -> list[str]:
         """The invoices whose numbers stand in the text, in order of appearance."""
-        text = text[:_MAX_TEXT_CHARS].upper()
-        return self._numbers_in(text) or self._numbers_in("".join(text.split()))
+        runs = _RUN.findall(text[:_MAX_TEXT_CHARS].upper())
+        found: dict[str, None] = {}
+        at = 0
+        while at < len(runs):
+            at += self._number_at(runs[at : at + self._longest + _MAX_BREAKS], found) or 1
+        return list(found)
 
     def by_iban(self, iban: str) -> list[str]:
         """The invoices whose debtor is known to use this account."""
@@ -73,22 +79,17 @@ class InvoiceIndex:
         """True for an account of a debtor, whether it owes anything or not."""
         return iban in self._by_iban or iban in self._debtors
 
-    def _numbers_in(self, text: str) -> list[str]:
-        runs = [(match[0], match.start(), match.end()) for match in _RUN.finditer(text)]
-        found: dict[str, None] = {}
-        at = 0
-        while at < len(runs):
-            length = self._longest_at(runs, at, found)
-            at += length or 1
-        return list(found)
+    def _number_at(self, runs: list[str], found: dict[str, None]) -> int:
+        """Add the invoices of the number with which these runs begin; how many of them it takes, 0 for none.
 
-    def _longest_at(self, runs: list[tuple[str, int, int]], at: int, found: dict[str, None]) -> int:
-        """Add the invoices of the longest number that begins at a run; how many runs it takes, 0 for none."""
-        for length in range(min(self._longest, len(runs) - at), 0, -1):
-            part = [run for run, _, _ in runs[at : at + length]]
-            key = tuple(_without_zeros(run) for run in part)
-            numbers = self._by_number.get(key) or self._by_number.get("".join(part))
-            if numbers:
+        As it is written comes before what would come of joining, so that "2026-17 8" is not 2026-178.
+        """
+        whole = tuple(_without_zeros(run) for run in runs)
+        lengths = range(len(runs), 0, -1)
+        keys: list[tuple[int, tuple[str, ...] | str]] = [(length, whole[:length]) for length in lengths]
+        keys += [(length, "".join(runs[:length])) for length in lengths]
+        for length, key in keys:
+            if numbers := self._by_number.get(key):
                 found.update(dict.fromkeys(numbers))
                 return length
         return 0

@@ -1,8 +1,8 @@
 """Matching: which invoice each booked entry is for (docs/settlement/payments.md, "How money finds its invoice").
 
 A pure function of entries, invoices and what was booked before. What the payer says comes first (a debtor may choose
-which debt it pays: BGB 366(1), Lithuanian Civil Code 6.54, Latvian Civil Law 1843): the reference, then the invoice's
-number, and only then what amount and payer suggest. What is not clear is booked to nobody, with the candidates named.
+which debt it pays: BGB 366(1), Lithuanian Civil Code 6.55): the reference, then the invoice's number, and only then
+what amount and payer suggest. What is not clear is booked to nobody, with the candidates named.
 
 Hand in again, with every run, the entries that earlier runs left ambiguous: what they wait for (the payment that a
 return undoes, the invoice that was late) may be there by now.

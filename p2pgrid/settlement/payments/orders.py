@@ -149,7 +149,7 @@ def make_batch(
     not returned; the caller keeps them, and adds this batch's before the file leaves its hands.
 
     Raises PaymentOrderError for no orders or too many, for one that is there twice or was ordered before, for an
-    account that SEPA does not reach, and where the payer's address is needed and missing.
+    account that SEPA does not reach, and where the payer's address or the payee's BIC is needed and missing.
     """
     chosen = sorted(orders, key=lambda order: order.key)
     if not 0 < len(chosen) <= MAX_ORDERS:
@@ -160,11 +160,8 @@ def make_batch(
         checked_sepa_iban(order.payee.iban)
         if order.payee.iban == payer.iban:
             raise PaymentOrderError(f"{order.payee.name} is to be paid to the account that pays: {payer.iban}.")
-        if payer.address is None and not (is_in_eea(order.payee.iban) and is_in_eea(payer.iban)):
-            raise PaymentOrderError(
-                f"the payment to {order.payee.name} leaves the EEA, and needs your address.",
-                hint="Give your town and country at least.",
-            )
+        if not (is_in_eea(order.payee.iban) and is_in_eea(payer.iban)):
+            _refuse_bare(payer, order.payee)
     return PaymentBatch(payer=payer, orders=tuple(chosen), execution_date=execution_date, instant=instant)
 
 
@@ -185,6 +182,19 @@ def _refuse_repeats(orders: list[PaymentOrder], already_ordered: Collection[str]
                 hint="If it was returned, or this is a further part, raise its `attempt`.",
             )
         known.add(order.key)
+
+
+def _refuse_bare(payer: Account, payee: Account) -> None:
+    """Beyond the EEA an IBAN alone is not enough (EPC153-22; Regulation (EU) 260/2012 holds within it)."""
+    if payer.address is None:
+        raise PaymentOrderError(
+            f"the payment to {payee.name} leaves the EEA, and needs your address.",
+            hint="Give your town and country at least.",
+        )
+    if not payee.bic and not is_in_eea(payee.iban):
+        raise PaymentOrderError(
+            f"the payment to {payee.name} leaves the EEA, and needs the BIC of the bank of {payee.iban}."
+        )
 
 
 def _fits(what: str, text: str, most: int, *, is_needed: bool = True) -> None:

@@ -90,8 +90,8 @@ class SetOff:
 def set_off(debts: Iterable[Debt], *, due_by: date | None = None) -> SetOff:
     """Set off what two parties owe one another.
 
-    `due_by` leaves out what falls due later: nobody has to set off before its time (BGB 387; Latvian Civil Law 1846;
-    Lithuanian Civil Code 6.130). Both may agree to: None takes all. The outcome does not depend on the debts' order.
+    `due_by` leaves out what falls due later: nobody has to set off before its time (BGB 387; Lithuanian
+    Civil Code 6.130). Both may agree to: None takes all. The outcome does not depend on the debts' order.
     Raises UsageError unless there are exactly two parties, one currency, and no invoice twice.
     """
     chosen = in_order(debt for debt in debts if due_by is None or debt.due <= due_by)
@@ -141,8 +141,8 @@ def spread(debts: Iterable[Debt], cents: int) -> tuple[Settled, ...]:
 
 
 def in_order(debts: Iterable[Debt]) -> list[Debt]:
-    """The order in which debts are settled: the oldest due day first (BGB 396, 366(2); Latvian Civil Law 1843;
-    Lithuanian Civil Code 6.55), then by number. Raises UsageError if an invoice is there twice."""
+    """The order in which debts are settled: the oldest due day first (BGB 396, 366(2); Lithuanian Civil
+    Code 6.55), then by number. Raises UsageError if an invoice is there twice."""
     ordered = sorted(debts, key=lambda debt: (debt.due, debt.creditor, debt.number))
     seen: set[tuple[str, str]] = set()
     for debt in ordered:

@@ -66,6 +66,13 @@ def test_keys_are_the_same_in_another_file(shape: str) -> None:
     assert [one.key for one in read(monthly.write(twice)).entries] == keys
 
 
+def test_the_reference_of_the_transaction_comes_before_that_of_its_batch() -> None:
+    movements = with_references(MOVEMENTS[:2])
+    batch, notice = (read(Bank(shape=shape).write(movements)).entries for shape in ("batch", "notice"))
+    assert sorted(one.bank_reference for one in batch) == ["T000001", "T000002"]
+    assert {one.key for one in batch} == {one.key for one in notice}
+
+
 def test_the_balances_decide_how_a_reversal_is_read() -> None:
     bank = Bank(reversals_the_other_way=True)
     assert [one.amount_cents for one in read(bank.write(MOVEMENTS)).entries] == [1_240, 500, -700, -300]

@@ -294,11 +294,13 @@ def test_a_return_opens_its_invoice_again() -> None:
 
 
 def test_a_return_in_the_same_run_and_in_any_order() -> None:
-    came = entry(10_000, end_to_end_id=REF_A, bank="X1")
-    went = entry(-10_000, end_to_end_id=REF_A, bank="X2", is_return=True)
-    for order in ([came, went], [went, came]):
-        decisions = match(order, OPEN)
-        assert [d.kind for d in decisions] == [Kind.EXACT, Kind.RETURNED]
+    went = entry(-10_000, end_to_end_id=REF_A, bank="Y", is_return=True)
+    for n in range(12):  # keys that sort before and after the return's
+        came = entry(10_000, end_to_end_id=REF_A, bank=f"X{n}")
+        for order in ([came, went], [went, came]):
+            decisions = match(order, OPEN)
+            assert [d.kind for d in decisions] == [Kind.EXACT, Kind.RETURNED]
+    assert {entry(10_000, end_to_end_id=REF_A, bank=f"X{n}").key < went.key for n in range(12)} == {True, False}
 
 
 def test_a_return_before_its_payment_waits() -> None:
@@ -307,6 +309,51 @@ def test_a_return_before_its_payment_waits() -> None:
     assert held.kind is Kind.AMBIGUOUS
     came = entry(10_000, day=3, end_to_end_id=REF_A, bank="X1")
     assert [d.kind for d in match([went, came], OPEN)] == [Kind.EXACT, Kind.RETURNED]
+
+
+def test_nothing_is_returned_before_it_came() -> None:
+    came = one(entry(10_000, day=5, end_to_end_id=REF_A, bank="X1"))
+    went = entry(-10_000, day=3, end_to_end_id=REF_A, is_return=True, bank="X2")
+    assert one(went, earlier=(came,), invoices=(paid(A, came),)).kind is Kind.AMBIGUOUS
+
+
+def test_a_return_that_may_undo_either_of_two_waits() -> None:
+    one_of = replace(A, gross_cents=5_000)
+    came = match(
+        [
+            entry(5_000, end_to_end_id=REF_A, bank="X1", counterparty_iban=CAROL),
+            entry(5_000, end_to_end_id=REF_B, bank="X2", counterparty_iban=CAROL),
+        ],
+        [one_of, B],
+    )
+    settled = (paid(one_of, *came), paid(B, *came), replace(A2, debtor_ibans=(CAROL,)))
+    went = entry(-5_000, day=4, is_return=True, bank="X3", counterparty_iban=CAROL)
+    assert one(went, earlier=came, invoices=settled).kind is Kind.AMBIGUOUS
+    told = replace(went, end_to_end_id=REF_B)
+    assert one(told, earlier=came, invoices=settled).bookings == (Booking(B.number, -5_000),)
+    other = replace(went, end_to_end_id=reference("?"))
+    assert one(other, earlier=came[:1], invoices=settled).kind is Kind.AMBIGUOUS, "another id is another transfer"
+
+
+def test_a_number_that_is_broken_within() -> None:
+    assert one(entry(9, remittance_text="Rg LT-20\n26-0\n00001"), invoices=(A,)).bookings == (Booking(A.number, 9),)
+
+
+def test_a_number_is_read_as_it_is_written() -> None:
+    short, long = invoice("LT-2026-17", 500), invoice("LT-2026-178", 500)
+    for text, meant in (
+        ("LT-2026-17 8", short),
+        ("LT 2026 178", long),
+        ("lt-2026-0017, 8 Nov", short),
+        ("LT202617", short),
+    ):
+        assert one(entry(500, remittance_text=text), invoices=(short, long)).bookings == (Booking(meant.number, 500),)
+
+
+def test_a_decision_handed_in_twice_counts_once() -> None:
+    came = one(entry(10_001, end_to_end_id=REF_A, bank="X1"))
+    back = entry(-2, day=4, end_to_end_id=REF_A, bank="X2")
+    assert one(back, earlier=(came, came), invoices=(paid(A, came),)).kind is not Kind.REFUND
 
 
 def test_a_part_that_goes_back_comes_from_the_account_first_and_then_from_the_last_invoice() -> None:
@@ -361,6 +408,36 @@ def test_one_movement_that_two_files_tell_differently_is_not_booked_twice() -> N
     assert next(d for d in decisions if not d.is_booked).findings == (Finding.LOOKS_BOOKED,)
     (later,) = match([told[1]], [replace(A, paid_cents=5_000)], earlier=match([told[0]], OPEN))
     assert later.findings == (Finding.LOOKS_BOOKED,)
+
+
+TOLD = entry(4_000, end_to_end_id=REF_A, bank="X1", counterparty_iban=ALICE)
+
+
+@pytest.mark.parametrize(
+    ("case", "other", "is_held"),
+    [
+        ("another statement of the kind, another reference", {"statement_id": "T", "bank_reference": "X2"}, False),
+        ("the same statement", {"source_kind": "camt.053", "bank_reference": ""}, False),
+        ("another kind, another reference", {"source_kind": "camt.054", "bank_reference": "X2"}, True),
+        ("another kind, no reference", {"source_kind": "camt.054", "bank_reference": ""}, True),
+        ("another kind, no end-to-end id", {"source_kind": "camt.054", "end_to_end_id": ""}, True),
+        ("another kind, another account", {"source_kind": "camt.054", "counterparty_iban": BOB}, False),
+        ("another kind, another end-to-end id", {"source_kind": "camt.054", "end_to_end_id": "X"}, False),
+        ("typed by hand", {"source_kind": "manual", "statement_id": "manual", "bank_reference": ""}, True),
+    ],
+)
+def test_what_looks_like_an_entry_that_was_booked(case: str, other: dict[str, str], is_held: bool) -> None:
+    second = replace(TOLD, key="B", remittance_text=REF_A, **other)  # type: ignore[arg-type]
+    decisions = match([replace(TOLD, key="A"), second], OPEN)
+    assert [d.findings == (Finding.LOOKS_BOOKED,) for d in decisions] == [False, is_held]
+    assert [d.kind for d in decisions] == [Kind.PART, Kind.AMBIGUOUS if is_held else Kind.PART]
+
+
+def test_documents_of_one_reference_are_paid_in_the_order_of_their_numbers() -> None:
+    both = [replace(A, number=number, gross_cents=500) for number in ("N-2", "N-1")]
+    for given_order in (both, both[::-1]):
+        (decision,) = match([entry(600, end_to_end_id=REF_A)], given_order)
+        assert decision.bookings == (Booking("N-1", 500), Booking("N-2", 100))
 
 
 def test_two_equal_payments_of_one_day_are_two() -> None:

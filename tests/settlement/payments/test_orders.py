@@ -156,6 +156,7 @@ def test_orders_that_no_bank_would_take(change: dict[str, object], words: str) -
             "your address",
         ),
         (lambda: batch(payer=replace(PAYER, iban=BRITISH, address=None)), "your address"),
+        (lambda: batch(replace(ORDER, payee=replace(PAYEE, iban=SWISS, bic=""))), "needs the BIC"),
     ],
 )
 def test_accounts_and_batches_that_are_none(make: object, words: str) -> None:
@@ -199,6 +200,18 @@ def test_the_schema_says_no() -> None:
         validate_pain001(good[:-10])
 
 
+def test_the_sums_are_read_back() -> None:
+    good = write_pain001(batch(), created=NOW)
+    for wrong in (
+        good.replace(b"12.40", b"12.41"),
+        good.replace(b"<NbOfTxs>1<", b"<NbOfTxs>2<"),
+        good.replace(b">12.40</C", b">12.41</C"),
+    ):
+        validate_pain001(wrong)
+        with pytest.raises(InvalidPaymentFile, match="sums"):
+            pain001._check_sums(wrong, batch())
+
+
 def test_a_judge_that_cannot_judge_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is wrong with the schema, no file comes out."""
     head = '<xs:schema xmlns:xs="http://www.w3.org/2001/XMLSchema" targetNamespace="{}">'
@@ -222,6 +235,12 @@ def test_a_judge_that_cannot_judge_is_an_error(monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(P2pgridError, match="sepaxml"):
             write_pain001(batch(), created=NOW)
     pain001._schema.cache_clear()
+
+
+def test_beyond_the_eea() -> None:
+    abroad = replace(ORDER, payee=replace(PAYEE, iban=SWISS, bic="POFICHBEXXX"))
+    assert b"POFICHBEXXX" in write_pain001(batch(abroad), created=NOW)
+    assert batch(payer=replace(PAYER, iban=BRITISH))
 
 
 # -- letters, cents, accounts -----------------------------------------------------------------------------------------

@@ -186,6 +186,23 @@ def _all_first_rings(owed: Owed, party: str, most: int) -> list[Ring]:
     return found
 
 
+def test_of_equal_sums_the_shortest_ring_comes_first() -> None:
+    long_way = {("a", "b"): 7, ("b", "c"): 7, ("c", "d"): 7, ("d", "a"): 7, ("c", "a"): 7}
+    assert find_rings(long_way)[0] == Ring(("a", "b", "c"), 7)
+    long_first = {
+        ("a", "b"): 7,
+        ("b", "c"): 7,
+        ("c", "e"): 7,
+        ("e", "a"): 7,
+        ("a", "d"): 7,
+        ("d", "f"): 7,
+        ("f", "a"): 7,
+    }
+    assert find_rings(long_first)[0] == Ring(("a", "d", "f"), 7)
+    other_names = {("a", "d"): 7, ("d", "c"): 7, ("c", "b"): 7, ("b", "a"): 7, ("d", "b"): 7}
+    assert find_rings(other_names)[0] == Ring(("a", "d", "b"), 7)
+
+
 def test_small_rings_and_two_alone_are_let_be() -> None:
     two = {("a", "b"): 10, ("b", "a"): 10}
     assert not find_rings(two)
