@@ -54,6 +54,7 @@ MAY_IMPORT = {
         "processes",
     },
     "audit": {"errors", "units", "proto", "ledger"},
+    "settlement": {"errors", "units", "proto", "ledger"},
     "doctor": {
         "errors",
         "proto",

@@ -7,6 +7,7 @@ arbitrary bytes, and whatever the parser hands out is used as its caller uses it
 from __future__ import annotations
 
 import datetime
+import io
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
@@ -95,10 +96,17 @@ from p2pgrid.proto.verdict import Bundle, audit_records
 from p2pgrid.proto.well_known import parse_well_known, well_known_of
 from p2pgrid.proto.withdrawal import verify_withdrawal
 from p2pgrid.proto.witness import parse_add_checkpoint
+from p2pgrid.settlement.payments.accounts import checked_bic, checked_iban
+from p2pgrid.settlement.payments.camt053 import read_camt
+from p2pgrid.settlement.payments.manual_rail import ManualRail
+from p2pgrid.settlement.payments.matching import match
+from p2pgrid.settlement.payments.reference import find_references, parse_reference
 from tests import factories
 from tests.proto import network_vectors, simulation, vectors
 from tests.proto.batch_rig import BatchRig
 from tests.proto.simulation import CLIENT, PROVIDER, Grid, answer, make_books
+from tests.settlement.payments import makers
+from tests.settlement.payments.bank import SHAPES, Bank, Movement
 
 NOW: Final = datetime.datetime(2026, 5, 1, tzinfo=datetime.UTC)
 NOW_MS: Final = simulation.NOW_MS
@@ -793,6 +801,64 @@ def _config(data: bytes) -> None:
     parse_config(data[:10_000].decode("utf-8", "replace"), "config.toml")
 
 
+# -- bank files -------------------------------------------------------------------------------------------------------
+
+
+_INVOICE: Final = makers.invoice("LT-2026-000001", 1_240, debtor_ibans=(makers.ALICE,))
+
+
+def _camt(data: bytes) -> None:
+    """As a bank's file is imported: what was read is matched."""
+    match(read_camt(io.BytesIO(data), "file").entries, [_INVOICE])
+
+
+def _camt_files() -> tuple[bytes, ...]:
+    movements = [
+        Movement(cents=1_240, end_to_end_id=_INVOICE.reference, text="LT-2026-000001"),
+        Movement(cents=-1_240, end_to_end_id=_INVOICE.reference, is_reversal=True, reason="AC04"),
+        Movement(cents=5, structured="RF18539007547034", status="PDNG"),
+    ]
+    return tuple(Bank(shape=shape).write(movements) for shape in SHAPES)
+
+
+def _manual(data: bytes) -> None:
+    match(ManualRail().read(io.BytesIO(data), "file").entries, [_INVOICE])
+
+
+def _manual_lists() -> tuple[bytes, ...]:
+    head = "date;amount;currency;account;name;iban;reference;text"
+    line = f"2026-11-02;12.40;EUR;{makers.OURS};Alice;{makers.ALICE};{_INVOICE.reference};Invoice 1"
+    return (f"{head}\n{line}\n".encode(), f'{head};bank_reference\n{line};"B;1"\n'.encode())
+
+
+def _mangled_reference(text: str) -> None:
+    find_references(text)
+    parse_reference(text)
+
+
+def _account(text: str) -> None:
+    for checked in (checked_iban, checked_bic):
+        try:
+            checked(text)
+            return
+        except UsageError as error:
+            refused = error
+    raise refused
+
+
+def _bank_targets() -> Iterator[Target]:
+    """What banks and payers write, brought by the node's owner."""
+    usage: tuple[type[P2pgridError], ...] = (UsageError,)
+    references = lambda: (_INVOICE.reference.encode(), b"EREF+" + _INVOICE.reference.lower().encode())  # noqa: E731
+    yield Target("camt", _camt, usage, _camt_files, "text", is_peers=False)
+    yield Target("manual-entries", _manual, usage, _manual_lists, "text", is_peers=False)
+    yield Target(
+        "payment-reference", partial(_from_text, _mangled_reference), usage, references, "text", is_peers=False
+    )
+    accounts = lambda: (makers.ALICE.encode(), b"COBADEFFXXX")  # noqa: E731
+    yield Target("bank-account", partial(_from_text, _account), usage, accounts, "text", is_peers=False)
+
+
 # -- the registry -----------------------------------------------------------------------------------------------------
 
 
@@ -903,6 +969,7 @@ def _targets() -> Iterator[Target]:
         )
     order = (InvalidRecord, ProtocolViolation, Refused)
     yield from _network_targets()
+    yield from _bank_targets()
     yield from _log_targets()
     yield Target("order", _order, order, _order_openings, "msgpack", frame.MAX_PAYLOAD_BYTES)
     yield Target("batch", _batch, order, _batch_openings, "msgpack", frame.MAX_PAYLOAD_BYTES)

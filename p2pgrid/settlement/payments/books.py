@@ -1,0 +1,90 @@
+"""What is open while a run of matching goes on: invoices, money on account, and what may still be returned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from p2pgrid.settlement.payments.decisions import Booking, Decision, OpenInvoice
+from p2pgrid.settlement.payments.entries import BookedEntry
+
+
+class Books:
+    """The invoices' open sums, moved by each decision that is applied."""
+
+    def __init__(self, invoices: Iterable[OpenInvoice], earlier: Iterable[Decision]) -> None:
+        """`earlier` are decisions that were booked; the invoices' `paid_cents` have them in already."""
+        self.invoices: dict[str, OpenInvoice] = {}
+        for invoice in invoices:
+            if self.invoices.setdefault(invoice.number, invoice) is not invoice:
+                raise ValueError(f"the invoice number {invoice.number} is there twice")
+        self._open = {number: invoice.open_cents for number, invoice in self.invoices.items()}
+        self._booked: dict[str, Decision] = {}
+        self._by_likeness: dict[str, list[BookedEntry]] = {}
+        self._left: dict[str, int] = {}
+        self._on_account: dict[str, int] = {}
+        for decision in earlier:
+            if decision.is_booked and decision.entry.key not in self._booked:
+                self._remember(decision)
+
+    def open_of(self, number: str) -> int:
+        """Cents still open: above zero, to us."""
+        return self._open[number]
+
+    def on_account_of(self, name: str) -> int:
+        """Cents that stand on the account known by this invoice number or prepaid account."""
+        return self._on_account.get(name, 0)
+
+    def booked(self, key: str) -> Decision | None:
+        """The decision by which an entry with this key was booked."""
+        return self._booked.get(key)
+
+    def lookalike(self, entry: BookedEntry) -> BookedEntry | None:
+        """An entry booked under another key that may be the same movement."""
+        return next((one for one in self._by_likeness.get(entry.likeness, ()) if entry.resembles(one)), None)
+
+    def returnable(self, sign: int) -> Iterable[tuple[Decision, int]]:
+        """Booked decisions about money that moved in this direction, and how many cents (above zero) of each were
+        not returned yet; the latest first."""
+        ordered = sorted(self._booked.values(), key=lambda d: (d.entry.booking_date, d.entry.key), reverse=True)
+        for decision in ordered:
+            left = self._left[decision.entry.key]
+            if left > 0 and decision.entry.amount_cents * sign > 0 and not decision.undoes:
+                yield decision, left
+
+    def apply(self, decision: Decision) -> None:
+        """Move the open sums by a booked decision."""
+        for booking in decision.bookings:
+            self._open[booking.invoice_number] -= booking.amount_cents
+        self._remember(decision)
+
+    def undone(self, decision: Decision, cents: int) -> tuple[tuple[Booking, ...], int]:
+        """How so many cents (above zero) of a decision are taken back: first what stood on account, then the invoices
+        from the last to the first. Bookings and the change on account."""
+        sign = 1 if decision.entry.amount_cents > 0 else -1
+        before = abs(decision.entry.amount_cents) - self._left[decision.entry.key]
+        parts = [("", sign * decision.on_account_cents)]
+        parts += [(one.invoice_number, sign * one.amount_cents) for one in reversed(decision.bookings)]
+        bookings: list[Booking] = []
+        on_account = 0
+        for number, whole in parts:
+            gone = min(before, whole)
+            before -= gone
+            taken = min(cents, whole - gone)
+            cents -= taken
+            if taken and number:
+                bookings.append(Booking(number, -sign * taken))
+            elif taken:
+                on_account = -sign * taken
+        return tuple(bookings), on_account
+
+    def _remember(self, decision: Decision) -> None:
+        entry = decision.entry
+        self._booked[entry.key] = decision
+        self._by_likeness.setdefault(entry.likeness, []).append(entry)
+        self._left[entry.key] = self._left.get(entry.key, 0) + abs(entry.amount_cents)
+        if decision.undoes:
+            self._left[decision.undoes] = self._left.get(decision.undoes, 0) - abs(entry.amount_cents)
+        if decision.on_account_of:
+            self._on_account[decision.on_account_of] = (
+                self._on_account.get(decision.on_account_of, 0) + decision.on_account_cents
+            )

@@ -1,0 +1,124 @@
+"""What a bank booked: one money movement on one account, and what identifies it in every file that tells of it.
+
+**The key.** The same movement comes again: the file is downloaded twice, the month's statement repeats the day's, a
+notification (camt.054) comes before both. A key must be equal each time, and unequal for two movements that look
+alike. Banks differ in what they give, so it is made of the best there is:
+
+1. the bank's own reference (AcctSvcrRef) of the transaction, or of the entry where it has but one;
+2. for one of a batch without its own: the batch's reference and the end-to-end id;
+3. the payer's bank's ids (UETR, TxId);
+4. nothing but the content: end-to-end id, counterparty's account and name, remittance text.
+
+With it always go account, booking date, signed amount and currency, and a count where a statement has several entries
+that agree in all of this. NtryRef is never used: banks number anew in each statement.
+
+Where two files give different things of one movement (one has AcctSvcrRef, the other has none) the keys differ. Then
+the entries still `resembles` one another, and matching holds the second for a person instead of booking it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Final
+
+from p2pgrid.settlement.payments.orders import short_hash
+from p2pgrid.settlement.payments.reference import normalised
+
+_PLACEHOLDERS: Final = frozenset({"", "NOTPROVIDED", "NONREF", "NOREF", "NONE", "NULL", "UNKNOWN", "NA", "X", "0"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class BookedEntry:
+    """One movement of money that the bank has booked."""
+
+    account_iban: str
+    """Our account."""
+    source_kind: str
+    """What told of it: `camt.053`, `camt.054`, `manual`, or a rail's own name."""
+    statement_id: str
+    """The bank's id of the statement that told of it."""
+    line: int
+    """Where it begins in its file."""
+    amount_cents: int
+    """Above zero, money that came in."""
+    currency: str
+    booking_date: date
+    """The bank's local date."""
+    value_date: date | None = None
+    key: str = ""
+    """26 characters, equal in every file that tells of this movement. Set by `with_keys`."""
+    end_to_end_id: str = ""
+    """Empty where the bank wrote NOTPROVIDED or the like."""
+    bank_reference: str = ""
+    """AcctSvcrRef, or what stands for it (see the module's text); empty if there is none."""
+    instruction_id: str = ""
+    """InstrId: of our own orders, their `PaymentOrder.key`."""
+    structured_reference: str = ""
+    """A creditor reference of structured remittance."""
+    remittance_text: str = ""
+    counterparty_name: str = ""
+    counterparty_iban: str = ""
+    """Empty if the other side's account is not known, or is no IBAN."""
+    return_reason: str = ""
+    """ISO external return reason (`AC04`) or the bank's own; empty if the bank gives none."""
+    is_return: bool = False
+    """The bank says that it undoes an earlier movement: a return, a recall, or a reversal of its own mistake."""
+    is_collective: bool = False
+    """A batch that the bank booked as one sum and whose parts it does not tell apart by amount."""
+
+    @property
+    def likeness(self) -> str:
+        """What any two tellings of one movement agree in: account, day, amount and currency."""
+        return short_hash(
+            "likeness", self.account_iban, self.booking_date.isoformat(), str(self.amount_cents), self.currency
+        )
+
+    def resembles(self, other: BookedEntry) -> bool:
+        """True if the two may be one movement, told twice in different words.
+
+        They are not where one statement has both, where ends or ids that both give differ, or where statements of
+        one kind give each a reference of the bank's: those differ for different movements.
+        """
+        if self.likeness != other.likeness:
+            return False
+        if (self.source_kind, self.statement_id) == (other.source_kind, other.statement_id):
+            return False
+        if self.source_kind == other.source_kind and self.bank_reference and other.bank_reference:
+            return False
+        given = (
+            (normalised(self.end_to_end_id), normalised(other.end_to_end_id)),
+            (self.counterparty_iban, other.counterparty_iban),
+        )
+        return not any(mine and theirs and mine != theirs for mine, theirs in given)
+
+    @property
+    def all_text(self) -> str:
+        """Everything in which a reference or an invoice's number may stand."""
+        return "\n".join((self.end_to_end_id, self.structured_reference, self.remittance_text))
+
+
+def with_keys(entries: Iterable[BookedEntry]) -> tuple[BookedEntry, ...]:
+    """The entries of one statement, each with its key."""
+    seen: Counter[tuple[str, ...]] = Counter()
+    keyed = []
+    for entry in entries:
+        identity = _identity(entry)
+        keyed.append(replace(entry, key=short_hash("entry", *identity, str(seen[identity]))))
+        seen[identity] += 1
+    return tuple(keyed)
+
+
+def is_given(text: str) -> bool:
+    """False for the words by which banks say that they have no reference."""
+    return normalised(text) not in _PLACEHOLDERS
+
+
+def _identity(entry: BookedEntry) -> tuple[str, ...]:
+    always = (entry.account_iban, entry.booking_date.isoformat(), str(entry.amount_cents), entry.currency)
+    if entry.bank_reference:
+        return ("reference", *always, normalised(entry.bank_reference))
+    content = (entry.end_to_end_id, entry.counterparty_iban, entry.counterparty_name, entry.remittance_text)
+    return ("content", *always, *(normalised(text) for text in content))
