@@ -1,4 +1,4 @@
-"""From pico to cents: what a statement, and so its invoice, comes to (docs/spec/messages.md, rules 23 to 25).
+"""From pico to cents: what a statement, and so its invoice, comes to (docs/spec/messages.md, rules 22a to 23).
 
 Plain functions over integers. A receipt is exact, in pico of the currency; rounding begins with the components of a
 statement's lines, each of which is a line of the invoice (EN 16931, BG-25), and everything after it is whole cents.
