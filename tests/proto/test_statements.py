@@ -36,6 +36,7 @@ class Books:
     grid: Dealings = field(default_factory=Dealings)
     statements: list[Signed[Statement]] = field(default_factory=list)
     contests: list[Contest] = field(default_factory=list)
+    disputed: set[bytes] = field(default_factory=set)
     open_disputes: list[tuple[Signed[Any], Signed[Receipt]]] = field(default_factory=list)
     uncounted_cents: int = 0
     set_off_cents: int = 0
@@ -53,8 +54,9 @@ class Books:
     def dispute(self, number: int, share: int) -> None:
         """The client owes only so many thousandths of a receipt, if it has not disputed it yet."""
         receipt = self.grid.receipts[number % len(self.grid.receipts)]
-        if not receipt.message.amount_pico or any(c.receipt == receipt.id for c in self.contests):
+        if not receipt.message.amount_pico or receipt.id in self.disputed:
             return
+        self.disputed.add(receipt.id)
         self.grid.now_ms += 1000
         owed = receipt.message.amount_pico * share // 1000
         signed = receipt.countersigned(Role.CLIENT, self.grid.client)
