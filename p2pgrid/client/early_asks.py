@@ -35,11 +35,14 @@ class EarlyAsks:
         self._ask = ask
         self._found: Sequence[PeerAddress] = ()
         self._n_told = 0
+        self._is_over = False
         self._begun: set[str] = set()
         self._under_way: set[UnderWay] = set()
 
     def found(self, peers: Sequence[PeerAddress]) -> None:
-        """All that the look-up has found so far, the most credible first."""
+        """All that the look-up has found so far, the most credible first. After `close` it comes too late."""
+        if self._is_over:
+            return
         self._found = peers
         self._n_told += 1
         if self._n_told == ASK_ALL_AT:
@@ -49,6 +52,7 @@ class EarlyAsks:
 
     def close(self) -> None:
         """The look-up is over: begin with nobody any more."""
+        self._is_over = True
         self._found = ()
 
     def _go_on(self, most: int, at_once: int = EARLY_ASKS) -> None:

@@ -108,14 +108,20 @@ class Market:
     async def search_model(self, model: str, is_enough: Callable[[], bool]) -> bool:
         """Look for a model that nobody who answers sells, until enough do; at most once in a while for each name.
 
-        False if it was not looked for.
+        Who comes later waits with the others for the rest of their time. False if nobody waited.
         """
         now_ms = self._now_ms()
-        self._searched = {name: at for name, at in self._searched.items() if now_ms < at + SEARCH_AGAIN_MS}
+        self._searched = {
+            name: at
+            for name, at in self._searched.items()
+            if now_ms < at + SEARCH_AGAIN_MS or self._book.is_looking_for(name)
+        }
         if self._is_sold(model) or (model in self._searched and not self._book.is_looking_for(model)):
             return False
-        self._searched.setdefault(model, now_ms)
-        await self._book.search_model(model, is_enough, SEARCH_TIMEOUT_S)
+        left_s = SEARCH_TIMEOUT_S - (now_ms - self._searched.setdefault(model, now_ms)) / 1000
+        if left_s <= 0:
+            return False
+        await self._book.search_model(model, is_enough, left_s)
         return True
 
     def _is_sold(self, model: str) -> bool:

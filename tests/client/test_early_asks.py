@@ -6,6 +6,9 @@ import asyncio
 import socket
 from collections import Counter
 
+import pytest
+
+from p2pgrid.client import market as market_module
 from p2pgrid.client.early_asks import ASK_ALL_AT, ASKS_AT_A_TIME, EARLY_ASKS, EarlyAsks
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.worker import MainNetwork
@@ -135,6 +138,7 @@ async def test_a_few_are_asked_at_once_and_each_once_the_most_credible_of_the_la
     tasks["late"].set_result(None)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
+    early.found([PeerAddress("too late", ()), *invented])
     assert len(asked) == 102 and max(Counter(asked).values()) == 1
     for future in tasks.values():
         if not future.done():
@@ -156,6 +160,27 @@ async def test_a_request_goes_out_before_the_look_up_for_its_model_is_over() -> 
         assert network.searches == [model_key("tiny")], "one look-up for all who wait"
         assert not network.end.done()
         network.end.set_result([at(seller)])
+
+
+async def test_nobody_waits_longer_for_a_model_than_the_first_though_the_look_up_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seller, clock = TestSeller(), Clock()
+    async with shop(seller) as s:
+        network, market = SlowNetwork(seller), s.purchaser.market
+        s.purchaser.book._finder = network
+        market._now_ms = clock
+        monkeypatch.setattr(market_module, "SEARCH_TIMEOUT_S", 0.05)
+        assert await market.search_model("unknown", lambda: False)
+        clock.ms += 60
+        assert not await market.search_model("unknown", lambda: False), "its time is over"
+        clock.ms += 10 * market_module.SEARCH_AGAIN_MS
+        assert not await market.search_model("unknown", lambda: False), "the look-up still goes on"
+        network.end.set_result([])
+        await until(lambda: not s.purchaser.book.is_looking_for("unknown"))
+        clock.ms += market_module.SEARCH_AGAIN_MS
+        assert await market.search_model("unknown", lambda: False)
+        assert network.searches == [model_key("unknown")] * 2
 
 
 async def test_a_gateways_workers_hear_what_was_found_so_far() -> None:
