@@ -15,9 +15,8 @@ from p2pgrid.proto.findings import Absence, Draft
 from p2pgrid.proto.judgement import Case, shortened
 from p2pgrid.proto.messages import Receipt, Tariff
 from p2pgrid.proto.record import Role
-from p2pgrid.proto.rules import Fault
 from p2pgrid.proto.statement import Statement
-from p2pgrid.proto.statement_rules import faults_of_contents, faults_of_succession, faults_of_sums
+from p2pgrid.proto.statement_rules import fault_of_overlap, faults_of_contents, faults_of_succession, faults_of_sums
 
 _UNFIT: Final = frozenset({"statement-mismatch", "statement-omits-receipt", "receipt-in-two-statements"})
 """With one of these a statement is not held against its receipts: it speaks of others, or differs in its own sums."""
@@ -28,9 +27,10 @@ def judge_settlement(case: Case, book: Book) -> None:
     before: Held[Statement] | None = None
     stated_until = 0
     taken = _taken_by_statements(book)
+    highest = max(book.receipts, default=0)
     for number in sorted(book.statements):
         held = book.statements[number]
-        _judge_statement(case, book, held, before, stated_until, taken.get(number))
+        _judge_statement(case, book, held, before, stated_until, highest, taken.get(number))
         before = held
         stated_until = max(stated_until, held.message.last_receipt)
     waiting = [book.statements[n] for n in sorted(book.statements) if not book.statements[n].claims(Role.CLIENT)]
@@ -47,6 +47,7 @@ def _judge_statement(
     held: Held[Statement],
     before: Held[Statement] | None,
     stated_until: int,
+    highest: int,
     taken: tuple[TakenBounds, int] | None,
 ) -> None:
     statement = held.message
@@ -58,6 +59,7 @@ def _judge_statement(
             channel=book.channel.message,
             before=before.message if before else None,
             before_id=before.record_id if before else b"",
+            stated_until=stated_until,
         )
         if expected == 1 and book.channel.message.continues:  # it may go on from the other channel's balance
             succession = [fault for fault in succession if fault.code != "wrong-opening-balance"]
@@ -66,11 +68,8 @@ def _judge_statement(
     else:
         sentence = f"No bundle holds the statement before {held}."
         miss(case, book, held, Statement, f"statement {statement.statement_number - 1}", sentence, statement.previous)
-        if statement.first_receipt <= min(stated_until, statement.last_receipt):
-            sentence = (
-                f"{str(held).capitalize()} begins with receipt {statement.first_receipt}, which one before holds."
-            )
-            faults.append(Fault("receipt-in-two-statements", sentence))
+        overlap = fault_of_overlap(statement, stated_until=stated_until)
+        faults += [overlap] if overlap is not None else []
     if not any(fault.code in _UNFIT for fault in faults):
         receipts = _receipts_of(book, statement)
         if receipts is not None:
@@ -82,7 +81,7 @@ def _judge_statement(
                 credited_before_pico=taken[1] if taken else 0,
             )
         else:
-            _miss_receipts(case, book, held)
+            _miss_receipts(case, book, held, highest)
     for fault in faults:
         case.report(book, held, fault)
 
@@ -98,10 +97,9 @@ def _receipts_of(book: Book, statement: Statement) -> list[Held[Receipt]] | None
     return [book.receipts[number] for number in numbers]
 
 
-def _miss_receipts(case: Case, book: Book, held: Held[Statement]) -> None:
+def _miss_receipts(case: Case, book: Book, held: Held[Statement], highest: int) -> None:
     """Receipts of the range that no chain misses: those at its ends."""
     statement = held.message
-    highest = max(book.receipts, default=0)
     if statement.last_receipt > highest:
         label = f"receipt {statement.last_receipt}"
         sentence = f"No bundle holds {label}, which {held} is of."

@@ -132,11 +132,21 @@ def faults_of_sums(statement: Statement, *, channel: Channel) -> list[Fault]:
     return []
 
 
+def fault_of_overlap(statement: Statement, *, stated_until: int) -> Fault | None:
+    """Does it begin with a receipt that a statement before holds? `stated_until`: the highest of theirs."""
+    if statement.first_receipt > min(stated_until, statement.last_receipt):
+        return None
+    what = f"Statement {statement.statement_number}"
+    sentence = f"{what} begins with receipt {statement.first_receipt}; those before it go to {stated_until}."
+    return Fault("receipt-in-two-statements", sentence)
+
+
 def faults_of_succession(
-    statement: Statement, *, channel: Channel, before: Statement | None, before_id: bytes
+    statement: Statement, *, channel: Channel, before: Statement | None, before_id: bytes, stated_until: int = 0
 ) -> list[Fault]:
     """Does it follow the statement before, None for the first?
 
+    `stated_until`: the highest receipt that any statement before holds, where that is not the last of the one before.
     At most one of `receipt-in-two-statements`, `statement-omits-receipt` and `statement-mismatch` (it does not name
     the one before, begins at another time, or its net is not that of its lines with what was held back before); and
     `wrong-opening-balance`.
@@ -151,9 +161,9 @@ def faults_of_succession(
         held_before_pico=before.held_pico if before else 0,
     )
     faults = []
-    if statement.first_receipt <= min(last, statement.last_receipt):
-        sentence = f"{what} begins with receipt {statement.first_receipt}; the one before it goes to {last}."
-        faults.append(Fault("receipt-in-two-statements", sentence))
+    overlap = fault_of_overlap(statement, stated_until=max(last, stated_until))
+    if overlap is not None:
+        faults.append(overlap)
     elif statement.first_receipt > last + 1:
         sentence = f"{what} begins with receipt {statement.first_receipt}; receipt {last + 1} is in none before it."
         faults.append(Fault("statement-omits-receipt", sentence))
