@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from p2pgrid.proto.codes import Party
+from p2pgrid.proto.judgement import shortened
 from p2pgrid.proto.rules import Fault
 from p2pgrid.proto.statement import Invoice, Payment, PaymentKind, Statement
 
@@ -21,7 +22,7 @@ def faults_of_invoices(invoices: Sequence[Invoice], *, statement: Statement) -> 
 
     Several are right where one is taken back and made again: their sums count.
     """
-    numbers = " and ".join(invoice.invoice_number for invoice in invoices)
+    numbers = shortened([invoice.invoice_number for invoice in invoices])
     if any(invoice.currency != statement.currency for invoice in invoices):
         return [Fault("invoice-mismatch", f"The invoice {numbers} is not in the statement's {statement.currency}.")]
     for name, billed, owed in (

@@ -16,7 +16,7 @@ from p2pgrid.proto.record import Role, Signed, sign_message
 from p2pgrid.proto.settlement_case import judge_settlement
 from p2pgrid.proto.statement import Statement
 from p2pgrid.proto.statement_rules import statement_net
-from tests.factories import vat_line
+from tests.factories import make_invoice, vat_line
 from tests.proto.audit_cases import both
 from tests.proto.audit_cases_settlement import sold, statement
 from tests.proto.chains import Dealings
@@ -117,3 +117,13 @@ def test_a_receipt_is_in_two_statements_also_behind_one_that_stands_before_it(
     next_statement(grid, second, 2, 3)
     _, codes = looks_and_codes(grid, monkeypatch)
     assert codes == {"statement-mismatch": 1, "receipt-in-two-statements": 1}
+
+
+def test_of_many_invoices_the_first_are_named() -> None:
+    grid = sold(3)
+    first = statement(grid, 1, 3)
+    for number in range(200):
+        grid.keep(make_invoice(first, invoice_number=f"{number:064}", net_cents=1))
+    (finding,) = verdict.audit_records(both(grid)).findings
+    assert finding.code == "invoice-mismatch" and "and 197 more" in finding.sentence
+    assert len(finding.sentence) < 400
