@@ -38,7 +38,7 @@ def _judge_invoices(case: Case, book: Book, invoices: dict[bytes, list[Held[Invo
             sentence = f"The invoice {one.message.invoice_number} names a statement of another channel."
             case.report(book, one, Fault("invoice-mismatch", sentence))
     numbers: dict[str, Held[Invoice]] = {}
-    for one in (h for each in invoices.values() for h in each):
+    for one in _by_time(book.invoices):
         first = numbers.setdefault(one.message.invoice_number, one)
         if first.message.statement != one.message.statement:
             sentence = f"Two statements have an invoice with the number {one.message.invoice_number}."
@@ -157,9 +157,13 @@ class _BookedSums:
 def _by_statement(invoices: list[Held[Invoice]]) -> dict[bytes, list[Held[Invoice]]]:
     """Invoices of each statement, by their times."""
     found: dict[bytes, list[Held[Invoice]]] = defaultdict(list)
-    for held in sorted(invoices, key=lambda h: (h.message.issued_ms, h.record_id)):
+    for held in _by_time(invoices):
         found[held.message.statement].append(held)
     return found
+
+
+def _by_time(invoices: list[Held[Invoice]]) -> list[Held[Invoice]]:
+    return sorted(invoices, key=lambda h: (h.message.issued_ms, h.record_id))
 
 
 def miss(
