@@ -36,7 +36,7 @@ from p2pgrid.proto.record import (
     verify_record,
     verify_self_signed,
 )
-from p2pgrid.proto.statement import Invoice, Payment, Statement
+from p2pgrid.proto.statement import Invoice, Payment, PaymentKind, Statement
 
 Value = int | str | bytes | None
 Decoded = int | str
@@ -357,9 +357,13 @@ INVOICES: Final = Table(
 
 
 def _booking(m: Payment) -> str:
-    """What makes it one booking: the bank's entry, or what was typed in; for what, and how the money moved."""
-    which = m.entry.hex() if m.entry else f"by hand, {m.reference!r} of {m.amount_cents} at {m.booked_ms}"
-    return f"{which}, {m.kind.value} for {m.invoice_number or 'none'}"
+    """What makes it one booking (docs/spec/audit.md, 43a): the bank's entry, for an invoice or ahead. What was typed in
+    is one by all that it says, and so is what is reallocated: that may come back to an invoice, and leave it again."""
+    where = f"for {m.invoice_number!r}" if m.statement else "ahead"
+    if m.entry and m.kind is not PaymentKind.REALLOCATED:
+        return f"{m.entry.hex()} {where}"
+    how = f"{m.entry.hex() or 'by hand'}, {m.kind.value}"
+    return f"{how}, {m.reference!r} of {m.amount_cents} at {m.booked_ms} {where}"
 
 
 PAYMENTS: Final = Table(

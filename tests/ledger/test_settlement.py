@@ -74,12 +74,46 @@ async def test_one_movement_of_money_is_booked_once_for_an_invoice(ledger: AnyLe
     invoice = make_invoice(statement)
     payment = make_payment(invoice, d.id, entry=entry, amount_cents=7)
     rest = make_payment(invoice, d.id, entry=entry, statement=b"", invoice_number="", amount_cents=5)
-    returned = make_payment(invoice, d.id, entry=entry, kind=PaymentKind.RETURNED, amount_cents=-5)
+    back = {"kind": PaymentKind.RETURNED, "amount_cents": -5}
+    returned = make_payment(invoice, d.id, entry=digest("another") if entry else b"", **back)
     await store(ledger, *chain, statement, invoice, payment, rest, returned)
     again = {"reference": "P2PGRID-again"} if entry else {"currency": "CHF"}
     with pytest.raises(SlotTaken):
         await ledger.append(make_payment(invoice, d.id, entry=entry, amount_cents=7, **again))
+    if entry:
+        with pytest.raises(SlotTaken):
+            await ledger.append(make_payment(invoice, d.id, entry=entry, **back))
     assert ids(ledger, Payment, d) == ids_of(payment, rest, returned)
+
+
+@pytest.mark.parametrize("entry", [digest("entry"), b""], ids=["of a bank's file", "typed in"])
+async def test_what_was_reallocated_can_be_reallocated_again(ledger: AnyLedger, entry: bytes) -> None:
+    """From ahead to an invoice, and back, and there again."""
+    d = Dealings()
+    chain, statement = stated(d)
+    invoice = make_invoice(statement, invoice_number="none")
+    ahead = {"statement": b"", "invoice_number": ""}
+    moved = [make_payment(invoice, d.id, entry=entry, amount_cents=7, **ahead)]
+    for days, cents in enumerate((7, -7, 7)):
+        changes = {"entry": entry, "kind": PaymentKind.REALLOCATED, "booked_ms": invoice.message.issued_ms + days}
+        moved.append(make_payment(invoice, d.id, amount_cents=-cents, **changes, **ahead))
+        moved.append(make_payment(invoice, d.id, amount_cents=cents, **changes))
+    await store(ledger, *chain, statement, invoice, *moved)
+    assert ids(ledger, Payment, d) == ids_of(*moved)
+    with pytest.raises(SlotTaken):
+        await ledger.append(make_payment(invoice, d.id, amount_cents=7, currency="CHF", **changes))
+
+
+async def test_an_invoice_is_told_from_none_by_whatever_number(ledger: AnyLedger) -> None:
+    d = Dealings()
+    chain, statement = stated(d)
+    entry = {"entry": digest("entry"), "amount_cents": 5}
+    some = []
+    for number in ("none", "ahead", "''", "for ''", "\"'", "0 for 'x'"):
+        some.append(make_payment(make_invoice(statement, invoice_number=number), d.id, **entry))
+    some.append(make_payment(make_invoice(statement), d.id, statement=b"", invoice_number="", **entry))
+    await store(ledger, *chain, statement, *some)
+    assert ids(ledger, Payment, d) == ids_of(*some)
 
 
 async def test_a_ledger_of_version_3_is_brought_up_to_date(tmp_path: Path) -> None:
