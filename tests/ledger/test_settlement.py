@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from p2pgrid.errors import LedgerError
 from p2pgrid.ledger.base import SlotTaken
+from p2pgrid.ledger.journal import journal_paths
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.proto.record import Message, Role, Signed, sign_message
 from p2pgrid.proto.statement import Invoice, Payment, PaymentKind, Statement
@@ -116,19 +118,45 @@ async def test_an_invoice_is_told_from_none_by_whatever_number(ledger: AnyLedger
     assert ids(ledger, Payment, d) == ids_of(*some)
 
 
-async def test_a_ledger_of_version_3_is_brought_up_to_date(tmp_path: Path) -> None:
+async def older_ledger(path: Path, version: int, records: list[Signed]) -> None:
+    """A ledger as an older schema left it."""
+    ledger = SqliteLedger.open(path)
+    await ledger.append(*records)
+    await ledger.aclose()
+    newer = ["statements", "invoices", "payments", *(["journal"] if version < 3 else [])]
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        for name in newer:
+            conn.execute(f"DROP TABLE {name}")
+        conn.execute(f"PRAGMA user_version={version}")
+    if version < 3:
+        for journal in journal_paths(path):
+            journal.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+async def test_an_older_ledger_is_brought_up_to_date(tmp_path: Path, version: int) -> None:
     d, path = Dealings(), tmp_path / "ledger.sqlite"
     chain, statement = stated(d)
-    old = SqliteLedger.open(path)
-    await old.append(*chain)
-    await old.aclose()
-    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
-        for name in ("statements", "invoices", "payments"):
-            conn.execute(f"DROP TABLE {name}")
-        conn.execute("PRAGMA user_version=3")
+    await older_ledger(path, version, chain)
     again = SqliteLedger.open(path)
     await again.append(statement)
     assert ids(again, Statement, d) == ids_of(statement) and len(again.receipts()) == len(d.receipts)
     await again.aclose()
     with closing(sqlite3.connect(path)) as conn:
         assert conn.execute("SELECT count(*) FROM journal").fetchone() == (1,), "its journal is still its own"
+
+
+@pytest.mark.parametrize("version", [2, 3])
+async def test_a_migration_that_is_cut_short_leaves_an_older_ledger_as_it_was(tmp_path: Path, version: int) -> None:
+    d, path = Dealings(), tmp_path / "ledger.sqlite"
+    await older_ledger(path, version, stated(d)[0])
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        conn.execute("CREATE TABLE payments (in_the_way)")
+        before = list(conn.iterdump())
+    with pytest.raises(LedgerError):
+        SqliteLedger.open(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        assert list(conn.iterdump()) == before
+        assert conn.execute("PRAGMA user_version").fetchone() == (version,)
+        conn.execute("DROP TABLE payments")
+    SqliteLedger.open(path).close()
