@@ -16,6 +16,10 @@ from p2pgrid.proto.fields import Amount, CurrencyCode, Digest, Id, ModelName, Ne
 from p2pgrid.proto.record import Message
 
 MAX_CENTS: Final = 10**15
+MAX_LINES: Final = 256
+MAX_NAME_BYTES: Final = 8192
+"""Models' names in all lines of a statement that is made, in UTF-8: with `MAX_LINES` of them it is still no larger than
+a Statement may be, whatever its numbers are."""
 Cents = Annotated[int, Meta(ge=-MAX_CENTS, le=MAX_CENTS)]
 """Cents of the currency; in a balance what the client owes, below zero what it has paid ahead."""
 Tally = Annotated[int, Meta(ge=0, le=2**62)]
@@ -73,7 +77,7 @@ class Statement(Message, frozen=True, kw_only=True):
     root: Id
     """RFC 6962 Merkle tree hash over the receipts' ids, in the order of their numbers."""
     currency: CurrencyCode
-    lines: Annotated[tuple[StatementLine, ...], Meta(max_length=256)]
+    lines: Annotated[tuple[StatementLine, ...], Meta(max_length=MAX_LINES)]
     """None in a statement of no receipts."""
     total_pico: Amount
     """Of the lines: the receipts' amounts."""

@@ -13,7 +13,7 @@ from p2pgrid.proto.contested import Contest, taken_at
 from p2pgrid.proto.invoice_sums import vat_of
 from p2pgrid.proto.messages import Channel, Receipt, Tariff
 from p2pgrid.proto.record import Signed
-from p2pgrid.proto.statement import Statement, VatLine
+from p2pgrid.proto.statement import MAX_LINES, MAX_NAME_BYTES, Statement, VatLine
 from p2pgrid.proto.statement_rules import statement_lines, statement_net, statement_root
 
 VatOf = Callable[[int], tuple[VatLine, ...]]
@@ -58,10 +58,17 @@ def vat_in(category: str, rate_bp: int, exemption: str = "") -> VatOf:
 
 
 def receipts_of_period(receipts: Iterable[Stated], *, until_ms: int) -> list[Stated]:
-    """Those of a channel's unstated receipts, by number, that a period has: up to the first that was made after it."""
+    """Those of a channel's unstated receipts, by number, that a period has: up to the first that was made after it, or
+    with which a statement would have too many lines. The next statement begins with that one."""
     found = []
+    lines: set[tuple[str, Tariff]] = set()
+    name_bytes = 0
     for stated in receipts:
-        if stated.receipt.issued_ms > until_ms:
+        line = stated.receipt.model, stated.tariff
+        if line not in lines:
+            lines.add(line)
+            name_bytes += len(stated.receipt.model.encode())
+        if stated.receipt.issued_ms > until_ms or len(lines) > MAX_LINES or name_bytes > MAX_NAME_BYTES:
             break
         found.append(stated)
     return found

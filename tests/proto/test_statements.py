@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from p2pgrid.errors import InvalidRecord
@@ -19,7 +19,13 @@ from p2pgrid.proto.pricing import amount_owed
 from p2pgrid.proto.record import Role, Signed, sign_message
 from p2pgrid.proto.statement import Payment, PaymentKind, Statement
 from p2pgrid.proto.statement_making import Period, Stated, make_statement, receipts_of_period, vat_in
-from p2pgrid.proto.statement_rules import billed_tokens, components_of, statement_lines
+from p2pgrid.proto.statement_rules import (
+    billed_tokens,
+    components_of,
+    faults_of_succession,
+    faults_of_sums,
+    statement_lines,
+)
 from p2pgrid.proto.verdict import audit_records
 from tests.factories import make_answer, make_dispute, make_invoice, make_payment, make_prepayment
 from tests.proto.audit_cases import both
@@ -317,3 +323,66 @@ def test_what_the_other_side_may_not_have_is_counted_or_not(
     (bounds,) = bounds_at([contest], [(1, 1000)], tolerance_ms=0)
     assert (bounds.least.credits_pico, bounds.most.credits_pico) == expected[:2]
     assert (bounds.least.held_pico, bounds.most.held_pico) == expected[2:]
+
+
+# -- what one statement has room for -------------------------------------------------------------------------------
+
+FREE = Tariff(input_upm=0, cached_input_upm=0, output_upm=0)
+DEAREST = Tariff(input_upm=10**12, cached_input_upm=10**12, output_upm=10**12)
+MOST_PICO = 2**63 - 1
+MOST_USAGE = Usage(prompt_tokens=8_000_000, cached_tokens=1, output_tokens=8_000_000)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 300),
+    st.sampled_from(["m", "\U0001f600"]),
+    st.integers(1, 125),
+    st.sampled_from([FREE, DEAREST]),
+    st.sampled_from([0, 10_000]),
+    st.sampled_from([None, False, True]),
+)
+@example(300, "\U0001f600", 125, DEAREST, 10_000, True)
+@example(300, "m", 1, FREE, 10_000, None)
+def test_whatever_was_sold_can_be_stated(
+    count: int, letter: str, length: int, tariff: Tariff, rate_bp: int, is_accepted: bool | None
+) -> None:
+    """Many models, long names, the highest amounts, all disputed or not: several statements, each of them valid."""
+    grid = Dealings()
+    base, channel = grid.deal().message, grid.channel.message
+    each_pico = MOST_PICO // count
+    changes = {"usage": MOST_USAGE, "amount_pico": each_pico}
+    sold = [
+        Stated(
+            number.to_bytes(32, "big"),
+            msgspec.structs.replace(base, receipt_number=number, model=f"{letter * length}{number:03}", **changes),
+            tariff,
+        )
+        for number in range(1, count + 1)
+    ]
+    answered_ms = None if is_accepted is None else 1
+    contests = [
+        Contest(one.receipt_id, one.receipt.receipt_number, each_pico, 0, answered_ms, bool(is_accepted))
+        for one in sold
+    ]
+    made: list[Signed[Statement]] = []
+    while not made or made[-1].message.last_receipt < count:
+        stated_ms = base.issued_ms + 1 + len(made)
+        message = make_statement(
+            channel,
+            before=made[-1] if made else None,
+            receipts=receipts_of_period(sold[made[-1].message.last_receipt if made else 0 :], until_ms=stated_ms),
+            contests=contests,
+            credited_pico=sum(one.message.credits_pico for one in made),
+            payments_cents=-(10**9),
+            set_off_cents=10**9,
+            period=Period(until_ms=stated_ms, stated_ms=stated_ms, due_ms=stated_ms),
+            vat=vat_in("S" if rate_bp else "AE", rate_bp),
+        )
+        made.append(sign_message(message, Role.PROVIDER, grid.provider))
+        before = made[-2] if len(made) > 1 else None
+        succession = (before.message, before.id) if before else (None, b"")
+        assert not faults_of_sums(message, channel=channel)
+        assert not faults_of_succession(message, channel=channel, before=succession[0], before_id=succession[1])
+        assert len(made) < 50
+    assert sum(one.message.lines[0].receipts * len(one.message.lines) for one in made) == count
