@@ -37,6 +37,8 @@ class Contest:
     is_dispute_known: bool = True
     """False where the other side may not have had it."""
     is_answer_known: bool = True
+    has_force: bool = True
+    """False where it has none, but for a side to which the other's signature on the receipt never came."""
 
     def is_credited(self, at_ms: int) -> bool:
         """True if it takes its amount off at that time."""

@@ -125,30 +125,52 @@ def _sum_up(case: Case, book: Book, receipts: dict[bytes, Held[Receipt]]) -> Non
         # A receipt that shares its slot and does not stand bills nothing that could be credited.
         if receipt is None or book.receipts.get(receipt.message.receipt_number) is not receipt:
             continue
-        answer = book.answered.get(held.record_id)
-        contest = contest_of(
-            held.message,
-            answer.message if answer is not None else None,
-            receipt=receipt.message,
-            receipt_id=receipt.record_id,
-            countersigned=receipt.claims(Role.CLIENT),
-            days=book.channel.message.dispute_days,
-        )
-        if contest is not None:
-            known = _is_known(case, book, held), answer is None or _is_known(case, book, answer)
-            book.contests.append(replace(contest, is_dispute_known=known[0], is_answer_known=known[1]))
+        _add_contest(case, book, held, receipt)
     credited: dict[bytes, int] = {}
     contested: dict[bytes, int] = {}
     for contest in book.contests:
+        if not contest.has_force:
+            continue
         sums = credited if contest.is_accepted else contested
         sums[contest.receipt] = max(contest.amount_pico, sums.get(contest.receipt, 0))
     book.credited_pico = sum(credited.values())
     book.disputed_pico = sum(max(amount - credited.get(receipt, 0), 0) for receipt, amount in contested.items())
 
 
-def _is_known(case: Case, book: Book, held: Held[Any]) -> bool:
+def _add_contest(case: Case, book: Book, held: Held[Dispute], receipt: Held[Receipt]) -> None:
+    """A dispute with force; or one that had it for the provider, to which the client's signature never came."""
+    answer = book.answered.get(held.record_id)
+    files = _files_of_provider(case, book)
+    shows_signature = {copy.place.bundle for copy in receipt.copies if Role.CLIENT in copy.claimed}
+    is_signed = bool(shows_signature)
+    is_signed_there = is_signed and (not files or not shows_signature.isdisjoint(files))
+    for countersigned in (is_signed, is_signed_there):
+        contest = contest_of(
+            held.message,
+            answer.message if answer is not None else None,
+            receipt=receipt.message,
+            receipt_id=receipt.record_id,
+            countersigned=countersigned,
+            days=book.channel.message.dispute_days,
+        )
+        if contest is not None:
+            has_force = countersigned is is_signed
+            known = replace(
+                contest,
+                has_force=has_force,
+                is_dispute_known=has_force and _is_known(held, files),
+                is_answer_known=answer is None or _is_known(answer, files),
+            )
+            book.contests.append(known)
+            return
+
+
+def _files_of_provider(case: Case, book: Book) -> set[int]:
+    return {bundle for bundle in book.bundles if case.sides[bundle] is Role.PROVIDER}
+
+
+def _is_known(held: Held[Any], files: set[int]) -> bool:
     """True if the provider had it, as far as the bundles tell: its own files, where there are any, show it."""
-    files = [bundle for bundle in book.bundles if case.sides[bundle] is Role.PROVIDER]
     shown = {place.bundle for place in held.places}
     return Role.PROVIDER in held.signers or not files or not shown.isdisjoint(files)
 
