@@ -91,11 +91,6 @@ def vat_of(net_cents: int, rate_bp: int) -> int:
     return _divided(net_cents * rate_bp, RATE_DENOMINATOR)
 
 
-def gross_of(nets: Iterable[tuple[int, int]]) -> int:
-    """Net and VAT together, of pairs of net_cents and rate_bp: one for each category of VAT (EN 16931, BG-23)."""
-    return sum(net_cents + vat_of(net_cents, rate_bp) for net_cents, rate_bp in nets)
-
-
 def _component(kind: ComponentKind, tokens: int, price_upm: int) -> Component:
     amount_pico = tokens * price_upm
     return Component(kind, tokens, price_upm, amount_pico, cents_of(amount_pico))

@@ -13,7 +13,6 @@ from p2pgrid.proto.invoice_sums import (
     ComponentKind,
     allowance_of,
     cents_of,
-    gross_of,
     line_components,
     net_of,
     vat_of,
@@ -106,7 +105,3 @@ def test_what_was_held_comes_back_and_what_is_credited_does_not() -> None:
     assert net_of((), credits_pico=0, held_pico=held, held_before_pico=0) == -12
     assert net_of((), credits_pico=0, held_pico=0, held_before_pico=held) == 12
     assert allowance_of(credits_pico=held, held_pico=0, held_before_pico=held) == 0
-
-
-def test_gross_is_net_and_the_vat_of_each_category() -> None:
-    assert gross_of([(1000, 2100), (500, 0), (-10, 1900)]) == 1000 + 210 + 500 - 10 - 2
