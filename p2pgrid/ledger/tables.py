@@ -9,7 +9,8 @@ every table has:
     payload     the signed bytes, exactly as they came
     signatures  a MessagePack array of [role, key, signature]
 
-Ids are hex, peers are peer ids (`12D3KooW...`), amounts pico-EUR, times Unix milliseconds.
+Ids are hex, peers are peer ids (`12D3KooW...`), times Unix milliseconds; amounts are in the unit that ends the column's
+name, pico or cents of the currency.
 """
 
 from __future__ import annotations
