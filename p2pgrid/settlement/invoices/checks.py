@@ -72,7 +72,7 @@ def check_account(account: BankAccount) -> BankAccount:
     bic = account.bic.replace(" ", "").upper()
     if bic and not _BIC.fullmatch(bic):
         raise InvoiceRefused("iban", f"{account.bic[:20]!r} is no BIC: those have 8 or 11 letters and digits.")
-    holder = check_text("the account's holder", account.holder, most=70, is_required=False)
+    holder = check_text("the account's holder", account.holder, is_required=False)
     return BankAccount(iban=iban, bic=bic, holder=holder)
 
 

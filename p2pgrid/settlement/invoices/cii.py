@@ -10,7 +10,6 @@ from p2pgrid.settlement.invoices.document import UNIT, Document, InvoiceLine, Pr
 from p2pgrid.settlement.invoices.libraries import library
 from p2pgrid.settlement.invoices.parties import Address, Contact, Party
 from p2pgrid.settlement.invoices.texts import euros, percent, price
-from p2pgrid.settlement.invoices.vat import VatCategory
 
 _SUPPORTING = "916"
 """UNTDID 1001: a related document (BG-24)."""
@@ -45,15 +44,15 @@ def _line(document: Document, line: InvoiceLine) -> Any:
     item.agreement.net.amount = price(line.price_micro)
     item.agreement.net.basis_quantity = (str(line.base_quantity), UNIT)
     item.delivery.billed_quantity = (str(line.quantity), UNIT)
-    _write_category(document, item.settlement.trade_tax)
+    _write_category(document, item.settlement.trade_tax, has_rate=document.states_rate)
     item.settlement.monetary_summation.total_amount = euros(line.net_cents)
     return item
 
 
-def _write_category(document: Document, tax: Any) -> None:
+def _write_category(document: Document, tax: Any, *, has_rate: bool) -> None:
     tax.type_code = "VAT"
     tax.category_code = document.vat.category.value
-    if document.vat.category is not VatCategory.OUT_OF_SCOPE:  # BR-O-05: no rate there
+    if has_rate:
         tax.rate_applicable_percent = percent(document.vat.rate_bp)
 
 
@@ -126,7 +125,7 @@ def _write_settlement(document: Document, out: Any) -> None:
         charge.actual_amount = euros(allowance.net_cents)
         charge.reason = allowance.reason
         tax = accounting.CategoryTradeTax()
-        _write_category(document, tax)
+        _write_category(document, tax, has_rate=document.states_rate)
         charge.trade_tax.add(tax)
         out.allowance_charge.add(charge)
     terms = library("drafthorse.models.payment").PaymentTerms()
@@ -163,7 +162,7 @@ def _write_payment(document: Document, out: Any) -> None:
 
 def _write_breakdown(document: Document, out: Any) -> None:
     tax = library("drafthorse.models.accounting").ApplicableTradeTax()
-    _write_category(document, tax)
+    _write_category(document, tax, has_rate=document.sums_state_rate)
     tax.calculated_amount = euros(document.totals.vat_cents)
     tax.basis_amount = euros(document.totals.net_cents)
     if document.vat.exemption_text:

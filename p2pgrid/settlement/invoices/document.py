@@ -192,6 +192,16 @@ class Document:
         )
 
     @property
+    def states_rate(self) -> bool:
+        """True where lines and allowances carry a VAT rate: outside the scope of VAT they may not (BR-O-05, -06)."""
+        return self.vat.category is not VatCategory.OUT_OF_SCOPE
+
+    @property
+    def sums_state_rate(self) -> bool:
+        """True where the VAT breakdown carries a rate (BT-119); XRechnung wants it always (BR-DE-14)."""
+        return self.states_rate or self.profile is Profile.XRECHNUNG
+
+    @property
     def specification(self) -> str:
         """BT-24."""
         return self.profile.specification(is_self_billed=self.type.is_self_billed)

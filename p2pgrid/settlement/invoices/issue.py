@@ -40,7 +40,7 @@ def rendered(document: Document, formats: Iterable[Format], validator: Validator
     Raises InvoiceRefused, its `code` the rule that is broken (`not-checked` where no check could be made, `pdf-a` for
     the page), LocalError where a library is missing.
     """
-    made = {}
+    made: dict[Format, bytes] = {}
     for form in formats:
         if form is Format.FACTUR_X:
             made[form] = _factur_x(dataclasses.replace(document, profile=Profile.EN16931), validator)
@@ -55,7 +55,9 @@ def issue(document: Document, formats: Sequence[Format], folder: Path, stem: str
     Raises as `rendered` does; LocalError where a file of that name is there already, or cannot be written. What was
     written before that is taken away again.
     """
-    files = {folder / f"{stem}{form.value}": content for form, content in rendered(document, formats, validator).items()}
+    files = {
+        folder / f"{stem}{form.value}": content for form, content in rendered(document, formats, validator).items()
+    }
     written: list[Path] = []
     try:
         for path, content in files.items():
@@ -88,14 +90,14 @@ def write_new(path: Path, content: bytes) -> None:
     except FileExistsError as error:
         raise LocalError(f"{path} is there already; a document is never overwritten.") from error
     except OSError as error:
-        raise LocalError(f"{path} cannot be written: {error}.", hint="Free the disk or choose another folder.") from error
+        raise LocalError(
+            f"{path} cannot be written: {error}.", hint="Free the disk or choose another folder."
+        ) from error
 
 
 def _xml(document: Document, syntax: Syntax, validator: Validator) -> bytes:
     xml = write_cii(document) if syntax is Syntax.CII else write_ubl(document)
-    written = Written(
-        xml=xml, profile=document.profile, syntax=syntax, is_credit_note=document.is_credit_note
-    )
+    written = Written(xml=xml, profile=document.profile, syntax=syntax, is_credit_note=document.is_credit_note)
     validator.check(written).refuse(f"{document.number} as {syntax.value}")
     return xml
 

@@ -75,9 +75,7 @@ class Head:
     note: str = ""
 
 
-def make_document(
-    head: Head, lines: Sequence[BilledLine], *, credits_pico: int = 0, paid_cents: int = 0
-) -> Document:
+def make_document(head: Head, lines: Sequence[BilledLine], *, credits_pico: int = 0, paid_cents: int = 0) -> Document:
     """The invoice or credit note of a statement.
 
     `credits_pico` is what accepted disputes take off, at least zero; `paid_cents` what was paid ahead. Raises
@@ -119,13 +117,17 @@ def make_document(
     return _assembled(head, vat, (credit, *turned), (), is_credit_note=True, paid_cents=paid_cents)
 
 
-def make_cancellation(invoice: Document, *, number: str, issue_date: date, account: BankAccount | None = None) -> Document:
+def make_cancellation(
+    invoice: Document, *, number: str, issue_date: date, account: BankAccount | None = None
+) -> Document:
     """The credit note that takes back a whole invoice: its lines, its VAT, its total.
 
     Raises InvoiceRefused (`cancel`) for what is a credit note itself, or has a later date.
     """
     if invoice.is_credit_note or issue_date < invoice.issue_date:
-        raise InvoiceRefused("cancel", f"{invoice.number} cannot be taken back: it is a credit note, or of a later day.")
+        raise InvoiceRefused(
+            "cancel", f"{invoice.number} cannot be taken back: it is a credit note, or of a later day."
+        )
     kind = DocumentType.SELF_BILLED_CREDIT_NOTE if invoice.type.is_self_billed else DocumentType.CREDIT_NOTE
     made = dataclasses.replace(
         invoice,

@@ -19,8 +19,9 @@ TITLES: Final = {
     DocumentType.SELF_BILLED_CREDIT_NOTE: "Self-billed credit note",
 }
 _MONTHS: Final = (
-    "January February March April May June July August September October November December".split()
-)
+    "January", "February", "March", "April", "May", "June",
+    "July", "August", "September", "October", "November", "December",
+)  # fmt: skip
 COUNTRIES: Final = {
     "AT": "Austria", "BE": "Belgium", "BG": "Bulgaria", "CH": "Switzerland", "CY": "Cyprus", "CZ": "Czechia",
     "DE": "Germany", "DK": "Denmark", "EE": "Estonia", "ES": "Spain", "FI": "Finland", "FR": "France",
@@ -34,6 +35,8 @@ _TOKENS: Final = 132.0
 _PRICE: Final = 164.0
 _NAME_WIDTH: Final = 82.0
 _SUMS: Final = 118.0
+_MINUS: Final = "\u2212"
+_TO: Final = "\u2013"
 _THIN: Final = "\u202f"
 """Narrow space, unbroken: between thousands."""
 
@@ -118,13 +121,14 @@ def _draw_party(sheets: Sheets, label: str, party: Party, vat_id: str, y: float,
 def _draw_lines(sheets: Sheets, document: Document) -> None:
     _draw_columns(sheets)
     group, at_top = "", True
-    for line in document.lines:
+    for position, line in enumerate(document.lines):
         name = _kind(line) if line.group else line.name
         begins = line.group != group
         group = line.group
         rows = sheets.lines_of(name, _NAME_WIDTH - (3 if line.group else 0))
         heading = sheets.lines_of(line.group, RIGHT - LEFT, is_bold=True) if begins and line.group else []
-        height = (len(rows) + len(heading)) * leading(9) + 3.4
+        together = _kept_together(document.lines[position:]) if begins else 1
+        height = (len(rows) * together + len(heading)) * leading(9) + 1.2 * together + 1.6
         if not sheets.has_room(height):
             _turn_over(sheets)
             at_top = True
@@ -138,6 +142,11 @@ def _draw_lines(sheets: Sheets, document: Document) -> None:
             sheets.put(LEFT, sheets.y, row, is_bold=True)
             sheets.y += leading(9) + 0.3
         _draw_line(sheets, line, rows)
+
+
+def _kept_together(lines: tuple[InvoiceLine, ...]) -> int:
+    """How many lines of the first one's model are not torn from their heading: the three kinds of token at most."""
+    return sum(1 for line in lines[:3] if line.group == lines[0].group)
 
 
 def _draw_line(sheets: Sheets, line: InvoiceLine, rows: list[str]) -> None:
@@ -270,13 +279,13 @@ def _kind(line: InvoiceLine) -> str:
 
 
 def grouped(number: str) -> str:
-    """A decimal number with its thousands apart and a true minus, as people read it: "-1234.50" -> "−1 234.50"."""
+    """A decimal number with its thousands apart and a true minus, as people read it."""
     whole, point, fraction = number.removeprefix("-").partition(".")
-    groups = []
+    groups: list[str] = []
     while len(whole) > 3:
         groups.insert(0, whole[-3:])
         whole = whole[:-3]
-    return ("−" if number.startswith("-") else "") + _THIN.join([whole, *groups]) + point + fraction
+    return (_MINUS if number.startswith("-") else "") + _THIN.join([whole, *groups]) + point + fraction
 
 
 def _fours(iban: str) -> str:
@@ -285,8 +294,8 @@ def _fours(iban: str) -> str:
 
 def _period(first: date, last: date) -> str:
     if (first.year, first.month) == (last.year, last.month):
-        return f"{first.day} – {_day(last)}" if first != last else _day(last)
-    return f"{_day(first)} – {_day(last)}"
+        return f"{first.day} {_TO} {_day(last)}" if first != last else _day(last)
+    return f"{_day(first)} {_TO} {_day(last)}"
 
 
 def _day(day: date) -> str:

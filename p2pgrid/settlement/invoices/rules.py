@@ -52,6 +52,8 @@ class Rules:
     canary: Canary
     only: str = ""
     """Count only findings whose rule's id begins so."""
+    is_strict: bool = False
+    """Count warnings as errors."""
 
 
 _CII_TOTAL: Final = Canary(xpath="//*[local-name()='GrandTotalAmount']", text="99999999.99", rule="BR-CO-15")
@@ -71,9 +73,15 @@ _CII_SCHEMA: Final = Schema(
 )
 _UBL_SCHEMAS: Final = {
     kind: Schema(
-        package="facturx", path=f"xsd_and_schematron/ubl-2.1/maindoc/UBL-{kind}-2.1.xsd", others="../common/*.xsd", sha256=sha256
+        package="facturx",
+        path=f"xsd_and_schematron/ubl-2.1/maindoc/UBL-{kind}-2.1.xsd",
+        others="../common/*.xsd",
+        sha256=sha256,
     )
-    for kind, sha256 in {"Invoice": "2370579ef0a438c95edd546eb4da5ed1fb614a280ef22e20cef0e19ea8422ed6", "CreditNote": "200acd6835616b14f49c1c3c58e4c9f83c2775122dd65f610bdcfa118f463218"}.items()
+    for kind, sha256 in {
+        "Invoice": "2370579ef0a438c95edd546eb4da5ed1fb614a280ef22e20cef0e19ea8422ed6",
+        "CreditNote": "200acd6835616b14f49c1c3c58e4c9f83c2775122dd65f610bdcfa118f463218",
+    }.items()
 }
 _FACTURX_CII: Final = Rules(
     name="EN 16931 for CII (Factur-X 1.09)",
@@ -117,6 +125,7 @@ _PEPPOL_OF_XRECHNUNG: Final = Rules(
     sha256="6b349db8d1e3e3273b69b0785d4247fda2c34ee23b69db63a53a0a4257e9cb25",
     canary=_NO_BUYER_ADDRESS,
     only="PEPPOL-",
+    is_strict=True,  # XRechnung only warns of some that Peppol forbids
 )
 
 _RULES: Final = {
@@ -130,9 +139,7 @@ _RULES: Final = {
 
 def peppol_rules(path: Path) -> Rules:
     """OpenPeppol's own rule set (PEPPOL-EN16931-UBL, as XSLT) from a file that the operator has fetched."""
-    return Rules(
-        name="Peppol BIS Billing 3.0", package="", path=str(path), sha256="", canary=_NO_BUYER_ADDRESS
-    )
+    return Rules(name="Peppol BIS Billing 3.0", package="", path=str(path), sha256="", canary=_NO_BUYER_ADDRESS)
 
 
 def required_rules(profile: Profile, syntax: Syntax) -> tuple[Rules, ...]:
@@ -151,7 +158,7 @@ def located(file: Schema | Rules) -> dict[str, Any]:
     if isinstance(file, Schema):
         return {**told, "others": file.others}
     canary = {"xpath": file.canary.xpath, "text": file.canary.text, "rule": file.canary.rule}
-    return {**told, "name": file.name, "only": file.only, "canary": canary}
+    return {**told, "name": file.name, "only": file.only, "is_strict": file.is_strict, "canary": canary}
 
 
 def _path(file: Schema | Rules) -> Path:

@@ -4,8 +4,8 @@ One JSON object a line in, one a line out. It imports nothing of p2pgrid, so tha
 Saxon's native code has been seen to take its process down. It answers `findings` only for what it has truly checked;
 whatever else happens is an `error`, and the caller takes every error for "invalid".
 
-To each rule set an invoice is shown that breaks it, made of the first one that comes (`canary`): a rule set that does
-not notice checks nothing, and every invoice is refused.
+To each rule set an invoice is shown that breaks it, made of the first one that it lets pass (`canary`): a rule set that
+does not notice checks nothing, and every invoice is refused.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class RuleSet:
         self.name = str(told["name"])
         self.path = str(told["path"])
         self._only = str(told["only"])
+        self._is_strict = told["is_strict"] is True
         self._canary = told["canary"]
         self._is_proven = False
         check_digest([self.path], str(told["sha256"]))
@@ -47,12 +48,13 @@ class RuleSet:
     def findings(self, root: Any, etree: Any) -> list[dict[str, Any]]:
         """What the rules find in the invoice."""
         found = self._run(root, etree)
-        if not self._is_proven:
+        is_refused = any(not finding["is_warning"] for finding in found)
+        if not self._is_proven and not is_refused:
             self._prove(root, etree)
         return found
 
     def _prove(self, root: Any, etree: Any) -> None:
-        """Break a copy of the invoice in a way that the rules must notice."""
+        """Break a copy of the invoice, which the rules let pass, in a way that they must notice."""
         broken = etree.fromstring(etree.tostring(root), hardened_parser(etree))
         places = broken.xpath(self._canary["xpath"])
         if not places:
@@ -90,7 +92,7 @@ class RuleSet:
                     found.append(
                         {
                             "rule": rule,
-                            "is_warning": flag in ("warning", "information", "info"),
+                            "is_warning": not self._is_strict and flag in ("warning", "information", "info"),
                             "text": text[:500],
                             "where": (failed.get("location") or "")[-300:],
                         }

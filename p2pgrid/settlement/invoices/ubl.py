@@ -9,7 +9,6 @@ from p2pgrid.settlement.invoices.document import UNIT, Document, InvoiceLine, Su
 from p2pgrid.settlement.invoices.libraries import library
 from p2pgrid.settlement.invoices.parties import Party
 from p2pgrid.settlement.invoices.texts import euros, percent, price
-from p2pgrid.settlement.invoices.vat import VatCategory
 
 _SCHEMA: Final = "urn:oasis:names:specification:ubl:schema:xsd:"
 _CAC: Final = f"{{{_SCHEMA}CommonAggregateComponents-2}}"
@@ -64,9 +63,7 @@ class _Writer:
             document.seller,
             {"VAT": ids.seller_vat_id, "TAX": ids.seller_tax_number},
         )
-        self._party(
-            self._group(root, "AccountingCustomerParty", "Party"), document.buyer, {"VAT": ids.buyer_vat_id}
-        )
+        self._party(self._group(root, "AccountingCustomerParty", "Party"), document.buyer, {"VAT": ids.buyer_vat_id})
         self._payment(root)
         self._allowances(root)
         self._taxes(root)
@@ -82,9 +79,7 @@ class _Writer:
             file = supporting.attachment
             content = base64.b64encode(file.content).decode("ascii")
             attachment = self._group(reference, "Attachment")
-            self._text(
-                attachment, "EmbeddedDocumentBinaryObject", content, mimeCode=file.mime, filename=file.filename
-            )
+            self._text(attachment, "EmbeddedDocumentBinaryObject", content, mimeCode=file.mime, filename=file.filename)
 
     def _party(self, out: Any, party: Party, tax_ids: dict[str, str]) -> None:
         if party.electronic_address is not None:
@@ -106,8 +101,8 @@ class _Writer:
         legal = self._group(out, "PartyLegalEntity")
         self._text(legal, "RegistrationName", party.name)
         if party.registration is not None:
-            scheme = {"schemeID": party.registration.scheme} if party.registration.scheme else {}
-            self._text(legal, "CompanyID", party.registration.number, **scheme)
+            listed = {"schemeID": party.registration.scheme} if party.registration.scheme else {}
+            self._text(legal, "CompanyID", party.registration.number, **listed)
         if party.contact is not None:
             contact = self._group(out, "Contact")
             self._text(contact, "Name", party.contact.name)
@@ -134,7 +129,7 @@ class _Writer:
             self._text(out, "ChargeIndicator", "false")
             self._text(out, "AllowanceChargeReason", allowance.reason)
             self._amount(out, "Amount", allowance.net_cents)
-            self._category(self._group(out, "TaxCategory"))
+            self._category(self._group(out, "TaxCategory"), has_rate=self._document.states_rate)
 
     def _taxes(self, root: Any) -> None:
         document, totals = self._document, self._document.totals
@@ -145,6 +140,7 @@ class _Writer:
         self._amount(breakdown, "TaxAmount", totals.vat_cents)
         self._category(
             self._group(breakdown, "TaxCategory"),
+            has_rate=document.sums_state_rate,
             TaxExemptionReasonCode=document.vat.exemption_code,
             TaxExemptionReason=document.vat.exemption_text,
         )
@@ -167,15 +163,15 @@ class _Writer:
         self._amount(out, "LineExtensionAmount", line.net_cents)
         item = self._group(out, "Item")
         self._text(item, "Name", line.name)
-        self._category(self._group(item, "ClassifiedTaxCategory"))
+        self._category(self._group(item, "ClassifiedTaxCategory"), has_rate=self._document.states_rate)
         unit_price = self._group(out, "Price")
         self._text(unit_price, "PriceAmount", price(line.price_micro), currencyID=self._document.currency)
         self._text(unit_price, "BaseQuantity", str(line.base_quantity), unitCode=UNIT)
 
-    def _category(self, out: Any, **reasons: str) -> None:
+    def _category(self, out: Any, *, has_rate: bool, **reasons: str) -> None:
         vat = self._document.vat
         self._text(out, "ID", vat.category.value)
-        if vat.category is not VatCategory.OUT_OF_SCOPE:  # BR-O-05: no rate there
+        if has_rate:
             self._text(out, "Percent", percent(vat.rate_bp))
         for name, reason in reasons.items():
             if reason:

@@ -8,6 +8,7 @@ documents; it compiles each rule set once.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -92,7 +93,7 @@ class Validator:
         self._timeout_s = timeout_s
         self._peppol_xslt = peppol_xslt
         self._python = python
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Any = None
         self._said: Any = None
         self._asked = 0
 
@@ -107,7 +108,7 @@ class Validator:
     @property
     def pid(self) -> int | None:
         """Of the checking process, while there is one."""
-        return None if self._process is None else self._process.pid
+        return None if self._process is None else int(self._process.pid)
 
     def check(self, written: Written) -> Verdict:
         """The verdict about a document. Raises nothing for what is wrong with it or with the check."""
@@ -147,7 +148,6 @@ class Validator:
     def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
         deadline = time.monotonic() + self._timeout_s
         process = self._process or self._start()
-        assert process.stdin is not None and process.stdout is not None
         try:
             process.stdin.write(json.dumps(question).encode() + b"\n")
             process.stdin.flush()
@@ -169,7 +169,7 @@ class Validator:
             raise ValueError("it answered another question.")
         return answer
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> Any:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         # -P: its folder is not put before the standard library, some of whose names our modules share.
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and our own file
@@ -192,10 +192,8 @@ class Validator:
         process.kill()
         process.wait()
         for pipe in (process.stdin, process.stdout, self._said):
-            try:
+            with contextlib.suppress(OSError):  # what was not written goes nowhere
                 pipe.close()
-            except OSError:  # what was not written goes nowhere
-                pass
 
 
 def check_written(written: Written) -> Verdict:

@@ -105,9 +105,7 @@ def vat_treatment(seller: TaxParty, buyer: TaxParty, tax_date: date) -> VatTreat
     if buyer.country == seller.country:
         if seller.is_small:
             text, law = SMALL_BUSINESS_TEXTS[seller.country]
-            return VatTreatment(
-                category=VatCategory.EXEMPT, rate_bp=0, exemption_text=text, legal_basis=law, note=text
-            )
+            return VatTreatment(category=VatCategory.EXEMPT, rate_bp=0, exemption_text=text, legal_basis=law, note=text)
         if not seller.vat_id and not (seller.country == "DE" and seller.tax_number):
             raise InvoiceRefused(
                 "seller-vat-id-missing",
@@ -137,7 +135,7 @@ def _across_a_border(seller: TaxParty, buyer: TaxParty) -> VatTreatment:
     if not buyer.vat_id:
         raise InvoiceRefused(
             "buyer-vat-id-missing",
-            f"a business in {buyer.country} is invoiced from {seller.country} under reverse charge only with its VAT id.",
+            f"a business in {buyer.country} is invoiced from {seller.country} only with its VAT id (reverse charge).",
             hint="Ask the buyer for its VAT id; without one it counts as a consumer.",
         )
     if not seller.vat_id:

@@ -78,9 +78,10 @@ SELF_BILLING_WORDS: Final[dict[str, str]] = {
 }
 """How Article 226(10a) of Directive 2006/112/EC reads in the seller's language."""
 
-MEMBER_STATES: Final = frozenset(
-    "AT BE BG CY CZ DE DK EE ES FI FR GR HR HU IE IT LT LU LV MT NL PL PT RO SE SI SK".split()
-)
+MEMBER_STATES: Final = frozenset({
+    "AT", "BE", "BG", "CY", "CZ", "DE", "DK", "EE", "ES", "FI", "FR", "GR", "HR", "HU",
+    "IE", "IT", "LT", "LU", "LV", "MT", "NL", "PL", "PT", "RO", "SE", "SI", "SK",
+})  # fmt: skip
 """ISO 3166 codes; a VAT id of Greece begins with EL."""
 
 
