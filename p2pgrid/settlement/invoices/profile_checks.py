@@ -7,12 +7,15 @@ ours could break; the others cannot be broken by what `ubl` writes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from typing import Final
 
 from p2pgrid.settlement.invoices.document import Document
 from p2pgrid.settlement.invoices.profiles import Profile
 from p2pgrid.settlement.invoices.refused import InvoiceRefused
-from p2pgrid.settlement.invoices.vat import VatCategory
+
+_ITALIAN_NUMBER: Final = re.compile(r"[A-Z0-9]{11,16}")
 
 
 def check_profile(document: Document) -> None:
@@ -22,7 +25,7 @@ def check_profile(document: Document) -> None:
         raise InvoiceRefused(
             rule,
             f"the profile {document.profile.value!r} wants {what}.",
-            hint="Add it to the party, or choose the profile 'en16931' for this buyer.",
+            hint="Change the party so, or choose the profile 'en16931' for this buyer.",
         )
 
 
@@ -36,8 +39,6 @@ def _xrechnung(document: Document) -> Iterator[tuple[str, str]]:
     if document.seller.contact is None:
         yield "BR-DE-2", "a contact of the seller: name, telephone and e-mail address"
     yield from _addresses(document)
-    if document.type.value == "261":
-        yield "BR-DE-17", "another kind of document: it knows no self-billed credit note"
 
 
 def _peppol(document: Document) -> Iterator[tuple[str, str]]:
@@ -47,11 +48,9 @@ def _peppol(document: Document) -> Iterator[tuple[str, str]]:
     countries = {document.seller.address.country, document.buyer.address.country}
     if countries == {"DE"} and document.seller.contact is None:
         yield "DE-R-002", "a contact of the seller, between German parties"
-    if document.seller.address.country == "IT" and document.buyer.address.country == "IT":
-        if not document.seller.address.subdivision:
-            yield "IT-R-004", "the seller's province, between Italian parties"
-        if document.vat.category is VatCategory.OUT_OF_SCOPE:
-            yield "IT-R-001", "a VAT id of the seller"
+    number = document.tax_ids.seller_tax_number
+    if document.seller.address.country == "IT" and number and not _ITALIAN_NUMBER.fullmatch(number):
+        yield "IT-R-001", "an Italian seller's tax number to have 11 to 16 capital letters and digits"
 
 
 def _addresses(document: Document) -> Iterator[tuple[str, str]]:

@@ -56,11 +56,9 @@ def party(country: str, name: str = "Žaibas & Söhne", **changes: Any) -> Party
     street, post_code, city = TOWNS.get(country, ("Main Street 1", "10000", "Capital"))
     made = Party(
         name=f"{name} {country}",
-        address=Address(
-            line1=street, city=city, post_code=post_code, country=country, subdivision="RM" if country == "IT" else ""
-        ),
+        address=Address(line1=street, city=city, post_code=post_code, country=country),
         vat_id=VAT_IDS.get(country, ""),
-        tax_number="30/123/45678",
+        tax_number="00743110157" if country == "IT" else "30/123/45678",
         registration=Registration(number="300123456"),
         electronic_address=ElectronicAddress(scheme="EM", address="invoices@party.example"),
         contact=Contact(name="Ąžuolas Šilas", phone="+370 5 212 3456", email="books@party.example"),

@@ -177,6 +177,7 @@ def test_a_missing_address_is_made_of_the_vat_id() -> None:
         ({"profile": Profile.PEPPOL, "buyer": party("DE", buyer_reference="")}, "PEPPOL-EN16931-R003"),
         ({"profile": Profile.PEPPOL, "buyer": party("PL", electronic_address=None)}, "PEPPOL-EN16931-R010"),
         ({"profile": Profile.PEPPOL, "seller": party("DE", contact=None), "buyer": "DE"}, "DE-R-002"),
+        ({"profile": Profile.PEPPOL, "seller": party("IT", tax_number="30/123")}, "IT-R-001"),
     ],
 )  # fmt: skip
 def test_what_makes_no_document(changes: dict[str, Any], code: str | None) -> None:
