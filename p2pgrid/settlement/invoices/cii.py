@@ -24,7 +24,7 @@ def write_cii(document: Document) -> bytes:
     if document.process:
         out.context.business_parameter.id = document.process
     out.header.id = document.number
-    out.header.type_code = document.type.value
+    out.header.type_code = str(document.type.value)
     out.header.issue_date_time = document.issue_date
     if document.note:
         note = library("drafthorse.models.note").IncludedNote()

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date
-from enum import Enum
 from typing import Final
 
+from p2pgrid.proto.statement import InvoiceType
 from p2pgrid.settlement.invoices.parties import BankAccount, Party
 from p2pgrid.settlement.invoices.profiles import Profile
 from p2pgrid.settlement.invoices.vat import VatCategory, VatTreatment
@@ -22,22 +22,7 @@ CLEARING: Final = "97"
 """Of UNTDID 4461: between partners, that is set off against other invoices or repaid on request."""
 
 
-class DocumentType(Enum):
-    """BT-3, of UNTDID 1001."""
-
-    INVOICE = "380"
-    CREDIT_NOTE = "381"
-    SELF_BILLED_INVOICE = "389"
-    SELF_BILLED_CREDIT_NOTE = "261"
-
-    @property
-    def is_credit_note(self) -> bool:
-        return self in (DocumentType.CREDIT_NOTE, DocumentType.SELF_BILLED_CREDIT_NOTE)
-
-    @property
-    def is_self_billed(self) -> bool:
-        """True where the buyer issues the document in the seller's name."""
-        return self in (DocumentType.SELF_BILLED_INVOICE, DocumentType.SELF_BILLED_CREDIT_NOTE)
+_SELF_BILLED: Final = frozenset({InvoiceType.SELF_BILLED_INVOICE, InvoiceType.SELF_BILLED_CREDIT_NOTE})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,7 +130,8 @@ class Document:
     """An invoice or credit note."""
 
     profile: Profile
-    type: DocumentType
+    type: InvoiceType
+    """BT-3."""
     number: str
     """BT-1."""
     issue_date: date
@@ -177,6 +163,17 @@ class Document:
         return self.type.is_credit_note
 
     @property
+    def is_self_billed(self) -> bool:
+        """True where the buyer issues the document in the seller's name."""
+        return self.type in _SELF_BILLED
+
+    @property
+    def signed_cents(self) -> tuple[int, int, int]:
+        """Net, VAT and gross as the statement and the Invoice record have them: a credit note's below zero."""
+        sign = -1 if self.is_credit_note else 1
+        return sign * self.totals.net_cents, sign * self.totals.vat_cents, sign * self.totals.gross_cents
+
+    @property
     def tax_ids(self) -> TaxIds:
         """What BT-31, BT-32 and BT-48 say.
 
@@ -204,9 +201,9 @@ class Document:
     @property
     def specification(self) -> str:
         """BT-24."""
-        return self.profile.specification(is_self_billed=self.type.is_self_billed)
+        return self.profile.specification(is_self_billed=self.is_self_billed)
 
     @property
     def process(self) -> str:
         """BT-23."""
-        return self.profile.process(is_self_billed=self.type.is_self_billed)
+        return self.profile.process(is_self_billed=self.is_self_billed)

@@ -1,8 +1,8 @@
 """From a statement's numbers to a document whose totals add up.
 
-The statement's lines and credits come as plain numbers. Where the credits outweigh the lines the document is a
-credit note: every sign is turned, the credits stand first as a line, and the usage is taken off as lines with
-negative quantities, for the norm knows no negative price and no credit note below zero.
+The sums are the statement's own (`p2pgrid.proto.invoice_sums`), so the document comes to what both sides signed. Where
+they are below zero the document is a credit note: every sign is turned, what is credited stands first, and the usage
+is taken off as lines with quantities below zero, for the norm knows no price and no credit note below zero.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Final
 
-from p2pgrid.proto.invoice_amounts import BilledLine, amounts_of, cents_of, token_lines
+from p2pgrid.proto.invoice_sums import Component, ComponentKind, allowance_of, cents_of, vat_of
+from p2pgrid.proto.statement import InvoiceType, StatementLine
+from p2pgrid.proto.statement_rules import components_of
 from p2pgrid.settlement.invoices.checks import check_account, check_attachment, check_parties
 from p2pgrid.settlement.invoices.document import (
     CLEARING,
@@ -22,7 +24,6 @@ from p2pgrid.settlement.invoices.document import (
     Allowance,
     Attachment,
     Document,
-    DocumentType,
     InvoiceLine,
     PaymentInstructions,
     PrecedingInvoice,
@@ -40,7 +41,16 @@ from p2pgrid.settlement.invoices.vat_rates import SELF_BILLING_WORDS, rate_chang
 BASE_TOKENS: Final = 1_000_000
 """BT-149: prices are for a million tokens."""
 CREDITS: Final = "Credit for accepted disputes"
+HELD: Final = "Held back for open disputes"
+RELEASED: Final = "No longer held back, of earlier periods"
+NAMES: Final = {
+    ComponentKind.UNCACHED_INPUT: "input tokens",
+    ComponentKind.CACHED_INPUT: "cached input tokens",
+    ComponentKind.OUTPUT: "output tokens",
+    ComponentKind.DIFFERENCE: "difference between receipts and tokens",
+}
 CREDIT_TERMS: Final = "Set off against your invoices, or repaid on request."
+PAID_TERMS: Final = "Nothing is left to pay."
 STATEMENT: Final = "Statement of usage signed by both parties; the reference is its SHA-256"
 _NUMBER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ./_-]{0,63}")
 _REFERENCE: Final = re.compile(r"[A-Za-z0-9/?:().,'+ -]{1,35}")
@@ -75,46 +85,70 @@ class Head:
     note: str = ""
 
 
-def make_document(head: Head, lines: Sequence[BilledLine], *, credits_pico: int = 0, paid_cents: int = 0) -> Document:
+def make_document(
+    head: Head,
+    lines: Sequence[StatementLine],
+    *,
+    credits_pico: int = 0,
+    held_pico: int = 0,
+    held_before_pico: int = 0,
+    paid_cents: int = 0,
+) -> Document:
     """The invoice or credit note of a statement.
 
-    `credits_pico` is what accepted disputes take off, at least zero; `paid_cents` what was paid ahead. Raises
-    InvoiceRefused (its `code` says why), InvalidRecord for lines without an amount.
+    `credits_pico` is what accepted disputes take off, `held_pico` what open ones hold back in all, `held_before_pico`
+    that of the statement before; `paid_cents` what was paid ahead. Raises InvoiceRefused; its `code` says why.
     """
     vat = treatment_of(head)
-    billed = token_lines(lines)
-    credits_cents = cents_of(credits_pico)
-    if credits_pico < 0 or (not billed and not credits_cents):
+    credited = cents_of(credits_pico)
+    held = allowance_of(credits_pico=0, held_pico=held_pico, held_before_pico=held_before_pico)
+    usage = _usage(lines)
+    if min(credits_pico, held_pico, held_before_pico) < 0 or not (usage or credited or held):
         raise InvoiceRefused("nothing-to-invoice", "there are neither tokens nor credits to write a document about.")
-    usage = [
-        InvoiceLine(
-            number=number,
-            name=check_text("a line's name", f"{line.model}, {line.kind.value}"),
-            group=line.model,
-            quantity=line.tokens,
-            price_micro=line.price_upm,
-            base_quantity=BASE_TOKENS,
-            net_cents=line.net_cents,
-        )
-        for number, line in enumerate(billed, start=1)
+    off = [(CREDITS, credited), (HELD, max(held, 0))]
+    back = [_whole(RELEASED, -held)] if held < 0 else []
+    if sum(line.net_cents for line in (*usage, *back)) >= credited + max(held, 0):
+        allowances = tuple(Allowance(reason=reason, net_cents=cents) for reason, cents in off if cents)
+        return _assembled(head, vat, (*usage, *back), allowances, is_credit_note=False, paid_cents=paid_cents)
+    turned = [dataclasses.replace(line, quantity=-line.quantity, net_cents=-line.net_cents) for line in (*usage, *back)]
+    credit = [_whole(reason, cents) for reason, cents in off if cents]
+    return _assembled(head, vat, (*credit, *turned), (), is_credit_note=True, paid_cents=paid_cents)
+
+
+def _usage(lines: Sequence[StatementLine]) -> list[InvoiceLine]:
+    return [
+        _line(line.model, component)
+        for line in lines
+        for component in components_of(line)
+        if component.tokens or component.net_cents
     ]
-    net_cents = sum(line.net_cents for line in usage) - credits_cents
-    if net_cents >= 0:
-        allowances = (Allowance(reason=CREDITS, net_cents=credits_cents),) if credits_cents else ()
-        return _assembled(head, vat, tuple(usage), allowances, is_credit_note=False, paid_cents=paid_cents)
-    credit = InvoiceLine(
-        number=1,
-        name=CREDITS,
-        quantity=1,
-        price_micro=credits_cents * 10_000,
-        base_quantity=1,
-        net_cents=credits_cents,
+
+
+def _line(model: str, component: Component) -> InvoiceLine:
+    name = check_text("a line's name", f"{model}, {NAMES[component.kind]}")
+    if component.kind is ComponentKind.DIFFERENCE:
+        return dataclasses.replace(_whole(name, component.net_cents), group=model)
+    return InvoiceLine(
+        number=0,
+        name=name,
+        group=model,
+        quantity=component.tokens,
+        price_micro=component.price_upm,
+        base_quantity=BASE_TOKENS,
+        net_cents=component.net_cents,
     )
-    turned = [
-        dataclasses.replace(line, number=line.number + 1, quantity=-line.quantity, net_cents=-line.net_cents)
-        for line in usage
-    ]
-    return _assembled(head, vat, (credit, *turned), (), is_credit_note=True, paid_cents=paid_cents)
+
+
+def _whole(name: str, cents: int) -> InvoiceLine:
+    """An amount that is for no tokens: one, or less one, at its whole price."""
+    return InvoiceLine(
+        number=0,
+        name=name,
+        quantity=-1 if cents < 0 else 1,
+        price_micro=abs(cents) * 10_000,
+        base_quantity=1,
+        net_cents=cents,
+    )
 
 
 def make_cancellation(
@@ -128,7 +162,7 @@ def make_cancellation(
         raise InvoiceRefused(
             "cancel", f"{invoice.number} cannot be taken back: it is a credit note, or of a later day."
         )
-    kind = DocumentType.SELF_BILLED_CREDIT_NOTE if invoice.type.is_self_billed else DocumentType.CREDIT_NOTE
+    kind = InvoiceType.SELF_BILLED_CREDIT_NOTE if invoice.is_self_billed else InvoiceType.CREDIT_NOTE
     made = dataclasses.replace(
         invoice,
         type=kind,
@@ -136,7 +170,7 @@ def make_cancellation(
         issue_date=issue_date,
         due_date=None,
         totals=dataclasses.replace(invoice.totals, paid_cents=0, due_cents=invoice.totals.gross_cents),
-        payment=_payment(account, "", None, is_credit_note=True),
+        payment=_payment(account, "", CREDIT_TERMS, is_credit_note=True),
         preceding=(PrecedingInvoice(number=invoice.number, issue_date=invoice.issue_date),),
     )
     check_profile(made)
@@ -172,12 +206,13 @@ def _assembled(
 ) -> Document:
     lines_cents = sum(line.net_cents for line in lines)
     allowances_cents = sum(allowance.net_cents for allowance in allowances)
-    amounts = amounts_of(lines_cents - allowances_cents, vat.rate_bp)
-    due_cents = amounts.gross_cents - paid_cents
+    net_cents = lines_cents - allowances_cents
+    vat_cents = vat_of(net_cents, vat.rate_bp)
+    due_cents = net_cents + vat_cents - paid_cents
     _check_dates(head, has_to_be_paid=due_cents > 0 and not is_credit_note)
     if paid_cents < 0 or due_cents < 0 or (is_credit_note and paid_cents):
         raise InvoiceRefused(
-            "paid", f"{paid_cents} cents paid ahead do not fit a document of {amounts.gross_cents} cents."
+            "paid", f"{paid_cents} cents paid ahead do not fit a document of {net_cents + vat_cents} cents."
         )
     if is_credit_note and not head.preceding:
         raise InvoiceRefused(
@@ -200,18 +235,23 @@ def _assembled(
         seller=seller,
         buyer=buyer,
         vat=vat,
-        lines=lines,
+        lines=tuple(dataclasses.replace(line, number=number) for number, line in enumerate(lines, start=1)),
         allowances=allowances,
         totals=Totals(
             lines_cents=lines_cents,
             allowances_cents=allowances_cents,
-            net_cents=amounts.net_cents,
-            vat_cents=amounts.vat_cents,
-            gross_cents=amounts.gross_cents,
+            net_cents=net_cents,
+            vat_cents=vat_cents,
+            gross_cents=net_cents + vat_cents,
             paid_cents=paid_cents,
             due_cents=due_cents,
         ),
-        payment=_payment(head.account, head.reference, head.due_date, is_credit_note=is_credit_note),
+        payment=_payment(
+            head.account,
+            head.reference,
+            _terms(head.due_date, is_credit_note=is_credit_note, due_cents=due_cents),
+            is_credit_note=is_credit_note,
+        ),
         preceding=tuple(
             dataclasses.replace(earlier, number=_checked_number(earlier.number)) for earlier in head.preceding
         ),
@@ -221,7 +261,7 @@ def _assembled(
     return document
 
 
-def _type_of(head: Head, *, is_credit_note: bool) -> DocumentType:
+def _type_of(head: Head, *, is_credit_note: bool) -> InvoiceType:
     if head.is_self_billed and not head.self_billing_agreed:
         raise InvoiceRefused(
             "self-billing",
@@ -229,8 +269,8 @@ def _type_of(head: Head, *, is_credit_note: bool) -> DocumentType:
             "Article 224).",
         )
     if is_credit_note:
-        return DocumentType.SELF_BILLED_CREDIT_NOTE if head.is_self_billed else DocumentType.CREDIT_NOTE
-    return DocumentType.SELF_BILLED_INVOICE if head.is_self_billed else DocumentType.INVOICE
+        return InvoiceType.SELF_BILLED_CREDIT_NOTE if head.is_self_billed else InvoiceType.CREDIT_NOTE
+    return InvoiceType.SELF_BILLED_INVOICE if head.is_self_billed else InvoiceType.INVOICE
 
 
 def _note(head: Head, vat: VatTreatment) -> str:
@@ -241,9 +281,13 @@ def _note(head: Head, vat: VatTreatment) -> str:
     return ". ".join(word for word in words if word)
 
 
-def _payment(
-    account: BankAccount | None, reference: str, due_date: date | None, *, is_credit_note: bool
-) -> PaymentInstructions:
+def _terms(due_date: date | None, *, is_credit_note: bool, due_cents: int) -> str:
+    if is_credit_note:
+        return CREDIT_TERMS
+    return f"Payable by {due_date} by SEPA credit transfer." if due_cents else PAID_TERMS
+
+
+def _payment(account: BankAccount | None, reference: str, terms: str, *, is_credit_note: bool) -> PaymentInstructions:
     if reference and not _REFERENCE.fullmatch(reference):
         raise InvoiceRefused("reference", f"the reference {reference[:60]!r} is none that a SEPA transfer can carry.")
     if account is None and not is_credit_note:
@@ -252,7 +296,7 @@ def _payment(
         means_code=CLEARING if account is None else SEPA_CREDIT_TRANSFER,
         account=None if account is None else check_account(account),
         reference=reference,
-        terms=CREDIT_TERMS if is_credit_note else f"Payable by {due_date or 'agreement'} by SEPA credit transfer.",
+        terms=terms,
     )
 
 

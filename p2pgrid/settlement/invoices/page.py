@@ -6,17 +6,18 @@ import functools
 from datetime import date
 from typing import Final
 
-from p2pgrid.settlement.invoices.document import Document, DocumentType, InvoiceLine
+from p2pgrid.proto.statement import InvoiceType
+from p2pgrid.settlement.invoices.document import Document, InvoiceLine
 from p2pgrid.settlement.invoices.parties import Party
 from p2pgrid.settlement.invoices.sheet import ACCENT, BOTTOM, LEFT, QUIET, RIGHT, Sheets, leading
 from p2pgrid.settlement.invoices.texts import euros, percent, price
 from p2pgrid.settlement.invoices.vat import VatCategory
 
 TITLES: Final = {
-    DocumentType.INVOICE: "Invoice",
-    DocumentType.CREDIT_NOTE: "Credit note",
-    DocumentType.SELF_BILLED_INVOICE: "Self-billed invoice",
-    DocumentType.SELF_BILLED_CREDIT_NOTE: "Self-billed credit note",
+    InvoiceType.INVOICE: "Invoice",
+    InvoiceType.CREDIT_NOTE: "Credit note",
+    InvoiceType.SELF_BILLED_INVOICE: "Self-billed invoice",
+    InvoiceType.SELF_BILLED_CREDIT_NOTE: "Self-billed credit note",
 }
 _MONTHS: Final = (
     "January", "February", "March", "April", "May", "June",
@@ -151,7 +152,7 @@ def _kept_together(lines: tuple[InvoiceLine, ...]) -> int:
 
 def _draw_line(sheets: Sheets, line: InvoiceLine, rows: list[str]) -> None:
     y = sheets.y
-    if line.group:  # what is for no model is one thing, at its whole price
+    if line.base_quantity > 1:  # what is for no tokens is one thing, at its whole price
         sheets.put(_TOKENS, y, grouped(str(line.quantity)), to_right=True)
         sheets.put(_PRICE, y, grouped(price(line.price_micro)), to_right=True)
     sheets.put(RIGHT, y, grouped(euros(line.net_cents)), to_right=True)
@@ -213,7 +214,7 @@ def _vat_label(document: Document) -> str:
 def _draw_payment(sheets: Sheets, document: Document) -> None:
     payment = document.payment
     facts = []
-    if payment.account is not None:
+    if payment.account is not None and document.totals.due_cents:
         facts = [
             ("IBAN", _fours(payment.account.iban)),
             ("BIC", payment.account.bic),
@@ -233,7 +234,7 @@ def _draw_payment(sheets: Sheets, document: Document) -> None:
 
 
 def _terms(document: Document) -> str:
-    if document.is_credit_note or document.due_date is None:
+    if document.is_credit_note or document.due_date is None or not document.totals.due_cents:
         return document.payment.terms
     return f"Please pay by {_day(document.due_date)}, by SEPA credit transfer, with the reference below."
 

@@ -42,7 +42,7 @@ class _Writer:
         self._text(root, "IssueDate", document.issue_date.isoformat())
         if document.due_date is not None and not self._is_credit:
             self._text(root, "DueDate", document.due_date.isoformat())
-        self._text(root, "CreditNoteTypeCode" if self._is_credit else "InvoiceTypeCode", document.type.value)
+        self._text(root, "CreditNoteTypeCode" if self._is_credit else "InvoiceTypeCode", str(document.type.value))
         if document.note:
             self._text(root, "Note", document.note)
         self._text(root, "DocumentCurrencyCode", document.currency)

@@ -27,7 +27,7 @@ def test_the_table_of_rates_is_the_codes() -> None:
 
 def test_the_code_that_holds_each_assumption_is_there() -> None:
     for module, name in re.findall(r"`(vat|vat_rates|make|document)\.(\w+)`", PAGE):
-        assert re.search(rf"\b{name}\b", (ROOM / f"{module}.py").read_text()), f"{module}.{name}"
+        assert name == "py" or re.search(rf"\b{name}\b", (ROOM / f"{module}.py").read_text()), f"{module}.{name}"
 
 
 def test_every_reason_is_listed() -> None:

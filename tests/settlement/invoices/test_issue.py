@@ -77,6 +77,14 @@ def test_what_the_law_wants_to_read(changes: dict[str, Any], words: list[str]) -
     assert [word for word in words if word not in text] == []
 
 
+def test_who_paid_ahead_is_not_asked_to_pay() -> None:
+    document = make_document(head("LT", "LT"), [line()])
+    paid = make_document(head("LT", "LT"), [line()], paid_cents=document.totals.gross_cents)
+    (text,) = texts_of(page_of(paid))
+    assert "Nothing is left to pay." in text and "Amount due 0.00 EUR" in text
+    assert "Please pay" not in text and "IBAN" not in text
+
+
 def test_a_credit_note_names_what_it_corrects() -> None:
     document = make_document(head(preceding=EARLIER, account=None), [line()], credits_pico=10**13)
     (text,) = texts_of(page_of(document))

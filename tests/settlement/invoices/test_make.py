@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from datetime import date
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pgrid.proto.invoice_amounts import invoice_amounts
-from p2pgrid.settlement.invoices.document import CLEARING, Attachment, Document, DocumentType
-from p2pgrid.settlement.invoices.make import CREDITS, make_cancellation, make_document, treatment_of
+from p2pgrid.proto.invoice_sums import vat_of
+from p2pgrid.proto.statement import InvoiceType, StatementLine
+from p2pgrid.proto.statement_rules import statement_net
+from p2pgrid.settlement.invoices.document import CLEARING, Attachment, Document
+from p2pgrid.settlement.invoices.make import CREDITS, HELD, RELEASED, make_cancellation, make_document, treatment_of
 from p2pgrid.settlement.invoices.parties import BankAccount, ElectronicAddress, Registration
 from p2pgrid.settlement.invoices.profiles import Profile
 from p2pgrid.settlement.invoices.refused import InvoiceRefused
 from p2pgrid.settlement.invoices.vat import VatCategory
 from tests.settlement.invoices.parties import EARLIER, SELLERS, head, line, party
 
+VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "invoices.json").read_text())
 tokens = st.integers(0, 10**11)
 statement_lines = st.lists(
     st.builds(
@@ -52,28 +58,48 @@ def assert_adds_up(document: Document) -> None:
         assert one.price_micro >= 0
 
 
-@given(statement_lines, st.integers(0, 10**15), st.sampled_from(SELLERS), st.sampled_from(SELLERS))
+amounts = st.integers(0, 10**15)
+
+
+@given(statement_lines, amounts, amounts, amounts, st.sampled_from(SELLERS), st.sampled_from(SELLERS))
 def test_documents_add_up_and_are_what_the_statement_said(
-    lines: list, credits_pico: int, seller: str, buyer: str
+    lines: list, credits_pico: int, held_pico: int, held_before_pico: int, seller: str, buyer: str
 ) -> None:
     asked = head(seller, buyer, preceding=EARLIER)
-    expected = invoice_amounts(lines, credits_pico=credits_pico, rate_bp=treatment_of(asked).rate_bp)
+    rate = treatment_of(asked).rate_bp
+    taken = {"credits_pico": credits_pico, "held_pico": held_pico, "held_before_pico": held_before_pico}
+    net = statement_net(lines, **taken)
+    vat = vat_of(net, rate)
     try:
-        document = make_document(asked, lines, credits_pico=credits_pico)
+        document = make_document(asked, lines, **taken)
     except InvoiceRefused as refused:
         assert refused.code in ("nothing-to-invoice", "text")
         return
     assert_adds_up(document)
-    sign = -1 if document.is_credit_note else 1
-    assert document.is_credit_note == (expected.net_cents < 0)
-    assert sign * document.totals.net_cents == expected.net_cents
-    assert sign * document.totals.vat_cents == expected.vat_cents
-    assert sign * document.totals.gross_cents == expected.gross_cents
+    assert document.is_credit_note == (net < 0)
+    assert document.signed_cents == (net, vat, net + vat)
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["case"])
+def test_vectors(vector: dict[str, Any]) -> None:
+    seller, buyer = {2100: ("LT", "LT"), 1900: ("DE", "DE"), 2400: ("EE", "EE"), 2550: ("FI", "FI")}.get(
+        vector["rate_bp"], ("LT", "DE")
+    )
+    lines = [StatementLine(receipts=1, **one) for one in vector["lines"]]
+    taken = {name: vector[name] for name in ("credits_pico", "held_pico", "held_before_pico")}
+    document = make_document(head(seller, buyer, preceding=EARLIER), lines, **taken)
+    assert [one.net_cents for one in document.lines] == vector["line_cents"]
+    assert document.type == vector["type"]
+    assert document.signed_cents[0] == vector["net_cents"]
+    vat = vat_of(vector["net_cents"], vector["rate_bp"])
+    assert (vat, vector["net_cents"] + vat) == (vector["vat_cents"], vector["gross_cents"])
+    if document.vat.rate_bp == vector["rate_bp"]:
+        assert document.signed_cents == (vector["net_cents"], vector["vat_cents"], vector["gross_cents"])
 
 
 def test_credits_are_an_allowance() -> None:
     document = make_document(head("LT", "LT"), [line()], credits_pico=10**11)
-    assert document.type is DocumentType.INVOICE
+    assert document.type is InvoiceType.INVOICE
     assert [(one.reason, one.net_cents) for one in document.allowances] == [(CREDITS, 10)]
     assert [one.net_cents for one in document.lines] == [227, 5, 459]
     assert (document.totals.net_cents, document.totals.vat_cents, document.totals.due_cents) == (681, 143, 824)
@@ -81,7 +107,7 @@ def test_credits_are_an_allowance() -> None:
 
 def test_more_credits_than_usage_are_a_credit_note() -> None:
     document = make_document(head("LT", "LT", preceding=EARLIER), [line()], credits_pico=10**13)
-    assert document.type is DocumentType.CREDIT_NOTE and not document.allowances and document.due_date is None
+    assert document.type is InvoiceType.CREDIT_NOTE and not document.allowances and document.due_date is None
     assert [(one.quantity, one.net_cents) for one in document.lines] == [
         (1, 1000), (-11_345_678, -227), (-1_000_000, -5), (-7_654_321, -459),
     ]  # fmt: skip
@@ -99,7 +125,7 @@ def test_an_invoice_is_taken_back_whole() -> None:
     invoice = make_document(head("EE", "EE"), [line()], credits_pico=10**11, paid_cents=5)
     back = make_cancellation(invoice, number="CN-1", issue_date=date(2026, 12, 1))
     assert_adds_up(back)
-    assert back.type is DocumentType.CREDIT_NOTE and back.lines == invoice.lines
+    assert back.type is InvoiceType.CREDIT_NOTE and back.lines == invoice.lines
     assert back.totals.gross_cents == back.totals.due_cents == invoice.totals.gross_cents
     assert [(one.number, one.issue_date) for one in back.preceding] == [(invoice.number, invoice.issue_date)]
     for wrong in (lambda: make_cancellation(back, number="CN-2", issue_date=date(2026, 12, 1)),
@@ -108,14 +134,30 @@ def test_an_invoice_is_taken_back_whole() -> None:
             wrong()
 
 
+def test_what_is_held_back_comes_back() -> None:
+    held = make_document(head("LT", "LT"), [line()], held_pico=10**11)
+    assert [(one.reason, one.net_cents) for one in held.allowances] == [(HELD, 10)]
+    back = make_document(head("LT", "LT"), [line()], held_before_pico=10**11)
+    assert (back.lines[-1].name, back.lines[-1].quantity, back.lines[-1].net_cents) == (RELEASED, 1, 10)
+    assert make_document(head(), [line()], held_pico=5, held_before_pico=5).allowances == ()
+
+
+def test_receipts_at_fault_show_as_a_line_of_their_own() -> None:
+    wrong = msgspec.structs.replace(line(), amount_pico=line().amount_pico - 10**11)
+    document = make_document(head("LT", "LT"), [wrong])
+    last = document.lines[-1]
+    assert (last.quantity, last.net_cents, last.group) == (-1, -10, "Qwen/Qwen3-32B")
+    assert_adds_up(document)
+
+
 def test_self_billing_is_agreed_or_refused() -> None:
     assert refusal(is_self_billed=True) == "self-billing"
     agreed = {"is_self_billed": True, "self_billing_agreed": True}
     document = make_document(head("DE", "DE", **agreed), [line()])
-    assert document.type is DocumentType.SELF_BILLED_INVOICE
+    assert document.type is InvoiceType.SELF_BILLED_INVOICE
     assert document.note == "Self-billing / Gutschrift"
     credit = make_document(head("DE", "DE", preceding=EARLIER, **agreed), [], credits_pico=10**12)
-    assert credit.type is DocumentType.SELF_BILLED_CREDIT_NOTE
+    assert credit.type is InvoiceType.SELF_BILLED_CREDIT_NOTE
     assert make_cancellation(document, number="S-2", issue_date=date(2026, 12, 1)).type is credit.type
 
 

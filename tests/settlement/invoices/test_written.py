@@ -6,11 +6,13 @@ import dataclasses
 from datetime import date
 from typing import Any
 
+import msgspec
 import pytest
 from lxml import etree
 
+from p2pgrid.proto.statement import InvoiceType
 from p2pgrid.settlement.invoices.cii import write_cii
-from p2pgrid.settlement.invoices.document import Attachment, Document, DocumentType
+from p2pgrid.settlement.invoices.document import Attachment, Document
 from p2pgrid.settlement.invoices.make import Head, make_cancellation, make_document
 from p2pgrid.settlement.invoices.profiles import Profile, Syntax
 from p2pgrid.settlement.invoices.ubl import write_ubl
@@ -78,7 +80,7 @@ def test_credit_notes(validator: Validator, name: str, profile: Profile, syntax:
         make_document(dataclasses.replace(asked, account=None), [], credits_pico=10**13),
         make_cancellation(invoice, number="CN-9", issue_date=date(2026, 12, 1)),
     ):
-        assert document.type is DocumentType.CREDIT_NOTE
+        assert document.type is InvoiceType.CREDIT_NOTE
         assert check(validator, document, syntax) == []
 
 
@@ -87,8 +89,21 @@ def test_self_billed_credit_notes(validator: Validator, profile: Profile, syntax
     document = make_document(
         head("LV", "LV", profile=profile, preceding=EARLIER, **SELF_BILLED), [], credits_pico=10**12
     )
-    assert document.type is DocumentType.SELF_BILLED_CREDIT_NOTE
+    assert document.type is InvoiceType.SELF_BILLED_CREDIT_NOTE
     assert check(validator, document, syntax) == []
+
+
+@pytest.mark.parametrize(("profile", "syntax"), WAYS, ids=lambda way: way.value)
+def test_what_is_held_back_and_differs(validator: Validator, profile: Profile, syntax: Syntax) -> None:
+    wrong = msgspec.structs.replace(line("b"), amount_pico=line("b").amount_pico - 10**10)
+    for taken in (
+        {"credits_pico": 10**10, "held_pico": 2 * 10**10},
+        {"held_before_pico": 10**10},
+        {"credits_pico": 10**14, "held_pico": 2 * 10**10},
+        {"credits_pico": 10**14, "held_before_pico": 2 * 10**10},
+    ):
+        document = make_document(head("FI", "FI", profile=profile, preceding=EARLIER), [line(), wrong], **taken)
+        assert check(validator, document, syntax) == []
 
 
 @pytest.mark.parametrize(("profile", "syntax"), WAYS, ids=lambda way: way.value)
