@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from p2pgrid.settlement.invoices import rules
@@ -48,3 +50,10 @@ def test_the_packages_named_are_those_pinned() -> None:
     assert rules.XRECHNUNG_PACKAGE in (ROOT / "scripts" / "rules.txt").read_text()
     pinned = (ROOT / "scripts" / "constraints.txt").read_text().splitlines()
     assert {"factur-x==7.8", "saxonche==13.1.1", "drafthorse==2025.2.0", "fpdf2==2.8.9"} <= set(pinned)
+
+
+def test_libraries_are_loaded_when_they_are_needed() -> None:
+    heavy = ["lxml", "drafthorse", "facturx", "fpdf", "pikepdf", "saxonche", "stdnum", "fontTools", "requests"]
+    code = f"import sys, p2pgrid.settlement.invoices.issue; print([one for one in {heavy} if one in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ran.stdout.strip() == "[]"
