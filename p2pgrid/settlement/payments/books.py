@@ -52,9 +52,11 @@ class Books:
                 yield decision, left
 
     def apply(self, decision: Decision) -> None:
-        """Move the open sums by a booked decision."""
+        """Move the open sums by a booked decision. A return may be of an invoice that was settled long ago and is not
+        among those given."""
         for booking in decision.bookings:
-            self._open[booking.invoice_number] -= booking.amount_cents
+            if booking.invoice_number in self._open:
+                self._open[booking.invoice_number] -= booking.amount_cents
         self._remember(decision)
 
     def undone(self, decision: Decision, cents: int) -> tuple[tuple[Booking, ...], int]:

@@ -293,6 +293,12 @@ def test_a_return_opens_its_invoice_again() -> None:
     assert again.kind is Kind.AMBIGUOUS, "a payment goes back once"
 
 
+def test_a_return_of_an_invoice_that_is_handed_in_no_more() -> None:
+    came = one(entry(10_000, end_to_end_id=REF_A, bank="X1"))
+    went = entry(-10_000, day=5, end_to_end_id=REF_A, bank="X2", is_return=True)
+    assert one(went, earlier=(came,), invoices=(B,)).bookings == (Booking(A.number, -10_000),)
+
+
 def test_a_return_in_the_same_run_and_in_any_order() -> None:
     went = entry(-10_000, end_to_end_id=REF_A, bank="Y", is_return=True)
     for n in range(12):  # keys that sort before and after the return's
