@@ -114,9 +114,14 @@ class _Matcher:
             return _unbooked(
                 entry, Kind.DUPLICATE, f"It was booked on {before.entry.booking_date} as {before.kind.value}."
             )
-        if entry.key in self._seen:
+        decision = self._first_decided(entry)
+        if entry.key in self._seen and not decision.is_booked:
             return _unbooked(entry, Kind.DUPLICATE, "It stands in these files more than once.")
         self._seen.add(entry.key)
+        return decision
+
+    def _first_decided(self, entry: BookedEntry) -> Decision:
+        """Of several tellings of one entry the first may say too little to be booked; then the next one counts."""
         if entry.currency != self._currency:
             return _unbooked(
                 entry,

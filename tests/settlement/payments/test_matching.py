@@ -416,6 +416,17 @@ def test_one_movement_that_two_files_tell_differently_is_not_booked_twice() -> N
     assert later.findings == (Finding.LOOKS_BOOKED,)
 
 
+def test_of_two_tellings_in_one_run_the_one_that_says_more_is_booked() -> None:
+    """A notification with nothing but the bank's reference, and the statement with all: as if they came one by one."""
+    bare = entry(10_000, bank="X1")
+    full = replace(bare, end_to_end_id=REF_A)
+    for poor, rich in ((bare, replace(full, source_kind="camt.054")), (replace(bare, source_kind="camt.054"), full)):
+        assert poor.key == rich.key
+        decisions = match([poor, rich], OPEN)
+        assert [d.entry for d in decisions if d.kind is Kind.EXACT] == [rich]
+        assert len([d for d in decisions if d.is_booked]) == 1
+
+
 TOLD = entry(4_000, end_to_end_id=REF_A, bank="X1", counterparty_iban=ALICE)
 
 
