@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from p2pgrid.settlement.payments.decisions import Booking, Decision, OpenInvoice
 from p2pgrid.settlement.payments.entries import BookedEntry
+from p2pgrid.settlement.payments.tellings import MAX_DAYS_APART, likeness, may_be_a_part, may_be_one, told_by
 
 
 class Books:
@@ -19,7 +20,10 @@ class Books:
                 raise ValueError(f"the invoice number {invoice.number} is there twice")
         self._open = {number: invoice.open_cents for number, invoice in self.invoices.items()}
         self._booked: dict[str, Decision] = {}
-        self._by_likeness: dict[str, list[BookedEntry]] = {}
+        self._alike: dict[tuple[object, ...], dict[tuple[str, ...], list[BookedEntry]]] = {}
+        """By likeness and day, and then by the statement that told of them."""
+        self._of_name: dict[tuple[bool, str], list[BookedEntry]] = {}
+        """Collective ones, and others, by invoice number or account."""
         self._left: dict[str, int] = {}
         self._on_account: dict[str, int] = {}
         for decision in earlier:
@@ -38,9 +42,24 @@ class Books:
         """The decision by which an entry with this key was booked."""
         return self._booked.get(key)
 
-    def lookalike(self, entry: BookedEntry) -> BookedEntry | None:
-        """An entry booked under another key that may be the same movement."""
-        return next((one for one in self._by_likeness.get(entry.likeness, ()) if entry.resembles(one)), None)
+    def lookalike(self, entry: BookedEntry, names: Iterable[str], told_with: Collection[str]) -> BookedEntry | None:
+        """An entry booked under another key that may be the same movement, or its batch, or a part of it.
+
+        `names` are the invoices and accounts that the entry has to do with; `told_with` the keys of all entries of the
+        entry's own statement, none of which is the same movement.
+        """
+        day = entry.booking_date.toordinal()
+        for near in (day, *range(day - MAX_DAYS_APART, day), *range(day + 1, day + MAX_DAYS_APART + 1)):
+            for told, others in self._alike.get((near, *likeness(entry)), {}).items():
+                if told != told_by(entry):
+                    for other in others:
+                        if other.key not in told_with and may_be_one(entry, other):
+                            return other
+        for name in names:
+            for other in self._of_name.get((not entry.is_collective, name), ()):
+                if other.key not in told_with and may_be_a_part(entry, other):
+                    return other
+        return None
 
     def returnable(self, sign: int) -> Iterable[tuple[Decision, int]]:
         """Booked decisions about money that moved in this direction, and how many cents (above zero) of each were
@@ -82,7 +101,10 @@ class Books:
     def _remember(self, decision: Decision) -> None:
         entry = decision.entry
         self._booked[entry.key] = decision
-        self._by_likeness.setdefault(entry.likeness, []).append(entry)
+        alike = self._alike.setdefault((entry.booking_date.toordinal(), *likeness(entry)), {})
+        alike.setdefault(told_by(entry), []).append(entry)
+        for name in decision.names:
+            self._of_name.setdefault((entry.is_collective, name), []).append(entry)
         self._left[entry.key] = self._left.get(entry.key, 0) + abs(entry.amount_cents)
         if decision.undoes:
             self._left[decision.undoes] = self._left.get(decision.undoes, 0) - abs(entry.amount_cents)

@@ -149,6 +149,7 @@ def booked_entries(
         booking_date=day,
         value_date=entry.value_date,
         bank_reference=entry.bank_reference,
+        bank_reference_of="entry",
         remittance_text=entry.more_text,
         is_return=entry.is_reversal or entry.is_coded_return,
     )
@@ -188,13 +189,15 @@ def _part(whole: BookedEntry, entry: Entry, one: Transaction, sign: int) -> Book
     """What of an entry one transaction is: all, if there is no other."""
     is_alone = len(entry.transactions) == 1
     cents = entry.amount_cents if is_alone else _signed(one)
+    reference, reference_of = _bank_reference(entry, one, is_alone=is_alone)
     name, iban = _counterparty(one, is_credit=cents > 0, own_iban=whole.account_iban)
     return replace(
         whole,
         line=one.line,
         amount_cents=sign * cents,
         end_to_end_id=one.end_to_end_id,
-        bank_reference=_bank_reference(entry, one, is_alone=is_alone),
+        bank_reference=reference,
+        bank_reference_of=reference_of,
         instruction_id=one.instruction_id,
         structured_reference="\n".join(one.structured),
         remittance_text="\n".join(one.remittance) or entry.more_text,
@@ -214,13 +217,15 @@ def _signed(one: Transaction) -> int:
     return (one.sign or 1) * (one.cents or 0)
 
 
-def _bank_reference(entry: Entry, one: Transaction, *, is_alone: bool) -> str:
-    """What identifies the movement at the bank (entries.py says in which order)."""
+def _bank_reference(entry: Entry, one: Transaction, *, is_alone: bool) -> tuple[str, str]:
+    """What identifies the movement at the bank (entries.py says in which order), and what it is a reference of."""
     if one.bank_reference and one.bank_reference != entry.bank_reference:
-        return one.bank_reference
+        return one.bank_reference, "transaction"
+    if entry.bank_reference and is_alone:
+        return entry.bank_reference, "entry"
     if entry.bank_reference:
-        return entry.bank_reference if is_alone else f"{entry.bank_reference} {one.end_to_end_id}".strip()
-    return one.other_id
+        return f"{entry.bank_reference} {one.end_to_end_id}".strip(), "batch"
+    return one.other_id, "payer"
 
 
 def _counterparty(one: Transaction, *, is_credit: bool, own_iban: str) -> tuple[str, str]:

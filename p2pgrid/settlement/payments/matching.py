@@ -28,9 +28,11 @@ from p2pgrid.settlement.payments.decisions import (
 )
 from p2pgrid.settlement.payments.entries import BookedEntry
 from p2pgrid.settlement.payments.invoice_index import InvoiceIndex, stands_alone
+from p2pgrid.settlement.payments.reasons import listed, money, why_booked, why_unclear
 from p2pgrid.settlement.payments.reference import find_references, normalised
 from p2pgrid.settlement.payments.reference_index import Form, ReferenceIndex
 from p2pgrid.settlement.payments.returns import find_return
+from p2pgrid.settlement.payments.tellings import told_by
 
 MAX_SUMMED: Final = 12
 """A debtor with more open invoices than that is not searched for a sum that fits."""
@@ -41,13 +43,6 @@ _EVIDENCE: Final = {
     Form.WHOLE: Evidence.REFERENCE,
     Form.CUT: Evidence.CUT_REFERENCE,
     Form.MISTYPED: Evidence.MISTYPED_REFERENCE,
-}
-_BY: Final = {
-    Evidence.REFERENCE: "its reference is in the transfer",
-    Evidence.CUT_REFERENCE: "its reference is in the transfer, cut off or wrong at the end",
-    Evidence.MISTYPED_REFERENCE: "its reference is in the transfer, mistyped",
-    Evidence.INVOICE_NUMBER: "its number is in the transfer",
-    Evidence.AMOUNT_AND_DEBTOR: "the transfer names none, but payer and amount fit only this",
 }
 
 
@@ -65,8 +60,9 @@ def match(
     depend on the order in which anything is given. Raises ValueError if two invoices have one number.
     """
     by_number = sorted(invoices, key=lambda invoice: invoice.number)
-    matcher = _Matcher(by_number, sorted(prepaid, key=lambda account: account.name), earlier, currency)
-    return tuple(matcher.decide(entry) for entry in sorted(entries, key=_order))
+    chosen = sorted(entries, key=_order)
+    matcher = _Matcher(by_number, sorted(prepaid, key=lambda account: account.name), earlier, currency, chosen)
+    return tuple(matcher.decide(entry) for entry in chosen)
 
 
 def _order(entry: BookedEntry) -> tuple[object, ...]:
@@ -97,6 +93,7 @@ class _Matcher:
         prepaid: Sequence[PrepaidAccount],
         earlier: Iterable[Decision],
         currency: str,
+        entries: Iterable[BookedEntry],
     ) -> None:
         self._currency = currency
         self._books = Books((one for one in invoices if one.currency == currency), earlier)
@@ -108,6 +105,9 @@ class _Matcher:
         self._prepaid = {account.reference: account for account in prepaid}
         self._references = ReferenceIndex([*self._by_reference, *self._prepaid])
         self._seen: set[str] = set()
+        self._told: dict[tuple[str, ...], set[str]] = {}
+        for entry in entries:
+            self._told.setdefault(told_by(entry), set()).add(entry.key)
 
     def decide(self, entry: BookedEntry) -> Decision:
         if before := self._books.booked(entry.key):
@@ -129,20 +129,34 @@ class _Matcher:
                 f"It is in {entry.currency}; invoices are in {self._currency}, and no rate was agreed.",
             )
         decision = self._decided(entry)
-        if not decision.is_booked:
+        if not (decision.is_booked or decision.kind is Kind.AMBIGUOUS):
             return decision
-        if twin := self._books.lookalike(entry):
-            names = tuple(booking.invoice_number for booking in decision.bookings)
+        if twin := self._books.lookalike(entry, decision.names, self._told.get(told_by(entry), ())):
             return _unbooked(
                 entry,
                 Kind.AMBIGUOUS,
-                f"It looks like the entry that was booked from {twin.source_kind} {twin.statement_id}, of the same "
-                "day and amount, but the bank describes it otherwise; if there were two, book this one by hand.",
-                candidates=names,
+                f"It may be the entry of {format_cents(twin.amount_cents)} that was booked from {twin.source_kind} "
+                f"{twin.statement_id} on {twin.booking_date}, or a part of the other; if there were two, book this "
+                "one by hand.",
+                candidates=_union(decision.names),
                 findings=(Finding.LOOKS_BOOKED,),
+            )
+        if not decision.is_booked:
+            return decision
+        if entry.is_collective and not self._settles_whole(decision):
+            return _unbooked(
+                entry,
+                Kind.AMBIGUOUS,
+                f"It is a batch whose parts the bank does not tell, and not what is open of {listed(decision.names)}.",
+                candidates=_union(decision.names),
             )
         self._books.apply(decision)
         return decision
+
+    def _settles_whole(self, decision: Decision) -> bool:
+        """True if nothing is left, of the entry or of the invoices: then a batch has but one reading."""
+        is_paid = all(abs(one.amount_cents) == self._due([one.invoice_number]) for one in decision.bookings)
+        return is_paid and not decision.on_account_cents and decision.kind is not Kind.RETURNED
 
     def _decided(self, entry: BookedEntry) -> Decision:
         if entry.amount_cents == 0:
@@ -219,7 +233,7 @@ class _Matcher:
                 return _unbooked(
                     entry,
                     Kind.AMBIGUOUS,
-                    f"Its reference names {_list(named.by_reference)}, its text {_list(named.by_number)}, whose "
+                    f"Its reference names {listed(named.by_reference)}, its text {listed(named.by_number)}, whose "
                     "amount it has.",
                     candidates=named.by_reference + named.by_number,
                     findings=(Finding.NAMES_MORE,),
@@ -235,7 +249,7 @@ class _Matcher:
                 evidence=named.evidence,
                 on_account_cents=entry.amount_cents,
                 on_account_of=named.prepaid[0],
-                reason=f"{_money(entry)} are paid ahead on {named.prepaid[0]}, whose reference is in the transfer.",
+                reason=f"{money(entry)} are paid ahead on {named.prepaid[0]}, whose reference is in the transfer.",
             )
         if named.by_number:
             return self._by_number(entry, named)
@@ -253,7 +267,7 @@ class _Matcher:
             return _unbooked(
                 entry,
                 Kind.AMBIGUOUS,
-                f"Its text may name {_list(named.by_number)}, but {why}.",
+                f"Its text may name {listed(named.by_number)}, but {why}.",
                 candidates=_union(named.by_number, others),
                 findings=findings,
             )
@@ -280,7 +294,7 @@ class _Matcher:
                 on_account_cents=entry.amount_cents,
                 on_account_of=number,
                 findings=(Finding.REUSED_REFERENCE, *self._other_payer(named.settled, entry)),
-                reason=f"{_money(entry)} have the reference of {number}, which is paid already; they stand on account.",
+                reason=f"{money(entry)} have the reference of {number}, which is paid already; they stand on account.",
             )
         candidates = _union(*fitting, named.settled) if fitting else _union(theirs if known else (), named.settled)
         if not (is_ours or fitting or findings):
@@ -288,7 +302,7 @@ class _Matcher:
         return _unbooked(
             entry,
             Kind.AMBIGUOUS,
-            _why_unclear(candidates, findings, is_fitting=bool(fitting)),
+            why_unclear(candidates, findings, is_fitting=bool(fitting)),
             candidates=candidates,
             findings=findings,
         )
@@ -339,7 +353,7 @@ class _Matcher:
             on_account_cents=sign * left,
             on_account_of=numbers[0] if left else "",
             findings=(*findings, *self._other_payer(numbers, entry)),
-            reason=_why_booked(entry, bookings, left, evidence, is_whole=is_whole),
+            reason=why_booked(entry, bookings, left, evidence, is_whole=is_whole),
         )
 
     def _refund_of_account(self, entry: BookedEntry, named: _Named) -> Decision | None:
@@ -353,7 +367,7 @@ class _Matcher:
                     on_account_cents=entry.amount_cents,
                     on_account_of=name,
                     findings=self._other_payer(named.settled, entry),
-                    reason=f"{_money(entry)} that stood on account of {name} were paid back.",
+                    reason=f"{money(entry)} that stood on account of {name} were paid back.",
                 )
         return None
 
@@ -367,36 +381,6 @@ def _unbooked(
     findings: tuple[Finding, ...] = (),
 ) -> Decision:
     return Decision(entry=entry, kind=kind, reason=reason, candidates=candidates, findings=findings)
-
-
-def _why_booked(
-    entry: BookedEntry, bookings: Sequence[Booking], left: int, evidence: Evidence, *, is_whole: bool
-) -> str:
-    numbers = _list([booking.invoice_number for booking in bookings])
-    how = "in full" if is_whole else "in part"
-    over = f", and {format_cents(left)} more stand on account" if left else ""
-    return f"{_money(entry)} pay {numbers} {how}{over}: {_BY[evidence]}."
-
-
-def _why_unclear(candidates: Sequence[str], findings: Sequence[Finding], *, is_fitting: bool) -> str:
-    if is_fitting:
-        return f"It names no invoice, and its amount fits in more than one way: {_list(candidates)}."
-    if Finding.UNKNOWN_REFERENCE in findings:
-        return "Its reference is well formed and belongs to no invoice that is known here."
-    if candidates:
-        return f"It names no open invoice, and its amount fits none of {_list(candidates)}."
-    return "It is from a known account, which has nothing open."
-
-
-def _money(entry: BookedEntry) -> str:
-    other = entry.counterparty_name or entry.counterparty_iban or "somebody"
-    return (
-        f"{format_cents(abs(entry.amount_cents))} {entry.currency} {'from' if entry.amount_cents > 0 else 'to'} {other}"
-    )
-
-
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(names)
 
 
 def _union(*groups: Sequence[str]) -> tuple[str, ...]:

@@ -1,0 +1,165 @@
+"""One movement that several files tell of, each in its own way: it is booked once."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import replace
+from itertools import permutations
+
+import pytest
+
+from p2pgrid.settlement.payments.decisions import Booking, Decision, Evidence, Finding, Kind, OpenInvoice
+from p2pgrid.settlement.payments.entries import BookedEntry
+from p2pgrid.settlement.payments.manual_rail import ManualRail
+from p2pgrid.settlement.payments.matching import match
+from tests.settlement.payments.bank import Bank, Movement
+from tests.settlement.payments.makers import ALICE, BOB, OURS, entry, invoice, read
+
+A = invoice("LT-2026-000001", 10_000, debtor_name="Alice GmbH", debtor_ibans=(ALICE,))
+B = invoice("LT-2026-000002", 5_000, debtor_name="Bobas OÜ", debtor_ibans=(BOB,))
+PAYS_A = Movement(cents=10_000, end_to_end_id=A.reference, text=A.number)
+PAYS_B = Movement(cents=5_000, end_to_end_id=B.reference, text=B.number, iban=BOB)
+
+
+def one_by_one(*files: tuple[BookedEntry, ...], invoices: tuple[OpenInvoice, ...] = (A, B)) -> list[Decision]:
+    """Every decision of file after file, each with what the earlier ones booked."""
+    made: list[Decision] = []
+    for entries in files:
+        booked = [one for one in made if one.is_booked]
+        paid = {inv.number: inv.paid_cents for inv in invoices}
+        for booking in (b for one in booked for b in one.bookings):
+            paid[booking.invoice_number] += booking.amount_cents
+        now = [replace(inv, paid_cents=paid[inv.number]) for inv in invoices]
+        made += match(entries, now, earlier=booked)
+    return made
+
+
+def total(decisions: list[Decision]) -> int:
+    return sum(one.entry.amount_cents for one in decisions if one.is_booked)
+
+
+def held(decisions: list[Decision]) -> list[Decision]:
+    return [one for one in decisions if Finding.LOOKS_BOOKED in one.findings]
+
+
+def typed(*rows: str) -> tuple[BookedEntry, ...]:
+    head = "date;amount;currency;account;name;iban;reference;text\n"
+    return ManualRail().read(io.BytesIO((head + "".join(f"{row}\n" for row in rows)).encode()), "list.csv").entries
+
+
+def test_a_statement_that_is_issued_again_under_its_old_id_in_other_words() -> None:
+    """First without the bank's references, then with them."""
+    again = Bank(shape="plain").write([PAYS_A])
+    first = re.sub(rb"<AcctSvcrRef>.*?</AcctSvcrRef>\n", b"", again)
+    for files in permutations([read(first).entries, read(again).entries]):
+        assert files[0][0].key != files[1][0].key
+        made = one_by_one(*files)
+        assert (total(made), len(held(made))) == (10_000, 1)
+
+
+def test_a_statement_in_both_versions_with_references_at_different_places() -> None:
+    old = Bank(shape="plain", statement_id="DAY").write([replace(PAYS_A, reference="E1")])
+    new = Bank(shape="wrapped", statement_id="MONTH").write([replace(PAYS_A, reference="E1")]).decode()
+    new = new.replace("<Refs>", "<Refs><AcctSvcrRef>T1</AcctSvcrRef>")
+    for files in permutations([read(old).entries, read(new.encode()).entries]):
+        made = one_by_one(*files)
+        assert (total(made), len(held(made))) == (10_000, 1)
+
+
+def test_a_list_typed_again_in_other_words() -> None:
+    row = f"2026-11-02;40.00;EUR;{OURS};Alice;;;{A.number}"
+    made = one_by_one(typed(row), typed(row.replace("Alice", "Alice GmbH")))
+    assert (total(made), len(held(made))) == (4_000, 1)
+
+
+def test_a_list_that_grows() -> None:
+    """A second line beside the first, which the list still has, is a second movement."""
+    first = f"2026-11-02;40.00;EUR;{OURS};Alice;;;{A.number}"
+    made = one_by_one(typed(first), typed(first, first + " second part"))
+    assert [one.kind for one in made] == [Kind.PART, Kind.DUPLICATE, Kind.PART]
+
+
+@pytest.mark.parametrize(
+    ("case", "other", "is_held"),
+    [
+        ("the same reference of the bank's", {"source_kind": "camt.054", "end_to_end_id": ""}, True),
+        ("the same end-to-end id", {"source_kind": "camt.054", "bank_reference": "X2"}, True),
+        ("no id alike", {"source_kind": "camt.054", "bank_reference": "X2", "end_to_end_id": ""}, False),
+        ("another end-to-end id", {"source_kind": "camt.054", "end_to_end_id": "X"}, False),
+        ("statements of one kind: a second part", {"statement_id": "T", "bank_reference": "X2"}, False),
+    ],
+)
+def test_a_notification_of_another_day(case: str, other: dict[str, str], is_held: bool) -> None:
+    """Saturday's instant payment, which the statement books on Monday."""
+    first = entry(4_000, day=7, end_to_end_id=A.reference, bank="X1")
+    second = replace(entry(4_000, day=9, bank="X1", end_to_end_id=A.reference, remittance_text=A.number), **other)  # type: ignore[arg-type]
+    for files in permutations([(first,), (replace(second, key="other"),)]):
+        made = one_by_one(*files)
+        assert len(held(made)) == is_held
+        assert total(made) == (4_000 if is_held else 8_000)
+    late = replace(second, key="other", booking_date=second.booking_date.replace(day=13))
+    assert total(one_by_one((first,), (late,))) == 8_000
+
+
+def test_what_was_left_open_and_is_booked_from_another_file_says_so() -> None:
+    """Else a person would book it a second time."""
+    bare = entry(4_000, counterparty_iban=ALICE)
+    full = entry(4_000, counterparty_iban=ALICE, end_to_end_id=A.reference, source_kind="camt.054")
+    made = one_by_one((bare,), (full,), (bare,))
+    assert [one.kind for one in made] == [Kind.AMBIGUOUS, Kind.PART, Kind.AMBIGUOUS]
+    assert [bool(held([one])) for one in made] == [False, False, True]
+
+
+# -- batches ----------------------------------------------------------------------------------------------------------
+
+
+def collective(*parts: Movement) -> tuple[BookedEntry, ...]:
+    """The parts as one sum, with the references of all and the amounts of none."""
+    data = Bank(shape="batch", statement_id="BATCH").write(parts).decode()
+    within = re.sub(r"(</Refs>\n)<Amt.*\n<CdtDbtInd>\w+</CdtDbtInd>", r"\1", data)
+    (one,) = read(within.encode()).entries
+    assert one.is_collective
+    return (one,)
+
+
+def parts_of(*parts: Movement) -> tuple[BookedEntry, ...]:
+    return read(Bank(shape="notice", statement_id="NOTICE").write(parts)).entries
+
+
+def test_a_batch_and_its_parts_are_one_or_the_other() -> None:
+    """The statement has the sum, the notification its parts."""
+    files = [collective(PAYS_A, PAYS_B), parts_of(PAYS_A, PAYS_B)]
+    made = one_by_one(*files)
+    assert [one.kind for one in made] == [Kind.COMBINED, Kind.AMBIGUOUS, Kind.AMBIGUOUS]
+    assert (total(made), len(held(made))) == (15_000, 2)
+    made = one_by_one(*files[::-1])
+    assert [one.kind for one in made] == [Kind.EXACT, Kind.EXACT, Kind.AMBIGUOUS]
+    assert (total(made), len(held(made))) == (15_000, 1)
+    assert total(list(match([*files[0], *files[1]], [A, B]))) == 15_000
+
+
+def test_a_batch_of_halves_after_its_parts() -> None:
+    halves = [replace(PAYS_A, cents=5_000), replace(PAYS_B, cents=2_500)]
+    made = one_by_one(parts_of(*halves), collective(*halves))
+    assert (total(made), len(held(made))) == (7_500, 1)
+
+
+@pytest.mark.parametrize(
+    ("case", "parts"),
+    [
+        ("one pays too little", [replace(PAYS_A, cents=6_000), PAYS_B]),
+        ("one pays too much", [replace(PAYS_A, cents=11_000), PAYS_B]),
+        ("a stranger is among them", [PAYS_A, Movement(cents=700, end_to_end_id="GIFT")]),
+    ],
+)
+def test_a_batch_that_is_not_all_that_is_open_is_nobodys(case: str, parts: list[Movement]) -> None:
+    (decision,) = match(collective(*parts), [A, B])
+    assert decision.kind is Kind.AMBIGUOUS
+    assert A.number in decision.candidates
+
+
+def test_a_batch_that_is_all_that_is_open() -> None:
+    (decision,) = match(collective(PAYS_A, PAYS_B), [A, B])
+    assert decision.bookings == (Booking(A.number, 10_000), Booking(B.number, 5_000))
+    assert decision.evidence is Evidence.REFERENCE
