@@ -81,6 +81,8 @@ class _Named:
     settled: tuple[str, ...]
     """By reference too, with nothing open in this direction."""
     by_number: tuple[str, ...]
+    settled_by_number: tuple[str, ...]
+    """With nothing open in this direction; only numbers that stand alone."""
     prepaid: tuple[str, ...]
     evidence: Evidence
     """How the reference was found."""
@@ -166,13 +168,15 @@ class _Matcher:
             named.by_reference
             or named.settled
             or named.by_number
+            or named.settled_by_number
             or named.prepaid
             or self._index.is_known(entry.counterparty_iban)
         )
         if not entry.is_return and not named.by_reference and (refund := self._refund_of_account(entry, named)):
             return refund
         if entry.is_return or (entry.amount_cents < 0 and named.settled):
-            undone = find_return(entry, self._books, named.settled + named.by_reference)
+            of = named.settled + named.by_reference + named.settled_by_number + named.by_number
+            undone = find_return(entry, self._books, of)
             if undone:
                 return undone
             if entry.is_return:
@@ -182,7 +186,7 @@ class _Matcher:
                     entry,
                     Kind.AMBIGUOUS,
                     "It undoes an earlier entry, which was not booked or not for this amount.",
-                    candidates=named.settled + named.by_reference,
+                    candidates=of,
                 )
         return self._by_payers_word(entry, named) or self._by_amount(entry, named, is_ours=is_ours)
 
@@ -192,15 +196,13 @@ class _Matcher:
         found = self._references.find(entry.all_text)
         numbers = [number for reference in found for number in self._by_reference.get(reference, ())]
         is_open = {number: self._is_open(number, entry) for number in numbers}
-        by_number = [
-            number
-            for number in self._index.by_number(entry.all_text)
-            if number not in is_open and self._is_open(number, entry)
-        ]
+        in_text = [number for number in self._index.by_number(entry.all_text) if number not in is_open]
+        by_number = [number for number in in_text if self._is_open(number, entry)]
         return _Named(
             tuple(number for number in numbers if is_open[number]),
             tuple(number for number in numbers if not is_open[number]),
             tuple(number for number in by_number if self._counts(number, by_number, entry)),
+            tuple(number for number in in_text if number not in by_number and stands_alone(number)),
             tuple(self._prepaid[reference].name for reference in found if reference in self._prepaid),
             _EVIDENCE[next(iter(found.values()))] if found else Evidence.NONE,
         )
@@ -296,7 +298,8 @@ class _Matcher:
                 findings=(Finding.REUSED_REFERENCE, *self._other_payer(named.settled, entry)),
                 reason=f"{money(entry)} have the reference of {number}, which is paid already; they stand on account.",
             )
-        candidates = _union(*fitting, named.settled) if fitting else _union(theirs if known else (), named.settled)
+        settled = named.settled + named.settled_by_number
+        candidates = _union(*fitting, settled) if fitting else _union(theirs if known else (), settled)
         if not (is_ours or fitting or findings):
             return _unbooked(entry, Kind.UNRELATED, "Nothing in it names an invoice or a debtor of ours.")
         return _unbooked(

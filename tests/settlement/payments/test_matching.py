@@ -244,6 +244,7 @@ def test_kinds(
             entry(10_000, remittance_text=A.number, counterparty_iban=BOB),
             {A, B},
         ),
+        ("the number of a paid invoice", entry(4_000, remittance_text=PAID.number), {PAID}),
         ("reused reference, nothing fits", entry(-4_100, end_to_end_id=PAID.reference), {PAID}),
     ],
 )
@@ -297,6 +298,12 @@ def test_a_return_of_an_invoice_that_is_handed_in_no_more() -> None:
     came = one(entry(10_000, end_to_end_id=REF_A, bank="X1"))
     went = entry(-10_000, day=5, end_to_end_id=REF_A, bank="X2", is_return=True)
     assert one(went, earlier=(came,), invoices=(B,)).bookings == (Booking(A.number, -10_000),)
+
+
+def test_a_return_that_names_its_invoice_by_number() -> None:
+    came = one(entry(10_000, end_to_end_id=REF_A, bank="X1"))
+    went = entry(-10_000, day=5, bank="X2", is_return=True, remittance_text=f"return of {A.number}")
+    assert one(went, earlier=(came,), invoices=(paid(A, came),)).bookings == (Booking(A.number, -10_000),)
 
 
 def test_a_return_in_the_same_run_and_in_any_order() -> None:
