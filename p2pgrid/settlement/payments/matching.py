@@ -174,7 +174,7 @@ class _Matcher:
         )
         if not entry.is_return and not named.by_reference and (refund := self._refund_of_account(entry, named)):
             return refund
-        if entry.is_return or (entry.amount_cents < 0 and named.settled):
+        if entry.is_return or named.settled:
             of = named.settled + named.by_reference + named.settled_by_number + named.by_number
             undone = find_return(entry, self._books, of)
             if undone:
@@ -194,9 +194,16 @@ class _Matcher:
 
     def _named(self, entry: BookedEntry) -> _Named:
         found = self._references.find(entry.all_text)
-        numbers = [number for reference in found for number in self._by_reference.get(reference, ())]
+        all_in_text = self._index.by_number(entry.all_text)
+
+        def last_meant(number: str) -> tuple[bool, bool]:
+            """Of the documents of one reference: those in the text first, then those of the amount."""
+            return number not in all_in_text, self._due([number]) != abs(entry.amount_cents)
+
+        documents = (sorted(self._by_reference.get(reference, ()), key=last_meant) for reference in found)
+        numbers = [number for of_one in documents for number in of_one]
         is_open = {number: self._is_open(number, entry) for number in numbers}
-        in_text = [number for number in self._index.by_number(entry.all_text) if number not in is_open]
+        in_text = [number for number in all_in_text if number not in is_open]
         by_number = [number for number in in_text if self._is_open(number, entry)]
         return _Named(
             tuple(number for number in numbers if is_open[number]),
@@ -287,8 +294,9 @@ class _Matcher:
         findings = (Finding.REUSED_REFERENCE,) if named.settled else self._unknown_reference(entry, named)
         if len(fitting) == 1:
             return self._spread(entry, fitting[0], Evidence.AMOUNT_AND_DEBTOR, *findings)
-        if named.settled and entry.amount_cents > 0 and not fitting:
-            number = named.settled[0]
+        ours = [number for number in named.settled if not self._books.invoices[number].is_purchase]
+        if ours and entry.amount_cents > 0 and not fitting:
+            number = ours[0]
             return Decision(
                 entry=entry,
                 kind=Kind.OVER,

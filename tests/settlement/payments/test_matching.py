@@ -388,6 +388,16 @@ def test_our_own_transfer_that_came_back() -> None:
     assert decision.bookings == (Booking(PURCHASE.number, 8_000),)
 
 
+def test_our_own_transfer_that_came_back_without_a_word_of_the_bank() -> None:
+    """It is no money of the payee's: the purchase is open again."""
+    went = one(entry(-8_000, end_to_end_id=PURCHASE.reference, bank="X1"))
+    back = entry(8_000, day=4, end_to_end_id=PURCHASE.reference, bank="X2")
+    decision = one(back, earlier=(went,), invoices=(paid(PURCHASE, went),))
+    assert (decision.kind, decision.bookings) == (Kind.RETURNED, (Booking(PURCHASE.number, 8_000),))
+    early = one(back)
+    assert (early.kind, early.candidates) == (Kind.AMBIGUOUS, (PURCHASE.number,)), "it waits for the transfer"
+
+
 def test_what_stood_on_account_is_paid_back() -> None:
     came = one(entry(12_000, end_to_end_id=REF_A, bank="X1"))
     back = entry(-2_000, day=4, end_to_end_id=REF_A, bank="X2", counterparty_iban=ALICE)
@@ -455,6 +465,19 @@ def test_what_looks_like_an_entry_that_was_booked(case: str, other: dict[str, st
     decisions = match([replace(TOLD, key="A"), second], OPEN)
     assert [d.findings == (Finding.LOOKS_BOOKED,) for d in decisions] == [False, is_held]
     assert [d.kind for d in decisions] == [Kind.PART, Kind.AMBIGUOUS if is_held else Kind.PART]
+
+
+def test_the_number_in_the_text_says_which_document_of_one_reference_is_meant() -> None:
+    wrong, right = replace(A, number="LT-2026-000010", gross_cents=12_100), replace(A, number="LT-2026-000012")
+    for cents, bookings in (
+        (10_000, (Booking(right.number, 10_000),)),
+        (4_000, (Booking(right.number, 4_000),)),
+        (11_000, (Booking(right.number, 10_000), Booking(wrong.number, 1_000))),
+    ):
+        came = entry(cents, end_to_end_id=REF_A, remittance_text=f"{right.number} {creditor_reference_of(REF_A)}")
+        assert one(came, invoices=(wrong, right)).bookings == bookings
+    bare = entry(10_000, end_to_end_id=REF_A)
+    assert one(bare, invoices=(wrong, right)).bookings == (Booking(right.number, 10_000),), "so does the amount"
 
 
 def test_documents_of_one_reference_are_paid_in_the_order_of_their_numbers() -> None:
