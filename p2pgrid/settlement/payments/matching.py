@@ -30,7 +30,7 @@ from p2pgrid.settlement.payments.entries import BookedEntry
 from p2pgrid.settlement.payments.invoice_index import InvoiceIndex, stands_alone
 from p2pgrid.settlement.payments.reasons import listed, money, why_booked, why_unclear
 from p2pgrid.settlement.payments.reference import find_references, normalised
-from p2pgrid.settlement.payments.reference_index import Form, ReferenceIndex
+from p2pgrid.settlement.payments.reference_index import MAX_TEXT_CHARS, Form, ReferenceIndex
 from p2pgrid.settlement.payments.returns import find_return
 from p2pgrid.settlement.payments.tellings import told_by
 
@@ -333,7 +333,7 @@ class _Matcher:
 
     def _unknown_reference(self, entry: BookedEntry, named: _Named) -> tuple[Finding, ...]:
         is_known = named.by_reference or named.settled or named.prepaid
-        has_one = any(len(found) > 25 for found in find_references(entry.all_text))
+        has_one = any(len(found) > 25 for found in find_references(entry.all_text[:MAX_TEXT_CHARS]))
         return (Finding.UNKNOWN_REFERENCE,) if has_one and not is_known else ()
 
     def _other_payer(self, numbers: Sequence[str], entry: BookedEntry) -> tuple[Finding, ...]:

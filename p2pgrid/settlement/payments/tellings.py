@@ -26,23 +26,32 @@ def told_by(entry: BookedEntry) -> tuple[str, str, str]:
     return entry.source_kind, entry.statement_id, entry.telling
 
 
-def may_be_one(entry: BookedEntry, other: BookedEntry) -> bool:
-    """True if two entries of one likeness, of different statements, may be one movement.
+def sort_of(entry: BookedEntry) -> tuple[object, ...]:
+    """All by which `are_told_apart` judges, but for the day."""
+    return *told_by(entry), entry.bank_reference_of, bool(entry.bank_reference)
 
-    They are not where ends or ids that both give differ, where statements of one kind give each a reference of the
-    bank's of one sort (those differ for different movements), or where the days differ, unless files of two kinds give
+
+def are_told_apart(entry: BookedEntry, other: BookedEntry) -> bool:
+    """True for two entries of one statement; and of statements of one kind, for those of two days, and those to which
+    the bank gives references of one sort: these differ for different movements."""
+    if told_by(entry) == told_by(other):
+        return True
+    is_one_sort = entry.bank_reference_of == other.bank_reference_of
+    have_references = is_one_sort and bool(entry.bank_reference) and bool(other.bank_reference)
+    return entry.source_kind == other.source_kind and (have_references or entry.booking_date != other.booking_date)
+
+
+def may_be_one(entry: BookedEntry, other: BookedEntry) -> bool:
+    """True if two entries of one likeness that are not told apart may be one movement.
+
+    They are not where accounts or end-to-end ids that both give differ, or where the days differ, unless the two give
     one reference or end-to-end id.
     """
-    is_one_kind = entry.source_kind == other.source_kind
-    is_one_sort = entry.bank_reference_of == other.bank_reference_of
-    if is_one_kind and is_one_sort and entry.bank_reference and other.bank_reference:
-        return False
     ids = (
         (normalised(entry.end_to_end_id), normalised(other.end_to_end_id)),
         (normalised(entry.bank_reference), normalised(other.bank_reference)),
     )
-    is_one_id = any(mine and mine == theirs for mine, theirs in ids)
-    if entry.booking_date != other.booking_date and (is_one_kind or not is_one_id):
+    if entry.booking_date != other.booking_date and not any(mine and mine == theirs for mine, theirs in ids):
         return False
     given = (ids[0], (entry.counterparty_iban, other.counterparty_iban))
     return not any(mine and theirs and mine != theirs for mine, theirs in given)
