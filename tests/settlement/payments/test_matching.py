@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pgrid.errors import UsageError
-from p2pgrid.settlement.payments.by_hand import book_by_hand
+from p2pgrid.settlement.payments.by_hand import book_by_hand, undo_by_hand
 from p2pgrid.settlement.payments.decisions import (
     Booking,
     Decision,
@@ -512,6 +512,38 @@ def test_by_hand() -> None:
             book_by_hand(came, shares, OPEN, earlier=(), reason="x", on_account_of=account)
     with pytest.raises(UsageError, match="booked already"):
         book_by_hand(came, {A.number: 3_000}, OPEN, earlier=(decision,), reason="x")
+
+
+def test_a_return_by_hand_and_the_reversal_of_a_return() -> None:
+    came = one(entry(12_000, end_to_end_id=REF_A, bank="X1"))
+    went = entry(-12_000, day=4, is_return=True, bank="X2")
+    assert one(went, earlier=(came,), invoices=(paid(A, came),)).kind is Kind.UNRELATED, "it names nothing"
+    back = undo_by_hand(went, came.entry.key, earlier=(came,), reason="The bank said so by telephone.")
+    assert (back.kind, back.evidence, back.on_account_cents, back.on_account_of) == (
+        K.RETURNED,
+        E.PERSON,
+        -2_000,
+        A.number,
+    )
+    assert back.bookings == (Booking(A.number, -10_000),)
+    again = entry(12_000, day=5, end_to_end_id=REF_A, is_return=True, bank="X3")
+    assert one(again, earlier=(came, back), invoices=(A,)).kind is Kind.AMBIGUOUS
+    for order in ((came, back), (back, came)):
+        forth = undo_by_hand(again, back.entry.key, earlier=order, reason="The recall was turned down.")
+        assert (forth.bookings, forth.on_account_cents) == ((Booking(A.number, 10_000),), 2_000)
+    third = entry(-12_000, day=6, end_to_end_id=REF_A, is_return=True, bank="X4")
+    for order in ((came, back, forth), (forth, back, came)):
+        decision = one(third, earlier=order, invoices=(paid(A, came),))
+        assert (decision.kind, decision.bookings) == (Kind.RETURNED, back.bookings), "all of it is there again"
+    for entry_, key, words in (
+        (went, "none", "no entry 'none' was booked"),
+        (replace(went, amount_cents=-12_001), came.entry.key, "120.00 of that entry"),
+        (replace(went, amount_cents=12_000), came.entry.key, "cannot undo"),
+        (replace(went, currency="USD"), came.entry.key, "cannot undo"),
+        (came.entry, came.entry.key, "booked already"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            undo_by_hand(entry_, key, earlier=(came,), reason="x")
 
 
 # -- what holds whatever comes ----------------------------------------------------------------------------------------
