@@ -27,7 +27,7 @@ from typing import Final
 from p2pgrid.settlement.payments.orders import short_hash
 from p2pgrid.settlement.payments.reference import normalised
 
-_PLACEHOLDERS: Final = frozenset({"", "NOTPROVIDED", "NONREF", "NOREF", "NONE", "NULL", "UNKNOWN", "NA", "X", "0"})
+_PLACEHOLDERS: Final = frozenset({"", "NOTPROVIDED", "NONREF", "NOREF", "NONE", "NULL", "UNKNOWN", "NA"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,8 @@ def with_keys(entries: Iterable[BookedEntry]) -> tuple[BookedEntry, ...]:
 
 def is_given(text: str) -> bool:
     """False for the words by which banks say that they have no reference."""
-    return normalised(text) not in _PLACEHOLDERS
+    plain = normalised(text)
+    return plain not in _PLACEHOLDERS and bool(plain.strip("0")) and bool(plain.strip("X"))
 
 
 def _identity(entry: BookedEntry) -> tuple[str, ...]:
@@ -103,4 +104,9 @@ def _identity(entry: BookedEntry) -> tuple[str, ...]:
     if entry.bank_reference:
         return ("reference", *always, normalised(entry.bank_reference))
     content = (entry.end_to_end_id, entry.counterparty_iban, entry.counterparty_name, entry.remittance_text)
-    return ("content", *always, *(normalised(text) for text in content))
+    return ("content", *always, *(_letters(text) for text in content))
+
+
+def _letters(text: str) -> str:
+    """Letters and digits of whatever script, their case aside."""
+    return "".join(character for character in text.casefold() if character.isalnum())

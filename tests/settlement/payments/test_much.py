@@ -47,12 +47,12 @@ def test_many_equal_payments_of_one_day() -> None:
 def test_many_names() -> None:
     invoices = [invoice(f"LT-2026-{n:06d}", 100, debtor_name=f"Client number {n:06d}") for n in range(5_000)]
     told = [entry(99, counterparty_name=f"Stranger number {n}") for n in range(2_000)]
-    with within(1.5):
+    with within(5):
         assert {one.kind for one in match(told, invoices)} == {Kind.UNRELATED}
-    cut = [entry(100, counterparty_name="CLIENT NUMBER 00012"), entry(100, counterparty_name="Client Number 000123 Oy")]
-    found = match(cut, invoices[:124])
-    assert sorted(b.invoice_number for one in found for b in one.bookings) == ["LT-2026-000123"]
-    assert len(next(one for one in found if not one.is_booked).candidates) == 4
+    (one,) = match([entry(100, counterparty_name="Client Number 000123 Oy")], invoices)
+    assert [booking.invoice_number for booking in one.bookings] == ["LT-2026-000123"]
+    (several,) = match([entry(100, counterparty_name="CLIENT NUMBER 00012")], invoices)
+    assert several.candidates == tuple(f"LT-2026-{n:06d}" for n in range(120, 130))
 
 
 @pytest.mark.parametrize("text", [(A.reference[:8] + "7") * 2_200, "A " * 500_000, "1A" * 10_000])
