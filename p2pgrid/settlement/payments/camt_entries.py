@@ -13,6 +13,7 @@ from typing import Final
 from p2pgrid.settlement.payments.camt_fields import (
     Fields,
     amount_of,
+    count_of,
     date_of,
     flag_of,
     iban_of,
@@ -68,6 +69,8 @@ class Entry:
     bank_reference: str
     more_text: str
     transactions: tuple[Transaction, ...]
+    is_batch: bool
+    """The bank says that it is the sum of several transactions, whether it tells of them or not."""
 
 
 def read_transaction(fields: Fields) -> Transaction:
@@ -118,6 +121,7 @@ def read_entry(fields: Fields, transactions: Sequence[Transaction]) -> Entry:
         bank_reference=fields.reference("AcctSvcrRef"),
         more_text=fields.text("AddtlNtryInf"),
         transactions=tuple(replace(one, sign=one.sign or sign) for one in transactions),
+        is_batch=sum(map(count_of, fields.all("NtryDtls", "Btch", "NbOfTxs"))) > 1,
     )
     if len(entry.transactions) > 1 and _has_parts(entry):
         total = sum(map(_signed, entry.transactions))
@@ -153,10 +157,11 @@ def booked_entries(
         remittance_text=entry.more_text,
         is_return=entry.is_reversal or entry.is_coded_return,
     )
-    if len(entry.transactions) == 1 or (entry.transactions and _has_parts(entry)):
+    is_alone = len(entry.transactions) == 1 and not entry.is_batch
+    if is_alone or (len(entry.transactions) > 1 and _has_parts(entry)):
         return [_part(whole, entry, one, sign) for one in entry.transactions]
     if not entry.transactions:
-        return [whole]
+        return [replace(whole, is_collective=entry.is_batch)]
     reason = next((one.return_reason for one in entry.transactions if one.return_reason), "")
     texts = [text for one in entry.transactions for text in (*one.remittance, one.end_to_end_id) if text]
     return [

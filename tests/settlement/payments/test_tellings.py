@@ -13,6 +13,7 @@ from p2pgrid.settlement.payments.decisions import Booking, Decision, Evidence, F
 from p2pgrid.settlement.payments.entries import BookedEntry
 from p2pgrid.settlement.payments.manual_rail import ManualRail
 from p2pgrid.settlement.payments.matching import match
+from p2pgrid.settlement.payments.refusals import BankFileError
 from tests.settlement.payments.bank import Bank, Movement
 from tests.settlement.payments.makers import ALICE, BOB, OURS, entry, invoice, read
 
@@ -180,3 +181,17 @@ def test_a_batch_that_is_all_that_is_open() -> None:
     (decision,) = match(collective(PAYS_A, PAYS_B), [A, B])
     assert decision.bookings == (Booking(A.number, 10_000), Booking(B.number, 5_000))
     assert decision.evidence is Evidence.REFERENCE
+
+
+@pytest.mark.parametrize("told", [0, 1])
+def test_a_batch_of_which_the_bank_tells_fewer_parts_than_there_are(told: int) -> None:
+    """The one that it tells has not paid the whole."""
+    data = Bank(shape="plain").write([replace(PAYS_A, cents=9_000)]).decode()
+    data = data.replace("<NtryDtls>", "<NtryDtls><Btch><NbOfTxs>3</NbOfTxs></Btch>")
+    if not told:
+        data = re.sub(r"<TxDtls>.*?</TxDtls>\n", "", data, flags=re.DOTALL)
+        data = data.replace("</NtryDtls>", f"</NtryDtls><AddtlNtryInf>{A.number}</AddtlNtryInf>")
+    (decision,) = match(read(data.encode()).entries, [A, B])
+    assert (decision.kind, decision.entry.is_collective) == (Kind.AMBIGUOUS, True)
+    with pytest.raises(BankFileError, match="'x'; expected a number"):
+        read(data.replace("<NbOfTxs>3", "<NbOfTxs>x").encode())
