@@ -44,6 +44,7 @@ class Transaction:
     instruction_id: str
     other_id: str
     """UETR or TxId."""
+    has_uetr: bool
     debtor: tuple[str, str]
     """Name and IBAN, each empty if it is not told."""
     creditor: tuple[str, str]
@@ -71,12 +72,15 @@ class Entry:
     transactions: tuple[Transaction, ...]
     is_batch: bool
     """The bank says that it is the sum of several transactions, whether it tells of them or not."""
+    has_batch_reference: bool
+    """The bank calls it a batch, if only of one: the reference is the batch's, not that of a transfer."""
 
 
 def read_transaction(fields: Fields) -> Transaction:
     """Versions 2 and 8 have the amount in different places, and version 8 has parties one element deeper."""
     own = fields.one("Amt") or fields.one("AmtDtls", "TxAmt", "Amt")
     cents, currency = amount_of(own) if own else (None, "")
+    uetr = fields.reference("Refs", "UETR")
     remittance = (
         *texts_of(fields, "RmtInf", "Ustrd"),
         *texts_of(fields, "RmtInf", "Strd", "AddtlRmtInf"),
@@ -91,7 +95,8 @@ def read_transaction(fields: Fields) -> Transaction:
         bank_reference=fields.reference("Refs", "AcctSvcrRef"),
         end_to_end_id=fields.reference("Refs", "EndToEndId"),
         instruction_id=fields.reference("Refs", "InstrId"),
-        other_id=fields.reference("Refs", "UETR") or fields.reference("Refs", "TxId"),
+        other_id=uetr or fields.reference("Refs", "TxId"),
+        has_uetr=bool(uetr),
         debtor=_party(fields, "Dbtr"),
         creditor=_party(fields, "Cdtr"),
         remittance=remittance,
@@ -122,6 +127,7 @@ def read_entry(fields: Fields, transactions: Sequence[Transaction]) -> Entry:
         more_text=fields.text("AddtlNtryInf"),
         transactions=tuple(replace(one, sign=one.sign or sign) for one in transactions),
         is_batch=sum(map(count_of, fields.all("NtryDtls", "Btch", "NbOfTxs"))) > 1,
+        has_batch_reference=bool(fields.all("NtryDtls", "Btch")),
     )
     if len(entry.transactions) > 1 and _has_parts(entry):
         total = sum(map(_signed, entry.transactions))
@@ -227,10 +233,12 @@ def _bank_reference(entry: Entry, one: Transaction, *, is_alone: bool) -> tuple[
     if one.bank_reference and one.bank_reference != entry.bank_reference:
         return one.bank_reference, "transaction"
     if entry.bank_reference and is_alone:
-        return entry.bank_reference, "entry"
+        return entry.bank_reference, "batch" if entry.has_batch_reference else "entry"
+    if entry.bank_reference and one.end_to_end_id:
+        return f"{entry.bank_reference} {one.end_to_end_id}", "part"
     if entry.bank_reference:
-        return f"{entry.bank_reference} {one.end_to_end_id}".strip(), "batch"
-    return one.other_id, "payer"
+        return entry.bank_reference, "batch"
+    return one.other_id, "uetr" if one.has_uetr else "payer"
 
 
 def _counterparty(one: Transaction, *, is_credit: bool, own_iban: str) -> tuple[str, str]:

@@ -58,8 +58,9 @@ class BookedEntry:
     bank_reference: str = ""
     """AcctSvcrRef, or what stands for it (see the module's text); empty if there is none."""
     bank_reference_of: str = ""
-    """What the bank reference is of: `transaction`, `entry`, `batch` or `payer` (his bank's); a rail may leave it
-    empty. References of different sorts differ also where the movement is one."""
+    """What the bank reference is: of the `transaction`, of the `entry`, of the `batch`, of a `part` (the batch's with
+    the end-to-end id), the `uetr` or another of the `payer`'s bank; a rail may leave it empty. References of different
+    sorts differ also where the movement is one."""
     instruction_id: str = ""
     """InstrId: of our own orders, their `PaymentOrder.key`."""
     structured_reference: str = ""
@@ -82,12 +83,17 @@ class BookedEntry:
 
 
 def with_keys(entries: Iterable[BookedEntry]) -> tuple[BookedEntry, ...]:
-    """The entries of one statement, each with its key and all with the statement's telling."""
+    """The entries of one statement, each with its key and all with the statement's telling.
+
+    Entries of one identity are counted in the order of their contents, not of the file: the parts of a batch stand in
+    another order in another file.
+    """
+    given = list(entries)
     seen: Counter[tuple[str, ...]] = Counter()
-    keyed = []
-    for entry in entries:
-        identity = _identity(entry)
-        keyed.append(replace(entry, key=short_hash("entry", *identity, str(seen[identity]))))
+    keyed = list(given)
+    for at in sorted(range(len(given)), key=lambda at: _content(given[at])):
+        identity = _identity(given[at])
+        keyed[at] = replace(given[at], key=short_hash("entry", *identity, str(seen[identity])))
         seen[identity] += 1
     telling = short_hash("telling", *(entry.key for entry in keyed))
     return tuple(replace(entry, telling=telling) for entry in keyed)
@@ -103,8 +109,12 @@ def _identity(entry: BookedEntry) -> tuple[str, ...]:
     always = (entry.account_iban, entry.booking_date.isoformat(), str(entry.amount_cents), entry.currency)
     if entry.bank_reference:
         return ("reference", *always, normalised(entry.bank_reference))
+    return ("content", *always, *_content(entry))
+
+
+def _content(entry: BookedEntry) -> tuple[str, ...]:
     content = (entry.end_to_end_id, entry.counterparty_iban, entry.counterparty_name, entry.remittance_text)
-    return ("content", *always, *(_letters(text) for text in content))
+    return tuple(_letters(text) for text in content)
 
 
 def _letters(text: str) -> str:
