@@ -10,8 +10,7 @@ return undoes, the invoice that was late) may be there by now.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
 from itertools import combinations
 from typing import Final
 
@@ -28,6 +27,7 @@ from p2pgrid.settlement.payments.decisions import (
 )
 from p2pgrid.settlement.payments.entries import BookedEntry
 from p2pgrid.settlement.payments.invoice_index import InvoiceIndex, stands_alone
+from p2pgrid.settlement.payments.named import Named
 from p2pgrid.settlement.payments.reasons import listed, money, why_booked, why_unclear
 from p2pgrid.settlement.payments.reference import find_references, normalised
 from p2pgrid.settlement.payments.reference_index import MAX_TEXT_CHARS, Form, ReferenceIndex
@@ -71,21 +71,6 @@ def _order(entry: BookedEntry) -> tuple[object, ...]:
         entry.booking_date, entry.is_return, entry.amount_cents < 0, entry.key, entry.source_kind, entry.statement_id,
         entry.line,
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Named:
-    """What an entry's texts name. Invoice numbers, those that are open in the entry's direction first."""
-
-    by_reference: tuple[str, ...]
-    settled: tuple[str, ...]
-    """By reference too, with nothing open in this direction."""
-    by_number: tuple[str, ...]
-    settled_by_number: tuple[str, ...]
-    """With nothing open in this direction; only numbers that stand alone."""
-    prepaid: tuple[str, ...]
-    evidence: Evidence
-    """How the reference was found."""
 
 
 class _Matcher:
@@ -133,45 +118,50 @@ class _Matcher:
         decision = self._decided(entry)
         if not (decision.is_booked or decision.kind is Kind.AMBIGUOUS):
             return decision
-        if twin := self._books.lookalike(entry, decision.names, self._told.get(told_by(entry), ())):
+        names = _union(decision.names, self._named(entry).everything if entry.is_collective else ())
+        if twin := self._books.lookalike(entry, names, self._told.get(told_by(entry), ())):
             return _unbooked(
                 entry,
                 Kind.AMBIGUOUS,
                 f"It may be the entry of {format_cents(twin.amount_cents)} that was booked from {twin.source_kind} "
                 f"{twin.statement_id} on {twin.booking_date}, or a part of the other; if there were two, book this "
                 "one by hand.",
-                candidates=_union(decision.names),
+                candidates=names,
                 findings=(Finding.LOOKS_BOOKED,),
             )
         if not decision.is_booked:
             return decision
-        if entry.is_collective and not self._settles_whole(decision):
+        if entry.is_collective and not self._settles_whole(decision, names):
             return _unbooked(
                 entry,
                 Kind.AMBIGUOUS,
-                f"It is a batch whose parts the bank does not tell, and not what is open of {listed(decision.names)}.",
-                candidates=_union(decision.names),
+                f"It is a batch whose parts the bank does not tell, and not what is open of {listed(names)}.",
+                candidates=names,
             )
         self._books.apply(decision)
         return decision
 
-    def _settles_whole(self, decision: Decision) -> bool:
-        """True if nothing is left, of the entry or of the invoices: then a batch has but one reading."""
-        is_paid = all(abs(one.amount_cents) == self._due([one.invoice_number]) for one in decision.bookings)
-        return is_paid and not decision.on_account_cents and decision.kind is not Kind.RETURNED
+    def _settles_whole(self, decision: Decision, names: Sequence[str]) -> bool:
+        """True if nothing is left, of the entry or of all that it names: then a batch has but one reading."""
+        if decision.on_account_cents or decision.kind is Kind.RETURNED:
+            return False
+        paid = {one.invoice_number: abs(one.amount_cents) for one in decision.bookings}
+        references = {self._books.invoices[number].reference for number in paid}
+        return all(
+            paid[name] == self._due([name]) if name in paid else self._is_beside(name, decision.entry, references)
+            for name in names
+        )
+
+    def _is_beside(self, name: str, entry: BookedEntry, references: Collection[str]) -> bool:
+        """True if an unpaid document is named only because it shares one of these references, and is settled."""
+        document = self._books.invoices.get(name)
+        return document is not None and document.reference in references and not self._is_open(name, entry)
 
     def _decided(self, entry: BookedEntry) -> Decision:
         if entry.amount_cents == 0:
             return _unbooked(entry, Kind.UNRELATED, "It moves no money.")
         named = self._named(entry)
-        is_ours = bool(
-            named.by_reference
-            or named.settled
-            or named.by_number
-            or named.settled_by_number
-            or named.prepaid
-            or self._index.is_known(entry.counterparty_iban)
-        )
+        is_ours = bool(named.everything) or self._index.is_known(entry.counterparty_iban)
         if not entry.is_return and not named.by_reference and (refund := self._refund_of_account(entry, named)):
             return refund
         if entry.is_return or named.settled:
@@ -192,7 +182,7 @@ class _Matcher:
 
     # -- what the payer says ------------------------------------------------------------------------------------------
 
-    def _named(self, entry: BookedEntry) -> _Named:
+    def _named(self, entry: BookedEntry) -> Named:
         found = self._references.find(entry.all_text)
         all_in_text = self._index.by_number(entry.all_text)
 
@@ -205,7 +195,7 @@ class _Matcher:
         is_open = {number: self._is_open(number, entry) for number in numbers}
         in_text = [number for number in all_in_text if number not in is_open]
         by_number = [number for number in in_text if self._is_open(number, entry)]
-        return _Named(
+        return Named(
             tuple(number for number in numbers if is_open[number]),
             tuple(number for number in numbers if not is_open[number]),
             tuple(number for number in by_number if self._counts(number, by_number, entry)),
@@ -233,7 +223,7 @@ class _Matcher:
             not self._books.invoices[number].debtor_ibans and number in self._index.by_name(entry.counterparty_name)
         )
 
-    def _by_payers_word(self, entry: BookedEntry, named: _Named) -> Decision | None:
+    def _by_payers_word(self, entry: BookedEntry, named: Named) -> Decision | None:
         amount = abs(entry.amount_cents)
         if named.by_reference:
             if not named.by_number:
@@ -264,7 +254,7 @@ class _Matcher:
             return self._by_number(entry, named)
         return None
 
-    def _by_number(self, entry: BookedEntry, named: _Named) -> Decision:
+    def _by_number(self, entry: BookedEntry, named: Named) -> Decision:
         findings = (Finding.REUSED_REFERENCE,) if named.settled else ()
         others = [n for n in self._index.by_iban(entry.counterparty_iban) if self._is_open(n, entry)]
         is_anothers = bool(others) and not any(self._is_from(number, entry) for number in named.by_number)
@@ -284,7 +274,7 @@ class _Matcher:
 
     # -- what amount and payer suggest --------------------------------------------------------------------------------
 
-    def _by_amount(self, entry: BookedEntry, named: _Named, *, is_ours: bool) -> Decision:
+    def _by_amount(self, entry: BookedEntry, named: Named, *, is_ours: bool) -> Decision:
         amount = abs(entry.amount_cents)
         known = [n for n in self._index.by_iban(entry.counterparty_iban) if self._is_open(n, entry)]
         theirs = known or [n for n in self._index.by_name(entry.counterparty_name) if self._is_open(n, entry)]
@@ -331,7 +321,7 @@ class _Matcher:
                         return found
         return found
 
-    def _unknown_reference(self, entry: BookedEntry, named: _Named) -> tuple[Finding, ...]:
+    def _unknown_reference(self, entry: BookedEntry, named: Named) -> tuple[Finding, ...]:
         is_known = named.by_reference or named.settled or named.prepaid
         has_one = any(len(found) > 25 for found in find_references(entry.all_text[:MAX_TEXT_CHARS]))
         return (Finding.UNKNOWN_REFERENCE,) if has_one and not is_known else ()
@@ -367,7 +357,7 @@ class _Matcher:
             reason=why_booked(entry, bookings, left, evidence, is_whole=is_whole),
         )
 
-    def _refund_of_account(self, entry: BookedEntry, named: _Named) -> Decision | None:
+    def _refund_of_account(self, entry: BookedEntry, named: Named) -> Decision | None:
         """Money that went out and stood on a debtor's account before."""
         for name in (*named.settled, *named.prepaid):
             if 0 < -entry.amount_cents <= self._books.on_account_of(name):
