@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import io
+import random
 import re
+from collections import Counter
 from dataclasses import replace
 from itertools import permutations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from p2pgrid.settlement.payments.decisions import Booking, Decision, Evidence, Finding, Kind, OpenInvoice
 from p2pgrid.settlement.payments.entries import BookedEntry
 from p2pgrid.settlement.payments.manual_rail import ManualRail
 from p2pgrid.settlement.payments.matching import match
 from p2pgrid.settlement.payments.refusals import BankFileError
-from tests.settlement.payments.bank import Bank, Movement
+from tests.settlement.payments.bank import SHAPES, Bank, Movement, with_references
 from tests.settlement.payments.makers import ALICE, BOB, OURS, entry, invoice, read
 
 A = invoice("LT-2026-000001", 10_000, debtor_name="Alice GmbH", debtor_ibans=(ALICE,))
@@ -195,3 +199,133 @@ def test_a_batch_of_which_the_bank_tells_fewer_parts_than_there_are(told: int) -
     assert (decision.kind, decision.entry.is_collective) == (Kind.AMBIGUOUS, True)
     with pytest.raises(BankFileError, match="'x'; expected a number"):
         read(data.replace("<NbOfTxs>3", "<NbOfTxs>x").encode())
+
+
+def test_a_batch_that_is_all_of_one_invoice_and_names_another_too() -> None:
+    """Which of its parts is for which, nobody can tell: one of 10.00 was for B, say."""
+    parts = [replace(PAYS_A, cents=9_000), replace(PAYS_B, cents=1_000)]
+    (decision,) = match(collective(*parts), [A, B])
+    assert (decision.kind, set(decision.candidates)) == (Kind.AMBIGUOUS, {A.number, B.number})
+    (decision,) = match(collective(*parts), [A, replace(B, paid_cents=5_000)])
+    assert decision.kind is Kind.AMBIGUOUS
+    singles = parts_of(*parts)
+    for files in permutations([collective(*parts), singles[:1], singles[1:]]):
+        assert total(one_by_one(*files)) <= 10_000
+
+
+def test_a_batch_that_names_a_credit_note_of_the_same_statement_besides() -> None:
+    note = replace(invoice("LT-2026-000003", -700, paid=-700), reference=A.reference)
+    (decision,) = match(collective(PAYS_A, PAYS_B), [A, B, note])
+    assert decision.bookings == (Booking(A.number, 10_000), Booking(B.number, 5_000))
+
+
+def test_a_batch_of_returns_of_what_was_settled_long_ago() -> None:
+    """The caller no longer gives the invoice."""
+    paid = match([entry(10_000, end_to_end_id=A.reference)], [A])
+    back = entry(-10_000, day=5, end_to_end_id=A.reference, is_return=True, is_collective=True)
+    (decision,) = match([back], [B], earlier=paid)
+    assert decision.kind is Kind.AMBIGUOUS
+
+
+# -- references of several sorts --------------------------------------------------------------------------------------
+
+
+def as_batch(statement_id: str, *parts: Movement, ids: str = "") -> tuple[BookedEntry, ...]:
+    data = Bank(shape="batch", statement_id=statement_id).write(parts).decode()
+    return read(re.sub(r"<EndToEndId>.*?<", f"<EndToEndId>{ids}<", data).encode() if ids else data.encode()).entries
+
+
+def by_payers_bank(shape: str, ids: str) -> tuple[BookedEntry, ...]:
+    data = Bank(shape=shape, statement_id=shape).write([PAYS_A]).decode()
+    data = re.sub(r"<AcctSvcrRef>.*?</AcctSvcrRef>\n", "", data)
+    return read(data.replace("</EndToEndId>", f"</EndToEndId>{ids}").encode()).entries
+
+
+UETR = "<UETR>8a562c67-ca16-48ba-b074-65581be6f001</UETR>"
+TENTH_OF_A = replace(PAYS_A, cents=1_000)
+
+
+@pytest.mark.parametrize(
+    ("case", "files", "cents"),
+    [
+        (
+            "a batch of one, and the payment in it",
+            [as_batch("S1", TENTH_OF_A), read(Bank(statement_id="S2").write([TENTH_OF_A])).entries],
+            1_000,
+        ),
+        (
+            "parts of a batch, without end-to-end ids and with them",
+            [as_batch("S1", TENTH_OF_A, PAYS_B, ids="NOTPROVIDED"), as_batch("S2", TENTH_OF_A, PAYS_B)],
+            6_000,
+        ),
+        (
+            "TxId in version 2, UETR in version 8",
+            [by_payers_bank("sparse", "<TxId>TX1</TxId>"), by_payers_bank("wrapped", f"{UETR}<TxId>TX1</TxId>")],
+            10_000,
+        ),
+    ],
+)
+def test_references_of_two_sorts_do_not_make_two_of_one(
+    case: str, files: list[tuple[BookedEntry, ...]], cents: int
+) -> None:
+    for told_so in permutations(files):
+        made = one_by_one(*told_so)
+        assert total(made) == cents
+        assert len(held(made)) == len(files[0])
+
+
+def test_parts_of_a_batch_without_end_to_end_ids_that_stand_in_another_order() -> None:
+    """One key must not be the one payer's in a file, and the other's in the next."""
+    parts = [TENTH_OF_A, replace(PAYS_B, cents=1_000)]
+    files = [as_batch("S1", *told_so, ids="NOTPROVIDED") for told_so in (parts, parts[::-1])]
+    keys = [{one.counterparty_iban: one.key for one in entries} for entries in files]
+    assert keys[0] == keys[1]
+    assert len(set(keys[0].values())) == 2
+
+
+def test_two_batches_of_one_with_two_references_are_two() -> None:
+    first, second = as_batch("S1", TENTH_OF_A), as_batch("S2", TENTH_OF_A)
+    other = replace(second[0], key="other", bank_reference="BATCH0002")
+    assert total(one_by_one(first, (other,))) == 2_000
+    assert total(
+        one_by_one(first, read(Bank(statement_id="S2").write([replace(TENTH_OF_A, end_to_end_id="X2")])).entries)
+    ) == (2_000)
+
+
+# -- whatever the files -----------------------------------------------------------------------------------------------
+
+days = st.lists(st.sampled_from([1_000, 2_000, 4_000, 5_000, 8_000, 10_000]), min_size=1, max_size=4)
+ways = st.tuples(st.sampled_from([*SHAPES, "collective"]), st.sampled_from(["all", "batch", "none"]), st.booleans())
+"""How a file tells of a day: shape, which of the bank's references it gives, and whether it gives end-to-end ids."""
+
+
+def told(way: tuple[str, str, bool], statement_id: str, movements: list[Movement]) -> tuple[BookedEntry, ...]:
+    """One day in one file. What two files give of one thing is the same in both, as it is at a bank."""
+    shape, references, has_ids = way
+    if shape == "collective":
+        return collective(*movements) if len(movements) > 1 else ()
+    if shape == "batch" and references != "all":
+        movements = [replace(one, reference="") for one in movements]
+    data = Bank(shape=shape, statement_id=statement_id).write(movements).decode()
+    if references == "none":
+        data = re.sub(r"<AcctSvcrRef>.*?</AcctSvcrRef>", "", data)
+    if not has_ids:
+        data = re.sub(r"<EndToEndId>.*?<", "<EndToEndId>NOTPROVIDED<", data)
+    return read(data.encode()).entries
+
+
+@settings(max_examples=200, deadline=None)
+@given(days, st.lists(ways, min_size=2, max_size=5), st.randoms(), st.booleans())
+def test_whatever_files_tell_of_a_day_no_cent_is_booked_twice(
+    cents: list[int], how: list[tuple[str, str, bool]], rng: random.Random, at_once: bool
+) -> None:
+    """The same payments in every file, each in its bank's words and order: the sum of what is booked is what came, or
+    less where a person must look."""
+    truth = with_references([replace(rng.choice([PAYS_A, PAYS_B]), cents=one) for one in cents])
+    files = [told(way, f"S{n % 2}", rng.sample(truth, len(truth))) for n, way in enumerate(how)]
+    if at_once:
+        files = [tuple(one for entries in files for one in entries)]
+    made = one_by_one(*files, *files)
+    assert total(made) <= sum(cents)
+    booked = Counter(one.entry.amount_cents for one in made if one.is_booked and not one.entry.is_collective)
+    assert not booked - Counter(cents)
