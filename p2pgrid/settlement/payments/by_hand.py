@@ -56,3 +56,36 @@ def book_by_hand(
         on_account_of=on_account_of if rest else "",
         reason=reason,
     )
+
+
+def undo_by_hand(entry: BookedEntry, key: str, *, earlier: Iterable[Decision], reason: str) -> Decision:
+    """Book an entry as a person says: it undoes the earlier entry with this key, a payment or itself a return.
+
+    Raises UsageError if the entry was booked already, the earlier one was not, money moved the same way or in another
+    currency, or less is left of the earlier one.
+    """
+    books = Books((), earlier)
+    if before := books.booked(entry.key):
+        raise UsageError(f"the entry was booked already, as {before.kind.value}: {before.reason}")
+    undone = books.booked(key)
+    if undone is None:
+        raise UsageError(f"no entry {key!r} was booked, so none can be undone.")
+    if entry.currency != undone.entry.currency or entry.amount_cents * undone.entry.amount_cents >= 0:
+        raise UsageError(
+            f"{format_cents(entry.amount_cents)} {entry.currency} cannot undo "
+            f"{format_cents(undone.entry.amount_cents)} {undone.entry.currency}."
+        )
+    cents, left = abs(entry.amount_cents), books.left_of(key)
+    if cents > left:
+        raise UsageError(f"{format_cents(cents)} cannot be undone: {format_cents(left)} of that entry are left.")
+    bookings, on_account = books.undone(undone, cents)
+    return Decision(
+        entry=entry,
+        kind=Kind.RETURNED,
+        evidence=Evidence.PERSON,
+        bookings=bookings,
+        on_account_cents=on_account,
+        on_account_of=undone.on_account_of if on_account else "",
+        undoes=key,
+        reason=reason,
+    )

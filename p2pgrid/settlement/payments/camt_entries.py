@@ -13,6 +13,7 @@ from typing import Final
 from p2pgrid.settlement.payments.camt_fields import (
     Fields,
     amount_of,
+    count_of,
     date_of,
     flag_of,
     iban_of,
@@ -43,6 +44,7 @@ class Transaction:
     instruction_id: str
     other_id: str
     """UETR or TxId."""
+    has_uetr: bool
     debtor: tuple[str, str]
     """Name and IBAN, each empty if it is not told."""
     creditor: tuple[str, str]
@@ -68,12 +70,17 @@ class Entry:
     bank_reference: str
     more_text: str
     transactions: tuple[Transaction, ...]
+    is_batch: bool
+    """The bank says that it is the sum of several transactions, whether it tells of them or not."""
+    has_batch_reference: bool
+    """The bank calls it a batch, if only of one: the reference is the batch's, not that of a transfer."""
 
 
 def read_transaction(fields: Fields) -> Transaction:
     """Versions 2 and 8 have the amount in different places, and version 8 has parties one element deeper."""
     own = fields.one("Amt") or fields.one("AmtDtls", "TxAmt", "Amt")
     cents, currency = amount_of(own) if own else (None, "")
+    uetr = fields.reference("Refs", "UETR")
     remittance = (
         *texts_of(fields, "RmtInf", "Ustrd"),
         *texts_of(fields, "RmtInf", "Strd", "AddtlRmtInf"),
@@ -88,7 +95,8 @@ def read_transaction(fields: Fields) -> Transaction:
         bank_reference=fields.reference("Refs", "AcctSvcrRef"),
         end_to_end_id=fields.reference("Refs", "EndToEndId"),
         instruction_id=fields.reference("Refs", "InstrId"),
-        other_id=fields.reference("Refs", "UETR") or fields.reference("Refs", "TxId"),
+        other_id=uetr or fields.reference("Refs", "TxId"),
+        has_uetr=bool(uetr),
         debtor=_party(fields, "Dbtr"),
         creditor=_party(fields, "Cdtr"),
         remittance=remittance,
@@ -118,6 +126,8 @@ def read_entry(fields: Fields, transactions: Sequence[Transaction]) -> Entry:
         bank_reference=fields.reference("AcctSvcrRef"),
         more_text=fields.text("AddtlNtryInf"),
         transactions=tuple(replace(one, sign=one.sign or sign) for one in transactions),
+        is_batch=sum(map(count_of, fields.all("NtryDtls", "Btch", "NbOfTxs"))) > 1,
+        has_batch_reference=bool(fields.all("NtryDtls", "Btch")),
     )
     if len(entry.transactions) > 1 and _has_parts(entry):
         total = sum(map(_signed, entry.transactions))
@@ -149,13 +159,15 @@ def booked_entries(
         booking_date=day,
         value_date=entry.value_date,
         bank_reference=entry.bank_reference,
+        bank_reference_of="entry",
         remittance_text=entry.more_text,
         is_return=entry.is_reversal or entry.is_coded_return,
     )
-    if len(entry.transactions) == 1 or (entry.transactions and _has_parts(entry)):
+    is_alone = len(entry.transactions) == 1 and not entry.is_batch
+    if is_alone or (len(entry.transactions) > 1 and _has_parts(entry)):
         return [_part(whole, entry, one, sign) for one in entry.transactions]
     if not entry.transactions:
-        return [whole]
+        return [replace(whole, is_collective=entry.is_batch)]
     reason = next((one.return_reason for one in entry.transactions if one.return_reason), "")
     texts = [text for one in entry.transactions for text in (*one.remittance, one.end_to_end_id) if text]
     return [
@@ -188,13 +200,15 @@ def _part(whole: BookedEntry, entry: Entry, one: Transaction, sign: int) -> Book
     """What of an entry one transaction is: all, if there is no other."""
     is_alone = len(entry.transactions) == 1
     cents = entry.amount_cents if is_alone else _signed(one)
+    reference, reference_of = _bank_reference(entry, one, is_alone=is_alone)
     name, iban = _counterparty(one, is_credit=cents > 0, own_iban=whole.account_iban)
     return replace(
         whole,
         line=one.line,
         amount_cents=sign * cents,
         end_to_end_id=one.end_to_end_id,
-        bank_reference=_bank_reference(entry, one, is_alone=is_alone),
+        bank_reference=reference,
+        bank_reference_of=reference_of,
         instruction_id=one.instruction_id,
         structured_reference="\n".join(one.structured),
         remittance_text="\n".join(one.remittance) or entry.more_text,
@@ -214,13 +228,17 @@ def _signed(one: Transaction) -> int:
     return (one.sign or 1) * (one.cents or 0)
 
 
-def _bank_reference(entry: Entry, one: Transaction, *, is_alone: bool) -> str:
-    """What identifies the movement at the bank (entries.py says in which order)."""
+def _bank_reference(entry: Entry, one: Transaction, *, is_alone: bool) -> tuple[str, str]:
+    """What identifies the movement at the bank (entries.py says in which order), and what it is a reference of."""
     if one.bank_reference and one.bank_reference != entry.bank_reference:
-        return one.bank_reference
+        return one.bank_reference, "transaction"
+    if entry.bank_reference and is_alone:
+        return entry.bank_reference, "batch" if entry.has_batch_reference else "entry"
+    if entry.bank_reference and one.end_to_end_id:
+        return f"{entry.bank_reference} {one.end_to_end_id}", "part"
     if entry.bank_reference:
-        return entry.bank_reference if is_alone else f"{entry.bank_reference} {one.end_to_end_id}".strip()
-    return one.other_id
+        return entry.bank_reference, "batch"
+    return one.other_id, "uetr" if one.has_uetr else "payer"
 
 
 def _counterparty(one: Transaction, *, is_credit: bool, own_iban: str) -> tuple[str, str]:

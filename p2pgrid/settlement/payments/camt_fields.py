@@ -15,6 +15,7 @@ from p2pgrid.settlement.payments.entries import is_given
 from p2pgrid.settlement.payments.refusals import BankFileError
 from p2pgrid.settlement.payments.xml_stream import Node
 
+_COUNT: Final = re.compile(r"[0-9]{1,15}")
 _CURRENCY: Final = re.compile(r"[A-Z]{3}")
 _SHOWN: Final = 40
 
@@ -106,6 +107,14 @@ def flag_of(fields: Fields, tag: str) -> bool:
     if found.node.text not in ("true", "false", "1", "0"):
         raise found.refused(f"<{tag}> is {found.node.text[:_SHOWN]!r}; expected true or false")
     return found.node.text in ("true", "1")
+
+
+def count_of(fields: Fields) -> int:
+    """The number that stands in an element."""
+    text = fields.node.text
+    if not _COUNT.fullmatch(text):
+        raise fields.refused(f"<{fields.node.tag}> is {text[:_SHOWN]!r}; expected a number")
+    return int(text)
 
 
 def status_of(entry: Fields) -> str:

@@ -143,3 +143,9 @@ class Decision:
     def is_booked(self) -> bool:
         """True if it is to be booked. Keep these for ever: they are what keeps an entry from being booked twice."""
         return self.kind in BOOKED_KINDS
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The invoices it has to do with, and the account."""
+        on_account = (self.on_account_of,) if self.on_account_of else ()
+        return (*(booking.invoice_number for booking in self.bookings), *on_account, *self.candidates)

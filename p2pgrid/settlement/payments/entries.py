@@ -13,7 +13,7 @@ With it always go account, booking date, signed amount and currency, and a count
 that agree in all of this. NtryRef is never used: banks number anew in each statement.
 
 Where two files give different things of one movement (one has AcctSvcrRef, the other has none) the keys differ. Then
-the entries still `resembles` one another, and matching holds the second for a person instead of booking it.
+matching holds the second for a person instead of booking it (tellings.py).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Final
 from p2pgrid.settlement.payments.orders import short_hash
 from p2pgrid.settlement.payments.reference import normalised
 
-_PLACEHOLDERS: Final = frozenset({"", "NOTPROVIDED", "NONREF", "NOREF", "NONE", "NULL", "UNKNOWN", "NA", "X", "0"})
+_PLACEHOLDERS: Final = frozenset({"", "NOTPROVIDED", "NONREF", "NOREF", "NONE", "NULL", "UNKNOWN", "NA"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +50,17 @@ class BookedEntry:
     value_date: date | None = None
     key: str = ""
     """26 characters, equal in every file that tells of this movement. Set by `with_keys`."""
+    telling: str = ""
+    """26 characters that all entries of one statement share, in every copy of it; a statement that was issued again
+    with other content has others, whatever its id. Set by `with_keys`."""
     end_to_end_id: str = ""
     """Empty where the bank wrote NOTPROVIDED or the like."""
     bank_reference: str = ""
     """AcctSvcrRef, or what stands for it (see the module's text); empty if there is none."""
+    bank_reference_of: str = ""
+    """What the bank reference is: of the `transaction`, of the `entry`, of the `batch`, of a `part` (the batch's with
+    the end-to-end id), the `uetr` or another of the `payer`'s bank; a rail may leave it empty. References of different
+    sorts differ also where the movement is one."""
     instruction_id: str = ""
     """InstrId: of our own orders, their `PaymentOrder.key`."""
     structured_reference: str = ""
@@ -70,55 +77,46 @@ class BookedEntry:
     """A batch that the bank booked as one sum and whose parts it does not tell apart by amount."""
 
     @property
-    def likeness(self) -> str:
-        """What any two tellings of one movement agree in: account, day, amount and currency."""
-        return short_hash(
-            "likeness", self.account_iban, self.booking_date.isoformat(), str(self.amount_cents), self.currency
-        )
-
-    def resembles(self, other: BookedEntry) -> bool:
-        """True if the two may be one movement, told twice in different words.
-
-        They are not where one statement has both, where ends or ids that both give differ, or where statements of
-        one kind give each a reference of the bank's: those differ for different movements.
-        """
-        if self.likeness != other.likeness:
-            return False
-        if (self.source_kind, self.statement_id) == (other.source_kind, other.statement_id):
-            return False
-        if self.source_kind == other.source_kind and self.bank_reference and other.bank_reference:
-            return False
-        given = (
-            (normalised(self.end_to_end_id), normalised(other.end_to_end_id)),
-            (self.counterparty_iban, other.counterparty_iban),
-        )
-        return not any(mine and theirs and mine != theirs for mine, theirs in given)
-
-    @property
     def all_text(self) -> str:
         """Everything in which a reference or an invoice's number may stand."""
         return "\n".join((self.end_to_end_id, self.structured_reference, self.remittance_text))
 
 
 def with_keys(entries: Iterable[BookedEntry]) -> tuple[BookedEntry, ...]:
-    """The entries of one statement, each with its key."""
+    """The entries of one statement, each with its key and all with the statement's telling.
+
+    Entries of one identity are counted in the order of their contents, not of the file: the parts of a batch stand in
+    another order in another file.
+    """
+    given = list(entries)
     seen: Counter[tuple[str, ...]] = Counter()
-    keyed = []
-    for entry in entries:
-        identity = _identity(entry)
-        keyed.append(replace(entry, key=short_hash("entry", *identity, str(seen[identity]))))
+    keyed = list(given)
+    for at in sorted(range(len(given)), key=lambda at: _content(given[at])):
+        identity = _identity(given[at])
+        keyed[at] = replace(given[at], key=short_hash("entry", *identity, str(seen[identity])))
         seen[identity] += 1
-    return tuple(keyed)
+    telling = short_hash("telling", *(entry.key for entry in keyed))
+    return tuple(replace(entry, telling=telling) for entry in keyed)
 
 
 def is_given(text: str) -> bool:
     """False for the words by which banks say that they have no reference."""
-    return normalised(text) not in _PLACEHOLDERS
+    plain = normalised(text)
+    return plain not in _PLACEHOLDERS and bool(plain.strip("0")) and bool(plain.strip("X"))
 
 
 def _identity(entry: BookedEntry) -> tuple[str, ...]:
     always = (entry.account_iban, entry.booking_date.isoformat(), str(entry.amount_cents), entry.currency)
     if entry.bank_reference:
         return ("reference", *always, normalised(entry.bank_reference))
+    return ("content", *always, *_content(entry))
+
+
+def _content(entry: BookedEntry) -> tuple[str, ...]:
     content = (entry.end_to_end_id, entry.counterparty_iban, entry.counterparty_name, entry.remittance_text)
-    return ("content", *always, *(normalised(text) for text in content))
+    return tuple(_letters(text) for text in content)
+
+
+def _letters(text: str) -> str:
+    """Letters and digits of whatever script, their case aside."""
+    return "".join(character for character in text.casefold() if character.isalnum())

@@ -7,7 +7,9 @@ broken by the bank's line break.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable
+from itertools import islice, takewhile
 from typing import Final
 
 from p2pgrid.settlement.payments.decisions import OpenInvoice, PrepaidAccount
@@ -18,6 +20,9 @@ STANDS_ALONE_CHARS: Final = 8
 """A number this long, and no date, names its invoice without amount or payer agreeing."""
 _SAME_NAME_CHARS: Final = 10
 """Banks cut names: one that begins the other and is this long is the same."""
+
+_MAX_NAME_CHARS: Final = 200
+"""ISO 20022 has 140."""
 
 _RUN: Final = re.compile(r"[0-9]+|[A-Z]+")
 _DATE: Final = re.compile(
@@ -36,7 +41,6 @@ class InvoiceIndex:
         self._by_number: dict[tuple[str, ...] | str, list[str]] = {}
         self._by_iban: dict[str, list[str]] = {}
         self._by_name: dict[str, list[str]] = {}
-        self._names: dict[str, str] = {}
         self._debtors: set[str] = set()
         self._longest = 0
         for invoice in invoices:
@@ -51,6 +55,7 @@ class InvoiceIndex:
         for account in prepaid:
             self._debtors.update(account.debtor_ibans)
         self._by_name.pop("", None)
+        self._names = sorted(self._by_name)
 
     def by_number(self, text: str) -> list[str]:
         """The invoices whose numbers stand in the text, in order of appearance."""
@@ -72,7 +77,10 @@ class InvoiceIndex:
             return []
         if plain in self._by_name:
             return self._by_name[plain]
-        alike = [known for known in self._by_name if _is_cut_of(plain, known)]
+        alike = [plain[:end] for end in range(_SAME_NAME_CHARS, len(plain)) if plain[:end] in self._by_name]
+        if len(plain) >= _SAME_NAME_CHARS:
+            at = bisect_left(self._names, plain)
+            alike += takewhile(lambda known: known.startswith(plain), islice(self._names, at, None))
         return [number for known in alike for number in self._by_name[known]]
 
     def is_known(self, iban: str) -> bool:
@@ -111,9 +119,4 @@ def _without_zeros(run: str) -> str:
 
 
 def _plain(name: str) -> str:
-    return normalised(to_sepa_latin(name))
-
-
-def _is_cut_of(a: str, b: str) -> bool:
-    short, long = sorted((a, b), key=len)
-    return len(short) >= _SAME_NAME_CHARS and long.startswith(short)
+    return normalised(to_sepa_latin(name[:_MAX_NAME_CHARS]))

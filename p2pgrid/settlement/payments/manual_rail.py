@@ -152,7 +152,7 @@ def _statement(entries: list[BookedEntry]) -> BankStatement:
 
 def _as_text(batch: PaymentBatch, created: datetime) -> str:
     lines = [
-        f"Transfers to make from {batch.payer.name}, {_grouped(batch.payer.iban)}",
+        f"Transfers to make from {_one_line(batch.payer.name)}, {_grouped(batch.payer.iban)}",
         f"on {batch.execution_date.isoformat()}: {len(batch.orders)} in all, {format_cents(batch.total_cents)} EUR",
         f"List {batch.message_id}, written {created.isoformat(timespec='minutes')}",
         "Copy the references exactly: by them the payee's books find the invoice.",
@@ -162,11 +162,11 @@ def _as_text(batch: PaymentBatch, created: datetime) -> str:
         lines += [
             "",
             f"{number}. {format_cents(order.amount_cents)} EUR{' (instant)' if batch.instant else ''}",
-            f"   to         {payee.name}",
+            f"   to         {_one_line(payee.name)}",
             f"   IBAN       {_grouped(payee.iban)}",
             *([f"   BIC        {payee.bic}"] if payee.bic else []),
             *([f"   reference  {_grouped(_typed_reference(order))}"] if _typed_reference(order) else []),
-            *([f"   text       {order.remittance_text}"] if order.remittance_text else []),
+            *([f"   text       {_one_line(order.remittance_text)}"] if order.remittance_text else []),
             f"   end-to-end {order.end_to_end_id}  (where the bank asks for one)",
         ]
     return "\n".join(lines) + "\n"
@@ -206,6 +206,11 @@ def _typed_reference(order: PaymentOrder) -> str:
 def _harmless(text: str) -> str:
     """A spreadsheet runs what begins with these signs as a formula, and the payee chose the text."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def _one_line(text: str) -> str:
+    """Who chose the text must not add a transfer to the list, nor turn a line round."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _grouped(text: str) -> str:

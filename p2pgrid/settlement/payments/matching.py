@@ -10,8 +10,7 @@ return undoes, the invoice that was late) may be there by now.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
 from itertools import combinations
 from typing import Final
 
@@ -28,9 +27,12 @@ from p2pgrid.settlement.payments.decisions import (
 )
 from p2pgrid.settlement.payments.entries import BookedEntry
 from p2pgrid.settlement.payments.invoice_index import InvoiceIndex, stands_alone
+from p2pgrid.settlement.payments.named import Named
+from p2pgrid.settlement.payments.reasons import listed, money, why_booked, why_unclear
 from p2pgrid.settlement.payments.reference import find_references, normalised
-from p2pgrid.settlement.payments.reference_index import Form, ReferenceIndex
+from p2pgrid.settlement.payments.reference_index import MAX_TEXT_CHARS, Form, ReferenceIndex
 from p2pgrid.settlement.payments.returns import find_return
+from p2pgrid.settlement.payments.tellings import told_by
 
 MAX_SUMMED: Final = 12
 """A debtor with more open invoices than that is not searched for a sum that fits."""
@@ -41,13 +43,6 @@ _EVIDENCE: Final = {
     Form.WHOLE: Evidence.REFERENCE,
     Form.CUT: Evidence.CUT_REFERENCE,
     Form.MISTYPED: Evidence.MISTYPED_REFERENCE,
-}
-_BY: Final = {
-    Evidence.REFERENCE: "its reference is in the transfer",
-    Evidence.CUT_REFERENCE: "its reference is in the transfer, cut off or wrong at the end",
-    Evidence.MISTYPED_REFERENCE: "its reference is in the transfer, mistyped",
-    Evidence.INVOICE_NUMBER: "its number is in the transfer",
-    Evidence.AMOUNT_AND_DEBTOR: "the transfer names none, but payer and amount fit only this",
 }
 
 
@@ -65,8 +60,9 @@ def match(
     depend on the order in which anything is given. Raises ValueError if two invoices have one number.
     """
     by_number = sorted(invoices, key=lambda invoice: invoice.number)
-    matcher = _Matcher(by_number, sorted(prepaid, key=lambda account: account.name), earlier, currency)
-    return tuple(matcher.decide(entry) for entry in sorted(entries, key=_order))
+    chosen = sorted(entries, key=_order)
+    matcher = _Matcher(by_number, sorted(prepaid, key=lambda account: account.name), earlier, currency, chosen)
+    return tuple(matcher.decide(entry) for entry in chosen)
 
 
 def _order(entry: BookedEntry) -> tuple[object, ...]:
@@ -77,19 +73,6 @@ def _order(entry: BookedEntry) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Named:
-    """What an entry's texts name. Invoice numbers, those that are open in the entry's direction first."""
-
-    by_reference: tuple[str, ...]
-    settled: tuple[str, ...]
-    """By reference too, with nothing open in this direction."""
-    by_number: tuple[str, ...]
-    prepaid: tuple[str, ...]
-    evidence: Evidence
-    """How the reference was found."""
-
-
 class _Matcher:
     def __init__(
         self,
@@ -97,6 +80,7 @@ class _Matcher:
         prepaid: Sequence[PrepaidAccount],
         earlier: Iterable[Decision],
         currency: str,
+        entries: Iterable[BookedEntry],
     ) -> None:
         self._currency = currency
         self._books = Books((one for one in invoices if one.currency == currency), earlier)
@@ -108,15 +92,23 @@ class _Matcher:
         self._prepaid = {account.reference: account for account in prepaid}
         self._references = ReferenceIndex([*self._by_reference, *self._prepaid])
         self._seen: set[str] = set()
+        self._told: dict[tuple[str, ...], set[str]] = {}
+        for entry in entries:
+            self._told.setdefault(told_by(entry), set()).add(entry.key)
 
     def decide(self, entry: BookedEntry) -> Decision:
         if before := self._books.booked(entry.key):
             return _unbooked(
                 entry, Kind.DUPLICATE, f"It was booked on {before.entry.booking_date} as {before.kind.value}."
             )
-        if entry.key in self._seen:
+        decision = self._first_decided(entry)
+        if entry.key in self._seen and not decision.is_booked:
             return _unbooked(entry, Kind.DUPLICATE, "It stands in these files more than once.")
         self._seen.add(entry.key)
+        return decision
+
+    def _first_decided(self, entry: BookedEntry) -> Decision:
+        """Of several tellings of one entry the first may say too little to be booked; then the next one counts."""
         if entry.currency != self._currency:
             return _unbooked(
                 entry,
@@ -124,36 +116,57 @@ class _Matcher:
                 f"It is in {entry.currency}; invoices are in {self._currency}, and no rate was agreed.",
             )
         decision = self._decided(entry)
-        if not decision.is_booked:
+        if not (decision.is_booked or decision.kind is Kind.AMBIGUOUS):
             return decision
-        if twin := self._books.lookalike(entry):
-            names = tuple(booking.invoice_number for booking in decision.bookings)
+        names = _union(decision.names, self._named(entry).everything if entry.is_collective else ())
+        if twin := self._books.lookalike(entry, names, self._told.get(told_by(entry), ())):
             return _unbooked(
                 entry,
                 Kind.AMBIGUOUS,
-                f"It looks like the entry that was booked from {twin.source_kind} {twin.statement_id}, of the same "
-                "day and amount, but the bank describes it otherwise; if there were two, book this one by hand.",
+                f"It may be the entry of {format_cents(twin.amount_cents)} that was booked from {twin.source_kind} "
+                f"{twin.statement_id} on {twin.booking_date}, or a part of the other; if there were two, book this "
+                "one by hand.",
                 candidates=names,
                 findings=(Finding.LOOKS_BOOKED,),
             )
+        if not decision.is_booked:
+            return decision
+        if entry.is_collective and not self._settles_whole(decision, names):
+            return _unbooked(
+                entry,
+                Kind.AMBIGUOUS,
+                f"It is a batch whose parts the bank does not tell, and not what is open of {listed(names)}.",
+                candidates=names,
+            )
         self._books.apply(decision)
         return decision
+
+    def _settles_whole(self, decision: Decision, names: Sequence[str]) -> bool:
+        """True if nothing is left, of the entry or of all that it names: then a batch has but one reading."""
+        if decision.on_account_cents or decision.kind is Kind.RETURNED:
+            return False
+        paid = {one.invoice_number: abs(one.amount_cents) for one in decision.bookings}
+        references = {self._books.invoices[number].reference for number in paid}
+        return all(
+            paid[name] == self._due([name]) if name in paid else self._is_beside(name, decision.entry, references)
+            for name in names
+        )
+
+    def _is_beside(self, name: str, entry: BookedEntry, references: Collection[str]) -> bool:
+        """True if an unpaid document is named only because it shares one of these references, and is settled."""
+        document = self._books.invoices.get(name)
+        return document is not None and document.reference in references and not self._is_open(name, entry)
 
     def _decided(self, entry: BookedEntry) -> Decision:
         if entry.amount_cents == 0:
             return _unbooked(entry, Kind.UNRELATED, "It moves no money.")
         named = self._named(entry)
-        is_ours = bool(
-            named.by_reference
-            or named.settled
-            or named.by_number
-            or named.prepaid
-            or self._index.is_known(entry.counterparty_iban)
-        )
+        is_ours = bool(named.everything) or self._index.is_known(entry.counterparty_iban)
         if not entry.is_return and not named.by_reference and (refund := self._refund_of_account(entry, named)):
             return refund
-        if entry.is_return or (entry.amount_cents < 0 and named.settled):
-            undone = find_return(entry, self._books, named.settled + named.by_reference)
+        if entry.is_return or named.settled:
+            of = named.settled + named.by_reference + named.settled_by_number + named.by_number
+            undone = find_return(entry, self._books, of)
             if undone:
                 return undone
             if entry.is_return:
@@ -163,25 +176,30 @@ class _Matcher:
                     entry,
                     Kind.AMBIGUOUS,
                     "It undoes an earlier entry, which was not booked or not for this amount.",
-                    candidates=named.settled + named.by_reference,
+                    candidates=of,
                 )
         return self._by_payers_word(entry, named) or self._by_amount(entry, named, is_ours=is_ours)
 
     # -- what the payer says ------------------------------------------------------------------------------------------
 
-    def _named(self, entry: BookedEntry) -> _Named:
+    def _named(self, entry: BookedEntry) -> Named:
         found = self._references.find(entry.all_text)
-        numbers = [number for reference in found for number in self._by_reference.get(reference, ())]
+        all_in_text = self._index.by_number(entry.all_text)
+
+        def last_meant(number: str) -> tuple[bool, bool]:
+            """Of the documents of one reference: those in the text first, then those of the amount."""
+            return number not in all_in_text, self._due([number]) != abs(entry.amount_cents)
+
+        documents = (sorted(self._by_reference.get(reference, ()), key=last_meant) for reference in found)
+        numbers = [number for of_one in documents for number in of_one]
         is_open = {number: self._is_open(number, entry) for number in numbers}
-        by_number = [
-            number
-            for number in self._index.by_number(entry.all_text)
-            if number not in is_open and self._is_open(number, entry)
-        ]
-        return _Named(
+        in_text = [number for number in all_in_text if number not in is_open]
+        by_number = [number for number in in_text if self._is_open(number, entry)]
+        return Named(
             tuple(number for number in numbers if is_open[number]),
             tuple(number for number in numbers if not is_open[number]),
             tuple(number for number in by_number if self._counts(number, by_number, entry)),
+            tuple(number for number in in_text if number not in by_number and stands_alone(number)),
             tuple(self._prepaid[reference].name for reference in found if reference in self._prepaid),
             _EVIDENCE[next(iter(found.values()))] if found else Evidence.NONE,
         )
@@ -205,7 +223,7 @@ class _Matcher:
             not self._books.invoices[number].debtor_ibans and number in self._index.by_name(entry.counterparty_name)
         )
 
-    def _by_payers_word(self, entry: BookedEntry, named: _Named) -> Decision | None:
+    def _by_payers_word(self, entry: BookedEntry, named: Named) -> Decision | None:
         amount = abs(entry.amount_cents)
         if named.by_reference:
             if not named.by_number:
@@ -214,7 +232,7 @@ class _Matcher:
                 return _unbooked(
                     entry,
                     Kind.AMBIGUOUS,
-                    f"Its reference names {_list(named.by_reference)}, its text {_list(named.by_number)}, whose "
+                    f"Its reference names {listed(named.by_reference)}, its text {listed(named.by_number)}, whose "
                     "amount it has.",
                     candidates=named.by_reference + named.by_number,
                     findings=(Finding.NAMES_MORE,),
@@ -230,13 +248,13 @@ class _Matcher:
                 evidence=named.evidence,
                 on_account_cents=entry.amount_cents,
                 on_account_of=named.prepaid[0],
-                reason=f"{_money(entry)} are paid ahead on {named.prepaid[0]}, whose reference is in the transfer.",
+                reason=f"{money(entry)} are paid ahead on {named.prepaid[0]}, whose reference is in the transfer.",
             )
         if named.by_number:
             return self._by_number(entry, named)
         return None
 
-    def _by_number(self, entry: BookedEntry, named: _Named) -> Decision:
+    def _by_number(self, entry: BookedEntry, named: Named) -> Decision:
         findings = (Finding.REUSED_REFERENCE,) if named.settled else ()
         others = [n for n in self._index.by_iban(entry.counterparty_iban) if self._is_open(n, entry)]
         is_anothers = bool(others) and not any(self._is_from(number, entry) for number in named.by_number)
@@ -248,7 +266,7 @@ class _Matcher:
             return _unbooked(
                 entry,
                 Kind.AMBIGUOUS,
-                f"Its text may name {_list(named.by_number)}, but {why}.",
+                f"Its text may name {listed(named.by_number)}, but {why}.",
                 candidates=_union(named.by_number, others),
                 findings=findings,
             )
@@ -256,7 +274,7 @@ class _Matcher:
 
     # -- what amount and payer suggest --------------------------------------------------------------------------------
 
-    def _by_amount(self, entry: BookedEntry, named: _Named, *, is_ours: bool) -> Decision:
+    def _by_amount(self, entry: BookedEntry, named: Named, *, is_ours: bool) -> Decision:
         amount = abs(entry.amount_cents)
         known = [n for n in self._index.by_iban(entry.counterparty_iban) if self._is_open(n, entry)]
         theirs = known or [n for n in self._index.by_name(entry.counterparty_name) if self._is_open(n, entry)]
@@ -266,8 +284,9 @@ class _Matcher:
         findings = (Finding.REUSED_REFERENCE,) if named.settled else self._unknown_reference(entry, named)
         if len(fitting) == 1:
             return self._spread(entry, fitting[0], Evidence.AMOUNT_AND_DEBTOR, *findings)
-        if named.settled and entry.amount_cents > 0 and not fitting:
-            number = named.settled[0]
+        ours = [number for number in named.settled if not self._books.invoices[number].is_purchase]
+        if ours and entry.amount_cents > 0 and not fitting:
+            number = ours[0]
             return Decision(
                 entry=entry,
                 kind=Kind.OVER,
@@ -275,15 +294,16 @@ class _Matcher:
                 on_account_cents=entry.amount_cents,
                 on_account_of=number,
                 findings=(Finding.REUSED_REFERENCE, *self._other_payer(named.settled, entry)),
-                reason=f"{_money(entry)} have the reference of {number}, which is paid already; they stand on account.",
+                reason=f"{money(entry)} have the reference of {number}, which is paid already; they stand on account.",
             )
-        candidates = _union(*fitting, named.settled) if fitting else _union(theirs if known else (), named.settled)
+        settled = named.settled + named.settled_by_number
+        candidates = _union(*fitting, settled) if fitting else _union(theirs if known else (), settled)
         if not (is_ours or fitting or findings):
             return _unbooked(entry, Kind.UNRELATED, "Nothing in it names an invoice or a debtor of ours.")
         return _unbooked(
             entry,
             Kind.AMBIGUOUS,
-            _why_unclear(candidates, findings, is_fitting=bool(fitting)),
+            why_unclear(candidates, findings, is_fitting=bool(fitting)),
             candidates=candidates,
             findings=findings,
         )
@@ -301,9 +321,9 @@ class _Matcher:
                         return found
         return found
 
-    def _unknown_reference(self, entry: BookedEntry, named: _Named) -> tuple[Finding, ...]:
+    def _unknown_reference(self, entry: BookedEntry, named: Named) -> tuple[Finding, ...]:
         is_known = named.by_reference or named.settled or named.prepaid
-        has_one = any(len(found) > 25 for found in find_references(entry.all_text))
+        has_one = any(len(found) > 25 for found in find_references(entry.all_text[:MAX_TEXT_CHARS]))
         return (Finding.UNKNOWN_REFERENCE,) if has_one and not is_known else ()
 
     def _other_payer(self, numbers: Sequence[str], entry: BookedEntry) -> tuple[Finding, ...]:
@@ -334,10 +354,10 @@ class _Matcher:
             on_account_cents=sign * left,
             on_account_of=numbers[0] if left else "",
             findings=(*findings, *self._other_payer(numbers, entry)),
-            reason=_why_booked(entry, bookings, left, evidence, is_whole=is_whole),
+            reason=why_booked(entry, bookings, left, evidence, is_whole=is_whole),
         )
 
-    def _refund_of_account(self, entry: BookedEntry, named: _Named) -> Decision | None:
+    def _refund_of_account(self, entry: BookedEntry, named: Named) -> Decision | None:
         """Money that went out and stood on a debtor's account before."""
         for name in (*named.settled, *named.prepaid):
             if 0 < -entry.amount_cents <= self._books.on_account_of(name):
@@ -348,7 +368,7 @@ class _Matcher:
                     on_account_cents=entry.amount_cents,
                     on_account_of=name,
                     findings=self._other_payer(named.settled, entry),
-                    reason=f"{_money(entry)} that stood on account of {name} were paid back.",
+                    reason=f"{money(entry)} that stood on account of {name} were paid back.",
                 )
         return None
 
@@ -362,36 +382,6 @@ def _unbooked(
     findings: tuple[Finding, ...] = (),
 ) -> Decision:
     return Decision(entry=entry, kind=kind, reason=reason, candidates=candidates, findings=findings)
-
-
-def _why_booked(
-    entry: BookedEntry, bookings: Sequence[Booking], left: int, evidence: Evidence, *, is_whole: bool
-) -> str:
-    numbers = _list([booking.invoice_number for booking in bookings])
-    how = "in full" if is_whole else "in part"
-    over = f", and {format_cents(left)} more stand on account" if left else ""
-    return f"{_money(entry)} pay {numbers} {how}{over}: {_BY[evidence]}."
-
-
-def _why_unclear(candidates: Sequence[str], findings: Sequence[Finding], *, is_fitting: bool) -> str:
-    if is_fitting:
-        return f"It names no invoice, and its amount fits in more than one way: {_list(candidates)}."
-    if Finding.UNKNOWN_REFERENCE in findings:
-        return "Its reference is well formed and belongs to no invoice that is known here."
-    if candidates:
-        return f"It names no open invoice, and its amount fits none of {_list(candidates)}."
-    return "It is from a known account, which has nothing open."
-
-
-def _money(entry: BookedEntry) -> str:
-    other = entry.counterparty_name or entry.counterparty_iban or "somebody"
-    return (
-        f"{format_cents(abs(entry.amount_cents))} {entry.currency} {'from' if entry.amount_cents > 0 else 'to'} {other}"
-    )
-
-
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(names)
 
 
 def _union(*groups: Sequence[str]) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """Payments to be made: what is ordered, from which account, on which day.
 
 An order is checked when it is made, so that a file is never half written for want of a town. Its `key` names it for
-good: the same invoice paid the same way has the same key, on every machine and in every run.
+good: the same invoice paid to the same account has the same key, on every machine and in every run, whatever is open
+of it by then.
 """
 
 from __future__ import annotations
@@ -108,9 +109,11 @@ class PaymentOrder:
 
     @property
     def key(self) -> str:
-        """26 characters that name this transfer: its InstrId, and what says that it was already ordered."""
-        parts = (self.payee.iban, str(self.amount_cents), self.end_to_end_id, str(self.attempt))
-        return short_hash("p2pgrid order", *parts)
+        """26 characters that name this transfer: its InstrId, and what says that it was already ordered.
+
+        The amount is not in it: an invoice of which a cent less is open by now is still paid once.
+        """
+        return short_hash("p2pgrid order", self.payee.iban, self.end_to_end_id, str(self.attempt))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +133,8 @@ class PaymentBatch:
 
         The execution date is not in it: a file that was written again for another day is still the same payments.
         """
-        return "P" + short_hash("p2pgrid batch", self.payer.iban, *(order.key for order in self.orders))
+        content = (part for order in self.orders for part in (order.key, str(order.amount_cents)))
+        return "P" + short_hash("p2pgrid batch", self.payer.iban, *content)
 
     @property
     def total_cents(self) -> int:
@@ -177,8 +181,8 @@ def _refuse_repeats(orders: list[PaymentOrder], already_ordered: Collection[str]
     for order in orders:
         if order.key in known:
             raise PaymentOrderError(
-                f"{format_cents(order.amount_cents)} EUR to {order.payee.name} with reference {order.end_to_end_id} "
-                "was ordered already.",
+                f"{format_cents(order.amount_cents)} EUR to {order.payee.name} with reference {order.end_to_end_id}: "
+                f"attempt {order.attempt} was ordered already, of this amount or another.",
                 hint="If it was returned, or this is a further part, raise its `attempt`.",
             )
         known.add(order.key)

@@ -21,6 +21,8 @@ MOST_WRONG: Final = 3
 """So many characters wrong, missing or added."""
 MAX_TEXT_CHARS: Final = 20_000
 """More of a text than that is not looked at: bank texts have at most some hundred characters."""
+MAX_COMPARED: Final = 200
+"""So many places of one text are looked at for a mistyped reference: those that repeat a piece of one are no text."""
 
 _BLOCK: Final = 8
 _BLOCKS: Final = (0, 8, 16, 24)
@@ -55,16 +57,19 @@ class ReferenceIndex:
         plain = normalised(text[:MAX_TEXT_CHARS])
         body = as_body(text[:MAX_TEXT_CHARS])
         found: dict[str, Form] = {}
+        compared = 0
         for at in range(len(body) - _BLOCK + 1):
             for reference, offset in self._blocks.get(body[at : at + _BLOCK], ()):
                 if found.get(reference) is not Form.WHOLE:
-                    form = self._form(reference, plain, body, at - offset)
+                    form = self._form(reference, plain, body, at - offset, compares=compared < MAX_COMPARED)
+                    if form is None or form is Form.MISTYPED:
+                        compared += 1
                     if form is not None and (form is Form.WHOLE or reference not in found):
                         found[reference] = form
         whole: dict[str, Form] = {reference: form for reference, form in found.items() if form is Form.WHOLE}
         return whole or found
 
-    def _form(self, reference: str, plain: str, body: str, start: int) -> Form | None:
+    def _form(self, reference: str, plain: str, body: str, start: int, *, compares: bool) -> Form | None:
         if start >= 0 and body.startswith(reference, start):
             return Form.WHOLE
         if start >= 4 and plain.startswith("RF", start - 4):
@@ -73,6 +78,8 @@ class ReferenceIndex:
                 return Form.WHOLE
         if start >= 0 and body.startswith(reference[:SHORTEST_CUT], start):
             return Form.CUT
+        if not compares:
+            return None
         region = body[max(0, start - MOST_WRONG) : start + REFERENCE_CHARS + MOST_WRONG]
         return Form.MISTYPED if _distance_within(reference, region) <= MOST_WRONG else None
 

@@ -17,11 +17,10 @@ def find_return(entry: BookedEntry, books: Books, named: Sequence[str]) -> Decis
     It fits if money moved the other way, at least as much is left of it, and an id agrees: our instruction's, the
     end-to-end id, or, where the bank leaves both out, an invoice that both name with amount or account agreeing.
     """
-    sign = -1 if entry.amount_cents > 0 else 1
     cents = abs(entry.amount_cents)
     fitting = [
         decision
-        for decision, left in books.returnable(sign)
+        for decision, left in books.returnable(entry, named)
         if left >= cents and entry.booking_date >= decision.entry.booking_date and _is_of(entry, decision, named)
     ]
     whole = [decision for decision in fitting if abs(decision.entry.amount_cents) == cents]

@@ -103,13 +103,14 @@ class Bank:
             is_in = not is_in
         status = first.status if self.version == "02" else f"<Cd>{first.status}</Cd>"
         details = "".join(self.details(one, n, is_batch=self.shape == "batch") for n, one in enumerate(parts))
+        batch = f"<Btch><NbOfTxs>{len(parts)}</NbOfTxs></Btch>" if self.shape == "batch" else ""
         return (
             f"<Ntry>\n{self.amount(abs(total), first.currency)}<CdtDbtInd>{'CRDT' if is_in else 'DBIT'}</CdtDbtInd>\n"
             + ("<RvslInd>true</RvslInd>\n" if first.is_reversal else "")
             + f"<Sts>{status}</Sts>\n<BookgDt><Dt>{first.day}</Dt></BookgDt>\n<ValDt><Dt>{first.day}</Dt></ValDt>\n"
             + ("" if self.shape == "sparse" else f"<AcctSvcrRef>{reference}</AcctSvcrRef>\n")
             + "<BkTxCd><Domn><Cd>PMNT</Cd><Fmly><Cd>RCDT</Cd><SubFmlyCd>ESCT</SubFmlyCd></Fmly></Domn></BkTxCd>\n"
-            + f"<NtryDtls>\n{details}</NtryDtls>\n</Ntry>\n"
+            + f"<NtryDtls>{batch}\n{details}</NtryDtls>\n</Ntry>\n"
         )
 
     def details(self, one: Movement, number: int, *, is_batch: bool) -> str:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pgrid.errors import UsageError
-from p2pgrid.settlement.payments.by_hand import book_by_hand
+from p2pgrid.settlement.payments.by_hand import book_by_hand, undo_by_hand
 from p2pgrid.settlement.payments.decisions import (
     Booking,
     Decision,
@@ -244,6 +244,7 @@ def test_kinds(
             entry(10_000, remittance_text=A.number, counterparty_iban=BOB),
             {A, B},
         ),
+        ("the number of a paid invoice", entry(4_000, remittance_text=PAID.number), {PAID}),
         ("reused reference, nothing fits", entry(-4_100, end_to_end_id=PAID.reference), {PAID}),
     ],
 )
@@ -291,6 +292,18 @@ def test_a_return_opens_its_invoice_again() -> None:
     assert "FOCR" in decision.reason
     again = one(replace(went, key="other", bank_reference="X3"), earlier=(came, decision), invoices=(A, B))
     assert again.kind is Kind.AMBIGUOUS, "a payment goes back once"
+
+
+def test_a_return_of_an_invoice_that_is_handed_in_no_more() -> None:
+    came = one(entry(10_000, end_to_end_id=REF_A, bank="X1"))
+    went = entry(-10_000, day=5, end_to_end_id=REF_A, bank="X2", is_return=True)
+    assert one(went, earlier=(came,), invoices=(B,)).bookings == (Booking(A.number, -10_000),)
+
+
+def test_a_return_that_names_its_invoice_by_number() -> None:
+    came = one(entry(10_000, end_to_end_id=REF_A, bank="X1"))
+    went = entry(-10_000, day=5, bank="X2", is_return=True, remittance_text=f"return of {A.number}")
+    assert one(went, earlier=(came,), invoices=(paid(A, came),)).bookings == (Booking(A.number, -10_000),)
 
 
 def test_a_return_in_the_same_run_and_in_any_order() -> None:
@@ -375,6 +388,16 @@ def test_our_own_transfer_that_came_back() -> None:
     assert decision.bookings == (Booking(PURCHASE.number, 8_000),)
 
 
+def test_our_own_transfer_that_came_back_without_a_word_of_the_bank() -> None:
+    """It is no money of the payee's: the purchase is open again."""
+    went = one(entry(-8_000, end_to_end_id=PURCHASE.reference, bank="X1"))
+    back = entry(8_000, day=4, end_to_end_id=PURCHASE.reference, bank="X2")
+    decision = one(back, earlier=(went,), invoices=(paid(PURCHASE, went),))
+    assert (decision.kind, decision.bookings) == (Kind.RETURNED, (Booking(PURCHASE.number, 8_000),))
+    early = one(back)
+    assert (early.kind, early.candidates) == (Kind.AMBIGUOUS, (PURCHASE.number,)), "it waits for the transfer"
+
+
 def test_what_stood_on_account_is_paid_back() -> None:
     came = one(entry(12_000, end_to_end_id=REF_A, bank="X1"))
     back = entry(-2_000, day=4, end_to_end_id=REF_A, bank="X2", counterparty_iban=ALICE)
@@ -410,6 +433,17 @@ def test_one_movement_that_two_files_tell_differently_is_not_booked_twice() -> N
     assert later.findings == (Finding.LOOKS_BOOKED,)
 
 
+def test_of_two_tellings_in_one_run_the_one_that_says_more_is_booked() -> None:
+    """A notification with nothing but the bank's reference, and the statement with all: as if they came one by one."""
+    bare = entry(10_000, bank="X1")
+    full = replace(bare, end_to_end_id=REF_A)
+    for poor, rich in ((bare, replace(full, source_kind="camt.054")), (replace(bare, source_kind="camt.054"), full)):
+        assert poor.key == rich.key
+        decisions = match([poor, rich], OPEN)
+        assert [d.entry for d in decisions if d.kind is Kind.EXACT] == [rich]
+        assert len([d for d in decisions if d.is_booked]) == 1
+
+
 TOLD = entry(4_000, end_to_end_id=REF_A, bank="X1", counterparty_iban=ALICE)
 
 
@@ -431,6 +465,19 @@ def test_what_looks_like_an_entry_that_was_booked(case: str, other: dict[str, st
     decisions = match([replace(TOLD, key="A"), second], OPEN)
     assert [d.findings == (Finding.LOOKS_BOOKED,) for d in decisions] == [False, is_held]
     assert [d.kind for d in decisions] == [Kind.PART, Kind.AMBIGUOUS if is_held else Kind.PART]
+
+
+def test_the_number_in_the_text_says_which_document_of_one_reference_is_meant() -> None:
+    wrong, right = replace(A, number="LT-2026-000010", gross_cents=12_100), replace(A, number="LT-2026-000012")
+    for cents, bookings in (
+        (10_000, (Booking(right.number, 10_000),)),
+        (4_000, (Booking(right.number, 4_000),)),
+        (11_000, (Booking(right.number, 10_000), Booking(wrong.number, 1_000))),
+    ):
+        came = entry(cents, end_to_end_id=REF_A, remittance_text=f"{right.number} {creditor_reference_of(REF_A)}")
+        assert one(came, invoices=(wrong, right)).bookings == bookings
+    bare = entry(10_000, end_to_end_id=REF_A)
+    assert one(bare, invoices=(wrong, right)).bookings == (Booking(right.number, 10_000),), "so does the amount"
 
 
 def test_documents_of_one_reference_are_paid_in_the_order_of_their_numbers() -> None:
@@ -465,6 +512,38 @@ def test_by_hand() -> None:
             book_by_hand(came, shares, OPEN, earlier=(), reason="x", on_account_of=account)
     with pytest.raises(UsageError, match="booked already"):
         book_by_hand(came, {A.number: 3_000}, OPEN, earlier=(decision,), reason="x")
+
+
+def test_a_return_by_hand_and_the_reversal_of_a_return() -> None:
+    came = one(entry(12_000, end_to_end_id=REF_A, bank="X1"))
+    went = entry(-12_000, day=4, is_return=True, bank="X2")
+    assert one(went, earlier=(came,), invoices=(paid(A, came),)).kind is Kind.UNRELATED, "it names nothing"
+    back = undo_by_hand(went, came.entry.key, earlier=(came,), reason="The bank said so by telephone.")
+    assert (back.kind, back.evidence, back.on_account_cents, back.on_account_of) == (
+        K.RETURNED,
+        E.PERSON,
+        -2_000,
+        A.number,
+    )
+    assert back.bookings == (Booking(A.number, -10_000),)
+    again = entry(12_000, day=5, end_to_end_id=REF_A, is_return=True, bank="X3")
+    assert one(again, earlier=(came, back), invoices=(A,)).kind is Kind.AMBIGUOUS
+    for order in ((came, back), (back, came)):
+        forth = undo_by_hand(again, back.entry.key, earlier=order, reason="The recall was turned down.")
+        assert (forth.bookings, forth.on_account_cents) == ((Booking(A.number, 10_000),), 2_000)
+    third = entry(-12_000, day=6, end_to_end_id=REF_A, is_return=True, bank="X4")
+    for order in ((came, back, forth), (forth, back, came)):
+        decision = one(third, earlier=order, invoices=(paid(A, came),))
+        assert (decision.kind, decision.bookings) == (Kind.RETURNED, back.bookings), "all of it is there again"
+    for entry_, key, words in (
+        (went, "none", "no entry 'none' was booked"),
+        (replace(went, amount_cents=-12_001), came.entry.key, "120.00 of that entry"),
+        (replace(went, amount_cents=12_000), came.entry.key, "cannot undo"),
+        (replace(went, currency="USD"), came.entry.key, "cannot undo"),
+        (came.entry, came.entry.key, "booked already"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            undo_by_hand(entry_, key, earlier=(came,), reason="x")
 
 
 # -- what holds whatever comes ----------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def test_the_same_batch_is_the_same_message() -> None:
 )
 def test_other_payments_are_another_message(change: dict[str, object]) -> None:
     other = replace(ORDER, **change)  # type: ignore[arg-type]
-    assert other.key != ORDER.key
+    assert (other.key != ORDER.key) is ("amount_cents" not in change)
     assert batch(other).message_id != batch().message_id
     assert is_sepa_identifier(batch().message_id)
     assert is_sepa_identifier(f"{batch().message_id}-1")
@@ -109,6 +109,8 @@ def test_nothing_is_ordered_twice() -> None:
         make_batch(PAYER, [ORDER], execution_date=DAY, already_ordered={ORDER.key})
     with pytest.raises(PaymentOrderError, match="was ordered already"):
         batch(ORDER, ORDER)
+    with pytest.raises(PaymentOrderError, match="was ordered already, of this amount or another"):
+        make_batch(PAYER, [replace(ORDER, amount_cents=1_239)], execution_date=DAY, already_ordered={ORDER.key})
     assert make_batch(PAYER, [replace(ORDER, attempt=2)], execution_date=DAY, already_ordered={ORDER.key})
 
 

@@ -55,6 +55,15 @@ def test_a_name_is_no_formula() -> None:
     assert (row["name"], row["text"]) == ("'=HYPERLINK(1)", "'+1")
 
 
+def test_a_payee_adds_no_transfer_to_the_list() -> None:
+    evil = "Bob\n\n2. 900.00 EUR\n   to Eve\u202e\u2028X"
+    payee = replace(ORDER.payee, name=evil)
+    text = ManualRail().write(batch(replace(ORDER, payee=payee, remittance_text=evil)), created=NOW)[0].data.decode()
+    honest = ManualRail().write(batch(), created=NOW)[0].data.decode()
+    assert len(text.splitlines()) == len(honest.splitlines())
+    assert "to         Bob 2. 900.00 EUR to Eve X\n" in text
+
+
 HEAD = "date;amount;currency;account;name;iban;reference;text\n"
 LINE = f"2026-11-02;12.40;EUR;{OURS};Alice GmbH;{ALICE};{reference('1')};Invoice 1\n"
 
