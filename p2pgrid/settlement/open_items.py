@@ -66,6 +66,8 @@ class OpenItem:
     """Received for it, or booked on it from elsewhere; of a credit note, below zero, what was paid back or taken."""
     returned_cents: int
     """What banks took back of that, above zero. It is off `paid_cents` already."""
+    reallocated_cents: int
+    """What was booked on it from elsewhere, less what was taken from it. It is in `paid_cents` already."""
     set_off_cents: int
     covered_cents: int = 0
     """How much of what is open is covered; of a credit note, below zero, how much of it covers others."""
@@ -205,27 +207,28 @@ def channel_items(
     """What one channel's records come to. Their order does not matter."""
     by_id = {statement.id: statement for statement in statements}
     paid: Counter[Place] = Counter()
-    returned: Counter[Place] = Counter()
+    of_kind: Counter[tuple[PaymentKind, Place]] = Counter()
     for payment in payments:
         place = payment.statement, payment.invoice_number
         paid[place] += payment.amount_cents
-        if payment.kind is PaymentKind.RETURNED:
-            returned[place] -= payment.amount_cents
+        of_kind[payment.kind, place] += payment.amount_cents
     taken: Counter[str] = Counter()
     for share in set_off:
         taken[share.invoice_number] += share.cents
-    items = [
-        OpenItem(
+    items = []
+    for one in invoices:
+        place = one.message.statement, one.message.invoice_number
+        item = OpenItem(
             channel=channel,
             invoice=one.message,
             invoice_id=one.id,
             statement=by_id.get(one.message.statement),
-            paid_cents=paid.pop((one.message.statement, one.message.invoice_number), 0),
-            returned_cents=returned[one.message.statement, one.message.invoice_number],
+            paid_cents=paid.pop(place, 0),
+            returned_cents=-of_kind[PaymentKind.RETURNED, place],
+            reallocated_cents=of_kind[PaymentKind.REALLOCATED, place],
             set_off_cents=taken[one.message.invoice_number],
         )
-        for one in invoices
-    ]
+        items.append(item)
     items.sort(key=lambda item: (item.statement_number, item.invoice.issued_ms, item.number))
     ahead = paid.pop(AHEAD, 0)
     covers = cover({item.place: item.open_cents for item in items}, ahead)

@@ -1,0 +1,318 @@
+"""One run of the bank's side: what was begun is ended, files are decided on, and what follows is booked.
+
+1. *Redo*: Payments that an earlier run intended and did not see booked are asked for again.
+2. *Decide*: new entries, and those that wait, are matched; entries, decisions and intended Payments are durable together.
+3. *Book*: the node that signs puts them into the ledger, or refuses one; a refusal takes the decision back.
+4. *Allocate*: what channels owe their clients is booked on what is open (`p2pgrid.settlement.allocation`).
+
+A crash between any two of these loses nothing and books nothing twice: 1 finds what 2 wrote, and the ledger takes the
+same Payment once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Final
+
+from p2pgrid.proto.statement import Payment
+from p2pgrid.settlement.allocation import allocate
+from p2pgrid.settlement.bank.booking import payments_of
+from p2pgrid.settlement.bank.names import CURRENCY, Dealing, Names, names_of
+from p2pgrid.settlement.bank.store import BankStore, FileRead, Intent, Known
+from p2pgrid.settlement.bank.stored import NOT_OURS, StoredDecision, Target, from_store, to_store
+from p2pgrid.settlement.bank.view import Side
+from p2pgrid.settlement.open_items import Place
+from p2pgrid.settlement.paying.carried_out import CarriedOut, carried_out
+from p2pgrid.settlement.paying.orders_book import OrdersBook
+from p2pgrid.settlement.paying.plan import ahead_ordered, reserved
+from p2pgrid.settlement.payments.decisions import Booking, Decision, Kind
+from p2pgrid.settlement.payments.entries import BookedEntry
+from p2pgrid.settlement.payments.matching import match
+from p2pgrid.settlement.payments.statements import BankFile
+
+Book = Callable[[Sequence[tuple[Payment, ...]]], Awaitable[Sequence[str]]]
+"""Have Payments signed and put into the ledger, each group all or none: why a group was refused, or nothing if it is on
+record now. Raises P2pgridError where nobody knows."""
+Look = Callable[[], Sequence[Side]]
+"""Every channel of ours, as the ledger has it now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decided:
+    """One entry, and what it was taken for in this run."""
+
+    entry: BookedEntry
+    file: str
+    decision: StoredDecision
+    is_new: bool
+    """False for one that was decided so before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a run did."""
+
+    decided: tuple[Decided, ...] = ()
+    known: int = 0
+    """Entries that were read before and are as they were."""
+    booked: int = 0
+    """Payments that are in the ledger now and were not when the run began."""
+    redone: int = 0
+    """Of these, those that an earlier run had begun."""
+    refused: tuple[str, ...] = ()
+    """What the ledger did not take, in sentences."""
+    allocated: int = 0
+    """Payments that book money from one place to another."""
+
+
+@dataclass(frozen=True)
+class Books:
+    """All that is known at one moment of a run."""
+
+    sides: tuple[Side, ...]
+    known: Mapping[str, list[Known]]
+    carried: CarriedOut
+    names: Names
+
+    @property
+    def earlier(self) -> list[Decision]:
+        """What was booked, for `match`; and what the ledger has ahead besides."""
+        found = [
+            from_store(one[0].entry, one[0].decision, self.names.name_of)
+            for one in self.known.values()
+            if one[0].decision.is_booked
+        ]
+        return [*found, *(other for side in self.sides if not side.is_purchase for other in self._moved(side))]
+
+    def side_of(self, channel: bytes) -> Side | None:
+        """The channel of that id."""
+        return next((side for side in self.sides if side.id == channel), None)
+
+    def _moved(self, side: Side) -> list[Decision]:
+        """What stands ahead by the ledger and not by entries of the bank's, as a decision that moves nothing."""
+        ahead = Target(side.id, (b"", ""))
+        by_entries = sum(
+            one.cents
+            for known in self.known.values()
+            if known[0].decision.is_booked
+            for one in known[0].decision.bookings
+            if one.target == ahead
+        )
+        cents = side.found.ahead_cents - by_entries
+        if not cents:
+            return []
+        nothing = BookedEntry(
+            account_iban="",
+            source_kind="ledger",
+            statement_id="",
+            line=0,
+            amount_cents=0,
+            currency=CURRENCY,
+            booking_date=date.min,
+            key=f"ledger {side.id.hex()}",
+        )
+        name = self.names.name_of(ahead)
+        return [
+            Decision(
+                entry=nothing,
+                kind=Kind.COMBINED,
+                reason="Booked by the ledger alone.",
+                bookings=(Booking(f"invoices on channel {side.id.hex()}", -cents),),
+                on_account_cents=cents,
+                on_account_of=name,
+            )
+        ]
+
+
+class Runs:
+    """Runs on one data folder. The caller holds the lock: one at a time."""
+
+    def __init__(self, store: BankStore, orders: OrdersBook, look: Look, book: Book, now_ms: Callable[[], int]) -> None:
+        """Nothing is read or done before it is called for."""
+        self._store: Final = store
+        self._orders: Final = orders
+        self._look: Final = look
+        self._book: Final = book
+        self._now_ms: Final = now_ms
+
+    def books(self) -> Books:
+        """What is known now. Raises LedgerError."""
+        sides = tuple(self._look())
+        known = self._store.known()
+        decided = [(one[0].entry, one[0].decision) for one in known.values()]
+        carried = carried_out(self._orders.orders(), decided)
+        booked: Counter[Target] = Counter()
+        ibans: dict[bytes, dict[str, None]] = {}
+        by_channel = {side.id: side.other for side in sides}
+        for entry, decision in decided:
+            for one in decision.bookings if decision.is_booked else ():
+                if one.is_purchase:
+                    booked[one.target] += one.cents
+                if one.target.channel in by_channel and entry.counterparty_iban:
+                    ibans.setdefault(by_channel[one.target.channel], {})[entry.counterparty_iban] = None
+        dealings = [_dealing(side, ibans.get(side.other, {})) for side in sides]
+        return Books(sides, known, carried, names_of(dealings, booked, ahead_ordered(carried)))
+
+    async def take(self, files: Iterable[tuple[BankFile, str]]) -> Report:
+        """Read files (each with its SHA-256), decide, book, allocate. Raises P2pgridError; what was begun then is ended
+        by the next run."""
+        redone, refused = await self._settle()
+        books = self.books()
+        now_ms = self._now_ms()
+        tellings = self._store.tellings()
+        given = list(files)
+        new: dict[tuple[str, str, str, str], tuple[BookedEntry, str]] = {}
+        count = 0
+        for file, _ in given:
+            for entry in file.entries:
+                count += 1
+                telling = (entry.key, entry.source_kind, entry.statement_id, entry.telling)
+                if telling not in tellings:
+                    new.setdefault(telling, (entry, file.name))
+        to_match = [
+            entry for entry, _ in new.values() if not _is_settled(books.known.get(entry.key), is_told_anew=True)
+        ]
+        to_match += [one.entry for tellings in books.known.values() for one in tellings if not _is_settled(tellings)]
+        made = match(to_match, books.names.invoices, prepaid=books.names.prepaid, earlier=books.earlier)
+        decided = self._to_decide(books, made, {key: name for (key, *_), (_, name) in new.items()}, now_ms)
+        self._write(books, decided, files=given, entries=list(new.values()), now_ms=now_ms)
+        booked, refused_now = await self._settle()
+        allocated = await self.allocate()
+        return Report(
+            decided=tuple(decided),
+            known=count - len(new),
+            booked=redone + booked,
+            redone=redone,
+            refused=(*refused, *refused_now),
+            allocated=allocated,
+        )
+
+    async def decide(self, entry: BookedEntry, decision: StoredDecision, more: Sequence[Payment] = ()) -> Report:
+        """Book one entry as a person says; `more` are Payments that take an earlier booking of it back."""
+        books = self.books()
+        one = Decided(entry=entry, file="", decision=decision, is_new=True)
+        self._write(books, [one], moved=more, now_ms=self._now_ms())
+        booked, refused = await self._settle()
+        return Report(decided=(one,), booked=booked, refused=tuple(refused), allocated=await self.allocate())
+
+    async def finish(self) -> Report:
+        """End what an earlier run began. Raises P2pgridError."""
+        redone, refused = await self._settle()
+        return Report(booked=redone, redone=redone, refused=tuple(refused))
+
+    async def allocate(self) -> int:
+        """Book what covers open items on these, in every channel in which we sell; how many Payments that took."""
+        held = reserved(self.books().carried)
+        now_ms = self._now_ms()
+        groups = []
+        for side in self._look():
+            if not side.is_purchase:
+                places: Mapping[Place, int] = held.get(side.id, {})
+                made = allocate(side.found, reserved=places, at_ms=now_ms, currency=side.channel.currency)
+                groups += [("", made)] if made else []
+        if not groups:
+            return 0
+        self._store.write(payments=groups, now_ms=now_ms)
+        booked, _ = await self._settle()
+        return booked
+
+    async def _settle(self) -> tuple[int, list[str]]:
+        """Ask for every intended Payment; how many are in the ledger since, and what it refused."""
+        intents = self._store.intents()
+        if not intents:
+            return 0, []
+        answers = await self._book([one.payments for one in intents])
+        booked: list[Intent] = []
+        refused: list[tuple[int, str, StoredDecision | None]] = []
+        now_ms = self._now_ms()
+        for intent, why in zip(intents, answers, strict=True):
+            if why:
+                refused.append((intent.number, why, _taken_back(why, now_ms) if intent.key else None))
+            else:
+                booked.append(intent)
+        self._store.settle([one.number for one in booked], refused, now_ms=now_ms)
+        return sum(len(one.payments) for one in booked), [why for _, why, _ in refused]
+
+    def _to_decide(
+        self, books: Books, made: Sequence[Decision], names: Mapping[str, str], now_ms: int
+    ) -> list[Decided]:
+        """Of each entry the decision that counts: what books it, else the first; none where it is as it was."""
+        chosen: dict[str, Decision] = {}
+        for one in made:
+            key = one.entry.key
+            if one.kind is not Kind.DUPLICATE and (key not in chosen or one.is_booked):
+                chosen[key] = one
+        decided = []
+        for key, one in chosen.items():
+            stored = to_store(one, books.names.target_of, now_ms)
+            before = books.known.get(key)
+            is_new = before is None or _said(before[0].decision) != _said(stored)
+            file = names.get(key) or (before[0].file if before else "")
+            decided.append(Decided(entry=one.entry, file=file, decision=stored, is_new=is_new))
+        return decided
+
+    def _write(
+        self,
+        books: Books,
+        decided: Sequence[Decided],
+        *,
+        files: Sequence[tuple[BankFile, str]] = (),
+        entries: Sequence[tuple[BookedEntry, str]] = (),
+        moved: Sequence[Payment] = (),
+        now_ms: int,
+    ) -> None:
+        news = [one for one in decided if one.is_new]
+        statements = {side.id: side.statements for side in books.sides}
+        payments: list[tuple[str, Sequence[Payment]]] = []
+        for one in news:
+            if moved or not one.decision.is_booked:
+                made = tuple(moved)
+            else:
+                made = payments_of(one.entry, one.decision, statements, now_ms=now_ms)
+            payments += [(one.entry.key, made)] if made else []
+        self._store.write(
+            files=[FileRead(sha256, file.name, file.kind, len(file.entries)) for file, sha256 in files],
+            entries=entries,
+            decisions=[(one.entry, one.decision) for one in news],
+            payments=payments,
+            now_ms=now_ms,
+        )
+
+
+def file_digest(data: bytes) -> str:
+    """What a file is known by."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _dealing(side: Side, ibans: Iterable[str]) -> Dealing:
+    told = (side.details.iban,) if side.details is not None and side.details.iban else ()
+    return Dealing(
+        found=side.found,
+        is_purchase=side.is_purchase,
+        currency=side.channel.currency,
+        other_name=side.other_name,
+        other_ibans=tuple(dict.fromkeys((*told, *ibans))),
+    )
+
+
+def _is_settled(known: Sequence[Known] | None, *, is_told_anew: bool = False) -> bool:
+    """True for an entry that is not to be matched. What is nobody's business is looked at again where a file tells more
+    of it; what a person put aside is not; what is booked is, to be called a duplicate."""
+    if not known:
+        return not is_told_anew
+    decision = known[0].decision
+    if decision.kind == NOT_OURS:
+        return True
+    return not (decision.waits or is_told_anew)
+
+
+def _said(decision: StoredDecision) -> tuple[object, ...]:
+    return decision.kind, decision.reason, decision.bookings, decision.candidates, decision.findings
+
+
+def _taken_back(why: str, now_ms: int) -> StoredDecision:
+    return StoredDecision(kind=Kind.AMBIGUOUS.value, reason=f"The ledger refused the booking: {why}", decided_ms=now_ms)
