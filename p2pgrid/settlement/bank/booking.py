@@ -17,7 +17,7 @@ from p2pgrid.errors import UsageError
 from p2pgrid.proto.billing_rules import Bookings
 from p2pgrid.proto.statement import Payment, PaymentKind, Statement
 from p2pgrid.settlement.bank.stored import StoredBooking, StoredDecision
-from p2pgrid.settlement.open_items import AHEAD, ChannelItems, Place
+from p2pgrid.settlement.open_items import AHEAD, OpenItem, Place
 from p2pgrid.settlement.payments.cents import format_cents
 from p2pgrid.settlement.payments.decisions import Kind
 from p2pgrid.settlement.payments.entries import BookedEntry
@@ -77,8 +77,16 @@ class OnRecord:
     """A channel in which we sell, as the ledger has it."""
 
     currency: str
-    found: ChannelItems
-    payments: Sequence[Payment]
+    items: Mapping[Place, OpenItem]
+    payments: tuple[Payment, ...]
+
+    def paid_at(self, place: Place) -> int:
+        """Cents booked there."""
+        return sum(one.amount_cents for one in self.payments if (one.statement, one.invoice_number) == place)
+
+    def with_payments(self, new: Sequence[Payment]) -> OnRecord:
+        """As it is once these are on record."""
+        return OnRecord(self.currency, self.items, (*self.payments, *new))
 
 
 def check_booking(payments: Sequence[Payment], on_record: Mapping[bytes, OnRecord]) -> tuple[Payment, ...]:
@@ -93,15 +101,19 @@ def check_booking(payments: Sequence[Payment], on_record: Mapping[bytes, OnRecor
     for one in new:
         if one.channel not in on_record:
             raise BookingRefused(f"channel {one.channel.hex()[:16]} is none in which this node sells.")
-        places = {item.place for item in on_record[one.channel].found.items}
-        if one.statement and (one.statement, one.invoice_number) not in places:
+        if one.statement and (one.statement, one.invoice_number) not in on_record[one.channel].items:
             raise BookingRefused(f"there is no invoice {one.invoice_number!r} of that statement on record.")
     if sum(one.amount_cents for one in new if one.kind is PaymentKind.REALLOCATED):
         raise BookingRefused("what is booked from one place to another does not come to nothing.")
+    moved = PaymentKind.REALLOCATED
+    entries = {one.entry for one in new if one.entry and one.kind is not moved}
+    others = (one for of_it in known.values() for one in of_it if one.kind is not moved and one.entry in entries)
+    if any(one not in payments for one in others):
+        raise BookingRefused("that entry of the bank's was booked before.")
     for channel in dict.fromkeys(one.channel for one in new):
         of_it = [one for one in new if one.channel == channel]
         _check_once(of_it, on_record[channel])
-        _check_sums(of_it, on_record[channel].found)
+        _check_sums(of_it, on_record[channel])
     return tuple(new)
 
 
@@ -118,23 +130,23 @@ def _check_once(new: Sequence[Payment], on_record: OnRecord) -> None:
             raise BookingRefused(fault.sentence)
 
 
-def _check_sums(new: Sequence[Payment], found: ChannelItems) -> None:
+def _check_sums(new: Sequence[Payment], on_record: OnRecord) -> None:
     changes: Counter[Place] = Counter()
     for one in new:
         changes[one.statement, one.invoice_number] += one.amount_cents
-    for item in found.items:
-        if item.place in changes:
-            paid = item.paid_cents + changes[item.place]
+    for place in changes:
+        if place != AHEAD:
+            item, paid = on_record.items[place], on_record.paid_at(place) + changes[place]
             most = item.gross_cents - item.set_off_cents
             if not min(most, 0) <= paid <= max(most, 0):
                 raise BookingRefused(
                     f"{format_cents(paid)} would be booked in all on {item.number}, which comes to "
                     f"{format_cents(most)}."
                 )
-    ahead = found.ahead_cents + changes[AHEAD]
     is_given = any(one.kind is not PaymentKind.RETURNED and one.amount_cents < 0 and not one.statement for one in new)
-    if is_given and ahead < 0:
-        raise BookingRefused(f"of what is paid ahead {format_cents(found.ahead_cents)} are left.")
+    ahead = on_record.paid_at(AHEAD)
+    if is_given and ahead + changes[AHEAD] < 0:
+        raise BookingRefused(f"{format_cents(ahead)} are paid ahead, which is less than is to be taken from there.")
 
 
 def _slot(one: Payment) -> tuple[object, ...]:

@@ -7,8 +7,8 @@ these are then called by number and channel, and found by their reference alone.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from p2pgrid.settlement.bank.stored import Target
@@ -32,22 +32,34 @@ class Dealing:
     other_ibans: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
 class Names:
     """What `match` is given, and what its names stand for."""
 
-    invoices: tuple[OpenInvoice, ...]
-    prepaid: tuple[PrepaidAccount, ...]
-    _targets: Mapping[str, Target] = field(repr=False)
-    _names: Mapping[Target, str] = field(repr=False)
+    def __init__(
+        self, invoices: Sequence[OpenInvoice], prepaid: Sequence[PrepaidAccount], targets: Mapping[str, Target]
+    ) -> None:
+        """`targets`: every name's, no two the same."""
+        self.invoices: Final = tuple(invoices)
+        self.prepaid: Final = tuple(prepaid)
+        self._targets = dict(targets)
+        self._names = {target: name for name, target in targets.items()}
 
     def target_of(self, name: str) -> Target:
         """Raises KeyError for a name that this run did not give."""
         return self._targets[name]
 
     def name_of(self, target: Target) -> str:
-        """Also of what is on record no more."""
-        return self._names.get(target) or _long_name(target)
+        """Also of what is on record no more: it gets a name that no invoice has."""
+        if target not in self._names:
+            self._names[target] = _long_name(target)
+            self._targets[self._names[target]] = target
+        return self._names[target]
+
+    def find(self, number: str) -> list[Target]:
+        """The invoices that a person may mean: of that name, or else of that number."""
+        if number in self._targets and self._targets[number].number:
+            return [self._targets[number]]
+        return [target for target in self._names if target.number == number]
 
 
 def names_of(dealings: Sequence[Dealing], booked: Mapping[Target, int], ordered_ahead: Mapping[bytes, int]) -> Names:
@@ -56,49 +68,52 @@ def names_of(dealings: Sequence[Dealing], booked: Mapping[Target, int], ordered_
     `booked`: of purchases, what decisions booked on each so far, below zero what went out: by what the bank says, not
     the seller. `ordered_ahead`: by channel, how many cents we ordered to be paid ahead.
     """
+    euro = [dealing for dealing in dealings if dealing.currency == CURRENCY]
+    owners = {
+        is_purchase: Counter(item.number for one in euro if one.is_purchase is is_purchase for item in one.found.items)
+        for is_purchase in (False, True)
+    }
     invoices: list[OpenInvoice] = []
     prepaid: list[PrepaidAccount] = []
     targets: dict[str, Target] = {}
-    numbers = Counter(item.number for dealing in _euro(dealings) if dealing.is_purchase for item in dealing.found.items)
-    ours = {item.number for dealing in _euro(dealings) if not dealing.is_purchase for item in dealing.found.items}
-    sold = Counter(
-        item.number for dealing in _euro(dealings) if not dealing.is_purchase for item in dealing.found.items
-    )
-    for dealing in sorted(_euro(dealings), key=lambda one: one.is_purchase):
+    for dealing in euro:
         for item in dealing.found.items:
             target = Target(item.channel, item.place, dealing.is_purchase)
-            is_one = numbers[item.number] == 1 and item.number not in ours if dealing.is_purchase else True
-            is_one = is_one and (dealing.is_purchase or sold[item.number] == 1) and not _is_taken(item.number)
-            name = item.number if is_one else _long_name(target)
-            if name not in targets:
-                targets[name] = target
-                invoices.append(_invoice(name, item, dealing, booked.get(target, 0)))
+            is_own = owners[dealing.is_purchase][item.number] == 1 and not _reads_like_money_ahead(item.number)
+            is_own = is_own and not (dealing.is_purchase and owners[False][item.number])
+            name = item.number if is_own else _long_name(target)
+            targets[name] = target
+            invoices.append(_invoice(name, item, dealing, booked.get(target, 0)))
         ahead = Target(dealing.found.channel, AHEAD, dealing.is_purchase)
-        name = ahead_name(ahead)
-        targets[name] = ahead
-        reference = make_reference(ahead.channel)
-        if not dealing.is_purchase:
+        targets[ahead_name(ahead)] = ahead
+        if dealing.is_purchase:
+            invoices += _ordered_ahead(ahead, dealing, ordered_ahead.get(ahead.channel, 0), booked.get(ahead, 0))
+        else:
             prepaid.append(
                 PrepaidAccount(
-                    name=name,
-                    reference=reference,
+                    name=ahead_name(ahead),
+                    reference=make_reference(ahead.channel),
                     debtor_name=dealing.other_name,
                     debtor_ibans=dealing.other_ibans,
                 )
             )
-        elif ordered_ahead.get(ahead.channel) or booked.get(ahead):
-            invoices.append(
-                OpenInvoice(
-                    number=name,
-                    reference=reference,
-                    gross_cents=-ordered_ahead.get(ahead.channel, 0),
-                    paid_cents=booked.get(ahead, 0),
-                    debtor_name=dealing.other_name,
-                    debtor_ibans=dealing.other_ibans,
-                    is_purchase=True,
-                )
-            )
-    return Names(tuple(invoices), tuple(prepaid), targets, {target: name for name, target in targets.items()})
+    return Names(invoices, prepaid, targets)
+
+
+def _ordered_ahead(ahead: Target, dealing: Dealing, ordered_cents: int, booked_cents: int) -> list[OpenInvoice]:
+    """What we ordered to be paid ahead, as an invoice that we got over so much."""
+    if not (ordered_cents or booked_cents):
+        return []
+    invoice = OpenInvoice(
+        number=ahead_name(ahead),
+        reference=make_reference(ahead.channel),
+        gross_cents=-ordered_cents,
+        paid_cents=booked_cents,
+        debtor_name=dealing.other_name,
+        debtor_ibans=dealing.other_ibans,
+        is_purchase=True,
+    )
+    return [invoice]
 
 
 def ahead_name(target: Target) -> str:
@@ -119,12 +134,7 @@ def _invoice(name: str, item: OpenItem, dealing: Dealing, booked_cents: int) -> 
     )
 
 
-def _euro(dealings: Iterable[Dealing]) -> list[Dealing]:
-    return [dealing for dealing in dealings if dealing.currency == CURRENCY]
-
-
-def _is_taken(number: str) -> bool:
-    """True for a number that reads like the name of money ahead."""
+def _reads_like_money_ahead(number: str) -> bool:
     return " on channel " in number
 
 

@@ -1,7 +1,8 @@
 """One run of the bank's side: what was begun is ended, files are decided on, and what follows is booked.
 
 1. *Redo*: Payments that an earlier run intended and did not see booked are asked for again.
-2. *Decide*: new entries, and those that wait, are matched; entries, decisions and intended Payments are durable together.
+2. *Decide*: new entries, and those that wait, are matched; entries, decisions and intended Payments are durable
+   together.
 3. *Book*: the node that signs puts them into the ledger, or refuses one; a refusal takes the decision back.
 4. *Allocate*: what channels owe their clients is booked on what is open (`p2pgrid.settlement.allocation`).
 
@@ -18,18 +19,18 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Final
 
-from p2pgrid.proto.statement import Payment
+from p2pgrid.proto.statement import Payment, PaymentKind
 from p2pgrid.settlement.allocation import allocate
-from p2pgrid.settlement.bank.booking import payments_of
+from p2pgrid.settlement.bank.booking import entry_digest, payments_of
 from p2pgrid.settlement.bank.names import CURRENCY, Dealing, Names, names_of
 from p2pgrid.settlement.bank.store import BankStore, FileRead, Intent, Known
-from p2pgrid.settlement.bank.stored import NOT_OURS, StoredDecision, Target, from_store, to_store
+from p2pgrid.settlement.bank.stored import NOT_OURS, StoredBooking, StoredDecision, Target, from_store, to_store
 from p2pgrid.settlement.bank.view import Side
 from p2pgrid.settlement.open_items import Place
 from p2pgrid.settlement.paying.carried_out import CarriedOut, carried_out
 from p2pgrid.settlement.paying.orders_book import OrdersBook
 from p2pgrid.settlement.paying.plan import ahead_ordered, reserved
-from p2pgrid.settlement.payments.decisions import Booking, Decision, Kind
+from p2pgrid.settlement.payments.decisions import Booking, Decision, Evidence, Kind
 from p2pgrid.settlement.payments.entries import BookedEntry
 from p2pgrid.settlement.payments.matching import match
 from p2pgrid.settlement.payments.statements import BankFile
@@ -161,15 +162,17 @@ class Runs:
         """Read files (each with its SHA-256), decide, book, allocate. Raises P2pgridError; what was begun then is ended
         by the next run."""
         redone, refused = await self._settle()
+        given = list(files)
+        self._recover(given)
         books = self.books()
         now_ms = self._now_ms()
         tellings = self._store.tellings()
-        given = list(files)
         new: dict[tuple[str, str, str, str], tuple[BookedEntry, str]] = {}
-        count = 0
+        count, told = 0, set[str]()
         for file, _ in given:
             for entry in file.entries:
                 count += 1
+                told.add(entry.key)
                 telling = (entry.key, entry.source_kind, entry.statement_id, entry.telling)
                 if telling not in tellings:
                     new.setdefault(telling, (entry, file.name))
@@ -184,12 +187,28 @@ class Runs:
         allocated = await self.allocate()
         return Report(
             decided=tuple(decided),
-            known=count - len(new),
+            known=count - len(told & {one.entry.key for one in decided}),
             booked=redone + booked,
             redone=redone,
             refused=(*refused, *refused_now),
             allocated=allocated,
         )
+
+    def _recover(self, files: Iterable[tuple[BankFile, str]]) -> None:
+        """Learn again what the ledger has of these entries, where settlement.db was lost or set back."""
+        known, sides, now_ms = self._store.known(), self._look(), self._now_ms()
+        found = {
+            entry.key: (entry, file.name, decision)
+            for file, _ in files
+            for entry in file.entries
+            if entry.key not in known and (decision := _recovered(entry, sides, now_ms)) is not None
+        }
+        if found:
+            self._store.write(
+                entries=[(entry, name) for entry, name, _ in found.values()],
+                decisions=[(entry, decision) for entry, _, decision in found.values()],
+                now_ms=now_ms,
+            )
 
     async def decide(self, entry: BookedEntry, decision: StoredDecision, more: Sequence[Payment] = ()) -> Report:
         """Book one entry as a person says; `more` are Payments that take an earlier booking of it back."""
@@ -231,11 +250,21 @@ class Runs:
         now_ms = self._now_ms()
         for intent, why in zip(intents, answers, strict=True):
             if why:
-                refused.append((intent.number, why, _taken_back(why, now_ms) if intent.key else None))
+                refused.append((intent.number, why, self._instead(intent, why, now_ms)))
             else:
                 booked.append(intent)
         self._store.settle([one.number for one in booked], refused, now_ms=now_ms)
         return sum(len(one.payments) for one in booked), [why for _, why, _ in refused]
+
+    def _instead(self, intent: Intent, why: str, now_ms: int) -> StoredDecision | None:
+        """The decision that counts after a refusal. What was booked before and was only to be moved, stays there."""
+        if not intent.key:
+            return None
+        if all(one.kind is PaymentKind.REALLOCATED for one in intent.payments):
+            return self._store.before(intent.key)
+        return StoredDecision(
+            kind=Kind.AMBIGUOUS.value, reason=f"The ledger refused the booking: {why}", decided_ms=now_ms
+        )
 
     def _to_decide(
         self, books: Books, made: Sequence[Decision], names: Mapping[str, str], now_ms: int
@@ -314,5 +343,26 @@ def _said(decision: StoredDecision) -> tuple[object, ...]:
     return decision.kind, decision.reason, decision.bookings, decision.candidates, decision.findings
 
 
-def _taken_back(why: str, now_ms: int) -> StoredDecision:
-    return StoredDecision(kind=Kind.AMBIGUOUS.value, reason=f"The ledger refused the booking: {why}", decided_ms=now_ms)
+def _recovered(entry: BookedEntry, sides: Iterable[Side], now_ms: int) -> StoredDecision | None:
+    """What the ledger has of an entry of which settlement.db knows nothing: that file may have been lost."""
+    digest = entry_digest(entry.key)
+    booked = [
+        one
+        for side in sides
+        if not side.is_purchase
+        for one in side.payments
+        if one.entry == digest and one.kind is not PaymentKind.REALLOCATED
+    ]
+    if not booked or sum(one.amount_cents for one in booked) != entry.amount_cents:
+        return None
+    back = {PaymentKind.RETURNED: Kind.RETURNED, PaymentKind.REFUNDED: Kind.REFUND}
+    return StoredDecision(
+        kind=back.get(booked[0].kind, Kind.COMBINED).value,
+        reason="It is in the ledger, and was not known here.",
+        decided_ms=now_ms,
+        evidence=Evidence.EARLIER_ENTRY.value,
+        bookings=tuple(
+            StoredBooking.of(Target(one.channel, (one.statement, one.invoice_number)), one.amount_cents)
+            for one in sorted(booked, key=lambda one: (not one.statement, one.invoice_number))
+        ),
+    )

@@ -84,11 +84,10 @@ class BankStore:
     def known(self) -> dict[str, list[Known]]:
         """Every entry by its key, with all that told of it; that on which it was decided is the first. Raises
         LedgerError."""
-        last = "SELECT key, max(number) AS number FROM bank_decisions GROUP BY key"
         rows = self._read(
             "SELECT e.key, e.body, e.file, d.body FROM bank_entries AS e "
-            f"JOIN ({last}) AS l USING (key) JOIN bank_decisions AS d ON d.number = l.number "
-            "ORDER BY e.key, e.number <> d.entry, e.number"
+            "JOIN (SELECT key, max(number) AS number FROM bank_decisions GROUP BY key) AS l USING (key) "
+            "JOIN bank_decisions AS d ON d.number = l.number ORDER BY e.key, e.number <> d.entry, e.number"
         )
         found: dict[str, list[Known]] = {}
         for key, entry, file, decision in rows:
@@ -104,6 +103,11 @@ class BankStore:
                 "SELECT key, source_kind, statement_id, telling FROM bank_entries"
             )
         }
+
+    def before(self, key: str) -> StoredDecision | None:
+        """The decision about an entry that counted before the one that does. Raises LedgerError."""
+        rows = self._read("SELECT body FROM bank_decisions WHERE key = ? ORDER BY number DESC LIMIT 1 OFFSET 1", key)
+        return msgspec.json.decode(rows[0][0], type=StoredDecision) if rows else None
 
     def intents(self) -> list[Intent]:
         """Payments of which nobody knows yet whether the ledger has them, the oldest first. Raises LedgerError."""

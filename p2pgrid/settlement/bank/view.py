@@ -74,7 +74,7 @@ class Side:
 
     @property
     def on_record(self) -> OnRecord:
-        return OnRecord(self.channel.currency, self.found, self.payments)
+        return OnRecord(self.channel.currency, {item.place: item for item in self.found.items}, self.payments)
 
 
 def look(
