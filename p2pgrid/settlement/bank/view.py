@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from typing import Protocol
 
+from p2pgrid.ledger.base import OpenOrder
 from p2pgrid.proto.billing_details import BillingDetails
+from p2pgrid.proto.channel import ChannelHead
 from p2pgrid.proto.keys import parse_public_key
-from p2pgrid.proto.messages import Channel
+from p2pgrid.proto.messages import Channel, Offer
 from p2pgrid.proto.record import M, Role, Signed
 from p2pgrid.proto.statement import Payment, Statement
 from p2pgrid.settlement.bank.booking import OnRecord
@@ -21,6 +24,12 @@ class Reader(Protocol):
     def channels(self) -> list[Signed[Channel]]: ...
 
     def settlement(self, message_type: type[M], channel: bytes) -> list[Signed[M]]: ...
+
+    def head(self, channel: bytes) -> ChannelHead: ...
+
+    def order(self, channel: bytes, order_number: int) -> OpenOrder | None: ...
+
+    def offer(self, offer_id: bytes) -> Signed[Offer] | None: ...
 
 
 class Details(Protocol):
@@ -52,6 +61,8 @@ class Side:
     """By number."""
     details: BillingDetails | None
     """The other side's."""
+    utc_offset_minutes: int
+    """Of the provider's clock, by the last offer that was bought under."""
 
     @property
     def id(self) -> bytes:
@@ -71,6 +82,10 @@ class Side:
     def other_name(self) -> str:
         """As its account is called; empty where nobody told."""
         return (self.details.account_holder or self.details.legal_name) if self.details is not None else ""
+
+    def day_of(self, time_ms: int) -> date:
+        """The provider's calendar day at a time."""
+        return datetime.fromtimestamp(time_ms / 1000 + 60 * self.utc_offset_minutes, UTC).date()
 
     @property
     def on_record(self) -> OnRecord:
@@ -98,6 +113,14 @@ def look(
                 payments=tuple(one.message for one in ledger.settlement(Payment, channel.channel)),
                 statements=tuple(sorted(statements, key=lambda one: one.statement_number)),
                 details=known.message if known is not None else None,
+                utc_offset_minutes=_offset(ledger, channel.channel),
             )
         )
     return tuple(sides)
+
+
+def _offset(ledger: Reader, channel: bytes) -> int:
+    number = ledger.head(channel).last_order_number
+    last = ledger.order(channel, number) if number else None
+    offer = ledger.offer(last.order.message.offer) if last is not None else None
+    return offer.message.utc_offset_minutes if offer is not None else 0

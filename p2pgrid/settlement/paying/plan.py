@@ -66,15 +66,15 @@ class Plan:
     due: tuple[Due, ...]
     """By due day, then by number."""
     unfit: tuple[Unfit, ...]
-    waiting: Mapping[bytes, int]
-    """By channel: cents that were ordered and that no Payment confirms."""
+    waiting: Mapping[tuple[bytes, bytes], int]
+    """By channel and statement (empty: ahead): cents that were ordered and that no Payment confirms."""
 
 
 def plan(sides: Iterable[Side], carried: CarriedOut) -> Plan:
     """What is to be paid now or later. Raises nothing: what does not fit is named, with the reason."""
     due: list[Due] = []
     unfit: list[Unfit] = []
-    waiting: dict[bytes, int] = {}
+    waiting: dict[tuple[bytes, bytes], int] = {}
     for side in sides:
         if side.is_purchase:
             faults = {item.place: why for item in side.found.items if (why := fault_of(item, side))}
@@ -85,7 +85,7 @@ def plan(sides: Iterable[Side], carried: CarriedOut) -> Plan:
             ]
             fit = [item for item in side.found.items if item.place not in faults]
             on_the_way = unconfirmed(side, carried)
-            waiting[side.id] = sum(on_the_way.values())
+            waiting |= {(side.id, statement): cents for statement, cents in on_the_way.items()}
             due += _due(side, fit, on_the_way)
     due.sort(key=lambda one: (one.due_ms, one.numbers))
     return Plan(due=tuple(due), unfit=tuple(unfit), waiting=waiting)
