@@ -164,7 +164,9 @@ def carried_out(path: Path, day: str = "2026-11-20") -> list[Movement]:
     return found
 
 
-def as_debits(movements: Iterable[Movement], name: str = "UAB Vilniaus skaiciavimai", iban: str = OURS) -> list[Movement]:
+def as_debits(
+    movements: Iterable[Movement], name: str = "UAB Vilniaus skaiciavimai", iban: str = OURS
+) -> list[Movement]:
     """The same, as the payer's bank tells it."""
     return [
         Movement(cents=-one.cents, day=one.day, end_to_end_id=one.end_to_end_id, text=one.text, name=name, iban=iban)

@@ -14,8 +14,8 @@ from p2pgrid.proto.statement import PaymentKind
 from p2pgrid.settlement.bank.booking import entry_digest
 from p2pgrid.settlement.payments.reference import make_reference
 from tests.factories import secret_key
-from tests.settlement.payments.bank import Movement
 from tests.settlement.paying.world import Killed, World
+from tests.settlement.payments.bank import Movement
 from tests.settlement.payments.makers import ALICE, BOB
 from tests.settlement.records import Billed
 
@@ -118,9 +118,9 @@ def test_the_ledger_is_the_banks_truth(events: list[tuple[str, int]]) -> None:
     entries = {key: one[0].entry for key, one in known.items()}
     assert sorted(one.cents for one in months.movements) == sorted(e.amount_cents for e in entries.values())
     booked = {key for key, one in known.items() if one[0].decision.is_booked}
-    assert world.by_entry() == {
-        entry_digest(key): cents for key in booked if (cents := entries[key].amount_cents)
-    }, "each entry that is booked is booked once and whole, and no other"
+    assert world.by_entry() == {entry_digest(key): cents for key in booked if (cents := entries[key].amount_cents)}, (
+        "each entry that is booked is booked once and whole, and no other"
+    )
     for key, one in known.items():
         named = bool(entries[key].end_to_end_id)
         assert one[0].decision.kind != "unrelated" or not named, "what names a bill or a channel is never passed over"

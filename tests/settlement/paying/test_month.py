@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from p2pgrid.errors import UsageError
 from p2pgrid.proto.statement import PaymentKind
 from p2pgrid.settlement.payments.pain001 import validate_pain001
-from tests.settlement.paying.scene import ALICE, OURS, Scene, as_debits
+from tests.settlement.paying.scene import ALICE, OURS, Scene, as_debits, carried_out
 from tests.settlement.payments.bank import Movement
 
 LATER = ("--until", "2028-01-01")
@@ -28,14 +30,12 @@ def test_a_month_is_paid_booked_and_confirmed(scene: Scene) -> None:
     again = scene.client.json("pay", "--out", scene.out, *LATER)
     assert (again["payments"], again["files"], again["waiting_cents"]) == ([], [], 6_240)
 
-    from tests.settlement.paying.scene import carried_out
-
     movements = carried_out(path)
     rent = Movement(cents=-90_000, text="Nuoma", name="Nuomotojas", iban="LV80BANK0000435195001")
     file = scene.camt([*movements, rent])
     done = scene.provider.json("bank", "import", file)
     assert done["payments_booked"] == 2 and done["known"] == 0
-    assert [one["kind"] for one in done["decided"]] == ["exact", "exact", "unrelated"] or done["decided"]
+    assert sorted(one["kind"] for one in done["decided"]) == ["exact", "exact", "unrelated"]
     for _ in range(2):
         once_more = scene.provider.json("bank", "import", file)
         assert (once_more["payments_booked"], once_more["decided"], once_more["known"]) == (0, [], 3)
@@ -147,13 +147,9 @@ def test_money_ahead_is_recognised_covers_what_is_billed_next_and_goes_back(scen
     with pytest.raises(UsageError, match=r"of what .* paid ahead 40.00 EUR are open"):
         scene.provider("bank", "refund", client, "40.01", "--out", scene.out)
     shown = scene.provider.json("bank", "refund", client, "40.00", "--out", scene.out)
-    with pytest.raises(UsageError, match="40.00 are on their way back"):
+    with pytest.raises(UsageError, match=r"and 40\.00 are on their way back"):
         scene.provider("bank", "refund", client, "0.01", "--out", scene.out)
     assert shown["payments"][0]["iban"] == ALICE
-    from pathlib import Path
-
-    from tests.settlement.paying.scene import carried_out
-
     (back,) = as_debits(carried_out(Path(shown["files"][0])), "Alice GmbH", ALICE)
     done = scene.provider.json("bank", "import", scene.camt([back]))
     assert [one["kind"] for one in done["decided"]] == ["refund"]
@@ -174,10 +170,6 @@ def test_a_credit_note_is_taken_off_or_paid_back(scene: Scene) -> None:
     later = scene.billed.bill(-300)
     scene.meet()
     shown = scene.provider.json("bank", "refund", later.message.invoice_number, "3.00", "--out", scene.out)
-    from pathlib import Path
-
-    from tests.settlement.paying.scene import carried_out
-
     (back,) = as_debits(carried_out(Path(shown["files"][0])), "Alice GmbH", ALICE)
     done = scene.provider.json("bank", "import", scene.camt([back]))
     assert [one["kind"] for one in done["decided"]] == ["refund"]

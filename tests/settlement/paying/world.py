@@ -18,8 +18,8 @@ from p2pgrid.settlement.bank.runs import Report, Runs, file_digest
 from p2pgrid.settlement.bank.store import BankStore
 from p2pgrid.settlement.bank.view import look
 from p2pgrid.settlement.open_items import ChannelItems
-from p2pgrid.settlement.payments.camt053 import read_camt
 from p2pgrid.settlement.paying.orders_book import OrdersBook
+from p2pgrid.settlement.payments.camt053 import read_camt
 from tests.factories import NOW_MS, PROVIDER
 from tests.settlement.payments.bank import Bank, Movement
 from tests.settlement.records import Billed
