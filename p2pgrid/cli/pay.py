@@ -282,6 +282,7 @@ def payee_of(bench: Workbench, side: Side, confirmed: str | None) -> Any:
 
 def _orders_json(found: Plan, made: list[tuple[PaymentOrder, Ordered]], last_day: date) -> dict[str, Any]:
     ordered = {(row.channel, share.number) for _, row in made for share in row.shares}
+    credited = {(one.side.id, number): one.credited_cents for one in found.due for number in one.numbers}
 
     def is_later(one: Due) -> bool:
         return not any((one.side.id, number) in ordered for number in one.numbers)
@@ -295,6 +296,7 @@ def _orders_json(found: Plan, made: list[tuple[PaymentOrder, Ordered]], last_day
                 "payee": row.payee,
                 "iban": row.iban,
                 "amount_cents": row.amount_cents,
+                "credited_cents": credited.get((row.channel, row.shares[0].number), 0),
                 "reference": row.end_to_end_id,
                 "text": order.remittance_text,
                 "invoices": [{"number": share.number, "cents": share.cents} for share in row.shares if share.number],

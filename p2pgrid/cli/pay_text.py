@@ -49,6 +49,8 @@ def print_orders(shown: dict[str, Any]) -> None:
     for one in shown["payments"]:
         what = ", ".join(plain(part["number"]) for part in one["invoices"]) or "ahead"
         click.echo(f"{format_cents(one['amount_cents']):>12} EUR  {plain(one['payee'])}, {one['iban']}: {what}")
+        if one["credited_cents"]:
+            click.echo(f"{'':>18}{format_cents(one['credited_cents'])} EUR of credit notes and money ahead taken off")
     if shown["payments"]:
         how = "would be ordered" if shown["dry_run"] else "ordered"
         instant = ", instant" if shown["instant"] else ""

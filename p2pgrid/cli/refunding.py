@@ -67,6 +67,7 @@ def order_refund(
                 "payee": row.payee,
                 "iban": row.iban,
                 "amount_cents": row.amount_cents,
+                "credited_cents": 0,
                 "reference": row.end_to_end_id,
                 "text": order.remittance_text,
                 "invoices": [{"number": target.number, "cents": cents}] if target.number else [],

@@ -16,7 +16,7 @@ from p2pgrid.settlement.bank.stored import NOT_OURS, StoredBooking, StoredDecisi
 from p2pgrid.settlement.open_items import AHEAD
 from p2pgrid.settlement.payments.by_hand import book_by_hand, undo_by_hand
 from p2pgrid.settlement.payments.cents import format_cents
-from p2pgrid.settlement.payments.decisions import Decision, OpenInvoice
+from p2pgrid.settlement.payments.decisions import Decision, Evidence, Kind, OpenInvoice
 from p2pgrid.settlement.payments.entries import BookedEntry
 
 _SHORTEST: Final = 4
@@ -151,11 +151,11 @@ def _moved(
     if not moved:
         raise UsageError(f"the {format_cents(entry.amount_cents)} {entry.currency} are booked so already.")
     decision = StoredDecision(
-        kind=before.kind if len(after) == 1 else "combined",
+        kind=(Kind.COMBINED if len(after) > 1 else Kind.EXACT if after[0].number else Kind.PREPAYMENT).value,
         reason=_REASON,
         decided_ms=now_ms,
         is_by_person=True,
-        evidence="person",
+        evidence=Evidence.PERSON.value,
         bookings=tuple(after),
         findings=before.findings,
     )

@@ -187,7 +187,7 @@ class Runs:
         allocated = await self.allocate()
         return Report(
             decided=tuple(decided),
-            known=count - len(told & {one.entry.key for one in decided}),
+            known=count - len(told & {one.entry.key for one in decided if one.is_new}),
             booked=redone + booked,
             redone=redone,
             refused=(*refused, *refused_now),

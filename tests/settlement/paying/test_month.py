@@ -160,6 +160,7 @@ def test_money_ahead_is_recognised_covers_what_is_billed_next_and_goes_back(scen
 def test_a_credit_note_is_taken_off_or_paid_back(scene: Scene) -> None:
     invoice, note = scene.billed.bill(2_000), scene.billed.bill(-500)
     scene.meet()
+    assert "5.00 EUR of credit notes and money ahead taken off" in scene.client("pay", "--dry-run", *LATER)
     (sent,) = scene.pay(*LATER)
     assert sent.cents == 1_500 and invoice.message.invoice_number in sent.text
     done = scene.provider.json("bank", "import", scene.camt([sent]))
@@ -176,3 +177,52 @@ def test_a_credit_note_is_taken_off_or_paid_back(scene: Scene) -> None:
     assert scene.open_cents() == 0 and note.message.gross_cents == -500
     with pytest.raises(UsageError, match="only a credit note is paid back"):
         scene.provider("bank", "refund", invoice.message.invoice_number, "1.00", "--out", scene.out)
+
+
+def test_what_was_booked_wrongly_is_moved_and_a_return_follows_it(scene: Scene) -> None:
+    first, second = scene.billed.bill(1_000), scene.billed.bill(1_000)
+    scene.meet()
+    one, other = scene.pay(*LATER)
+    scene.provider("bank", "import", scene.camt([one]))
+    (entry,) = scene.provider.json("bank", "list")["entries"]
+    assert entry["bookings"][0]["invoice"] == first.message.invoice_number
+    done = scene.provider.json("bank", "assign", entry["entry"], second.message.invoice_number)
+    assert done["payments_booked"] == 2
+    (left,) = scene.provider.json("bank", "list", "--open")["open"]
+    assert (left["invoice"], left["open_cents"]) == (first.message.invoice_number, 1_000)
+    with pytest.raises(UsageError, match="are booked so already"):
+        scene.provider("bank", "assign", entry["entry"], second.message.invoice_number)
+    with pytest.raises(UsageError, match=r"is booked .* cannot be put aside"):
+        scene.provider("bank", "assign", entry["entry"], "--not-ours")
+    back = Movement(cents=-1_000, day="2026-11-22", end_to_end_id=one.end_to_end_id, reason="AC04", iban=ALICE)
+    scene.provider("bank", "import", scene.camt([back]))
+    opened = [row["invoice"] for row in scene.provider.json("bank", "list", "--open")["open"]]
+    assert opened == [first.message.invoice_number, second.message.invoice_number]
+    assert scene.open_cents() == 2_000 and other.cents == 1_000
+
+
+def test_a_return_that_matching_leaves_open_is_assigned(scene: Scene) -> None:
+    number = scene.billed.bill(1_000).message.invoice_number
+    scene.meet()
+    (sent,) = scene.pay(*LATER)
+    scene.provider("bank", "import", scene.camt([sent]))
+    back = Movement(cents=-1_000, day="2026-11-22", reason="MD06", name="Somebody", iban="EE382200221020145685")
+    done = scene.provider.json("bank", "import", scene.camt([back]))
+    key = done["decided"][0]["entry"]
+    assert done["decided"][0]["kind"] in ("ambiguous", "unrelated")
+    scene.provider("bank", "assign", key, number)
+    assert scene.provider.payments(scene.billed.id)[-1].message.kind is PaymentKind.RETURNED
+    assert scene.open_cents() == 1_000
+
+
+def test_what_a_person_puts_aside_stays_there(scene: Scene) -> None:
+    scene.billed.bill(1_000)
+    scene.meet()
+    unclear = Movement(cents=7, day="2026-11-20", text="?", name="Alice GmbH", iban=ALICE)
+    file = scene.camt([unclear])
+    (found,) = scene.provider.json("bank", "import", file)["decided"]
+    scene.provider("bank", "assign", found["entry"], "--not-ours")
+    for again in (file, scene.camt([unclear])):
+        assert scene.provider.json("bank", "import", again)["waiting"] == 0
+    assert scene.provider.json("bank", "list")["entries"] == []
+    assert [one["kind"] for one in scene.provider.json("bank", "list", "--all")["entries"]] == ["not-ours"]
