@@ -15,7 +15,7 @@ _KEY_CHARS: Final = 10
 def print_report(shown: dict[str, Any]) -> None:
     """What a run decided and booked."""
     if shown["redone"]:
-        click.echo(f"{shown['redone']} payments that an earlier run had begun to book were booked now.")
+        click.echo(f"Of an earlier run that did not end, {_counted(shown['redone'], 'payment')} booked now.")
     unrelated = 0
     for one in shown["decided"]:
         if one["kind"] == "unrelated":
@@ -24,13 +24,13 @@ def print_report(shown: dict[str, Any]) -> None:
         _print_entry(one)
     for why in shown["refused"]:
         click.echo(f"Not booked: {why}")
-    parts = [f"{shown['payments_booked']} payments booked"]
+    parts = [f"{_counted(shown['payments_booked'], 'payment')} booked"]
     if shown["allocated"]:
-        parts.append(f"{shown['allocated']} bookings of money ahead and credit notes")
+        parts.append(f"{_counted(shown['allocated'], 'booking')} of money ahead and credit notes")
     if unrelated:
-        parts.append(f"{unrelated} entries are none of ours")
+        parts.append(f"{unrelated} {'entry is' if unrelated == 1 else 'entries are'} none of ours")
     if shown["known"]:
-        parts.append(f"{shown['known']} were known")
+        parts.append(f"{shown['known']} {'was' if shown['known'] == 1 else 'were'} known")
     click.echo("; ".join(parts) + ".")
     if shown["waiting"]:
         click.echo(f"{shown['waiting']} wait for you: p2pgrid bank assign ENTRY INVOICE | --ahead PEER | --not-ours")
@@ -70,3 +70,7 @@ def _print_entry(one: dict[str, Any]) -> None:
         click.echo(f"  text: {plain(one['text'])[:140]}")
     if one["findings"]:
         click.echo(f"  note: {', '.join(one['findings'])}")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
