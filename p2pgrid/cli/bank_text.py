@@ -33,7 +33,8 @@ def print_report(shown: dict[str, Any]) -> None:
         parts.append(f"{shown['known']} {'was' if shown['known'] == 1 else 'were'} known")
     click.echo("; ".join(parts) + ".")
     if shown["waiting"]:
-        click.echo(f"{shown['waiting']} wait for you: p2pgrid bank assign ENTRY INVOICE | --ahead PEER | --not-ours")
+        waits = "waits" if shown["waiting"] == 1 else "wait"
+        click.echo(f"{shown['waiting']} {waits} for you: p2pgrid bank assign ENTRY INVOICE | --ahead PEER | --not-ours")
 
 
 def print_entries(entries: list[dict[str, Any]], *, only_waiting: bool) -> None:

@@ -233,9 +233,9 @@ def channel_items(
     ahead = paid.pop(AHEAD, 0)
     covers = cover({item.place: item.open_cents for item in items}, ahead)
     moved: Counter[Place] = Counter()
-    for one in covers:
-        moved[one.target] += one.cents
-        moved[one.source] -= one.cents
+    for each in covers:
+        moved[each.target] += each.cents
+        moved[each.source] -= each.cents
     return ChannelItems(
         channel=channel,
         items=tuple(replace(item, covered_cents=moved[item.place]) for item in items),
