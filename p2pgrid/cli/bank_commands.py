@@ -14,7 +14,8 @@ from p2pgrid.cli.context import CliContext
 from p2pgrid.errors import UsageError
 
 if TYPE_CHECKING:
-    from p2pgrid.settlement.bank.runs import Books, Decided, Report
+    from p2pgrid.settlement.bank.books import Books
+    from p2pgrid.settlement.bank.runs import Decided, Report
     from p2pgrid.settlement.bank.stored import StoredDecision, Target
     from p2pgrid.settlement.payments.statements import BankFile
 

@@ -14,7 +14,7 @@ from p2pgrid.errors import UsageError
 
 if TYPE_CHECKING:
     from p2pgrid.cli.settling import Workbench
-    from p2pgrid.settlement.bank.runs import Books
+    from p2pgrid.settlement.bank.books import Books
     from p2pgrid.settlement.bank.view import Side
     from p2pgrid.settlement.paying.carried_out import CarriedOut
     from p2pgrid.settlement.paying.orders_book import Ordered

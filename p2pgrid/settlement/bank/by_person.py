@@ -10,7 +10,7 @@ from p2pgrid.errors import UsageError
 from p2pgrid.proto.statement import Payment
 from p2pgrid.settlement.allocation import move
 from p2pgrid.settlement.bank.booking import entry_digest
-from p2pgrid.settlement.bank.runs import Books
+from p2pgrid.settlement.bank.books import Books
 from p2pgrid.settlement.bank.store import Known
 from p2pgrid.settlement.bank.stored import NOT_OURS, StoredBooking, StoredDecision, Target, to_store
 from p2pgrid.settlement.open_items import AHEAD

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from p2pgrid.errors import UsageError
-from p2pgrid.settlement.bank.runs import Books
+from p2pgrid.settlement.bank.books import Books
 from p2pgrid.settlement.bank.stored import Target
 from p2pgrid.settlement.bank.view import Side
 from p2pgrid.settlement.open_items import AHEAD

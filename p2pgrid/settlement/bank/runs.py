@@ -16,23 +16,22 @@ import hashlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
 from typing import Final
 
 from p2pgrid.proto.statement import Payment, PaymentKind
 from p2pgrid.settlement.allocation import allocate
 from p2pgrid.settlement.bank.booking import entry_digest, payments_of
-from p2pgrid.settlement.bank.names import CURRENCY, Dealing, Names, names_of
+from p2pgrid.settlement.bank.books import Books, matched
+from p2pgrid.settlement.bank.names import Dealing, names_of
 from p2pgrid.settlement.bank.store import BankStore, FileRead, Intent, Known
-from p2pgrid.settlement.bank.stored import NOT_OURS, StoredBooking, StoredDecision, Target, from_store, to_store
+from p2pgrid.settlement.bank.stored import NOT_OURS, StoredBooking, StoredDecision, Target, to_store
 from p2pgrid.settlement.bank.view import Side
 from p2pgrid.settlement.open_items import Place
-from p2pgrid.settlement.paying.carried_out import CarriedOut, carried_out
+from p2pgrid.settlement.paying.carried_out import carried_out
 from p2pgrid.settlement.paying.orders_book import OrdersBook
 from p2pgrid.settlement.paying.plan import ahead_ordered, reserved
-from p2pgrid.settlement.payments.decisions import Booking, Decision, Evidence, Kind
+from p2pgrid.settlement.payments.decisions import Decision, Evidence, Kind
 from p2pgrid.settlement.payments.entries import BookedEntry
-from p2pgrid.settlement.payments.matching import match
 from p2pgrid.settlement.payments.statements import BankFile
 
 Book = Callable[[Sequence[tuple[Payment, ...]]], Awaitable[Sequence[str]]]
@@ -68,65 +67,6 @@ class Report:
     """What the ledger did not take, in sentences."""
     allocated: int = 0
     """Payments that book money from one place to another."""
-
-
-@dataclass(frozen=True)
-class Books:
-    """All that is known at one moment of a run."""
-
-    sides: tuple[Side, ...]
-    known: Mapping[str, list[Known]]
-    carried: CarriedOut
-    names: Names
-
-    @property
-    def earlier(self) -> list[Decision]:
-        """What was booked, for `match`; and what the ledger has ahead besides."""
-        found = [
-            from_store(one[0].entry, one[0].decision, self.names.name_of)
-            for one in self.known.values()
-            if one[0].decision.is_booked
-        ]
-        return [*found, *(other for side in self.sides if not side.is_purchase for other in self._moved(side))]
-
-    def side_of(self, channel: bytes) -> Side | None:
-        """The channel of that id."""
-        return next((side for side in self.sides if side.id == channel), None)
-
-    def _moved(self, side: Side) -> list[Decision]:
-        """What stands ahead by the ledger and not by entries of the bank's, as a decision that moves nothing."""
-        ahead = Target(side.id, (b"", ""))
-        by_entries = sum(
-            one.cents
-            for known in self.known.values()
-            if known[0].decision.is_booked
-            for one in known[0].decision.bookings
-            if one.target == ahead
-        )
-        cents = side.found.ahead_cents - by_entries
-        if not cents:
-            return []
-        nothing = BookedEntry(
-            account_iban="",
-            source_kind="ledger",
-            statement_id="",
-            line=0,
-            amount_cents=0,
-            currency=CURRENCY,
-            booking_date=date.min,
-            key=f"ledger {side.id.hex()}",
-        )
-        name = self.names.name_of(ahead)
-        return [
-            Decision(
-                entry=nothing,
-                kind=Kind.COMBINED,
-                reason="Booked by the ledger alone.",
-                bookings=(Booking(f"invoices on channel {side.id.hex()}", -cents),),
-                on_account_cents=cents,
-                on_account_of=name,
-            )
-        ]
 
 
 class Runs:
@@ -180,7 +120,7 @@ class Runs:
             entry for entry, _ in new.values() if not _is_settled(books.known.get(entry.key), is_told_anew=True)
         ]
         to_match += [one.entry for tellings in books.known.values() for one in tellings if not _is_settled(tellings)]
-        made = match(to_match, books.names.invoices, prepaid=books.names.prepaid, earlier=books.earlier)
+        made = matched(books, to_match)
         decided = self._to_decide(books, made, {key: name for (key, *_), (_, name) in new.items()}, now_ms)
         self._write(books, decided, files=given, entries=list(new.values()), now_ms=now_ms)
         booked, refused_now = await self._settle()

@@ -200,3 +200,22 @@ def test_text_of_others_does_not_move_the_cursor(scene: Scene, tmp_path: Path) -
     movement = Movement(cents=5, text="x", name="Evil \u202eGmbH", iban=ALICE)
     shown = scene.provider("bank", "import", scene.camt([movement]))
     assert "\u202e" not in shown and "Evil ?GmbH" in shown
+
+
+def test_another_companys_money_is_not_taken_for_a_clients_that_claims_its_account(scene: Scene) -> None:
+    scene.billed.bill(50_000)
+    scene.meet()
+    rent = Movement(cents=50_000, text="Miete November", name="Alice GmbH", iban=ALICE)
+    done = scene.provider.json("bank", "import", scene.camt([rent]))
+    assert [(one["kind"], one["candidates"]) for one in done["decided"]] == [
+        ("ambiguous", [scene.billed.invoices[0].message.invoice_number])
+    ]
+    (sent,) = scene.pay(*LATER)
+    scene.billed.bill(7_000)
+    scene.meet()
+    bare = replace(rent, cents=7_000, text="", day="2026-11-24")
+    done = scene.provider.json("bank", "import", scene.camt([sent, bare]))
+    assert [one["kind"] for one in done["decided"] if one["amount_cents"] == 50_000] == ["exact"]
+    assert [one["kind"] for one in done["decided"] if one["amount_cents"] == 7_000] == ["ambiguous"]
+    done = scene.provider.json("bank", "import", scene.camt([replace(bare, day="2026-11-25")]))
+    assert "exact" in [one["kind"] for one in done["decided"]], "that account has paid for this client by now"
