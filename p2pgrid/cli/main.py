@@ -32,6 +32,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "p2pgrid.cli.receipts:receipts",
         "List, export and dispute receipts, and agree on them.",
     ),
+    "pay": ("p2pgrid.cli.pay:pay", "Write the bank's file that pays all invoices which are due."),
+    "bank": ("p2pgrid.cli.bank_commands:bank", "Book what the bank's files say: payments, returns, refunds."),
     "log": ("p2pgrid.cli.log:log", "Prove records in transparency logs, and check the logs of others."),
     "audit": ("p2pgrid.cli.audit:audit", "Verify exported receipts, and say who is at fault."),
     "demo": ("p2pgrid.cli.demo:demo", "Run a whole grid on this machine, and audit it."),

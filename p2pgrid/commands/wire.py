@@ -18,7 +18,8 @@ from p2pgrid.errors import InvalidRecord, LocalError, P2pgridError, Refused
 PROTOCOL: Final = 1
 ABOUT_PATH: Final = "/about"
 DO_PATH: Final = f"/{PROTOCOL}/do"
-MAX_COMMAND_BYTES: Final = 64 * 1024
+MAX_COMMAND_BYTES: Final = 1024 * 1024
+"""A bank's entry may pay hundreds of invoices, which go into the ledger together."""
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):

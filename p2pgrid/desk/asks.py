@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from p2pgrid.config import NetworkEntry
+from p2pgrid.proto.statement import Payment
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,6 +87,19 @@ class Erased(msgspec.Struct, frozen=True, kw_only=True):
     log_salts: int
 
 
+class BookPayments(Ask, frozen=True, kw_only=True, tag="book-payments"):
+    """Sign Payments that came of a bank's file, and put them into the ledger: each group all or none."""
+
+    groups: Annotated[tuple[tuple[Payment, ...], ...], msgspec.Meta(max_length=1000)]
+
+
+class PaymentsBooked(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of each group of `BookPayments`."""
+
+    refused: tuple[str, ...]
+    """Why not, in a sentence; empty for one that is in the ledger now, or was."""
+
+
 class Examine(Ask, frozen=True, kw_only=True, tag="examine"):
     """How is the node? For `p2pgrid doctor`."""
 
@@ -106,5 +120,5 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
     """Those that it is in, with the peers that introduce it there."""
 
 
-DeskAsk = MakeDispute | GiveAnswer | Erase
-"""What a node's owner says about receipts, on either side."""
+DeskAsk = MakeDispute | GiveAnswer | Erase | BookPayments
+"""What a node's owner says about receipts and payments, on either side."""

@@ -1,11 +1,12 @@
-"""What an owner has done about receipts: disputes, answers, erasures. In a running node, or on the ledger alone."""
+"""What an owner has done about records: disputes, answers, erasures, payments. In a node, or on the ledger alone."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from p2pgrid.desk.asks import DeskAsk, Erase, Erased, GiveAnswer, MakeDispute
+from p2pgrid.desk.asks import BookPayments, DeskAsk, Erase, Erased, GiveAnswer, MakeDispute, PaymentsBooked
+from p2pgrid.desk.bookings import book_payments
 from p2pgrid.desk.disputes import Recorded, make_answer, make_dispute, view_of
 from p2pgrid.desk.find import find_receipt
 from p2pgrid.errors import UsageError
@@ -43,7 +44,7 @@ class RecordsDesk:
         self._erase_salts: Final = erase_salts
         self._deliver: Final = deliver
 
-    async def perform(self, ask: DeskAsk) -> Recorded | Erased:
+    async def perform(self, ask: DeskAsk) -> Recorded | Erased | PaymentsBooked:
         """Do what was asked; it is durable when this returns. Raises P2pgridError."""
         match ask:
             case MakeDispute():
@@ -52,6 +53,8 @@ class RecordsDesk:
                 return await self._record(make_answer(self._ledger, self._keys, ask, self._now_ms()))
             case Erase():
                 return await self._erase(ask)
+            case BookPayments():
+                return await book_payments(self._ledger, self._keys, ask)
 
     async def _record(self, signed: Said) -> Recorded:
         ledger = self._ledger

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from p2pgrid.desk.asks import (
     AllowPeer,
+    BookPayments,
     Condition,
     DeskAsk,
     Erase,
@@ -58,7 +59,7 @@ class ProviderDesk:
                 return await self._examine(ask)
             case Reprice() if self._reprice is not None:
                 return await self._reprice()
-            case MakeDispute() | GiveAnswer() | Erase() if self._records is not None:
+            case MakeDispute() | GiveAnswer() | Erase() | BookPayments() if self._records is not None:
                 return await self._records.perform(ask)
         raise UsageError(f"a provider cannot do {type(ask).__name__}.")
 

@@ -19,7 +19,7 @@ import pytest
 from p2pgrid.commands.address import MOST_PATH_BYTES, socket_path
 from p2pgrid.commands.client import find_node
 from p2pgrid.commands.server import serve_commands
-from p2pgrid.commands.wire import DO_PATH, About, error_of, failure_of
+from p2pgrid.commands.wire import DO_PATH, MAX_COMMAND_BYTES, About, error_of, failure_of
 from p2pgrid.errors import InvalidRecord, LedgerError, LocalError, P2pgridError, ProtocolViolation, Refused, UsageError
 
 ABOUT = About(version="1", peer_id="12D3KooWtest", role="client", pid=os.getpid())
@@ -222,6 +222,6 @@ async def test_a_command_that_is_too_long(tmp_path: Path) -> None:
         connector = aiohttp.UnixConnector(path=str(path))
         async with (
             aiohttp.ClientSession(connector=connector) as session,
-            session.post(f"http://node{DO_PATH}", data=b"x" * 100_000) as response,
+            session.post(f"http://node{DO_PATH}", data=b"x" * (MAX_COMMAND_BYTES + 1)) as response,
         ):
             assert response.status == 413

@@ -1,0 +1,1 @@
+"""What is to be paid, ordered once, and whether the bank has done it."""

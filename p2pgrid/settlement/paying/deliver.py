@@ -1,0 +1,56 @@
+"""From a batch to files on disk: written down first, then written out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from p2pgrid.errors import UsageError
+from p2pgrid.settlement.paying.orders_book import Batch, Ordered, OrdersBook
+from p2pgrid.settlement.payments.orders import PaymentBatch
+from p2pgrid.settlement.payments.rail_files import write_new
+from p2pgrid.settlement.payments.rails import NamedRail
+
+
+def order_batch(
+    book: OrdersBook, rail: NamedRail, batch: PaymentBatch, rows: Sequence[Ordered], folder: Path, now_ms: int
+) -> list[Path]:
+    """Make the batch's files, remember its orders, and only then write the files; their paths.
+
+    Where this ends in between, the orders are known and the files are kept: `write_again` writes the same ones.
+    Raises UsageError (the folder is missing, an order was ordered before), LocalError (the schema refuses the file, the
+    disk), LedgerError.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"the folder {folder} does not exist.", hint="Create it, or name another with --out.")
+    created = datetime.fromtimestamp(now_ms // 1000, UTC)
+    files = rail.write(batch, created=created)
+    made = Batch(
+        message_id=batch.message_id,
+        rail=rail.name,
+        execution_date=batch.execution_date.isoformat(),
+        payer_iban=batch.payer.iban,
+        ordered_ms=now_ms,
+        written_ms=None,
+        folder="",
+    )
+    taken = [folder / file.name for file in files if (folder / file.name).exists()]
+    if taken:
+        raise UsageError(f"{taken[0]} is there already.", hint="Move it away, or name another folder with --out.")
+    book.order(made, files, rows)
+    paths = [write_new(folder, file) for file in files]
+    book.written(batch.message_id, str(folder.resolve()), now_ms)
+    return paths
+
+
+def write_again(book: OrdersBook, message_id: str, folder: Path, now_ms: int) -> list[Path]:
+    """Write a batch's files once more: the same bytes, under the same message id. Raises UsageError, LocalError."""
+    found = [one for one in book.batches() if one.message_id.startswith(message_id.strip().upper())]
+    if len(found) != 1 or not message_id.strip():
+        what = "no payment file's" if not found else "more than one payment file's"
+        raise UsageError(f"{what} id begins with {message_id[:40]!r}.", hint="`p2pgrid pay --list` shows them.")
+    files = book.files(found[0].message_id)
+    paths = [write_new(folder, file) for file in files]
+    book.written(found[0].message_id, str(folder.resolve()), now_ms)
+    return paths

@@ -1,0 +1,221 @@
+"""What is refused, with the line and what to do; and what is not paid."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from p2pgrid.errors import LocalError, UsageError
+from p2pgrid.ledger.lock import WriterLock
+from p2pgrid.proto.record import Role, sign_message
+from p2pgrid.settlement.bank.store import lock_path
+from p2pgrid.settlement.database import FILE_NAME
+from p2pgrid.settlement.payments.refusals import BankFileError
+from tests.settlement.paying.scene import ALICE, OURS, Scene
+from tests.settlement.payments.bank import Bank, Movement
+from tests.settlement.records import Billed
+
+LATER = ("--until", "2028-01-01")
+MOVEMENTS = [Movement(cents=1_240, text="one"), Movement(cents=99, text="two")]
+BOMB = b"""<?xml version="1.0"?>
+<!DOCTYPE lolz [
+ <!ENTITY lol "lol">
+ <!ENTITY lol2 "&lol;&lol;&lol;&lol;">
+]>
+<Document>&lol2;</Document>"""
+XXE = b"""<?xml version="1.0"?>
+<!DOCTYPE d [<!ENTITY x SYSTEM "file:///etc/passwd">]>
+<Document>&x;</Document>"""
+
+
+def line_of(data: bytes, piece: bytes) -> int:
+    return data[: data.index(piece)].count(b"\n") + 1
+
+
+GOOD = Bank().write(MOVEMENTS)
+COMMA = GOOD.replace(b">12.40<", b">12,40<")
+FOREIGN = GOOD.replace(b'<Amt Ccy="EUR">0.99<', b'<Amt Ccy="USD">0.99<')
+MISSING = GOOD.replace(b"<CdtDbtInd>CRDT", b"<CdtDbtInd>DBIT", 3)
+BAD = {
+    "a comma": (COMMA, line_of(COMMA, b"12,40"), "comma"),
+    "dollars on an account in euros": (FOREIGN, line_of(FOREIGN, b'"USD"') - 1, "USD"),
+    "half a file": (GOOD[: len(GOOD) // 2], GOOD[: len(GOOD) // 2].count(b"\n") + 1, "cut off"),
+    "a bomb": (BOMB, 2, "DTD"),
+    "another file's contents": (XXE, 2, "DTD"),
+    "a missing entry": (MISSING, line_of(MISSING, b"<Stmt>"), "entries come to"),
+    "a wrong IBAN": (GOOD.replace(OURS.encode(), b"LT121000011101001001"), line_of(GOOD, OURS.encode()), "IBAN"),
+    "not XML": (b"%PDF-1.7 ...", 1, "PDF"),
+    "nothing": (b"", 0, "empty"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_file_that_is_not_as_it_should_be_is_refused_with_its_line_and_nothing_of_any_is_booked(
+    scene: Scene, name: str
+) -> None:
+    data, line, why = BAD[name]
+    scene.billed.bill(1_240)
+    scene.meet()
+    (sent,) = scene.pay(*LATER)
+    good, bad = scene.camt([sent]), scene.folder / "bad.xml"
+    bad.write_bytes(data)
+    with pytest.raises(BankFileError, match=why) as refused:
+        scene.provider("bank", "import", good, bad)
+    assert refused.value.message.startswith(f"bad.xml, line {line}: " if line else "bad.xml")
+    assert "taken" in refused.value.hint
+    assert scene.provider.payments(scene.billed.id) == []
+    assert scene.provider.json("bank", "import", good)["payments_booked"] == 1
+
+
+def test_a_typed_list_is_read_and_its_faults_are_told_by_line(scene: Scene) -> None:
+    number = scene.billed.bill(1_240).message.invoice_number
+    scene.meet()
+    path = scene.folder / "list.csv"
+    header = "date;amount;currency;account;name;iban;reference;text\n"
+    row = f"2026-11-02;12.40;EUR;{OURS};Alice GmbH;{ALICE};;Invoice {number}\n"
+    path.write_text(header + row.replace("12.40", "12,40"))
+    with pytest.raises(BankFileError, match=r"list.csv, line 2: the amount '12,40' has a comma"):
+        scene.provider("bank", "import", path, "--rail", "manual")
+    path.write_text(header + row)
+    assert scene.provider.json("bank", "import", path, "--rail", "manual")["payments_booked"] == 1
+    assert scene.provider.json("bank", "import", path, "--rail", "manual")["payments_booked"] == 0
+    assert scene.open_cents() == 0
+
+
+def test_a_foreign_payment_is_shown_and_booked_to_nobody(scene: Scene) -> None:
+    scene.billed.bill(1_240)
+    scene.meet()
+    (sent,) = scene.pay(*LATER)
+    dollars = scene.camt([replace(sent, currency="USD")], currency="USD")
+    done = scene.provider.json("bank", "import", dollars)
+    assert [one["kind"] for one in done["decided"]] == ["foreign-currency"] and done["payments_booked"] == 0
+
+
+def test_another_account_than_the_last_time_stops_until_a_person_names_it(scene: Scene) -> None:
+    scene.billed.bill(1_000)
+    scene.meet()
+    scene.pay(*LATER)
+    scene.billed.bill(2_000)
+    scene.meet()
+    stolen = "EE382200221020145685"
+    scene.details.say(scene.billed.provider, Role.PROVIDER, sequence=2, iban=stolen)
+    for words in ((), ("--confirm-account", OURS)):
+        with pytest.raises(UsageError, match=f"was paid to {OURS} before, and its billing details now say {stolen}"):
+            scene.pay(*LATER, *words)
+    shown = scene.client.json("pay", "--out", scene.out, "--confirm-account", stolen, *LATER)
+    assert [one["iban"] for one in shown["payments"]] == [stolen]
+    scene.billed.bill(3_000)
+    scene.meet()
+    assert scene.pay(*LATER), "it is asked once"
+
+
+def test_invoices_that_do_not_fit_their_statement_are_named_and_not_paid(scene: Scene) -> None:
+    right = scene.billed.bill(1_000)
+    more = scene.billed.invoice(scene.billed.state(2_000), 2_001)
+    half = scene.billed.state(3_000)
+    half = sign_message(half.message, Role.PROVIDER, scene.billed.provider)
+    scene.billed.statements[-1] = half
+    unsigned = scene.billed.invoice(half)
+    scene.meet()
+    shown = scene.client.json("pay", "--out", scene.out, *LATER)
+    assert [one["invoices"][0]["number"] for one in shown["payments"]] == [right.message.invoice_number]
+    why = {one["invoice"]: one["why"] for one in shown["not_payable"]}
+    assert why[more.message.invoice_number].startswith("The net of invoice")
+    assert why[unsigned.message.invoice_number] == "statement 3 has not been signed by both"
+    with pytest.raises(UsageError, match="cannot be paid: statement 3"):
+        scene.client("pay", "--invoice", unsigned.message.invoice_number)
+
+
+def test_what_is_not_due_waits_unless_it_is_named(scene: Scene) -> None:
+    number = scene.billed.bill(1_000).message.invoice_number
+    scene.meet()
+    shown = scene.client.json("pay", "--out", scene.out)
+    assert (shown["payments"], [one["invoices"] for one in shown["not_ordered"]]) == ([], [[number]])
+    assert "Nothing is to be paid" in scene.client("pay", "--out", scene.out)
+    assert scene.pay("--invoice", number)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("pay", "--until", "31.12.2027"), "is no day"),
+        (("pay", "--execution-date", "2020-01-01"), "is over"),
+        (("pay", "--rail", "carrier-pigeon"), "no rail"),
+        (("pay", "--again", "AAAA"), "the key of no payment"),
+        (("pay", "--file", "P"), "no payment file"),
+        (("pay", "--peer", "nobody"), "is no peer id"),
+        (("pay", "--invoice", "X-1"), "not one that was received"),
+        (("pay", "--prepay", "12D3KooWGRUkgrLnMRZ8oAFLuSCzHGV2N6rZQdMcEMNmPvFPUmnJ", "1,00"), "no channel|peer id"),
+        (("bank", "import", "missing.xml"), "cannot be read"),
+        (("bank", "assign", "AAAA", "X-1"), "no entry"),
+        (("bank", "assign", "AAAA"), "one of INVOICE"),
+        (("bank", "refund", "X-1", "1.00"), "no invoice"),
+        (("bank", "refund", "X-1", "1,00"), "comma"),
+    ],
+)
+def test_wrong_usage_says_what_is_wrong(scene: Scene, arguments: tuple[str, ...], why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        scene.client(*arguments)
+
+
+def test_one_command_at_a_time(scene: Scene) -> None:
+    lock = WriterLock(lock_path(scene.client.path / FILE_NAME))
+    try:
+        with pytest.raises(LocalError, match="another `p2pgrid pay` or `p2pgrid bank` is at work"):
+            scene.client("pay", "--list")
+    finally:
+        lock.release()
+
+
+def test_a_file_of_that_name_is_never_written_over(scene: Scene) -> None:
+    scene.billed.bill(1_000)
+    scene.meet()
+    shown = scene.client.json("pay", "--dry-run", "--out", scene.out, *LATER)
+    path = scene.out / f"pain.001-{shown['message_id']}.xml"
+    path.write_text("mine")
+    with pytest.raises(UsageError, match="is there already"):
+        scene.pay(*LATER)
+    assert path.read_text() == "mine"
+    path.unlink()
+    assert scene.pay(*LATER), "nothing had been remembered as ordered"
+
+
+def test_a_seller_may_choose_our_own_invoice_number(scene: Scene) -> None:
+    """We sell to Alice, and Alice's node sells to us under the same numbers."""
+    ours = scene.billed.bill(1_240)
+    theirs = Billed(provider=scene.billed.client, client=scene.billed.provider, name="the other way")
+    theirs.bill(7_700)
+    scene.provider.put(*theirs.records)
+    scene.meet()
+    assert theirs.invoices[0].message.invoice_number == ours.message.invoice_number
+    movement = Movement(cents=1_240, text=f"Invoice {ours.message.invoice_number}", name="Alice GmbH", iban=ALICE)
+    done = scene.provider.json("bank", "import", scene.camt([movement]))
+    assert [(one["kind"], one["bookings"][0]["is_purchase"]) for one in done["decided"]] == [("exact", False)]
+    assert scene.open_cents() == 0
+
+
+def test_text_of_others_does_not_move_the_cursor(scene: Scene, tmp_path: Path) -> None:
+    movement = Movement(cents=5, text="x", name="Evil \u202eGmbH", iban=ALICE)
+    shown = scene.provider("bank", "import", scene.camt([movement]))
+    assert "\u202e" not in shown and "Evil ?GmbH" in shown
+
+
+def test_another_companys_money_is_not_taken_for_a_clients_that_claims_its_account(scene: Scene) -> None:
+    scene.billed.bill(50_000)
+    scene.meet()
+    rent = Movement(cents=50_000, text="Miete November", name="Alice GmbH", iban=ALICE)
+    done = scene.provider.json("bank", "import", scene.camt([rent]))
+    assert [(one["kind"], one["candidates"]) for one in done["decided"]] == [
+        ("ambiguous", [scene.billed.invoices[0].message.invoice_number])
+    ]
+    (sent,) = scene.pay(*LATER)
+    scene.billed.bill(7_000)
+    scene.meet()
+    bare = replace(rent, cents=7_000, text="", day="2026-11-24")
+    done = scene.provider.json("bank", "import", scene.camt([sent, bare]))
+    assert [one["kind"] for one in done["decided"] if one["amount_cents"] == 50_000] == ["exact"]
+    assert [one["kind"] for one in done["decided"] if one["amount_cents"] == 7_000] == ["ambiguous"]
+    done = scene.provider.json("bank", "import", scene.camt([replace(bare, day="2026-11-25")]))
+    assert "exact" in [one["kind"] for one in done["decided"]], "that account has paid for this client by now"
