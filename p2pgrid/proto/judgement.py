@@ -63,10 +63,11 @@ class Case:
         """Make a finding of a broken rule."""
         self.docket.add(draft_of(book, held, fault))
 
-    def note(self, book: Book, code: str, about: list[Held[Any]], sentence: str) -> None:
+    def note(self, book: Book, code: str, about: list[Held[Any]], sentence: str, *, cents: int | None = None) -> None:
         """Report a note about several records of the channel, at the first of them."""
         first = about[0]
-        self.docket.add(Draft(code, sentence, first.places[:1], record_id=first.record_id, channel=book.id))
+        draft = Draft(code, sentence, first.places[:1], record_id=first.record_id, channel=book.id, cents=cents)
+        self.docket.add(draft)
 
 
 def draft_of(book: Book, held: Held[Any], fault: Fault) -> Draft:
@@ -76,7 +77,17 @@ def draft_of(book: Book, held: Held[Any], fault: Fault) -> Draft:
     """
     usual = CODES[fault.code]
     convinces = (usual.convinces or usual.party is Party.HOLDER) and fault.party is not Party.UNCLEAR and fault.proven
-    return Draft(fault.code, fault.sentence, held.places, fault.party, held.record_id, book.id, convinces=convinces)
+    return Draft(
+        fault.code,
+        fault.sentence,
+        held.places,
+        fault.party,
+        held.record_id,
+        book.id,
+        convinces=convinces,
+        cents=fault.cents,
+        others=fault.others,
+    )
 
 
 def judge_channel(case: Case, book: Book) -> None:

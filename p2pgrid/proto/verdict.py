@@ -503,6 +503,8 @@ class _Owners:
             channel=draft.channel.hex(),
             time_ms=0 if is_absence else times_ms.get(draft.record_id, 0),
             count=draft.count,
+            difference_cents=draft.cents,
+            other_record_ids=tuple(other.hex() for other in draft.others if other),
         )
 
     def _where(self, draft: Draft) -> str:
