@@ -94,9 +94,7 @@ class StatementMoney:
     """One statement, and every cent of it. `invoiced` is what covers come to, and open, less owed back and given on."""
 
     statement_id: bytes
-    number: int
-    gross_cents: int
-    """As it states it."""
+    statement: Statement
     invoiced_cents: int | None
     """What its invoices come to; None where it has none yet. Then nothing is open of it."""
     covers: list[Cover] = field(default_factory=list)
@@ -118,7 +116,7 @@ class StatementMoney:
     @property
     def not_invoiced_cents(self) -> int:
         """Its gross, where no invoice has asked for it yet."""
-        return self.gross_cents if self.invoiced_cents is None else 0
+        return self.statement.gross_cents if self.invoiced_cents is None else 0
 
 
 @dataclass(slots=True)
@@ -148,8 +146,8 @@ class ChannelMoney:
 
     statements: dict[bytes, StatementMoney]
     """By id, in the order of their numbers."""
-    movements: dict[bytes, MovementMoney]
-    """By record id, as they came."""
+    movements: list[MovementMoney]
+    """In time. One record may tell of several."""
 
     @property
     def open_cents(self) -> int:
@@ -157,7 +155,7 @@ class ChannelMoney:
 
     @property
     def paid_ahead_cents(self) -> int:
-        return sum(one.unused_cents for one in self.movements.values())
+        return sum(one.unused_cents for one in self.movements)
 
 
 MovementsOf = Callable[[bytes, Any], Iterable[Movement]]
@@ -211,15 +209,14 @@ def allot(
     billed: dict[bytes, list[int]] = defaultdict(list)
     for invoice in invoices:
         billed[invoice.statement].append(invoice.gross_cents)
-    money = ChannelMoney({}, {})
+    money = ChannelMoney({}, [])
     for statement_id, message in sorted(statements, key=lambda pair: (pair[1].statement_number, pair[0])):
         owed = sum(billed[statement_id]) if statement_id in billed else None
-        money.statements[statement_id] = StatementMoney(
-            statement_id, message.statement_number, message.gross_cents, owed
-        )
+        money.statements[statement_id] = StatementMoney(statement_id, message, owed)
     named: dict[bytes, list[MovementMoney]] = defaultdict(list)
     for movement in sorted(movements, key=_in_time):
-        one = money.movements[movement.record_id] = MovementMoney(movement)
+        one = MovementMoney(movement)
+        money.movements.append(one)
         statement = money.statements.get(movement.statement)
         if not movement.statement:
             named[b""].append(one)
@@ -275,7 +272,9 @@ def _cover_by_name(statement: StatementMoney, named: Sequence[MovementMoney]) ->
     statement.open_cents = max(left, 0)
     if left < 0:
         statement.owed_back_cents = -left
-        sources.append(_Source(CoverKind.CREDIT, statement.statement_id, 0, -left, None, statement))
+        sources.append(
+            _Source(CoverKind.CREDIT, statement.statement_id, statement.statement.stated_ms, -left, None, statement)
+        )
     return sources
 
 

@@ -25,8 +25,11 @@ def faults_of_invoices(invoices: Sequence[Invoice], *, statement: Statement) -> 
     Several are right where one is taken back and made again: their sums count.
     """
     numbers = shortened([invoice.invoice_number for invoice in invoices])
-    if any(invoice.currency != statement.currency for invoice in invoices):
-        return [Fault("invoice-mismatch", f"The invoice {numbers} is not in the statement's {statement.currency}.")]
+    other = next((invoice for invoice in invoices if invoice.currency != statement.currency), None)
+    if other is not None:
+        sentence = f"The invoice {other.invoice_number} over {euros(other.gross_cents, other.currency)} is of "
+        sentence += f"statement {statement.statement_number}, which is in {statement.currency}."
+        return [Fault("invoice-mismatch", sentence, cents=other.gross_cents)]
     for name, billed, owed in (
         ("net", sum(i.net_cents for i in invoices), statement.net_cents),
         ("VAT", sum(i.vat_cents for i in invoices), statement.gross_cents - statement.net_cents),
