@@ -188,6 +188,11 @@ def date_time(time_ms: int) -> str:
         return f"{time_ms} ms"
 
 
+def date_of(time_ms: int) -> str:
+    """`2026-06-30`, in UTC. What no calendar shows comes back as the number."""
+    return date_time(time_ms)[:10] if date_time(time_ms).endswith("UTC") else f"{time_ms} ms"
+
+
 def printable(text: str) -> str:
     """The text with every control or direction-changing character replaced."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -89,6 +89,8 @@ class ChannelSettlement(msgspec.Struct, frozen=True, kw_only=True):
     payments_cents: int
     """All that came, less all that went back."""
     set_off_cents: int
+    uncounted_cents: int
+    """Of `payments_cents`: what no statement counts yet."""
     balance_cents: int
     """What the client owes, opening and all; below zero: it has paid so much ahead. What is not invoiced counts too."""
     not_invoiced_cents: int
@@ -207,6 +209,7 @@ def _settlement(book: Book, now_ms: int) -> ChannelSettlement:
         invoiced_cents=sum(invoice.gross_cents for invoice in invoices),
         payments_cents=paid,
         set_off_cents=set_off,
+        uncounted_cents=paid - sum(held.message.payments_cents for held in book.statements.values()),
         balance_cents=opening + gross - paid - set_off,
         not_invoiced_cents=sum(one.not_invoiced_cents for one in money.statements.values()),
         open_cents=money.open_cents,

@@ -1,0 +1,168 @@
+"""What an audit has judged, sorted so that money can be followed through it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final
+
+from p2pgrid.audit.trace_parts import PartyNames
+from p2pgrid.proto.allotment import ChannelMoney, MoneyKind, MovementMoney, StatementMoney
+from p2pgrid.proto.channel_book import Book
+from p2pgrid.proto.evidence import Held
+from p2pgrid.proto.findings import Finding
+from p2pgrid.proto.messages import Receipt
+from p2pgrid.proto.settlement_summary import money_of
+from p2pgrid.proto.statement import Invoice, Statement
+from p2pgrid.proto.verdict import Judged, Verdict
+
+
+@dataclass(slots=True)
+class TracedChannel:
+    """One channel: its records, and every cent of it."""
+
+    book: Book
+    money: ChannelMoney
+    parties: PartyNames
+    invoices: dict[bytes, list[Held[Invoice]]]
+    """Of each statement, in time."""
+    statements: dict[bytes, Held[Statement]]
+    by_record: dict[bytes, MovementMoney]
+    """Movements by their record: the first, where one tells of several."""
+
+    @property
+    def id(self) -> bytes:
+        return self.book.id
+
+    def before(self, statement: Statement) -> Statement | None:
+        """The statement before."""
+        held = self.book.statements.get(statement.statement_number - 1)
+        return held.message if held is not None else None
+
+    def holding(self, number: int) -> list[StatementMoney]:
+        """The statements whose range has this receipt: one, if all is right."""
+        found = (self.money.statements.get(held.record_id) for _, held in sorted(self.book.statements.items()))
+        return [one for one in found if one and one.statement.first_receipt <= number <= one.statement.last_receipt]
+
+
+@dataclass(slots=True)
+class Transfer:
+    """What is booked of one entry of the bank, in whichever channels; or one record without an entry."""
+
+    movements: list[tuple[TracedChannel, MovementMoney]] = field(default_factory=list)
+
+    @property
+    def first(self) -> MovementMoney:
+        """The one that moved money, where others reallocate it."""
+        return next((m for _, m in self.movements if _is_moved(m)), self.movements[0][1])
+
+    @property
+    def amount_cents(self) -> int:
+        """What the bank moved."""
+        moved = [m.movement.amount_cents for _, m in self.movements if _is_moved(m)]
+        return sum(moved) if moved else sum(m.movement.amount_cents for _, m in self.movements)
+
+
+class TraceBook:
+    """Every channel that was judged."""
+
+    def __init__(self, judged: Judged) -> None:
+        self.verdict: Final[Verdict] = judged.verdict
+        self.offers: Final = judged.case.offers
+        self.now_ms: Final = judged.case.now_ms
+        named = {one.channel: one for one in judged.verdict.channels}
+        self.channels: Final = [_traced(book, named[book.id.hex()]) for book in judged.books]
+
+    @cached_property
+    def transfers(self) -> list[Transfer]:
+        """Every movement of money, those of one entry together; by time. What was set off is none."""
+        found: dict[tuple[bytes, bytes], Transfer] = defaultdict(Transfer)
+        for channel in self.channels:
+            for one in channel.money.movements:
+                movement = one.movement
+                if movement.kind is not MoneyKind.SET_OFF:
+                    provider = channel.book.channel.message.provider
+                    key = (provider, movement.entry) if movement.entry else (b"", movement.record_id)
+                    found[key].movements.append((channel, one))
+        for transfer in found.values():
+            transfer.movements.sort(key=lambda pair: (pair[1].movement.at_ms, pair[1].movement.record_id))
+        return sorted(found.values(), key=lambda t: (t.first.movement.at_ms, t.first.movement.record_id))
+
+    def touching(self, ids: Iterable[bytes], channels: Sequence[tuple[TracedChannel, int, int]]) -> list[Finding]:
+        """Findings and notes about these records, or about receipts (and their orders) of these ranges of numbers."""
+        wanted = {record_id.hex() for record_id in ids}
+        found = []
+        ranges: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for channel, first, last in channels:
+            ranges[channel.id.hex()].append((first, last))
+        for finding in (*self.verdict.findings, *self.verdict.notes):
+            number = self._receipt_numbers.get(finding.record_id)
+            in_range = number and any(a <= number <= b for a, b in ranges.get(finding.channel, ()))
+            if in_range or finding.record_id in wanted or not wanted.isdisjoint(finding.other_record_ids):
+                found.append(finding)
+        return found
+
+    @cached_property
+    def _receipt_numbers(self) -> dict[str, int]:
+        """Of each record that a finding is about: the number of the receipt that it is, or that it led to."""
+        about = {finding.record_id for finding in (*self.verdict.findings, *self.verdict.notes)} - {""}
+        named = {finding.channel for finding in (*self.verdict.findings, *self.verdict.notes)}
+        found: dict[str, int] = {}
+        for channel in self.channels:
+            if channel.id.hex() not in named:
+                continue
+            book = channel.book
+            billed = {h.message.order_number: number for number, h in book.receipts.items()}
+            records: list[Held[Any]] = [*book.receipts.values(), *book.disputes.values(), *book.answers.values()]
+            records += [h for orders in book.orders.values() for h in orders.values()]
+            records += [h for ticks in book.meters.values() for h in ticks.values()]
+            records += [h for ticks in book.vouchers.values() for h in ticks.values()]
+            for held in records:
+                if held.record_id.hex() in about:
+                    number = getattr(held.message, "receipt_number", 0)
+                    found[held.record_id.hex()] = number or billed.get(held.message.order_number, 0)
+        return found
+
+
+def receipts_between(channel: TracedChannel, first: int, last: int) -> list[Held[Receipt]]:
+    """Those at hand, by number."""
+    receipts = channel.book.receipts
+    if last - first > len(receipts):
+        return [receipts[number] for number in sorted(receipts) if first <= number <= last]
+    return [receipts[number] for number in range(first, last + 1) if number in receipts]
+
+
+def ranges_of(numbers: Iterable[int]) -> tuple[tuple[int, int], ...]:
+    """Unbroken ranges, first and last of each; the numbers are in order."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        if found and number == found[-1][1] + 1:
+            found[-1] = found[-1][0], number
+        else:
+            found.append((number, number))
+    return tuple(found)
+
+
+def _is_moved(one: MovementMoney) -> bool:
+    return one.movement.kind is not MoneyKind.REALLOCATED
+
+
+def _traced(book: Book, summary: Any) -> TracedChannel:
+    money = money_of(book)
+    invoices: dict[bytes, list[Held[Invoice]]] = defaultdict(list)
+    for held in sorted(book.invoices, key=lambda h: (h.message.issued_ms, h.record_id)):
+        invoices[held.message.statement].append(held)
+    by_record: dict[bytes, MovementMoney] = {}
+    for one in money.movements:
+        by_record.setdefault(one.movement.record_id, one)
+    parties = PartyNames(
+        channel=book.id.hex(),
+        provider=summary.provider,
+        client=summary.client,
+        operator=summary.operator,
+        currency=book.channel.message.currency,
+    )
+    statements = {held.record_id: held for held in book.all_statements}
+    return TracedChannel(book, money, parties, dict(invoices), statements, by_record)
