@@ -90,8 +90,8 @@ def print_verdict(verdict: Verdict, console: Console) -> None:
     for party, peer_id, name in _parties(verdict)[: 2 * MOST_CHANNELS]:
         console.print(_plain(f"{party} {peer_id} {name}".rstrip()), style="dim", soft_wrap=True)
     several = len(verdict.channels) > 1
-    _print_findings("Findings", verdict.findings, console, several=several)
-    _print_findings("Notes (no fault)", verdict.notes, console, several=several)
+    print_findings("Findings", verdict.findings, console, several=several)
+    print_findings("Notes (no fault)", verdict.notes, console, several=several)
 
 
 def headline(verdict: Verdict) -> str:
@@ -223,8 +223,8 @@ def _channel_table(channels: Sequence[ChannelSummary]) -> Table:
     return table
 
 
-def _print_findings(title: str, findings: Sequence[Finding], console: Console, *, several: bool) -> None:
-    """`several`: there are several channels, and it is said of which one a finding is."""
+def print_findings(title: str, findings: Sequence[Finding], console: Console, *, several: bool) -> None:
+    """Print findings, like with like. `several`: there are several channels, and it is said of which one each is."""
     if findings:
         console.print(Text(f"\n{title}", style="bold"))
     for group in grouped(findings):

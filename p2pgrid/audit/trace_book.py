@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ class TracedChannel:
     statements: dict[bytes, Held[Statement]]
     by_record: dict[bytes, MovementMoney]
     """Movements by their record: the first, where one tells of several."""
+    ranges: list[tuple[int, int, StatementMoney]]
+    """Of statements: the first receipt, the highest last one up to here, by the first."""
 
     @property
     def id(self) -> bytes:
@@ -43,8 +46,13 @@ class TracedChannel:
 
     def holding(self, number: int) -> list[StatementMoney]:
         """The statements whose range has this receipt: one, if all is right."""
-        found = (self.money.statements.get(held.record_id) for _, held in sorted(self.book.statements.items()))
-        return [one for one in found if one and one.statement.first_receipt <= number <= one.statement.last_receipt]
+        found = []
+        at = bisect_right(self.ranges, number, key=lambda one: one[0])
+        while at and self.ranges[at - 1][1] >= number:
+            at -= 1
+            if self.ranges[at][2].statement.last_receipt >= number:
+                found.append(self.ranges[at][2])
+        return sorted(found, key=lambda one: one.statement.statement_number)
 
 
 @dataclass(slots=True)
@@ -98,14 +106,14 @@ class TraceBook:
         for channel, first, last in channels:
             ranges[channel.id.hex()].append((first, last))
         for finding in (*self.verdict.findings, *self.verdict.notes):
-            number = self._receipt_numbers.get(finding.record_id)
+            number = self.receipt_numbers.get(finding.record_id)
             in_range = number and any(a <= number <= b for a, b in ranges.get(finding.channel, ()))
             if in_range or finding.record_id in wanted or not wanted.isdisjoint(finding.other_record_ids):
                 found.append(finding)
         return found
 
     @cached_property
-    def _receipt_numbers(self) -> dict[str, int]:
+    def receipt_numbers(self) -> dict[str, int]:
         """Of each record that a finding is about: the number of the receipt that it is, or that it led to."""
         about = {finding.record_id for finding in (*self.verdict.findings, *self.verdict.notes)} - {""}
         named = {finding.channel for finding in (*self.verdict.findings, *self.verdict.notes)}
@@ -155,8 +163,8 @@ def _traced(book: Book, summary: Any) -> TracedChannel:
     for held in sorted(book.invoices, key=lambda h: (h.message.issued_ms, h.record_id)):
         invoices[held.message.statement].append(held)
     by_record: dict[bytes, MovementMoney] = {}
-    for one in money.movements:
-        by_record.setdefault(one.movement.record_id, one)
+    for movement in money.movements:
+        by_record.setdefault(movement.movement.record_id, movement)
     parties = PartyNames(
         channel=book.id.hex(),
         provider=summary.provider,
@@ -165,4 +173,9 @@ def _traced(book: Book, summary: Any) -> TracedChannel:
         currency=book.channel.message.currency,
     )
     statements = {held.record_id: held for held in book.all_statements}
-    return TracedChannel(book, money, parties, dict(invoices), statements, by_record)
+    ranges: list[tuple[int, int, StatementMoney]] = []
+    standing = [one for h in book.statements.values() if (one := money.statements.get(h.record_id)) is not None]
+    for one in sorted(standing, key=lambda one: (one.statement.first_receipt, one.statement.statement_number)):
+        highest = max(one.statement.last_receipt, ranges[-1][1] if ranges else 0)
+        ranges.append((one.statement.first_receipt, highest, one))
+    return TracedChannel(book, money, parties, dict(invoices), statements, by_record, ranges)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -9,7 +10,6 @@ from dataclasses import dataclass, field
 from p2pgrid.audit.trace_book import TraceBook, TracedChannel, Transfer, receipts_between
 from p2pgrid.audit.trace_parts import PeerRow, StatementRow, TransferRow, WholeTrace
 from p2pgrid.proto.allotment import CoverKind, StatementMoney
-from p2pgrid.proto.findings import Finding
 from p2pgrid.proto.invoice_sums import cents_of, vat_of
 from p2pgrid.proto.settlement_summary import ChannelSettlement
 from p2pgrid.proto.statement_rules import statement_net
@@ -40,21 +40,30 @@ class _Codes:
     """The codes of the findings about a statement, its invoices and its receipts."""
 
     book: TraceBook
-    by_record: dict[str, list[Finding]] = field(default_factory=lambda: defaultdict(list))
+    by_record: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    by_receipt: dict[str, list[tuple[int, str]]] = field(default_factory=lambda: defaultdict(list))
+    """For each channel: numbers of receipts with codes, in order."""
 
     def __post_init__(self) -> None:
         for finding in self.book.verdict.findings:
             for record_id in (finding.record_id, *finding.other_record_ids):
-                self.by_record[record_id].append(finding)
+                self.by_record[record_id].add(finding.code)
+            number = self.book.receipt_numbers.get(finding.record_id, 0)
+            if number:
+                self.by_receipt[finding.channel].append((number, finding.code))
+        for numbered in self.by_receipt.values():
+            numbered.sort()
 
     def of(self, channel: TracedChannel, money: StatementMoney) -> tuple[str, ...]:
         if not self.by_record:
             return ()
         ids = [money.statement_id, *(held.record_id for held in channel.invoices.get(money.statement_id, ()))]
-        found = [finding for record_id in ids for finding in self.by_record.get(record_id.hex(), ())]
-        found += self.book.touching((), [(channel, money.statement.first_receipt, money.statement.last_receipt + 1)])
-        known = {finding.code for finding in self.book.verdict.findings}
-        return tuple(sorted({finding.code for finding in found} & known))
+        found = {code for record_id in ids for code in self.by_record.get(record_id.hex(), ())}
+        # A gap before a receipt is a finding about that one: so the receipt after the last counts, too.
+        numbered = self.by_receipt.get(channel.id.hex(), [])
+        start = bisect_left(numbered, (money.statement.first_receipt, ""))
+        end = bisect_left(numbered, (money.statement.last_receipt + 2, ""))
+        return tuple(sorted(found.union(code for _, code in numbered[start:end])))
 
 
 def _statement_row(book: TraceBook, channel: TracedChannel, money: StatementMoney, codes: _Codes) -> StatementRow:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from p2pgrid.proto.verdict import Verdict
 
 
-def _moment(_ctx: click.Context, _param: click.Parameter, text: str | None) -> int | None:
+def moment(_ctx: click.Context, _param: click.Parameter, text: str | None) -> int | None:
     """A date or a time of ISO 8601, as Unix milliseconds. A date alone means its end; without an offset it is UTC."""
     if text is None:
         return None
@@ -47,7 +47,7 @@ def _moment(_ctx: click.Context, _param: click.Parameter, text: str | None) -> i
     "--at",
     "at_ms",
     metavar="DATE",
-    callback=_moment,
+    callback=moment,
     help="Judge terms as of then. [default: the latest record]",
 )
 @click.option("--logged", is_flag=True, help="Demand a proof of inclusion in the provider's log for every receipt.")
