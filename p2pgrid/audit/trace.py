@@ -48,6 +48,7 @@ def transfer_trace(book: TraceBook, transfer: Transfer, *, with_receipts: bool =
         shares.append(_share(book, one_channel, money, cover, with_receipts=with_receipts))
         _touch(one_channel, money, ids, ranges)
     own = {movement.movement.record_id for _, movement in transfer.movements}
+    reference_of, same_reference = book.about_reference(transfer)
     traced = TransferTrace(
         payment_ids=tuple(movement.movement.record_id.hex() for _, movement in transfer.movements),
         entry=first.movement.entry.hex(),
@@ -60,6 +61,8 @@ def transfer_trace(book: TraceBook, transfer: Transfer, *, with_receipts: bool =
         undone=tuple(_undone(transfer, own)),
         unused_cents=sum(movement.unused_cents for _, movement in transfer.movements),
         astray_cents=sum(movement.astray_cents for _, movement in transfer.movements),
+        reference_of=reference_of,
+        same_reference=same_reference,
         parties=channel.parties,
     )
     return _with_findings(book, "transfer", ids | own, ranges, transfer=traced)

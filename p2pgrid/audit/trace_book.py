@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
@@ -14,6 +14,7 @@ from p2pgrid.proto.allotment import ChannelMoney, MoneyKind, MovementMoney, Stat
 from p2pgrid.proto.channel_book import Book
 from p2pgrid.proto.evidence import Held
 from p2pgrid.proto.findings import Finding
+from p2pgrid.proto.judgement import shortened
 from p2pgrid.proto.messages import Receipt
 from p2pgrid.proto.settlement_summary import money_of
 from p2pgrid.proto.statement import Invoice, Statement
@@ -73,10 +74,26 @@ class Transfer:
         return sum(moved) if moved else sum(m.movement.amount_cents for _, m in self.movements)
 
 
+References = Callable[[bytes], Iterable[str]]
+"""From a statement's id to the references that were made for it, in their one form: letters and digits, upper case."""
+
+
+def no_references(_statement_id: bytes) -> Iterable[str]:
+    """Nothing is known of references."""
+    return ()
+
+
+def compact(reference: str) -> str:
+    """A reference in its one form."""
+    return "".join(c for c in reference.upper() if c.isascii() and c.isalnum())
+
+
 class TraceBook:
     """Every channel that was judged."""
 
-    def __init__(self, judged: Judged) -> None:
+    def __init__(self, judged: Judged, references: References = no_references) -> None:
+        """`references`: by which the money for a statement is found."""
+        self._references: Final = references
         self.verdict: Final[Verdict] = judged.verdict
         self.offers: Final = judged.case.offers
         self.now_ms: Final = judged.case.now_ms
@@ -97,6 +114,49 @@ class TraceBook:
         for transfer in found.values():
             transfer.movements.sort(key=lambda pair: (pair[1].movement.at_ms, pair[1].movement.record_id))
         return sorted(found.values(), key=lambda t: (t.first.movement.at_ms, t.first.movement.record_id))
+
+    @cached_property
+    def by_reference(self) -> dict[str, tuple[TracedChannel, StatementMoney]]:
+        """The statement that each reference was made for."""
+        return {
+            reference: (channel, money)
+            for channel in self.channels
+            for money in channel.money.statements.values()
+            for reference in self._references(money.statement_id)
+        }
+
+    @cached_property
+    def _with_reference(self) -> dict[str, list[Transfer]]:
+        found: dict[str, list[Transfer]] = defaultdict(list)
+        for transfer in self.transfers:
+            found[compact(transfer.first.movement.reference)].append(transfer)
+        return found
+
+    def having_reference(self, reference: str) -> list[Transfer]:
+        """Transfers with this reference, which must not be empty."""
+        return self._with_reference.get(compact(reference), []) if compact(reference) else []
+
+    def about_reference(self, transfer: Transfer) -> tuple[str, tuple[str, ...]]:
+        """`TransferTrace.reference_of` and `same_reference`."""
+        reference = transfer.first.movement.reference
+        undone = {i for _, m in transfer.movements for u in m.undone for i in (u.came, u.went)}
+        own = {m.movement.record_id for _, m in transfer.movements}
+        others = [
+            other.first.movement.record_id.hex()
+            for other in self.having_reference(reference)
+            if not undone & {m.movement.record_id for _, m in other.movements} - own and other is not transfer
+        ]
+        made_for = self.by_reference.get(compact(reference))
+        said = ""
+        if made_for is not None:
+            channel, money = made_for
+            covered = {cover.statement for _, m in transfer.movements for cover in m.covers}
+            named = {m.movement.statement for _, m in transfer.movements}
+            if money.statement_id not in covered | named:
+                numbers = [held.message.invoice_number for held in channel.invoices.get(money.statement_id, ())]
+                of = f" (invoice {shortened(numbers)})" if numbers else ""
+                said = f"statement {money.statement.statement_number} of channel {channel.id.hex()[:8]}{of}"
+        return said, tuple(others)
 
     def touching(self, ids: Iterable[bytes], channels: Sequence[tuple[TracedChannel, int, int]]) -> list[Finding]:
         """Findings and notes about these records, or about receipts (and their orders) of these ranges of numbers."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -11,7 +11,7 @@ from typing import Final
 
 from p2pgrid.audit.report import date_of
 from p2pgrid.audit.trace import invoice_trace, receipt_trace, statement_trace, transfer_trace
-from p2pgrid.audit.trace_book import TraceBook, TracedChannel, Transfer
+from p2pgrid.audit.trace_book import TraceBook, TracedChannel, Transfer, compact
 from p2pgrid.audit.trace_parts import Candidate, Trace
 from p2pgrid.errors import UsageError
 from p2pgrid.proto.allotment import StatementMoney
@@ -22,7 +22,6 @@ from p2pgrid.units import format_cents
 
 MIN_PREFIX_CHARS: Final = 4
 MOST_CANDIDATES: Final = 20
-REFERENCE_CHARS: Final = 35
 KINDS: Final = ("payment", "invoice", "statement", "receipt")
 HINT: Final = (
     "Name a transfer by its end-to-end reference, by `12.40` or `12.40 2026-11-02`, or by a payment's id; an invoice "
@@ -38,8 +37,6 @@ _HEX: Final = re.compile(rf"[0-9a-f]{{{MIN_PREFIX_CHARS},64}}", re.IGNORECASE)
 _NUMBERED: Final = re.compile(r"([0-9a-f]{1,64}):(s?)([1-9][0-9]{0,15})", re.IGNORECASE)
 _NUMBER: Final = re.compile(r"[1-9][0-9]{0,15}")
 
-References = Callable[[bytes], Iterable[str]]
-"""The references by which the money for a statement, given by its id, is found; in their one form."""
 Make = Callable[..., Trace]
 """Makes the trace; takes `with_receipts`."""
 
@@ -64,9 +61,9 @@ class Found:
     make: Make
 
 
-def find(book: TraceBook, name: str, references: References) -> Found:
+def find(book: TraceBook, name: str) -> Found:
     """What the name means. Raises Ambiguous with the candidates, NotNamed, UsageError for what is no name."""
-    kind, found = find_all(book, name, references)
+    kind, found = find_all(book, name)
     unique = list({one.candidate.name: one for one in found}.values())
     if len(unique) == 1:
         return unique[0]
@@ -75,7 +72,7 @@ def find(book: TraceBook, name: str, references: References) -> Found:
     raise NotNamed(f"no {kind or 'record'} at hand is named {name[:80]!r}.", hint=HINT)
 
 
-def find_all(book: TraceBook, name: str, references: References) -> tuple[str, list[Found]]:
+def find_all(book: TraceBook, name: str) -> tuple[str, list[Found]]:
     """The kind that the name says, and all that it fits: by exact names first, else by an amount, else by ids."""
     kind, _, rest = name.partition(":")
     if kind.lower() in KINDS:
@@ -86,7 +83,7 @@ def find_all(book: TraceBook, name: str, references: References) -> tuple[str, l
     if not name:
         raise UsageError("a name is empty.", hint=HINT)
     for look in (_by_exact_name, _by_amount, _by_id, _by_number):
-        found = [one for one in look(book, name, references, kind) if kind in ("", _kind_word(one.candidate.kind))]
+        found = [one for one in look(book, name, kind) if kind in ("", _kind_word(one.candidate.kind))]
         if found:
             return kind, found
     return kind, []
@@ -96,22 +93,17 @@ def _kind_word(kind: str) -> str:
     return "payment" if kind == "transfer" else kind
 
 
-def _by_exact_name(book: TraceBook, name: str, references: References, kind: str) -> Iterator[Found]:
+def _by_exact_name(book: TraceBook, name: str, kind: str) -> Iterator[Found]:
     for channel in book.channels:
         for invoices in channel.invoices.values():
             yield from (invoice_found(book, channel, h) for h in invoices if h.message.invoice_number == name)
-    compact = "".join(name.split()).upper()
-    paid = [t for t in book.transfers if compact and "".join(t.first.movement.reference.split()).upper() == compact]
+    paid = book.having_reference(name)
     yield from (transfer_found(book, transfer) for transfer in paid)
-    if paid or len(compact) > REFERENCE_CHARS:
-        return
-    for channel in book.channels:
-        for money in channel.money.statements.values():
-            if compact in references(money.statement_id):
-                yield statement_found(book, channel, money)
+    if not paid and compact(name) in book.by_reference:
+        yield statement_found(book, *book.by_reference[compact(name)])
 
 
-def _by_amount(book: TraceBook, name: str, references: References, kind: str) -> Iterator[Found]:
+def _by_amount(book: TraceBook, name: str, kind: str) -> Iterator[Found]:
     read = _AMOUNT.fullmatch(name)
     if read is None:
         return
@@ -128,7 +120,7 @@ def _by_amount(book: TraceBook, name: str, references: References, kind: str) ->
             yield transfer_found(book, transfer)
 
 
-def _by_id(book: TraceBook, name: str, references: References, kind: str) -> Iterator[Found]:
+def _by_id(book: TraceBook, name: str, kind: str) -> Iterator[Found]:
     if not _HEX.fullmatch(name):
         return
     start = name.lower()
@@ -147,7 +139,7 @@ def _by_id(book: TraceBook, name: str, references: References, kind: str) -> Ite
                 yield receipt_found(book, channel, held)
 
 
-def _by_number(book: TraceBook, name: str, references: References, kind: str) -> Iterator[Found]:
+def _by_number(book: TraceBook, name: str, kind: str) -> Iterator[Found]:
     """`CHANNEL:NUMBER`, `CHANNEL:sNUMBER`; with a kind the number alone: `receipt:31`, `statement:2`."""
     read = _NUMBERED.fullmatch(name)
     if read is not None:

@@ -212,6 +212,10 @@ class TransferTrace(msgspec.Struct, frozen=True, kw_only=True):
     """Paid ahead, and counts for nothing yet."""
     astray_cents: int
     """For what is not there. There is a finding."""
+    reference_of: str
+    """What the reference was made for, where the transfer pays something else; empty if there is nothing to say."""
+    same_reference: tuple[str, ...]
+    """Record ids of other transfers with its reference, those apart that undid it or that it undid."""
     parties: PartyNames
 
 
@@ -262,6 +266,9 @@ class TransferRow(msgspec.Struct, frozen=True, kw_only=True):
     astray_cents: int
     left_over_cents: int
     """0: the four make the amount."""
+    reference_of: str
+    """As in `TransferTrace`, and so is the next."""
+    same_reference: tuple[str, ...]
 
 
 class PeerRow(msgspec.Struct, frozen=True, kw_only=True):

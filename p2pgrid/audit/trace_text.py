@@ -114,6 +114,11 @@ def _transfer(transfer: TransferTrace) -> Iterator[str]:
     yield from _aligned(rows)
     if any(0 < share.cents < share.of_cents for share in transfer.shares):
         yield NO_RECEIPT_FIRST
+    if transfer.reference_of:
+        yield f"Its reference was made for {transfer.reference_of}, of which it pays nothing."
+    if transfer.same_reference:
+        others = ", ".join(one[:16] for one in transfer.same_reference[:MOST_RANGES])
+        yield f"The same reference is in {len(transfer.same_reference)} other transfer(s): {others}."
     own = set(transfer.payment_ids)
     shown: set[str] = set()
     for share in transfer.shares:

@@ -23,7 +23,7 @@ def trace_whole(book: TraceBook) -> WholeTrace:
         for channel in book.channels
         for money in channel.money.statements.values()
     )
-    transfers = tuple(_transfer_row(transfer) for transfer in book.transfers)
+    transfers = tuple(_transfer_row(book, transfer) for transfer in book.transfers)
     left_over = sum(abs(row.left_over_cents) for row in statements)
     left_over += sum(abs(row.left_over_cents) + abs(row.astray_cents) for row in transfers)
     return WholeTrace(
@@ -122,7 +122,7 @@ def _left_over(channel: TracedChannel, money: StatementMoney) -> int:
     return max(steps, key=abs)
 
 
-def _transfer_row(transfer: Transfer) -> TransferRow:
+def _transfer_row(book: TraceBook, transfer: Transfer) -> TransferRow:
     covers = [cover for _, one in transfer.movements for cover in one.covers]
     covers_cents = sum(cover.cents for cover in covers)
     own = {one.movement.record_id for _, one in transfer.movements}
@@ -133,6 +133,7 @@ def _transfer_row(transfer: Transfer) -> TransferRow:
     unused = sum(one.unused_cents for _, one in transfer.movements)
     astray = sum(one.astray_cents for _, one in transfer.movements)
     movement = transfer.first.movement
+    reference_of, same_reference = book.about_reference(transfer)
     amount = transfer.amount_cents
     numbers = {
         held.message.invoice_number: None
@@ -154,6 +155,8 @@ def _transfer_row(transfer: Transfer) -> TransferRow:
         unused_cents=unused,
         astray_cents=astray,
         left_over_cents=amount - covers_cents - undone_cents - unused - astray,
+        reference_of=reference_of,
+        same_reference=same_reference,
     )
 
 

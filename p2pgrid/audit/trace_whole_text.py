@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from p2pgrid.audit.report import date_of
-from p2pgrid.audit.trace_parts import WholeTrace
+from p2pgrid.audit.trace_parts import TransferRow, WholeTrace
 from p2pgrid.units import format_cents
 
 MOST_ROWS: Final = 40
@@ -64,7 +64,7 @@ def whole_lines(whole: WholeTrace) -> Iterator[str]:
             row.kind,
             ", ".join(row.invoices[:2]) + (f" and {len(row.invoices) - 2} more" if len(row.invoices) > 2 else ""),
             *map(format_cents, (row.amount_cents, row.covers_cents, row.undone_cents, row.unused_cents)),
-            f"{format_cents(row.astray_cents)} for what no bundle shows" if row.astray_cents else "",
+            _transfer_remark(row),
         )
         for row in whole.transfers
     ]
@@ -102,6 +102,15 @@ def whole_lines(whole: WholeTrace) -> Iterator[str]:
     waiting = sum(one.unstated_receipts for one in whole.channels)
     if waiting:
         yield f"In no statement yet: {waiting:,} receipts."
+
+
+def _transfer_remark(row: TransferRow) -> str:
+    said = [f"{format_cents(row.astray_cents)} for what no bundle shows"] if row.astray_cents else []
+    if row.reference_of:
+        said.append(f"reference of {row.reference_of}")
+    if row.same_reference:
+        said.append(f"same reference as {len(row.same_reference)} other(s)")
+    return ", ".join(said)
 
 
 def _remark(is_overdue: bool, left_over_cents: int, codes: Sequence[str]) -> str:

@@ -70,7 +70,7 @@ def trace(
     with progress() as report, _files(context, bundles) as files:
         verdict = audit_files(files, processes=processes, report=report, now_ms=at_ms, observe=judged.append)
         report("following", 0, 1)
-        book = TraceBook(judged[0])
+        book = TraceBook(judged[0], references_of)
         traced = _traced(book, files, name, with_receipts=with_receipts, as_json=as_json)
         written = write_csv(table, book, traced) if table is not None else 0
         report("following", 1, 1)
@@ -157,10 +157,10 @@ def _traced(book: Any, files: list[Path], name: str, *, with_receipts: bool, as_
         return whole_trace(book)
     try:
         try:
-            found = find(book, name, references_of)
+            found = find(book, name)
         except NotNamed:
             add_receipts(book, files, name)
-            found = find(book, name, references_of)
+            found = find(book, name)
     except Ambiguous as error:
         if as_json:
             import msgspec

@@ -28,7 +28,7 @@ TARIFFS = {
     "large": Tariff(input_upm=1_500_000, cached_input_upm=150_000, output_upm=7_000_001),
     "tiny": Tariff(input_upm=13_337, cached_input_upm=1, output_upm=99_999),
 }
-CREDIT_LIMIT_PICO = 10**15
+CREDIT_LIMIT_PICO = 10**18
 
 
 class FastDealings(Dealings):
