@@ -43,13 +43,17 @@ def transfer_trace(book: TraceBook, transfer: Transfer, *, with_receipts: bool =
     ids: set[bytes] = set()
     ranges: list[Range] = []
     shares = []
+    statements: dict[bytes, StatementTrace] = {}
     for one_channel, cover in _covers_of(transfer):
         money = one_channel.money.statements[cover.statement]
-        shares.append(_share(book, one_channel, money, cover, with_receipts=with_receipts))
-        _touch(one_channel, money, ids, ranges)
+        if cover.statement not in statements:
+            traced = trace_statement(book, one_channel, money, with_receipts=with_receipts)
+            statements[cover.statement] = traced
+            _touch(one_channel, money, ids, ranges)
+        shares.append(_share(one_channel, money, cover, statements[cover.statement]))
     own = {movement.movement.record_id for _, movement in transfer.movements}
     reference_of, same_reference = book.about_reference(transfer)
-    traced = TransferTrace(
+    of_transfer = TransferTrace(
         payment_ids=tuple(movement.movement.record_id.hex() for _, movement in transfer.movements),
         entry=first.movement.entry.hex(),
         kind=first.movement.kind.value,
@@ -65,7 +69,7 @@ def transfer_trace(book: TraceBook, transfer: Transfer, *, with_receipts: bool =
         same_reference=same_reference,
         parties=channel.parties,
     )
-    return _with_findings(book, "transfer", ids | own, ranges, transfer=traced)
+    return _with_findings(book, "transfer", ids | own, ranges, transfer=of_transfer)
 
 
 def invoice_trace(
@@ -136,8 +140,7 @@ def _touch(channel: TracedChannel, money: StatementMoney, ids: set[bytes], range
     ids.add(money.statement_id)
     ids.update(held.record_id for held in channel.invoices.get(money.statement_id, ()))
     ids.update(cover.source for cover in money.covers)
-    named = (m.movement for m in channel.money.movements if m.movement.statement == money.statement_id)
-    ids.update(movement.record_id for movement in named)
+    ids.update(one.movement.record_id for one in channel.naming.get(money.statement_id, ()))
     ranges.append((channel, money.statement.first_receipt, money.statement.last_receipt))
 
 
@@ -152,9 +155,7 @@ def _covers_of(transfer: Transfer) -> list[tuple[TracedChannel, Cover]]:
     return list(merged.values())
 
 
-def _share(
-    book: TraceBook, channel: TracedChannel, money: StatementMoney, cover: Cover, *, with_receipts: bool
-) -> Share:
+def _share(channel: TracedChannel, money: StatementMoney, cover: Cover, statement: StatementTrace) -> Share:
     of_cents = money.invoiced_cents or 0
     if cover.invoice_number:
         named = [h.message for h in channel.invoices.get(money.statement_id, ())]
@@ -164,7 +165,7 @@ def _share(
         cents=cover.cents,
         invoice_number=cover.invoice_number,
         of_cents=of_cents,
-        statement=trace_statement(book, channel, money, with_receipts=with_receipts),
+        statement=statement,
     )
 
 

@@ -33,6 +33,8 @@ class TracedChannel:
     statements: dict[bytes, Held[Statement]]
     by_record: dict[bytes, MovementMoney]
     """Movements by their record: the first, where one tells of several."""
+    naming: dict[bytes, list[MovementMoney]]
+    """Movements by the statement that they name."""
     ranges: list[tuple[int, int, StatementMoney]]
     """Of statements: the first receipt, the highest last one up to here, by the first."""
 
@@ -73,6 +75,9 @@ class Transfer:
         moved = [m.movement.amount_cents for _, m in self.movements if _is_moved(m)]
         return sum(moved) if moved else sum(m.movement.amount_cents for _, m in self.movements)
 
+
+MOST_SAME: Final = 32
+"""Transfers with one reference that are looked at."""
 
 References = Callable[[bytes], Iterable[str]]
 """From a statement's id to the references that were made for it, in their one form: letters and digits, upper case."""
@@ -143,7 +148,7 @@ class TraceBook:
         own = {m.movement.record_id for _, m in transfer.movements}
         others = [
             other.first.movement.record_id.hex()
-            for other in self.having_reference(reference)
+            for other in self.having_reference(reference)[:MOST_SAME]
             if not undone & {m.movement.record_id for _, m in other.movements} - own and other is not transfer
         ]
         made_for = self.by_reference.get(compact(reference))
@@ -223,8 +228,10 @@ def _traced(book: Book, summary: Any) -> TracedChannel:
     for held in sorted(book.invoices, key=lambda h: (h.message.issued_ms, h.record_id)):
         invoices[held.message.statement].append(held)
     by_record: dict[bytes, MovementMoney] = {}
+    naming: dict[bytes, list[MovementMoney]] = defaultdict(list)
     for movement in money.movements:
         by_record.setdefault(movement.movement.record_id, movement)
+        naming[movement.movement.statement].append(movement)
     parties = PartyNames(
         channel=book.id.hex(),
         provider=summary.provider,
@@ -238,4 +245,4 @@ def _traced(book: Book, summary: Any) -> TracedChannel:
     for one in sorted(standing, key=lambda one: (one.statement.first_receipt, one.statement.statement_number)):
         highest = max(one.statement.last_receipt, ranges[-1][1] if ranges else 0)
         ranges.append((one.statement.first_receipt, highest, one))
-    return TracedChannel(book, money, parties, dict(invoices), statements, by_record, ranges)
+    return TracedChannel(book, money, parties, dict(invoices), statements, by_record, dict(naming), ranges)

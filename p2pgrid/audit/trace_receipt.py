@@ -99,9 +99,9 @@ def _money_state(book: TraceBook, channel: TracedChannel, money: StatementMoney)
 def _gone_back(channel: TracedChannel, money: StatementMoney) -> str:
     """What came for the statement and went back again."""
     said = []
-    for one in channel.money.movements:
+    for one in channel.naming.get(money.statement_id, ()):
         movement = one.movement
-        if movement.statement == money.statement_id and movement.amount_cents < 0 and one.undone:
+        if movement.amount_cents < 0 and one.undone:
             cents = sum(undone.cents for undone in one.undone)
             said.append(f"{format_cents(cents)} were {movement.kind.value} on {date_of(movement.at_ms)}")
     return f" Of what had come, {'; '.join(said[:3])}." if said else ""

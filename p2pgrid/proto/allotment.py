@@ -4,8 +4,8 @@ Pure, over a channel's statements, invoices and movements of money. What is open
 says; here it is said of every cent besides, where it came from and where it went:
 
 1. Money that names a statement covers that statement, as a whole: no receipt of it is paid before another.
-2. Within a statement (and among what names none) money that went back undoes money that came: one with the same
-   reference first, else the latest that came before it.
+2. Within a statement (and among what names none) money that went back undoes money that came: first of the same entry
+   of the bank, then with the same reference, else the latest that came before it.
 3. What is left over (paid ahead, set off, paid too much, credited) covers what is open of the others, the oldest money
    first, the lowest statement first.
 """
@@ -327,15 +327,19 @@ def _undo(named: Sequence[MovementMoney]) -> list[tuple[MovementMoney, int]]:
     """
     left = {id(one): one.movement.amount_cents for one in named}
     came = [one for one in named if one.movement.amount_cents > 0]
-    by_reference: dict[str, list[MovementMoney]] = defaultdict(list)
+    alike: dict[bytes | str, list[MovementMoney]] = defaultdict(list)
+    """By entry and by reference."""
     before: list[MovementMoney] = []
     waiting: list[MovementMoney] = []
     for one in named:
         if one.movement.amount_cents > 0:
             before.append(one)
-            by_reference[one.movement.reference].append(one)
+            for mark in (one.movement.entry, one.movement.reference):
+                alike[mark].append(one)
             continue
-        _undo_by(one, by_reference[one.movement.reference], left)
+        for mark in (one.movement.entry, one.movement.reference):
+            if mark:
+                _undo_by(one, alike[mark], left)
         _undo_by(one, before, left)
         if left[id(one)]:
             waiting.append(one)

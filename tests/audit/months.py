@@ -147,6 +147,7 @@ class Month:
             document_sha256=digest("document", len(self.invoices)),
             issued_ms=self.grid.now_ms,
         )
+        self.grid.now_ms += 1000
         signed: Signed[Invoice] = self.grid.keep(sign_message(invoice, Role.PROVIDER, self.grid.provider))
         self.invoices.append(signed)
         return signed
