@@ -98,6 +98,7 @@ class ChannelSettlement(msgspec.Struct, frozen=True, kw_only=True):
     overdue_cents: int
     owed_back_cents: int
     paid_ahead_cents: int
+    """Or set off ahead: what counts for no statement yet."""
     astray_cents: int
     """Payments for what no bundle shows. Each has its finding."""
     unstated_receipts: int
