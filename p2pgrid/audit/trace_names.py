@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
-from p2pgrid.audit.report import date_of
+from p2pgrid.audit.report import date_of, printable
 from p2pgrid.audit.trace import invoice_trace, receipt_trace, statement_trace, transfer_trace
 from p2pgrid.audit.trace_book import TraceBook, TracedChannel, Transfer, compact
 from p2pgrid.audit.trace_parts import Candidate, Trace
@@ -199,6 +199,6 @@ def receipt_found(book: TraceBook, channel: TracedChannel, held: Held[Receipt]) 
 
 def _without_statement(number: str, *, with_receipts: bool = False) -> Trace:
     raise UsageError(
-        f"the statement of invoice {number} is in no bundle: it cannot be followed.",
+        f"the statement of invoice {printable(number)} is in no bundle: it cannot be followed.",
         hint="Name the other side's bundle, too.",
     )

@@ -66,7 +66,7 @@ def print_trace(trace: Trace, verdict: Verdict, console: Console) -> None:
 
 def candidate_lines(candidates: Sequence[Candidate], most: int) -> list[str]:
     """What a name fits, each with the name that fits it alone."""
-    lines = [f"  {one.name[: one.name.index(':') + 17]}  {one.what}" for one in candidates[:most]]
+    lines = [f"  {one.name[: one.name.index(':') + 17]}  {printable(one.what)}" for one in candidates[:most]]
     more = len(candidates) - most
     return [*lines, f"  and {more} more"] if more > 0 else lines
 
@@ -100,7 +100,9 @@ def _transfer(transfer: TransferTrace) -> Iterator[str]:
         label = f"{_COVERS[share.kind]}: of invoice {share.invoice_number or _numbers(share.statement.invoices)}"
         if share.cents < 0:
             label = f"went back: of invoice {share.invoice_number or _numbers(share.statement.invoices)}"
+        count = share.statement.last_receipt - share.statement.first_receipt + 1
         label += f" over {format_cents(share.of_cents)}, statement {share.statement.statement_number}"
+        label += f" of {count:,} receipts"
         rows.append((label, format_cents(share.cents)))
     for undone in transfer.undone:
         what = f"{undone.kind} {date_of(undone.at_ms)}, reference {undone.reference!r}, record {undone.payment_id[:16]}"

@@ -86,7 +86,7 @@ def split(arguments: Iterable[str]) -> tuple[list[Path], str]:
     files: list[Path] = []
     words: list[str] = []
     for argument in arguments:
-        is_file = argument == "-" or Path(argument).is_file()
+        is_file = argument == "-" or _is_file(argument)
         if is_file and not words:
             files.append(Path(argument))
         elif words and argument.endswith(".jsonl"):
@@ -98,6 +98,13 @@ def split(arguments: Iterable[str]) -> tuple[list[Path], str]:
         else:
             words.append(argument)
     return files, " ".join(words)
+
+
+def _is_file(argument: str) -> bool:
+    try:
+        return Path(argument).is_file()
+    except OSError:  # too long for a file's name
+        return False
 
 
 @contextmanager

@@ -142,6 +142,8 @@ def test_a_name_that_fits_several_things_lists_them(tmp_path: Path) -> None:
         ("payment:", "is empty"),
         ("lost.jsonl", "lost.jsonl is no file"),
         ("ffffffff", "no record"),
+        ("x" * 5000, "no record"),
+        ("\x1b[2J", "no record"),
     ],
 )
 def test_names_that_fit_nothing(bundles: list[str], name: str, words: str) -> None:
