@@ -158,8 +158,7 @@ def _covers_of(transfer: Transfer) -> list[tuple[TracedChannel, Cover]]:
 def _share(channel: TracedChannel, money: StatementMoney, cover: Cover, statement: StatementTrace) -> Share:
     of_cents = money.invoiced_cents or 0
     if cover.invoice_number:
-        named = [h.message for h in channel.invoices.get(money.statement_id, ())]
-        of_cents = sum(i.gross_cents for i in named if i.invoice_number == cover.invoice_number)
+        of_cents = channel.billed.get((money.statement_id, cover.invoice_number), 0)
     return Share(
         kind=cover.kind.value,
         cents=cover.cents,

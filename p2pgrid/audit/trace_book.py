@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, Final
 
 from p2pgrid.audit.trace_parts import PartyNames
@@ -37,6 +38,12 @@ class TracedChannel:
     """Movements by the statement that they name."""
     ranges: list[tuple[int, int, StatementMoney]]
     """Of statements: the first receipt, the highest last one up to here, by the first."""
+    billed: dict[tuple[bytes, str], int]
+    """What the invoices of a statement with one number come to."""
+    numbers: list[int]
+    """Of the receipts at hand, in order."""
+    sums: list[int]
+    """The pico of the first of these, of the first two, and so on; 0 before them."""
 
     @property
     def id(self) -> bytes:
@@ -46,6 +53,11 @@ class TracedChannel:
         """The statement before."""
         held = self.book.statements.get(statement.statement_number - 1)
         return held.message if held is not None else None
+
+    def pico_between(self, first: int, last: int) -> int:
+        """What the receipts at hand of these numbers come to."""
+        start, end = bisect_left(self.numbers, first), bisect_right(self.numbers, last)
+        return self.sums[end] - self.sums[start] if end > start else 0
 
     def holding(self, number: int) -> list[StatementMoney]:
         """The statements whose range has this receipt: one, if all is right."""
@@ -245,4 +257,20 @@ def _traced(book: Book, summary: Any) -> TracedChannel:
     for one in sorted(standing, key=lambda one: (one.statement.first_receipt, one.statement.statement_number)):
         highest = max(one.statement.last_receipt, ranges[-1][1] if ranges else 0)
         ranges.append((one.statement.first_receipt, highest, one))
-    return TracedChannel(book, money, parties, dict(invoices), statements, by_record, dict(naming), ranges)
+    billed: dict[tuple[bytes, str], int] = defaultdict(int)
+    for held in book.invoices:
+        billed[held.message.statement, held.message.invoice_number] += held.message.gross_cents
+    numbers = sorted(book.receipts)
+    return TracedChannel(
+        book=book,
+        money=money,
+        parties=parties,
+        invoices=dict(invoices),
+        statements=statements,
+        by_record=by_record,
+        naming=dict(naming),
+        ranges=ranges,
+        billed=dict(billed),
+        numbers=numbers,
+        sums=list(accumulate((book.receipts[n].message.amount_pico for n in numbers), initial=0)),
+    )

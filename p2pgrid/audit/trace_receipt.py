@@ -64,8 +64,8 @@ def trace_receipt(book: TraceBook, channel: TracedChannel, held: Held[Receipt]) 
 def _credited_in(channel: TracedChannel, number: int) -> int:
     for statement_number in sorted(channel.book.statements):
         statement = channel.book.statements[statement_number].message
-        for disputed, now, then in contested_in(channel, statement):
-            if disputed == number and now.credits_pico > then.credits_pico:
+        for _, now, then in contested_in(channel, statement, number):
+            if now.credits_pico > then.credits_pico:
                 return statement_number
     return 0
 

@@ -97,12 +97,16 @@ def trace_statement(
     )
 
 
-def contested_in(channel: TracedChannel, statement: Statement) -> Iterator[tuple[int, Taken, Taken]]:
-    """Number of each disputed receipt up to the statement's last; what disputes come to at its time, and at that of
-    the statement before."""
+def contested_in(
+    channel: TracedChannel, statement: Statement, only: int | None = None
+) -> Iterator[tuple[int, Taken, Taken]]:
+    """Number of each disputed receipt up to the statement's last (or of the `only` one); what disputes come to at its
+    time, and at that of the statement before."""
     before = channel.before(statement)
     of_receipt: dict[int, list[Contest]] = defaultdict(list)
     for contest in channel.book.contests:
+        if only not in (None, contest.receipt_number):
+            continue
         if contest.has_force and contest.receipt_number <= statement.last_receipt:
             of_receipt[contest.receipt_number].append(contest)
     for number, contests in sorted(of_receipt.items()):

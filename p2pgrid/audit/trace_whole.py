@@ -6,13 +6,17 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
-from p2pgrid.audit.trace_book import TraceBook, TracedChannel, Transfer, receipts_between
+from p2pgrid.audit.trace_book import TraceBook, TracedChannel, Transfer
 from p2pgrid.audit.trace_parts import PeerRow, StatementRow, TransferRow, WholeTrace
 from p2pgrid.proto.allotment import CoverKind, StatementMoney
 from p2pgrid.proto.invoice_sums import cents_of, vat_of
 from p2pgrid.proto.settlement_summary import ChannelSettlement
 from p2pgrid.proto.statement_rules import statement_net
+
+MOST_NUMBERS: Final = 16
+"""Invoices of one statement that a transfer's row names, where it covers that without naming one."""
 
 
 def trace_whole(book: TraceBook) -> WholeTrace:
@@ -97,8 +101,7 @@ def _left_over(channel: TracedChannel, money: StatementMoney) -> int:
     money nor what is open accounts for: the largest of these steps' differences, for they are of the same cents."""
     statement = money.statement
     before = channel.before(statement)
-    receipts = receipts_between(channel, statement.first_receipt, statement.last_receipt)
-    at_hand_pico = sum(held.message.amount_pico for held in receipts)
+    at_hand_pico = channel.pico_between(statement.first_receipt, statement.last_receipt)
     steps = [cents_of(statement.total_pico - at_hand_pico)]
     steps.append(cents_of(statement.total_pico - sum(line.amount_pico for line in statement.lines)))
     if before is not None or statement.statement_number == 1:
@@ -135,13 +138,14 @@ def _transfer_row(book: TraceBook, transfer: Transfer) -> TransferRow:
     movement = transfer.first.movement
     reference_of, same_reference = book.about_reference(transfer)
     amount = transfer.amount_cents
-    numbers = {
-        held.message.invoice_number: None
-        for channel, one in transfer.movements
-        for cover in one.covers
-        for held in channel.invoices.get(cover.statement, ())
-        if cover.invoice_number in ("", held.message.invoice_number)
-    }
+    numbers: dict[str, None] = {}
+    for channel, one in transfer.movements:
+        for cover in one.covers:
+            of_statement = channel.invoices.get(cover.statement, [])[:MOST_NUMBERS]
+            of_cover = (
+                [cover.invoice_number] if cover.invoice_number else [h.message.invoice_number for h in of_statement]
+            )
+            numbers.update(dict.fromkeys(of_cover))
     return TransferRow(
         parties=transfer.movements[0][0].parties,
         payment_ids=tuple(one.movement.record_id.hex() for _, one in transfer.movements),
