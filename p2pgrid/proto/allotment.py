@@ -175,13 +175,23 @@ def _of_payment(record_id: bytes, payment: Payment) -> Iterable[Movement]:
     )
 
 
-def _of_statement(record_id: bytes, statement: Statement) -> Iterable[Movement]:
-    if statement.set_off_cents:
-        yield Movement(record_id, MoneyKind.SET_OFF, statement.set_off_cents, statement.stated_ms)
-
-
-MOVEMENTS: Final[dict[type[Message], MovementsOf]] = {Payment: _of_payment, Statement: _of_statement}
+MOVEMENTS: Final[dict[type[Message], MovementsOf]] = {Payment: _of_payment}
 """The records that say that money moved, or counts as if it had."""
+
+
+def stated_set_offs(statements: Iterable[tuple[bytes, Statement]], *, known_cents: int = 0) -> list[Movement]:
+    """What statements set off, as money for none of them: it covers the oldest. `statements` with their ids.
+
+    `known_cents`: how much of it, of the first of them, records of their own tell of, which are movements already.
+    """
+    found = []
+    for statement_id, message in sorted(statements, key=lambda pair: (pair[1].statement_number, pair[0])):
+        known = min(max(message.set_off_cents, 0), known_cents)
+        known_cents -= known
+        cents = message.set_off_cents - known
+        if cents:
+            found.append(Movement(statement_id, MoneyKind.SET_OFF, cents, message.stated_ms))
+    return found
 
 
 def movements_of(records: Iterable[tuple[bytes, Message]]) -> list[Movement]:
@@ -256,7 +266,8 @@ def _cover_by_name(statement: StatementMoney, named: Sequence[MovementMoney]) ->
         # Within what is owed, in its direction; of the rest the client can be paid back, or pay something else.
         taken = max(min(cents, left), 0) if cents > 0 else min(max(cents, left), 0)
         if taken:
-            cover = Cover(CoverKind.PAID, taken, one.movement.record_id, statement.statement_id, _number_of(one))
+            kind = CoverKind.SET_OFF if one.movement.kind is MoneyKind.SET_OFF else CoverKind.PAID
+            cover = Cover(kind, taken, one.movement.record_id, statement.statement_id, _number_of(one))
             statement.covers.append(cover)
             one.covers.append(cover)
             left -= taken

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 
 import msgspec
 
-from p2pgrid.proto.allotment import ChannelMoney, allot, movements_of
+from p2pgrid.proto.allotment import ChannelMoney, allot, movements_of, stated_set_offs
 from p2pgrid.proto.channel_book import Book
 from p2pgrid.proto.elided import Sums
-from p2pgrid.proto.record import Message, Role
+from p2pgrid.proto.record import Role
 
 
 class SettledStatement(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,12 +119,12 @@ def money_of(book: Book) -> ChannelMoney:
     billed = {held.message.statement for held in book.invoices}
     standing = {held.record_id for held in book.statements.values()}
     statements = [h for h in book.all_statements if h.record_id in standing or h.record_id in billed]
-    records: list[tuple[bytes, Message]] = [(h.record_id, h.message) for h in book.payments]
-    records += [(h.record_id, h.message) for h in book.statements.values()]
+    movements = movements_of((h.record_id, h.message) for h in book.payments)
+    movements += stated_set_offs((h.record_id, h.message) for h in book.statements.values())
     return allot(
         [(h.record_id, h.message) for h in statements],
         [h.message for h in book.invoices],
-        movements_of(records),
+        movements,
     )
 
 

@@ -348,6 +348,16 @@ def test_what_is_left_over_has_a_finding(case: AuditCase) -> None:
     assert list(lines_of(whole_trace(book)))
 
 
+def open_by_notes(book: TraceBook) -> int:
+    return -sum(note.difference_cents or 0 for note in book.verdict.notes if note.code == "invoice-open")
+
+
+@pytest.mark.parametrize("case", SETTLEMENT, ids=lambda case: f"{case.code}-{case.name}")
+def test_what_is_open_is_what_the_audit_notes(case: AuditCase) -> None:
+    book = judged(case.build(), **case.options)
+    assert sum(one.open_cents for one in book.verdict.settlement) == open_by_notes(book)
+
+
 SUMS = {"wrong-opening-balance", "invoice-mismatch", "payment-mismatch"}
 """Codes whose findings are always about a sum, and about two records at least."""
 
@@ -388,6 +398,7 @@ def test_of_what_is_right_nothing_is_left_over(story: Callable[[], Dealings | li
     table = whole(book)
     assert table.left_over_cents == 0
     assert not any(row.codes for row in table.statements)
+    assert sum(one.open_cents for one in book.verdict.settlement) == open_by_notes(book)
 
 
 def test_one_entry_of_the_bank_is_one_transfer_over_two_invoices() -> None:

@@ -18,6 +18,7 @@ from p2pgrid.proto.allotment import (
     StatementMoney,
     allot,
     movements_of,
+    stated_set_offs,
 )
 from p2pgrid.proto.billing_rules import spread
 from p2pgrid.proto.record import Record, Signed
@@ -106,7 +107,7 @@ def channels(draw: st.DrawFn) -> Sums:
 def allotted(rows: list[tuple[int, int | None, int]], movements: list[Movement]) -> ChannelMoney:
     statements = [statement_of(number, gross or 0, set_off=set_off) for number, gross, set_off in rows]
     invoices = [invoice_of(number, gross) for number, gross, _ in rows if gross is not None]
-    return allot(statements, invoices, [*movements, *movements_of(statements)])
+    return allot(statements, invoices, [*movements, *stated_set_offs(statements)])
 
 
 @settings(max_examples=400)
@@ -236,6 +237,16 @@ def test_set_off_covers_the_oldest() -> None:
     money = allotted([(1, 9, 0), (2, 9, 12)], [])
     assert [(c.kind, c.cents) for c in by_number(money, 1).covers] == [(CoverKind.SET_OFF, 9)]
     assert [(c.kind, c.cents) for c in by_number(money, 2).covers] == [(CoverKind.SET_OFF, 3)]
+
+
+def test_a_set_off_that_names_an_invoice_covers_that_one() -> None:
+    """And is not counted once more for the statement that states it."""
+    statements = [statement_of(1, 9), statement_of(2, 9, set_off=12)]
+    named = moved(0, 7, 2, "set_off")
+    movements = [named, *stated_set_offs(statements, known_cents=7)]
+    money = allot(statements, [invoice_of(1, 9), invoice_of(2, 9)], movements)
+    assert [(c.kind, c.cents, c.invoice_number) for c in by_number(money, 2).covers] == [(CoverKind.SET_OFF, 7, "R2")]
+    assert [(c.kind, c.cents) for c in by_number(money, 1).covers] == [(CoverKind.SET_OFF, 5)]
 
 
 @pytest.mark.parametrize("number", [2, 3])
