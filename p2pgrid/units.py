@@ -75,6 +75,11 @@ def format_amount_eur(amount_pico: int) -> str:
     return _format(amount_pico, 12)
 
 
+def format_cents(cents: int) -> str:
+    """Euros with two decimals, as invoices and banks have them: 1240 -> '12.40'."""
+    return f"{'-' if cents < 0 else ''}{abs(cents) // 100}.{abs(cents) % 100:02d}"
+
+
 def _format(value: int, decimals: int) -> str:
     sign, digits = ("-" if value < 0 else ""), f"{abs(value):0{decimals + 1}d}"
     whole, fraction = digits[:-decimals], digits[-decimals:]

@@ -16,7 +16,7 @@ from p2pgrid.errors import LocalError, UsageError
 from p2pgrid.ledger.bundle import read_bundle
 from p2pgrid.proto.log_case import NO_DEMANDS, LogDemands
 from p2pgrid.proto.record import Role
-from p2pgrid.proto.verdict import Bundle, Verdict, audit_records
+from p2pgrid.proto.verdict import Bundle, Observe, Verdict, audit_records
 
 SMALL_BYTES: Final = 4 * 1024 * 1024
 """Bundles of less, all together, are audited at once and in this process."""
@@ -38,6 +38,7 @@ def audit_files(
     now_ms: int | None = None,
     keep: Keep | None = None,
     log_demands: LogDemands = NO_DEMANDS,
+    observe: Observe | None = None,
 ) -> Verdict:
     """Audit exported bundles, each by itself and one against the other. No network, no secret key.
 
@@ -45,7 +46,8 @@ def audit_files(
     taken for that side's export, which answers for what is wrong with the file; `-` is standard input. Large files are
     read by `processes` worker processes (as many as there are cores if None), in memory that does not grow with them;
     `report` is told how far they are. `now_ms` and `log_demands`: as for `audit_records`. `keep` is given every record
-    that a finding can be about, for proofs. Raises UsageError for a file that is no bundle, LocalError if a disk or a
+    that a finding can be about, for proofs; `observe` what was judged in full: of a channel that has been settled, all.
+    Raises UsageError for a file that is no bundle, LocalError if a disk or a
     worker fails.
     """
     with TemporaryDirectory(prefix="p2pgrid-input-") as folder:
@@ -57,10 +59,15 @@ def audit_files(
         if sum(source.path.stat().st_size for source in sources) >= SMALL_BYTES:
             cores = processes or usable_cores()
             report = report or _tell_nobody
-            return run_engine(sources, cores, report, now_ms=now_ms, keep=keep, log_demands=log_demands)
+            return run_engine(
+                sources, cores, report, now_ms=now_ms, keep=keep, log_demands=log_demands, observe=observe
+            )
         bundles: Iterable[Bundle] = (Bundle(source.name, read_bundle(source.path), source.side) for source in sources)
         return audit_records(
-            bundles if keep is None else keeping(bundles, keep), now_ms=now_ms, log_demands=log_demands
+            bundles if keep is None else keeping(bundles, keep),
+            now_ms=now_ms,
+            log_demands=log_demands,
+            observe=observe,
         )
 
 

@@ -50,7 +50,7 @@ from p2pgrid.proto.plain import PlainChannel
 from p2pgrid.proto.plain_lines import MOST_LINES_AN_ORDER
 from p2pgrid.proto.record import Record, Role
 from p2pgrid.proto.route import ORDERS_A_BLOCK, OrderKey, partition_of
-from p2pgrid.proto.verdict import Bundle, Frame, Verdict, audit_records, frame_of
+from p2pgrid.proto.verdict import Bundle, Frame, Observe, Verdict, audit_records, frame_of
 
 _MOST_PARTS: Final = 4096
 
@@ -117,6 +117,7 @@ class Engine:
         now_ms: int | None = None,
         keep: Keep | None = None,
         log_demands: LogDemands = NO_DEMANDS,
+        observe: Observe | None = None,
     ) -> None:
         self._sources: Final = sources
         self._workers: Final = workers
@@ -125,6 +126,7 @@ class Engine:
         self._now_ms: Final = now_ms
         self._log_demands: Final = log_demands
         self._keep: Final = keep
+        self._observe: Final = observe
         self._index_path: Final = folder / "index"
         self._links_path: Final = folder / "links"
         self._catalog_path: Final = folder / "catalog"
@@ -152,7 +154,9 @@ class Engine:
         bundles = self._bundles(scan, lines, checked.elided.sizes)
         if self._keep is not None:
             bundles = keeping(bundles, self._keep)
-        verdict = audit_records(bundles, checked.elided, now_ms=self._now_ms, log_demands=self._log_demands)
+        verdict = audit_records(
+            bundles, checked.elided, now_ms=self._now_ms, log_demands=self._log_demands, observe=self._observe
+        )
         self._report("judging", 1, 1)
         return verdict
 
@@ -380,13 +384,15 @@ def run_engine(
     now_ms: int | None = None,
     keep: Keep | None = None,
     log_demands: LogDemands = NO_DEMANDS,
+    observe: Observe | None = None,
 ) -> Verdict:
     """Audit bundles of any size. Raises LocalError if a file cannot be read on, or a worker dies.
 
-    `now_ms` and `log_demands`: as for `audit_records`. `keep` is given every record that is judged in full.
+    `now_ms`, `log_demands` and `observe`: as for `audit_records`. `keep` is given every record that is judged in full.
     """
     with Workers(processes) as workers, TemporaryDirectory(prefix="p2pgrid-audit-") as folder:
-        return Engine(sources, workers, Path(folder), report, sizes or Sizes(), now_ms, keep, log_demands).verdict()
+        engine = Engine(sources, workers, Path(folder), report, sizes or Sizes(), now_ms, keep, log_demands, observe)
+        return engine.verdict()
 
 
 def keeping(bundles: Iterable[Bundle], keep: Keep) -> Iterator[Bundle]:

@@ -16,7 +16,9 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from p2pgrid.audit import charts
 from p2pgrid.audit.advice import ADVICE
+from p2pgrid.audit.page_parts import add, add_table, link
 from p2pgrid.audit.report import count_of, counts_of, date_time, grouped, headline, printable, summary_lines, totals_of
+from p2pgrid.audit.settlement_page import add_settlement, settled_until
 from p2pgrid.ledger.bundle import write_lines
 from p2pgrid.proto.codes import CODES, Weight
 from p2pgrid.proto.findings import Finding
@@ -44,18 +46,19 @@ def page_of(verdict: Verdict) -> str:
     SubElement(head, "meta", {"http-equiv": "Content-Security-Policy", "content": policy_of(style)})
     SubElement(head, "meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"})
     SubElement(head, "meta", {"name": "referrer", "content": "no-referrer"})
-    _add(head, "title", f"p2pgrid audit: {headline(verdict)}")
+    add(head, "title", f"p2pgrid audit: {headline(verdict)}")
     SubElement(head, "style").text = style
     main = SubElement(SubElement(html, "body"), "main")
-    _add(main, "h1", headline(verdict), "good" if verdict.clean else "bad")
-    _add(main, "p", counts_of(verdict).strip())
+    add(main, "h1", headline(verdict), "good" if verdict.clean else "bad")
+    add(main, "p", counts_of(verdict).strip())
     for line in summary_lines(verdict):
-        _add(main, "p", line, "dim")
+        add(main, "p", line, "dim")
     _add_tiles(main, verdict)
     _add_findings(main, "Findings", verdict.findings)
     _add_charts(main, verdict)
     _add_findings(main, "Notes (no fault)", verdict.notes)
-    _add_channels(main, verdict.channels)
+    _add_channels(main, verdict)
+    add_settlement(main, verdict)
     _add_bundles(main, verdict)
     return "<!DOCTYPE html>\n" + tostring(html, encoding="unicode", method="html")
 
@@ -75,8 +78,8 @@ def _add_tiles(main: Element, verdict: Verdict) -> None:
             shown.append((f"{sums[name]} {currency}", name))
     for value, name in shown[:30]:
         tile = SubElement(tiles, "div", {"class": "card"})
-        _add(tile, "b", value)
-        _add(tile, "span", name, "dim")
+        add(tile, "b", value)
+        add(tile, "span", name, "dim")
 
 
 def _add_charts(main: Element, verdict: Verdict) -> None:
@@ -86,13 +89,13 @@ def _add_charts(main: Element, verdict: Verdict) -> None:
     axis = charts.axis_of(times)
     if axis is None:
         return
-    _add(main, "h2", f"Receipts by {axis.unit}, and findings")
+    add(main, "h2", f"Receipts by {axis.unit}, and findings")
     card = SubElement(main, "div", {"class": "card chart"})
     card.append(charts.timeline(activity, verdict.findings, axis))
     untimed = count_of(finding for finding in verdict.findings if not finding.time_ms)
     if verdict.findings:
         more = f" {untimed} more are about something that shows no time." if untimed else ""
-        _add(card, "p", f"Diamonds are findings.{more}", "dim")
+        add(card, "p", f"Diamonds are findings.{more}", "dim")
     names = charts.series_names(activity)
     for currency in sorted({row.currency for row in activity})[:4]:
         rows = [row for row in activity if row.currency == currency]
@@ -104,7 +107,7 @@ def _add_charts(main: Element, verdict: Verdict) -> None:
 
 
 def _add_chart(main: Element, chart: Element, title: str, names: Sequence[str]) -> None:
-    _add(main, "h2", title)
+    add(main, "h2", title)
     card = SubElement(main, "div", {"class": "card chart"})
     card.append(chart)
     card.append(charts.legend(names))
@@ -113,89 +116,79 @@ def _add_chart(main: Element, chart: Element, title: str, names: Sequence[str]) 
 def _add_findings(main: Element, title: str, findings: Sequence[Finding]) -> None:
     if not findings:
         return
-    _add(main, "h2", f"{title}: {count_of(findings):,}")
+    add(main, "h2", f"{title}: {count_of(findings):,}")
     for group in grouped(findings):
         first, code = group[0], CODES[group[0].code]
         card = SubElement(main, "section", {"class": f"card {'fault' if code.weight is Weight.FAULT else 'note'}"})
-        heading = _add(card, "h3", f"{first.code} ")
-        _add(heading, "span", f"{count_of(group):,}", "tag dim")
+        heading = add(card, "h3", f"{first.code} ")
+        add(heading, "span", f"{count_of(group):,}", "tag dim")
         if any(finding.convinces for finding in group):
-            _add(heading, "span", "proves itself to anybody", "tag dim")
-        party = _add(card, "p", f"{'At fault' if code.weight is Weight.FAULT else 'About'}: {first.party} ")
+            add(heading, "span", "proves itself to anybody", "tag dim")
+        party = add(card, "p", f"{'At fault' if code.weight is Weight.FAULT else 'About'}: {first.party} ")
         for peer_id in first.peer_ids:
-            _add(party, "code", peer_id + " ")
-        _add(card, "p", f"{code.title} {ADVICE[first.code].means}")
+            add(party, "code", peer_id + " ")
+        add(card, "p", f"{code.title} {ADVICE[first.code].means}")
         _add_with_code(card, f"What to do: {ADVICE[first.code].do}")
         _add_rows(card, group[:_OPEN_ROWS])
         if len(group) > _OPEN_ROWS:
             details = SubElement(card, "details")
-            _add(details, "summary", f"{count_of(group[_OPEN_ROWS:]):,} more")
+            add(details, "summary", f"{count_of(group[_OPEN_ROWS:]):,} more")
             _add_rows(details, group[_OPEN_ROWS:MOST_ROWS])
             if len(group) > MOST_ROWS:
-                _add(details, "p", f"and {count_of(group[MOST_ROWS:]):,} that --json lists", "dim")
+                add(details, "p", f"and {count_of(group[MOST_ROWS:]):,} that --json lists", "dim")
 
 
 def _add_rows(parent: Element, findings: Iterable[Finding]) -> None:
-    table = _table(SubElement(parent, "div", {"class": "findings"}), ("what", "where", "record", "channel", "time"))
+    table = add_table(SubElement(parent, "div", {"class": "findings"}), ("what", "where", "record", "channel", "time"))
     for finding in findings:
         row = SubElement(table, "tr")
-        _add(row, "td", finding.sentence)
+        add(row, "td", finding.sentence)
         where = SubElement(row, "td")
         for place in finding.where.split(", "):
-            _add(SubElement(where, "div"), "code", place)
+            add(SubElement(where, "div"), "code", place)
         for cell in (finding.record_id[:16], finding.channel[:8]):
-            _add(SubElement(row, "td", {"class": "id"}), "code", cell)
-        _add(row, "td", date_time(finding.time_ms) if finding.time_ms else "", "time dim")
+            add(SubElement(row, "td", {"class": "id"}), "code", cell)
+        add(row, "td", date_time(finding.time_ms) if finding.time_ms else "", "time dim")
 
 
-def _add_channels(main: Element, channels: Sequence[ChannelSummary]) -> None:
+def _add_channels(main: Element, verdict: Verdict) -> None:
+    channels: Sequence[ChannelSummary] = verdict.channels
     if not channels:
         return
-    _add(main, "h2", f"Channels: {len(channels)}")
+    settled = settled_until(verdict.settlement)
+    add(main, "h2", f"Channels: {len(channels)}")
     card = SubElement(main, "div", {"class": "card"})
     numbers = ("receipts", "final", "tokens in", "cached", "out", "billed", "credited", "disputed", "owed")
-    table = _table(card, ("channel", "operator", "provider", "client"), numbers)
+    table = add_table(card, ("channel", "operator", "provider", "client", "in statements"), numbers)
     for c in sorted(channels, key=lambda c: -c.amount_pico)[:MOST_ROWS]:
         row = SubElement(table, "tr")
-        _add(SubElement(row, "td"), "code", c.channel[:8])
-        _add(row, "td", c.operator or "?")
+        add(SubElement(row, "td"), "code", c.channel[:8])
+        add(row, "td", c.operator or "?")
         for peer_id in (c.provider, c.client):
-            _add(SubElement(row, "td", {"title": peer_id}), "code", f"…{peer_id[-8:]}")
+            add(SubElement(row, "td", {"title": peer_id}), "code", f"…{peer_id[-8:]}")
+        cell = SubElement(row, "td")
+        if c.channel in settled:
+            until, mark = settled[c.channel]
+            link(cell, mark, f"1 to {until:,}")
         counts = c.receipts, c.countersigned, c.prompt_tokens, c.cached_tokens, c.output_tokens
         for count in counts:
-            _add(row, "td", f"{count:,}", "number")
+            add(row, "td", f"{count:,}", "number")
         for amount in (c.amount_pico, c.credited_pico, c.disputed_pico):
-            _add(row, "td", format_amount_eur(amount), "number")
-        _add(row, "td", f"{format_amount_eur(c.owed_pico)} {c.currency}", "number")
+            add(row, "td", format_amount_eur(amount), "number")
+        add(row, "td", f"{format_amount_eur(c.owed_pico)} {c.currency}", "number")
     if len(channels) > MOST_ROWS:
-        _add(card, "p", f"and {len(channels) - MOST_ROWS:,} that --json lists", "dim")
+        add(card, "p", f"and {len(channels) - MOST_ROWS:,} that --json lists", "dim")
 
 
 def _add_bundles(main: Element, verdict: Verdict) -> None:
-    _add(main, "h2", "Files")
-    table = _table(SubElement(main, "div", {"class": "card"}), ("file", "side"), ("lines", "records"))
+    add(main, "h2", "Files")
+    table = add_table(SubElement(main, "div", {"class": "card"}), ("file", "side"), ("lines", "records"))
     for bundle in verdict.bundles:
         row = SubElement(table, "tr")
-        _add(SubElement(row, "td"), "code", bundle.source)
-        _add(row, "td", str(bundle.side or "not known"))
-        _add(row, "td", f"{bundle.lines:,}", "number")
-        _add(row, "td", f"{bundle.records:,}", "number")
-
-
-def _table(parent: Element, names: Iterable[str], numbers: Iterable[str] = ()) -> Element:
-    table = SubElement(SubElement(parent, "div", {"class": "scroll"}), "table")
-    row = SubElement(table, "tr")
-    for name in names:
-        _add(row, "th", name)
-    for name in numbers:
-        _add(row, "th", name, "number")
-    return table
-
-
-def _add(parent: Element, tag: str, text: str, name: str = "") -> Element:
-    element = SubElement(parent, tag, {"class": name} if name else {})
-    element.text = printable(text)
-    return element
+        add(SubElement(row, "td"), "code", bundle.source)
+        add(row, "td", str(bundle.side or "not known"))
+        add(row, "td", f"{bundle.lines:,}", "number")
+        add(row, "td", f"{bundle.records:,}", "number")
 
 
 def _add_with_code(parent: Element, text: str) -> None:
@@ -203,7 +196,7 @@ def _add_with_code(parent: Element, text: str) -> None:
     paragraph = SubElement(parent, "p")
     for index, piece in enumerate(text.split("`")):
         if index % 2:
-            _add(paragraph, "code", piece).tail = ""
+            add(paragraph, "code", piece).tail = ""
         elif len(paragraph):
             paragraph[-1].tail = printable(piece)
         else:

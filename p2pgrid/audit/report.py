@@ -16,8 +16,9 @@ from p2pgrid.audit.advice import ADVICE
 from p2pgrid.proto.codes import CODES, Party, Weight
 from p2pgrid.proto.findings import Finding
 from p2pgrid.proto.proof import REFUTABLE, Claim
+from p2pgrid.proto.settlement_summary import ChannelSettlement
 from p2pgrid.proto.verdict import ChannelSummary, Verdict
-from p2pgrid.units import format_amount_eur
+from p2pgrid.units import format_amount_eur, format_cents
 
 MOST_CHANNELS: Final = 30
 """Rows that the text shows."""
@@ -89,9 +90,14 @@ def print_verdict(verdict: Verdict, console: Console) -> None:
             console.print(f"and {len(verdict.channels) - MOST_CHANNELS} more; --json and --html list them all")
     for party, peer_id, name in _parties(verdict)[: 2 * MOST_CHANNELS]:
         console.print(_plain(f"{party} {peer_id} {name}".rstrip()), style="dim", soft_wrap=True)
+    if verdict.settlement:
+        console.print()
+        console.print(_settlement_table(verdict.settlement))
+        if len(verdict.settlement) > MOST_CHANNELS:
+            console.print(f"and {len(verdict.settlement) - MOST_CHANNELS} more; --json and --html list them all")
     several = len(verdict.channels) > 1
-    _print_findings("Findings", verdict.findings, console, several=several)
-    _print_findings("Notes (no fault)", verdict.notes, console, several=several)
+    print_findings("Findings", verdict.findings, console, several=several)
+    print_findings("Notes (no fault)", verdict.notes, console, several=several)
 
 
 def headline(verdict: Verdict) -> str:
@@ -134,8 +140,26 @@ def summary_lines(verdict: Verdict) -> list[str]:
             f"{currency}: {sums['owed']} owed ({sums['amount']} billed, {sums['credited']} credited), "
             f"{sums['disputed']} disputed, {sums['countersigned']} countersigned."
         )
+    lines += balance_lines(verdict.settlement)
     if verdict.at_ms:
         lines.append(f"Terms held against {date_time(verdict.at_ms)}.")
+    return lines
+
+
+def balance_lines(settlement: Iterable[ChannelSettlement]) -> list[str]:
+    """What was stated, paid and is open, a line for each currency."""
+    by_currency: dict[str, list[ChannelSettlement]] = defaultdict(list)
+    for one in settlement:
+        by_currency[one.currency].append(one)
+    lines = []
+    for currency, of in sorted(by_currency.items()):
+        stated, paid = sum(one.gross_cents for one in of), sum(one.payments_cents for one in of)
+        open_cents, overdue = sum(one.open_cents for one in of), sum(one.overdue_cents for one in of)
+        line = (
+            f"Settled in {currency}: {format_cents(stated)} in {sum(len(one.statements) for one in of)} statement(s), "
+        )
+        line += f"{format_cents(paid)} paid, {format_cents(open_cents)} open"
+        lines.append(f"{line}, {format_cents(overdue)} of it overdue." if overdue else f"{line}.")
     return lines
 
 
@@ -188,6 +212,11 @@ def date_time(time_ms: int) -> str:
         return f"{time_ms} ms"
 
 
+def date_of(time_ms: int) -> str:
+    """`2026-06-30`, in UTC. What no calendar shows comes back as the number."""
+    return date_time(time_ms)[:10] if date_time(time_ms).endswith("UTC") else f"{time_ms} ms"
+
+
 def printable(text: str) -> str:
     """The text with every control or direction-changing character replaced."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
@@ -218,8 +247,22 @@ def _channel_table(channels: Sequence[ChannelSummary]) -> Table:
     return table
 
 
-def _print_findings(title: str, findings: Sequence[Finding], console: Console, *, several: bool) -> None:
-    """`several`: there are several channels, and it is said of which one a finding is."""
+def _settlement_table(settlement: Sequence[ChannelSettlement]) -> Table:
+    """Those with something overdue first."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("settled", no_wrap=True, min_width=8)
+    for name in ("statements", "gross", "paid", "set off", "open", "overdue", "ahead"):
+        table.add_column(name, justify="right", no_wrap=True)
+    order = sorted(settlement, key=lambda s: (-s.overdue_cents, -s.open_cents, s.channel))
+    for one in order[:MOST_CHANNELS]:
+        amounts = one.gross_cents, one.payments_cents, one.set_off_cents, one.open_cents, one.overdue_cents
+        cells = [one.channel[:8], str(len(one.statements)), *map(format_cents, amounts)]
+        table.add_row(*map(_plain, [*cells, f"{format_cents(one.paid_ahead_cents)} {one.currency}"]))
+    return table
+
+
+def print_findings(title: str, findings: Sequence[Finding], console: Console, *, several: bool) -> None:
+    """Print findings, like with like. `several`: there are several channels, and it is said of which one each is."""
     if findings:
         console.print(Text(f"\n{title}", style="bold"))
     for group in grouped(findings):

@@ -36,6 +36,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "bank": ("p2pgrid.cli.bank_commands:bank", "Book what the bank's files say: payments, returns, refunds."),
     "log": ("p2pgrid.cli.log:log", "Prove records in transparency logs, and check the logs of others."),
     "audit": ("p2pgrid.cli.audit:audit", "Verify exported receipts, and say who is at fault."),
+    "trace": ("p2pgrid.cli.trace:trace", "Follow money from a transfer to its receipts, and back."),
     "demo": ("p2pgrid.cli.demo:demo", "Run a whole grid on this machine, and audit it."),
 }
 """Subcommands: where each is, and its line in `--help`. A test holds the lines and the commands' own help together."""

@@ -101,7 +101,7 @@ def export(
     if witnesses and not logged:
         raise UsageError("--witnesses goes with --logged.", hint="Give both.")
     ledger, chosen = _open(context), _channel_id(channel)
-    records = chain(_cards(context, ledger, chosen), ledger.records(channel=chosen))
+    records = chain(own_cards(context, ledger, chosen), ledger.records(channel=chosen))
     if not logged:
         count = write_bundle(file, records)
         if as_json:
@@ -162,7 +162,7 @@ def _open(context: CliContext) -> SqliteReader:
     return SqliteLedger.open_readonly(context.data.ledger_file)
 
 
-def _cards(context: CliContext, ledger: SqliteReader, channel: bytes | None) -> Iterator[Record]:
+def own_cards(context: CliContext, ledger: SqliteReader, channel: bytes | None) -> Iterator[Record]:
     """Our own cards, and those that providers have shown us; with a channel, those that name one of its keys. Each
     once."""
     from p2pgrid.ledger.card_file import read_all_cards

@@ -5,18 +5,24 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any, Final
 
-from p2pgrid.proto.billing_rules import Bookings, fault_of_payments, faults_of_invoices, spread
+from p2pgrid.proto.billing_rules import Bookings, fault_of_payments, faults_of_invoices, name_of, spread
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.channel_book import Book
 from p2pgrid.proto.evidence import Held
 from p2pgrid.proto.findings import Absence, Draft
-from p2pgrid.proto.judgement import Case
+from p2pgrid.proto.judgement import Case, shortened
 from p2pgrid.proto.record import Message
 from p2pgrid.proto.rules import Fault
 from p2pgrid.proto.statement import Invoice, Payment
+from p2pgrid.proto.statement_rules import euros
+from p2pgrid.units import format_cents
+
+MOST_OTHERS: Final = 16
+"""Records that a finding names beside its own."""
 
 
 def judge_billing(case: Case, book: Book) -> None:
@@ -32,17 +38,31 @@ def _judge_invoices(case: Case, book: Book, invoices: dict[bytes, list[Held[Invo
         held = invoices.get(statement.record_id)
         if held:
             for fault in faults_of_invoices([h.message for h in held], statement=statement.message):
-                case.report(book, held[-1], fault)
+                others = statement.record_id, *(h.record_id for h in held[:-1][:MOST_OTHERS])
+                case.report(book, held[-1], replace(fault, others=others))
     for one in book.invoices:
         if case.stated_in.get(one.message.statement, book.id) != book.id:
-            sentence = f"The invoice {one.message.invoice_number} names a statement of another channel."
-            case.report(book, one, Fault("invoice-mismatch", sentence))
+            amount = euros(one.message.gross_cents, one.message.currency)
+            sentence = f"The invoice {one.message.invoice_number} over {amount} names a statement of another channel."
+            others = (one.message.statement,)
+            case.report(book, one, Fault("invoice-mismatch", sentence, cents=one.message.gross_cents, others=others))
+    stated = {held.record_id: held.message.statement_number for held in book.all_statements}
     numbers: dict[str, Held[Invoice]] = {}
     for one in _by_time(book.invoices):
         first = numbers.setdefault(one.message.invoice_number, one)
         if first.message.statement != one.message.statement:
-            sentence = f"Two statements have an invoice with the number {one.message.invoice_number}."
-            case.report(book, one, Fault("invoice-mismatch", sentence))
+            case.report(book, one, _number_taken(one, first, stated))
+
+
+def _number_taken(one: Held[Invoice], first: Held[Invoice], stated: dict[bytes, int]) -> Fault:
+    """`stated`: the number of each statement."""
+    of = [
+        f"statement {stated[h.message.statement]}" if h.message.statement in stated else "another statement"
+        for h in (one, first)
+    ]
+    sentence = f"The invoice {one.message.invoice_number} over {euros(one.message.gross_cents, one.message.currency)} "
+    sentence += f"is of {of[0]}; {of[1]} has one with that number over {format_cents(first.message.gross_cents)}."
+    return Fault("invoice-mismatch", sentence, cents=one.message.gross_cents, others=(first.record_id,))
 
 
 def _judge_payments(case: Case, book: Book, invoices: dict[bytes, list[Held[Invoice]]]) -> None:
@@ -51,7 +71,7 @@ def _judge_payments(case: Case, book: Book, invoices: dict[bytes, list[Held[Invo
     known = {(h.message.statement, h.message.invoice_number) for h in book.invoices}
     known |= {(b"", number) for _, number in known}  # of whichever statement
     for held in sorted(book.payments, key=lambda h: (h.message.booked_ms, h.record_id)):
-        fault = bookings.fault_of_next(held.message)
+        fault = bookings.fault_of_next(held.message, held.record_id)
         fault = fault or _fault_of_invoice(case, book, held, known)
         if fault is not None:
             case.report(book, held, fault)
@@ -63,7 +83,8 @@ def _judge_payments(case: Case, book: Book, invoices: dict[bytes, list[Held[Invo
         found = fault_of_payments([h.message for h in paid], invoices=[h.message for h in billed]) if paid else None
         if found is not None:
             last = next(h for h in paid if h.message is found[0])
-            case.report(book, last, found[1])
+            others = tuple(h.record_id for h in billed[:MOST_OTHERS])
+            case.report(book, last, replace(found[1], others=others))
     _note_open(case, book, invoices)
 
 
@@ -72,21 +93,28 @@ def _fault_of_invoice(
 ) -> Fault | None:
     """Does it name an invoice of a statement of its channel? Reports one that is not there."""
     payment = held.message
-    what = f"The payment {payment.reference!r}"
+    what = name_of(payment)
     if not payment.statement:
         return None
     channel = case.stated_in.get(payment.statement)
     if channel is None:
         return None  # reported as missing, with everything that names it
     if channel != book.id:
-        return Fault("payment-mismatch", f"{what} names a statement of another channel.")
+        return _astray(payment, f"{what} names a statement of another channel.")
     number = payment.invoice_number
     if (payment.statement, number) in known:
         return None
     if (b"", number) in known:
-        return Fault("payment-mismatch", f"{what} names another statement than invoice {number} does.")
-    miss(case, book, held, Invoice, f"invoice {number}", f"No bundle holds the invoice {number}, which was paid.")
+        return _astray(payment, f"{what} names another statement than invoice {number} does.")
+    sentence = (
+        f"No bundle holds the invoice {number}, of which {euros(payment.amount_cents, payment.currency)} were paid."
+    )
+    miss(case, book, held, Invoice, f"invoice {number}", sentence, cents=payment.amount_cents)
     return None
+
+
+def _astray(payment: Payment, sentence: str) -> Fault:
+    return Fault("payment-mismatch", sentence, cents=payment.amount_cents, others=(payment.statement,))
 
 
 def _note_open(case: Case, book: Book, invoices: dict[bytes, list[Held[Invoice]]]) -> None:
@@ -101,8 +129,10 @@ def _note_open(case: Case, book: Book, invoices: dict[bytes, list[Held[Invoice]]
     for held, due, left in zip(billed, owed, still_open, strict=True):
         if left:
             when = ", and the time to pay it is over" if case.now_ms > held.message.due_ms else ""
-            sentence = f"Of {due} cents {left} are open{when}."
-            case.note(book, "invoice-open", list(invoices[held.record_id][-1:]), sentence)
+            numbers = shortened([h.message.invoice_number for h in invoices[held.record_id]])
+            sentence = f"Of invoice {numbers} of {held}, {euros(due, held.message.currency)}, "
+            sentence += f"{format_cents(left)} are open{when}."
+            case.note(book, "invoice-open", list(invoices[held.record_id][-1:]), sentence, cents=-left)
 
 
 def _number(held: Held[Any]) -> tuple[int, bytes]:
@@ -123,15 +153,27 @@ def _judge_payments_counted(case: Case, book: Book) -> None:
         counted += held.message.payments_cents
         least, most = sums.between(before_ms, held.message.stated_ms)
         if counted > most:
-            sentence = f"No bundle holds the payments that {held} counts, {counted - most} cents."
-            miss(case, book, held, Payment, "a payment", sentence)
+            more = euros(counted - most, held.message.currency)
+            sentence = f"No bundle holds the payments that {held} counts, {more}."
+            miss(case, book, held, Payment, "a payment", sentence, cents=counted - most)
             return
         if counted < least:
-            sentence = f"{str(held).capitalize()} does not count a payment from before the one before it."
+            amount = euros(least - counted, held.message.currency)
+            sentence = f"{str(held).capitalize()} does not count {amount} that were booked before the one before it."
             # Money that went back, and that nobody shows, could explain it.
-            case.report(book, held, Fault("statement-mismatch", sentence, proven=False))
+            others = _booked_by(book, before_ms)
+            less = counted - least
+            fault = Fault("statement-mismatch", sentence, proven=False, cents=less, others=others)
+            case.report(book, held, fault)
             return
         before_ms = held.message.stated_ms
+
+
+def _booked_by(book: Book, before_ms: int | None) -> tuple[bytes, ...]:
+    """The last payments that were booked by then: of those one is not counted."""
+    until_ms = (before_ms or 0) - CLOCK_TOLERANCE_MS
+    booked = sorted((h.message.booked_ms, h.record_id) for h in book.payments if h.message.booked_ms <= until_ms)
+    return tuple(record_id for _, record_id in booked[-MOST_OTHERS:])
 
 
 class _BookedSums:
@@ -175,9 +217,11 @@ def miss(
     sentence: str,
     record_id: bytes = b"",
     slot: tuple[int, ...] = (),
+    *,
+    cents: int | None = None,
 ) -> None:
-    """Report a record of the channel that `held` builds on and no bundle holds."""
-    draft = Draft("record-missing", sentence, held.places, None, held.record_id, book.id)
+    """Report a record of the channel that `held` builds on and no bundle holds. `cents`: as in `Fault`."""
+    draft = Draft("record-missing", sentence, held.places, None, held.record_id, book.id, cents=cents)
     proof = f"It stands where {label} is missing."
     absence = Absence(message_type.payload_type, (book.id, *slot), label, draft, book.bundles, record_id, proof=proof)
     case.docket.add_absence(absence)

@@ -13,6 +13,8 @@ from p2pgrid.proto.codes import Party
 from p2pgrid.proto.judgement import shortened
 from p2pgrid.proto.rules import Fault
 from p2pgrid.proto.statement import Invoice, Payment, PaymentKind, Statement
+from p2pgrid.proto.statement_rules import euros
+from p2pgrid.units import format_cents
 
 _DAY_MS: Final = 86_400_000
 
@@ -23,15 +25,19 @@ def faults_of_invoices(invoices: Sequence[Invoice], *, statement: Statement) -> 
     Several are right where one is taken back and made again: their sums count.
     """
     numbers = shortened([invoice.invoice_number for invoice in invoices])
-    if any(invoice.currency != statement.currency for invoice in invoices):
-        return [Fault("invoice-mismatch", f"The invoice {numbers} is not in the statement's {statement.currency}.")]
+    other = next((invoice for invoice in invoices if invoice.currency != statement.currency), None)
+    if other is not None:
+        sentence = f"The invoice {other.invoice_number} over {euros(other.gross_cents, other.currency)} is of "
+        sentence += f"statement {statement.statement_number}, which is in {statement.currency}."
+        return [Fault("invoice-mismatch", sentence, cents=other.gross_cents)]
     for name, billed, owed in (
         ("net", sum(i.net_cents for i in invoices), statement.net_cents),
         ("VAT", sum(i.vat_cents for i in invoices), statement.gross_cents - statement.net_cents),
     ):
         if billed != owed:
-            sentence = f"The {name} of invoice {numbers} is {billed} cents; statement {statement.statement_number} has"
-            return [Fault("invoice-mismatch", f"{sentence} {owed}.", proven=False)]
+            sentence = f"The {name} of invoice {numbers} is {euros(billed, statement.currency)}; "
+            sentence += f"statement {statement.statement_number} has {format_cents(owed)}."
+            return [Fault("invoice-mismatch", sentence, proven=False, cents=billed - owed)]
     return []
 
 
@@ -41,40 +47,51 @@ class Bookings:
     def __init__(self, currency: str) -> None:
         """`currency`: the channel's."""
         self._currency: Final = currency
-        self._entries: Final[set[tuple[bytes, str, bytes]]] = set()
-        self._last: Final[dict[tuple[object, ...], int]] = {}
-        """When the last one was booked, by all that it says; likewise of those that were typed in by hand."""
-        self._last_by_hand: Final[dict[tuple[object, ...], int]] = {}
+        self._entries: Final[dict[tuple[bytes, str, bytes], bytes]] = {}
+        self._last: Final[dict[tuple[object, ...], tuple[int, bytes]]] = {}
+        """When the last one was booked, and its id, by all that it says; likewise of those typed in by hand."""
+        self._last_by_hand: Final[dict[tuple[object, ...], tuple[int, bytes]]] = {}
 
-    def fault_of_next(self, payment: Payment) -> Fault | None:
+    def fault_of_next(self, payment: Payment, record_id: bytes = b"") -> Fault | None:
         """Is it in the channel's currency, and not booked already? `payment-mismatch`.
 
         An entry of the bank's file books one movement of money, once for an invoice. Of what was typed in by hand it
         shows in all that it says, within a day: kind, reference, amount.
         """
-        what = f"The payment {payment.reference!r}"
-        is_known = self._is_known(payment)
+        what, cents = name_of(payment), payment.amount_cents
+        known = self._known(payment, record_id)
         if payment.currency != self._currency:
-            return Fault("payment-mismatch", f"{what} is in {payment.currency}, its channel in {self._currency}.")
-        if is_known:
+            sentence = f"{what} is in {payment.currency}, its channel in {self._currency}."
+            return Fault("payment-mismatch", sentence, cents=cents)
+        if known is not None:
             where = f"for invoice {payment.invoice_number}" if payment.statement else "as paid ahead"
-            return Fault("payment-mismatch", f"{what} was booked twice {where}.")
+            same = f", as record {known.hex()[:16]} already" if known else ""
+            sentence = f"{what} was booked twice {where}{same}."
+            return Fault("payment-mismatch", sentence, cents=cents, others=(known,))
         return None
 
-    def _is_known(self, payment: Payment) -> bool:
+    def _known(self, payment: Payment, record_id: bytes) -> bytes | None:
+        """The id of the one that books the same, None if there is none."""
         if payment.kind is PaymentKind.REALLOCATED:
-            return False
+            return None
         where = payment.statement, payment.invoice_number
         said = (*where, payment.kind, payment.reference, payment.amount_cents)
         alike = self._last_by_hand if payment.entry else self._last
-        is_known = payment.booked_ms - alike.get(said, -_DAY_MS) < _DAY_MS
-        self._last[said] = payment.booked_ms
+        last_ms, last_id = alike.get(said, (-_DAY_MS, b""))
+        known = last_id if payment.booked_ms - last_ms < _DAY_MS else None
+        self._last[said] = payment.booked_ms, record_id
         if payment.entry:
-            is_known = is_known or (*where, payment.entry) in self._entries
-            self._entries.add((*where, payment.entry))
+            if known is None:
+                known = self._entries.get((*where, payment.entry))
+            self._entries.setdefault((*where, payment.entry), record_id)
         else:
-            self._last_by_hand[said] = payment.booked_ms
-        return is_known
+            self._last_by_hand[said] = payment.booked_ms, record_id
+        return known
+
+
+def name_of(payment: Payment) -> str:
+    """For the beginning of a sentence: `The payment 'NY2AXHH7' over 12.40 EUR`."""
+    return f"The payment {payment.reference!r} over {euros(payment.amount_cents, payment.currency)}"
 
 
 def fault_of_payments(payments: Sequence[Payment], *, invoices: Iterable[Invoice]) -> tuple[Payment, Fault] | None:
@@ -82,20 +99,28 @@ def fault_of_payments(payments: Sequence[Payment], *, invoices: Iterable[Invoice
 
     The last that pays more, or takes more back, is at fault; `payments` are in the order in which they were booked.
     """
+    invoices = list(invoices)
     owed = sum(invoice.gross_cents for invoice in invoices)
+    numbers = shortened([invoice.invoice_number for invoice in invoices])
     paid = sum(payment.amount_cents for payment in payments)
     # Whoever pays too much is at fault, or whoever books what never came or went: the records do not tell.
     if paid > max(owed, 0):
         last = next(p for p in reversed(payments) if p.amount_cents > 0)
-        sentence = (
-            f"With the payment {last.reference!r} {paid} cents are paid for a statement whose invoices come to {owed}."
-        )
+        sentence = f"With {_lower(name_of(last))} {euros(paid, last.currency)} are paid of invoice {numbers}, "
+        sentence += f"which comes to {format_cents(owed)}."
+        cents = paid - max(owed, 0)
     elif paid < min(owed, 0):
         last = next(p for p in reversed(payments) if p.amount_cents < 0)
-        sentence = f"With the payment {last.reference!r} {-paid} cents went back, for a statement of {owed} cents."
+        sentence = f"With {_lower(name_of(last))} {euros(-paid, last.currency)} went back for invoice {numbers}, "
+        sentence += f"which comes to {format_cents(owed)}."
+        cents = paid - min(owed, 0)
     else:
         return None
-    return last, Fault("payment-mismatch", sentence, Party.UNCLEAR)
+    return last, Fault("payment-mismatch", sentence, Party.UNCLEAR, cents=cents)
+
+
+def _lower(sentence: str) -> str:
+    return sentence[0].lower() + sentence[1:]
 
 
 def spread(rests: Sequence[int], ahead_cents: int) -> list[int]:

@@ -55,6 +55,10 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """When the record was made, as it says itself; 0 where it says nothing, or where it is not there."""
     count: int = 1
     """How many findings it stands for: lines alike beyond the first of them are one finding with their number."""
+    difference_cents: int | None = None
+    """Of settlement: by how much the record says more than it should, below zero less; None where it is no sum."""
+    other_record_ids: tuple[str, ...] = ()
+    """Of settlement: the records that it is held against, in hex."""
 
 
 @dataclass(slots=True)
@@ -78,6 +82,9 @@ class Draft:
     count: int = 1
     """How many lines it is about, if it is about lines alike: from the one of `places` to `last_line`."""
     last_line: int = 0
+    cents: int | None = None
+    """As in `Fault`, and so is the next."""
+    others: tuple[bytes, ...] = ()
 
     @property
     def blamed(self) -> Party:

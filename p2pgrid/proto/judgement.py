@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from p2pgrid.proto.card import Card
-from p2pgrid.proto.chain import chain_start, extend, faults_of_link
+from p2pgrid.proto.chain import ChainHead, chain_start, extend, faults_of_link
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.channel_book import Book
 from p2pgrid.proto.codes import CODES, Party
 from p2pgrid.proto.dispute import Opening
 from p2pgrid.proto.evidence import Held
 from p2pgrid.proto.findings import Absence, Docket, Draft, Slot
+from p2pgrid.proto.invoice_sums import cents_of
 from p2pgrid.proto.key_rules import KeyTerm
 from p2pgrid.proto.messages import Meter, ModelOffer, Offer, Order, Receipt, Tariff, Voucher
 from p2pgrid.proto.record import PARTIES, Message, Role
@@ -29,6 +30,7 @@ from p2pgrid.proto.rules import (
     faults_of_speed,
     faults_of_voucher,
 )
+from p2pgrid.units import format_amount_eur
 
 MOST_LABELS: Final = 3
 
@@ -63,10 +65,11 @@ class Case:
         """Make a finding of a broken rule."""
         self.docket.add(draft_of(book, held, fault))
 
-    def note(self, book: Book, code: str, about: list[Held[Any]], sentence: str) -> None:
+    def note(self, book: Book, code: str, about: list[Held[Any]], sentence: str, *, cents: int | None = None) -> None:
         """Report a note about several records of the channel, at the first of them."""
         first = about[0]
-        self.docket.add(Draft(code, sentence, first.places[:1], record_id=first.record_id, channel=book.id))
+        draft = Draft(code, sentence, first.places[:1], record_id=first.record_id, channel=book.id, cents=cents)
+        self.docket.add(draft)
 
 
 def draft_of(book: Book, held: Held[Any], fault: Fault) -> Draft:
@@ -76,7 +79,17 @@ def draft_of(book: Book, held: Held[Any], fault: Fault) -> Draft:
     """
     usual = CODES[fault.code]
     convinces = (usual.convinces or usual.party is Party.HOLDER) and fault.party is not Party.UNCLEAR and fault.proven
-    return Draft(fault.code, fault.sentence, held.places, fault.party, held.record_id, book.id, convinces=convinces)
+    return Draft(
+        fault.code,
+        fault.sentence,
+        held.places,
+        fault.party,
+        held.record_id,
+        book.id,
+        convinces=convinces,
+        cents=fault.cents,
+        others=fault.others,
+    )
 
 
 def judge_channel(case: Case, book: Book) -> None:
@@ -146,15 +159,17 @@ def _judge_chain(case: Case, book: Book) -> None:
         faults = [] if is_judged else faults_of_link(head, held.message, credit_limit_pico=channel.credit_limit_pico)
         for fault in faults:
             if fault.code == "receipt-gap":
-                _note_gap(case, book, held, head.receipt_number + 1, number)
+                _note_gap(case, book, held, head)
             else:
                 case.report(book, held, fault)
         head = extend(held.message, held.record_id)
     _note_proposals(case, book)
 
 
-def _note_gap(case: Case, book: Book, held: Held[Receipt], first: int, after: int) -> None:
+def _note_gap(case: Case, book: Book, held: Held[Receipt], head: ChainHead) -> None:
+    first, after = head.receipt_number + 1, held.message.receipt_number
     single = after - first == 1
+    pico = held.message.channel_total_pico - held.message.amount_pico - head.total_pico
     label = f"receipt {first}" if single else f"receipts {first} to {after - 1}"
     named = held.message.previous.hex()
     case.docket.add_absence(
@@ -164,10 +179,12 @@ def _note_gap(case: Case, book: Book, held: Held[Receipt], first: int, after: in
             label,
             Draft(
                 "receipt-gap",
-                f"No bundle holds {label}; receipt {after} builds on what is missing.",
+                f"No bundle holds {label}; receipt {after} builds on what is missing. "
+                f"By the channel's total it comes to {format_amount_eur(pico)} {book.channel.message.currency}.",
                 held.places,
                 record_id=held.record_id,
                 channel=book.id,
+                cents=-cents_of(pico),
             ),
             book.bundles,
             record_id=held.message.previous if single else b"",

@@ -36,6 +36,10 @@ class Fault:
     """Who is at fault, where it is not the code's usual party."""
     proven: bool = True
     """False where a record that nobody shows could explain it: then it convinces nobody, whatever its code."""
+    cents: int | None = None
+    """By how much the record says more than it should, in cents; None where that is no sum of money."""
+    others: tuple[bytes, ...] = ()
+    """The ids of the records that it is held against, as far as the rule knows them."""
 
 
 def bills_by_voucher(status: Status) -> bool:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
 from itertools import accumulate, takewhile
 from typing import Any, Final
 
@@ -12,11 +16,14 @@ from p2pgrid.proto.contested import TakenBounds, bounds_at
 from p2pgrid.proto.dispute_rules import DAY_MS
 from p2pgrid.proto.evidence import Held
 from p2pgrid.proto.findings import Absence, Draft
+from p2pgrid.proto.invoice_sums import cents_of
 from p2pgrid.proto.judgement import Case, shortened
-from p2pgrid.proto.messages import Receipt, Tariff
+from p2pgrid.proto.messages import Offer, Receipt, Tariff
 from p2pgrid.proto.record import Role
+from p2pgrid.proto.rules import Fault
 from p2pgrid.proto.statement import Statement
 from p2pgrid.proto.statement_rules import fault_of_overlap, faults_of_contents, faults_of_succession, faults_of_sums
+from p2pgrid.units import format_amount_eur
 
 _UNFIT: Final = frozenset({"statement-mismatch", "statement-omits-receipt", "receipt-in-two-statements"})
 """With one of these a statement is not held against its receipts: it speaks of others, or differs in its own sums."""
@@ -25,19 +32,20 @@ _UNFIT: Final = frozenset({"statement-mismatch", "statement-omits-receipt", "rec
 def judge_settlement(case: Case, book: Book) -> None:
     """Report what is wrong with the channel's statements, invoices and payments."""
     before: Held[Statement] | None = None
-    stated_until = 0
+    until: Held[Statement] | None = None
+    amounts = _Amounts(book)
     taken = _taken_by_statements(book)
     highest = max(book.receipts, default=0)
     for number in sorted(book.statements):
         held = book.statements[number]
-        _judge_statement(case, book, held, before, stated_until, highest, taken.get(number))
+        _judge_statement(case, book, held, before, until, highest, taken.get(number), amounts)
         before = held
-        stated_until = max(stated_until, held.message.last_receipt)
+        until = held if until is None or held.message.last_receipt > until.message.last_receipt else until
     waiting = [book.statements[n] for n in sorted(book.statements) if not book.statements[n].claims(Role.CLIENT)]
     if waiting:
         labels = shortened([str(held) for held in waiting])
         case.note(book, "awaiting-countersignature", waiting, f"The client has not countersigned {labels}.")
-    _note_unstated(case, book, stated_until)
+    _note_unstated(case, book, until.message.last_receipt if until else 0)
     judge_billing(case, book)
 
 
@@ -46,11 +54,14 @@ def _judge_statement(
     book: Book,
     held: Held[Statement],
     before: Held[Statement] | None,
-    stated_until: int,
+    until: Held[Statement] | None,
     highest: int,
     taken: tuple[TakenBounds, int] | None,
+    amounts: _Amounts,
 ) -> None:
+    """`until`: of the statements with lower numbers the one with the highest receipt."""
     statement = held.message
+    stated_until = until.message.last_receipt if until else 0
     faults = faults_of_sums(statement, channel=book.channel.message)
     expected = before.message.statement_number + 1 if before else 1
     if statement.statement_number == expected:
@@ -81,9 +92,65 @@ def _judge_statement(
                 credited_before_pico=taken[1] if taken else 0,
             )
         else:
-            _miss_receipts(case, book, held, highest)
+            _miss_receipts(case, book, held, highest, amounts)
     for fault in faults:
-        case.report(book, held, fault)
+        case.report(book, held, _with_receipts(held, fault, before, until, amounts))
+
+
+class _Amounts:
+    """What receipts bill, summed from their numbers in one step each."""
+
+    def __init__(self, book: Book) -> None:
+        self._book: Final = book
+
+    @cached_property
+    def _numbers(self) -> list[int]:
+        return sorted(self._book.receipts)
+
+    @cached_property
+    def _sums(self) -> list[int]:
+        amounts = (self._book.receipts[number].message.amount_pico for number in self._numbers)
+        return list(accumulate(amounts, initial=0))
+
+    def of(self, first: int, last: int) -> tuple[int, bool]:
+        """The pico of those at hand from number `first` to `last`, and whether all are."""
+        start, end = bisect_left(self._numbers, first), bisect_right(self._numbers, last)
+        return self._sums[end] - self._sums[start] if end > start else 0, end - start == last - first + 1
+
+
+def _with_receipts(
+    held: Held[Statement],
+    fault: Fault,
+    before: Held[Statement] | None,
+    until: Held[Statement] | None,
+    amounts: _Amounts,
+) -> Fault:
+    """Say what the receipts come to that are in two statements or in none, as far as they are at hand."""
+    statement = held.message
+    others = fault.others
+    stated_until = until.message.last_receipt if until else 0
+    if fault.code == "receipt-in-two-statements":
+        first, last = statement.first_receipt, min(stated_until, statement.last_receipt)
+        others = (until.record_id,) if until else ()
+    elif fault.code == "statement-omits-receipt" and statement.first_receipt > stated_until + 1:
+        first, last = (before.message.last_receipt if before else 0) + 1, statement.first_receipt - 1
+    elif fault.code == "statement-omits-receipt":
+        first, last = statement.first_receipt, statement.last_receipt
+    else:
+        return fault
+    pico, are_all_there = amounts.of(first, last)
+    if not are_all_there:
+        return fault
+    if fault.code == "receipt-in-two-statements":
+        sentence = f"{fault.sentence} Receipts {first} to {last} of both come to"
+    elif last >= statement.first_receipt:
+        pico -= statement.total_pico
+        sentence = f"{fault.sentence} The others come to"
+    else:
+        sentence = f"{fault.sentence} What no statement holds comes to"
+    sentence = f"{sentence} {format_amount_eur(pico)} {statement.currency}."
+    cents = cents_of(pico) if fault.code == "receipt-in-two-statements" else -cents_of(pico)
+    return replace(fault, sentence=sentence, cents=cents, others=others)
 
 
 def _receipts_of(book: Book, statement: Statement) -> list[Held[Receipt]] | None:
@@ -97,25 +164,35 @@ def _receipts_of(book: Book, statement: Statement) -> list[Held[Receipt]] | None
     return [book.receipts[number] for number in numbers]
 
 
-def _miss_receipts(case: Case, book: Book, held: Held[Statement], highest: int) -> None:
+def _miss_receipts(case: Case, book: Book, held: Held[Statement], highest: int, amounts: _Amounts) -> None:
     """Receipts of the range that no chain misses: those at its ends."""
     statement = held.message
     if statement.last_receipt > highest:
         label = f"receipt {statement.last_receipt}"
         sentence = f"No bundle holds {label}, which {held} is of."
-        miss(case, book, held, Receipt, label, sentence, slot=(statement.last_receipt,))
+        left = statement.total_pico - amounts.of(statement.first_receipt, statement.last_receipt)[0]
+        sentence += f" Its receipts at hand leave {format_amount_eur(left)} {statement.currency} of its total."
+        miss(case, book, held, Receipt, label, sentence, slot=(statement.last_receipt,), cents=cents_of(left))
 
 
 def _tariffs_of(case: Case, book: Book, receipts: list[Held[Receipt]]) -> list[Tariff] | None:
     tariffs = []
     for held in receipts:
-        offer = case.offers.get(held.message.offer)
-        order = book.orders.get(held.message.order_number, {}).get(held.message.order)
-        entry = offer.message.model_offer(held.message.model) if offer is not None else None
-        if offer is None or order is None or entry is None:
+        tariff = tariff_of(case.offers, book, held)
+        if tariff is None:
             return None
-        tariffs.append(offer.message.tariff_at(entry, order.message.ordered_ms))
+        tariffs.append(tariff)
     return tariffs
+
+
+def tariff_of(offers: Mapping[bytes, Held[Offer]], book: Book, held: Held[Receipt]) -> Tariff | None:
+    """The tariff of the receipt's order at the order's time; None where its order or offer is not at hand."""
+    offer = offers.get(held.message.offer)
+    order = book.orders.get(held.message.order_number, {}).get(held.message.order)
+    entry = offer.message.model_offer(held.message.model) if offer is not None else None
+    if offer is None or order is None or entry is None:
+        return None
+    return offer.message.tariff_at(entry, order.message.ordered_ms)
 
 
 def _taken_by_statements(book: Book) -> dict[int, tuple[TakenBounds, int]]:

@@ -7,17 +7,19 @@ auditor reports it. Amounts are integers: pico up to a line's amount, cents from
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.codes import Party
 from p2pgrid.proto.contested import TakenBounds
-from p2pgrid.proto.invoice_sums import Component, line_components, net_of, vat_of
+from p2pgrid.proto.invoice_sums import Component, cents_of, line_components, net_of, vat_of
 from p2pgrid.proto.merkle import CompactRange, leaf_hash
 from p2pgrid.proto.messages import Channel, Receipt, Tariff, Usage
 from p2pgrid.proto.pricing import owes_nothing
 from p2pgrid.proto.rules import Fault
 from p2pgrid.proto.statement import Statement, StatementLine
+from p2pgrid.units import format_amount_eur, format_cents
 
 _NO_TOKENS: Final = Usage()
 
@@ -117,18 +119,22 @@ def faults_of_sums(statement: Statement, *, channel: Channel) -> list[Fault]:
         expected = vat_of(line.net_cents, line.rate_bp)
         if line.vat_cents != expected:
             rate = f"{line.rate_bp // 100}.{line.rate_bp % 100:02} % ({line.category})"
-            sentence = f"The VAT of {what} at {rate} is {line.vat_cents} cents; {line.net_cents} cents make {expected}."
-            return [_mismatch(sentence)]
+            stated, net_of_rate = euros(line.vat_cents, statement.currency), format_cents(line.net_cents)
+            sentence = f"The VAT of {what} at {rate} is {stated}; {net_of_rate} make {format_cents(expected)}."
+            return [_mismatch(sentence, line.vat_cents - expected)]
     net, vat = sum(line.net_cents for line in statement.vat), sum(line.vat_cents for line in statement.vat)
     closing = statement.opening_cents + statement.gross_cents - statement.payments_cents - statement.set_off_cents
-    for name, stated, expected, unit, of in (
-        ("total", statement.total_pico, sum(line.amount_pico for line in statement.lines), "pico", "its lines make"),
-        ("net", statement.net_cents, net, "cents", "its categories of VAT make"),
-        ("gross", statement.gross_cents, statement.net_cents + vat, "cents", "its net and VAT make"),
-        ("closing balance", statement.closing_cents, closing, "cents", "what it states makes"),
+    total_pico = sum(line.amount_pico for line in statement.lines)
+    if statement.total_pico != total_pico:
+        return [_mismatch_pico("total", statement, statement.total_pico, "its lines make", total_pico)]
+    for name, cents, made, of in (
+        ("net", statement.net_cents, net, "its categories of VAT make"),
+        ("gross", statement.gross_cents, statement.net_cents + vat, "its net and VAT make"),
+        ("closing balance", statement.closing_cents, closing, "what it states makes"),
     ):
-        if stated != expected:
-            return [_mismatch(f"The {name} of {what} is {stated} {unit}; {of} {expected}.")]
+        if cents != made:
+            sentence = f"The {name} of {what} is {euros(cents, statement.currency)}; {of} {format_cents(made)}."
+            return [_mismatch(sentence, cents - made)]
     return []
 
 
@@ -166,7 +172,7 @@ def faults_of_succession(
         faults.append(overlap)
     elif statement.first_receipt > last + 1:
         sentence = f"{what} begins with receipt {statement.first_receipt}; receipt {last + 1} is in none before it."
-        faults.append(Fault("statement-omits-receipt", sentence))
+        faults.append(Fault("statement-omits-receipt", sentence, others=(before_id,)))
     elif statement.first_receipt <= last:
         faults.append(_mismatch(f"{what} is of no receipts, and stands within those of the one before it."))
     elif statement.previous != before_id:
@@ -175,11 +181,15 @@ def faults_of_succession(
         begins = "the one before it ends" if before else "the channel was opened"
         faults.append(_mismatch(f"The period of s{what[1:]} does not begin when {begins}."))
     elif statement.net_cents != net:
-        sentence = f"The net of s{what[1:]} is {statement.net_cents} cents; lines, credits and what is held make {net}."
-        faults.append(_mismatch(sentence))
+        stated = euros(statement.net_cents, statement.currency)
+        sentence = f"The net of s{what[1:]} is {stated}; lines, credits and what is held make {format_cents(net)}."
+        faults.append(_mismatch(sentence, statement.net_cents - net))
     if statement.opening_cents != closing:
-        sentence = f"{what} opens with {statement.opening_cents} cents; the balance before it is {closing}."
-        faults.append(Fault("wrong-opening-balance", sentence))
+        before_it = f"statement {before.statement_number} closes with" if before else "the balance before it is"
+        opens = euros(statement.opening_cents, statement.currency)
+        sentence = f"{what} opens with {opens}; {before_it} {format_cents(closing)}."
+        more = statement.opening_cents - closing
+        faults.append(Fault("wrong-opening-balance", sentence, cents=more, others=(before_id,)))
     if before is not None and statement.stated_ms < before.stated_ms - CLOCK_TOLERANCE_MS:
         sentence = f"By its time s{what[1:]} comes before the one before it."
         faults.append(Fault("time-backwards", sentence, Party.PROVIDER))
@@ -205,30 +215,37 @@ def faults_of_contents(
         return [_mismatch(f"The root of {what} is not that of its receipts.")]
     total = sum(receipt.amount_pico for _, receipt in receipts)
     if total != statement.total_pico:
-        return [_mismatch(f"The total of {what} is {statement.total_pico} pico; its receipts make {total}.")]
+        return [_mismatch_pico("total", statement, statement.total_pico, "its receipts make", total)]
     if tariffs is not None:
         expected = statement_lines((r, t) for (_, r), t in zip(receipts, tariffs, strict=True))
         if sorted(expected, key=_line_key) != sorted(statement.lines, key=_line_key):
-            return [_mismatch(f"The lines of {what} are not its receipts by model and tariff.")]
-    late = next((r for _, r in receipts if r.issued_ms > statement.until_ms + CLOCK_TOLERANCE_MS), None)
+            made, stated = (
+                sum(component.net_cents for line in lines for component in components_of(line))
+                for lines in (expected, statement.lines)
+            )
+            sentence = f"The lines of {what} are not its receipts by model and tariff: they come to "
+            sentence += f"{euros(stated, statement.currency)}, the receipts to {format_cents(made)}."
+            return [_mismatch(sentence, stated - made)]
+    late = next((pair for pair in receipts if pair[1].issued_ms > statement.until_ms + CLOCK_TOLERANCE_MS), None)
     if late is not None:
-        return [_mismatch(f"The period of {what} was over when receipt {late.receipt_number} was made.")]
+        sentence = f"The period of {what} was over when receipt {late[1].receipt_number} was made, over "
+        sentence += f"{format_amount_eur(late[1].amount_pico)} {statement.currency}."
+        return [_mismatch(sentence, cents_of(late[1].amount_pico), (late[0],))]
     return _faults_of_taken(statement, taken, credited_before_pico) if taken is not None else []
 
 
 def _faults_of_taken(statement: Statement, taken: TakenBounds, before_pico: int) -> list[Fault]:
-    what = f"statement {statement.statement_number}"
     least, most = (max(bound.credits_pico - before_pico, 0) for bound in (taken.least, taken.most))
     if not least <= statement.credits_pico <= most:
         # Of too much credit, and of what the client accepted, a record that nobody shows could tell another story.
         proven = statement.credits_pico < taken.proven_credits_pico - before_pico
         made = least if statement.credits_pico < least else most
-        sentence = f"The credits of {what} are {statement.credits_pico} pico; accepted disputes make {made}."
-        return [Fault("statement-mismatch", sentence, proven=proven)]
+        fault = _mismatch_pico("credit", statement, statement.credits_pico, "accepted disputes make", made)
+        return [replace(fault, proven=proven)]
     if not taken.least.held_pico <= statement.held_pico <= taken.most.held_pico:
         made = taken.least.held_pico if statement.held_pico < taken.least.held_pico else taken.most.held_pico
-        sentence = f"By {what} {statement.held_pico} pico are held back; open disputes contest {made}."
-        return [Fault("statement-mismatch", sentence, proven=False)]
+        fault = _mismatch_pico("part held back", statement, statement.held_pico, "open disputes contest", made)
+        return [replace(fault, proven=False)]
     return []
 
 
@@ -236,5 +253,16 @@ def _line_key(line: StatementLine) -> tuple[str | int, ...]:
     return tuple(getattr(line, name) for name in line.__struct_fields__)
 
 
-def _mismatch(sentence: str) -> Fault:
-    return Fault("statement-mismatch", sentence)
+def euros(cents: int, currency: str) -> str:
+    """`12.40 EUR`."""
+    return f"{format_cents(cents)} {currency}"
+
+
+def _mismatch(sentence: str, cents: int | None = None, others: tuple[bytes, ...] = ()) -> Fault:
+    return Fault("statement-mismatch", sentence, cents=cents, others=others)
+
+
+def _mismatch_pico(name: str, statement: Statement, stated: int, of: str, made: int) -> Fault:
+    sentence = f"The {name} of statement {statement.statement_number} is {format_amount_eur(stated)} "
+    sentence += f"{statement.currency}; {of} {format_amount_eur(made)}."
+    return _mismatch(sentence, cents_of(stated) - cents_of(made))

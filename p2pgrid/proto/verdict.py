@@ -7,7 +7,7 @@ findings in any order of lines; only the places differ.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -33,6 +33,7 @@ from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Vouche
 from p2pgrid.proto.opening_case import Opened, judge_openings
 from p2pgrid.proto.record import PARTIES, Record, Role
 from p2pgrid.proto.settlement_case import judge_settlement, miss_statement
+from p2pgrid.proto.settlement_summary import ChannelSettlement, settlements_of
 from p2pgrid.proto.statement import Invoice, Payment, Statement
 from p2pgrid.proto.withdrawal import Withdrawal
 
@@ -122,6 +123,11 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """Commitments that a party opened, and that are over what it shows."""
     at_ms: int = 0
     """The time that terms were held against."""
+    settlement: tuple[ChannelSettlement, ...] = ()
+    """Of each channel that has statements, invoices or payments."""
+
+
+Observe = Callable[["Judged"], None]
 
 
 def audit_records(
@@ -130,12 +136,13 @@ def audit_records(
     *,
     now_ms: int | None = None,
     log_demands: LogDemands = NO_DEMANDS,
+    observe: Observe | None = None,
 ) -> Verdict:
     """Check everything that the bundles hold, each by itself and one against the other.
 
     `now_ms`: when the audit is made; None for the latest time that a receipt or a later record shows.
     `log_demands`: what must be shown of providers' logs. `elided` speaks for records that were found plain and are left
-    out of `bundles`: the verdict is that of all.
+    out of `bundles`: the verdict is that of all. `observe` is given what was judged, and the verdict.
     Raises nothing for whatever the records say; what a bundle's own iterator raises passes through.
     """
     elided = elided or Elided()
@@ -190,7 +197,7 @@ def audit_records(
         for s, side, (lines, records) in zip(sources, owners.sides, sizes, strict=True)
     )
     operators = _operators(evidence)
-    return Verdict(
+    verdict = Verdict(
         clean=not (by_weight[Weight.FAULT] or elided.unjudged or elided.unjudged_records),
         unjudged=elided.unjudged,
         unjudged_records=elided.unjudged_records,
@@ -201,7 +208,20 @@ def audit_records(
         activity=_activity(books, elided),
         opened=_opened(case, sources),
         at_ms=case.now_ms,
+        settlement=settlements_of(books, now_ms=case.now_ms),
     )
+    if observe is not None:
+        observe(Judged(case, books, verdict))
+    return verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What an audit judged: every record that stands, its signatures checked, and the verdict about all."""
+
+    case: Case
+    books: Sequence[Book]
+    verdict: Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -503,6 +523,8 @@ class _Owners:
             channel=draft.channel.hex(),
             time_ms=0 if is_absence else times_ms.get(draft.record_id, 0),
             count=draft.count,
+            difference_cents=draft.cents,
+            other_record_ids=tuple(other.hex() for other in draft.others if other),
         )
 
     def _where(self, draft: Draft) -> str:

@@ -18,6 +18,8 @@ from p2pgrid.cli.audit import audit
 from p2pgrid.proto.codes import CODES
 from p2pgrid.proto.messages import Usage
 from p2pgrid.proto.verdict import Activity, Verdict, audit_records
+from p2pgrid.units import format_cents
+from tests.audit.months import make_month
 from tests.proto.audit_cases import both
 from tests.proto.chains import DAY_MS, START_MS, Dealings, bundle_of
 
@@ -110,6 +112,43 @@ def test_the_page_shows_charts_and_every_finding() -> None:
         assert heading in page.text
     for finding in verdict.findings:
         assert finding.record_id[:16] in page.text
+
+
+def settled_page() -> tuple[Verdict, Page]:
+    """A month of every way to pay, its model and reference written by a hostile peer."""
+    month = make_month(11, receipts=30, statements=4)
+    month.pay(month.invoices[0], 1, reference="</td><img src=x>")
+    verdict = audit_records(month.bundles())
+    return verdict, Page(page_of(verdict))
+
+
+def test_settlement_is_linked_from_receipts_to_statements_to_invoices_to_payments() -> None:
+    verdict, page = settled_page()
+    assert set(page.tags) <= TAGS | {"a"}
+    (settled,) = verdict.settlement
+    marks = [value for _, name, value in page.attributes if name == "id"]
+    links = [value for _, name, value in page.attributes if name == "href"]
+    assert (
+        len(marks)
+        == len(set(marks))
+        == sum(len(each) for each in (settled.statements, settled.invoices, settled.payments))
+    )
+    for link in links:
+        assert re.fullmatch(r"#r[0-9a-f]{32}", link), "a link leads to a row of the page, and nowhere else"
+        assert link[1:] in marks
+    for invoice in settled.invoices:
+        assert links.count(f"#r{invoice.statement_id[:32]}") >= 1
+        assert links.count(f"#r{invoice.invoice_id[:32]}") >= 1
+    last = max(settled.statements, key=lambda one: one.last_receipt)
+    assert f"#r{last.statement_id[:32]}" in links, "the channel's receipts lead to their statements"
+    for words in (f"Statements: {len(settled.statements)}", f"1 to {last.last_receipt}", "</td><img src=x>"):
+        assert words in page.text
+    for payment in settled.payments:
+        assert format_cents(payment.amount_cents) in page.text
+
+
+def test_a_page_of_dealings_without_statements_has_no_settlement() -> None:
+    assert "Settlement" not in Page(page_of(hostile_verdict())).text
 
 
 def test_the_command_writes_the_page(tmp_path: Path) -> None:
