@@ -54,6 +54,8 @@ class AccountRole(StrEnum):
     """Between a receivable and a payable that are set off: zero once both are booked."""
     REALLOCATION = "reallocation"
     """Between two invoices when a payment is booked for another than before: zero once both are booked."""
+    EARLIER_RESULT = "earlier-result"
+    """Revenue less expense of earlier fiscal years, in the opening of a trial balance alone."""
     UNCLEAR = "unclear"
     """VAT and net of an invoice of which nobody can say in which VAT case they are: an accountant has to look."""
 
@@ -92,6 +94,7 @@ _NUMBERS: Final[dict[AccountRole, tuple[str, str, str]]] = {
     R.VAT_OUTPUT_REVERSE: ("2310", "1787", "3837"),
     R.SET_OFF: ("1900", "1590", "1370"),
     R.REALLOCATION: ("1910", "1360", "1460"),
+    R.EARLIER_RESULT: ("3000", "0860", "2970"),
     R.UNCLEAR: ("1990", "1590", "1370"),
 }
 _NAMES: Final[dict[AccountRole, str]] = {
@@ -116,6 +119,7 @@ _NAMES: Final[dict[AccountRole, str]] = {
     R.VAT_OUTPUT_REVERSE: "VAT owed, reverse charge",
     R.SET_OFF: "Set-off",
     R.REALLOCATION: "Reallocated payments",
+    R.EARLIER_RESULT: "Result of earlier years",
     R.UNCLEAR: "To be cleared up",
 }
 _GERMAN_RATE_BP: Final = 1900
@@ -173,6 +177,11 @@ def chart_of(name: str) -> Chart:
         tax_keys=dict(_SKR_KEYS) if is_german else {},
         tax_rates=dict(_SKR_RATES) if is_german else {},
     )
+
+
+def is_of_result(role: AccountRole) -> bool:
+    """True for revenue and expense, which begin with nothing in every fiscal year."""
+    return role.value.startswith(("revenue-", "expense-"))
 
 
 def account_name(role: AccountRole) -> str:

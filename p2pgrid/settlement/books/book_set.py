@@ -43,4 +43,8 @@ class BookSet:
         if line.role in PERSONAL_ROLES:
             number = self.personal[booking.side, booking.counterparty]
             return Account(personal_number(number, self.chart.account_length), self.name(booking))
-        return Account(self.chart.number(line.role), account_name(line.role))
+        return self.general(line.role)
+
+    def general(self, role: AccountRole) -> Account:
+        """A general account."""
+        return Account(self.chart.number(role), account_name(role))

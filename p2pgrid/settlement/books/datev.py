@@ -208,7 +208,9 @@ def _fields(booking: Booking, books: BookSet, own: BookingLine, other: BookingLi
         "BU-Schlüssel": key.zfill(4) if key else "",
         "Belegdatum": f"{booking.day:%d%m}",
         "Belegfeld 1": document_field(booking.document_number),
-        "Buchungstext": text_field(f"{booking.text} {books.name(booking)}"),
+        "Buchungstext": text_field(
+            f"{booking.text} {books.names.get((booking.side, booking.counterparty), '')}".strip()
+        ),
         "Beleginfo - Art 1": "p2pgrid record",
         "Beleginfo - Inhalt 1": booking.record.hex(),
         "Beleginfo - Art 2": "Belegnummer",

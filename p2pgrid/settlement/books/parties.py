@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from p2pgrid.proto.billing_details import BillingDetails
-from p2pgrid.proto.record import Role
+from p2pgrid.proto.record import Role, Signed
 from p2pgrid.settlement.books.personal import peer_id
 
 
@@ -39,3 +39,20 @@ def vat_id_of(parties: Parties, key: bytes, side: Role) -> str:
 def other_side(side: Role) -> Role:
     """The role of the other party."""
     return Role.CLIENT if side is Role.PROVIDER else Role.PROVIDER
+
+
+class _Details(Protocol):
+    def of(self, party: bytes, by: Role) -> Signed[BillingDetails] | None: ...
+
+
+class StoredParties:
+    """Out of the details that peers have signed and this node has kept."""
+
+    def __init__(self, details: _Details) -> None:
+        """`details`: a `p2pgrid.settlement.details.DetailsBook`."""
+        self._details: Final = details
+
+    def of(self, party: bytes, by: Role) -> BillingDetails | None:
+        """What a party last told of itself as provider or client."""
+        signed = self._details.of(party, by)
+        return signed.message if signed is not None else None

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from datetime import date
 
 from p2pgrid.proto.record import Role
-from p2pgrid.settlement.books.accounts import AccountRole
+from p2pgrid.settlement.books.accounts import AccountRole, is_of_result
 from p2pgrid.settlement.books.book_set import BookSet
+from p2pgrid.settlement.books.days import fiscal_year_of
 from p2pgrid.settlement.books.journal import Booking
 from p2pgrid.settlement.books.records import ChannelRecords
 
@@ -35,12 +36,17 @@ class AccountBalance:
 
 
 def trial_balance(books: BookSet, before: Iterable[Booking] = ()) -> list[AccountBalance]:
-    """Every account by its number: `before` are the bookings of the days before the span, which open it."""
+    """Every account by its number: `before` are the bookings of the days before the span, which open it.
+
+    Revenue and expense of earlier fiscal years open as their result.
+    """
     found: dict[tuple[str, str], AccountBalance] = {}
+    year = fiscal_year_of(books.span.first, books.chart.fiscal_year_begins)
     for is_opening, bookings in ((True, before), (False, books.bookings)):
         for booking in bookings:
             for one in booking.lines:
-                account = books.account(booking, one)
+                is_earlier = booking.day < year and is_of_result(one.role)
+                account = books.general(AccountRole.EARLIER_RESULT) if is_earlier else books.account(booking, one)
                 key = account.number, booking.currency
                 balance = found.get(key) or AccountBalance(
                     number=account.number,
