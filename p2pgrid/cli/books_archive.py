@@ -57,6 +57,7 @@ def archive(
     from p2pgrid.errors import LocalError
     from p2pgrid.settlement.books.archive import ArchiveSources, write_archive
     from p2pgrid.settlement.books.archive_check import check_archive
+    from p2pgrid.settlement.books.days import Span
     from p2pgrid.settlement.books.documents import DocumentFiles
     from p2pgrid.settlement.books.office import open_office
 
@@ -82,6 +83,7 @@ def archive(
             country=office.country,
             set_offs=office.set_offs,
             days=office.days,
+            more=office.bank_files(Span(date(year, 1, 1), date(year, 12, 31))),
         )
         written = write_archive(sources, year, output, verify)
     (found,) = checked

@@ -15,14 +15,14 @@ import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from p2pgrid.errors import InvalidRecord, LocalError, P2pgridError, UsageError
 from p2pgrid.ledger.bundle import read_bundle
-from p2pgrid.proto.record import Message, Record, parse_message, record_id
+from p2pgrid.proto.record import Message, Record, parse_message
 from p2pgrid.proto.statement import Invoice, Payment, Statement
 from p2pgrid.settlement.books.archive import SUMS
 from p2pgrid.settlement.books.archive_contents import FORMAT
@@ -164,12 +164,10 @@ def _check_records(folder: Path, index: dict[str, Any], bundles: Sequence[Path])
     for path in bundles:
         if path.relative_to(folder).as_posix() not in named:
             yield ArchiveFault(path.relative_to(folder).as_posix(), "index.json does not name it.")
-        for _, line in read_bundle(path):
-            if isinstance(line, Record) and (message_type := by_type.get(line.payload_type)):
-                try:
-                    found[record_id(line.payload_type, line.payload).hex()] = parse_message(line, message_type)
-                except InvalidRecord:
-                    continue  # the audit says so
+        for record in _records(path):
+            if message_type := by_type.get(record.payload_type):
+                with suppress(InvalidRecord):  # the audit says so
+                    found[record.id.hex()] = parse_message(record, message_type)
     for message_type, name in wanted.items():
         for row in index[name]:
             message = found.get(str(row.get("id")))
@@ -179,6 +177,14 @@ def _check_records(folder: Path, index: dict[str, Any], bundles: Sequence[Path])
             yield from _compare(row, message)
             if isinstance(message, Invoice):
                 yield from _check_document(folder, row, message)
+
+
+def _records(bundle: Path) -> Iterator[Record]:
+    """Its records; none of a file that is no bundle, for the audit says so."""
+    with suppress(UsageError):
+        for _, line in read_bundle(bundle):
+            if isinstance(line, Record):
+                yield line
 
 
 def _compare(row: dict[str, Any], message: Any) -> Iterator[ArchiveFault]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
 
 from p2pgrid.config import Config, DataFolder
 from p2pgrid.ledger.reader import SqliteReader
@@ -21,13 +18,12 @@ from p2pgrid.settlement.books.book_set import BookSet
 from p2pgrid.settlement.books.booking import Rules, bookings_of
 from p2pgrid.settlement.books.days import Span, days_of_zone
 from p2pgrid.settlement.books.journal import Booking
-from p2pgrid.settlement.books.parties import NoParties, Parties, StoredParties, name_of, vat_id_of
+from p2pgrid.settlement.books.neighbours import bank_files, parties_in, set_offs_in
+from p2pgrid.settlement.books.parties import Parties, name_of, vat_id_of
 from p2pgrid.settlement.books.personal import Personal, PersonalAccounts, peer_id
 from p2pgrid.settlement.books.records import ChannelRecords, Days, SetOffs, records_of_ledger
 from p2pgrid.settlement.books.settings import chart_from, rules_of
 from p2pgrid.settlement.database import FILE_NAME, open_database
-
-_DETAILS: Final = "p2pgrid.settlement.details"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +39,8 @@ class Office:
     parties: Parties
     accounts: PersonalAccounts
     days: Days
-    set_offs: SetOffs | None
+    set_offs: SetOffs
+    database: sqlite3.Connection
 
     def books(self, span: Span, side: Role | None = None) -> BookSet:
         """The bookings of these days, named. Whoever has no personal account is given one."""
@@ -68,6 +65,10 @@ class Office:
         """Their accounts."""
         return self.accounts.of(parties)
 
+    def bank_files(self, span: Span) -> Mapping[str, bytes]:
+        """What the bank's entries of these days were taken for."""
+        return bank_files(self.database, span)
+
     def _parties(self, side: Role | None) -> list[tuple[Role, bytes]]:
         """By the age of their first channel, so that numbers do not depend on what is exported first."""
         return list(
@@ -89,16 +90,18 @@ def open_office(
         closing(open_database(data.path / FILE_NAME)) as database,
     ):
         where = country or country_of(config)
+        set_offs = set_offs_in(ledger)
         yield Office(
             ledger=ledger,
-            channels=tuple(records_of_ledger(ledger, own_keys, set_offs=None, days=days)),
+            channels=tuple(records_of_ledger(ledger, own_keys, set_offs=set_offs, days=days)),
             chart=chosen,
             rules=rules_of(chosen, where),
             country=where,
             parties=parties_in(database),
             accounts=PersonalAccounts(database),
             days=days,
-            set_offs=None,
+            set_offs=set_offs,
+            database=database,
         )
 
 
@@ -106,10 +109,3 @@ def country_of(config: Config) -> str:
     """Where the operator is established: `[billing] country`, else where it says that its GPUs stand, if it sells."""
     stated: str = getattr(config.billing, "country", "")
     return stated or (config.provider.country if config.provider.models else "")
-
-
-def parties_in(database: sqlite3.Connection) -> Parties:
-    """Billing details that are kept in settlement.db."""
-    if importlib.util.find_spec(_DETAILS) is None:
-        return NoParties()
-    return StoredParties(importlib.import_module(_DETAILS).DetailsBook(database))
