@@ -65,7 +65,8 @@ def trial_balance(books: BookSet, before: Iterable[Booking] = ()) -> list[Accoun
                         credit_cents=balance.credit_cents + one.credit_cents,
                     )
                 )
-    return [found[key] for key in sorted(found)]
+    rows = [found[key] for key in sorted(found)]
+    return [row for row in rows if row.opening_cents or row.debit_cents or row.credit_cents]
 
 
 @dataclass(frozen=True, kw_only=True)
