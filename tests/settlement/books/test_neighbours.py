@@ -126,7 +126,6 @@ async def test_set_offs_in_force_are_legs_of_both_channels() -> None:
 def test_the_banks_entries_of_a_year_that_are_about_us(tmp_path: Path) -> None:
     from p2pgrid.settlement.bank.store import BankStore
     from p2pgrid.settlement.bank.stored import StoredDecision
-    from tests.settlement.payments.makers import entry
 
     ours, rent, older = entry(500, bank="1"), entry(-9, bank="2"), entry(7, bank="3", booking_date=date(2025, 1, 1))
     kinds = {ours.key: "exact", rent.key: "unrelated", older.key: "exact"}
