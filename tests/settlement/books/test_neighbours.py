@@ -19,6 +19,7 @@ from p2pgrid.settlement.books.parties import NoParties, StoredParties, name_of, 
 from p2pgrid.settlement.books.records import SetOffLeg
 from p2pgrid.settlement.database import open_database
 from tests.factories import CLIENT, NOW_MS, PROVIDER, digest, make_channel
+from tests.settlement.payments.makers import entry
 
 
 def is_there(name: str) -> bool:
