@@ -87,7 +87,7 @@ def export(
     """Write bookings for an accountant's program.
 
     Every signed invoice, payment and set-off of the period is booked once, debit and credit the same to the cent; else
-    nothing is written. The same records give the same file.
+    nothing is written. The same records give the same file; an older file of that name is replaced.
 
     Example: p2pgrid books export --format datev --year 2026 --chart skr04 -o EXTF_2026.csv
     """

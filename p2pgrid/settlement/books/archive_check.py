@@ -8,34 +8,35 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
-import shutil
-import tempfile
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
 
 from p2pgrid.errors import InvalidRecord, LocalError, P2pgridError, UsageError
 from p2pgrid.ledger.bundle import read_bundle
-from p2pgrid.proto.record import Message, Record, parse_message
+from p2pgrid.proto.record import Record, parse_message
 from p2pgrid.proto.statement import Invoice, Payment, Statement
 from p2pgrid.settlement.books.archive import SUMS
 from p2pgrid.settlement.books.archive_contents import FORMAT
+from p2pgrid.settlement.books.archive_index import Format, Index, InvoiceRow, Row, Totals
+from p2pgrid.settlement.books.archive_place import is_plain, unpacked
 from p2pgrid.settlement.books.documents import sha256_of
 from p2pgrid.settlement.payments.cents import NotAnAmount, cents_of
 
-MAX_FILES: Final = 1_000_000
-MAX_UNPACKED_BYTES: Final = 1 << 40
-MAX_RATIO: Final = 200
-"""How much larger than the zip its contents may be: text packs to a tenth, a bomb to a thousandth."""
 MAX_SMALL_BYTES: Final = 512 * 1024 * 1024
 _SUM: Final = re.compile(r"([0-9a-f]{64})  (\S.*)")
 _SHOWN: Final = 100
+_DAY_MS: Final = 86_400_000
+_TYPES: Final[dict[str, type[Statement | Invoice | Payment]]] = {
+    one.payload_type: one for one in (Statement, Invoice, Payment)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ class CheckedArchive:
 
 def check_archive(place: Path, audit: Audit) -> CheckedArchive:
     """Look over a folder or a zip. Raises UsageError if it is no archive, LocalError if the disk fails."""
-    with _unpacked(place) as folder:
+    with unpacked(place) as folder:
         try:
             return _check(folder, audit)
         except OSError as error:
@@ -103,24 +104,24 @@ def _check(folder: Path, audit: Audit) -> CheckedArchive:
             faults.append(ArchiveFault("bundles", f"they cannot be audited: {error.message}"))
     else:
         faults.append(ArchiveFault("bundles", "no record is there."))
-    if index:
+    if index is not None:
         faults += _check_records(folder, index, bundles)
         faults += _check_bookings(folder, index)
     return CheckedArchive(
-        year=int(index.get("year", 0)),
+        year=index.year if index is not None else 0,
         files=sum(1 for path in folder.rglob("*") if path.is_file()),
         faults=tuple(faults),
         audit=audited,
-        missing=tuple(str(one) for one in index.get("missing", ())),
-        keep_until={str(kind): str(day) for kind, day in dict(index.get("keep_until", {})).items()},
+        missing=index.missing if index is not None else (),
+        keep_until=index.keep_until if index is not None else {},
     )
 
 
 def _check_sums(folder: Path) -> Iterator[ArchiveFault]:
     listed: dict[str, str] = {}
-    for number, line in enumerate(_text(folder / SUMS).splitlines(), 1):
+    for number, line in enumerate(_content(folder / SUMS).decode("utf-8", "replace").splitlines(), 1):
         found = _SUM.fullmatch(line)
-        if found is None or not _is_plain(found[2]) or found[2] in listed:
+        if found is None or not is_plain(found[2]) or found[2] in listed:
             yield ArchiveFault(SUMS, f"line {number} is no sum of a file: {line[:_SHOWN]!r}.")
             continue
         listed[found[2]] = found[1]
@@ -142,41 +143,71 @@ def _check_sums(folder: Path) -> Iterator[ArchiveFault]:
             yield ArchiveFault(name, "it was changed: its SHA-256 is another.")
 
 
-def _index(folder: Path) -> tuple[dict[str, Any], list[ArchiveFault]]:
+def _index(folder: Path) -> tuple[Index | None, list[ArchiveFault]]:
     try:
-        index = json.loads(_text(folder / "index.json"))
-        if not isinstance(index, dict) or index.get("format") != FORMAT:
-            return {}, [ArchiveFault("index.json", f"its format is not {FORMAT}: use the p2pgrid that wrote it.")]
-        rows = [index[name] for name in ("channels", "statements", "invoices", "payments", "set_offs")]
-        if not all(isinstance(one, dict) for row in rows for one in row) or not isinstance(index["year"], int):
-            raise TypeError("a row is no object")
-        return index, []
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        return {}, [ArchiveFault("index.json", f"it cannot be read ({type(error).__name__}).")]
+        content = _content(folder / "index.json")
+        if msgspec.json.decode(content, type=Format).format != FORMAT:
+            return None, [ArchiveFault("index.json", f"its format is not {FORMAT}: use the p2pgrid that wrote it.")]
+        return msgspec.json.decode(content, type=Index), []
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return None, [ArchiveFault("index.json", f"it cannot be read: {error}")]
 
 
-def _check_records(folder: Path, index: dict[str, Any], bundles: Sequence[Path]) -> Iterator[ArchiveFault]:
-    """Are index and documents those of the records?"""
-    wanted: dict[type[Message], str] = {Statement: "statements", Invoice: "invoices", Payment: "payments"}
-    by_type = {one.payload_type: one for one in wanted}
-    found: dict[str, Any] = {}
-    named = {str(one.get("bundle")) for one in index["channels"]}
+Found = dict[str, Statement | Invoice | Payment]
+"""Records of bundles by their ids in hex."""
+
+
+def _check_records(folder: Path, index: Index, bundles: Sequence[Path]) -> Iterator[ArchiveFault]:
+    """Are index and documents those of the records, and are all of the year's there?"""
+    found: Found = {}
+    named = {one.bundle for one in index.channels}
     for path in bundles:
-        if path.relative_to(folder).as_posix() not in named:
-            yield ArchiveFault(path.relative_to(folder).as_posix(), "index.json does not name it.")
+        name = path.relative_to(folder).as_posix()
+        if name not in named:
+            yield ArchiveFault(name, "index.json does not name it.")
         for record in _records(path):
-            if message_type := by_type.get(record.payload_type):
+            if message_type := _TYPES.get(record.payload_type):
                 with suppress(InvalidRecord):  # the audit says so
                     found[record.id.hex()] = parse_message(record, message_type)
-    for message_type, name in wanted.items():
-        for row in index[name]:
-            message = found.get(str(row.get("id")))
-            if not isinstance(message, message_type):
-                yield ArchiveFault("index.json", f"{name}: {str(row.get('id'))[:16]} is in no bundle.")
-                continue
-            yield from _compare(row, message)
-            if isinstance(message, Invoice):
-                yield from _check_document(folder, row, message)
+    rows: list[Row] = [*index.statements, *index.invoices, *index.payments]
+    for row in rows:
+        message = found.get(row.id)
+        if not isinstance(message, row.message_type):
+            yield ArchiveFault("index.json", f"{row.message_type.__name__} {row.id[:16]!r} is in no bundle.")
+            continue
+        for field in row.__struct_fields__:
+            said = getattr(row, field)
+            if hasattr(message, field) and said != getattr(message, field):
+                what = f"{row.id[:16]} says {field} {str(said)[:_SHOWN]!r}, its record {getattr(message, field)!r}."
+                yield ArchiveFault("index.json", what)
+        if isinstance(row, InvoiceRow) and isinstance(message, Invoice):
+            yield from _check_document(folder, row, message)
+    yield from _check_year(index, {row.id for row in rows}, found)
+
+
+def _check_year(index: Index, listed: set[str], found: Found) -> Iterator[ArchiveFault]:
+    """Records of the year that the index does not have, and others that it has. A day at either end is left open: days
+    are the provider's."""
+    if not 1971 <= index.year <= 9998:
+        yield ArchiveFault("index.json", f"{index.year} is no year.")
+        return
+    first = int(datetime(index.year, 1, 1, tzinfo=UTC).timestamp()) * 1000
+    until = int(datetime(index.year + 1, 1, 1, tzinfo=UTC).timestamp()) * 1000
+    for record, message in sorted(found.items()):
+        time_ms, what = _time_of(message), f"{type(message).__name__} {record[:16]}"
+        if record not in listed and first + _DAY_MS <= time_ms < until - _DAY_MS:
+            yield ArchiveFault("index.json", f"{what} of {index.year} is not in it.")
+        if record in listed and not first - _DAY_MS <= time_ms < until + _DAY_MS:
+            yield ArchiveFault("index.json", f"{what} is in it, and not of {index.year}.")
+
+
+def _time_of(message: Statement | Invoice | Payment) -> int:
+    match message:
+        case Statement():
+            return message.stated_ms
+        case Invoice():
+            return message.issued_ms
+    return message.booked_ms
 
 
 def _records(bundle: Path) -> Iterator[Record]:
@@ -187,115 +218,47 @@ def _records(bundle: Path) -> Iterator[Record]:
                 yield line
 
 
-def _compare(row: dict[str, Any], message: Any) -> Iterator[ArchiveFault]:
-    """Whatever the row and the record both say has to be the same."""
-    for name in (
-        "net_cents",
-        "vat_cents",
-        "gross_cents",
-        "closing_cents",
-        "amount_cents",
-        "invoice_number",
-        "currency",
-    ):
-        if name in row and hasattr(message, name) and row[name] != getattr(message, name):
-            yield ArchiveFault(
-                "index.json",
-                f"{str(row['id'])[:16]} says {name} {str(row[name])[:_SHOWN]}, its record {getattr(message, name)}.",
-            )
-
-
-def _check_document(folder: Path, row: dict[str, Any], invoice: Invoice) -> Iterator[ArchiveFault]:
-    files = [str(name) for name in row.get("files", ())]
-    plain = [name for name in files if _is_plain(name) and (folder / name).is_file()]
-    for name in set(files) - set(plain):
+def _check_document(folder: Path, row: InvoiceRow, invoice: Invoice) -> Iterator[ArchiveFault]:
+    plain = [name for name in row.files if is_plain(name) and (folder / name).is_file()]
+    for name in sorted(set(row.files) - set(plain)):
         yield ArchiveFault(name[:_SHOWN], f"a file of invoice {invoice.invoice_number} is not there.")
     if plain and invoice.document_sha256 not in {sha256_of(folder / name) for name in plain}:
-        yield ArchiveFault(
-            plain[0], f"none of its files is the one that invoice {invoice.invoice_number} names by its hash."
-        )
+        what = f"none of its files is the one that invoice {invoice.invoice_number} names by its hash."
+        yield ArchiveFault(plain[0], what)
 
 
-def _check_bookings(folder: Path, index: dict[str, Any]) -> Iterator[ArchiveFault]:
+def _check_bookings(folder: Path, index: Index) -> Iterator[ArchiveFault]:
     """Does every record of the year stand in the bookings with its amount, and nothing else?"""
     name = "exports/bookings.csv"
     amounts: Counter[str] = Counter()
     totals: dict[str, Counter[str]] = {}
     try:
-        for row in csv.DictReader(io.StringIO(_text(folder / name), newline=""), delimiter=";"):
+        text = _content(folder / name).decode()
+        for row in csv.DictReader(io.StringIO(text, newline=""), delimiter=";"):
             for side in ("debit", "credit"):
                 cents = cents_of(row[side]) if row[side] else 0
-                totals.setdefault(row["currency"], Counter())[side] += cents
-                amounts[row["record"]] += cents if side == "debit" else 0
+                totals.setdefault(str(row["currency"]), Counter())[side] += cents
+                amounts[str(row["record"])] += cents if side == "debit" else 0
     except (OSError, UnicodeDecodeError, KeyError, TypeError, csv.Error, NotAnAmount) as error:
         yield ArchiveFault(name, f"it cannot be read ({type(error).__name__}).")
         return
-    for currency, sums in sorted(totals.items()):
-        stated = dict(index.get("totals", {})).get(currency)
-        if sums["debit"] != sums["credit"] or stated != {"debit_cents": sums["debit"], "credit_cents": sums["credit"]}:
+    for currency in sorted(totals.keys() | index.totals.keys()):
+        sums = totals.get(currency, Counter())
+        if sums["debit"] != sums["credit"] or index.totals.get(currency) != Totals(sums["debit"], sums["credit"]):
             yield ArchiveFault(name, f"debit and credit in {currency} are not the same, or not those of index.json.")
-    expected = {str(one["id"]): abs(int(one["gross_cents"])) for one in index["invoices"] if one["gross_cents"]}
-    expected |= {str(one["id"]): abs(int(one["amount_cents"])) for one in index["payments"]}
-    others = {str(one["id"]) for one in (*index["set_offs"], *index["invoices"])}
-    for record, cents in sorted(expected.items()):
-        # Purchases under reverse charge have their VAT on both sides besides.
-        if amounts.get(record, 0) < cents or (record not in others and amounts[record] != cents):
+    invoices = {one.id: abs(one.gross_cents) for one in index.invoices}
+    payments = {one.id: abs(one.amount_cents) for one in index.payments}
+    for record, cents in sorted(invoices.items()):
+        if amounts[record] < cents:  # a purchase under reverse charge has its VAT on both sides besides
             yield ArchiveFault(name, f"record {record[:16]} is not booked with {cents} cents.")
-    for record in sorted(set(amounts) - set(expected) - others):
+    for record, cents in sorted(payments.items()):
+        if amounts[record] != cents:
+            yield ArchiveFault(name, f"record {record[:16]} is not booked with {cents} cents.")
+    for record in sorted(set(amounts) - set(invoices) - set(payments) - {one.id for one in index.set_offs}):
         yield ArchiveFault(name, f"record {record[:16]} is booked and not in index.json.")
 
 
-def _text(path: Path) -> str:
+def _content(path: Path) -> bytes:
     if path.stat().st_size > MAX_SMALL_BYTES:
         raise UsageError(f"{path.name} is larger than {MAX_SMALL_BYTES} bytes.", hint="This is no archive of ours.")
-    return path.read_bytes().decode()
-
-
-def _is_plain(name: str) -> bool:
-    """A name within the folder, and nothing clever."""
-    path = PurePosixPath(name)
-    return (
-        not path.is_absolute()
-        and ".." not in path.parts
-        and "\\" not in name
-        and str(path) == name
-        and "\0" not in name
-    )
-
-
-@contextmanager
-def _unpacked(place: Path) -> Iterator[Path]:
-    """The folder itself, or the zip's contents in a folder that is gone afterwards."""
-    if place.is_dir():
-        yield place
-        return
-    if not place.is_file():
-        raise UsageError(f"{place} is not there.", hint="Name an archive's folder, or its zip.")
-    with tempfile.TemporaryDirectory(prefix="p2pgrid-archive-") as name:
-        try:
-            with zipfile.ZipFile(place) as packed:
-                _unpack(packed, place, Path(name))
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-            raise UsageError(f"{place} is no zip that can be read: {error}.", hint="Fetch it again.") from None
-        except OSError as error:
-            raise LocalError(f"{place} cannot be unpacked: {error}.", hint="Set TMPDIR to a larger disk.") from error
-        yield Path(name)
-
-
-def _unpack(packed: zipfile.ZipFile, place: Path, folder: Path) -> None:
-    """Plain files alone, each once, and not more than a zip of that size holds."""
-    members = packed.infolist()
-    most = min(MAX_UNPACKED_BYTES, max(place.stat().st_size, 1024) * MAX_RATIO)
-    if len(members) > MAX_FILES or sum(one.file_size for one in members) > most:
-        raise UsageError(f"{place} unpacks to more than an archive of its size holds.", hint="Do not trust its sender.")
-    left = most
-    for member in members:
-        target = folder / member.filename
-        if not _is_plain(member.filename) or target.exists():
-            raise UsageError(f"{place} holds a file with the name {member.filename[:_SHOWN]!r}.")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with packed.open(member) as source, target.open("xb") as sink:
-            shutil.copyfileobj(source, sink, 1024 * 1024)
-        left -= target.stat().st_size
-        if left < 0:
-            raise UsageError(f"{place} unpacks to more than it says.", hint="Do not trust its sender.")
+    return path.read_bytes()

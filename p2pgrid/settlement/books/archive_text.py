@@ -19,8 +19,8 @@ def readme(index: Mapping[str, Any]) -> str:
     lines = [
         f"# Accounts of {year}: inference bought and sold over p2pgrid",
         "",
-        "Everything here follows from records that both parties signed. Nothing here is secret, and nothing of what",
-        "was asked or answered is in it. " + kept,
+        "Everything here follows from records that both parties signed. No key is in it, and nothing of what was asked",
+        "or answered; names, amounts and bank entries are for who may see them. " + kept,
         "",
         "## What is in it",
         "| file | what it is |",

@@ -106,6 +106,7 @@ def open_office(
 
 
 def country_of(config: Config) -> str:
-    """Where the operator is established: `[billing] country`, else where it says that its GPUs stand, if it sells."""
+    """Where the operator is established: `[billing] country`; empty where it does not say. Where its GPUs stand is
+    another matter."""
     stated: str = getattr(config.billing, "country", "")
-    return stated or (config.provider.country if config.provider.models else "")
+    return stated

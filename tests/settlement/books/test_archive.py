@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from p2pgrid.cli.books_archive import audit_bundles
 from p2pgrid.cli.main import cli
@@ -154,7 +157,7 @@ def replaced(path: Path, name: str, old: str, new: str) -> None:
 FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
     "an invoice's amount": (
         lambda p: change(p, "index.json", lambda i: i["invoices"][0].update(gross_cents=1)),
-        "says gross_cents 1",
+        "says gross_cents '1'",
     ),
     "a payment that nobody signed": (
         lambda p: change(p, "index.json", lambda i: i["payments"][0].update(id="00" * 32)),
@@ -185,7 +188,23 @@ FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no bookings": (lambda p: (p / "exports/bookings.csv").write_text("a;b\r\n1;2\r\n"), "cannot be read"),
     "a format of tomorrow": (lambda p: change(p, "index.json", lambda i: i.update(format="x")), "its format is not"),
-    "an index that is none": (lambda p: (p / "index.json").write_text("[1]"), "its format is not"),
+    "an index that is none": (lambda p: (p / "index.json").write_text("[1]"), "cannot be read"),
+    "an index of another kind": (lambda p: change(p, "index.json", lambda i: i.update(keep_until=5)), "cannot be read"),
+    "a year that is none": (lambda p: change(p, "index.json", lambda i: i.update(year=0)), "is no year"),
+    "another year": (lambda p: change(p, "index.json", lambda i: i.update(year=2024)), "and not of 2024"),
+    "an invoice left out": (lambda p: change(p, "index.json", lambda i: i["invoices"].clear()), "is not in it"),
+    "a payment left out": (lambda p: change(p, "index.json", lambda i: i["payments"].clear()), "is not in it"),
+    "a statement left out": (lambda p: change(p, "index.json", lambda i: i["statements"].clear()), "is not in it"),
+    "a booking left out": (
+        lambda p: (p / "exports/bookings.csv").write_bytes(
+            b"\r\n".join((p / "exports/bookings.csv").read_bytes().split(b"\r\n")[:4]) + b"\r\n"
+        ),
+        "is not booked with",
+    ),
+    "bookings with short rows": (
+        lambda p: replaced(p, "exports/bookings.csv", "\r\n", "\r\n2026-01-01;X\r\n"),
+        "is booked and not in index.json",
+    ),
     "an index without rows": (
         lambda p: (p / "index.json").write_text('{"format":"p2pgrid-archive/1","year":2026}'),
         "cannot be read",
@@ -335,3 +354,35 @@ def test_what_does_not_verify_is_not_left(year: Year, tmp_path: Path, monkeypatc
     result = run(year, "archive", "2026", "-o", tmp_path / "out")
     assert isinstance(result.exception, LocalError) and "does not verify" in str(result.exception)
     assert list(tmp_path.iterdir()) == []
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+ROWS = ("year", "channels", "statements", "invoices", "payments", "totals")
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from([*ROWS, "set_offs", "missing", "keep_until"]), JSON)
+def test_an_index_of_anything_is_judged_and_breaks_nothing(made: Path, tmp_path: Path, name: str, value: Any) -> None:
+    copy = Path(tempfile.mkdtemp(dir=tmp_path)) / "copy"
+    shutil.copytree(made, copy)
+    right = json.loads((copy / "index.json").read_text())[name]
+    change(copy, "index.json", lambda index: index.update({name: value}))
+    (copy / "SHA256SUMS").unlink()
+    write_sums(copy)
+    found = check(copy)
+    assert found.faults or name not in ROWS or value == right
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_as_bookings_break_nothing(made: Path, tmp_path: Path, content: bytes) -> None:
+    copy = Path(tempfile.mkdtemp(dir=tmp_path)) / "copy"
+    shutil.copytree(made, copy)
+    (copy / "exports" / "bookings.csv").write_bytes(content)
+    assert not check(copy).is_whole
