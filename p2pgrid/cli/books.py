@@ -105,6 +105,7 @@ def export(
     replace_file(output, content)
     totals = totals_of(made.bookings)
     unclear = _unclear(made)
+    nameless = _without_vat_id(made) if form == "datev" else []
     if as_json:
         echo_json(
             {
@@ -116,14 +117,21 @@ def export(
                 "lines": sum(len(one.lines) for one in made.bookings),
                 "totals": _totals_json(totals),
                 "unclear": unclear,
+                "without_vat_id": nameless,
             }
         )
         return
     click.echo(f"{len(made.bookings)} bookings of {span.first} to {span.last} written to {output}.")
     for currency, (debit, credit) in totals.items():
         click.echo(f"Debit {euros(debit)} {currency}, credit {euros(credit)} {currency}.")
+    for number in nameless:
+        click.echo(
+            f"Invoice {_plain(number)}: the client's VAT id is not known; the recapitulative statement needs it."
+        )
     for number in unclear:
-        click.echo(f"Invoice {number}: nobody can say its case of VAT; it is on the account {_unclear_account(made)}.")
+        click.echo(
+            f"Invoice {_plain(number)}: nobody can say its case of VAT; it is on the account {_unclear_account(made)}."
+        )
 
 
 @books.command()
@@ -252,6 +260,17 @@ def _unclear(made: BookSet) -> list[str]:
     from p2pgrid.settlement.books.accounts import AccountRole
 
     return [b.document_number for b in made.bookings if any(one.role is AccountRole.UNCLEAR for one in b.lines)]
+
+
+def _without_vat_id(made: BookSet) -> list[str]:
+    """Sales under reverse charge to who has told no VAT id."""
+    from p2pgrid.settlement.books.accounts import AccountRole
+
+    return [
+        b.document_number
+        for b in made.bookings
+        if any(one.role is AccountRole.REVENUE_AE for one in b.lines) and not made.vat_ids.get((b.side, b.counterparty))
+    ]
 
 
 def _unclear_account(made: BookSet) -> str:

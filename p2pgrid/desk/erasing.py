@@ -13,8 +13,8 @@ from p2pgrid.errors import P2pgridError
 
 log = logging.getLogger(__name__)
 
-FIRST_S: Final = 600.0
-"""After the start, when a node has other things to do."""
+FIRST_S: Final = 60.0
+"""After the start, when a node has other things to do; short enough for a gateway that runs for an hour a day."""
 EVERY_S: Final = 86_400.0
 
 

@@ -151,6 +151,29 @@ def test_purchases_under_reverse_charge_need_a_country(tmp_path: Path) -> None:
     assert owed["VAT owed, reverse charge"] == -2550
 
 
+def test_a_sale_abroad_without_the_clients_vat_id_is_told(tmp_path: Path) -> None:
+    data = make_folder(tmp_path / "data")
+    s = Settling("abroad", now_ms=1_790_000_000_000, rate_bp=0)
+    s.state(10_000)
+    s.invoice()
+    store(data, s.channel, *s.statements, *s.invoices)
+    words = [
+        "--data",
+        str(data.path),
+        "books",
+        "export",
+        "--year",
+        "2026",
+        "--chart",
+        "skr03",
+        "-o",
+        str(tmp_path / "b"),
+    ]
+    told = json.loads(CliRunner().invoke(cli, [*words, "--format", "datev", "--json"]).stdout)
+    assert told["without_vat_id"] == ["LT-2027-000001"]
+    assert "VAT id is not known" in CliRunner().invoke(cli, [*words, "--format", "datev"]).output
+
+
 def test_an_invoice_without_its_statement_is_told(tmp_path: Path) -> None:
     data = make_folder(tmp_path / "data")
     s = Settling("unclear", now_ms=1_790_000_000_000)

@@ -9,16 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
 
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.proto.billing_details import BillingDetails
 from p2pgrid.proto.record import Role, Signed, sign_message
+from p2pgrid.settlement.books.booking import bookings_of
 from p2pgrid.settlement.books.days import Span
 from p2pgrid.settlement.books.neighbours import bank_files, parties_in, set_offs_in
 from p2pgrid.settlement.books.parties import NoParties, StoredParties, name_of, vat_id_of
 from p2pgrid.settlement.books.records import SetOffLeg
+from p2pgrid.settlement.books.trial_balance import channel_balance
 from p2pgrid.settlement.database import open_database
 from tests.factories import CLIENT, NOW_MS, PROVIDER, digest, make_channel
+from tests.settlement.books.makers import EVER, RULES
+from tests.settlement.books.test_booking import STEPS, play
 from tests.settlement.payments.makers import entry
 
 
@@ -148,3 +153,20 @@ def test_the_banks_entries_of_a_year_that_are_about_us(tmp_path: Path) -> None:
 def test_without_a_bank_there_is_no_file(tmp_path: Path) -> None:
     with closing(open_database(tmp_path / "settlement.db")) as database:
         assert bank_files(database, Span(date(2026, 1, 1), date(2026, 12, 31))) == {}
+
+
+@pytest.mark.skipif(not is_there("p2pgrid.settlement.open_items"), reason="the room of open items is not there")
+@given(STEPS)
+def test_receivables_are_the_open_items_as_payments_know_them(steps: list[tuple[str, int, int]]) -> None:
+    from p2pgrid.settlement.open_items import SetOffShare, channel_items
+
+    s, _ = play(steps)
+    items = channel_items(
+        s.id,
+        s.statements,
+        s.invoices,
+        [one.message for one in s.payments],
+        set_off=[SetOffShare(s.id, one.invoice_number, one.amount_cents) for one in s.set_offs],
+    )
+    records = s.records()
+    assert channel_balance(records, bookings_of([records], RULES), EVER.last).books_cents == items.balance_cents
