@@ -34,6 +34,7 @@ class ErasesDaily:
     async def __aenter__(self) -> Self:
         if self._is_on:
             self._task = asyncio.create_task(self._run(), name="erase keys that nothing needs")
+            self._task.add_done_callback(_report_end)
         return self
 
     async def __aexit__(
@@ -54,3 +55,8 @@ class ErasesDaily:
                 if isinstance(done, Erased) and done.request_keys:
                     log.info("destroyed %d keys to requests that nobody can dispute any more", done.request_keys)
             await asyncio.sleep(self._every_s)
+
+
+def _report_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("%r ended; restart the node", task.get_name(), exc_info=error)
