@@ -9,18 +9,20 @@ import importlib
 import importlib.util
 import sqlite3
 from collections.abc import Iterable, Mapping
-from datetime import date
 from typing import Any, Final
 
 import msgspec
 
 from p2pgrid.ledger.base import Ledger
+from p2pgrid.settlement.bank.store import BankStore
+from p2pgrid.settlement.bank.stored import NOT_OURS
 from p2pgrid.settlement.books.archive_contents import as_json
 from p2pgrid.settlement.books.days import Span
 from p2pgrid.settlement.books.parties import NoParties, Parties, StoredParties
 from p2pgrid.settlement.books.records import Books, NoSetOffs, SetOffLeg, SetOffs
+from p2pgrid.settlement.payments.decisions import Kind
 
-_UNRELATED: Final = frozenset({"unrelated", "not-ours"})
+_UNRELATED: Final = frozenset({Kind.UNRELATED.value, NOT_OURS})
 """Kinds of decisions about entries that have nothing to do with us: rent, other customers."""
 
 
@@ -68,15 +70,11 @@ class LedgerSetOffs:
 def bank_files(database: sqlite3.Connection, span: Span) -> Mapping[str, bytes]:
     """What the bank's entries of these days were taken for, as a file of an archive; no entry that has nothing to do
     with us. Raises LedgerError."""
-    module = _module("p2pgrid.settlement.bank.store")
-    if module is None:
-        return {}
     rows = []
-    for key, tellings in sorted(module.BankStore(database).known().items()):
+    for key, tellings in sorted(BankStore(database).known().items()):
         known = tellings[0]
-        day: date = known.entry.booking_date
-        if day in span and known.decision.kind not in _UNRELATED:
-            entry: Any = msgspec.to_builtins(known.entry)
+        if known.entry.booking_date in span and known.decision.kind not in _UNRELATED:
+            entry = msgspec.to_builtins(known.entry)
             rows.append(
                 {"key": key, "file": known.file, "entry": entry, "decision": msgspec.to_builtins(known.decision)}
             )

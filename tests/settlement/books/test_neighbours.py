@@ -14,6 +14,8 @@ from hypothesis import given
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.proto.billing_details import BillingDetails
 from p2pgrid.proto.record import Role, Signed, sign_message
+from p2pgrid.settlement.bank.store import BankStore
+from p2pgrid.settlement.bank.stored import StoredDecision
 from p2pgrid.settlement.books.booking import bookings_of
 from p2pgrid.settlement.books.days import Span
 from p2pgrid.settlement.books.neighbours import bank_files, parties_in, set_offs_in
@@ -21,6 +23,7 @@ from p2pgrid.settlement.books.parties import NoParties, StoredParties, name_of, 
 from p2pgrid.settlement.books.records import SetOffLeg
 from p2pgrid.settlement.books.trial_balance import channel_balance
 from p2pgrid.settlement.database import open_database
+from p2pgrid.settlement.open_items import SetOffShare, channel_items
 from tests.factories import CLIENT, NOW_MS, PROVIDER, digest, make_channel
 from tests.settlement.books.makers import EVER, RULES
 from tests.settlement.books.test_booking import STEPS, play
@@ -128,11 +131,7 @@ async def test_set_offs_in_force_are_legs_of_both_channels() -> None:
         ]
 
 
-@pytest.mark.skipif(not is_there("p2pgrid.settlement.bank.store"), reason="the room of bank entries is not there")
 def test_the_banks_entries_of_a_year_that_are_about_us(tmp_path: Path) -> None:
-    from p2pgrid.settlement.bank.store import BankStore
-    from p2pgrid.settlement.bank.stored import StoredDecision
-
     ours, rent, older = entry(500, bank="1"), entry(-9, bank="2"), entry(7, bank="3", booking_date=date(2025, 1, 1))
     kinds = {ours.key: "exact", rent.key: "unrelated", older.key: "exact"}
     with closing(open_database(tmp_path / "settlement.db")) as database:
@@ -155,11 +154,8 @@ def test_without_a_bank_there_is_no_file(tmp_path: Path) -> None:
         assert bank_files(database, Span(date(2026, 1, 1), date(2026, 12, 31))) == {}
 
 
-@pytest.mark.skipif(not is_there("p2pgrid.settlement.open_items"), reason="the room of open items is not there")
 @given(STEPS)
 def test_receivables_are_the_open_items_as_payments_know_them(steps: list[tuple[str, int, int]]) -> None:
-    from p2pgrid.settlement.open_items import SetOffShare, channel_items
-
     s, _ = play(steps)
     items = channel_items(
         s.id,
