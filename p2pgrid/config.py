@@ -207,6 +207,40 @@ class RelayConfig(Section, frozen=True, kw_only=True):
     """A circuit that has carried nothing but heartbeats for so long is cut."""
 
 
+class AccountsConfig(Section, frozen=True, kw_only=True):
+    """`[billing.accounts]`: where sales and purchases are booked (docs/settlement/books.md)."""
+
+    chart: str = "plain"
+    """`plain`, `skr03` or `skr04`."""
+    numbers: dict[str, str] = {}
+    """Account numbers by role that go over the chart's."""
+    tax_keys: dict[str, str] = {}
+    """DATEV's BU-Schlüssel by role."""
+    tax_rates: dict[str, Annotated[int, Meta(ge=0, le=10_000)]] = {}
+    """What DATEV computes on the account with that key, in basis points, by role."""
+    account_length: Annotated[int, Meta(ge=4, le=8)] = 4
+    deduct_input_vat: bool = True
+    reverse_charge_rate_bp: Annotated[int, Meta(ge=0, le=10_000)] | None = None
+    fiscal_year_begins: Annotated[str, Meta(pattern=r"\A(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])\Z")] = "01-01"
+    """MM-DD."""
+    datev_consultant: Annotated[int, Meta(ge=1001, le=9_999_999)] = 1001
+    datev_client: Annotated[int, Meta(ge=1, le=99_999)] = 1
+    datev_final: bool = False
+
+
+class BillingConfig(Section, frozen=True, kw_only=True):
+    """`[billing]`."""
+
+    accounts: AccountsConfig = AccountsConfig()
+
+
+class RetentionConfig(Section, frozen=True, kw_only=True):
+    """`[retention]`: what a node destroys by itself."""
+
+    erase_keys_after_disputes: bool = True
+    """Once a day: the keys that could show requests and answers whose receipts nobody can dispute any more."""
+
+
 class Config(Section, frozen=True, kw_only=True):
     """config.toml as a whole."""
 
@@ -218,6 +252,8 @@ class Config(Section, frozen=True, kw_only=True):
     client: ClientConfig = ClientConfig()
     bootstrap: BootstrapConfig = BootstrapConfig()
     relay: RelayConfig = RelayConfig()
+    billing: BillingConfig = BillingConfig()
+    retention: RetentionConfig = RetentionConfig()
     networks: tuple[NetworkEntry, ...] = ()
 
 

@@ -12,6 +12,8 @@ from typing import Any, Final
 import msgspec
 
 from p2pgrid.config import (
+    AccountsConfig,
+    BillingConfig,
     BootstrapConfig,
     ClientConfig,
     Config,
@@ -20,6 +22,7 @@ from p2pgrid.config import (
     PeriodConfig,
     ProviderConfig,
     RelayConfig,
+    RetentionConfig,
     Section,
     TermsConfig,
 )
@@ -123,6 +126,23 @@ EXPLAINED: Final[dict[type[Section], dict[str, str]]] = {
         "kib-per-s": "How fast all together may be.",
         "idle-s": "One that has carried nothing but heartbeats for so long is cut.",
     },
+    BillingConfig: {},
+    AccountsConfig: {
+        "chart": 'Chart of accounts: "plain", or DATEV\'s "skr03" or "skr04".',
+        "numbers": 'Account numbers of your own, by role. For example: { bank = "1810", "revenue-S" = "4400" }',
+        "tax-keys": 'DATEV\'s tax keys (BU-Schlüssel), by role. For example: { "expense-S" = "9" }',
+        "tax-rates": 'What DATEV computes with these, in basis points. For example: { "expense-S" = 1900 }',
+        "account-length": "Digits of your account numbers, 4 to 8; those of clients and providers have one more.",
+        "deduct-input-vat": "You may deduct the VAT of what you buy. If not, it is part of the expense.",
+        "reverse-charge-rate-bp": "VAT that you owe on purchases from abroad, 2100 is 21 %. Not set: your country's.",
+        "fiscal-year-begins": "Month and day, MM-DD.",
+        "datev-consultant": "DATEV's Beraternummer: your tax adviser knows it.",
+        "datev-client": "DATEV's Mandantennummer: your tax adviser knows it.",
+        "datev-final": "Festschreibung: what was read into DATEV can be changed there no more.",
+    },
+    RetentionConfig: {
+        "erase-keys-after-disputes": "Destroy daily the keys to requests whose receipts nobody can dispute any more.",
+    },
 }
 """Every setting, in the words of the file. A test holds them against the sections' fields."""
 
@@ -182,6 +202,12 @@ def render_config(
         "# ---- What a node or an introducing peer relays for others, if it does",
         "[relay]",
         *_settings(RelayConfig, {}),
+        "# ---- Where sales and purchases are booked: `p2pgrid books`",
+        "[billing.accounts]",
+        *_settings(AccountsConfig, {}),
+        "# ---- What the node destroys by itself",
+        "[retention]",
+        *_settings(RetentionConfig, {}),
         "# ---- Further networks, open or closed: a block for each. `p2pgrid network` makes and joins closed ones.",
         "#[[networks]]",
         *_settings(NetworkEntry, {}, {"name": "lab"}),

@@ -201,7 +201,7 @@ def erase(context: CliContext, receipt: str | None, before: str | None, as_json:
     if (receipt is None) is (before is None):
         raise UsageError("either ID or --before was expected.", hint="Try: p2pgrid receipts erase --help")
     ask = Erase(receipt=receipt or "", before_ms=_day_ms(before) if before is not None else 0)
-    done = asyncio.run(_perform(context.data, ask, Erased))
+    done = asyncio.run(perform(context.data, ask, Erased))
     if as_json:
         click.echo(msgspec.json.encode(done))
     else:
@@ -211,7 +211,7 @@ def erase(context: CliContext, receipt: str | None, before: str | None, as_json:
 COMMANDS = (show, dispute, answer, disputes, open_commitment, erase)
 
 
-async def _perform(data: DataFolder, ask: DeskAsk, result_type: type[Any]) -> Any:
+async def perform(data: DataFolder, ask: DeskAsk, result_type: type[Any]) -> Any:
     """By the node that runs, or here on the ledger alone."""
     from p2pgrid.cli.asking import ask_or_do
     from p2pgrid.desk.records_desk import RecordsDesk
@@ -240,7 +240,7 @@ async def _perform(data: DataFolder, ask: DeskAsk, result_type: type[Any]) -> An
 def _recorded(context: CliContext, ask: DeskAsk) -> Recorded:
     from p2pgrid.desk.disputes import Recorded
 
-    done: Recorded = asyncio.run(_perform(context.data, ask, Recorded))
+    done: Recorded = asyncio.run(perform(context.data, ask, Recorded))
     return done
 
 

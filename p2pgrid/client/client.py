@@ -37,6 +37,7 @@ from p2pgrid.commands.server import serve_commands
 from p2pgrid.commands.wire import About
 from p2pgrid.config import ClientConfig, DataFolder, NetworkEntry
 from p2pgrid.desk.asks import Condition
+from p2pgrid.desk.erasing import ErasesDaily
 from p2pgrid.desk.records_desk import RecordsDesk
 from p2pgrid.errors import Refused, UsageError
 from p2pgrid.ledger.sqlite import SqliteLedger
@@ -82,6 +83,7 @@ class Client:
         self.data: Final = data if isinstance(data, DataFolder) else DataFolder(Path(data))
         whole = self.data.load_config()
         self.config: Final = config or whole.client
+        self._retention: Final = whole.retention
         if networks is None:
             networks = choose_networks(self.data, whole, network=network, bootstrap=bootstrap)
         self.networks: Final = tuple(networks)
@@ -155,6 +157,7 @@ class Client:
                 deliver=purchaser.sessions.deliver_dispute,
                 erase_salts=self._erase_salts,
             )
+            await stack.enter_async_context(ErasesDaily(records, is_on=self._retention.erase_keys_after_disputes))
             desk = ClientDesk(purchaser, key.public_key, records, self._condition)
             await stack.enter_async_context(
                 serve_commands(socket_path(self.data.path), about, CLIENT_ASKS, desk.perform)

@@ -13,6 +13,7 @@ from p2pgrid.desk.asks import (
     Condition,
     DeskAsk,
     Erase,
+    EraseExpired,
     Examine,
     GiveAnswer,
     MakeDispute,
@@ -60,7 +61,7 @@ class ClientDesk:
                 return await self._reconcile(parse_peer_id(peer))
             case Examine() if self._condition is not None:
                 return self._condition()
-            case MakeDispute() | GiveAnswer() | Erase() | BookPayments() if self._records is not None:
+            case MakeDispute() | GiveAnswer() | Erase() | BookPayments() | EraseExpired() if self._records is not None:
                 return await self._records.perform(ask)
         raise UsageError(f"a gateway cannot do {type(ask).__name__}.")
 

@@ -45,6 +45,7 @@ from p2pgrid.commands.server import serve_commands
 from p2pgrid.commands.wire import About
 from p2pgrid.config import ClientConfig, DataFolder, NetworkEntry
 from p2pgrid.desk.asks import Allowed, AllowPeer, DeskAsk, Reconcile
+from p2pgrid.desk.erasing import ErasesDaily
 from p2pgrid.desk.records_desk import RecordsDesk
 from p2pgrid.desk.standing import ChannelChanges, Reconciled
 from p2pgrid.errors import LocalError, Unreachable, UsageError
@@ -315,6 +316,8 @@ class GatewayNode:
                 deliver=workers.deliver,
                 erase_salts=self._erase_salts,
             )
+            is_on = self.data.load_config().retention.erase_keys_after_disputes
+            await stack.enter_async_context(ErasesDaily(self._records, is_on=is_on))
             about = About(version=__version__, peer_id=self.peer_id, role="client", pid=os.getpid())
             await stack.enter_async_context(
                 serve_commands(socket_path(self.data.path), about, CLIENT_ASKS, self._perform)

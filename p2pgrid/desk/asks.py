@@ -100,6 +100,13 @@ class PaymentsBooked(msgspec.Struct, frozen=True, kw_only=True):
     """Why not, in a sentence; empty for one that is in the ledger now, or was."""
 
 
+class EraseExpired(Ask, frozen=True, kw_only=True, tag="erase-expired"):
+    """Destroy the commitment keys of orders whose receipts nobody can dispute any more."""
+
+    salts: bool = False
+    """And the salts of these receipts' leaves in the log: then no inclusion of theirs can be proven any more."""
+
+
 class Examine(Ask, frozen=True, kw_only=True, tag="examine"):
     """How is the node? For `p2pgrid doctor`."""
 
@@ -120,5 +127,5 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
     """Those that it is in, with the peers that introduce it there."""
 
 
-DeskAsk = MakeDispute | GiveAnswer | Erase | BookPayments
+DeskAsk = MakeDispute | GiveAnswer | Erase | EraseExpired | BookPayments
 """What a node's owner says about receipts and payments, on either side."""

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from p2pgrid.desk.asks import BookPayments, DeskAsk, Erase, Erased, GiveAnswer, MakeDispute, PaymentsBooked
+from p2pgrid.desk.asks import (
+    BookPayments,
+    DeskAsk,
+    Erase,
+    Erased,
+    EraseExpired,
+    GiveAnswer,
+    MakeDispute,
+    PaymentsBooked,
+)
 from p2pgrid.desk.bookings import book_payments
 from p2pgrid.desk.disputes import Recorded, make_answer, make_dispute, view_of
 from p2pgrid.desk.find import find_receipt
@@ -13,9 +23,12 @@ from p2pgrid.errors import UsageError
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.proto.dispute_exchange import Said
 from p2pgrid.proto.keys import SecretKey
+from p2pgrid.settlement.books.retention import plan_keys, plan_salts
 
 Deliver = Callable[[Said], Awaitable[bool]]
 """Tell the other side of what was just recorded; True if that has it on record now."""
+_AT_ONCE: Final = 1000
+"""Keys that are destroyed in one transaction."""
 EraseSalts = Callable[[Sequence[bytes]], Awaitable[int]]
 """Destroy the salts of records in this node's logs; how many entries there were."""
 
@@ -55,6 +68,8 @@ class RecordsDesk:
                 return await self._erase(ask)
             case BookPayments():
                 return await book_payments(self._ledger, self._keys, ask)
+            case EraseExpired():
+                return await self._erase_expired(ask)
 
     async def _record(self, signed: Said) -> Recorded:
         ledger = self._ledger
@@ -67,6 +82,16 @@ class RecordsDesk:
         assert row is not None and receipt is not None
         ours = [key.public_key for key in self._keys]
         return Recorded(dispute=view_of(row, channel, receipt.message, ours, self._now_ms()), is_sent=is_sent)
+
+    async def _erase_expired(self, ask: EraseExpired) -> Erased:
+        """In a thread, for a ledger may be long; what comes meanwhile is too young to be meant."""
+        now_ms = self._now_ms()
+        records = await asyncio.to_thread(plan_salts, self._ledger, now_ms) if ask.salts else ()
+        salts = await self._erase_salts(records) if records else 0
+        plan = await asyncio.to_thread(plan_keys, self._ledger, now_ms)
+        for at in range(0, len(plan.orders), _AT_ONCE):
+            await self._ledger.erase_request_keys(plan.orders[at : at + _AT_ONCE])
+        return Erased(request_keys=len(plan.orders), log_salts=salts)
 
     async def _erase(self, ask: Erase) -> Erased:
         if bool(ask.receipt) is bool(ask.before_ms):

@@ -48,6 +48,22 @@ class ReceiptRow:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptKey:
+    """An order whose commitment key is kept, and what became of it."""
+
+    channel: bytes
+    order_number: int
+    ordered_ms: int
+    outcome: str | None
+    """Why it gets no receipt; None if it has one, or is open."""
+    receipt: bytes
+    """The id of its receipt; empty if it has none."""
+    receipt_number: int
+    issued_ms: int
+    countersigned: bool
+
+
+@dataclass(frozen=True, slots=True)
 class DisputeRow:
     """A dispute, and its answer once there is one."""
 
@@ -145,6 +161,9 @@ class Ledger(Protocol):
 
     def request_keys_before(self, time_ms: int) -> list[tuple[bytes, int]]:
         """Channel and number of the orders of before that time whose commitment key is kept."""
+
+    def kept_keys(self, before_ms: int) -> Iterator[KeptKey]:
+        """Those of the orders of before that time, in the order of arrival."""
 
     def receipts_before(self, time_ms: int) -> list[bytes]:
         """Ids of the receipts for orders of before that time, and of the disputes and answers about them."""

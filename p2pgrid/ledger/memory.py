@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from p2pgrid.errors import LedgerError
-from p2pgrid.ledger.base import DisputeRow, OnDurable, OpenOrder, ReceiptRow, SlotTaken, tell_when_durable
+from p2pgrid.ledger.base import DisputeRow, KeptKey, OnDurable, OpenOrder, ReceiptRow, SlotTaken, tell_when_durable
 from p2pgrid.ledger.logged import LOGGED_TYPES, Loggable
 from p2pgrid.ledger.tables import (
     BOTH_ROLES,
@@ -306,6 +306,25 @@ class MemoryLedger:
         """Channel and number of the orders of before that time whose commitment key is kept."""
         early = [(m.channel, m.order_number) for m, _ in self._books.of(Order) if m.ordered_ms < time_ms]
         return [place for place in early if place in self._books.request_keys]
+
+    def kept_keys(self, before_ms: int) -> Iterator[KeptKey]:
+        """Those of the orders of before that time, in the order of arrival."""
+        receipts = {(m.channel, m.order_number): (m, row) for m, row in self._books.of(Receipt)}
+        for m, row in self._books.of(Order):
+            place = m.channel, m.order_number
+            if m.ordered_ms >= before_ms or place not in self._books.request_keys:
+                continue
+            receipt, receipt_row = receipts.get(place, (None, None))
+            yield KeptKey(
+                channel=m.channel,
+                order_number=m.order_number,
+                ordered_ms=m.ordered_ms,
+                outcome=row.outcome,
+                receipt=receipt_row.record.id if receipt_row is not None else b"",
+                receipt_number=receipt.receipt_number if receipt is not None else 0,
+                issued_ms=receipt.issued_ms if receipt is not None else 0,
+                countersigned=receipt_row is not None and signed_by(receipt_row.record) == BOTH_ROLES,
+            )
 
     def receipts_before(self, time_ms: int) -> list[bytes]:
         """Ids of the receipts for orders of before that time, and of the disputes and answers about them."""

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from p2pgrid.errors import InvalidRecord
-from p2pgrid.ledger.base import DisputeRow, OpenOrder, ReceiptRow
+from p2pgrid.ledger.base import DisputeRow, KeptKey, OpenOrder, ReceiptRow
 from p2pgrid.ledger.journal import Mark, settled_mark
 from p2pgrid.ledger.logged import Loggable, of_rows, select_loggable
 from p2pgrid.ledger.prefix import Prefix, Prefixes
@@ -231,6 +231,29 @@ class SqliteReader:
             time_ms,
         )
         return [(bytes.fromhex(channel), number) for channel, number in rows]
+
+    def kept_keys(self, before_ms: int) -> Iterator[KeptKey]:
+        """Those of the orders of before that time, in the order of arrival. Memory does not grow with them."""
+        self._before_reading()
+        with storage_errors(self.path), closing(connect_reader(self.path)) as conn:
+            cursor = conn.execute(
+                "SELECT k.channel, k.order_number, o.ordered_ms, o.outcome, r.id, r.receipt_number, r.issued_ms, "
+                "r.signed_by FROM request_keys AS k JOIN orders AS o USING (channel, order_number) "
+                "LEFT JOIN receipts AS r USING (channel, order_number) WHERE o.ordered_ms < ? ORDER BY o.seq",
+                (before_ms,),
+            )
+            while rows := cursor.fetchmany(_FETCH_ROWS):
+                for channel, number, ordered_ms, outcome, receipt, receipt_number, issued_ms, signed_by in rows:
+                    yield KeptKey(
+                        channel=bytes.fromhex(channel),
+                        order_number=number,
+                        ordered_ms=ordered_ms,
+                        outcome=outcome,
+                        receipt=bytes.fromhex(receipt or ""),
+                        receipt_number=receipt_number or 0,
+                        issued_ms=issued_ms or 0,
+                        countersigned=signed_by == BOTH_ROLES,
+                    )
 
     def receipts_before(self, time_ms: int) -> list[bytes]:
         """Ids of the receipts for orders of before that time, and of the disputes and answers about them."""

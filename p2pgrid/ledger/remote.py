@@ -21,7 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from p2pgrid.errors import LedgerError
-from p2pgrid.ledger.base import OnDurable, SlotTaken, tell_when_durable
+from p2pgrid.ledger.base import KeptKey, OnDurable, SlotTaken, tell_when_durable
 from p2pgrid.ledger.logged import Loggable
 from p2pgrid.ledger.prefix import Prefix, Prefixes
 from p2pgrid.ledger.reader import SqliteReader
@@ -195,6 +195,11 @@ class RemoteLedger(SqliteReader):
         """As `Ledger.loggable`."""
         self.settle()
         return super().loggable(own_peer_id)
+
+    def kept_keys(self, before_ms: int) -> Iterator[KeptKey]:
+        """As `Ledger.kept_keys`."""
+        self.settle()
+        return super().kept_keys(before_ms)
 
     def _rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         self.settle()

@@ -11,6 +11,7 @@ from p2pgrid.desk.asks import (
     Condition,
     DeskAsk,
     Erase,
+    EraseExpired,
     Examine,
     GiveAnswer,
     MakeDispute,
@@ -59,7 +60,7 @@ class ProviderDesk:
                 return await self._examine(ask)
             case Reprice() if self._reprice is not None:
                 return await self._reprice()
-            case MakeDispute() | GiveAnswer() | Erase() | BookPayments() if self._records is not None:
+            case MakeDispute() | GiveAnswer() | Erase() | BookPayments() | EraseExpired() if self._records is not None:
                 return await self._records.perform(ask)
         raise UsageError(f"a provider cannot do {type(ask).__name__}.")
 

@@ -24,6 +24,7 @@ from p2pgrid.commands.server import serve_commands
 from p2pgrid.commands.wire import About
 from p2pgrid.config import Config, DataFolder, ModelConfig, NetworkEntry, parse_host_port
 from p2pgrid.desk.asks import Repriced
+from p2pgrid.desk.erasing import ErasesDaily
 from p2pgrid.desk.evidence import EvidenceKeeper
 from p2pgrid.desk.records_desk import RecordsDesk
 from p2pgrid.errors import Refused, UsageError
@@ -111,6 +112,7 @@ class Provider:
         """
         self._data = data
         self._config = config.provider
+        self._retention = config.retention
         self.key: Final = data.load_key()
         self._former_keys = data.load_retired_keys()
         if not self._config.models:
@@ -374,6 +376,7 @@ class Provider:
             erase_salts=lambda ids: erase_all_salts(self._data, self.log.log, self.key, ids),
         )
         examine = functools.partial(condition_of, self)
+        await stack.enter_async_context(ErasesDaily(records, is_on=self._retention.erase_keys_after_disputes))
         desk = ProviderDesk(ledger, self.key.public_key, self._links.is_connected, records, examine, self.reprice)
         await stack.enter_async_context(
             serve_commands(socket_path(self._data.path), about, PROVIDER_ASKS, desk.perform)

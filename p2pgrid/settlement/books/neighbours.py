@@ -1,0 +1,89 @@
+"""What other rooms of settlement know that books need: set-offs, billing details, what bank entries were taken for.
+
+They are asked by name, so that books stand where one of them does not.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sqlite3
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from p2pgrid.ledger.base import Ledger
+from p2pgrid.settlement.bank.store import BankStore
+from p2pgrid.settlement.bank.stored import NOT_OURS
+from p2pgrid.settlement.books.archive_contents import as_json
+from p2pgrid.settlement.books.days import Span
+from p2pgrid.settlement.books.parties import NoParties, Parties, StoredParties
+from p2pgrid.settlement.books.records import Books, NoSetOffs, SetOffLeg, SetOffs
+from p2pgrid.settlement.payments.decisions import Kind
+
+_UNRELATED: Final = frozenset({Kind.UNRELATED.value, NOT_OURS})
+"""Kinds of decisions about entries that have nothing to do with us: rent, other customers."""
+
+
+def parties_in(database: sqlite3.Connection) -> Parties:
+    """Billing details that are kept in settlement.db."""
+    module = _module("p2pgrid.settlement.details")
+    return StoredParties(module.DetailsBook(database)) if module is not None else NoParties()
+
+
+def set_offs_in(ledger: Books | Ledger) -> SetOffs:
+    """Set-offs in force, and settled legs of cycles, of a ledger."""
+    if _module("p2pgrid.proto.set_off_rules") is None:
+        return NoSetOffs()
+    return LedgerSetOffs(ledger)
+
+
+class LedgerSetOffs:
+    """What records in a ledger take off the debts of channels."""
+
+    def __init__(self, ledger: Books | Ledger) -> None:
+        self._ledger: Final = ledger
+
+    def legs(self, channel: bytes) -> Iterable[SetOffLeg]:
+        """By time. Raises LedgerError."""
+        rules, set_off, cycle = (
+            importlib.import_module(f"p2pgrid.proto.{name}") for name in ("set_off_rules", "set_off", "cycle")
+        )
+        types = (set_off.SetOff, cycle.Cycle, cycle.Leg, cycle.CycleVerdict)
+        found = [self._ledger.settlement(one, channel) for one in types]
+        currencies = {one.id: one.message.currency for one in (*found[0], *found[2])}
+        for taken in rules.taken_off(channel, *found):
+            claims = [(one.statement, one.invoice_number, one.cents) for one in taken.claims]
+            for statement, number, cents in claims or [(b"", "", taken.cents)]:
+                yield SetOffLeg(
+                    record=taken.record_id,
+                    channel=channel,
+                    statement=statement,
+                    invoice_number=number,
+                    currency=currencies[taken.record_id],
+                    amount_cents=cents,
+                    set_off_ms=taken.at_ms,
+                )
+
+
+def bank_files(database: sqlite3.Connection, span: Span) -> Mapping[str, bytes]:
+    """What the bank's entries of these days were taken for, as a file of an archive; no entry that has nothing to do
+    with us. Raises LedgerError."""
+    rows = []
+    for key, tellings in sorted(BankStore(database).known().items()):
+        known = tellings[0]
+        if known.entry.booking_date in span and known.decision.kind not in _UNRELATED:
+            entry = msgspec.to_builtins(known.entry)
+            rows.append(
+                {"key": key, "file": known.file, "entry": entry, "decision": msgspec.to_builtins(known.decision)}
+            )
+    return {"bank/entries.json": as_json(rows)} if rows else {}
+
+
+def _module(name: str) -> Any:
+    """A module of a neighbour's, None where there is none."""
+    try:
+        return importlib.import_module(name) if importlib.util.find_spec(name) is not None else None
+    except ModuleNotFoundError:  # not even its room
+        return None
