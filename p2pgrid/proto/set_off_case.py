@@ -205,7 +205,9 @@ def judge_set_off_counted(case: Case, book: Book) -> None:
 def _miss_set_off(book: Book, case: Case, held: Held[Any], sentence: str) -> None:
     draft = Draft("statement-mismatch", sentence, held.places, None, held.record_id, book.id, convinces=False)
     proof = f"It stands where a set-off that {held} counts is missing."
-    absence = Absence(SetOff.payload_type, (), "a set-off", draft, book.bundles, proof=proof, other_type=Leg.payload_type)
+    absence = Absence(
+        SetOff.payload_type, (), "a set-off", draft, book.bundles, proof=proof, other_type=Leg.payload_type
+    )
     case.docket.add_absence(absence)
 
 
@@ -266,5 +268,3 @@ def _is_signed(held: Held[Any]) -> bool:
 
 def _by_id(records: Mapping[bytes, Held[Any]]) -> list[Held[Any]]:
     return [records[record_id] for record_id in sorted(records)]
-
-

@@ -365,9 +365,7 @@ def _miss_statements(case: Case, evidence: Evidence, channels: Collection[bytes]
 
 
 def _set_offs(evidence: Evidence) -> SetOffRecords:
-    return SetOffRecords(
-        evidence.of(SetOff), evidence.of(Cycle), evidence.of(Leg), evidence.of(CycleVerdict)
-    )
+    return SetOffRecords(evidence.of(SetOff), evidence.of(Cycle), evidence.of(Leg), evidence.of(CycleVerdict))
 
 
 def _opened(case: Case, sources: Sequence[str]) -> tuple[Opened, ...]:

@@ -138,15 +138,6 @@ def put_right() -> Dealings:
     return grid
 
 
-def set_off() -> Dealings:
-    grid = sold()
-    first = statement(grid, 1, 3)
-    grid.keep(make_invoice(first))
-    second = statement(grid, 4, 5, first, set_off_cents=9)
-    paid(grid, grid.keep(make_invoice(second)))
-    return grid
-
-
 def credited_later(*, refund: bool) -> Dealings:
     """An invoice that is paid, and a credit note for a third of it in the next period."""
     grid = sold()
