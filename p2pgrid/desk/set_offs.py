@@ -83,7 +83,7 @@ async def keep_set_offs(ledger: Ledger, keys: Sequence[SecretKey], ask: KeepSetO
         _check_not_beyond(ledger, keys, kept, channels, now_ms)
     others = [line for line, record in zip(ask.lines, records, strict=True) if record not in set_offs]
     cycle = _checked_cycle([line.encode() for line in others], keys, channels) if others else None
-    said = [] if cycle is None else _said_before(ledger, cycle)
+    said = None if cycle is None else _said_first(ledger, cycle)
     ours = [] if cycle is None else [one for one in cycle.records if not _contradicts(one, said)]
     if kept or ours:
         await ledger.append(*kept, *ours)
@@ -211,13 +211,16 @@ def _checked_cycle(lines: list[bytes], keys: Sequence[SecretKey], channels: dict
     return file
 
 
-def _said_before(ledger: Ledger, file: CycleFile) -> list[Signed[CycleVerdict]]:
+def _said_first(ledger: Ledger, file: CycleFile) -> bytes | None:
+    """The id of the verdict that stands: the one on record, else one that settles the cycle, else any."""
     channel = file.cycle.message.debts[0].channel
-    return [one for one in ledger.settlement(CycleVerdict, channel) if one.message.cycle == file.cycle.id]
+    before = [one.id for one in ledger.settlement(CycleVerdict, channel) if one.message.cycle == file.cycle.id]
+    said = sorted(file.verdicts, key=lambda one: (not one.message.is_complete, one.id))
+    return next(iter([*before, *(one.id for one in said)]), None)
 
 
-def _contradicts(one: Signed[Message], said: Iterable[Signed[CycleVerdict]]) -> bool:
-    return isinstance(one.message, CycleVerdict) and any(other.id != one.id for other in said)
+def _contradicts(one: Signed[Message], said: bytes | None) -> bool:
+    return isinstance(one.message, CycleVerdict) and one.id != said
 
 
 def _side_view(signed: Signed[SetOff], side: SetOffSide) -> SetOffSideView:
