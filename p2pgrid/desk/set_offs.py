@@ -175,11 +175,14 @@ def _check_not_beyond(
     channels: dict[bytes, Channel],
     now_ms: int,
 ) -> None:
-    """Between the look at the books and now another command may have promised the same claims."""
+    """Between the look at the books and now another command may have promised the same claims.
+
+    What both have signed is kept all the same: it is in force.
+    """
     signed = kept[-1]
-    own = {key.public_key.raw for key in keys} & {key.raw for key in signed.signers.values()}
-    for side in signed.message.sides:
-        if side.channel not in channels or side.creditor not in own:
+    is_ours = {key.public_key.raw for key in keys} & {key.raw for key in signed.signers.values()}
+    for side in signed.message.sides if is_ours and not is_in_force(signed) else ():
+        if side.channel not in channels:
             continue
         standing = {one.id: one for one in ledger.settlement(SetOff, side.channel)}.get(signed.id)
         if standing is not None and set(standing.signers) >= set(signed.signers):
@@ -192,7 +195,7 @@ def _check_not_beyond(
                 left[place] = left.get(place, 0) - claimed.cents
         for claimed in side.claims:
             cents = left.get((claimed.statement, claimed.invoice_number), 0)
-            if claimed.cents > cents and not is_in_force(signed):
+            if claimed.cents > cents:
                 raise UsageError(
                     f"of invoice {claimed.invoice_number} {format_cents(max(cents, 0))} are open, and "
                     f"{format_cents(claimed.cents)} are to be taken off.",
