@@ -56,11 +56,11 @@ def offer(context: CliContext, file: Path, with_folders: tuple[Path, ...], exact
 
     Example: p2pgrid set-off cycles offer debts.jsonl --with ~/gateway
     """
-    from p2pgrid.settlement.set_off.debt_offers import read_offers, to_line
+    from p2pgrid.settlement.set_off.debt_offers import DEFAULT_ROUND_CENTS, read_offers, to_line
 
     with own_books(context, with_folders) as own:
         known = read_offers(read_lines(file)) if file.exists() else []
-        told = _own_offers(own, 1 if exact else 100)
+        told = _own_offers(own, 1 if exact else DEFAULT_ROUND_CENTS)
     channels = {one.channel for one in told}
     lines = [to_line(one) for one in (*(one for one in known if one.channel not in channels), *told)]
     write_out(file, lines)
@@ -81,7 +81,8 @@ def offer(context: CliContext, file: Path, with_folders: tuple[Path, ...], exact
 @click.option(
     "--days", type=click.IntRange(1, 60), default=5, show_default=True, help="Until when all must have signed."
 )
-@click.option("--currency", default="EUR", show_default=True)
+@click.option("--currency", default="EUR", show_default=True, help="Of the debts.")
+@click.option("--exact", is_flag=True, help="Propose cents, not whole euros rounded down.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_obj
 def propose(
@@ -93,6 +94,7 @@ def propose(
     most: str | None,
     days: int,
     currency: str,
+    exact: bool,
     as_json: bool,
 ) -> None:
     """Propose the largest cycle through you that is among the debts told in a file, and sign your two legs.
@@ -102,12 +104,12 @@ def propose(
     from p2pgrid.cli.asking import parse_peer
     from p2pgrid.proto.keys import parse_peer_id
     from p2pgrid.settlement.set_off.cycle_file import make_file
-    from p2pgrid.settlement.set_off.debt_offers import find_cycles, make_cycle, read_offers
+    from p2pgrid.settlement.set_off.debt_offers import DEFAULT_ROUND_CENTS, find_cycles, make_cycle, read_offers
 
     keeper = parse_peer_id(parse_peer(timekeeper)).raw
     at_ms = now_ms()
     with own_books(context, with_folders) as own:
-        ours = _own_offers(own, 1)
+        ours = _own_offers(own, 1 if exact else DEFAULT_ROUND_CENTS)
         channels = {one.channel for one in ours}
         offers = [*(one for one in read_offers(read_lines(source)) if one.channel not in channels), *ours]
         key = own.keys[0].public_key

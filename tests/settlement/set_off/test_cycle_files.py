@@ -94,7 +94,7 @@ async def test_too_late_it_is_void_and_the_debts_are_as_they_were() -> None:
     file = proposed(parties, parties[0])
     for party in parties[:2]:
         file = file.signed([party.key])
-    assert [role for _, role in file.missing] == ["client", "provider"]
+    assert sorted(role for _, role in file.missing) == ["client", "provider"]
     assert file.judged(TIMEKEEPER, None, now_ms=DEADLINE_MS) is None
     judged = file.judged(TIMEKEEPER, None, now_ms=DEADLINE_MS + 1)
     assert judged is not None and judged.state is CycleState.VOID
@@ -170,8 +170,8 @@ async def test_files_that_are_none() -> None:
         ([], "no cycle"),
         (lines[1:], "no cycle"),
         ([*lines, *other.lines()], "several cycles"),
-        ([*lines, b"{}"], "line 5 of the file .malformed"),
-        ([lines[0], wrong], "line 2 of the file .bad-signature"),
+        ([*lines, b"{}"], "line 5 of the file .*malformed"),
+        ([lines[0], wrong], "line 2 of the file .*bad-signature"),
         ([*lines, *(one.record.to_json_line() for one in (early,))], "set-off-mismatch"),
         ([*lines, *(one.record.to_json_line() for one in (liar,))], "set-off-mismatch"),
         ([*lines, parties[0].ledger.channels()[0].record.to_json_line()], "wrong-type"),
@@ -189,8 +189,8 @@ async def test_a_timekeeper_that_said_both_is_kept_as_evidence() -> None:
     for party in parties:
         file = file.signed([party.key])
     verdicts = [
-        make_verdict(file.cycle, TIMEKEEPER, is_complete=one, judged_ms=DEADLINE_MS + (not one))
-        for one in (False, True)
+        make_verdict(file.cycle, TIMEKEEPER, is_complete=False, judged_ms=DEADLINE_MS + 1),
+        make_verdict(file.cycle, TIMEKEEPER, judged_ms=DEADLINE_MS),
     ]
     both = CycleFile(file.cycle, file.legs, tuple(verdicts))
     assert both.state is CycleState.SETTLED
