@@ -11,7 +11,8 @@ from p2pgrid.proto.card import Card
 from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import Signed
-from p2pgrid.settlement.set_off.claims import OpenClaim, SettlementRecords, open_claims
+from p2pgrid.settlement.open_items import SettlementRecords
+from p2pgrid.settlement.set_off.claims import OpenClaim, open_claims
 
 Chain = Sequence[Signed[Card]]
 """The cards of an operator, oldest first, each verified."""

@@ -13,7 +13,10 @@ from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import Role, Signed, sign_message
 from p2pgrid.proto.statement import Invoice, Payment, Statement
+from p2pgrid.settlement.open_items import items_by_channel
+from p2pgrid.settlement.set_off.claims import open_claims
 from p2pgrid.settlement.set_off.parties import AllBooks, Operator
+from p2pgrid.settlement.set_offs import set_off_shares
 from tests.factories import (
     NOW_MS,
     digest,
@@ -115,10 +118,15 @@ def lines_of(records: Iterable[Signed[Any]]) -> tuple[str, ...]:
     return tuple(one.record.to_json_line().decode() for one in records)
 
 
+def left_to_pay(party: Party, debt: Debt) -> list[int]:
+    """Of each invoice of a channel, as `p2pgrid pay` sees it."""
+    channel = debt.channel.message.channel
+    (found,) = items_by_channel(party.ledger, [channel], set_off=set_off_shares(party.ledger, [channel]))
+    return [item.left_cents for item in found.items]
+
+
 def open_cents(party: Party, debts: Sequence[Debt], at_ms: int = AT_MS) -> int:
     """What a party holds to be open in these channels."""
-    from p2pgrid.settlement.set_off.claims import open_claims
-
     return sum(
         claim.open_cents for debt in debts for claim in open_claims(party.ledger, debt.channel.message, at_ms=at_ms)
     )

@@ -16,7 +16,7 @@ from p2pgrid.settlement.set_off.claims import OPEN_CYCLE_MS, in_force, open_clai
 from p2pgrid.settlement.set_off.cycle_file import CycleFile, make_file, read_cycle_file, why_not_join
 from p2pgrid.settlement.set_off.debt_offers import DebtOffer, find_cycles, make_cycle, offer_of, read_offers, to_line
 from tests.factories import digest, make_card, make_verdict, secret_key, signed_by_names
-from tests.settlement.set_off.rig import AT_MS, DAY_MS, Debt, Party, altered, lines_of, open_cents, owes
+from tests.settlement.set_off.rig import AT_MS, DAY_MS, Debt, Party, altered, left_to_pay, lines_of, open_cents, owes
 
 TIMEKEEPER = secret_key("timekeeper")
 DEADLINE_MS = AT_MS + 5 * DAY_MS
@@ -83,7 +83,7 @@ async def test_a_cycle_from_the_first_word_to_the_books(size: int) -> None:
         for debt in (debts[n], debts[n - 1]):
             (taken,) = in_force(party.ledger, debt.channel.message.channel)
             assert (taken.cents, taken.at_ms, taken.is_cycle) == (500, DEADLINE_MS, True)
-        assert open_cents(party, [debts[n]]) == 100 * n
+        assert open_cents(party, [debts[n]]) == sum(left_to_pay(party, debts[n])) == 100 * n
         assert open_cents(party, [debts[n - 1]]) == 100 * ((n - 1) % size)
         (shown,) = cycle_files(party.books).values()
         assert cycle_view(shown).state == "settled"
@@ -142,6 +142,23 @@ async def test_a_debt_that_was_made_up_is_signed_by_nobody() -> None:
     invented = await owes(stranger, parties[0], 900)
     assert why_not_join(proposed(parties, parties[1]).cycle, stranger.books, stranger.operator, now_ms=AT_MS)
     assert invented.invoices
+
+
+async def test_a_leg_covers_the_oldest_and_what_was_paid_meanwhile_is_on_account() -> None:
+    parties, debts = await ring(300, 600, 700)
+    await debts[0].invoiced(400)
+    file = proposed(parties, parties[0])
+    assert file.cycle.message.amount_cents == 600
+    for party in parties:
+        file = file.signed([party.key])
+    judged = file.judged(TIMEKEEPER, None, now_ms=AT_MS)
+    assert judged is not None
+    await kept(parties[0], judged)
+    assert left_to_pay(parties[0], debts[0]) == [0, 100]
+    await debts[0].paid(0, 300)
+    assert left_to_pay(parties[0], debts[0]) == [0, 0], "400 are covered, and 200 are on account"
+    await debts[0].invoiced(1000)
+    assert left_to_pay(parties[0], debts[0]) == [0, 0, 800] and open_cents(parties[0], [debts[0]]) == 800
 
 
 async def test_copies_that_were_signed_apart_are_joined() -> None:

@@ -22,7 +22,7 @@ from p2pgrid.settlement.set_off.claims import in_force, open_claims
 from p2pgrid.settlement.set_off.parties import AllBooks, Operator
 from p2pgrid.settlement.set_off.propose import propose
 from tests.factories import digest, make_card, secret_key, signed_by_names
-from tests.settlement.set_off.rig import AT_MS, DAY_MS, Debt, Party, altered, lines_of, open_cents, owes
+from tests.settlement.set_off.rig import AT_MS, DAY_MS, Debt, Party, altered, left_to_pay, lines_of, open_cents, owes
 
 
 def proposals(us: Party, them: Party, *, at_ms: int = AT_MS, **limits: Any) -> list[SetOff]:
@@ -168,12 +168,14 @@ async def test_agreed_by_both_and_shown() -> None:
         (view,) = set_off_views(party.books, party.operator, refused=(), now_ms=AT_MS + 99 * DAY_MS)
         assert (view.state, view.id, view.amount_cents) == ("in-force", both.id.hex(), 1240)
         assert (open_cents(party, [owed]), open_cents(party, [owing])) == (2760, 0)
+        assert (left_to_pay(party, owed), left_to_pay(party, owing)) == ([2760], [0]), "the payment is the difference"
 
 
 async def test_one_side_s_denial_costs_the_other_nothing() -> None:
     """Never signed, it is not in force, and after its day what it promised is free again."""
     a, b, owed, owing = await two()
     (half,) = await proposed(a, b)
+    assert left_to_pay(a, owed) == left_to_pay(b, owed) == [4000], "debts are paid as if it were not there"
     assert in_force(a.ledger, owed.channel.message.channel) == []
     assert open_cents(a, [owed, owing]) == 4000 - 1240
     later_ms = half.message.until_ms + 120_001
@@ -317,6 +319,7 @@ async def test_a_late_second_signature_is_kept_and_is_on_account() -> None:
     await owed.invoiced(2000)
     await owing.invoiced(2000)
     assert (open_cents(a, [owed]), open_cents(a, [owing])) == (760, 760)
+    assert sum(left_to_pay(a, owed)) == sum(left_to_pay(b, owing)) == 760
 
 
 # -- an operator of two keys ---------------------------------------------------------------------------------------
