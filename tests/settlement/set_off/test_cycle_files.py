@@ -156,7 +156,7 @@ async def test_a_leg_covers_the_oldest_and_what_was_paid_meanwhile_is_on_account
     await kept(parties[0], judged)
     assert left_to_pay(parties[0], debts[0]) == [0, 100]
     await debts[0].paid(0, 300)
-    assert left_to_pay(parties[0], debts[0]) == [0, 0], "400 are covered, and 200 are on account"
+    assert left_to_pay(parties[0], debts[0]) == [0, -200], "400 are covered, and 200 are on account"
     await debts[0].invoiced(1000)
     assert left_to_pay(parties[0], debts[0]) == [0, 0, 800] and open_cents(parties[0], [debts[0]]) == 800
 
