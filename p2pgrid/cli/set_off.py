@@ -87,8 +87,8 @@ def propose(
     with own_books(context, with_folders) as own:
         them = own.them(their_key)
         proposed = make(
-            own.books.claims_between(own.us.keys, them.keys, at_ms=at_ms),
-            own.books.claims_between(them.keys, own.us.keys, at_ms=at_ms),
+            own.books.claims_between(own.us.keys, them.keys, at_ms=at_ms, ours=own.us.keys),
+            own.books.claims_between(them.keys, own.us.keys, at_ms=at_ms, ours=own.us.keys),
             us=own.us,
             them=them,
             now_ms=at_ms,
@@ -153,14 +153,19 @@ def accept(
 
     with own_books(context, with_folders) as own:
         found = _named(own, name, source)
-        signed = []
-        for one in found:
-            reasons = why_not_sign(one, own.books, own.us, now_ms=now_ms())
-            if reasons:
-                raise refused_because(reasons, f"the set-off {one.id.hex()[:16]}")
-            signed.append(own.signed(one))
-            asyncio.run(keep(own, signed[-1:]))
-        write_out(out, [one.record.to_json_line() for one in signed])
+        signed: list[Signed[SetOff]] = []
+        try:
+            for one in found:
+                reasons = why_not_sign(one, own.books, own.us, now_ms=now_ms())
+                if reasons:
+                    raise refused_because(reasons, f"the set-off {one.id.hex()[:16]}")
+                both = own.signed(one)
+                asyncio.run(keep(own, [both]))
+                signed.append(both)
+        finally:
+            # What was signed before another one was refused is in force, and goes back.
+            if signed:
+                write_out(out, [one.record.to_json_line() for one in signed])
         with refusals(context.data) as refused:
             for one in signed:
                 refused.forget(one.id)

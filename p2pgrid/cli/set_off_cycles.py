@@ -255,7 +255,7 @@ def _own_offers(own: Any, round_to: int) -> list[DebtOffer]:
     operator = tuple(sorted(parse_public_key(raw).peer_id for raw in own.us.keys))
     card = own.us.chains[0][-1].id.hex() if own.us.chains else ""
     for channel, ledger in own.books.channels.values():
-        cents = sum(claim.open_cents for claim in open_claims(ledger, channel, at_ms=now_ms()))
+        cents = sum(claim.open_cents for claim in open_claims(ledger, channel, at_ms=now_ms(), ours=own.us.keys))
         told = offer_of(channel, cents, round_to=round_to)
         if told is not None:
             several = {"operator": operator, "card": card} if len(operator) > 1 else {}

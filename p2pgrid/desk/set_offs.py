@@ -180,14 +180,15 @@ def _check_not_beyond(
     What both have signed is kept all the same: it is in force.
     """
     signed = kept[-1]
-    is_ours = {key.public_key.raw for key in keys} & {key.raw for key in signed.signers.values()}
+    ours = {key.public_key.raw for key in keys}
+    is_ours = ours & {key.raw for key in signed.signers.values()}
     for side in signed.message.sides if is_ours and not is_in_force(signed) else ():
         if side.channel not in channels:
             continue
         standing = {one.id: one for one in ledger.settlement(SetOff, side.channel)}.get(signed.id)
         if standing is not None and set(standing.signers) >= set(signed.signers):
             continue
-        claims = open_claims(ledger, channels[side.channel], at_ms=now_ms, besides=(signed.id,))
+        claims = open_claims(ledger, channels[side.channel], at_ms=now_ms, ours=ours, besides=(signed.id,))
         left = {(claim.statement, claim.invoice_number): claim.open_cents for claim in claims}
         for other in kept[:-1]:
             for claimed in next((s.claims for s in other.message.sides if s.channel == side.channel), ()):

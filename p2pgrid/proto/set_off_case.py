@@ -27,7 +27,7 @@ from p2pgrid.proto.set_off_rules import (
     faults_of_parties,
     faults_of_verdict,
     signer_keys,
-    taken_off_by,
+    taken_off_by_channel,
 )
 
 
@@ -47,24 +47,27 @@ def judge_set_offs(case: Case, records: SetOffRecords, books: Mapping[bytes, Boo
     `books`: by channel. What is said of a channel that is not among them is not looked at.
     """
     rivals = _judge_slots(case, records, books)
+    named = {channel for held in records.set_offs.values() for channel in channels_named(held.message)}
+    billed = {channel: _Billed(books[channel]) for channel in named & books.keys()}
     for held in _by_id(records.set_offs):
-        _judge_set_off(case, held, books)
+        _judge_set_off(case, held, books, billed)
     for cycle in _by_id(records.cycles):
         _judge_parties(case, cycle, books)
     for part, faults_of in ((records.legs, faults_of_leg), (records.verdicts, faults_of_verdict)):
         for one in _by_id(part):
             _judge_parties(case, one, books)
-            named = records.cycles.get(one.message.cycle)
-            if named is None:
+            known = records.cycles.get(one.message.cycle)
+            if known is None:
                 _miss_cycle(case, one, books)
             else:
-                _report(case, one, faults_of(one.message, named.message), books)
+                _report(case, one, faults_of(one.message, known.message), books)
     both = {i: h.message for i, h in records.set_offs.items() if _is_signed(h) and i not in rivals}
     legs = {i: h.message for i, h in records.legs.items() if _is_signed(h)}
     cycles = {i: h.message for i, h in records.cycles.items()}
     said = [h.message for h in records.verdicts.values()]
+    taken = taken_off_by_channel(both, cycles, legs, said)
     for book in books.values():
-        book.taken_off = taken_off_by(book.id, both, cycles, legs, said)
+        book.taken_off = taken.get(book.id, [])
 
 
 def _judge_slots(case: Case, records: SetOffRecords, books: Mapping[bytes, Book]) -> set[bytes]:
@@ -86,7 +89,19 @@ def _judge_slots(case: Case, records: SetOffRecords, books: Mapping[bytes, Book]
     return fallen
 
 
-def _judge_set_off(case: Case, held: Held[SetOff], books: Mapping[bytes, Book]) -> None:
+class _Billed:
+    """What a channel was billed, by what claims name."""
+
+    def __init__(self, book: Book) -> None:
+        self.book: Final = book
+        self.stated_ms: Final = {h.record_id: h.message.stated_ms for h in book.all_statements}
+        self.invoices: Final = {(h.message.statement, h.message.invoice_number) for h in book.invoices}
+        self.numbers: Final = {number for _, number in self.invoices}
+
+
+def _judge_set_off(
+    case: Case, held: Held[SetOff], books: Mapping[bytes, Book], billed: Mapping[bytes, _Billed]
+) -> None:
     message = held.message
     if _judge_parties(case, held, books):
         return
@@ -98,33 +113,31 @@ def _judge_set_off(case: Case, held: Held[SetOff], books: Mapping[bytes, Book]) 
         draft.channel, draft.signers = b"", {role: key for role, key in signer_keys(message).items() if role in missing}
         case.docket.add(draft)
     for side in message.sides:
-        book = books.get(side.channel)
-        if book is None:
+        if side.channel not in billed:
             continue
         for claim in side.claims:
-            fault = _fault_of_claim(case, book, held, claim.statement, claim.invoice_number)
+            fault = _fault_of_claim(case, billed[side.channel], held, claim.statement, claim.invoice_number)
             if fault is not None:
                 _report(case, held, [fault], books)
                 return
 
 
-def _fault_of_claim(case: Case, book: Book, held: Held[SetOff], statement_id: bytes, number: str) -> Fault | None:
+def _fault_of_claim(case: Case, billed: _Billed, held: Held[SetOff], statement_id: bytes, number: str) -> Fault | None:
     """Does it name an invoice of a statement of its channel, stated before? Reports one that is not there."""
     channel = case.stated_in.get(statement_id)
     if channel is None:
         return None  # reported as missing, with everything that names it
-    if channel != book.id:
+    if channel != billed.book.id:
         proven = not any(side.card for side in held.message.sides)
         return Fault("set-off-mismatch", "a claim is of another channel's statement.", Party.SIGNER, proven)
-    stated = next((h.message for h in book.all_statements if h.record_id == statement_id), None)
-    if stated is not None and held.message.agreed_ms < stated.stated_ms - CLOCK_TOLERANCE_MS:
+    if held.message.agreed_ms < billed.stated_ms.get(statement_id, 0) - CLOCK_TOLERANCE_MS:
         sentence = "by its time it comes before a statement that it sets off."
         return Fault("time-backwards", sentence, Party.SIGNER)
-    if not any((h.message.statement, h.message.invoice_number) == (statement_id, number) for h in book.invoices):
-        if any(h.message.invoice_number == number for h in book.invoices):
+    if (statement_id, number) not in billed.invoices:
+        if number in billed.numbers:
             sentence = f"invoice {number} is of another statement than the claim says."
             return Fault("set-off-mismatch", sentence, Party.SIGNER, proven=False)
-        _miss_invoice(case, book, held, number)
+        _miss_invoice(case, billed.book, held, number)
     return None
 
 

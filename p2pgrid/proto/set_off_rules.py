@@ -7,7 +7,8 @@ channels, or to more, and a ledger may hold one of them alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -130,35 +131,40 @@ def taken_off(
 
     A cycle counts where the timekeeper's word and all its legs are at hand, those of other channels too.
     """
-    return taken_off_by(
-        channel,
+    found = taken_off_by_channel(
         {one.id: one.message for one in set_offs if is_in_force(one)},
         {one.id: one.message for one in cycles},
         {one.id: one.message for one in legs if is_in_force(one)},
         [one.message for one in verdicts],
     )
+    return found.get(channel, [])
 
 
-def taken_off_by(
-    channel: bytes,
+def taken_off_by_channel(
     set_offs: Mapping[bytes, SetOff],
     cycles: Mapping[bytes, Cycle],
     legs: Mapping[bytes, Leg],
-    verdicts: Sequence[CycleVerdict],
-) -> list[TakenOff]:
-    """As `taken_off`, of messages by their ids: set-offs and legs that both their sides have signed."""
-    found = []
+    verdicts: Iterable[CycleVerdict],
+) -> dict[bytes, list[TakenOff]]:
+    """As `taken_off`, of every channel, of messages by their ids: set-offs and legs that both their sides signed."""
+    found: dict[bytes, list[TakenOff]] = defaultdict(list)
     for set_off_id, set_off in set_offs.items():
-        side = set_off.side_of(channel)
-        if side is not None:
-            found.append(TakenOff(set_off_id, set_off.amount_cents, set_off.agreed_ms, side.claims, is_cycle=False))
-    own = {leg: leg_id for leg_id, leg in legs.items() if leg.channel == channel}
+        for side in set_off.sides:
+            taken = TakenOff(set_off_id, set_off.amount_cents, set_off.agreed_ms, side.claims, is_cycle=False)
+            found[side.channel].append(taken)
+    legs_by_cycle: dict[bytes, dict[Leg, bytes]] = defaultdict(dict)
+    for leg_id, leg in legs.items():
+        legs_by_cycle[leg.cycle][leg] = leg_id
+    said: dict[bytes, list[CycleVerdict]] = defaultdict(list)
+    for verdict in verdicts:
+        said[verdict.cycle].append(verdict)
     for cycle_id, cycle in cycles.items():
-        if state_of(cycle, cycle_id, legs.values(), verdicts) is CycleState.SETTLED:
-            at_ms = settled_ms(cycle, cycle_id, verdicts)
-            for leg in own.keys() & set(legs_of(cycle, cycle_id)):
-                found.append(TakenOff(own[leg], leg.amount_cents, at_ms, (), is_cycle=True))
-    return sorted(found, key=lambda one: (one.at_ms, one.record_id))
+        own = legs_by_cycle[cycle_id]
+        if state_of(cycle, cycle_id, own, said[cycle_id]) is CycleState.SETTLED:
+            at_ms = settled_ms(cycle, cycle_id, said[cycle_id])
+            for leg in legs_of(cycle, cycle_id):
+                found[leg.channel].append(TakenOff(own[leg], leg.amount_cents, at_ms, (), is_cycle=True))
+    return {channel: sorted(taken, key=lambda one: (one.at_ms, one.record_id)) for channel, taken in found.items()}
 
 
 def set_off_to_state(taken: Iterable[TakenOff], *, stated_ms: int, counted_cents: int) -> int:

@@ -95,7 +95,7 @@ def why_not_sign(signed: Signed[SetOff], books: AllBooks, us: Operator, *, now_m
             continue
         channel, ledger = books.channels[side.channel]
         reasons += [f"On {whose} side {fault.sentence}" for fault in faults_of_parties(message, channel)]
-        claims = open_claims(ledger, channel, at_ms=now_ms, besides=(signed.id,))
+        claims = open_claims(ledger, channel, at_ms=now_ms, ours=us.keys, besides=(signed.id,))
         reasons += _beyond(side, claims)
         if _stated_since(ledger, channel, message.agreed_ms) > MOST_STATEMENTS_SINCE:
             reasons.append(f"Two statements were made of {whose} side's channel since: have it proposed again.")

@@ -6,7 +6,7 @@ is left, the oldest invoice first, as an audit counts it (docs/spec/audit.md, ru
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +14,7 @@ from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.cycle import Cycle, CycleVerdict, Leg
 from p2pgrid.proto.cycle_rules import CycleState, state_of
 from p2pgrid.proto.messages import Channel
+from p2pgrid.proto.record import Signed
 from p2pgrid.proto.set_off import SetOff
 from p2pgrid.proto.set_off_rules import TakenOff, is_in_force, taken_off
 from p2pgrid.settlement.open_items import OpenItem, SetOffShare, SettlementRecords, items_by_channel
@@ -58,23 +59,29 @@ def shares_in_force(ledger: SettlementRecords, channel: bytes) -> list[SetOffSha
 
 
 def open_claims(
-    ledger: SettlementRecords, channel: Channel, *, at_ms: int, besides: Iterable[bytes] = ()
+    ledger: SettlementRecords,
+    channel: Channel,
+    *,
+    at_ms: int,
+    ours: Collection[bytes],
+    besides: Collection[bytes] = (),
 ) -> list[OpenClaim]:
     """The channel's open invoices whose statement is on record, by statement number. Raises LedgerError.
 
-    What was proposed and may still be signed, and legs of cycles that are open, are held to be in force: nothing is
-    promised twice. `besides`: ids of set-offs and cycles that are left out of that.
+    What one of our keys (`ours`) has proposed and the other side may still sign, and legs of open cycles that one has
+    signed, are held to be in force: nothing is promised twice. What others propose holds up nothing. `besides`: ids of
+    set-offs and cycles that are left out of that.
     """
-    own, left_out = channel.channel, set(besides)
+    own = channel.channel
     shares = [
         SetOffShare(own, claim.invoice_number, claim.cents)
         for one in ledger.settlement(SetOff, own)
-        if (side := one.message.side_of(own)) is not None and one.id not in left_out
+        if (side := one.message.side_of(own)) is not None and one.id not in besides
         for claim in side.claims
-        if is_in_force(one) or at_ms <= one.message.until_ms + CLOCK_TOLERANCE_MS
+        if is_in_force(one) or (at_ms <= one.message.until_ms + CLOCK_TOLERANCE_MS and _is_signed(one, ours))
     ]
     legs = sum(taken.cents for taken in in_force(ledger, own) if taken.is_cycle)
-    legs += _held_by_cycles(ledger, own, at_ms, left_out)
+    legs += _held_by_cycles(ledger, own, at_ms, ours, besides)
     found = []
     for item, left in _less(_items(ledger, own, shares), legs):
         if left > 0 and item.statement is not None:
@@ -116,16 +123,22 @@ def _less(items: Iterable[OpenItem], cents: int) -> Iterable[tuple[OpenItem, int
         yield item, item.left_cents - off
 
 
-def _held_by_cycles(ledger: SettlementRecords, channel: bytes, at_ms: int, left_out: set[bytes]) -> int:
-    """What legs that somebody has signed may come to take off."""
-    cycles = {one.id: one.message for one in ledger.settlement(Cycle, channel) if one.id not in left_out}
+def _is_signed(signed: Signed[SetOff] | Signed[Leg], ours: Collection[bytes]) -> bool:
+    return any(key.raw in ours for key in signed.signers.values())
+
+
+def _held_by_cycles(
+    ledger: SettlementRecords, channel: bytes, at_ms: int, ours: Collection[bytes], besides: Collection[bytes]
+) -> int:
+    """What legs that we have signed may come to take off."""
+    cycles = {one.id: one.message for one in ledger.settlement(Cycle, channel) if one.id not in besides}
     legs = ledger.settlement(Leg, channel)
     both = [one.message for one in legs if is_in_force(one)]
     said = [one.message for one in ledger.settlement(CycleVerdict, channel)]
     held = 0
     for leg in legs:
         cycle = cycles.get(leg.message.cycle) if leg.message.channel == channel else None
-        if cycle is None or at_ms > cycle.deadline_ms + OPEN_CYCLE_MS:
+        if cycle is None or at_ms > cycle.deadline_ms + OPEN_CYCLE_MS or not _is_signed(leg, ours):
             continue
         if state_of(cycle, leg.message.cycle, both, said) is CycleState.OPEN:
             held += leg.message.amount_cents

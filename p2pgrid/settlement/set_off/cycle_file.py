@@ -156,7 +156,7 @@ def why_not_join(
         channel, ledger = books.channels[debt.channel]
         if (channel.provider, channel.client, channel.currency) != (debt.creditor, debt.debtor, message.currency):
             reasons.append(f"The channel in which {what} has other parties, or another currency.")
-        claims = open_claims(ledger, channel, at_ms=now_ms, besides=(cycle.id,))
+        claims = open_claims(ledger, channel, at_ms=now_ms, ours=us.keys, besides=(cycle.id,))
         cents = sum(claim.open_cents for claim in claims)
         if cents < message.amount_cents:
             reasons.append(f"There {what} {format_cents(cents)}, less than {format_cents(message.amount_cents)}.")

@@ -70,12 +70,17 @@ class AllBooks:
     def __iter__(self) -> Iterator[Books]:
         return iter(self._ledgers)
 
-    def claims_between(self, sells: frozenset[bytes], buys: frozenset[bytes], *, at_ms: int) -> list[OpenClaim]:
-        """What is open in all channels in which one of `sells` sells to one of `buys`, the oldest channel first."""
+    def claims_between(
+        self, sells: frozenset[bytes], buys: frozenset[bytes], *, at_ms: int, ours: frozenset[bytes]
+    ) -> list[OpenClaim]:
+        """What is open in all channels in which one of `sells` sells to one of `buys`, the oldest channel first.
+
+        `ours`: our keys, as for `claims.open_claims`. Raises LedgerError.
+        """
         found: list[OpenClaim] = []
         for channel, ledger in self.channels.values():
             if channel.provider in sells and channel.client in buys:
-                found += open_claims(ledger, channel, at_ms=at_ms)
+                found += open_claims(ledger, channel, at_ms=at_ms, ours=ours)
         return found
 
 

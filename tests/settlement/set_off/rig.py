@@ -128,5 +128,7 @@ def left_to_pay(party: Party, debt: Debt) -> list[int]:
 def open_cents(party: Party, debts: Sequence[Debt], at_ms: int = AT_MS) -> int:
     """What a party holds to be open in these channels."""
     return sum(
-        claim.open_cents for debt in debts for claim in open_claims(party.ledger, debt.channel.message, at_ms=at_ms)
+        claim.open_cents
+        for debt in debts
+        for claim in open_claims(party.ledger, debt.channel.message, at_ms=at_ms, ours=party.operator.keys)
     )

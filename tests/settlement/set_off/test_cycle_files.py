@@ -32,7 +32,7 @@ async def ring(*sums: int) -> tuple[list[Party], list[Debt]]:
 def told(party: Party, round_to: int = 1, **changes: Any) -> list[DebtOffer]:
     found = []
     for channel, ledger in party.books.channels.values():
-        cents = sum(claim.open_cents for claim in open_claims(ledger, channel, at_ms=AT_MS))
+        cents = sum(claim.open_cents for claim in open_claims(ledger, channel, at_ms=AT_MS, ours=party.operator.keys))
         one = offer_of(channel, cents, round_to=round_to)
         found += [one] if one is not None else []
     return found

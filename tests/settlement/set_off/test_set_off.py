@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -28,8 +29,8 @@ from tests.settlement.set_off.rig import AT_MS, DAY_MS, Debt, Party, altered, le
 def proposals(us: Party, them: Party, *, at_ms: int = AT_MS, **limits: Any) -> list[SetOff]:
     nonces = iter(range(1000))
     return propose(
-        us.books.claims_between(us.operator.keys, them.operator.keys, at_ms=at_ms),
-        us.books.claims_between(them.operator.keys, us.operator.keys, at_ms=at_ms),
+        us.books.claims_between(us.operator.keys, them.operator.keys, at_ms=at_ms, ours=us.operator.keys),
+        us.books.claims_between(them.operator.keys, us.operator.keys, at_ms=at_ms, ours=us.operator.keys),
         us=us.operator,
         them=them.operator,
         now_ms=at_ms,
@@ -92,9 +93,9 @@ def test_any_set_off_leaves_both_balances_right(ours: Any, theirs: Any, most: in
         signed = await proposed(a, b, most_cents=most)
         expected = min(*owed.values(), *([most] if most is not None else []))
         assert sum(one.message.amount_cents for one in signed) == expected
-        # What is proposed is held to be given away, by both, and by nobody else.
-        for party in (a, b):
-            assert {side: open_cents(party, debts[side]) for side in "ab"} == {s: c - expected for s, c in owed.items()}
+        # What is proposed is held to be given away, by whoever proposed it.
+        assert {side: open_cents(a, debts[side]) for side in "ab"} == {s: c - expected for s, c in owed.items()}
+        assert {side: open_cents(b, debts[side]) for side in "ab"} == owed
         for one in signed:
             await agreed(a, b, one)
         for party in (a, b):
@@ -137,9 +138,19 @@ async def test_more_invoices_than_one_record_holds() -> None:
     await owes(a, b, 400)
     made = proposals(a, b)
     assert [one.amount_cents for one in made] == [320, 80]
-    signed = [signed_by_names(one, [a.key]) for one in made]
-    await kept(b, *signed)
-    assert open_cents(b, [debt]) == 0
+    await kept(a, *(signed_by_names(one, [a.key]) for one in made))
+    assert open_cents(a, [debt]) == 0
+
+
+async def test_what_others_propose_holds_up_nothing() -> None:
+    """A proposal for all that is owed, to be signed in a hundred years."""
+    a, b, owed, owing = await two()
+    (made,) = proposals(b, a)
+    long = signed_by_names(msgspec.structs.replace(made, until_ms=AT_MS + 36_500 * DAY_MS, nonce=digest("long")), [b.key])
+    await kept(a, long)
+    assert (open_cents(a, [owed]), open_cents(a, [owing])) == (4000, 1240)
+    await agreed(a, b, (await proposed(a, b))[0])
+    assert "are open, and" in why_not_sign(long, a.books, a.operator, now_ms=AT_MS)[0]
 
 
 async def test_payments_credit_notes_and_money_ahead_are_not_set_off() -> None:
@@ -273,8 +284,8 @@ async def test_a_debt_of_somebody_else_is_not_taken_for_ours() -> None:
     await a.has(third.channel, third.statements[0], third.invoices[0])
     card = digest("card")
     made = propose(
-        a.books.claims_between(b.operator.keys, c.operator.keys, at_ms=AT_MS),
-        a.books.claims_between(a.operator.keys, b.operator.keys, at_ms=AT_MS),
+        a.books.claims_between(b.operator.keys, c.operator.keys, at_ms=AT_MS, ours=frozenset()),
+        a.books.claims_between(a.operator.keys, b.operator.keys, at_ms=AT_MS, ours=frozenset()),
         us=Operator(b.operator.keys | c.operator.keys, (_chain_of(b, c),)),
         them=Operator(a.operator.keys | c.operator.keys, (_chain_of(a, c),)),
         now_ms=AT_MS,
@@ -333,8 +344,8 @@ async def test_who_sells_and_buys_with_two_keys_names_its_card() -> None:
     assert us.keys == {seller.key.public_key.raw, buyer.key.public_key.raw}
     books = AllBooks([seller.ledger, buyer.ledger])
     claims = (
-        books.claims_between(us.keys, other.operator.keys, at_ms=AT_MS),
-        books.claims_between(other.operator.keys, us.keys, at_ms=AT_MS),
+        books.claims_between(us.keys, other.operator.keys, at_ms=AT_MS, ours=us.keys),
+        books.claims_between(other.operator.keys, us.keys, at_ms=AT_MS, ours=us.keys),
     )
     terms: dict[str, Any] = {"now_ms": AT_MS, "until_ms": AT_MS + DAY_MS, "make_nonce": lambda: digest("nonce")}
     (made,) = propose(*claims, us=us, them=other.operator, **terms)
@@ -359,4 +370,4 @@ async def test_without_debts_both_ways_there_is_nothing_to_set_off() -> None:
     await owes(b, a, 500)
     with pytest.raises(UsageError, match="nothing to set off"):
         proposals(a, b)
-    assert open_claims(a.ledger, (await owes(a, b)).channel.message, at_ms=AT_MS) == []
+    assert open_claims(a.ledger, (await owes(a, b)).channel.message, at_ms=AT_MS, ours=()) == []
