@@ -146,7 +146,8 @@ async def test_what_others_propose_holds_up_nothing() -> None:
     """A proposal for all that is owed, to be signed in a hundred years."""
     a, b, owed, owing = await two()
     (made,) = proposals(b, a)
-    long = signed_by_names(msgspec.structs.replace(made, until_ms=AT_MS + 36_500 * DAY_MS, nonce=digest("long")), [b.key])
+    changed = msgspec.structs.replace(made, until_ms=AT_MS + 36_500 * DAY_MS, nonce=digest("long"))
+    long = signed_by_names(changed, [b.key])
     await kept(a, long)
     assert (open_cents(a, [owed]), open_cents(a, [owing])) == (4000, 1240)
     await agreed(a, b, (await proposed(a, b))[0])
