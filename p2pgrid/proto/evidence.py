@@ -26,6 +26,7 @@ from p2pgrid.proto.record import Message, Record, Role, Signature, parse_message
 from p2pgrid.proto.set_off import SetOff
 from p2pgrid.proto.statement import Invoice, Payment, Statement
 from p2pgrid.proto.withdrawal import Withdrawal
+from p2pgrid.units import format_cents
 
 M = TypeVar("M", bound=Message)
 
@@ -88,9 +89,9 @@ _LABELS: Final[dict[type[Message], Callable[[Any], str]]] = {
     Statement: lambda m: f"statement {m.statement_number}",
     Invoice: lambda m: f"invoice {m.invoice_number}",
     Payment: lambda m: f"the payment {m.reference!r} " + (f"of invoice {m.invoice_number}" if m.statement else "ahead"),
-    SetOff: lambda m: f"the set-off of {m.amount_cents} cents",
+    SetOff: lambda m: f"the set-off of {format_cents(m.amount_cents)} {m.currency}",
     Cycle: lambda m: f"the cycle of {len(m.debts)} debts",
-    Leg: lambda m: f"the leg of {m.amount_cents} cents",
+    Leg: lambda m: f"the leg of {format_cents(m.amount_cents)} {m.currency}",
     CycleVerdict: lambda m: "the timekeeper's verdict",
     Withdrawal: lambda m: f"the withdrawal of offers below {m.sequence}",
 }

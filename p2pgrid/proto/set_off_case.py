@@ -29,6 +29,7 @@ from p2pgrid.proto.set_off_rules import (
     signer_keys,
     taken_off_by_channel,
 )
+from p2pgrid.proto.statement_rules import euros
 
 
 @dataclass(slots=True)
@@ -129,7 +130,8 @@ def _fault_of_claim(case: Case, billed: _Billed, held: Held[SetOff], statement_i
         return None  # reported as missing, with everything that names it
     if channel != billed.book.id:
         proven = not any(side.card for side in held.message.sides)
-        return Fault("set-off-mismatch", "a claim is of another channel's statement.", Party.SIGNER, proven)
+        sentence = "a claim is of another channel's statement."
+        return Fault("set-off-mismatch", sentence, Party.SIGNER, proven, others=(statement_id,))
     if held.message.agreed_ms < billed.stated_ms.get(statement_id, 0) - CLOCK_TOLERANCE_MS:
         sentence = "by its time it comes before a statement that it sets off."
         return Fault("time-backwards", sentence, Party.SIGNER)
@@ -199,24 +201,29 @@ def judge_set_off_counted(case: Case, book: Book) -> None:
         held = book.statements.get(number)
         if held is None:
             return
-        counted += held.message.set_off_cents
+        counted += max(held.message.set_off_cents, 0)  # below zero it has its finding
         most = sums.until(held.message.stated_ms + CLOCK_TOLERANCE_MS)
         if counted > most:
-            sentence = f"{counted - most} cents that {held} sets off stand in no set-off in force"
+            amount = euros(counted - most, held.message.currency)
+            sentence = f"{amount} that {held} sets off stand in no set-off in force"
             if counted <= most + half:
                 sentence += ": one that it can mean lacks a signature"
-            _miss_set_off(book, case, held, f"{sentence}.")
+            _miss_set_off(book, case, held, f"{sentence}.", counted - most)
             return
-        if before_ms is not None and counted < sums.until(before_ms - CLOCK_TOLERANCE_MS):
-            sentence = f"{str(held).capitalize()} does not count a set-off from before the one before it."
+        least = sums.until(before_ms - CLOCK_TOLERANCE_MS) if before_ms is not None else 0
+        if counted < least:
+            amount = euros(least - counted, held.message.currency)
+            sentence = f"{str(held).capitalize()} does not count {amount} that were set off before the one before it."
             # When the second side signed, no record says: it may have held that back.
-            case.report(book, held, Fault("statement-mismatch", sentence, proven=False))
+            fault = Fault("statement-mismatch", sentence, proven=False, cents=counted - least)
+            case.report(book, held, fault)
             return
         before_ms = held.message.stated_ms
 
 
-def _miss_set_off(book: Book, case: Case, held: Held[Any], sentence: str) -> None:
+def _miss_set_off(book: Book, case: Case, held: Held[Any], sentence: str, cents: int) -> None:
     draft = Draft("statement-mismatch", sentence, held.places, None, held.record_id, book.id, convinces=False)
+    draft.cents = cents
     proof = f"It stands where a set-off that {held} counts is missing."
     absence = Absence(
         SetOff.payload_type, (), "a set-off", draft, book.bundles, proof=proof, other_type=Leg.payload_type
@@ -240,11 +247,13 @@ def judge_claims(case: Case, book: Book, owed: Mapping[bytes, int], paid: Mappin
             if most is None or paid.get(statement, 0) > max(most, 0):
                 continue  # no invoice to hold it against, or reported as paid too much
             if paid.get(statement, 0) + off[statement] > max(most, 0):
-                sentence = (
-                    f"With {held[taken.record_id]} {paid.get(statement, 0) + off[statement]} cents are paid or set off "
-                    f"for a statement whose invoices come to {most}."
-                )
-                case.report(book, held[taken.record_id], Fault("set-off-mismatch", sentence, Party.UNCLEAR))
+                one, currency = held[taken.record_id], book.channel.message.currency
+                all_cents = paid.get(statement, 0) + off[statement]
+                sentence = f"With {one} {euros(all_cents, currency)} are paid or set off for a statement "
+                sentence += f"whose invoices come to {euros(most, currency)}."
+                beyond = all_cents - max(most, 0)
+                fault = Fault("set-off-mismatch", sentence, Party.UNCLEAR, cents=beyond, others=(statement,))
+                case.report(book, one, fault)
                 break
 
 
@@ -267,6 +276,7 @@ def _report(case: Case, held: Held[Any], faults: Iterable[Fault], books: Mapping
         draft = Draft(fault.code, sentence, held.places, fault.party, held.record_id, _home(held, books))
         draft.signers = {role: held.signers[role] for role in sorted(held.signers)}
         draft.convinces = CODES[fault.code].convinces and fault.proven
+        draft.cents, draft.others = fault.cents, fault.others
         case.docket.add(draft)
 
 
