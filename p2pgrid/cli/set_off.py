@@ -72,8 +72,8 @@ def propose(
 ) -> None:
     """Propose to set off the most that you and PEER's operator owe one another.
 
-    It is signed by you, and binds you up to its last day; it is in force once the other side signs it too. It goes to
-    the other side with the next exchange on a link, or as a file.
+    It is signed by you, and binds you up to its last day; it is in force once the other side signs it too. Hand it
+    the file of --out.
 
     Example: p2pgrid set-off propose 12D3KooWQm... --with ~/gateway
     """
