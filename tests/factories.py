@@ -14,6 +14,8 @@ from typing import Any
 import msgspec
 
 from p2pgrid.proto.card import Card, PeerKey
+from p2pgrid.proto.cycle import Cycle, CycleDebt, CycleVerdict, Leg
+from p2pgrid.proto.cycle_rules import legs_of
 from p2pgrid.proto.dispute import Answer, Decision, Dispute, Opening, Subject
 from p2pgrid.proto.invoice_sums import vat_of
 from p2pgrid.proto.keys import SecretKey
@@ -34,7 +36,9 @@ from p2pgrid.proto.messages import (
     channel_id,
 )
 from p2pgrid.proto.pricing import amount_owed, owes_nothing, price_of
-from p2pgrid.proto.record import Message, Role, Signed, sign_message
+from p2pgrid.proto.record import M, Message, Role, Signed, sign_message
+from p2pgrid.proto.set_off import Claim, SetOff, SetOffSide
+from p2pgrid.proto.set_off_rules import signer_keys
 from p2pgrid.proto.statement import (
     Invoice,
     InvoiceType,
@@ -426,3 +430,93 @@ def make_prepayment(channel: bytes, **changes: Any) -> Signed[Payment]:
         "booked_ms": NOW_MS + DAY_MS,
     }
     return sign_message(Payment(**{**fields, **changes}), Role.PROVIDER, PROVIDER)
+
+
+def set_off_side(channel: Signed[Channel], *invoices: tuple[Signed[Invoice], int], card: bytes = b"") -> SetOffSide:
+    """What a channel's provider gives up: cents of each invoice."""
+    claims = (
+        Claim(statement=invoice.message.statement, invoice_number=invoice.message.invoice_number, cents=cents)
+        for invoice, cents in invoices
+    )
+    terms = channel.message
+    return SetOffSide(
+        channel=terms.channel, creditor=terms.provider, debtor=terms.client, card=card, claims=tuple(claims)
+    )
+
+
+def make_set_off(one: SetOffSide, two: SetOffSide, keys: Sequence[SecretKey], **changes: Any) -> Signed[SetOff]:
+    """A set-off, signed by those creditors whose keys are among `keys`."""
+    first, second = sorted((one, two), key=lambda side: side.channel)
+    fields: dict[str, Any] = {
+        "first": first,
+        "second": second,
+        "currency": "EUR",
+        "amount_cents": sum(claim.cents for claim in first.claims),
+        "agreed_ms": NOW_MS + 2 * DAY_MS,
+        "nonce": digest("set-off"),
+        **changes,
+    }
+    fields.setdefault("until_ms", fields["agreed_ms"] + 7 * DAY_MS)
+    return signed_by_names(SetOff(**fields), keys)
+
+
+def make_cycle(debts: Sequence[Signed[Channel]], proposer: SecretKey, **changes: Any) -> Signed[Cycle]:
+    """A cycle over channels: the client of each is the provider of the one before it."""
+    terms = [channel.message for channel in debts]
+    at = min(range(len(terms)), key=lambda n: terms[n].channel)
+    ordered = [*terms[at:], *terms[:at]]
+    fields: dict[str, Any] = {
+        "proposer": proposer.public_key.raw,
+        "debts": tuple(
+            CycleDebt(channel=one.channel, creditor=one.provider, debtor=one.client, card=b"") for one in ordered
+        ),
+        "currency": "EUR",
+        "amount_cents": 500,
+        "deadline_ms": NOW_MS + 5 * DAY_MS,
+        "timekeeper": secret_key("timekeeper").public_key.raw,
+        "proposed_ms": NOW_MS + 2 * DAY_MS,
+        "nonce": digest("cycle"),
+    }
+    return signed_by_names(Cycle(**{**fields, **changes}), [proposer])
+
+
+def make_legs(cycle: Signed[Cycle], keys: Sequence[SecretKey]) -> list[Signed[Leg]]:
+    """The legs of a cycle that one of the keys is a party of, with the signatures of these keys."""
+    named = {key.public_key.raw for key in keys}
+    legs = (leg for leg in legs_of(cycle.message, cycle.id) if {leg.creditor, leg.debtor} & named)
+    return [signed_by_names(leg, keys) for leg in legs]
+
+
+def make_verdict(cycle: Signed[Cycle], key: SecretKey | None = None, **changes: Any) -> Signed[CycleVerdict]:
+    """The timekeeper says that a cycle was complete."""
+    key = key or secret_key("timekeeper")
+    fields: dict[str, Any] = {
+        "cycle": cycle.id,
+        "timekeeper": key.public_key.raw,
+        "is_complete": True,
+        "judged_ms": cycle.message.proposed_ms + DAY_MS,
+    }
+    return sign_message(CycleVerdict(**{**fields, **changes}), Role.PROVIDER, key)
+
+
+def set_off_records(invoice: Signed[Invoice], dealings: Dealings) -> list[Signed[Any]]:
+    """A set-off of a channel against one the other way, a cycle of it with two more, its leg, and the verdict."""
+    third = secret_key("third")
+    back = make_channel(CLIENT, PROVIDER, name="back")
+    owed = make_invoice(resigned(make_statement(dealings.receipts, digest("root")), CLIENT, Role.PROVIDER))
+    sides = set_off_side(dealings.channel, (invoice, 7)), set_off_side(back, (owed, 7))
+    others = make_channel(third, PROVIDER, name="second"), make_channel(CLIENT, third, name="third")
+    cycle = make_cycle([dealings.channel, *others], PROVIDER)
+    leg = next(leg for leg in make_legs(cycle, [PROVIDER, CLIENT]) if leg.message.channel == dealings.id)
+    return [make_set_off(*sides, [PROVIDER, CLIENT]), cycle, leg, make_verdict(cycle)]
+
+
+def signed_by_names(message: M, keys: Sequence[SecretKey]) -> Signed[M]:
+    """A message that names its signers, signed by those whose keys are here, at least one."""
+    by_raw = {key.public_key.raw: key for key in keys}
+    signing = {role: by_raw[raw] for role, raw in signer_keys(message).items() if raw in by_raw}
+    (role, key), *others = signing.items()
+    signed = sign_message(message, role, key)
+    for role, key in others:
+        signed = signed.countersigned(role, key)
+    return signed

@@ -123,6 +123,10 @@ ADVICE: Final[dict[str, Advice]] = {
     "payment-mismatch": Advice(
         "What was booked is not what was invoiced.", "Compare with the bank; ask for a new record."
     ),
+    "set-off-mismatch": Advice(
+        "What was set off is not what the channels, invoices or the cycle say.",
+        "Both agree on a new set-off, and say so; show the records to whoever decides.",
+    ),
     "record-missing": Advice("What is built on the missing record cannot be checked.", _AGAIN),
     "left-out": Advice("The side signed these records, so it had them.", _AGAIN),
     "awaiting-countersignature": Advice(

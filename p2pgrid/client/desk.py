@@ -9,14 +9,9 @@ from p2pgrid.client.purchaser import Purchaser
 from p2pgrid.desk.asks import (
     Allowed,
     AllowPeer,
-    BookPayments,
     Condition,
     DeskAsk,
-    Erase,
-    EraseExpired,
     Examine,
-    GiveAnswer,
-    MakeDispute,
     Reconcile,
 )
 from p2pgrid.desk.records_desk import RecordsDesk
@@ -61,7 +56,7 @@ class ClientDesk:
                 return await self._reconcile(parse_peer_id(peer))
             case Examine() if self._condition is not None:
                 return self._condition()
-            case MakeDispute() | GiveAnswer() | Erase() | BookPayments() | EraseExpired() if self._records is not None:
+            case _ if self._records is not None and isinstance(ask, DeskAsk):
                 return await self._records.perform(ask)
         raise UsageError(f"a gateway cannot do {type(ask).__name__}.")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from p2pgrid.config import NetworkEntry
 from p2pgrid.proto.statement import Payment
@@ -127,5 +128,18 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
     """Those that it is in, with the peers that introduce it there."""
 
 
-DeskAsk = MakeDispute | GiveAnswer | Erase | EraseExpired | BookPayments
-"""What a node's owner says about receipts and payments, on either side."""
+class KeepSetOffs(Ask, frozen=True, kw_only=True, tag="keep-set-offs"):
+    """Keep set-offs, or a cycle of debts with its legs and its timekeeper's word."""
+
+    lines: Annotated[tuple[Annotated[str, Meta(max_length=262_144)], ...], Meta(max_length=64)]
+    """Records in text form."""
+
+
+class KeptSetOffs(msgspec.Struct, frozen=True, kw_only=True):
+    """What `KeepSetOffs` has on record now."""
+
+    ids: tuple[str, ...]
+
+
+DeskAsk = MakeDispute | GiveAnswer | Erase | EraseExpired | BookPayments | KeepSetOffs
+"""What a node's owner says about receipts, payments and debts, on either side."""

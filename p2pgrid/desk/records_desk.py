@@ -13,12 +13,15 @@ from p2pgrid.desk.asks import (
     Erased,
     EraseExpired,
     GiveAnswer,
+    KeepSetOffs,
+    KeptSetOffs,
     MakeDispute,
     PaymentsBooked,
 )
 from p2pgrid.desk.bookings import book_payments
 from p2pgrid.desk.disputes import Recorded, make_answer, make_dispute, view_of
 from p2pgrid.desk.find import find_receipt
+from p2pgrid.desk.set_offs import keep_set_offs
 from p2pgrid.errors import UsageError
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.proto.dispute_exchange import Said
@@ -57,7 +60,7 @@ class RecordsDesk:
         self._erase_salts: Final = erase_salts
         self._deliver: Final = deliver
 
-    async def perform(self, ask: DeskAsk) -> Recorded | Erased | PaymentsBooked:
+    async def perform(self, ask: DeskAsk) -> Recorded | Erased | PaymentsBooked | KeptSetOffs:
         """Do what was asked; it is durable when this returns. Raises P2pgridError."""
         match ask:
             case MakeDispute():
@@ -70,6 +73,8 @@ class RecordsDesk:
                 return await book_payments(self._ledger, self._keys, ask)
             case EraseExpired():
                 return await self._erase_expired(ask)
+            case KeepSetOffs():
+                return await keep_set_offs(self._ledger, self._keys, ask, self._now_ms())
 
     async def _record(self, signed: Said) -> Recorded:
         ledger = self._ledger

@@ -145,7 +145,11 @@ class Ledger(Protocol):
         the numbers."""
 
     def settlement(self, message_type: type[M], channel: bytes) -> list[Signed[M]]:
-        """The statements, invoices or payments of a channel, in the order of arrival. Raises LedgerError."""
+        """All records of a type of settlement's in a channel, in the order of arrival. Raises LedgerError.
+
+        Statements, invoices, payments; set-offs that take something off its debt; cycles that it is in, with all their
+        legs, those of other channels too, and what their timekeepers say.
+        """
 
     def mentioned(self, channel: bytes, after: int) -> set[bytes]:
         """Ids that receipts of the channel above number `after` mention."""

@@ -21,6 +21,7 @@ from p2pgrid.ledger.tables import (
     checked_record,
     merged_signatures,
     read_channel,
+    read_named,
     read_offer,
     read_signed,
     signed_by,
@@ -29,11 +30,13 @@ from p2pgrid.ledger.tables import (
 from p2pgrid.ledger.writer import resolve
 from p2pgrid.proto.books import UNSIGNED_COUNTS_MS
 from p2pgrid.proto.channel import ChannelHead
+from p2pgrid.proto.cycle import CycleVerdict, Leg
 from p2pgrid.proto.dispute import Answer, Dispute
 from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.pricing import is_billed_by_voucher
 from p2pgrid.proto.record import M, Message, Record, Signed
+from p2pgrid.proto.set_off_rules import NAMING_TYPES, channels_named
 
 _Slot = tuple[str, tuple[str, ...], tuple[int | str, ...]]
 _Change = Callable[["_Books"], None]
@@ -281,7 +284,10 @@ class MemoryLedger:
         return sorted(found, key=lambda one: one[0])[:limit]
 
     def settlement(self, message_type: type[M], channel: bytes) -> list[Signed[M]]:
-        """The statements, invoices or payments of a channel, in the order of arrival. Raises LedgerError."""
+        """All records of a type of settlement's in a channel, in the order of arrival. Raises LedgerError."""
+        if message_type in NAMING_TYPES:
+            rows = [row for message, row in self._books.of(message_type) if self._is_of(message, channel)]
+            return [read_named(row.record, message_type) for row in rows]
         return [self._signed(row.record, message_type, channel) for _, row in self._books.of(message_type, channel)]
 
     def mentioned(self, channel: bytes, after: int) -> set[bytes]:
@@ -357,7 +363,7 @@ class MemoryLedger:
             if isinstance(row.message, Offer):
                 wanted = channel is None or record_id in offers
             else:
-                wanted = channel in (None, getattr(row.message, "channel", None))
+                wanted = channel is None or self._is_of(row.message, channel)
             if wanted:
                 (frame if isinstance(row.message, Offer | Channel) else dealings).append(row.record)
         return iter([*frame, *dealings])
@@ -450,6 +456,16 @@ class MemoryLedger:
 
     def _channel(self, channel: bytes) -> Channel:
         return self._books.of(Channel, channel)[0][0]
+
+    def _is_of(self, message: Message, channel: bytes) -> bool:
+        """Is a record one of the channel's? All legs and verdicts are of the channels of their cycle."""
+        if isinstance(message, Leg | CycleVerdict):
+            cycle = self._books.rows.get(message.cycle)
+            if cycle is not None and channel in channels_named(cycle.message):
+                return True
+        if isinstance(message, NAMING_TYPES):
+            return channel in channels_named(message)
+        return getattr(message, "channel", None) == channel
 
     def _signed(self, record: Record, message_type: type[M], channel: bytes) -> Signed[M]:
         return read_signed(record, message_type, self._channel(channel))

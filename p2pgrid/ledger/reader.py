@@ -29,13 +29,23 @@ from p2pgrid.ledger.schema import (
     outdated_ledger,
     storage_errors,
 )
-from p2pgrid.ledger.tables import BOTH_ROLES, TABLES, damaged, decode_signatures, read_channel, read_offer, read_signed
+from p2pgrid.ledger.tables import (
+    BOTH_ROLES,
+    TABLES,
+    damaged,
+    decode_signatures,
+    read_channel,
+    read_named,
+    read_offer,
+    read_signed,
+)
 from p2pgrid.proto.books import UNSIGNED_COUNTS_MS
 from p2pgrid.proto.channel import ChannelHead
 from p2pgrid.proto.dispute import Answer, Dispute
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Status, Voucher
 from p2pgrid.proto.pricing import is_billed_by_voucher
 from p2pgrid.proto.record import M, Message, Record, Signed, parse_message
+from p2pgrid.proto.set_off_rules import NAMING_TYPES
 
 _FETCH_ROWS: Final = 256
 _BY_VOUCHER: Final = ", ".join(f"'{status.value}'" for status in Status if is_billed_by_voucher(status))
@@ -202,11 +212,14 @@ class SqliteReader:
         return found
 
     def settlement(self, message_type: type[M], channel: bytes) -> list[Signed[M]]:
-        """The statements, invoices or payments of a channel, in the order of arrival. Raises LedgerError."""
-        name = TABLES[message_type.payload_type].name
-        rows = self._rows(f"SELECT payload, signatures FROM {name} WHERE channel = ? ORDER BY seq", channel.hex())
+        """All records of a type of settlement's in a channel, in the order of arrival. Raises LedgerError."""
+        table = TABLES[message_type.payload_type]
+        sql = f"SELECT payload, signatures FROM {table.name} WHERE {table.of_channel} ORDER BY seq"
+        rows = [_record(message_type, row) for row in self._rows(sql, {"channel": channel.hex()})]
+        if message_type in NAMING_TYPES:
+            return [read_named(record, message_type) for record in rows]
         parties = self._channel(channel) if rows else None
-        return [read_signed(_record(message_type, row), message_type, parties) for row in rows if parties is not None]
+        return [read_signed(record, message_type, parties) for record in rows if parties is not None]
 
     def mentioned(self, channel: bytes, after: int) -> set[bytes]:
         """Ids that receipts of the channel above number `after` mention."""
@@ -409,6 +422,14 @@ def _union(payload_types: list[str], columns: str, where: str = "") -> str:
     return " UNION ALL ".join(arms) + " ORDER BY seq"
 
 
+def _union_of(payload_types: list[str]) -> str:
+    """As `_union`, of one channel: type and `seq` alone."""
+    arms = [
+        f"SELECT '{t}' AS payload_type, seq FROM {TABLES[t].name} WHERE {TABLES[t].of_channel}" for t in payload_types
+    ]
+    return " UNION ALL ".join(arms) + " ORDER BY seq"
+
+
 _FRAME_TYPES: Final = [Offer.payload_type, Channel.payload_type]
 _DEALING_TYPES: Final = [t for t in TABLES if t not in _FRAME_TYPES]
 _ORDER: Final = "o.payload, o.signatures, o.order_number"
@@ -442,7 +463,7 @@ _FRAME_OF: Final = f"""
     SELECT '{Channel.payload_type}', payload, signatures, seq FROM channels WHERE channel = :channel
     ORDER BY seq
 """
-_DEALINGS_OF: Final = _union(_DEALING_TYPES, "seq", "WHERE channel = :channel")
+_DEALINGS_OF: Final = _union_of(_DEALING_TYPES)
 _ORDER_RECORDS: Final = _union(
     [Order.payload_type, Meter.payload_type, Voucher.payload_type, Receipt.payload_type],
     "payload, signatures, seq",

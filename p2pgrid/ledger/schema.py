@@ -20,19 +20,23 @@ from p2pgrid.ledger.tables import (
     ANSWERS,
     BOTH_ROLES,
     CHANNELS,
+    CYCLES,
     DISPUTES,
     INVOICES,
+    LEGS,
     ORDERS,
     PAYMENTS,
+    SET_OFFS,
     STATEMENTS,
     TABLES,
+    VERDICTS,
     Table,
 )
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 APPLICATION_ID: Final = 0x70327067
 """`p2pg`, in the file's header: a ledger is told from any other SQLite file."""
 
@@ -119,8 +123,11 @@ def create_or_check(path: Path) -> None:
                 _create_since_2(database)
             if version < 3:
                 _create_since_3(database)
-            if version:
+            if 0 < version < 4:
                 _create(database, (STATEMENTS, INVOICES, PAYMENTS))
+            if version:
+                _create(database, (SET_OFFS, CYCLES, LEGS, VERDICTS))
+            _create_since_5(database)
             conn.execute(f"PRAGMA application_id={APPLICATION_ID}")
             conn.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
@@ -219,6 +226,11 @@ def _create_since_3(database: Database) -> None:
         {"generation": int, "offset_bytes": int}, not_null={"generation", "offset_bytes"}, strict=True
     )
     turns.insert({"generation": secrets.randbits(40), "offset_bytes": 0})
+
+
+def _create_since_5(database: Database) -> None:
+    """A set-off is looked for by either of its channels."""
+    database[SET_OFFS.name].create_index(["other_channel"])
 
 
 def _create_views(database: Database) -> None:

@@ -23,6 +23,7 @@ import msgspec
 
 from p2pgrid.errors import InvalidRecord, LedgerError
 from p2pgrid.proto.channel import verify_channel
+from p2pgrid.proto.cycle import Cycle, CycleVerdict, Leg
 from p2pgrid.proto.dispute import Answer, Dispute
 from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
@@ -37,6 +38,8 @@ from p2pgrid.proto.record import (
     verify_record,
     verify_self_signed,
 )
+from p2pgrid.proto.set_off import SetOff
+from p2pgrid.proto.set_off_rules import channels_named, verify_named
 from p2pgrid.proto.statement import Invoice, Payment, PaymentKind, Statement
 
 Value = int | str | bytes | None
@@ -60,6 +63,8 @@ class Table:
     """Columns that together hold one record only."""
     references_channel: bool
     """True if the record's channel must be on record before it."""
+    of_channel: str = "channel = :channel"
+    """SQL: which rows are of a channel, given by its id in hex."""
 
     @property
     def stored_columns(self) -> tuple[str, ...]:
@@ -399,6 +404,76 @@ PAYMENTS: Final = Table(
     references_channel=True,
 )
 
+SET_OFFS: Final = Table(
+    name="set_offs",
+    message_type=SetOff,
+    columns={
+        "channel": str,
+        "other_channel": str,
+        "nonce": str,
+        "currency": str,
+        "amount_cents": int,
+        "agreed_ms": int,
+        "until_ms": int,
+    },
+    values=lambda m: (
+        m.first.channel.hex(),
+        m.second.channel.hex(),
+        m.nonce.hex(),
+        m.currency,
+        m.amount_cents,
+        m.agreed_ms,
+        m.until_ms,
+    ),
+    slots=(("channel", "other_channel", "nonce"),),
+    references_channel=False,  # an operator that buys with another node has one of the two in each ledger
+    of_channel="channel = :channel OR other_channel = :channel",
+)
+_OF_CYCLE: Final = "cycle IN (SELECT id FROM cycles WHERE instr(channels, :channel))"
+CYCLES: Final = Table(
+    name="cycles",
+    message_type=Cycle,
+    columns={
+        "proposer": str,
+        "nonce": str,
+        "channels": str,
+        "currency": str,
+        "amount_cents": int,
+        "proposed_ms": int,
+        "deadline_ms": int,
+    },
+    values=lambda m: (
+        _peer_id(m.proposer),
+        m.nonce.hex(),
+        " ".join(channel.hex() for channel in channels_named(m)),
+        m.currency,
+        m.amount_cents,
+        m.proposed_ms,
+        m.deadline_ms,
+    ),
+    slots=(("proposer", "nonce"),),
+    references_channel=False,
+    of_channel="instr(channels, :channel)",
+)
+LEGS: Final = Table(
+    name="legs",
+    message_type=Leg,
+    columns={"channel": str, "cycle": str, "currency": str, "amount_cents": int},
+    values=lambda m: (m.channel.hex(), m.cycle.hex(), m.currency, m.amount_cents),
+    slots=(("channel", "cycle"),),
+    references_channel=False,  # all legs of a cycle are kept, those between others too
+    of_channel=f"channel = :channel OR {_OF_CYCLE}",
+)
+VERDICTS: Final = Table(
+    name="verdicts",
+    message_type=CycleVerdict,
+    columns={"timekeeper": str, "cycle": str, "is_complete": int, "judged_ms": int},
+    values=lambda m: (_peer_id(m.timekeeper), m.cycle.hex(), int(m.is_complete), m.judged_ms),
+    slots=(("timekeeper", "cycle"),),
+    references_channel=False,
+    of_channel=_OF_CYCLE,
+)
+
 TABLES: Final[dict[str, Table]] = {
     table.message_type.payload_type: table
     for table in (
@@ -413,6 +488,10 @@ TABLES: Final[dict[str, Table]] = {
         STATEMENTS,
         INVOICES,
         PAYMENTS,
+        SET_OFFS,
+        CYCLES,
+        LEGS,
+        VERDICTS,
     )
 }
 """Every table by its payload type."""
@@ -510,6 +589,14 @@ def read_signed(record: Record, message_type: type[M], channel: Channel) -> Sign
         signer = _SIGNERS.get(message_type.payload_type) or _signer_of(parse_message(record, message_type))
         roles = {s.role for s in record.signatures} | {signer}
         return verify_record(record, message_type, {role: parse_public_key(keys[role]) for role in sorted(roles)})
+    except InvalidRecord as error:
+        raise damaged(error.message) from None
+
+
+def read_named(record: Record, message_type: type[M]) -> Signed[M]:
+    """A record that names its signers from the ledger, its signatures checked again. Raises LedgerError."""
+    try:
+        return verify_named(record, message_type)
     except InvalidRecord as error:
         raise damaged(error.message) from None
 

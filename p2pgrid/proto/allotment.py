@@ -19,6 +19,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from p2pgrid.proto.record import Message
+from p2pgrid.proto.set_off_rules import TakenOff
 from p2pgrid.proto.statement import Invoice, Payment, Statement
 
 
@@ -177,6 +178,18 @@ def _of_payment(record_id: bytes, payment: Payment) -> Iterable[Movement]:
 
 MOVEMENTS: Final[dict[type[Message], MovementsOf]] = {Payment: _of_payment}
 """The records that say that money moved, or counts as if it had."""
+
+
+def set_off_movements(taken: Iterable[TakenOff]) -> list[Movement]:
+    """What set-offs and cycles in force take off: a claim names its invoice, a leg of a cycle none."""
+    found = []
+    for one in taken:
+        for claim in one.claims:
+            place = claim.statement, claim.invoice_number
+            found.append(Movement(one.record_id, MoneyKind.SET_OFF, claim.cents, one.at_ms, *place))
+        if not one.claims:
+            found.append(Movement(one.record_id, MoneyKind.SET_OFF, one.cents, one.at_ms))
+    return found
 
 
 def stated_set_offs(statements: Iterable[tuple[bytes, Statement]], *, known_cents: int = 0) -> list[Movement]:

@@ -17,6 +17,7 @@ from p2pgrid.proto.findings import Absence, Draft
 from p2pgrid.proto.judgement import Case, shortened
 from p2pgrid.proto.record import Message
 from p2pgrid.proto.rules import Fault
+from p2pgrid.proto.set_off_case import judge_claims, judge_set_off_counted
 from p2pgrid.proto.statement import Invoice, Payment
 from p2pgrid.proto.statement_rules import euros
 from p2pgrid.units import format_cents
@@ -31,6 +32,7 @@ def judge_billing(case: Case, book: Book) -> None:
     _judge_invoices(case, book, invoices)
     _judge_payments(case, book, invoices)
     _judge_payments_counted(case, book)
+    judge_set_off_counted(case, book)
 
 
 def _judge_invoices(case: Case, book: Book, invoices: dict[bytes, list[Held[Invoice]]]) -> None:
@@ -85,6 +87,8 @@ def _judge_payments(case: Case, book: Book, invoices: dict[bytes, list[Held[Invo
             last = next(h for h in paid if h.message is found[0])
             others = tuple(h.record_id for h in billed[:MOST_OTHERS])
             case.report(book, last, replace(found[1], others=others))
+    owed = {statement: sum(h.message.gross_cents for h in billed) for statement, billed in invoices.items()}
+    judge_claims(case, book, owed, {s: sum(h.message.amount_cents for h in held) for s, held in sound.items()})
     _note_open(case, book, invoices)
 
 
@@ -118,13 +122,19 @@ def _astray(payment: Payment, sentence: str) -> Fault:
 
 
 def _note_open(case: Case, book: Book, invoices: dict[bytes, list[Held[Invoice]]]) -> None:
-    """What is left to pay, once all that came or was set off for no invoice has covered the oldest."""
+    """What is left to pay, once all that came or was set off for none of the invoices has covered the oldest."""
     billed = [held for held in sorted(book.all_statements, key=_number) if invoices.get(held.record_id)]
     owed = [sum(h.message.gross_cents for h in invoices[held.record_id]) for held in billed]
     paid: dict[bytes, int] = defaultdict(int)
     for payment in book.payments:
         paid[payment.message.statement] += payment.message.amount_cents
-    ahead = paid[b""] + sum(held.message.set_off_cents for held in book.statements.values())
+    # What statements set off and no record shows covers the oldest, as a leg of a cycle does.
+    stated = sum(held.message.set_off_cents for held in book.statements.values())
+    ahead = paid[b""] + max(stated - sum(taken.cents for taken in book.taken_off), 0)
+    for taken in book.taken_off:
+        ahead += 0 if taken.claims else taken.cents
+        for claim in taken.claims:
+            paid[claim.statement] += claim.cents
     still_open = spread([due - paid[held.record_id] for held, due in zip(billed, owed, strict=True)], ahead)
     for held, due, left in zip(billed, owed, still_open, strict=True):
         if left:

@@ -9,12 +9,15 @@ from typing import Any
 
 from p2pgrid.proto.codes import Party
 from p2pgrid.proto.contested import Contest
+from p2pgrid.proto.cycle import Leg
 from p2pgrid.proto.dispute import Answer, Dispute, Opening
 from p2pgrid.proto.elided import ElidedOrders
 from p2pgrid.proto.evidence import Held, M, by_slot
 from p2pgrid.proto.findings import Docket, Draft
 from p2pgrid.proto.messages import Channel, Meter, Order, Receipt, Voucher
 from p2pgrid.proto.record import Message, Role
+from p2pgrid.proto.set_off import SetOff
+from p2pgrid.proto.set_off_rules import TakenOff
 from p2pgrid.proto.statement import Invoice, Payment, Statement
 
 
@@ -42,6 +45,11 @@ class Book:
     all_statements: list[Held[Statement]] = field(default_factory=list)
     invoices: list[Held[Invoice]] = field(default_factory=list)
     payments: list[Held[Payment]] = field(default_factory=list)
+    set_offs: list[Held[SetOff]] = field(default_factory=list)
+    """Those that take something off what is owed in this channel; each is in the book of another channel, too."""
+    legs: list[Held[Leg]] = field(default_factory=list)
+    taken_off: list[TakenOff] = field(default_factory=list)
+    """What set-offs and cycles in force take off. Filled when they are judged."""
     contests: list[Contest] = field(default_factory=list)
     """Disputes with force. Filled when disputes are judged, as are the next two."""
     credited_pico: int = 0
@@ -75,10 +83,11 @@ class Book:
         times += [h.message.answered_ms for h in self.answers.values()]
         times += [h.message.stated_ms for h in self.all_statements]
         times += [h.message.booked_ms for h in self.payments]
+        times += [h.message.agreed_ms for h in self.set_offs]
         return max(times, default=0)
 
     def held(self) -> Iterator[Held[Any]]:
-        """Every record, receipts first, then by order; the channel last."""
+        """Every record, receipts first, then by order; the channel last. Not set-offs, which are of two channels."""
         for number in sorted(self.receipts):
             yield self.receipts[number]
         for orders in (self.orders[n] for n in sorted(self.orders)):
@@ -90,6 +99,7 @@ class Book:
         yield from (self.statements[n] for n in sorted(self.statements))
         yield from self.invoices
         yield from self.payments
+        yield from self.legs
         yield self.channel
 
     def order_numbers(self) -> list[int]:
@@ -143,9 +153,10 @@ def _add_others(
         book.statements[statement.message.statement_number] = statement
     book.invoices = _one_a_slot(by_type[Invoice], (), book, docket)
     book.openings, book.payments = by_type[Opening], by_type[Payment]
+    book.set_offs, book.legs = by_type[SetOff], by_type[Leg]
 
 
-_OTHERS: tuple[type[Message], ...] = (Dispute, Answer, Opening, Statement, Invoice, Payment)
+_OTHERS: tuple[type[Message], ...] = (Dispute, Answer, Opening, Statement, Invoice, Payment, SetOff, Leg)
 
 
 def report_rivals(rivals: list[Held[M]], docket: Docket, *, code: str, channel: bytes) -> None:

@@ -126,6 +126,7 @@ _ALL: Final = (
     _fault("wrong-opening-balance", Party.PROVIDER, "A balance does not begin where the last ended.", convinces=True),
     _fault("invoice-mismatch", Party.PROVIDER, "The invoice is not what its statement says.", convinces=True),
     _fault("payment-mismatch", Party.PROVIDER, "The payment is not of the invoice that it names.", convinces=True),
+    _fault("set-off-mismatch", Party.SIGNER, "The set-off is not of the debts that it names.", convinces=True),
     # What is not there.
     _fault("record-missing", Party.HOLDER, "A record that others build on is in no bundle."),
     _fault("left-out", Party.HOLDER, "A bundle lacks what its own side signed and the other side shows."),

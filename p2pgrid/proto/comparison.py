@@ -16,6 +16,8 @@ from p2pgrid.proto.findings import Absence, Draft
 from p2pgrid.proto.judgement import Case, shortened
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.record import PARTIES, Message, Role
+from p2pgrid.proto.set_off import SetOff
+from p2pgrid.proto.set_off_rules import signer_keys
 
 Group = tuple[Role | None, frozenset[int]]
 Rank = tuple[int, ...]
@@ -42,7 +44,11 @@ def absences_of(case: Case, book: Book, sources: Sequence[str]) -> list[tuple[Ra
         if held.record_id in book.rivals:
             continue
         for index, group in enumerate(groups):
+            if (held.record_id, group[1]) in case.compared:
+                continue
             absence = _absence(book, held, group, sources)
+            if isinstance(held.message, SetOff):
+                case.compared.add((held.record_id, group[1]))
             if absence is not None:
                 found.append(((*_rank_of(held.message), index), absence))
     return found
@@ -65,7 +71,7 @@ def _compared(case: Case, book: Book) -> list[Held[Any]]:
     """The channel's records, and the offers that its served orders name."""
     served = book.elided.offers.union(h.message.offer for h in book.receipts.values())
     offers = [case.offers[offer] for offer in sorted(served) if offer in case.offers]
-    return [*book.held(), *offers]
+    return [*book.held(), *book.set_offs, *offers]
 
 
 def _absence(book: Book, held: Held[Any], group: Group, sources: Sequence[str]) -> Absence | None:
@@ -79,7 +85,8 @@ def _absence(book: Book, held: Held[Any], group: Group, sources: Sequence[str]) 
     if not lacking:
         return None
     # A bundle of unknown side: whichever it is, it signed what both signed.
-    own = side in lacking if side is not None else not copies and len(lacking) == len(PARTIES)
+    parties = [_party_of(role, held.message, book.channel.message) for role in lacking]
+    own = side in parties if side is not None else not copies and set(parties) == set(PARTIES)
     label = str(held) if not copies else f"the {' and '.join(lacking)}'s signature on {held}"
     files = ", ".join(sources[bundle] for bundle in sorted(members))
     shows = sources[others[0].place.bundle]
@@ -97,6 +104,14 @@ def _absence(book: Book, held: Held[Any], group: Group, sources: Sequence[str]) 
         merge=(code, book.id, members),
         phrase=phrase,
     )
+
+
+def _party_of(role: Role, message: Message, channel: Channel) -> Role | None:
+    """What the signer in a role is in the channel; None for another key, as a creditor's that buys with another one."""
+    if not isinstance(message, SetOff):
+        return role
+    key = signer_keys(message)[role]
+    return Role.PROVIDER if key == channel.provider else Role.CLIENT if key == channel.client else None
 
 
 @dataclass(frozen=True, slots=True)

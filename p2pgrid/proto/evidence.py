@@ -16,14 +16,17 @@ from p2pgrid.errors import InvalidRecord
 from p2pgrid.proto.attachments import ATTACHMENT_TYPES, Attachments, ProofFact
 from p2pgrid.proto.card import Card
 from p2pgrid.proto.codes import Party
+from p2pgrid.proto.cycle import Cycle, CycleVerdict, Leg
 from p2pgrid.proto.dispute import Answer, Dispute, Opening
 from p2pgrid.proto.findings import MOST_ALIKE, Blemish, Docket, Draft, Place, Slot
 from p2pgrid.proto.keys import PublicKey, parse_public_key
 from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.record import Message, Record, Role, Signature, parse_message, signature_input_of
+from p2pgrid.proto.set_off import SetOff
 from p2pgrid.proto.statement import Invoice, Payment, Statement
 from p2pgrid.proto.withdrawal import Withdrawal
+from p2pgrid.units import format_cents
 
 M = TypeVar("M", bound=Message)
 
@@ -41,6 +44,10 @@ REQUIRED_ROLES: Final[dict[type[Message], frozenset[Role]]] = {
     Statement: frozenset({Role.PROVIDER}),
     Invoice: frozenset({Role.PROVIDER}),
     Payment: frozenset({Role.PROVIDER}),
+    SetOff: frozenset(),  # likewise: either one proposes it
+    Cycle: frozenset({Role.PROVIDER}),
+    Leg: frozenset(),
+    CycleVerdict: frozenset({Role.PROVIDER}),
     Withdrawal: frozenset({Role.PROVIDER}),
 }
 """Whose signature gives a record its force. A receipt's or statement's second signature makes it final, not valid."""
@@ -62,6 +69,10 @@ _SLOTS: Final[dict[type[Message], Callable[[Any], Slot]]] = {
         *(m.channel, m.statement, m.invoice_number.encode(), m.reference.encode()),
         *(m.entry, m.kind.encode(), m.booked_ms, m.amount_cents),
     ),
+    SetOff: lambda m: (m.first.channel, m.second.channel, m.nonce),
+    Cycle: lambda m: (m.proposer, m.nonce),
+    Leg: lambda m: (m.channel, m.cycle),
+    CycleVerdict: lambda m: (m.timekeeper, m.cycle),
     Withdrawal: lambda m: (m.provider, m.sequence, m.withdrawn_ms),
 }
 _LABELS: Final[dict[type[Message], Callable[[Any], str]]] = {
@@ -78,6 +89,10 @@ _LABELS: Final[dict[type[Message], Callable[[Any], str]]] = {
     Statement: lambda m: f"statement {m.statement_number}",
     Invoice: lambda m: f"invoice {m.invoice_number}",
     Payment: lambda m: f"the payment {m.reference!r} " + (f"of invoice {m.invoice_number}" if m.statement else "ahead"),
+    SetOff: lambda m: f"the set-off of {format_cents(m.amount_cents)} {m.currency}",
+    Cycle: lambda m: f"the cycle of {len(m.debts)} debts",
+    Leg: lambda m: f"the leg of {format_cents(m.amount_cents)} {m.currency}",
+    CycleVerdict: lambda m: "the timekeeper's verdict",
     Withdrawal: lambda m: f"the withdrawal of offers below {m.sequence}",
 }
 
@@ -89,6 +104,9 @@ _TIMES: Final = (
     "answered_ms",
     "stated_ms",
     "booked_ms",
+    "agreed_ms",
+    "proposed_ms",
+    "judged_ms",
     "opened_ms",
     "valid_from_ms",
     "withdrawn_ms",

@@ -60,6 +60,8 @@ class Case:
     """By offer: looked up once."""
     opened: list[tuple[Held[Opening], str]] = field(default_factory=list)
     """Openings that fit, and what of."""
+    compared: set[tuple[bytes, frozenset[int]]] = field(default_factory=set)
+    """Set-offs that one side's bundles were seen to lack, with those: they are of two channels, and told once."""
 
     def report(self, book: Book, held: Held[Any], fault: Fault) -> None:
         """Make a finding of a broken rule."""

@@ -20,6 +20,7 @@ from p2pgrid.errors import InvalidRecord
 from p2pgrid.proto.card import Card
 from p2pgrid.proto.checkpoint import CHECKPOINT_TYPE, verify_checkpoint
 from p2pgrid.proto.codes import CODES, Party, Weight
+from p2pgrid.proto.cycle import Cycle, CycleVerdict, Leg
 from p2pgrid.proto.dispute import Answer, Dispute
 from p2pgrid.proto.evidence import slot_of
 from p2pgrid.proto.findings import Finding
@@ -28,6 +29,7 @@ from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.messages import Channel, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.record import Message, Record, parse_message, signature_input_of
+from p2pgrid.proto.set_off import SetOff
 from p2pgrid.proto.statement import Invoice, Payment, Statement
 from p2pgrid.proto.verdict import Bundle, audit_records
 
@@ -43,6 +45,10 @@ _NAMED: Final[dict[type[Message], Callable[[Any], tuple[bytes, ...]]]] = {
     Statement: lambda m: (m.previous,),
     Invoice: lambda m: (m.statement,),
     Payment: lambda m: (m.statement,),
+    SetOff: lambda m: tuple(i for s in m.sides for i in (s.card, *(claim.statement for claim in s.claims))),
+    Cycle: lambda m: tuple(debt.card for debt in m.debts),
+    Leg: lambda m: (m.cycle,),
+    CycleVerdict: lambda m: (m.cycle,),
 }
 """The fields that hold ids of other records. No commitment is among them: its bytes are the other party's choice."""
 

@@ -223,7 +223,7 @@ def _note_unstated(case: Case, book: Book, stated_until: int) -> None:
 
 
 def miss_statement(case: Case, statement_id: bytes, orphans: list[Held[Any]]) -> None:
-    """Invoices and payments of a statement that is nowhere."""
+    """Invoices, payments and set-offs of a statement that is nowhere."""
     places = sorted(place for held in orphans for place in held.places)
     bundles = tuple(sorted({place.bundle for place in places}))
     sentence = f"No bundle holds the statement that {orphans[0]} names; it cannot be checked."

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from p2pgrid.proto.allotment import ChannelMoney, allot, movements_of, stated_set_offs
+from p2pgrid.proto.allotment import ChannelMoney, allot, movements_of, set_off_movements, stated_set_offs
 from p2pgrid.proto.channel_book import Book
 from p2pgrid.proto.elided import Sums
 from p2pgrid.proto.record import Role
@@ -120,7 +120,9 @@ def money_of(book: Book) -> ChannelMoney:
     standing = {held.record_id for held in book.statements.values()}
     statements = [h for h in book.all_statements if h.record_id in standing or h.record_id in billed]
     movements = movements_of((h.record_id, h.message) for h in book.payments)
-    movements += stated_set_offs((h.record_id, h.message) for h in book.statements.values())
+    movements += set_off_movements(book.taken_off)
+    known_cents = sum(taken.cents for taken in book.taken_off)
+    movements += stated_set_offs(((h.record_id, h.message) for h in book.statements.values()), known_cents=known_cents)
     return allot(
         [(h.record_id, h.message) for h in statements],
         [h.message for h in book.invoices],

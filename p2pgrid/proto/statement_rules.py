@@ -115,6 +115,10 @@ def faults_of_sums(statement: Statement, *, channel: Channel) -> list[Fault]:
         return [_mismatch(f"S{what[1:]} counts {counted} receipts, and its range has {ranged}.")]
     if statement.currency != channel.currency:
         return [_mismatch(f"S{what[1:]} is in {statement.currency}, the channel in {channel.currency}.")]
+    if statement.set_off_cents < 0:
+        amount = euros(statement.set_off_cents, statement.currency)
+        sentence = f"S{what[1:]} sets off {amount}: nothing that is set off comes back."
+        return [_mismatch(sentence, statement.set_off_cents)]
     for line in statement.vat:
         expected = vat_of(line.net_cents, line.rate_bp)
         if line.vat_cents != expected:

@@ -7,7 +7,7 @@ findings in any order of lines; only the places differ.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from p2pgrid.proto.card import Card
 from p2pgrid.proto.channel_book import Book, open_book, report_rivals, roles_of
 from p2pgrid.proto.codes import CODES, Party, Weight
 from p2pgrid.proto.comparison import compare_sides
+from p2pgrid.proto.cycle import Cycle, CycleVerdict, Leg
 from p2pgrid.proto.dispute import Answer, Dispute, Opening
 from p2pgrid.proto.dispute_case import judge_disputes
 from p2pgrid.proto.elided import Elided, ElidedOrphans, Sums, note_activity, note_repeats
@@ -32,6 +33,9 @@ from p2pgrid.proto.log_case import NO_DEMANDS, LogDemands, ShownLogs, judge_logs
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.opening_case import Opened, judge_openings
 from p2pgrid.proto.record import PARTIES, Record, Role
+from p2pgrid.proto.set_off import SetOff
+from p2pgrid.proto.set_off_case import SetOffRecords, judge_set_offs
+from p2pgrid.proto.set_off_rules import NAMING_TYPES, channels_named, signer_keys
 from p2pgrid.proto.settlement_case import judge_settlement, miss_statement
 from p2pgrid.proto.settlement_summary import ChannelSettlement, settlements_of
 from p2pgrid.proto.statement import Invoice, Payment, Statement
@@ -176,6 +180,7 @@ def audit_records(
         {record_id: held.message.channel for record_id, held in evidence.of(Statement).items()},
     )
     judge_cards(case)
+    judge_set_offs(case, _set_offs(evidence), {book.id: book for book in books})
     for book in books:
         judge_openings(case, book)
         judge_channel(case, book)
@@ -184,7 +189,7 @@ def audit_records(
         judge_disputes(case, book)
         judge_settlement(case, book)
         compare_sides(case, book, sources)
-    _miss_statements(case, evidence)
+    _miss_statements(case, evidence, channels)
     judge_logs(case, evidence.attachments, books, evidence.of(Offer), log_demands)
     times_ms = {held.record_id: time_of(held.message) for held in evidence.all()}
     drafts = [(draft, owners.finding(draft, times_ms)) for draft in docket.settle()]
@@ -276,6 +281,8 @@ def frame_of(bundles: Iterable[Bundle]) -> Frame:
             ids |= {message.receipt} if isinstance(message, Dispute) else set()
         elif isinstance(message, Opening):
             orders.add((message.channel, message.order_number))
+        elif isinstance(message, NAMING_TYPES):
+            whole.update(channels_named(message))
         else:
             whole.add(getattr(message, "channel", b""))
     return Frame(
@@ -323,6 +330,9 @@ def _admit_all(evidence: Evidence) -> None:
         evidence.admit(card, {Role.OPERATOR: card.message.operator})
     for withdrawal in list(evidence.of(Withdrawal).values()):
         evidence.admit(withdrawal, {Role.PROVIDER: withdrawal.message.provider})
+    for message_type in NAMING_TYPES:
+        for held in list(evidence.of(message_type).values()):
+            evidence.admit(held, signer_keys(held.message))
 
 
 def _latest_ms(books: Iterable[Book]) -> int:
@@ -339,14 +349,23 @@ def _heads(books: Iterable[Book]) -> dict[bytes, Book]:
     }
 
 
-def _miss_statements(case: Case, evidence: Evidence) -> None:
+def _miss_statements(case: Case, evidence: Evidence, channels: Collection[bytes]) -> None:
     orphans: dict[bytes, list[Held[Any]]] = defaultdict(list)
     billing: list[Held[Any]] = [*evidence.of(Invoice).values(), *evidence.of(Payment).values()]
     for held in billing:
         if held.message.statement and held.message.statement not in evidence.of(Statement):
             orphans[held.message.statement].append(held)
+    for set_off in evidence.of(SetOff).values():
+        for side in set_off.message.sides:
+            if side.channel in channels:
+                for statement in {claim.statement for claim in side.claims} - evidence.of(Statement).keys():
+                    orphans[statement].append(set_off)
     for statement_id in sorted(orphans):
         miss_statement(case, statement_id, sorted(orphans[statement_id], key=lambda h: h.record_id))
+
+
+def _set_offs(evidence: Evidence) -> SetOffRecords:
+    return SetOffRecords(evidence.of(SetOff), evidence.of(Cycle), evidence.of(Leg), evidence.of(CycleVerdict))
 
 
 def _opened(case: Case, sources: Sequence[str]) -> tuple[Opened, ...]:
@@ -398,6 +417,11 @@ def _open_books(evidence: Evidence, channels: dict[bytes, Held[Channel]], docket
             orphans[held.message.channel].append(held)
         elif evidence.admit(held, roles_of(channel.message)):
             sorted_out[held.message.channel][type(held.message)].append(held)
+    for channel_id, one in _of_several(evidence, channels):
+        if channel_id in channels:
+            sorted_out[channel_id][type(one.message)].append(one)
+        else:
+            orphans[channel_id].append(one)
     for channel_id in sorted({*orphans, *elided.orphans}):
         _miss_channel(channel_id, orphans[channel_id], elided.orphans.get(channel_id, ElidedOrphans()), docket)
     books = []
@@ -406,6 +430,20 @@ def _open_books(evidence: Evidence, channels: dict[bytes, Held[Channel]], docket
         parts = of_type[Order], of_type[Meter], of_type[Voucher], of_type[Receipt]
         books.append(open_book(channels[channel_id], *parts, docket, elided.channels.get(channel_id), of_type))
     return books
+
+
+def _of_several(evidence: Evidence, channels: Mapping[bytes, Held[Channel]]) -> Iterable[tuple[bytes, Held[Any]]]:
+    """Set-offs and legs with each channel of theirs that is there, or with the first if none is.
+
+    The legs of a cycle are all in each party's bundle: where the cycle is there, nobody misses their channels.
+    """
+    for set_off in evidence.of(SetOff).values():
+        named = channels_named(set_off.message)
+        for channel_id in [channel for channel in named if channel in channels] or named[:1]:
+            yield channel_id, set_off
+    for leg in evidence.of(Leg).values():
+        if leg.message.channel in channels or leg.message.cycle not in evidence.of(Cycle):
+            yield leg.message.channel, leg
 
 
 def _miss_channel(channel_id: bytes, orphans: list[Held[Any]], others: ElidedOrphans, docket: Docket) -> None:

@@ -7,14 +7,9 @@ from typing import Any, Final
 
 from p2pgrid.desk.asks import (
     AllowPeer,
-    BookPayments,
     Condition,
     DeskAsk,
-    Erase,
-    EraseExpired,
     Examine,
-    GiveAnswer,
-    MakeDispute,
     Reconcile,
     Reprice,
     Repriced,
@@ -60,7 +55,7 @@ class ProviderDesk:
                 return await self._examine(ask)
             case Reprice() if self._reprice is not None:
                 return await self._reprice()
-            case MakeDispute() | GiveAnswer() | Erase() | BookPayments() | EraseExpired() if self._records is not None:
+            case _ if self._records is not None and isinstance(ask, DeskAsk):
                 return await self._records.perform(ask)
         raise UsageError(f"a provider cannot do {type(ask).__name__}.")
 

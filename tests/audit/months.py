@@ -4,7 +4,8 @@
     provider, client = month.bundles()
 
 Statements are made by `proto.statement_making`. Payments come in every way that the rules allow: whole, in parts,
-ahead, too much (the rest booked ahead), returned and paid again, booked for the wrong invoice and moved, refunded.
+ahead, too much (the rest booked ahead), returned and paid again, booked for the wrong invoice and moved, refunded. Some
+is set off, between the two or by a cycle.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from p2pgrid.proto.pricing import amount_owed, owes_nothing
 from p2pgrid.proto.record import Role, Signed, sign_message
 from p2pgrid.proto.statement import Invoice, InvoiceType, Payment, PaymentKind, Statement
 from p2pgrid.proto.statement_making import Period, Stated, make_statement, vat_in
-from tests.proto.chains import DAY_MS, Dealings, LinesBundle, bundle_of, digest, lines_of
+from tests.factories import make_channel, make_cycle, make_legs, make_set_off, make_verdict, set_off_side
+from tests.proto.chains import DAY_MS, Dealings, LinesBundle, bundle_of, digest, key, lines_of
 
 TARIFFS = {
     "small": Tariff(input_upm=200_000, cached_input_upm=50_000, output_upm=900_000),
@@ -132,6 +134,26 @@ class Month:
         grid.now_ms += 10_000
         return signed
 
+    def set_off(self, cents: int) -> None:
+        """So much off what the client owes: of the last invoice, if that is open, else by a cycle that was settled."""
+        now_ms = self.grid.now_ms
+        self.grid.now_ms += 1000
+        last = self.invoices[-1] if self.invoices else None
+        paid = {payment.message.statement for payment in self.payments}
+        nonce = digest("set-off", now_ms)
+        provider, client = self.grid.provider, self.grid.client
+        if last is not None and last.message.statement not in paid and last.message.gross_cents >= cents:
+            back = make_channel(client, provider, name="back")
+            sides = (set_off_side(channel, (last, cents)) for channel in (self.grid.channel, back))
+            self.grid.keep(make_set_off(*sides, [provider, client], agreed_ms=now_ms, nonce=nonce))
+            return
+        third = key("third")
+        others = make_channel(third, provider, name="second"), make_channel(client, third, name="third")
+        times = {"proposed_ms": now_ms - 1000, "deadline_ms": now_ms}
+        cycle = make_cycle([self.grid.channel, *others], provider, amount_cents=cents, nonce=nonce, **times)
+        for signed in (cycle, *make_legs(cycle, [provider, client, third]), make_verdict(cycle, judged_ms=now_ms)):
+            self.grid.keep(signed)
+
     def invoice(self, statement: Signed[Statement]) -> Signed[Invoice]:
         """Its invoice, or credit note."""
         message = statement.message
@@ -203,6 +225,8 @@ def make_month(seed: int, *, receipts: int = 40, statements: int = 3, nonce: str
         month.sell(max(receipts // statements, 1) if random.random() < 0.9 or number == 0 else 0)
         _dispute_some(month)
         set_off = random.randrange(1, 300) if random.random() < 0.2 else 0
+        if set_off:
+            month.set_off(set_off)
         statement = month.state(rate_bp=rate_bp, set_off_cents=set_off)
         if number < statements - 1 or random.random() < 0.7:
             _pay(month, month.invoice(statement))

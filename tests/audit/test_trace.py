@@ -325,7 +325,7 @@ def stated_only() -> list[LinesBundle]:
     return both(grid)
 
 
-SETTLEMENT = [case for case in CASES if "settlement" in case.build.__module__]
+SETTLEMENT = [case for case in CASES if case.build.__module__.endswith(("settlement", "set_off"))]
 
 
 @pytest.mark.parametrize("case", SETTLEMENT, ids=lambda case: f"{case.code}-{case.name}")

@@ -52,7 +52,7 @@ def test_the_lines_of_the_help_are_the_commands_own(name: str) -> None:
 
 
 def test_readmes_table_is_the_help() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", README, flags=re.MULTILINE)
+    rows = re.findall(r"^\| `([\w-]+)` \| (.+) \|$", README, flags=re.MULTILINE)
     assert dict(rows) == {name: line for name, (_, line) in COMMANDS.items()}
 
 

@@ -99,6 +99,10 @@ async def test_records_come_back_in_the_order_of_arrival_with_the_exact_bytes(le
         "/p2pgrid/statement/1": 0,
         "/p2pgrid/invoice/1": 0,
         "/p2pgrid/payment/1": 0,
+        "/p2pgrid/set-off/1": 0,
+        "/p2pgrid/cycle/1": 0,
+        "/p2pgrid/leg/1": 0,
+        "/p2pgrid/cycle-verdict/1": 0,
         "evidence": 0,
     }
     assert list(ledger.records(channel=one.id)) == records_of(ones)

@@ -7,6 +7,7 @@ from tests.proto import (
     audit_cases_disputes,
     audit_cases_keys,
     audit_cases_log,
+    audit_cases_set_off,
     audit_cases_settlement,
     audit_more_cases,
 )
@@ -17,6 +18,7 @@ _ROOMS = (
     audit_cases_disputes,
     audit_cases_keys,
     audit_cases_log,
+    audit_cases_set_off,
     audit_cases_settlement,
     audit_more_cases,
 )

@@ -6,7 +6,17 @@ import msgspec
 
 from p2pgrid.proto.messages import Usage
 from p2pgrid.proto.statement import PaymentKind
-from tests.factories import make_answer, make_dispute, make_invoice, vat_line
+from tests.factories import (
+    CLIENT,
+    PROVIDER,
+    make_answer,
+    make_channel,
+    make_dispute,
+    make_invoice,
+    make_set_off,
+    set_off_side,
+    vat_line,
+)
 from tests.proto.audit_cases import both
 from tests.proto.audit_cases_settlement import (
     contested,
@@ -139,10 +149,15 @@ def put_right() -> Dealings:
 
 
 def set_off() -> Dealings:
+    """An invoice is set off against what the provider owes in a channel that is not here."""
     grid = sold()
     first = statement(grid, 1, 3)
-    grid.keep(make_invoice(first))
-    second = statement(grid, 4, 5, first, set_off_cents=9)
+    invoice = grid.keep(make_invoice(first))
+    back = make_channel(CLIENT, PROVIDER, name="back")
+    sides = (set_off_side(channel, (invoice, 9)) for channel in (grid.channel, back))
+    agreed_ms = first.message.stated_ms + DAY_MS
+    grid.keep(make_set_off(*sides, [PROVIDER, CLIENT], agreed_ms=agreed_ms))
+    second = statement(grid, 4, 5, first, set_off_cents=9, stated_ms=agreed_ms + DAY_MS)
     paid(grid, grid.keep(make_invoice(second)))
     return grid
 

@@ -13,11 +13,13 @@ import msgspec.inspect as inspect
 
 from p2pgrid.errors import InvalidRecord, ProtocolViolation
 from p2pgrid.proto.card import Card
+from p2pgrid.proto.cycle import Cycle
 from p2pgrid.proto.inclusion import parse_inclusion_proof
 from p2pgrid.proto.key_rules import faults_of_card_keys
 from p2pgrid.proto.messages import BatchTerms, Channel, RequestLine, Status, TariffPeriod, Usage, channel_id
 from p2pgrid.proto.record import Message, Record, Role, encode_payload, parse_message
 from p2pgrid.proto.rules import faults_of_channel
+from p2pgrid.proto.set_off import SetOff, SetOffSide
 from p2pgrid.proto.statement import InvoiceType, PaymentKind, Statement
 from p2pgrid.proto.wire import Frame, parse_frame
 from tests import factories
@@ -323,6 +325,9 @@ def _between() -> Iterator[tuple[str, Any, dict[str, Any]]]:
     yield from ((name, of["Statement"], changes) for name, changes in _of_statements(of["Statement"]))
     yield from ((name, of["Invoice"], changes) for name, changes in _of_invoices())
     yield from ((name, of["Payment"], changes) for name, changes in _of_payments())
+    yield from ((name, of["SetOff"], changes) for name, changes in _of_set_offs(of["SetOff"]))
+    yield from ((name, of["Cycle"], changes) for name, changes in _of_cycles(of["Cycle"]))
+    yield "a leg of one party", of["Leg"], {"creditor": of["Leg"].debtor}
     yield "a reason that no page names", of["Dispute"], {"reason": "no-such-code"}
 
 
@@ -371,6 +376,67 @@ def _of_payments() -> Iterator[tuple[str, dict[str, Any]]]:
     for kind in PaymentKind:
         for cents in (-1, 0, 1):
             yield f"{cents} cents {kind}", {"kind": kind, "amount_cents": cents}
+
+
+def _of_set_offs(set_off: SetOff) -> Iterator[tuple[str, dict[str, Any]]]:
+    replace = msgspec.structs.replace
+    first, second, other = set_off.first, set_off.second, factories.digest("other")
+    (claim,) = first.claims
+    stranger = factories.secret_key("stranger").public_key.raw
+    yield "the higher channel first", {"first": second, "second": first}
+    yield "one channel twice", {"second": replace(second, channel=first.channel)}
+    yield "one creditor twice", {"second": replace(second, creditor=first.creditor, card=other)}
+    yield "a creditor that owes itself", {"second": replace(second, debtor=second.creditor), **_carded(first, other)}
+    yield "a debtor of another key, and its card", {"second": replace(second, debtor=stranger), **_carded(first, other)}
+    yield "a debtor of another key, without a card", {"second": replace(second, debtor=stranger)}
+    yield "a card where the two are one key", _carded(first, other)
+    yield "a card of 31 bytes", {"second": replace(second, debtor=stranger), **_carded(first, other[1:])}
+    for cents in (claim.cents - 1, claim.cents + 1):
+        yield (
+            f"claims of {cents} cents, and {set_off.amount_cents} set off",
+            {"first": replace(first, claims=(replace(claim, cents=cents),))},
+        )
+    parts = replace(claim, cents=3), replace(claim, cents=claim.cents - 3)
+    yield "one invoice twice", {"first": replace(first, claims=parts)}
+    yield (
+        "two invoices of a statement",
+        {"first": replace(first, claims=(parts[0], replace(parts[1], invoice_number="2")))},
+    )
+    yield (
+        "one number of two statements",
+        {"first": replace(first, claims=(parts[0], replace(parts[1], statement=other)))},
+    )
+    yield "to be signed within a millisecond", {"until_ms": set_off.agreed_ms + 1}
+    yield "to be signed by the time of its proposal", {"until_ms": set_off.agreed_ms}
+
+
+def _carded(side: SetOffSide, card: bytes) -> dict[str, Any]:
+    return {"first": msgspec.structs.replace(side, card=card)}
+
+
+def _of_cycles(cycle: Cycle) -> Iterator[tuple[str, dict[str, Any]]]:
+    replace = msgspec.structs.replace
+    debts, other = cycle.debts, factories.digest("other")
+    stranger = factories.secret_key("stranger").public_key.raw
+    yield "another debt first", {"debts": (*debts[1:], debts[0])}
+    yield "one channel twice", {"debts": (*debts[:-1], replace(debts[-1], channel=debts[0].channel))}
+    longer = replace(debts[-1], channel=b"\xff" * 32, creditor=stranger, debtor=debts[-1].creditor)
+    debt = replace(longer, creditor=debts[0].debtor)
+    yield "one creditor twice", {"debts": (*debts, debt)}
+    yield "one debtor twice", {"debts": (*debts, replace(longer, debtor=debts[0].debtor, card=other))}
+    yield "four debts", {"debts": (*debts[:-1], replace(debts[-1], creditor=stranger), replace(debt, debtor=stranger))}
+    yield "a party that owes itself", {"debts": (*debts[:-1], replace(debts[-1], debtor=debts[-1].creditor))}
+    owing = (replace(debts[0], card=other), replace(debts[1], debtor=stranger), *debts[2:])
+    yield "a party that owes with another key, and its card", {"debts": owing}
+    yield "a party that owes with another key, without a card", {"debts": (replace(owing[0], card=b""), *owing[1:])}
+    yield "a card where the two are one key", {"debts": (owing[0], *debts[1:])}
+    yield "a card of 31 bytes", {"debts": (replace(owing[0], card=other[1:]), *owing[1:])}
+    for name in ("creditor", "debtor"):
+        yield f"a timekeeper that is a {name}", {"timekeeper": getattr(debts[1], name)}
+        yield f"proposed by a {name}", {"proposer": getattr(debts[1], name)}
+    yield "proposed by a stranger", {"proposer": stranger}
+    yield "a millisecond to sign in", {"deadline_ms": cycle.proposed_ms + 1}
+    yield "no time to sign in", {"deadline_ms": cycle.proposed_ms}
 
 
 def _key_payloads() -> Iterator[Case]:

@@ -15,10 +15,12 @@ import msgspec.inspect as inspect
 from p2pgrid.proto import fields
 from p2pgrid.proto.card import PeerKey, Revocation
 from p2pgrid.proto.codes import CODES, Weight
+from p2pgrid.proto.cycle import CycleDebt
 from p2pgrid.proto.inclusion import InclusionProof
 from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.messages import BatchTerms, DataTerms, ModelOffer, RequestLine, Tariff, TariffPeriod, Terms, Usage
 from p2pgrid.proto.record import Message
+from p2pgrid.proto.set_off import Claim, SetOffSide
 from p2pgrid.proto.statement import StatementLine, VatLine
 from p2pgrid.proto.wire import (
     BatchOpening,
@@ -63,6 +65,9 @@ PARTS = (
     Revocation,
     StatementLine,
     VatLine,
+    SetOffSide,
+    Claim,
+    CycleDebt,
 )
 FRAMES = (
     ChannelRequest,

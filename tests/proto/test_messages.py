@@ -132,8 +132,8 @@ def test_every_type_is_listed() -> None:
     assert sorted(MESSAGE_TYPES) == [
         f"/p2pgrid/{n}/1"
         for n in (
-            *("answer", "card", "channel", "dispute", "invoice", "meter", "offer", "opening", "order"),
-            *("payment", "receipt", "statement", "voucher", "withdrawal"),
+            *("answer", "card", "channel", "cycle-verdict", "cycle", "dispute", "invoice", "leg", "meter", "offer"),
+            *("opening", "order", "payment", "receipt", "set-off", "statement", "voucher", "withdrawal"),
         )
     ]
     assert {s.value for s in Status} == {

@@ -372,6 +372,10 @@ def test_caps_of_messages() -> None:
         "Statement": 32 * 1024,
         "Invoice": 1024,
         "Payment": 1024,
+        "SetOff": 24 * 1024,
+        "Cycle": 2048,
+        "Leg": 1024,
+        "CycleVerdict": 1024,
         "Withdrawal": 1024,
     }
     assert issubclass(Receipt, msgspec.Struct) and isinstance(SIGNED, Signed)

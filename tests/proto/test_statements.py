@@ -27,9 +27,20 @@ from p2pgrid.proto.statement_rules import (
     statement_lines,
 )
 from p2pgrid.proto.verdict import audit_records
-from tests.factories import make_answer, make_dispute, make_invoice, make_payment, make_prepayment
+from tests.factories import (
+    CLIENT,
+    PROVIDER,
+    make_answer,
+    make_channel,
+    make_dispute,
+    make_invoice,
+    make_payment,
+    make_prepayment,
+    make_set_off,
+    set_off_side,
+)
 from tests.proto.audit_cases import both
-from tests.proto.chains import DAY_MS, START_MS, TARIFF, Dealings
+from tests.proto.chains import DAY_MS, START_MS, TARIFF, Dealings, digest
 
 CLOCKS_MS = 120_000
 
@@ -46,6 +57,8 @@ class Books:
     open_disputes: list[tuple[Signed[Any], Signed[Receipt]]] = field(default_factory=list)
     uncounted_cents: int = 0
     set_off_cents: int = 0
+    off: dict[bytes, int] = field(default_factory=dict)
+    """By statement, what was set off in all."""
     payments: int = 0
 
     @property
@@ -108,10 +121,30 @@ class Books:
         self.grid.now_ms += 1000
         self.payments += 1
         invoice = make_invoice(last)
-        changes = {"booked_ms": self.now_ms, "reference": f"P{self.payments}"}
+        left = last.message.gross_cents - self.off.get(last.id, 0)
+        if not left:
+            return
+        changes = {"amount_cents": left, "booked_ms": self.now_ms, "reference": f"P{self.payments}"}
         payment = make_payment(invoice, self.grid.channel.message.channel, **changes)
         self.grid.keep(payment)
         self.uncounted_cents += payment.message.amount_cents
+
+    def set_off(self, cents: int) -> None:
+        """So much of what is open of the last invoice, against what the provider owes elsewhere."""
+        last = self.statements[-1] if self.statements else None
+        paid = {s.message.statement for s in self.grid.client_has if isinstance(s.message, Payment)}
+        left = last.message.gross_cents - self.off.get(last.id, 0) if last is not None else 0
+        if last is None or last.id in paid or left <= 0:
+            return
+        self.grid.now_ms += 1000
+        cents = min(cents, left)
+        back = make_channel(CLIENT, PROVIDER, name="back")
+        sides = (set_off_side(channel, (make_invoice(last), cents)) for channel in (self.grid.channel, back))
+        nonce = digest("set-off", self.now_ms)
+        signed = make_set_off(*sides, [PROVIDER, CLIENT], agreed_ms=self.now_ms, nonce=nonce)
+        self.grid.keep(signed)
+        self.off[last.id] = self.off.get(last.id, 0) + cents
+        self.set_off_cents += cents
 
     def state(self) -> None:
         self.grid.now_ms += 1000
@@ -142,7 +175,7 @@ STEPS = st.one_of(
     st.tuples(st.just("answer"), st.booleans()),
     st.tuples(st.just("pay_ahead"), st.integers(1, 500)),
     st.tuples(st.just("pay_ahead"), st.integers(-500, -1)),
-    st.tuples(st.just("set_off"), st.integers(-100, 100)),
+    st.tuples(st.just("set_off"), st.integers(1, 100)),
     st.tuples(st.just("pay_last")),
     st.tuples(st.just("state")),
     st.tuples(st.just("wait"), st.integers(1, 13 * 24)),
@@ -172,7 +205,7 @@ def settle(rate_bp: int, steps: list[tuple[Any, ...]], *, stated_apart: bool = F
             case "pay_ahead":
                 books.pay_ahead(*values)
             case "set_off":
-                books.set_off_cents += values[0]
+                books.set_off(values[0])
             case "pay_last":
                 books.pay_last()
             case "state":

@@ -146,6 +146,7 @@ def _other_records() -> list[Signed[Message]]:
         statement,
         invoice,
         factories.make_payment(invoice, dealings.id, amount_cents=121),
+        *factories.set_off_records(invoice, dealings),
         factories.make_withdrawal(),
     ]
 

@@ -429,6 +429,30 @@ def _rules_of(name: str, m: dict[str, Any]) -> Iterator[bool]:
             yield m["amount_cents"] != 0
             yield m["kind"] != "received" or m["amount_cents"] > 0
             yield m["kind"] not in ("returned", "refunded") or m["amount_cents"] < 0
+        case "SetOff":
+            sides = [m["first"], m["second"]]
+            yield sides[0]["channel"] < sides[1]["channel"]
+            yield sides[0]["creditor"] != sides[1]["creditor"]
+            yield m["agreed_ms"] < m["until_ms"]
+            for side, other in (sides, sides[::-1]):
+                yield side["creditor"] != side["debtor"]
+                yield (side["card"] == b"") == (side["creditor"] == other["debtor"])
+                yield sum(claim["cents"] for claim in side["claims"]) == m["amount_cents"]
+                named = [(claim["statement"], claim["invoice_number"]) for claim in side["claims"]]
+                yield len(set(named)) == len(named)
+        case "Cycle":
+            debts = m["debts"]
+            parties = {debt[name] for debt in debts for name in ("creditor", "debtor")}
+            yield debts[0]["channel"] == min(debt["channel"] for debt in debts)
+            for name in ("channel", "creditor", "debtor"):
+                yield len({debt[name] for debt in debts}) == len(debts)
+            for at, debt in enumerate(debts):
+                yield debt["creditor"] != debt["debtor"]
+                yield (debt["card"] == b"") == (debt["creditor"] == debts[(at + 1) % len(debts)]["debtor"])
+            yield m["timekeeper"] not in parties and m["proposer"] in parties
+            yield m["proposed_ms"] < m["deadline_ms"]
+        case "Leg":
+            yield m["creditor"] != m["debtor"]
 
 
 def _digests_of(name: str, message: dict[str, Any]) -> Iterator[bytes]:

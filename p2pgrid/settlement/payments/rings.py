@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from p2pgrid.errors import UsageError
-from p2pgrid.settlement.payments.cycles import LEAST_PARTIES, MOST_PARTIES
+from p2pgrid.proto.cycle import LEAST_PARTIES, MOST_PARTIES
 
 MAX_STEPS: Final = 1_000_000
 """Debts looked at in one search: about two seconds."""

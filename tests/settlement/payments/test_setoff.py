@@ -1,4 +1,4 @@
-"""Set-off between two, and cycles of debts."""
+"""Set-off between two, and rings of debts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pgrid.errors import UsageError
-from p2pgrid.settlement.payments.cycles import Cycle, State, Verdict, is_complete, judge, make_leg, state_of, why_not
 from p2pgrid.settlement.payments.rings import MAX_STEPS, Owed, Ring, carried_out, find_rings, pairs
-from p2pgrid.settlement.payments.setoff import Debt, Settled, set_off, spread
+from p2pgrid.settlement.payments.setoff import Debt, set_off, spread
 from tests.settlement.payments import vectors
 from tests.settlement.payments.vectors import debt
 
@@ -220,120 +219,3 @@ def test_a_made_up_graph_costs_no_more_than_its_bound() -> None:
     crowd = [f"p{n:03d}" for n in range(200)]
     owed = {(a, b): 5 for a in crowd for b in crowd if a < b}  # nobody owes backwards: no ring at all
     assert find_rings(owed, max_steps=MAX_STEPS) == []
-
-
-# -- cycles -----------------------------------------------------------------------------------------------------------
-
-CYCLE = Cycle(parties=("a", "b", "c"), cents=500, deadline_ms=1_000, timekeeper="w", nonce="n" * 16)
-
-
-def settled(debtor: str, creditor: str, cents: int = 500) -> list[Settled]:
-    return [Settled(number=f"{creditor}-1", debtor=debtor, creditor=creditor, cents=cents, left_cents=0)]
-
-
-LEGS = [make_leg(CYCLE, n, settled(*CYCLE.sides(n))) for n in range(3)]
-ALL = {(n, party) for n in range(3) for party in CYCLE.sides(n)}
-YES = Verdict(cycle=CYCLE.digest, timekeeper="w", is_complete=True)
-NO = replace(YES, is_complete=False)
-
-
-def test_everyone_stands_in_two_legs() -> None:
-    assert [CYCLE.sides(n) for n in range(3)] == [("a", "b"), ("b", "c"), ("c", "a")]
-    assert CYCLE.legs_of("a") == (2, 0)
-    with pytest.raises(UsageError):
-        CYCLE.legs_of("x")
-
-
-@settings(deadline=None)
-@given(st.sets(st.sampled_from(sorted(ALL))))
-def test_one_signature_less_and_it_is_void_for_all(signed: set[tuple[int, str]]) -> None:
-    early = judge(CYCLE, LEGS, signed, said=None, now_ms=1_000)
-    late = judge(CYCLE, LEGS, signed, said=early, now_ms=1_001)
-    assert late is not None
-    state = state_of(CYCLE, LEGS, signed, [late])
-    assert state is (State.SETTLED if signed == ALL else State.VOID)
-
-
-def test_before_the_timekeeper_spoke_nothing_is_certain() -> None:
-    assert state_of(CYCLE, LEGS, ALL, []) is State.OPEN
-    assert state_of(CYCLE, LEGS, ALL - {(0, "a")}, [YES]) is State.OPEN, "its word does not stand for a signature"
-    assert state_of(CYCLE, LEGS, ALL, [replace(YES, timekeeper="x")]) is State.OPEN
-    assert state_of(CYCLE, LEGS, ALL, [replace(YES, cycle="0" * 64)]) is State.OPEN
-
-
-def test_too_late_is_void_and_stays_so() -> None:
-    said = judge(CYCLE, LEGS, ALL, said=None, now_ms=1_001)
-    assert said == NO
-    assert judge(CYCLE, LEGS, ALL, said=said, now_ms=1) == NO
-    assert state_of(CYCLE, LEGS, ALL, [NO]) is State.VOID
-
-
-def test_a_timekeeper_that_says_both_settles_it_for_all() -> None:
-    assert state_of(CYCLE, LEGS, ALL, [NO, YES]) is state_of(CYCLE, LEGS, ALL, [YES, NO]) is State.SETTLED
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(sorted(ALL)), st.integers(0, 2_000)), max_size=12), st.randoms())
-def test_whoever_asks_whenever_hears_the_same(arrivals: list[tuple[tuple[int, str], int]], rng: random.Random) -> None:
-    """Signatures arrive one after another; the timekeeper is asked after each. Whatever it said first stands."""
-    said: Verdict | None = None
-    signed: set[tuple[int, str]] = set()
-    heard: list[Verdict] = []
-    for one, at_ms in sorted(arrivals, key=lambda arrival: arrival[1]):
-        signed.add(one)
-        said = judge(CYCLE, LEGS, signed, said=said, now_ms=at_ms)
-        heard += [said] if said else []
-    assert len(set(heard)) <= 1
-    for _ in range(3):
-        part = rng.sample(heard, min(len(heard), 2))
-        assert state_of(CYCLE, LEGS, ALL, part) in (State.OPEN, state_of(CYCLE, LEGS, ALL, heard))
-
-
-def test_legs_that_do_not_belong() -> None:
-    other = replace(CYCLE, nonce="m" * 16)
-    assert other.digest != CYCLE.digest
-    assert is_complete(CYCLE, LEGS, ALL)
-    for wrong in (
-        LEGS[:2],
-        [*LEGS, LEGS[0]],
-        [replace(LEGS[0], cents=499), *LEGS[1:]],
-        [replace(LEGS[0], debtor="b", creditor="a"), *LEGS[1:]],
-        [make_leg(other, 0, settled("a", "b")), *LEGS[1:]],
-    ):
-        assert not is_complete(CYCLE, wrong, ALL)
-    with pytest.raises(UsageError):
-        make_leg(CYCLE, 0, settled("b", "c"))
-    with pytest.raises(UsageError):
-        make_leg(CYCLE, 0, settled("a", "b", 499))
-
-
-def test_every_field_is_signed() -> None:
-    for change in ({"cents": 501}, {"deadline_ms": 1_001}, {"timekeeper": "v"}, {"currency": "SEK"}):
-        assert replace(CYCLE, **change).digest != CYCLE.digest  # type: ignore[arg-type]
-    assert replace(CYCLE, parties=("a", "c", "b")).digest != CYCLE.digest
-    for change in ({"cents": 501}, {"index": 1}, {"debtor": "x"}, {"creditor": "x"}, {"settles": ""}, {"cycle": ""}):
-        assert replace(LEGS[0], **change).digest != LEGS[0].digest  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"parties": ("a", "b")},
-        {"parties": ("b", "a", "c")},
-        {"parties": ("a", "b", "b")},
-        {"parties": tuple("abcdefg")},
-        {"cents": 0},
-        {"timekeeper": "b"},
-        {"timekeeper": ""},
-        {"nonce": "short"},
-    ],
-)
-def test_cycles_that_are_none(change: dict[str, object]) -> None:
-    with pytest.raises(UsageError):
-        replace(CYCLE, **change)  # type: ignore[arg-type]
-
-
-def test_what_a_party_looks_at_before_it_signs() -> None:
-    assert why_not(CYCLE, "a", i_owe={"b": 500}, owed_to_me={"c": 500}, now_ms=0) == []
-    assert len(why_not(CYCLE, "a", i_owe={"b": 499}, owed_to_me={"c": 499}, now_ms=0)) == 2
-    assert len(why_not(CYCLE, "a", i_owe={}, owed_to_me={}, now_ms=1_000)) == 3

@@ -11,9 +11,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
-from p2pgrid.settlement.payments.cycles import Cycle, make_leg
 from p2pgrid.settlement.payments.reference import make_creditor_reference, make_reference
-from p2pgrid.settlement.payments.setoff import Debt, Settled, set_off
+from p2pgrid.settlement.payments.setoff import Debt, set_off
 
 FOLDER: Final = Path(__file__).parents[2] / "vectors"
 REFERENCES: Final = FOLDER / "payment-references.json"
@@ -88,29 +87,6 @@ def setoffs() -> dict[str, Any]:
             }
             for case, debts in CASES.items()
         ],
-        "cycle": cycle_vector(),
-    }
-
-
-def cycle_vector() -> dict[str, Any]:
-    cycle = Cycle(
-        parties=("a", "b", "c"),
-        cents=1_240,
-        deadline_ms=1_800_000_000_000,
-        timekeeper="witness",
-        nonce="0123456789abcdef",
-    )
-    settled = [Settled(number="B-7", debtor="a", creditor="b", cents=1_240, left_cents=60)]
-    leg = make_leg(cycle, 0, settled)
-    return {
-        "parties": list(cycle.parties),
-        "cents": cycle.cents,
-        "currency": cycle.currency,
-        "deadline_ms": cycle.deadline_ms,
-        "timekeeper": cycle.timekeeper,
-        "nonce": cycle.nonce,
-        "digest": cycle.digest,
-        "leg": {"index": 0, "settles": [["B-7", 1_240]], "settles_digest": leg.settles, "digest": leg.digest},
     }
 
 
