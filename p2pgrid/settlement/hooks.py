@@ -9,15 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
 from p2pgrid.proto.billing_details import BillingDetails
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import Role, Signed
 from p2pgrid.proto.statement import Invoice, Statement
+from p2pgrid.proto.wire import MAX_DOCUMENT_BYTES
 
-MAX_DOCUMENT_BYTES: Final = 4 * 1024 * 1024
-"""Of an invoice's file that goes over a link."""
+__all__ = [
+    "MAX_DOCUMENT_BYTES",
+    "BuyerHooks",
+    "Details",
+    "InvoiceFile",
+    "NoDetails",
+    "NothingIssued",
+    "SellerHooks",
+]
 
 
 class Details(Protocol):
@@ -30,8 +38,8 @@ class Details(Protocol):
         """
 
     def keep(self, signed: Signed[BillingDetails]) -> None:
-        """Those of the other side, signature checked; durable when this returns. Ones with a lower sequence than what is
-        there are passed over."""
+        """Those of the other side, signature checked; durable when this returns. A lower sequence than that of what is
+        there is passed over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +59,8 @@ class SellerHooks(Protocol):
         """Both have signed, and it is durable here: issue the invoice.
 
         Called at least once for every statement of both signatures that has no Invoice on record, again at the next
-        start where the node ended before; never twice at once. When it returns, the client is told to come, and gets what
-        is new in the ledger. P2pgridError is logged; it is called again at the next start.
+        start where the node ended before; never twice at once. When it returns, the client is told to come, and gets
+        what is new in the ledger. P2pgridError is logged; it is called again at the next start.
         """
 
     def document(self, invoice: Signed[Invoice]) -> InvoiceFile | None:
@@ -69,8 +77,8 @@ class BuyerHooks(Protocol):
         """Of these, which are on record, those whose file is not here yet. Raises P2pgridError."""
 
     async def on_document(self, invoice: Signed[Invoice], channel: Channel, file: InvoiceFile) -> None:
-        """The invoice's file: its SHA-256 is right, and nothing else was looked at. `file.name` is the provider's word: no
-        path, at most 128 characters, and for people. P2pgridError is logged."""
+        """The invoice's file: its SHA-256 is right, and nothing else was looked at. `file.name` is the provider's word:
+        letters, digits and . _ - alone, at most 128, not beginning with a dot. P2pgridError is logged."""
 
 
 class NothingIssued:
