@@ -28,6 +28,7 @@ from p2pgrid.proto.dispute_exchange import Said
 from p2pgrid.proto.keys import PublicKey, SecretKey, parse_peer_id, parse_public_key
 from p2pgrid.proto.reconcile import Reconciliation
 from p2pgrid.proto.record import Record
+from p2pgrid.settlement.wiring import Buying
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Sessions(Mapping[str, ProviderSession]):
         quarantine: Quarantine,
         cards: CardBook | None,
         has_channel: Callable[[bytes], bool] | None,
+        buying: Buying | None = None,
     ) -> None:
         """The arguments are those of `Purchaser`. Offers and cards of the two books are asked for over its links."""
         self._key = key
@@ -66,6 +68,7 @@ class Sessions(Mapping[str, ProviderSession]):
         self._quarantine = quarantine
         self._cards = cards
         self._has_channel = has_channel
+        self._buying = buying
         self._evidence = EvidenceKeeper(ledger, now_ms)
         self._sessions: dict[str, ProviderSession] = {}
         self.standings: Final = Standings(self._sessions, quarantine, now_ms)
@@ -120,6 +123,7 @@ class Sessions(Mapping[str, ProviderSession]):
                 on_settled=lambda changes: self.earlier.note(peer_id, changes),
                 on_quarantine=lambda reason: self._quarantine.add(peer_id, reason, self._now_ms()),
                 watch_offer=lambda link: keep_watching(link, self._book),
+                buying=self._buying,
             )
         return session
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from p2pgrid.settlement.hooks import BuyerHooks, Details, NoDetails, NothingIssued, SellerHooks
+from p2pgrid.settlement.statements.agreed import Agreed, AgreedInMemory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,3 +22,4 @@ class Buying:
 
     details: Details = field(default_factory=NoDetails)
     hooks: BuyerHooks = field(default_factory=NothingIssued)
+    agreed: Agreed = field(default_factory=AgreedInMemory)

@@ -1,4 +1,4 @@
-"""Drafts that the client has agreed to, in settlement.db: what the provider then signs is countersigned whenever it comes.
+"""Drafts that the client has agreed to, in settlement.db: what the provider then signs is countersigned when it comes.
 
 Between the client's word and the provider's signature either may end. The provider sends what it signed again; that it
 is the very draft is all the client has to know then, though its ledger may have gone on since.

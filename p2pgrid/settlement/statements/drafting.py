@@ -74,7 +74,7 @@ async def draft(
     terms = terms or Terms()
     books = read_books(ledger, channel, set_off)
     position = await read_position(ledger, books)
-    days = terms.days or LocalDays.at_offset(position.offer.utc_offset_minutes if position.offer is not None else 0)
+    days = terms.days or LocalDays.at_offset(_offset(position))
     end_ms = _end_wanted(position, until_ms, now_ms) if is_wanted else _end_due(position, days, now_ms)
     missing: NotStated | None = None
     try:
@@ -95,6 +95,27 @@ async def draft(
     checked(statement)
     ends = position.ends if len(receipts) == len(position.receipts) else None
     return Draft(statement=statement, first_day=first, last_day=last, receipts=receipts, ends=ends, vat_missing=missing)
+
+
+async def is_due(
+    ledger: StatedLedger,
+    channel: Signed[Channel],
+    *,
+    now_ms: int,
+    terms: Terms | None = None,
+    set_off: Iterable[tuple[int, int]] = (),
+) -> bool:
+    """True if a statement is due, or was signed by the provider alone. Reads one receipt. Raises LedgerError."""
+    books = read_books(ledger, channel, set_off)
+    if books.pending is not None:
+        return True
+    position = await read_position(ledger, books, last_receipt=books.last_receipt + 1)
+    days = (terms or Terms()).days or LocalDays.at_offset(_offset(position))
+    try:
+        _end_due(position, days, now_ms)
+    except NotStated:
+        return False
+    return True
 
 
 def statement_of(
@@ -121,7 +142,7 @@ def statement_of(
 
 
 def checked(statement: Statement) -> None:
-    """Raises NotStated (`out-of-range`) for what nobody could sign: an amount beyond all bounds, or a clock set back."""
+    """Raises NotStated (`out-of-range`) for what nobody could sign: amounts beyond all bounds, a clock set back."""
     try:
         parse_message(Record(Statement.payload_type, encode_payload(statement), ()), Statement)
     except (InvalidRecord, OverflowError) as error:
@@ -136,6 +157,10 @@ def first_event_ms(position: Position, now_ms: int) -> int | None:
     if moved_ms is not None:
         events.append(moved_ms)
     return max(min(events), position.books.from_ms) if events else None
+
+
+def _offset(position: Position) -> int:
+    return position.offer.utc_offset_minutes if position.offer is not None else 0
 
 
 def _end_wanted(position: Position, until_ms: int, now_ms: int) -> int:

@@ -74,7 +74,9 @@ async def judge(
         ledger, books, last_receipt=min(theirs.last_receipt, books.last_receipt + MOST_RECEIPTS)
     )
     receipts = tuple(receipts_of_period(position.receipts, until_ms=theirs.until_ms + CLOCK_TOLERANCE_MS))
-    found += _of_times(theirs, now_ms, is_signed=is_signed) + _of_days(position, theirs, days)
+    found += _of_times(theirs, now_ms, is_signed=is_signed)
+    if not found and theirs.from_ms == books.from_ms:
+        found += _of_days(position, theirs, days)
     found += _of_range(position, theirs, books.last_receipt + len(receipts))
     vat: VatOf = vat_in("O", 0)
     try:

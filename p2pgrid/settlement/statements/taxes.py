@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 
+from p2pgrid.errors import LocalError
 from p2pgrid.proto.billing_details import BillingDetails
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import Role
@@ -35,13 +36,16 @@ def parties_of(details: Details, channel: Channel) -> tuple[BillingDetails, Bill
 def vat_of_period(details: Details, channel: Channel, first: date, last: date) -> VatOf:
     """How a net is taxed in a period of these local days, by the law of its last (docs/settlement/invoices.md).
 
-    Raises NotStated: `details-missing`, `rate-changes`, or a code of `InvoiceRefused`.
+    Raises NotStated: `details-missing`, `rate-changes`, `not-checked` (a library is missing), or a code of
+    `InvoiceRefused`.
     """
     seller, buyer = parties_of(details, channel)
     try:
         treatment = vat_treatment(_taxed(seller), _taxed(buyer), last)
     except InvoiceRefused as error:
         raise NotStated(error.code, error.message, hint=error.hint) from None
+    except LocalError as error:
+        raise NotStated("not-checked", error.message, hint=error.hint) from None
     changes = rate_changes(seller.country, first, last)
     if treatment.category is VatCategory.STANDARD and changes:
         raise NotStated("rate-changes", f"the VAT rate of {seller.country} changes on {changes[0]}, inside the period.")
