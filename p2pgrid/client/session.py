@@ -68,8 +68,8 @@ class ProviderSession:
 
         `has_channel`: which channels (32-byte ids) on record are this process's; left out, all are.
         `on_quarantine` is called with the reason when the provider broke a rule on a link that it proved its own,
-        `on_settled` with what an exchange changed that nobody asked for. `watch_offer` runs while a link is used. Without
-        `buying` nothing is settled.
+        `on_settled` with what an exchange changed that nobody asked for. `watch_offer` runs while a link is used.
+        `buying` is what statements are settled with; left out, none are.
         """
         self.provider: Final = provider
         self._now_ms = now_ms

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from p2pgrid.client.exchanges import DisputedRecord, Exchange, exchange
 from p2pgrid.client.text import printable
-from p2pgrid.errors import InvalidRecord, ProtocolViolation
+from p2pgrid.errors import InvalidRecord, ProtocolViolation, Refused
 from p2pgrid.ledger.base import Ledger, SlotTaken
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.proto.billing_details import BillingDetails
@@ -252,7 +252,11 @@ class StatementClient:
         """The files of invoices on record that are not here yet, some at a time."""
         invoices = self._ledger.settlement(Invoice, channel.message.channel)
         for invoice in list(self._hooks.lacks(invoices))[:MOST_DOCUMENTS]:
-            file = await self._fetch(link, channel.message.channel, invoice)
+            try:
+                file = await self._fetch(link, channel.message.channel, invoice)
+            except Refused as refusal:
+                done.waiting.append(f"invoice {printable(invoice.message.invoice_number)}: {refusal.message}")
+                continue
             await self._hooks.on_document(invoice, channel.message, file)
             done.documents.append(invoice.message.invoice_number)
 
@@ -270,7 +274,6 @@ class StatementClient:
                 if len(content) == piece.size:
                     break
         if hashlib.sha256(content).digest() != wanted:
-            what = printable(invoice.message.invoice_number)
-            raise ProtocolViolation(f"the file of invoice {what} is not the one whose hash its record has.")
+            raise Refused("document-mismatch", "the file that came is not the one whose hash the invoice's record has.")
         name = _NAME.sub("-", piece.name).lstrip(".-")[:128]
         return InvoiceFile(name=name or "invoice", content=bytes(content))

@@ -47,8 +47,10 @@ class Statements:
         keep_evidence: Callable[[Record, str], None],
         guard: Callable[[Awaitable[Any]], Awaitable[Any]],
     ) -> None:
-        """`channels`: all with the provider, oldest first. `guard` awaits an exchange, and sees to what the provider did
-        wrong."""
+        """`channels`: all with the provider, oldest first.
+
+        `guard` awaits an exchange, and sees to what the provider did wrong.
+        """
         self._ledger = ledger
         self._channels = channels
         self._disputes = disputes
