@@ -113,6 +113,10 @@ class Statements:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
 
+    def all_channels(self) -> list[Signed[Channel]]:
+        """With the provider under any of its keys, oldest first. Raises LedgerError."""
+        return self._channels()
+
     def live_channels(self) -> list[Signed[Channel]]:
         """The last ones with the provider in which something was bought. Raises LedgerError."""
         live = [c for c in self._channels() if self._ledger.head(c.message.channel).last_receipt_number]

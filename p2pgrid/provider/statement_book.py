@@ -52,7 +52,7 @@ class StatementBook:
         terms: Terms | None = None,
     ) -> None:
         selling = selling or Selling()
-        self._ledger: Final = ledger
+        self.ledger: Final = ledger
         self._channels: Final = channels
         self._now_ms: Final = now_ms
         self.details: Final[Details] = selling.details
@@ -111,17 +111,17 @@ class StatementBook:
         return [one.books.signed for one in self._channels if one.books.client.raw in clients]
 
     async def _is_due(self, channel: Signed[Channel]) -> bool:
-        return await is_due(self._ledger, channel, now_ms=self._now_ms(), terms=self.terms)
+        return await is_due(self.ledger, channel, now_ms=self._now_ms(), terms=self.terms)
 
     # -- what is stated ---------------------------------------------------------------------------------------------
 
     def held(self, channel: OpenChannel) -> list[Signed[Any]]:
         """All records of settlement of the channel, by place. Raises LedgerError."""
-        return settled_records(self._ledger, channel.books.id, details_of(self.details, channel.books.terms))
+        return settled_records(self.ledger, channel.books.id, details_of(self.details, channel.books.terms))
 
     def pending(self, channel: OpenChannel) -> Signed[Statement] | None:
         """The statement that this side alone has signed. Raises LedgerError."""
-        return read_books(self._ledger, channel.books.signed).pending
+        return read_books(self.ledger, channel.books.signed).pending
 
     async def draft(self, channel: OpenChannel, request: StatementRequest) -> Draft:
         """What is stated next. Raises NotStated (`asked-too-often` among others), LedgerError."""
@@ -132,19 +132,28 @@ class StatementBook:
         elif request.is_wanted:
             self._check_rate(channel)
         try:
-            return await self.preview(channel, is_wanted=is_own_wish or request.is_wanted, until_ms=until_ms)
+            return await self._draft(
+                channel.books.signed, is_wanted=is_own_wish or request.is_wanted, until_ms=until_ms
+            )
         except NotStated as error:
             if error.code == "stated-already":
                 self._wanted.pop(channel_id, None)
             raise
 
-    async def preview(
-        self, channel: OpenChannel, *, is_wanted: bool, until_ms: int, looks_ahead: bool = False
+    async def look_ahead(self, channel: Signed[Channel], until_ms: int) -> Draft:
+        """The next statement as this side has it, without VAT where that is not known. Raises NotStated, LedgerError."""
+        return await self._draft(channel, is_wanted=True, until_ms=until_ms, looks_ahead=True)
+
+    def sells_in(self, channel: Signed[Channel]) -> bool:
+        """True if the channel is one of this node's, under any of its keys."""
+        return self._channels.get(channel.message.channel) is not None
+
+    async def _draft(
+        self, channel: Signed[Channel], *, is_wanted: bool, until_ms: int, looks_ahead: bool = False
     ) -> Draft:
-        """The next statement as this side has it; with `looks_ahead` without VAT where that is not known."""
         return await draft(
-            self._ledger,
-            channel.books.signed,
+            self.ledger,
+            channel,
             self.details,
             now_ms=self._now_ms(),
             is_wanted=is_wanted,
@@ -163,7 +172,7 @@ class StatementBook:
         Raises Refused (`busy`) where the number was signed meanwhile, LedgerError.
         """
         channel_id, number = channel.books.id, draft.statement.statement_number
-        taken = {one.message.statement_number for one in self._ledger.settlement(Statement, channel_id)}
+        taken = {one.message.statement_number for one in self.ledger.settlement(Statement, channel_id)}
         if channel_id in self._signing or number in taken:
             raise Refused("busy", f"statement {number} was signed in another exchange.", hint="Settle again.")
         self._signing.add(channel_id)
@@ -196,8 +205,8 @@ class StatementBook:
     def review(self) -> None:
         """At the start: what both had signed when an earlier run ended, and no invoice was issued of. LedgerError."""
         for channel in self._channels:
-            billed = {one.message.statement for one in self._ledger.settlement(Invoice, channel.books.id)}
-            for statement in read_books(self._ledger, channel.books.signed).statements:
+            billed = {one.message.statement for one in self.ledger.settlement(Invoice, channel.books.id)}
+            for statement in read_books(self.ledger, channel.books.signed).statements:
                 if statement.id not in billed:
                     self.stated(channel, statement)
 
@@ -223,7 +232,7 @@ class StatementBook:
 
     def _check_rate(self, channel: OpenChannel) -> None:
         since_ms = self._now_ms() - _DAY_MS
-        made = [one for one in self._ledger.settlement(Statement, channel.books.id) if one.message.stated_ms > since_ms]
+        made = [one for one in self.ledger.settlement(Statement, channel.books.id) if one.message.stated_ms > since_ms]
         if len(made) >= MOST_ASKED_FOR:
             raise NotStated("asked-too-often", f"{len(made)} statements were made in a day.", hint="Ask tomorrow.")
 

@@ -37,9 +37,9 @@ class Details(Protocol):
         A node whose key was replaced has its own under each of its keys that is a party of a channel.
         """
 
-    def keep(self, signed: Signed[BillingDetails]) -> None:
+    def keep(self, signed: Signed[BillingDetails]) -> object:
         """Those of the other side, signature checked; durable when this returns. A lower sequence than that of what is
-        there is passed over."""
+        there is passed over. Raises InvalidRecord for what is not fit to be kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from p2pgrid.config import DataFolder
+from p2pgrid.settlement.database import FILE_NAME, open_database
 from p2pgrid.settlement.hooks import BuyerHooks, Details, NoDetails, NothingIssued, SellerHooks
-from p2pgrid.settlement.statements.agreed import Agreed, AgreedInMemory
+from p2pgrid.settlement.statements.agreed import Agreed, AgreedDrafts, AgreedInMemory
+from p2pgrid.settlement.statements.drafting import PAYMENT_DAYS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +17,8 @@ class Selling:
 
     details: Details = field(default_factory=NoDetails)
     hooks: SellerHooks = field(default_factory=NothingIssued)
+    payment_days: int = PAYMENT_DAYS
+    """From a statement to the day by which it is to be paid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,3 +28,13 @@ class Buying:
     details: Details = field(default_factory=NoDetails)
     hooks: BuyerHooks = field(default_factory=NothingIssued)
     agreed: Agreed = field(default_factory=AgreedInMemory)
+
+
+def selling(data: DataFolder) -> Selling:
+    """For a provider's node."""
+    return Selling()
+
+
+def buying(data: DataFolder) -> Buying:
+    """For a client's node; each of its processes has its own. Raises LedgerError."""
+    return Buying(agreed=AgreedDrafts(open_database(data.path / FILE_NAME)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
@@ -51,7 +50,7 @@ class Terms:
     days: LocalDays | None = None
     """Its local days; left out, those of its offers."""
     payment_days: int = PAYMENT_DAYS
-    """From the statement to the day by which it is to be paid."""
+    """From the statement to the day by which it is to be paid; one at least, for no client agrees to less."""
 
 
 async def draft(
@@ -63,7 +62,6 @@ async def draft(
     is_wanted: bool,
     until_ms: int = 0,
     terms: Terms | None = None,
-    set_off: Iterable[tuple[int, int]] = (),
     looks_ahead: bool = False,
 ) -> Draft:
     """The next statement of a channel: at the end of a period that is due, or where one is wanted.
@@ -72,7 +70,7 @@ async def draft(
     made without VAT where that cannot be known.
     """
     terms = terms or Terms()
-    books = read_books(ledger, channel, set_off)
+    books = read_books(ledger, channel)
     position = await read_position(ledger, books)
     days = terms.days or LocalDays.at_offset(_offset(position))
     end_ms = _end_wanted(position, until_ms, now_ms) if is_wanted else _end_due(position, days, now_ms)
@@ -88,7 +86,7 @@ async def draft(
         missing, vat = error, vat_in("O", 0)
         first, last = period_days(books.from_ms, end_ms, days)
     receipts = tuple(receipts_of_period(position.receipts, until_ms=end_ms))
-    due_ms = days.end_ms(days.of(now_ms) + timedelta(days=terms.payment_days)) - 1
+    due_ms = days.end_ms(days.of(now_ms) + timedelta(days=max(terms.payment_days, 1))) - 1
     statement = statement_of(
         position, receipts, Period(until_ms=end_ms, stated_ms=now_ms, due_ms=max(due_ms, now_ms)), vat
     )
@@ -103,10 +101,9 @@ async def is_due(
     *,
     now_ms: int,
     terms: Terms | None = None,
-    set_off: Iterable[tuple[int, int]] = (),
 ) -> bool:
     """True if a statement is due, or was signed by the provider alone. Reads one receipt. Raises LedgerError."""
-    books = read_books(ledger, channel, set_off)
+    books = read_books(ledger, channel)
     if books.pending is not None:
         return True
     position = await read_position(ledger, books, last_receipt=books.last_receipt + 1)

@@ -6,7 +6,6 @@ likewise, but that payments which came since may be counted in the next one (doc
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Final
@@ -60,13 +59,12 @@ async def judge(
     *,
     now_ms: int,
     is_signed: bool = False,
-    set_off: Iterable[tuple[int, int]] = (),
 ) -> Judged:
     """What this side states differently, and what it does not agree to. Raises LedgerError.
 
     `days`: what the provider calls the period's first and last. `is_signed`: the provider had signed it before.
     """
-    books = read_books(ledger, channel, set_off)
+    books = read_books(ledger, channel)
     found = _fixed(books, theirs)
     if found:
         return Judged(found, {})  # of another place in the chain: nothing else can be held against it

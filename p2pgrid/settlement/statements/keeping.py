@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from p2pgrid.errors import InvalidRecord
 from p2pgrid.ledger.base import Ledger, SlotTaken
 from p2pgrid.proto.billing_details import BillingDetails
 from p2pgrid.proto.messages import Channel
@@ -21,8 +22,12 @@ def details_of(details: Details, channel: Channel) -> list[Signed[BillingDetails
 
 async def keep_taken(ledger: Ledger, taken: Taken, details: Details, keep_evidence: KeepEvidence) -> None:
     """All of it durable when this returns. Raises LedgerError."""
-    for one in taken.details:
-        details.keep(one)
+    for one in list(taken.details):
+        try:
+            details.keep(one)
+        except InvalidRecord as fault:
+            taken.details.remove(one)
+            taken.waiting.append((one, f"the {one.message.by}'s billing details are not kept: {fault.message}"))
     for record, reason in taken.conflicting:
         keep_evidence(record, reason)
     if not taken.keep:

@@ -123,7 +123,7 @@ class Position:
     """That of the last of them, else of the last that was stated."""
 
 
-def read_books(ledger: StatedLedger, channel: Signed[Channel], set_off: Iterable[tuple[int, int]] = ()) -> Books:
+def read_books(ledger: StatedLedger, channel: Signed[Channel]) -> Books:
     """Raises LedgerError."""
     terms = channel.message
     statements = sorted(ledger.settlement(Statement, terms.channel), key=lambda one: one.message.statement_number)
@@ -138,8 +138,13 @@ def read_books(ledger: StatedLedger, channel: Signed[Channel], set_off: Iterable
         contests=tuple(_contests(ledger, terms, rows)),
         disputed=frozenset(row.dispute.message.receipt_number for row in rows if row.dispute.message.by is Role.CLIENT),
         payments=tuple(one.message for one in ledger.settlement(Payment, terms.channel)),
-        set_off=tuple(set_off),
+        set_off=tuple(set_off_of(ledger, terms)),
     )
+
+
+def set_off_of(ledger: StatedLedger, channel: Channel) -> Iterable[tuple[int, int]]:
+    """What was set off of the channel's debt: cents, and when. No record of it is exchanged yet."""
+    return ()
 
 
 async def read_position(ledger: StatedLedger, books: Books, *, last_receipt: int | None = None) -> Position:
