@@ -194,7 +194,7 @@ class Sessions(Mapping[str, ProviderSession]):
         return changes, await self.allow(peer_id)
 
     async def settle(
-        self, provider: PublicKey, prefix: str, until_ms: int
+        self, provider: PublicKey, prefix: str, until_day: int
     ) -> tuple[list[tuple[Signed[Channel], ChannelSettled]], list[str]]:
         """Settle every channel with a provider whose id begins so, now; and what a person should know besides.
 
@@ -213,7 +213,7 @@ class Sessions(Mapping[str, ProviderSession]):
             link = await session.ready(self._limits.link_timeout_s, patient=False)
             found = [c for c in session.statements.all_channels() if c.message.channel.hex().startswith(prefix)]
             settled = [
-                (channel, await session.statements.settle(link, channel, is_wanted=True, until_ms=until_ms))
+                (channel, await session.statements.settle(link, channel, is_wanted=True, until_day=until_day))
                 for channel in found
             ]
         finally:

@@ -158,12 +158,24 @@ class StatementClient:
     # -- statements -------------------------------------------------------------------------------------------------
 
     async def state(
-        self, link: LinkConnection, channel: Signed[Channel], done: ChannelSettled, *, is_wanted: bool, until_ms: int
+        self,
+        link: LinkConnection,
+        channel: Signed[Channel],
+        done: ChannelSettled,
+        *,
+        is_wanted: bool,
+        until_ms: int,
+        until_day: int = 0,
     ) -> bool:
-        """The next statement, if there is one: judged, signed by both. True if it was signed."""
+        """The next statement, if there is one: judged, signed by both. True if it was signed.
+
+        The arguments are those of `StatementRequest`.
+        """
         terms = channel.message
         async with exchange(link, max_bytes=8 * MAX_STATEMENT_BYTES) as talk:
-            request = StatementRequest(channel=terms.channel, is_wanted=is_wanted, until_ms=until_ms)
+            request = StatementRequest(
+                channel=terms.channel, is_wanted=is_wanted, until_ms=until_ms, until_day=until_day
+            )
             talk.send(Kind.STATEMENT_REQUEST, request.to_bytes())
             kinds = Kind.STATEMENT_DRAFT, Kind.NOTHING_TO_STATE
             received = await talk.receive(*kinds, timeout_s=DRAFT_TIMEOUT_S)

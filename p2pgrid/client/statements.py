@@ -79,16 +79,17 @@ class Statements:
         channel: Signed[Channel],
         *,
         is_wanted: bool,
-        until_ms: int = 0,
+        until_day: int = 0,
         asks: bool = True,
     ) -> ChannelSettled:
         """Bring records together, sign what is due (or wanted), fetch invoices. Raises RemoteError, LedgerError.
 
+        `until_day`: the last day of a period that is wanted, by the provider's calendar; 0: up to now.
         Where the two sides differ, disputes and records are exchanged once more first: it may have been in between.
         Without `asks` the provider is asked for a statement only where this side sees that one is due.
         """
         async with self._turn:
-            done: ChannelSettled = await self._guard(self._settle(link, channel, is_wanted, until_ms, asks))
+            done: ChannelSettled = await self._guard(self._settle(link, channel, is_wanted, until_day, asks))
             return done
 
     async def keep(self, link: LinkConnection) -> None:
@@ -125,10 +126,11 @@ class Statements:
     # -- inside -----------------------------------------------------------------------------------------------------
 
     async def _settle(
-        self, link: LinkConnection, channel: Signed[Channel], is_wanted: bool, until_ms: int, asks: bool
+        self, link: LinkConnection, channel: Signed[Channel], is_wanted: bool, until_day: int, asks: bool
     ) -> ChannelSettled:
         done = ChannelSettled(channel.message.channel)
-        end_ms = until_ms or (self._now_ms() if is_wanted else 0)
+        # One moment for all that follow one another, or there would always be a few milliseconds to state.
+        end = {"until_ms": self._now_ms() if is_wanted else 0, "until_day": until_day}
         for attempt in (1, 2):
             if is_wanted or asks or attempt == 2:
                 await self._disputes.exchange(link, channel)
@@ -138,7 +140,7 @@ class Statements:
                 asks = True
             if is_wanted or asks or done.to_judge:
                 for _ in range(MOST_STATEMENTS):
-                    if not await self._client.state(link, channel, done, is_wanted=is_wanted, until_ms=end_ms):
+                    if not await self._client.state(link, channel, done, is_wanted=is_wanted, **end):
                         break
             if not done.differences:
                 break

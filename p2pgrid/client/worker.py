@@ -356,7 +356,7 @@ class Worker:
         if self._purchaser is None:
             raise UsageError("the worker is starting.")
         if isinstance(ask, SettleWith):
-            wanted = Settle(peer=ask.peer, channel=ask.channel, until_ms=ask.until_ms)
+            wanted = Settle(peer=ask.peer, channel=ask.channel, until_day=ask.until_day)
             return await ClientDesk(self._purchaser, self._key.public_key).perform(wanted)
         if isinstance(ask, ReconcileWith):
             return await ClientDesk(self._purchaser, self._key.public_key).perform(Reconcile(peer=ask.peer))

@@ -98,7 +98,7 @@ class SettleWith(Ask, frozen=True, tag="settle"):
 
     peer: str
     channel: str
-    until_ms: int
+    until_day: int
 
 
 OWNER_ASKS: Final = ReconcileWith | Deliver | SettleWith

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import date
 from typing import Protocol
 
 from p2pgrid.desk.standing import Books, require_channels
@@ -18,7 +19,7 @@ from p2pgrid.settlement.statements.position import StatedLedger
 from p2pgrid.settlement.statements.refused import NotStated
 
 LookAhead = Callable[[Signed[Channel], int], Awaitable[Draft]]
-"""The next statement of a channel, up to a time (0: now). Raises NotStated, LedgerError."""
+"""The next statement of a channel, up to a day (`date.toordinal`; 0: now). Raises NotStated, LedgerError."""
 
 
 class SettledBooks(Books, StatedLedger, Protocol):
@@ -28,9 +29,10 @@ class SettledBooks(Books, StatedLedger, Protocol):
 def looking_ahead(ledger: StatedLedger, details: Details) -> LookAhead:
     """By this ledger. The provider's days are those of its offers."""
 
-    async def look(channel: Signed[Channel], until_ms: int) -> Draft:
+    async def look(channel: Signed[Channel], until_day: int) -> Draft:
         now_ms = time.time_ns() // 1_000_000
-        return await draft(ledger, channel, details, now_ms=now_ms, is_wanted=True, until_ms=until_ms, looks_ahead=True)
+        day = date.fromordinal(until_day) if until_day else None
+        return await draft(ledger, channel, details, now_ms=now_ms, is_wanted=True, until_day=day, looks_ahead=True)
 
     return look
 
@@ -39,7 +41,7 @@ async def preview(channel: Signed[Channel], ask: Settle, look: LookAhead, ours: 
     """What would be stated of a channel, for the party whose key is `ours`. Raises LedgerError."""
     name = channel.message.channel.hex()
     try:
-        found = await look(channel, ask.until_ms)
+        found = await look(channel, ask.until_day)
     except NotStated as error:
         return SettledChannelView(channel=name, nothing_code=error.code, nothing=str(error))
     return SettledChannelView(channel=name, statements=(preview_of(found, channel.message, ours),))

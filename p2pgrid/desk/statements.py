@@ -22,8 +22,8 @@ class Settle(Ask, frozen=True, kw_only=True, tag="settle"):
     peer: str
     channel: str = ""
     """The first hex digits of one channel's id; left out, all."""
-    until_ms: int = 0
-    """Where the period ends; 0: now."""
+    until_day: int = 0
+    """The period's last day by the provider's calendar, as `date.toordinal` has it; 0: up to now."""
     dry_run: bool = False
 
 

@@ -344,7 +344,9 @@ class StatementRequest(Frame, frozen=True, kw_only=True):
     is_wanted: bool
     """True if a person asks for one, due or not."""
     until_ms: Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
-    """Where it is wanted: what the period should end at; 0: now."""
+    """Where it is wanted: what the period should end at at the latest; 0: when the provider answers."""
+    until_day: Annotated[int, Meta(ge=0, le=MAX_DAY)] = 0
+    """Where it is wanted: the period's last day, by the provider's calendar; 0: any."""
 
 
 class StatementDraft(Frame, frozen=True, kw_only=True):

@@ -91,7 +91,7 @@ class ProviderDesk:
                 view = msgspec.structs.replace(view, differences=found)
             views.append(view)
             if not ask.dry_run:
-                book.want(channel.message.channel, ask.until_ms)
+                book.want(channel.message.channel, ask.until_day)
         return Settled(
             peer=client.peer_id,
             role=Role.PROVIDER.value,

@@ -60,7 +60,7 @@ class StatementBook:
         self.terms: Final = terms or Terms()
         self._watchers: dict[LinkConnection, Watcher] = {}
         self._wanted: dict[bytes, int] = {}
-        """Channels that the operator wants a statement of, and until when (0: now)."""
+        """Channels that the operator wants a statement of, and its last day (0: up to now)."""
         self.differences: dict[bytes, StatementDiffers] = {}
         """What a client last had against a draft, by channel, until one is signed."""
         self._signing: set[bytes] = set()
@@ -90,9 +90,9 @@ class StatementBook:
             if connection.peer == channel.books.client:
                 watcher.tell(channel_id)
 
-    def want(self, channel_id: bytes, until_ms: int) -> None:
+    def want(self, channel_id: bytes, until_day: int) -> None:
         """The operator wants a statement: the client is told to come, and gets its draft whether it is due or not."""
-        self._wanted[channel_id] = until_ms
+        self._wanted[channel_id] = until_day
         self.news(channel_id)
 
     async def run(self) -> None:
@@ -126,30 +126,33 @@ class StatementBook:
     async def draft(self, channel: OpenChannel, request: StatementRequest) -> Draft:
         """What is stated next. Raises NotStated (`asked-too-often` among others), LedgerError."""
         channel_id = channel.books.id
-        is_own_wish, until_ms = channel_id in self._wanted, request.until_ms
+        is_own_wish = channel_id in self._wanted
         if is_own_wish:
-            until_ms = self._wanted[channel_id]
+            day = self._wanted[channel_id]
+            request = StatementRequest(channel=channel_id, is_wanted=True, until_ms=0, until_day=day)
         elif request.is_wanted:
             self._check_rate(channel)
         try:
-            return await self._draft(
-                channel.books.signed, is_wanted=is_own_wish or request.is_wanted, until_ms=until_ms
-            )
+            return await self._draft(channel.books.signed, request, is_wanted=request.is_wanted)
         except NotStated as error:
             if error.code == "stated-already":
                 self._wanted.pop(channel_id, None)
             raise
 
-    async def look_ahead(self, channel: Signed[Channel], until_ms: int) -> Draft:
-        """The next statement as this side has it, without VAT where that is not known. Raises NotStated, LedgerError."""
-        return await self._draft(channel, is_wanted=True, until_ms=until_ms, looks_ahead=True)
+    async def look_ahead(self, channel: Signed[Channel], until_day: int) -> Draft:
+        """The next statement as this side has it, without VAT where that is not known.
+
+        `until_day`: the last of its period, as `date.toordinal` has it; 0: up to now. Raises NotStated, LedgerError.
+        """
+        request = StatementRequest(channel=channel.message.channel, is_wanted=True, until_ms=0, until_day=until_day)
+        return await self._draft(channel, request, is_wanted=True, looks_ahead=True)
 
     def sells_in(self, channel: Signed[Channel]) -> bool:
         """True if the channel is one of this node's, under any of its keys."""
         return self._channels.get(channel.message.channel) is not None
 
     async def _draft(
-        self, channel: Signed[Channel], *, is_wanted: bool, until_ms: int, looks_ahead: bool = False
+        self, channel: Signed[Channel], request: StatementRequest, *, is_wanted: bool, looks_ahead: bool = False
     ) -> Draft:
         return await draft(
             self.ledger,
@@ -157,7 +160,8 @@ class StatementBook:
             self.details,
             now_ms=self._now_ms(),
             is_wanted=is_wanted,
-            until_ms=until_ms,
+            until_ms=request.until_ms,
+            until_day=date.fromordinal(request.until_day) if request.until_day else None,
             terms=self.terms,
             looks_ahead=looks_ahead,
         )
@@ -186,8 +190,8 @@ class StatementBook:
         """Both have signed, and it is durable."""
         channel_id = channel.books.id
         self.differences.pop(channel_id, None)
-        wanted_ms = self._wanted.get(channel_id)
-        if wanted_ms is not None and statement.message.until_ms >= wanted_ms:
+        day = self._wanted.get(channel_id)
+        if day is not None and self.days_of(statement.message)[1].toordinal() >= day:
             del self._wanted[channel_id]
         name = f"statement {statement.message.statement_number} of channel {channel_id.hex()[:16]}"
         log.info("%s is signed by both: %d cents with VAT", name, statement.message.gross_cents)

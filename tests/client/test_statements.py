@@ -34,11 +34,11 @@ class Deal:
     issuer: Issuer
     receiver: Receiver
 
-    async def settle(self, *, is_wanted: bool = True, until_ms: int = 0) -> ChannelSettled:
+    async def settle(self, *, is_wanted: bool = True, until_day: int = 0) -> ChannelSettled:
         (channel,) = self.bought.channels()
         link = await session(self.purchaser).ready(5.0)
         done: ChannelSettled = await session(self.purchaser).statements.settle(
-            link, channel, is_wanted=is_wanted, until_ms=until_ms
+            link, channel, is_wanted=is_wanted, until_day=until_day
         )
         return done
 

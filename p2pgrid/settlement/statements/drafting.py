@@ -61,18 +61,21 @@ async def draft(
     now_ms: int,
     is_wanted: bool,
     until_ms: int = 0,
+    until_day: date | None = None,
     terms: Terms | None = None,
     looks_ahead: bool = False,
 ) -> Draft:
     """The next statement of a channel: at the end of a period that is due, or where one is wanted.
 
-    `until_ms`: where a period that is wanted ends; 0: now. Raises NotStated and LedgerError; with `looks_ahead` it is
-    made without VAT where that cannot be known.
+    `until_ms`, `until_day`: where a period that is wanted ends at the latest; 0 and None: now. Raises NotStated and
+    LedgerError; with `looks_ahead` it is made without VAT where that cannot be known.
     """
     terms = terms or Terms()
     books = read_books(ledger, channel)
     position = await read_position(ledger, books)
     days = terms.days or LocalDays.at_offset(_offset(position))
+    if until_day is not None:
+        until_ms = min(until_ms or now_ms, days.end_ms(min(until_day, days.of(now_ms))))
     end_ms = _end_wanted(position, until_ms, now_ms) if is_wanted else _end_due(position, days, now_ms)
     missing: NotStated | None = None
     try:
