@@ -114,7 +114,8 @@ def print_listed(listed: Sequence[ListedStatement]) -> None:
         other = "client" if view.role == "provider" else "provider"
         period = f"{_utc(view.from_ms)[:10]} to {_utc(view.until_ms)[:10]}"
         click.echo(
-            f"{view.channel[:16]}  {view.statement_number:>3}  {period}  {_cents(view.gross_cents):>14}  {view.state}; {invoices}; {open_text}; {other} {view.peer}"
+            f"{view.channel[:16]}  {view.statement_number:>3}  {period}  {_cents(view.gross_cents):>14}  "
+            f"{view.state}; {invoices}; {open_text}; {other} {view.peer}"
         )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
 
 from p2pgrid.client.clock import unix_ms
 from p2pgrid.client.purchaser import Purchaser
@@ -13,12 +12,11 @@ from p2pgrid.client.statement_exchange import ChannelSettled
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.proto.record import PARTIES, Role, Signed
-from p2pgrid.proto.statement import Invoice, Payment, Statement
+from p2pgrid.proto.statement import Statement
 from p2pgrid.proto.verdict import Bundle, audit_records
 from p2pgrid.settlement.wiring import Buying, Selling
-from tests.client.test_disputes import buy, dispute_of, session
+from tests.client.test_disputes import buy, session
 from tests.client.test_with_provider import buying
-from tests.factories import CLIENT, PROVIDER, make_payment
 from tests.provider.rig import Rig, provider, until
 from tests.settlement.statements.parts import Issuer, Receiver, own_details
 
