@@ -21,7 +21,7 @@ from p2pgrid.proto.keys import PublicKey, parse_public_key
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import PARTIES, Message, Record, Role, Signed, parse_message, verify_record
 from p2pgrid.proto.settle_exchange import KINDS, MOST_RECORDS, place_of
-from p2pgrid.proto.statement import Invoice, Payment, Statement
+from p2pgrid.proto.statement import Invoice, Payment, PaymentKind, Statement
 
 CONFLICT: Final = "two-records-one-slot: another record of settlement is on record in its place"
 BOOKED_TWICE: Final = "payment-mismatch: a movement of money that is on record was booked again"
@@ -172,13 +172,14 @@ def _take_payments(
     known = {(one.statement, one.invoice_number) for one in invoices}
     on_record = [one for one in held if isinstance(one.message, Payment)]
     fresh_ids = {one.id for one in new}
+    booked = {_entry(one.message) for one in on_record} - {None}
     bookings = Bookings(channel.currency)
     fit: dict[bytes, list[Signed[Payment]]] = defaultdict(list)
     for one in sorted((*on_record, *new), key=lambda one: (one.message.booked_ms, one.id)):
         fault = bookings.fault_of_next(one.message)
         if one.id not in fresh_ids:
             continue
-        if fault is not None:
+        if fault is not None or _entry(one.message) in booked:
             taken.conflicting.append((one.record, BOOKED_TWICE))
         elif one.message.statement and (one.message.statement, one.message.invoice_number) not in known:
             sentence = f"the payment {one.message.reference!r} names invoice {one.message.invoice_number}, which is not"
@@ -194,6 +195,13 @@ def _take_payments(
             taken.waiting += [(one, fault_found[1].sentence) for one in payments]
         else:
             taken.keep += payments
+
+
+def _entry(payment: Payment) -> tuple[bytes, str, bytes] | None:
+    """What a movement of money is booked once for; None where that is told otherwise (docs/spec/audit.md, 43a)."""
+    if not payment.entry or payment.kind is PaymentKind.REALLOCATED:
+        return None
+    return payment.statement, payment.invoice_number, payment.entry
 
 
 def _stated(held: Sequence[Signed[Any]], taken: Taken) -> dict[bytes, Statement]:

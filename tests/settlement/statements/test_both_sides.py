@@ -72,16 +72,7 @@ def test_both_come_to_the_same(actions: list[tuple]) -> None:  # type: ignore[ty
         total = sum(one.message.gross_cents for one in signed)
         assert sum(one.message.payments_cents for one in signed) == sides.cents_paid
         assert last.closing_cents == total - sides.cents_paid
-        ours = {finding.code for finding in sides.audit().findings} & SETTLEMENT_CODES
-        assert not ours, sides.audit().findings
+        if not sides.told_late:
+            assert not sides.faults()
 
     asyncio.run(run())
-
-
-SETTLEMENT_CODES = {
-    "receipt-in-two-statements",
-    "statement-omits-receipt",
-    "wrong-opening-balance",
-    "two-records-one-slot",
-    "record-missing",
-}

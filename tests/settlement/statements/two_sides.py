@@ -15,7 +15,7 @@ from p2pgrid.proto.settle_exchange import BEGIN, END, settled_records
 from p2pgrid.proto.settle_exchange import compare as compare_settled
 from p2pgrid.proto.settle_exchange import page_of as page_of_settled
 from p2pgrid.proto.statement import Statement
-from p2pgrid.proto.verdict import Bundle, Verdict, audit_records
+from p2pgrid.proto.verdict import Bundle, Finding, audit_records
 from p2pgrid.proto.wire import MAX_NUMBER, StatementDifference
 from p2pgrid.settlement.statements.agreed import AgreedInMemory
 from p2pgrid.settlement.statements.days import LocalDays, period_days
@@ -23,7 +23,6 @@ from p2pgrid.settlement.statements.drafting import Terms, draft
 from p2pgrid.settlement.statements.judging import judge
 from p2pgrid.settlement.statements.keeping import details_of, keep_taken
 from p2pgrid.settlement.statements.position import read_books
-from p2pgrid.settlement.statements.refused import NotStated
 from tests.factories import (
     CLIENT,
     DAY_MS,
@@ -39,6 +38,17 @@ from tests.settlement.statements.parts import DictDetails, own_details
 
 STEPS = 5
 """After which a settling can be cut off: drafted, agreed, signed, countersigned, sent."""
+SETTLEMENT_CODES = {
+    "receipt-in-two-statements",
+    "statement-omits-receipt",
+    "statement-mismatch",
+    "wrong-opening-balance",
+    "invoice-mismatch",
+    "payment-mismatch",
+    "two-records-one-slot",
+    "record-missing",
+    "time-backwards",
+}
 UTC = Terms(days=LocalDays.at_offset(0))
 
 
@@ -61,6 +71,8 @@ class Sides:
     now_ms: int = NOW_MS + 1000
     cents_paid: int = 0
     payments: int = 0
+    told_late: bool = False
+    """True once the bank told of a payment after a statement that was to count it."""
     evidence: list[tuple[Record, str]] = field(default_factory=list)
 
     async def begin(self) -> None:
@@ -129,6 +141,8 @@ class Sides:
         self.payments += 1
         self.cents_paid += cents
         booked_ms = max(self.now_ms - ago_ms, NOW_MS)
+        stated = self.provider.settlement(Statement, self.channel)
+        self.told_late |= any(booked_ms <= one.message.stated_ms for one in stated)
         payment = make_prepayment(
             self.channel,
             amount_cents=cents,
@@ -239,11 +253,13 @@ class Sides:
         assert all({Role.PROVIDER, Role.CLIENT} <= set(one.signers) for one in (*ours, *theirs))
         return ours
 
-    def audit(self) -> Verdict:
+    def faults(self) -> list[Finding]:
+        """What an audit of both ledgers finds about settlement."""
         sides = ((self.client, Role.CLIENT), (self.provider, Role.PROVIDER))
-        return audit_records(
+        verdict = audit_records(
             (Bundle(side, enumerate(ledger.records(), 1), side) for ledger, side in sides), now_ms=self.now_ms
         )
+        return [finding for finding in verdict.findings if finding.code in SETTLEMENT_CODES]
 
     async def crash(self) -> None:
         """Both processes end; what was durable is there."""
