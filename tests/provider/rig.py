@@ -174,6 +174,8 @@ async def provider(
             log=log,
             statements=StatementBook(ledger, channels, now_ms, selling=selling),
         )
+        assert shop.statements is not None
+        shop.statements.review()
         listener = await listen("127.0.0.1", 0, PROVIDER, on_stream=serve_streams(shop))
         try:
             # The checks of the start are not what a test counts.

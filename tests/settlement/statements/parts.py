@@ -85,8 +85,10 @@ class Issuer:
 
     async def on_stated(self, signed: Signed[Statement], channel: Channel) -> None:
         self.stated.append(signed)
-        if signed.message.net_cents == 0 or signed.id in self.files:
-            return
+        if signed.message.net_cents:
+            await self.issue(signed, channel)
+
+    async def issue(self, signed: Signed[Statement], channel: Channel) -> None:
         number = f"{channel.channel.hex()[:4]}-{signed.message.statement_number}"
         file = InvoiceFile(name=f"{number}.xml", content=(number.encode() * self.size)[: self.size])
         digest = hashlib.sha256(file.content).digest()
