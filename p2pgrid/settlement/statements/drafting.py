@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
@@ -19,6 +21,8 @@ from p2pgrid.settlement.statements.refused import NotStated
 from p2pgrid.settlement.statements.taxes import parties_of, vat_of_period
 
 PAYMENT_DAYS: Final = 14
+_AT_ONCE: Final = 1000
+"""Receipts of a statement that is made in one turn of the loop."""
 SETTLEMENT_DAYS: Final = 30
 """Of a channel of which no offer is known."""
 
@@ -90,9 +94,8 @@ async def draft(
         first, last = period_days(books.from_ms, end_ms, days)
     receipts = tuple(receipts_of_period(position.receipts, until_ms=end_ms))
     due_ms = days.end_ms(days.of(now_ms) + timedelta(days=max(terms.payment_days, 1))) - 1
-    statement = statement_of(
-        position, receipts, Period(until_ms=end_ms, stated_ms=now_ms, due_ms=max(due_ms, now_ms)), vat
-    )
+    period = Period(until_ms=end_ms, stated_ms=now_ms, due_ms=max(due_ms, now_ms))
+    statement = await statement_of(position, receipts, period, vat)
     checked(statement)
     ends = position.ends if len(receipts) == len(position.receipts) else None
     return Draft(statement=statement, first_day=first, last_day=last, receipts=receipts, ends=ends, vat_missing=missing)
@@ -118,7 +121,7 @@ async def is_due(
     return True
 
 
-def statement_of(
+async def statement_of(
     position: Position,
     receipts: tuple[Stated, ...],
     period: Period,
@@ -126,9 +129,13 @@ def statement_of(
     *,
     payments_cents: int | None = None,
 ) -> Statement:
-    """The next statement over these receipts. `payments_cents`: where it is not what is booked by its time."""
+    """The next statement over these receipts. `payments_cents`: where it is not what is booked by its time.
+
+    Of very many receipts it is made in a thread, so that the loop has its turns.
+    """
     books = position.books
-    return make_statement(
+    make = functools.partial(
+        make_statement,
         books.channel,
         before=books.last,
         receipts=receipts,
@@ -139,6 +146,7 @@ def statement_of(
         period=period,
         vat=vat,
     )
+    return make() if len(receipts) <= _AT_ONCE else await asyncio.to_thread(make)
 
 
 def checked(statement: Statement) -> None:

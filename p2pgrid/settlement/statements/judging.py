@@ -85,7 +85,7 @@ async def judge(
     payments_cents = books.payments_cents(theirs.stated_ms)
     if is_signed and _may_be_counted(books, theirs):
         payments_cents = theirs.payments_cents
-    ours = statement_of(position, receipts, period, vat, payments_cents=payments_cents)
+    ours = await statement_of(position, receipts, period, vat, payments_cents=payments_cents)
     known = {one.field for one in found}
     found += [one for one in differences(ours, theirs) if one.field not in known]
     found += _explained(books, {one.field for one in found}, theirs)

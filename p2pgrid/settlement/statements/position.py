@@ -17,9 +17,8 @@ from p2pgrid.proto.statement_making import Stated
 
 MOST_RECEIPTS: Final = 100_000
 """Of one statement: those above go to the next."""
-_CHUNK: Final = 1000
+_CHUNK: Final = 250
 """Receipts that are read in one turn of the loop."""
-_MOST_ENDS: Final = 32
 
 
 class StatedLedger(Protocol):
