@@ -71,8 +71,14 @@ class ProviderDesk:
             case MakeDispute() | GiveAnswer() | Erase() | BookPayments() | EraseExpired() if self._records is not None:
             case Settle() if self._statements is not None:
                 return await self._settle(ask, self._statements)
-            case MakeDispute() | GiveAnswer() | Erase() | BookPayments() if self._records is not None:
+            case MakeDispute() | GiveAnswer() | Erase() if self._records is not None:
                 return await self._records.perform(ask)
+            case BookPayments(groups=groups) if self._records is not None:
+                booked = await self._records.perform(ask)
+                if self._statements is not None:
+                    for channel in {one.channel for group in groups for one in group}:
+                        self._statements.news(channel)
+                return booked
         raise UsageError(f"a provider cannot do {type(ask).__name__}.")
 
     async def _settle(self, ask: Settle, book: StatementBook) -> Settled:
