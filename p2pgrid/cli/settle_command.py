@@ -131,15 +131,14 @@ async def _here(data: DataFolder, ask: Settle, networks: tuple[NetworkEntry, ...
     from p2pgrid.desk.standing import channels_with, is_provider_in
     from p2pgrid.ledger.sqlite import SqliteLedger
     from p2pgrid.proto.keys import parse_peer_id
-    from p2pgrid.settlement.wiring import buying, selling
+    from p2pgrid.settlement.wiring import kept_details
 
     ours, theirs = data.load_key().public_key, parse_peer_id(ask.peer)
     with SqliteLedger.open_readonly(data.ledger_file) as reader:
         channels = channels_with(reader, ours, theirs)
         sells = bool(channels) and all(is_provider_in(channel, ours) for channel in channels)
         if ask.dry_run or sells:
-            details = (selling(data) if sells else buying(data)).details
-            done = await look_ahead(reader, ours, details, ask)
+            done = await look_ahead(reader, ours, kept_details(data), ask)
             note = "This provider does not run: the client finds a statement to sign when both do."
             return msgspec.structs.replace(done, waits_for_client=sells, notes=() if ask.dry_run else (note,))
     from p2pgrid.client.client import Client
@@ -167,10 +166,10 @@ def _peers(data: DataFolder) -> list[str]:
 def _listed(data: DataFolder) -> list[ListedStatement]:
     from p2pgrid.desk.statement_list import list_statements
     from p2pgrid.ledger.sqlite import SqliteLedger
-    from p2pgrid.settlement.wiring import buying
+    from p2pgrid.settlement.wiring import agreed_drafts
 
     with SqliteLedger.open_readonly(data.ledger_file) as reader:
-        return list_statements(reader, data.own_public_keys(), buying(data).agreed.drafts())
+        return list_statements(reader, data.own_public_keys(), agreed_drafts(data).drafts())
 
 
 def _day(text: str) -> date:

@@ -127,6 +127,7 @@ class Client:
                 folder=self.data.cards_folder,
             )
             stack.push_async_callback(cards.aclose)
+            own_keys = [key, *self.data.load_retired_keys()]
             purchaser = Purchaser(
                 key,
                 ledger,
@@ -143,7 +144,7 @@ class Client:
                 cards=cards,
                 quarantine=Quarantine(self.data.quarantine_file),
                 keeps_links=self._keeps_links,
-                buying=self._settles_with or buying(self.data),
+                buying=self._settles_with or buying(self.data, ledger, own_keys),
             )
             await stack.enter_async_context(book)
             self._purchaser = await stack.enter_async_context(purchaser)
@@ -156,7 +157,7 @@ class Client:
             about = About(version=__version__, peer_id=self.peer_id, role="client", pid=os.getpid())
             records = RecordsDesk(
                 ledger,
-                [key, *self.data.load_retired_keys()],
+                own_keys,
                 unix_ms,
                 deliver=purchaser.sessions.deliver_dispute,
                 erase_salts=self._erase_salts,

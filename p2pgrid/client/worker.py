@@ -306,7 +306,7 @@ class Worker:
                 cards=cards,
                 quarantine=self._quarantine,
                 has_channel=self._channels.__contains__,
-                buying=buying(data),
+                buying=buying(data, self._ledger, [self._key, *data.load_retired_keys()]),
             )
             await stack.enter_async_context(book)
             self._purchaser = await stack.enter_async_context(purchaser)

@@ -71,7 +71,7 @@ from p2pgrid.proto.dispute_exchange import Said
 from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import Message, Signed
-from p2pgrid.settlement.wiring import buying
+from p2pgrid.settlement.wiring import kept_details
 
 _MAIN_ROW: Final = 0
 
@@ -362,7 +362,7 @@ class GatewayNode:
         raise UsageError(f"a gateway cannot do {type(ask).__name__}.")
 
     async def _look_ahead(self, ask: Settle) -> Settled:
-        return await look_ahead(self._ledger, self.data.load_key().public_key, buying(self.data).details, ask)
+        return await look_ahead(self._ledger, self.data.load_key().public_key, kept_details(self.data), ask)
 
     async def _erase_salts(self, record_ids: Sequence[bytes]) -> int:
         logs = self.data.logs_of_own_keys()

@@ -349,7 +349,7 @@ class Provider:
         waiting = self.disputes.review()
         if waiting:
             log.warning("%d disputes of clients wait for your answer: p2pgrid receipts disputes", waiting)
-        settles_with = self._settles_with or selling(self._data)
+        settles_with = self._settles_with or selling(self._data, ledger, [self.key, *self._former_keys])
         terms = StatementTerms(days=LocalDays(self._zone), payment_days=settles_with.payment_days)
         self.statements = StatementBook(ledger, self.channels, self._now_ms, selling=settles_with, terms=terms)
         stack.push_async_callback(self.statements.aclose)

@@ -40,7 +40,7 @@ from p2pgrid.proto.wire import (
 from p2pgrid.provider.channels import OpenChannel
 from p2pgrid.provider.exchange import Exchange, Shop
 from p2pgrid.provider.statement_book import StatementBook
-from p2pgrid.settlement.hooks import InvoiceFile
+from p2pgrid.settlement.hooks import NamedFile
 from p2pgrid.settlement.statements.drafting import Draft
 from p2pgrid.settlement.statements.keeping import keep_taken
 from p2pgrid.settlement.statements.refused import NotStated
@@ -313,7 +313,7 @@ class DocumentExchange(SettlementExchange):
     def __init__(self, shop: Shop, stream: Stream) -> None:
         super().__init__(shop, stream)
         self._wanted = b""
-        self._file: InvoiceFile | None = None
+        self._file: NamedFile | None = None
 
     @property
     def may_end(self) -> bool:
@@ -338,7 +338,7 @@ class DocumentExchange(SettlementExchange):
         self.stream.send(Kind.DOCUMENT, piece.to_bytes())
         self.expect_next()
 
-    def _opened(self, request: DocumentRequest) -> InvoiceFile:
+    def _opened(self, request: DocumentRequest) -> NamedFile:
         if self._file is not None:
             if request.document_sha256 != self._wanted:
                 raise ProtocolViolation("another document was asked for on one stream.")

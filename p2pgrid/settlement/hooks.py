@@ -22,6 +22,7 @@ __all__ = [
     "BuyerHooks",
     "Details",
     "InvoiceFile",
+    "NamedFile",
     "NoDetails",
     "NothingIssued",
     "SellerHooks",
@@ -40,6 +41,16 @@ class Details(Protocol):
     def keep(self, signed: Signed[BillingDetails]) -> object:
         """Those of the other side, signature checked; durable when this returns. A lower sequence than that of what is
         there is passed over. Raises InvalidRecord for what is not fit to be kept."""
+
+
+class NamedFile(Protocol):
+    """A document as it goes to the client: `InvoiceFile`, or what has the same."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def content(self) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +74,7 @@ class SellerHooks(Protocol):
         what is new in the ledger. P2pgridError is logged; it is called again at the next start.
         """
 
-    def document(self, invoice: Signed[Invoice]) -> InvoiceFile | None:
+    def document(self, invoice: Signed[Invoice]) -> NamedFile | None:
         """The file of that invoice, which is the client's who asks; None if it is not here. Raises P2pgridError."""
 
 
@@ -76,7 +87,7 @@ class BuyerHooks(Protocol):
     def lacks(self, invoices: Sequence[Signed[Invoice]]) -> Sequence[Signed[Invoice]]:
         """Of these, which are on record, those whose file is not here yet. Raises P2pgridError."""
 
-    async def on_document(self, invoice: Signed[Invoice], channel: Channel, file: InvoiceFile) -> None:
+    async def on_document(self, invoice: Signed[Invoice], channel: Channel, file: NamedFile) -> None:
         """The invoice's file: its SHA-256 is right, and nothing else was looked at. `file.name` is the provider's word:
         letters, digits and . _ - alone, at most 128, not beginning with a dot. P2pgridError is logged."""
 
@@ -87,7 +98,7 @@ class NothingIssued:
     async def on_stated(self, signed: Signed[Statement], channel: Channel) -> None:
         """See `SellerHooks`."""
 
-    def document(self, invoice: Signed[Invoice]) -> InvoiceFile | None:
+    def document(self, invoice: Signed[Invoice]) -> NamedFile | None:
         """None is here."""
         return None
 
@@ -95,7 +106,7 @@ class NothingIssued:
         """None is wanted."""
         return ()
 
-    async def on_document(self, invoice: Signed[Invoice], channel: Channel, file: InvoiceFile) -> None:
+    async def on_document(self, invoice: Signed[Invoice], channel: Channel, file: NamedFile) -> None:
         """See `BuyerHooks`."""
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from p2pgrid.config import DataFolder
+from p2pgrid.ledger.base import Ledger
+from p2pgrid.proto.keys import SecretKey
 from p2pgrid.settlement.database import FILE_NAME, open_database
 from p2pgrid.settlement.hooks import BuyerHooks, Details, NoDetails, NothingIssued, SellerHooks
 from p2pgrid.settlement.statements.agreed import Agreed, AgreedDrafts, AgreedInMemory
@@ -30,11 +33,21 @@ class Buying:
     agreed: Agreed = field(default_factory=AgreedInMemory)
 
 
-def selling(data: DataFolder) -> Selling:
-    """For a provider's node."""
-    return Selling()
+def kept_details(data: DataFolder) -> Details:
+    """What is known of both sides of this node's channels, for looking ahead. Raises LedgerError."""
+    return NoDetails()
 
 
-def buying(data: DataFolder) -> Buying:
-    """For a client's node; each of its processes has its own. Raises LedgerError."""
-    return Buying(agreed=AgreedDrafts(open_database(data.path / FILE_NAME)))
+def agreed_drafts(data: DataFolder) -> AgreedDrafts:
+    """What a client has agreed to. Raises LedgerError."""
+    return AgreedDrafts(open_database(data.path / FILE_NAME))
+
+
+def selling(data: DataFolder, ledger: Ledger, keys: Sequence[SecretKey]) -> Selling:
+    """For a provider's node. `keys`: its present one first, then those it had. Raises LedgerError, UsageError."""
+    return Selling(details=kept_details(data))
+
+
+def buying(data: DataFolder, ledger: Ledger, keys: Sequence[SecretKey]) -> Buying:
+    """For a client's node; each of its processes has its own. Raises LedgerError, UsageError."""
+    return Buying(details=kept_details(data), agreed=agreed_drafts(data))

@@ -13,7 +13,7 @@ from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import Role, Signed, sign_message
 from p2pgrid.proto.statement import Invoice, InvoiceType, Statement
-from p2pgrid.settlement.hooks import InvoiceFile
+from p2pgrid.settlement.hooks import InvoiceFile, NamedFile
 from tests.factories import CLIENT, PROVIDER
 
 SELLER: dict[str, Any] = {
@@ -117,7 +117,7 @@ class Receiver:
     """Takes documents in."""
 
     stated: list[Signed[Statement]] = field(default_factory=list)
-    files: dict[bytes, InvoiceFile] = field(default_factory=dict)
+    files: dict[bytes, NamedFile] = field(default_factory=dict)
 
     async def on_stated(self, signed: Signed[Statement], channel: Channel) -> None:
         self.stated.append(signed)
@@ -125,5 +125,5 @@ class Receiver:
     def lacks(self, invoices: Sequence[Signed[Invoice]]) -> Sequence[Signed[Invoice]]:
         return [one for one in invoices if one.message.document_sha256 not in self.files]
 
-    async def on_document(self, invoice: Signed[Invoice], channel: Channel, file: InvoiceFile) -> None:
+    async def on_document(self, invoice: Signed[Invoice], channel: Channel, file: NamedFile) -> None:
         self.files[invoice.message.document_sha256] = file
