@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from p2pgrid.desk.statements import Settle, Settled
 
 _TIMEOUT_S = 600.0
+Networks = Callable[[], "tuple[NetworkEntry, ...]"]
 
 
 @click.command()
@@ -74,8 +76,11 @@ def settle(
         else:
             print_listed(listed)
         return
-    config = context.data.load_config()
-    networks = resolve_networks(context.data, config, network, bootstrap, bootstrap_peers)
+
+    def networks() -> tuple[NetworkEntry, ...]:
+        """Resolved where something has to be dialled."""
+        return resolve_networks(context.data, context.data.load_config(), network, bootstrap, bootstrap_peers)
+
     peers = [parse_peer(peer)] if peer is not None else _peers(context.data)
     day = _day(until).toordinal() if until is not None else 0
     settled, errors = asyncio.run(_settle_all(context.data, peers, channel, day, dry_run, networks))
@@ -103,7 +108,7 @@ async def _settle_all(
     channel: str,
     until_day: int,
     dry_run: bool,
-    networks: tuple[NetworkEntry, ...],
+    networks: Networks,
 ) -> tuple[list[Settled], list[tuple[str, P2pgridError]]]:
     from p2pgrid.desk.statements import Settle
 
@@ -117,7 +122,7 @@ async def _settle_all(
     return settled, errors
 
 
-async def _settle(data: DataFolder, ask: Settle, networks: tuple[NetworkEntry, ...]) -> Settled:
+async def _settle(data: DataFolder, ask: Settle, networks: Networks) -> Settled:
     """Through the node that runs, or in this process. Raises P2pgridError."""
     from p2pgrid.cli.asking import ask_or_do
     from p2pgrid.desk.statements import Settled
@@ -125,7 +130,7 @@ async def _settle(data: DataFolder, ask: Settle, networks: tuple[NetworkEntry, .
     return await ask_or_do(data, ask, Settled, lambda: _here(data, ask, networks), timeout_s=_TIMEOUT_S)
 
 
-async def _here(data: DataFolder, ask: Settle, networks: tuple[NetworkEntry, ...]) -> Settled:
+async def _here(data: DataFolder, ask: Settle, networks: Networks) -> Settled:
     """Dial, settle, close; or look ahead, where nothing is to be signed or this node sold to the peer."""
     from p2pgrid.desk.settling import look_ahead
     from p2pgrid.desk.standing import channels_with, is_provider_in
@@ -144,7 +149,7 @@ async def _here(data: DataFolder, ask: Settle, networks: tuple[NetworkEntry, ...
     from p2pgrid.client.client import Client
     from p2pgrid.client.desk import ClientDesk
 
-    async with Client(data, networks=networks, keeps_links=False) as client:
+    async with Client(data, networks=networks(), keeps_links=False) as client:
         settled: Settled = await ClientDesk(client.purchaser, ours).perform(ask)
         return settled
 
