@@ -123,7 +123,11 @@ class ClientDesk:
             look = looking_ahead(ledger, buying.details)
             views = [await preview(one, ask, look, ours.raw) for one in chosen(known, ask.channel)]
             return Settled(peer=provider.peer_id, role=Role.CLIENT.value, dry_run=True, channels=tuple(views))
-        settled, notes = await sessions.settle(provider, ask.channel.lower(), ask.until_day)
+        try:
+            settled, notes = await sessions.settle(provider, ask.channel.lower(), ask.until_day)
+        except Unreachable:
+            require_channels(ledger, ours, provider, Role.CLIENT)  # more telling for a stranger
+            raise
         return Settled(
             peer=provider.peer_id,
             role=Role.CLIENT.value,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any, Final
 
 from p2pgrid.client.exchanges import DisputedRecord, Exchange, exchange
 from p2pgrid.client.text import printable
-from p2pgrid.errors import InvalidRecord, ProtocolViolation, Refused
+from p2pgrid.errors import InvalidRecord, P2pgridError, ProtocolViolation, Refused
 from p2pgrid.ledger.base import Ledger, SlotTaken
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.proto.billing_details import BillingDetails
@@ -51,6 +52,8 @@ from p2pgrid.settlement.hooks import BuyerHooks, Details, InvoiceFile
 from p2pgrid.settlement.statements.agreed import Agreed
 from p2pgrid.settlement.statements.judging import Judged, judge
 from p2pgrid.settlement.statements.keeping import details_of, keep_taken
+
+log = logging.getLogger(__name__)
 
 DRAFT_TIMEOUT_S: Final = 120.0
 """How long a provider may take over a draft of very many receipts."""
@@ -117,6 +120,8 @@ class StatementClient:
         after, pages, n_bytes = BEGIN, 0, 0
         while after < END:
             pages += 1
+            if pages > _MOST_PAGES:
+                raise ProtocolViolation("the provider compares records of settlement without end.")
             async with exchange(link, max_messages=2 * MAX_SETTLED, max_bytes=_WAITING_BYTES) as talk:
                 page = page_of(held, channel_id, after)
                 talk.send(Kind.SETTLE, page.to_bytes())
@@ -125,7 +130,7 @@ class StatementClient:
                 for _ in range(compared.records):
                     payload = await talk.expect(Kind.RECORD)
                     n_bytes += len(payload)
-                    if len(payload) > MAX_STATEMENT_BYTES or n_bytes > MOST_BYTES or pages > _MOST_PAGES:
+                    if len(payload) > MAX_STATEMENT_BYTES or n_bytes > MOST_BYTES:
                         raise ProtocolViolation("the provider sends more records of settlement than a channel has.")
                     records.append(parse_record(payload))
                 talk.send(Kind.SETTLE_TAKEN)
@@ -134,8 +139,6 @@ class StatementClient:
                 await talk.expect(Kind.SETTLE_TAKEN)
                 done.sent += len(compared.lacks)
                 after = compared.until
-        if pages > _MOST_PAGES:
-            raise ProtocolViolation("the provider compares records of settlement without end.")
         taken = self._checked(records, held, channel)
         await keep_taken(self._ledger, taken, self._details, self._keep_evidence)
         done.taken += len(taken.keep) + len(taken.details)
@@ -203,7 +206,10 @@ class StatementClient:
             await talk.expect(Kind.STATEMENT_TAKEN)
         done.statements.append(both)
         done.drafted, done.differences = None, []
-        await self._hooks.on_stated(both, terms)
+        try:
+            await self._hooks.on_stated(both, terms)
+        except P2pgridError as error:
+            log.error("a statement that both signed could not be gone on with: %s", error)
         return True
 
     async def _judge(
@@ -263,13 +269,22 @@ class StatementClient:
     async def fetch_documents(self, link: LinkConnection, channel: Signed[Channel], done: ChannelSettled) -> None:
         """The files of invoices on record that are not here yet, some at a time."""
         invoices = self._ledger.settlement(Invoice, channel.message.channel)
-        for invoice in list(self._hooks.lacks(invoices))[:MOST_DOCUMENTS]:
+        try:
+            lacking = list(self._hooks.lacks(invoices))[:MOST_DOCUMENTS]
+        except P2pgridError as error:
+            log.error("which invoices' files are here cannot be read: %s", error)
+            return
+        for invoice in lacking:
             try:
                 file = await self._fetch(link, channel.message.channel, invoice)
             except Refused as refusal:
                 done.waiting.append(f"invoice {printable(invoice.message.invoice_number)}: {refusal.message}")
                 continue
-            await self._hooks.on_document(invoice, channel.message, file)
+            try:
+                await self._hooks.on_document(invoice, channel.message, file)
+            except P2pgridError as error:
+                log.error("an invoice's file could not be taken in: %s", error)
+                continue
             done.documents.append(invoice.message.invoice_number)
 
     async def _fetch(self, link: LinkConnection, channel: bytes, invoice: Signed[Invoice]) -> InvoiceFile:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import date
 from typing import Any, Final
 
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 CHECK_INTERVAL_S: Final = 3600.0
 MOST_ASKED_FOR: Final = 4
 """Statements of a channel that a client may ask for in a day, beside those that are due: each costs an invoice."""
+MOST_DIFFERING: Final = 1000
+"""Channels whose differences are remembered: the last ones."""
 _DAY_MS: Final = 86_400_000
 
 
@@ -66,6 +68,8 @@ class StatementBook:
         self._signing: set[bytes] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._issuing: set[bytes] = set()
+        self._restored: dict[bytes, dict[bytes, Signed[Statement]]] = {}
+        """Statements that clients brought back, by channel, whose invoices may be on a later page."""
 
     # -- who is told ------------------------------------------------------------------------------------------------
 
@@ -199,9 +203,29 @@ class StatementBook:
             self._issuing.add(statement.id)
             self._spawn(self._issue(statement, channel.books.terms, name))
 
+    def restored(self, channel: OpenChannel, kept: Sequence[Signed[Any]], *, is_last: bool) -> None:
+        """The client brought records that this side lacked; `is_last`: there are no more. LedgerError.
+
+        A statement has its invoice issued only when it is sure that none comes back.
+        """
+        waiting = self._restored.setdefault(channel.books.id, {})
+        for one in kept:
+            if isinstance(one.message, Statement) and Role.CLIENT in one.signers:
+                waiting[one.id] = one
+        if not is_last:
+            return
+        del self._restored[channel.books.id]
+        billed = {one.message.statement for one in self.ledger.settlement(Invoice, channel.books.id)} if waiting else ()
+        for statement in waiting.values():
+            if statement.id not in billed:
+                self.stated(channel, statement)
+
     def differs(self, channel: OpenChannel, differences: StatementDiffers) -> None:
         """The client does not agree to a draft."""
+        self.differences.pop(channel.books.id, None)
         self.differences[channel.books.id] = differences
+        if len(self.differences) > MOST_DIFFERING:
+            del self.differences[next(iter(self.differences))]
         fields = ", ".join(dict.fromkeys(one.field for one in differences.differences))
         name = channel.books.id.hex()[:16]
         log.warning("a client states another sum for channel %s (%s): p2pgrid settle PEER shows it", name, fields)

@@ -11,12 +11,12 @@ from collections.abc import Coroutine
 from enum import Enum, auto
 from typing import Any, Final
 
-from p2pgrid.errors import InvalidRecord, LedgerError, P2pgridError, ProtocolViolation, Refused
+from p2pgrid.errors import InvalidRecord, LedgerError, LocalError, P2pgridError, ProtocolViolation, Refused
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.stream import Stream
 from p2pgrid.proto.record import Record, Role, Signed, parse_record, verify_countersigned
 from p2pgrid.proto.settle_check import check_taken
-from p2pgrid.proto.settle_exchange import compare
+from p2pgrid.proto.settle_exchange import END, compare
 from p2pgrid.proto.statement import Invoice, Statement
 from p2pgrid.proto.wire import (
     CHUNK_BYTES,
@@ -50,6 +50,9 @@ log = logging.getLogger(__name__)
 JUDGING_TIMEOUT_S: Final = 120.0
 """How long a client may look at a draft of very many receipts."""
 MAX_RECORD_BYTES: Final = MAX_STATEMENT_BYTES
+PAGE_COST: Final = 1.0
+DRAFT_COST: Final = 5.0
+"""Of what an address may settle (`ProviderLimits.settlement_burst`)."""
 
 
 class SettlementExchange(Exchange):
@@ -145,6 +148,7 @@ class SettleExchange(SettlementExchange):
 
     def _compare(self, payload: bytes) -> None:
         theirs = parse_frame(payload, SettlementHeld)
+        self.shop.links.check_settlement(self.stream.connection, PAGE_COST)
         self._channel = self.find(theirs.channel)
         self._held = self.book.held(self._channel)
         self._compared, sent = compare(self._held, theirs)
@@ -179,9 +183,7 @@ class SettleExchange(SettlementExchange):
             self.book.details,
             lambda record, reason: shop.evidence.keep(peer, record, reason),
         )
-        for one in taken.keep:
-            if isinstance(one.message, Statement) and Role.CLIENT in one.signers:
-                self.book.stated(channel, one)
+        self.book.restored(channel, taken.keep, is_last=self._compared.until == END)
         if not self.is_over:
             self.stream.send(Kind.SETTLE_TAKEN, b"")
             self.finish()
@@ -220,6 +222,7 @@ class StatementExchange(SettlementExchange):
             match self._stage, kind:
                 case _Stage.FIRST, Kind.STATEMENT_REQUEST:
                     request = parse_frame(payload, StatementRequest)
+                    self.shop.links.check_settlement(self.stream.connection, DRAFT_COST)
                     self._channel = self.find(request.channel)
                     self._stage = _Stage.NOTHING
                     self.work(self._state(request))
@@ -328,6 +331,9 @@ class DocumentExchange(SettlementExchange):
         except LedgerError as error:
             self._unreadable(error)
             return
+        except LocalError as error:
+            log.error("an invoice's file cannot be handed out: %s", error)
+            raise Refused("unknown-document", "the invoice's file cannot be read here now.") from None
         if request.offset >= len(file.content):
             raise ProtocolViolation(f"the document has {len(file.content)} bytes; {request.offset} was asked for.")
         piece = DocumentPiece(

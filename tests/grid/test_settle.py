@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from p2pgrid.cli.main import COMMANDS
-from p2pgrid.demo.grid import CHEAPER, Grid
+from p2pgrid.demo.grid import CHEAPER, DEARER, Grid
 from p2pgrid.demo.processes import NodeProcess
 from tests.grid.conftest import audit_everything, p2pgrid, receipts, until
 from tests.grid.test_reconcile import command
@@ -42,6 +42,11 @@ async def settle(data: Path, *arguments: str) -> dict[str, Any]:
     return done
 
 
+async def received(data: Path) -> list[Path]:
+    """Files of invoices that came."""
+    return [one for one in (data / "invoices" / "received").rglob("*") if one.is_file()]
+
+
 async def buy(grid: Grid, answers: int) -> None:
     assert grid.gateway is not None
     before = len(await receipts(grid.gateway.data))
@@ -59,10 +64,13 @@ async def with_details(grid: Grid) -> tuple[NodeProcess, NodeProcess]:
     gateway, provider = grid.gateway, grid.operators[CHEAPER]
     assert gateway is not None
     keep_address(provider)
+    await grid.operators[DEARER].stop()
     for node, details, vat_id in ((provider, SELLER, "LT100001738313"), (gateway, BUYER, "LT100001919017")):
         await command(node.data, "billing", "set", *details, "--country", "LT", "--vat-id", vat_id)
         if node is provider:
             await command(node.data, "billing", "set", "--iban", "LT121000011101001000")
+            config = node.data / "config.toml"
+            config.write_text(config.read_text().replace('"0.40"', '"2000"'))  # so that there is something to pay
         await node.stop()
         await node.start(timeout_s=60)
     return gateway, provider
@@ -104,6 +112,13 @@ async def test_both_sides_sign_on_the_clients_word_and_on_the_providers(grid: Gr
     assert statement["vat"][0]["category"] == "S" and statement["vat"][0]["rate_bp"] == 2100
     ((ours,), (theirs,)) = await listed(gateway.data), await listed(provider.data)
     assert ours["statement"]["id"] == theirs["statement"]["id"] == statement["id"]
+
+    assert statement["gross_cents"] > 0
+    # The invoice is issued, and comes over by itself.
+    for node in (gateway, provider):
+        (row,) = await until(lambda node=node: listed(node.data), lambda rows: bool(rows[0]["invoices"]))
+        assert row["invoiced_cents"] == row["open_cents"] == statement["gross_cents"]
+    await until(lambda: received(gateway.data), lambda files: len(files) > 0)
 
     await buy(grid, 2)
     asked = await settle(provider.data, gateway.ready["peer_id"])
