@@ -68,10 +68,9 @@ class ProviderDesk:
                 return await self._examine(ask)
             case Reprice() if self._reprice is not None:
                 return await self._reprice()
-            case MakeDispute() | GiveAnswer() | Erase() | BookPayments() | EraseExpired() if self._records is not None:
             case Settle() if self._statements is not None:
                 return await self._settle(ask, self._statements)
-            case MakeDispute() | GiveAnswer() | Erase() if self._records is not None:
+            case MakeDispute() | GiveAnswer() | Erase() | EraseExpired() if self._records is not None:
                 return await self._records.perform(ask)
             case BookPayments(groups=groups) if self._records is not None:
                 booked = await self._records.perform(ask)

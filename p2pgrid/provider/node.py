@@ -391,7 +391,6 @@ class Provider:
         )
         examine = functools.partial(condition_of, self)
         await stack.enter_async_context(ErasesDaily(records, is_on=self._retention.erase_keys_after_disputes))
-        desk = ProviderDesk(ledger, self.key.public_key, self._links.is_connected, records, examine, self.reprice)
         desk = ProviderDesk(
             ledger,
             self.key.public_key,

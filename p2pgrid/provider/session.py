@@ -16,7 +16,8 @@ from p2pgrid.provider.log_exchange import CosignatureExchange, LogExchange, Witn
 from p2pgrid.provider.offer_watch import OfferWatch
 from p2pgrid.provider.order import OrderExchange
 from p2pgrid.provider.resume import ResumeExchange
-from p2pgrid.provider.statements import DocumentExchange, SettleExchange, SettleWatch, StatementExchange
+from p2pgrid.provider.settlement_exchange import DocumentExchange, SettleWatch
+from p2pgrid.provider.statements import SettleExchange, StatementExchange
 
 Exchanges = Mapping[int, Callable[[Shop, Stream], StreamHandler]]
 """Who goes on with a stream, by the kind of its first message."""
