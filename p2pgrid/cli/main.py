@@ -36,6 +36,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "bank": ("p2pgrid.cli.bank_commands:bank", "Book what the bank's files say: payments, returns, refunds."),
     "books": ("p2pgrid.cli.books:books", "Book what was sold and bought: exports, a yearly archive, retention."),
     "set-off": ("p2pgrid.cli.set_off:set_off", "Set off what you and another operator owe one another."),
+    "settle": ("p2pgrid.cli.settle_command:settle", "Make statements with the other side, and sign them."),
     "log": ("p2pgrid.cli.log:log", "Prove records in transparency logs, and check the logs of others."),
     "audit": ("p2pgrid.cli.audit:audit", "Verify exported receipts, and say who is at fault."),
     "trace": ("p2pgrid.cli.trace:trace", "Follow money from a transfer to its receipts, and back."),

@@ -46,6 +46,7 @@ from p2pgrid.log.witness import WitnessStore
 from p2pgrid.net.lookup_keys import PROVIDER, country_key
 from p2pgrid.net.peer_address import Health
 from p2pgrid.networks.entries import choose_networks, own_networks
+from p2pgrid.settlement.wiring import Buying, buying
 
 if TYPE_CHECKING:
     from p2pgrid.client.domains import DomainChecker
@@ -69,15 +70,17 @@ class Client:
         config: ClientConfig | None = None,
         keeps_links: bool = True,
         joins_late: bool = False,
+        settles_with: Buying | None = None,
     ) -> None:
         """Raises UsageError for a config.toml that cannot be used.
 
         `network` names the one network to buy in, `networks` describes each; left out, all that are configured.
         Without `keeps_links` no provider is dialled before it is needed. With `joins_late` it is started before the
-        network is joined: what needs the network waits for it.
+        network is joined: what needs the network waits for it. `settles_with`: left out, what the data folder has.
         """
         self._keeps_links = keeps_links
         self._joins_late = joins_late
+        self._settles_with = settles_with
         if data is None:
             data = DataFolder.default()
         self.data: Final = data if isinstance(data, DataFolder) else DataFolder(Path(data))
@@ -124,6 +127,7 @@ class Client:
                 folder=self.data.cards_folder,
             )
             stack.push_async_callback(cards.aclose)
+            own_keys = [key, *self.data.load_retired_keys()]
             purchaser = Purchaser(
                 key,
                 ledger,
@@ -140,6 +144,7 @@ class Client:
                 cards=cards,
                 quarantine=Quarantine(self.data.quarantine_file),
                 keeps_links=self._keeps_links,
+                buying=self._settles_with or buying(self.data, ledger, own_keys),
             )
             await stack.enter_async_context(book)
             self._purchaser = await stack.enter_async_context(purchaser)
@@ -152,7 +157,7 @@ class Client:
             about = About(version=__version__, peer_id=self.peer_id, role="client", pid=os.getpid())
             records = RecordsDesk(
                 ledger,
-                [key, *self.data.load_retired_keys()],
+                own_keys,
                 unix_ms,
                 deliver=purchaser.sessions.deliver_dispute,
                 erase_salts=self._erase_salts,

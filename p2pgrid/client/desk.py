@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from p2pgrid.client.purchaser import Purchaser
+from p2pgrid.client.statement_exchange import ChannelSettled
 from p2pgrid.desk.asks import (
     Allowed,
     AllowPeer,
@@ -15,6 +16,7 @@ from p2pgrid.desk.asks import (
     Reconcile,
 )
 from p2pgrid.desk.records_desk import RecordsDesk
+from p2pgrid.desk.settling import chosen, looking_ahead, preview
 from p2pgrid.desk.standing import (
     NOTHING,
     Reconciled,
@@ -24,11 +26,13 @@ from p2pgrid.desk.standing import (
     standing_of,
     with_earlier,
 )
+from p2pgrid.desk.statements import Settle, Settled, SettledChannelView, difference_views, signed_view, view_of
 from p2pgrid.errors import Unreachable, UsageError
 from p2pgrid.proto.keys import PublicKey, parse_peer_id
-from p2pgrid.proto.record import Role
+from p2pgrid.proto.messages import Channel
+from p2pgrid.proto.record import Role, Signed
 
-CLIENT_ASKS: Final = AllowPeer | Reconcile | Examine | DeskAsk
+CLIENT_ASKS: Final = AllowPeer | Reconcile | Examine | Settle | DeskAsk
 
 
 class ClientDesk:
@@ -54,6 +58,8 @@ class ClientDesk:
                 return await self._allow(peer)
             case Reconcile(peer=peer):
                 return await self._reconcile(parse_peer_id(peer))
+            case Settle():
+                return await self._settle(ask)
             case Examine() if self._condition is not None:
                 return self._condition()
             case _ if self._records is not None and isinstance(ask, DeskAsk):
@@ -100,4 +106,43 @@ class ClientDesk:
             channels=changes,
             earlier=earlier,
             quarantine_lifted=lifted.reason if lifted is not None else "",
+        )
+
+    async def _settle(self, ask: Settle) -> Settled:
+        sessions, ledger, ours = self._purchaser.sessions, self._purchaser.ledger, self._ours
+        buying, provider = sessions.buying, parse_peer_id(ask.peer)
+        if buying is None:
+            raise UsageError("this client settles by no statements.")
+        if ask.dry_run:
+            known = require_channels(ledger, ours, provider, Role.CLIENT)
+            look = looking_ahead(ledger, buying.details)
+            views = [await preview(one, ask, look, ours.raw) for one in chosen(known, ask.channel)]
+            return Settled(peer=provider.peer_id, role=Role.CLIENT.value, dry_run=True, channels=tuple(views))
+        try:
+            settled, notes = await sessions.settle(provider, ask.channel.lower(), ask.until_day)
+        except Unreachable:
+            require_channels(ledger, ours, provider, Role.CLIENT)  # more telling for a stranger
+            raise
+        return Settled(
+            peer=provider.peer_id,
+            role=Role.CLIENT.value,
+            dry_run=False,
+            channels=tuple(self._settled_view(channel, done) for channel, done in settled),
+            notes=tuple(notes),
+        )
+
+    def _settled_view(self, channel: Signed[Channel], done: ChannelSettled) -> SettledChannelView:
+        terms, ours = channel.message, self._ours.raw
+        drafted = done.drafted
+        return SettledChannelView(
+            channel=terms.channel.hex(),
+            statements=tuple(signed_view(one, terms, ours) for one in done.statements),
+            differences=difference_views(done.differences, self._purchaser.ledger, terms.channel),
+            drafted=view_of(drafted, terms, ours, state="drafted") if drafted is not None else None,
+            nothing_code=done.nothing.code if done.nothing is not None else "",
+            nothing=done.nothing.message if done.nothing is not None else "",
+            waiting=tuple(done.waiting),
+            invoices=tuple(done.documents),
+            records_taken=done.taken,
+            records_sent=done.sent,
         )

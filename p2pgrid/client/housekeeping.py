@@ -17,12 +17,14 @@ from p2pgrid.proto.dispute_rules import is_unanswered
 from p2pgrid.proto.keys import PublicKey, parse_public_key
 from p2pgrid.proto.messages import Offer
 from p2pgrid.proto.record import Signed
+from p2pgrid.settlement.statements.drafting import is_due
 
 log = logging.getLogger(__name__)
 
 WARM_LINKS: Final = 8
 """Links that are dialled before they are needed: a dial costs milliseconds that a first token should not wait for."""
 _HOUSEKEEPING_S: Final = 30.0
+_STATEMENTS_MS: Final = 3_600_000
 
 
 class Housekeeper:
@@ -47,11 +49,15 @@ class Housekeeper:
         self._quarantine = quarantine
         self._is_wanted = is_wanted
         self._now_ms = now_ms
+        self._due: list[str] = []
+        """Providers with whom a statement is due, when it was last looked."""
+        self._next_look_ms = 0
 
     async def run(self) -> None:
         """Do so whenever offers change, and every now and then, until cancelled."""
         while True:
             try:
+                await self._look_for_statements()
                 for peer_id in self._worth_a_link():
                     self._sessions.with_provider(peer_id)
             except LedgerError as error:
@@ -82,8 +88,20 @@ class Housekeeper:
             for peer_id, offer in on_sale.items()
             if self._is_wanted(offer)
         )
-        wanted = [*unsettled, *(peer_id for _, peer_id in cheapest[:WARM_LINKS])]
+        wanted = [*unsettled, *self._due, *(peer_id for _, peer_id in cheapest[:WARM_LINKS])]
         return [peer_id for peer_id in wanted if peer_id in on_sale and peer_id not in self._quarantine]
+
+    async def _look_for_statements(self) -> None:
+        """Once in an hour: a session settles by itself, but it has to be there."""
+        now_ms = self._now_ms()
+        if self._sessions.buying is None or now_ms < self._next_look_ms:
+            return
+        self._next_look_ms = now_ms + _STATEMENTS_MS
+        ours = [c for c in self._ledger.channels() if c.message.client == self._client.raw]
+        due = [
+            parse_public_key(c.message.provider).peer_id for c in ours if await is_due(self._ledger, c, now_ms=now_ms)
+        ]
+        self._due = list(dict.fromkeys(due))
 
     def _disputing(self, now_ms: int) -> list[str]:
         """Providers with whom a dispute waits for an answer, theirs or ours."""

@@ -32,6 +32,7 @@ from p2pgrid.client.wishes import Wishes
 from p2pgrid.errors import Refused, RemoteError, Unreachable
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.proto.keys import SecretKey
+from p2pgrid.settlement.wiring import Buying
 
 log = logging.getLogger(__name__)
 
@@ -61,12 +62,13 @@ class Purchaser:
         quarantine: Quarantine | None = None,
         keeps_links: bool = True,
         has_channel: Callable[[bytes], bool] | None = None,
+        buying: Buying | None = None,
     ) -> None:
         """`wishes` are the owner's: a request can narrow them and never widen them.
 
         `quarantine` is what earlier runs remember; left out, it is forgotten with this one. Without `keeps_links`
         nobody is dialled before it is asked for. `has_channel`: which of the channels on record are this process's,
-        where others buy too; left out, all are.
+        where others buy too; left out, all are. `buying` is what statements are settled with; left out, none are.
         """
         self.book: Final = book
         self.ledger: Final = ledger
@@ -86,6 +88,7 @@ class Purchaser:
             quarantine=self.quarantine,
             cards=cards,
             has_channel=has_channel,
+            buying=buying,
         )
         """The dealings with each provider, by peer id."""
         self._standings = self.sessions.standings

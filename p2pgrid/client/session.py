@@ -23,6 +23,7 @@ from p2pgrid.client.link_life import LinkLife
 from p2pgrid.client.open_orders import OpenOrders
 from p2pgrid.client.order import OrderStream
 from p2pgrid.client.purchase import Purchase
+from p2pgrid.client.statements import Statements
 from p2pgrid.client.succession import Succession
 from p2pgrid.desk.evidence import EvidenceKeeper
 from p2pgrid.desk.standing import ChannelChanges
@@ -34,6 +35,7 @@ from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import Offer
 from p2pgrid.proto.reconcile import Reconciliation
 from p2pgrid.proto.record import Signed
+from p2pgrid.settlement.wiring import Buying
 
 _PASSING_CODES: Final = ("too-many-open-orders", "credit-exhausted")
 """What a receipt may change."""
@@ -60,12 +62,14 @@ class ProviderSession:
         on_quarantine: Callable[[str], None] | None = None,
         on_settled: Callable[[Sequence[ChannelChanges]], None] = lambda _: None,
         watch_offer: Callable[[LinkConnection], Coroutine[Any, Any, None]] | None = None,
+        buying: Buying | None = None,
     ) -> None:
         """With `succession`, channels under the provider's former keys are settled too. `offer`: what it sells now.
 
         `has_channel`: which channels (32-byte ids) on record are this process's; left out, all are.
         `on_quarantine` is called with the reason when the provider broke a rule on a link that it proved its own,
         `on_settled` with what an exchange changed that nobody asked for. `watch_offer` runs while a link is used.
+        `buying` is what statements are settled with; left out, none are.
         """
         self.provider: Final = provider
         self._now_ms = now_ms
@@ -112,6 +116,17 @@ class ProviderSession:
             guard=self._guard.watch,
             on_exchanged=self._channels.disputes_exchanged,
         )
+        self.statements: Final = Statements(
+            ledger,
+            self._channels.all,
+            self.disputes,
+            key=key,
+            buying=buying or Buying(),
+            now_ms=now_ms,
+            keep_evidence=self._guard.keep_evidence,
+            guard=self._guard.watch,
+        )
+        self._settles = buying is not None
         self._watch_offer = watch_offer
         self._turn = asyncio.Lock()
         self._queued = 0
@@ -255,6 +270,8 @@ class ProviderSession:
     async def _listen_until_retired(self, link: LinkConnection) -> None:
         """Disputes are exchanged, and the provider's offer is watched, for as long as the link is used."""
         tasks = [asyncio.create_task(self.disputes.keep(link), name=f"disputes {self.provider}")]
+        if self._settles:
+            tasks.append(asyncio.create_task(self.statements.keep(link), name=f"statements {self.provider}"))
         if self._watch_offer is not None:
             tasks.append(asyncio.create_task(self._watch_offer(link), name=f"offer of {self.provider}"))
         for task in tasks:

@@ -18,16 +18,19 @@ from p2pgrid.client.roads import Dialler
 from p2pgrid.client.session import ProviderSession
 from p2pgrid.client.settling import EarlierExchanges
 from p2pgrid.client.standings import Standings
+from p2pgrid.client.statement_exchange import ChannelSettled
 from p2pgrid.client.succession import Succession
 from p2pgrid.desk.evidence import EvidenceKeeper
 from p2pgrid.desk.standing import last_offer
-from p2pgrid.errors import RemoteError, Unreachable
+from p2pgrid.errors import Refused, RemoteError, Unreachable
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.proto.dispute_exchange import Said
 from p2pgrid.proto.keys import PublicKey, SecretKey, parse_peer_id, parse_public_key
+from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.reconcile import Reconciliation
-from p2pgrid.proto.record import Record
+from p2pgrid.proto.record import Record, Signed
+from p2pgrid.settlement.wiring import Buying
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +56,7 @@ class Sessions(Mapping[str, ProviderSession]):
         quarantine: Quarantine,
         cards: CardBook | None,
         has_channel: Callable[[bytes], bool] | None,
+        buying: Buying | None = None,
     ) -> None:
         """The arguments are those of `Purchaser`. Offers and cards of the two books are asked for over its links."""
         self._key = key
@@ -66,6 +70,8 @@ class Sessions(Mapping[str, ProviderSession]):
         self._quarantine = quarantine
         self._cards = cards
         self._has_channel = has_channel
+        self.buying: Final = buying
+        """What statements are settled with; None where none are."""
         self._evidence = EvidenceKeeper(ledger, now_ms)
         self._sessions: dict[str, ProviderSession] = {}
         self.standings: Final = Standings(self._sessions, quarantine, now_ms)
@@ -120,6 +126,7 @@ class Sessions(Mapping[str, ProviderSession]):
                 on_settled=lambda changes: self.earlier.note(peer_id, changes),
                 on_quarantine=lambda reason: self._quarantine.add(peer_id, reason, self._now_ms()),
                 watch_offer=lambda link: keep_watching(link, self._book),
+                buying=self.buying,
             )
         return session
 
@@ -185,6 +192,34 @@ class Sessions(Mapping[str, ProviderSession]):
             if not was_known and self._is_closed_after_use(peer_id):
                 await self.end(peer_id)
         return changes, await self.allow(peer_id)
+
+    async def settle(
+        self, provider: PublicKey, prefix: str, until_day: int
+    ) -> tuple[list[tuple[Signed[Channel], ChannelSettled]], list[str]]:
+        """Settle every channel with a provider whose id begins so, now; and what a person should know besides.
+
+        Receipts and disputes are brought together first. Raises RemoteError, LedgerError.
+        """
+        notes = []
+        try:
+            await self.reconcile(provider)
+        except Refused as refusal:
+            if refusal.code != "busy":
+                raise
+            notes.append("Orders are running: what has no receipt yet goes to the next statement.")
+        was_known = provider.peer_id in self._sessions
+        session = self.with_provider(provider.peer_id)
+        try:
+            link = await session.ready(self._limits.link_timeout_s, patient=False)
+            found = [c for c in session.statements.all_channels() if c.message.channel.hex().startswith(prefix)]
+            settled = [
+                (channel, await session.statements.settle(link, channel, is_wanted=True, until_day=until_day))
+                for channel in found
+            ]
+        finally:
+            if not was_known and self._is_closed_after_use(provider.peer_id):
+                await self.end(provider.peer_id)
+        return settled, notes
 
     async def deliver_dispute(self, signed: Said) -> bool:
         """Exchange the disputes of a channel now, something of ours among them; False if the provider is not there.

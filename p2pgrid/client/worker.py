@@ -46,9 +46,11 @@ from p2pgrid.client.worker_calls import (
     Lifted,
     Quarantined,
     ReconcileWith,
+    SettleWith,
 )
 from p2pgrid.config import DataFolder
 from p2pgrid.desk.asks import Reconcile
+from p2pgrid.desk.statements import Settle
 from p2pgrid.errors import LocalError, Unreachable, UsageError
 from p2pgrid.http.connection import Connection
 from p2pgrid.http.server import Server
@@ -68,6 +70,7 @@ from p2pgrid.processes.counters import SharedCounters
 from p2pgrid.processes.worker import Inherited, run_worker
 from p2pgrid.processes.workers import StopWorker, WorkerReady
 from p2pgrid.proto.keys import PublicKey, SecretKey
+from p2pgrid.settlement.wiring import buying
 
 log = logging.getLogger(__name__)
 
@@ -303,6 +306,7 @@ class Worker:
                 cards=cards,
                 quarantine=self._quarantine,
                 has_channel=self._channels.__contains__,
+                buying=buying(data, self._ledger, [self._key, *data.load_retired_keys()]),
             )
             await stack.enter_async_context(book)
             self._purchaser = await stack.enter_async_context(purchaser)
@@ -348,9 +352,12 @@ class Worker:
             self._counters.set(READY_LINKS, purchaser.sessions.n_ready)
             await asyncio.sleep(TELL_INTERVAL_S)
 
-    async def _perform(self, ask: ReconcileWith | Deliver) -> object:
+    async def _perform(self, ask: ReconcileWith | Deliver | SettleWith) -> object:
         if self._purchaser is None:
             raise UsageError("the worker is starting.")
+        if isinstance(ask, SettleWith):
+            wanted = Settle(peer=ask.peer, channel=ask.channel, until_day=ask.until_day)
+            return await ClientDesk(self._purchaser, self._key.public_key).perform(wanted)
         if isinstance(ask, ReconcileWith):
             return await ClientDesk(self._purchaser, self._key.public_key).perform(Reconcile(peer=ask.peer))
         row = self._ledger.dispute(ask.record_id)

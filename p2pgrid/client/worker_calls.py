@@ -93,7 +93,15 @@ class Deliver(Ask, frozen=True, tag="deliver"):
     record_id: bytes
 
 
-OWNER_ASKS: Final = ReconcileWith | Deliver
+class SettleWith(Ask, frozen=True, tag="settle"):
+    """Settle the channels that this worker has with a provider; answered with `Settled`."""
+
+    peer: str
+    channel: str
+    until_day: int
+
+
+OWNER_ASKS: Final = ReconcileWith | Deliver | SettleWith
 
 
 class Made(BusMessage, frozen=True):

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final, Self
 
+import msgspec
+
 from p2pgrid import __version__
 from p2pgrid.client.channel_shares import ChannelShares
 from p2pgrid.client.client import wishes_of
@@ -39,6 +41,7 @@ from p2pgrid.client.worker_calls import (
     Lifted,
     Quarantined,
     ReconcileWith,
+    SettleWith,
 )
 from p2pgrid.commands.address import socket_path
 from p2pgrid.commands.server import serve_commands
@@ -47,7 +50,9 @@ from p2pgrid.config import ClientConfig, DataFolder, NetworkEntry
 from p2pgrid.desk.asks import Allowed, AllowPeer, DeskAsk, Reconcile
 from p2pgrid.desk.erasing import ErasesDaily
 from p2pgrid.desk.records_desk import RecordsDesk
+from p2pgrid.desk.settling import look_ahead
 from p2pgrid.desk.standing import ChannelChanges, Reconciled
+from p2pgrid.desk.statements import Settle, Settled
 from p2pgrid.errors import LocalError, Unreachable, UsageError
 from p2pgrid.http.server import OWN_ADDRESSES
 from p2pgrid.ledger.service import LedgerService
@@ -66,6 +71,7 @@ from p2pgrid.proto.dispute_exchange import Said
 from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import Message, Signed
+from p2pgrid.settlement.wiring import kept_details
 
 _MAIN_ROW: Final = 0
 
@@ -129,6 +135,16 @@ class GatewayWorkers(WorkerSet):
         """All channels with a provider, each by the worker that has it. Raises P2pgridError, the first of any."""
         return merge(
             await asyncio.gather(*(calls.ask(ReconcileWith(peer), Reconciled) for calls in self._ready_calls()))
+        )
+
+    async def settle(self, ask: Settle) -> Settled:
+        """All channels with a provider, each by the worker that has it. Raises P2pgridError, the first of any."""
+        asked = SettleWith(ask.peer, ask.channel, ask.until_day)
+        parts = await asyncio.gather(*(calls.ask(asked, Settled) for calls in self._ready_calls()))
+        return msgspec.structs.replace(
+            parts[0],
+            channels=tuple(one for part in parts for one in part.channels),
+            notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
         )
 
     async def deliver(self, said: Said) -> bool:
@@ -277,6 +293,7 @@ class GatewayNode:
         self._address = host, port
         self._stack = AsyncExitStack()
         self._workers: GatewayWorkers
+        self._ledger: SqliteLedger
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -296,6 +313,7 @@ class GatewayNode:
         async with AsyncExitStack() as stack:
             ledger = await asyncio.to_thread(SqliteLedger.open, self.data.ledger_file)
             stack.push_async_callback(ledger.aclose)
+            self._ledger = ledger
             own = own_networks(self.networks, key.public_key)
             finder = await stack.enter_async_context(LateNetwork(key, own))
             self._workers = workers = GatewayWorkers(
@@ -335,9 +353,16 @@ class GatewayNode:
                 return self._workers.allow(peer)
             case Reconcile(peer=peer):
                 return await self._workers.reconcile(peer)
+            case Settle(dry_run=True):
+                return await self._look_ahead(ask)
+            case Settle():
+                return await self._workers.settle(ask)
             case _ if isinstance(ask, DeskAsk):
                 return await self._records.perform(ask)
         raise UsageError(f"a gateway cannot do {type(ask).__name__}.")
+
+    async def _look_ahead(self, ask: Settle) -> Settled:
+        return await look_ahead(self._ledger, self.data.load_key().public_key, kept_details(self.data), ask)
 
     async def _erase_salts(self, record_ids: Sequence[bytes]) -> int:
         logs = self.data.logs_of_own_keys()

@@ -64,6 +64,17 @@ class KeptKey:
 
 
 @dataclass(frozen=True, slots=True)
+class BilledReceipt:
+    """A receipt for a statement, with what its price depends on."""
+
+    record_id: bytes
+    receipt: Receipt
+    countersigned: bool
+    ordered_ms: int
+    """Of its order."""
+
+
+@dataclass(frozen=True, slots=True)
 class DisputeRow:
     """A dispute, and its answer once there is one."""
 
@@ -127,6 +138,9 @@ class Ledger(Protocol):
 
     def receipts(self, *, channel: bytes | None = None, limit: int | None = None) -> list[ReceiptRow]:
         """Receipts, newest first."""
+
+    def billed_receipts(self, channel: bytes, *, after: int, limit: int) -> list[BilledReceipt]:
+        """Receipts of the channel above number `after`, by number. Signatures are not checked again."""
 
     def find_receipts(self, prefix: str, *, limit: int = 2) -> list[ReceiptRow]:
         """Receipts whose id, as 64 lower-case hex digits, begins so; by id."""

@@ -12,7 +12,16 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from p2pgrid.errors import LedgerError
-from p2pgrid.ledger.base import DisputeRow, KeptKey, OnDurable, OpenOrder, ReceiptRow, SlotTaken, tell_when_durable
+from p2pgrid.ledger.base import (
+    BilledReceipt,
+    DisputeRow,
+    KeptKey,
+    OnDurable,
+    OpenOrder,
+    ReceiptRow,
+    SlotTaken,
+    tell_when_durable,
+)
 from p2pgrid.ledger.logged import LOGGED_TYPES, Loggable
 from p2pgrid.ledger.tables import (
     BOTH_ROLES,
@@ -219,6 +228,24 @@ class MemoryLedger:
         if channel is not None:
             newest_first.sort(key=lambda entry: -entry[0].receipt_number)
         return self._receipt_rows(newest_first[:limit])
+
+    def billed_receipts(self, channel: bytes, *, after: int, limit: int) -> list[BilledReceipt]:
+        """Receipts of the channel above number `after`, by number. Signatures are not checked again."""
+        ordered = {message.order_number: message.ordered_ms for message, _ in self._books.of(Order, channel)}
+        found = sorted(
+            (entry for entry in self._books.of(Receipt, channel) if entry[0].receipt_number > after),
+            key=lambda entry: entry[0].receipt_number,
+        )
+        return [
+            BilledReceipt(
+                record_id=row.record.id,
+                receipt=message,
+                countersigned=signed_by(row.record) == BOTH_ROLES,
+                ordered_ms=ordered[message.order_number],
+            )
+            for message, row in found
+            if message.order_number in ordered
+        ][:limit]
 
     def find_receipts(self, prefix: str, *, limit: int = 2) -> list[ReceiptRow]:
         """Receipts whose id, as 64 lower-case hex digits, begins so; by id."""

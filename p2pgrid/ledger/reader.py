@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from p2pgrid.errors import InvalidRecord
-from p2pgrid.ledger.base import DisputeRow, KeptKey, OpenOrder, ReceiptRow
+from p2pgrid.ledger.base import BilledReceipt, DisputeRow, KeptKey, OpenOrder, ReceiptRow
 from p2pgrid.ledger.journal import Mark, settled_mark
 from p2pgrid.ledger.logged import Loggable, of_rows, select_loggable
 from p2pgrid.ledger.prefix import Prefix, Prefixes
@@ -147,6 +147,21 @@ class SqliteReader:
         parameters = {"channel": channel.hex() if channel else None, "limit": -1 if limit is None else limit}
         where, order = ("", "r.seq") if channel is None else ("WHERE r.channel = :channel", "r.receipt_number")
         return self._receipt_rows(f"{where} ORDER BY {order} DESC LIMIT :limit", parameters)
+
+    def billed_receipts(self, channel: bytes, *, after: int, limit: int) -> list[BilledReceipt]:
+        """Receipts of the channel above number `after`, by number. Signatures are not checked again."""
+        rows = self._rows(
+            "SELECT r.id, r.payload, r.signatures, r.signed_by, o.ordered_ms FROM receipts AS r "
+            "JOIN orders AS o USING (channel, order_number) "
+            "WHERE r.channel = ? AND r.receipt_number > ? ORDER BY r.receipt_number LIMIT ?",
+            channel.hex(),
+            after,
+            limit,
+        )
+        return [
+            BilledReceipt(bytes.fromhex(record_id), _message(Receipt, columns), signed_by == BOTH_ROLES, ordered_ms)
+            for record_id, *columns, signed_by, ordered_ms in rows
+        ]
 
     def find_receipts(self, prefix: str, *, limit: int = 2) -> list[ReceiptRow]:
         """Receipts whose id, as 64 lower-case hex digits, begins so; by id."""

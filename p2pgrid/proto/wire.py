@@ -33,6 +33,16 @@ MAX_CHANNELS: Final = 15
 MAX_NUMBER: Final = 2**53
 MAX_COMPARED: Final = 256
 """Disputes and answers, together, that are compared in one exchange."""
+MAX_SETTLED: Final = 64
+"""Records of settlement that one side sends in one exchange."""
+MAX_STATEMENT_BYTES: Final = 36 * 1024
+"""Of a Statement's record in wire form."""
+MAX_STATED_IDS: Final = 1024
+MAX_DIFFERENCES: Final = 64
+MAX_DOCUMENT_BYTES: Final = 4 * 1024 * 1024
+"""Of an invoice's file."""
+MAX_DAY: Final = 3_652_059
+"""31 December 9999."""
 CHUNK_BYTES: Final = 32 * 1024
 """Bulk bytes are cut to frames of at most this size."""
 MAX_FREE: Final = 100_000
@@ -133,6 +143,39 @@ class Kind(IntEnum):
     """provider -> client: DisputesNews."""
     CAPACITY = 65
     """provider -> client: Capacity."""
+    SETTLE = 70
+    """client -> provider: SettlementHeld (docs/spec/settlement.md)."""
+    SETTLE_COMPARED = 71
+    """provider -> client: SettlementCompared, followed by RECORD as often as it says."""
+    SETTLE_TAKEN = 72
+    """client -> provider, empty: what came was read; RECORD follows for each id of `lacks`. provider -> client, empty:
+    that is on record."""
+    STATEMENT_REQUEST = 73
+    """client -> provider: StatementRequest."""
+    STATEMENT_DRAFT = 74
+    """provider -> client: StatementDraft."""
+    NOTHING_TO_STATE = 75
+    """provider -> client: NothingToState, in place of a draft."""
+    STATED_RECEIPTS_REQUEST = 76
+    """client -> provider: StatedReceiptsRequest. Which receipts are in the draft?"""
+    STATED_RECEIPTS = 77
+    """provider -> client: StatedReceipts."""
+    STATEMENT_DIFFERS = 78
+    """client -> provider: StatementDiffers. Nothing else follows."""
+    STATEMENT_AGREED = 79
+    """client -> provider, empty: the draft is what the client states."""
+    STATEMENT = 80
+    """A Statement: signed by the provider on its way out, by both on its way back."""
+    STATEMENT_TAKEN = 81
+    """provider -> client, empty: it is on record with both signatures."""
+    DOCUMENT_REQUEST = 82
+    """client -> provider: DocumentRequest. Repeated for each piece."""
+    DOCUMENT = 83
+    """provider -> client: DocumentPiece."""
+    SETTLE_WATCH = 84
+    """client -> provider, empty: say here when there is news, for as long as the stream is open."""
+    SETTLE_NEWS = 85
+    """provider -> client: SettlementNews."""
     BODY = 128
     """client -> provider: a piece of the request's body."""
     CHUNK = 129
@@ -251,6 +294,133 @@ class DisputesCompared(Frame, frozen=True, kw_only=True):
 
 class DisputesNews(Frame, frozen=True, kw_only=True):
     """The provider has disputes or answers in this channel that the client may lack."""
+
+    channel: Id
+
+
+class SettledPlace(Frame, frozen=True, kw_only=True, order=True):
+    """Where a record of settlement stands among those of its channel: by kind, then by what orders the kind, then by
+    its id."""
+
+    rank: Annotated[int, Meta(ge=0, le=255)]
+    place: Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
+    id: Digest
+
+
+class HeldSettled(Frame, frozen=True, kw_only=True):
+    """A record of settlement that the client holds."""
+
+    at: SettledPlace
+    signers: Annotated[int, Meta(ge=1, le=3)]
+    """Whose signatures it has: 1 the provider's, 2 the client's, 3 both."""
+
+
+class SettlementHeld(Frame, frozen=True, kw_only=True):
+    """All records of settlement that the client holds in a range of places."""
+
+    channel: Id
+    after: SettledPlace
+    until: SettledPlace
+    """The range: places above `after`, up to and with `until`."""
+    held: Annotated[tuple[HeldSettled, ...], Meta(max_length=MAX_COMPARED)]
+    """By place."""
+
+
+class SettlementCompared(Frame, frozen=True, kw_only=True):
+    """What each side lacks of the other's."""
+
+    until: SettledPlace
+    """How far it was compared."""
+    lacks: Annotated[tuple[Id, ...], Meta(max_length=MAX_SETTLED)]
+    """Ids of the client's that the provider lacks, or lacks a signature of, in the client's order."""
+    records: Annotated[int, Meta(ge=0, le=MAX_SETTLED)]
+    """How many records follow that the client lacks, or lacks a signature of."""
+
+
+class StatementRequest(Frame, frozen=True, kw_only=True):
+    """Is there a statement to be signed?"""
+
+    channel: Id
+    is_wanted: bool
+    """True if a person asks for one, due or not."""
+    until_ms: Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
+    """Where it is wanted: what the period should end at at the latest; 0: when the provider answers."""
+    until_day: Annotated[int, Meta(ge=0, le=MAX_DAY)] = 0
+    """Where it is wanted: the period's last day, by the provider's calendar; 0: any."""
+
+
+class StatementDraft(Frame, frozen=True, kw_only=True):
+    """What the provider states."""
+
+    statement: Annotated[bytes, Meta(max_length=MAX_STATEMENT_BYTES)]
+    """A Statement's record in wire form: without a signature, or with the provider's where an exchange before this one
+    was cut off after it had signed."""
+    first_day: Annotated[int, Meta(ge=1, le=MAX_DAY)]
+    last_day: Annotated[int, Meta(ge=1, le=MAX_DAY)]
+    """The provider's local dates of the period's first and last millisecond, as days since 31 December of the year 0 of
+    the proleptic Gregorian calendar (1 January 1 is 1)."""
+
+
+class NothingToState(Frame, frozen=True, kw_only=True):
+    """Why there is no statement now."""
+
+    code: Annotated[str, Meta(max_length=64)]
+    message: Annotated[str, Meta(max_length=512)]
+
+
+class StatedReceiptsRequest(Frame, frozen=True, kw_only=True):
+    """The receipts of the draft from a number on."""
+
+    first: Annotated[int, Meta(ge=1, le=MAX_NUMBER)]
+
+
+class StatedReceipts(Frame, frozen=True, kw_only=True):
+    """Their ids, by number without gaps; none after the last."""
+
+    ids: Annotated[tuple[Id, ...], Meta(max_length=MAX_STATED_IDS)]
+
+
+class StatementDifference(Frame, frozen=True, kw_only=True):
+    """One thing that the two sides state differently."""
+
+    field: Annotated[str, Meta(pattern=r"\A[a-z_]{1,32}\Z")]
+    """Of the Statement; or `receipt`, `line`, `payment`."""
+    about: Annotated[str, Meta(max_length=160)]
+    """Which, or why."""
+    receipt_number: Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
+    """Where it is about a receipt; else 0."""
+    client: Annotated[str, Meta(max_length=160)]
+    provider: Annotated[str, Meta(max_length=160)]
+
+
+class StatementDiffers(Frame, frozen=True, kw_only=True):
+    """Why the client does not agree to a draft."""
+
+    differences: Annotated[tuple[StatementDifference, ...], Meta(min_length=1, max_length=MAX_DIFFERENCES)]
+    is_all: bool
+    """False if there are more."""
+
+
+class DocumentRequest(Frame, frozen=True, kw_only=True):
+    """A piece of an invoice's file."""
+
+    channel: Id
+    document_sha256: Id
+    """As an Invoice of the channel has it."""
+    offset: Annotated[int, Meta(ge=0, le=MAX_NUMBER)]
+
+
+class DocumentPiece(Frame, frozen=True, kw_only=True):
+    """Bytes of the file, from the offset that was asked for."""
+
+    name: Annotated[str, Meta(max_length=128)]
+    size: Annotated[int, Meta(ge=1, le=MAX_DOCUMENT_BYTES)]
+    """Of the whole file."""
+    content: Annotated[bytes, Meta(min_length=1, max_length=CHUNK_BYTES)]
+
+
+class SettlementNews(Frame, frozen=True, kw_only=True):
+    """The provider has records of settlement in this channel that the client may lack, or a statement is due."""
 
     channel: Id
 

@@ -29,6 +29,7 @@ from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.links import ClientLinks
 from p2pgrid.provider.offer_news import OfferNews
 from p2pgrid.provider.offers import Offers
+from p2pgrid.provider.statement_book import StatementBook
 from p2pgrid.provider.tally import Tally
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,8 @@ class Shop:
     """The operator's cards as they are now; none if it has no card."""
     news: OfferNews = field(default_factory=OfferNews)
     """Clients that watch the offer."""
+    statements: StatementBook | None = None
+    """None for a process that does not settle."""
     claims: Claims | None = None
     """None for a node of one process, which holds every channel."""
 

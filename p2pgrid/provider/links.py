@@ -30,6 +30,7 @@ class ClientLinks:
         self._closing: set[asyncio.Task[None]] = set()
         self._openings = Rates(limits.channels_burst, limits.channels_per_hour / 3600)
         self._log_questions = Rates(limits.log_burst, limits.log_per_s)
+        self._settlements = Rates(limits.settlement_burst, limits.settlement_per_s)
 
     @property
     def n_clients(self) -> int:
@@ -64,6 +65,11 @@ class ClientLinks:
         """Raises Refused (`busy`) where the link's address has asked too much about the log of late."""
         if not self._log_questions.take(connection.caller, time.monotonic()):
             raise Refused("busy", "too many questions about the log come from your address.", hint="Ask again later.")
+
+    def check_settlement(self, connection: LinkConnection, cost: float) -> None:
+        """Raises Refused (`busy`) where the link's address has settled too often of late."""
+        if not self._settlements.take(connection.caller, time.monotonic(), cost):
+            raise Refused("busy", "your address settles too often.", hint="Settle again later.")
 
     def fault(self, connection: LinkConnection, fault: P2pgridError) -> None:
         """The client broke a rule on a stream; with too many such streams it loses the link."""

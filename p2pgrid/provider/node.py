@@ -75,9 +75,13 @@ from p2pgrid.provider.relaying import relay_limits_of
 from p2pgrid.provider.removals import Removals
 from p2pgrid.provider.schedule import time_zone
 from p2pgrid.provider.session import serve_streams
+from p2pgrid.provider.statement_book import StatementBook
 from p2pgrid.provider.tally import Tally
 from p2pgrid.provider.witnessing import Witnessing, parse_witness
 from p2pgrid.provider.workers import ProviderWorkers, SharedChannels, check_engines
+from p2pgrid.settlement.statements.days import LocalDays
+from p2pgrid.settlement.statements.drafting import Terms as StatementTerms
+from p2pgrid.settlement.wiring import Selling, selling
 
 log = logging.getLogger(__name__)
 
@@ -105,9 +109,11 @@ class Provider:
         gpus: Sequence[str] = (),
         limits: ProviderLimits | None = None,
         now_ms: Callable[[], int] = unix_ms,
+        settles_with: Selling | None = None,
     ) -> None:
         """Nothing is started before `async with`. Raises UsageError: no key, no model, a bad price or address.
 
+        `settles_with`: left out, what the data folder has.
         `networks`: those to join; or `network_name` and `bootstrap`, for one that is open.
         """
         self._data = data
@@ -154,6 +160,7 @@ class Provider:
         self.cards: Final = OwnCards(data.card_file, self.key.public_key, now_ms)
         self._now_ms = now_ms
         self._news = OfferNews()
+        self._settles_with = settles_with
         self._stack = AsyncExitStack()
         self._is_drained = False
         self.is_serving = False
@@ -171,6 +178,7 @@ class Provider:
         self._admission: Admission
         self.channels: Channels
         self.disputes: DisputeBook
+        self.statements: StatementBook
         self.log: LogService
 
     async def __aenter__(self) -> Self:
@@ -308,6 +316,7 @@ class Provider:
             time.monotonic() - started,
         )
         await self._open_roads(stack, ledger)
+        self.statements.review()
         await self._advertiser.publish()
         await self._advertiser.advertise()
         self.is_serving = True
@@ -319,6 +328,7 @@ class Provider:
             ("ask witnesses", witnessing.run()),
             ("close what is overdue", self.channels.watch()),
             ("tell what is free", self._news.run()),
+            ("tell which statements are due", self.statements.run()),
             *([("part from members that are none any more", self._removals.run())] if self._removals else []),
         ):
             task = asyncio.create_task(work, name=name)
@@ -339,6 +349,10 @@ class Provider:
         waiting = self.disputes.review()
         if waiting:
             log.warning("%d disputes of clients wait for your answer: p2pgrid receipts disputes", waiting)
+        settles_with = self._settles_with or selling(self._data, ledger, [self.key, *self._former_keys])
+        terms = StatementTerms(days=LocalDays(self._zone), payment_days=settles_with.payment_days)
+        self.statements = StatementBook(ledger, self.channels, self._now_ms, selling=settles_with, terms=terms)
+        stack.push_async_callback(self.statements.aclose)
         config = self._config
         self._offers = OfferBook(
             ledger,
@@ -377,7 +391,15 @@ class Provider:
         )
         examine = functools.partial(condition_of, self)
         await stack.enter_async_context(ErasesDaily(records, is_on=self._retention.erase_keys_after_disputes))
-        desk = ProviderDesk(ledger, self.key.public_key, self._links.is_connected, records, examine, self.reprice)
+        desk = ProviderDesk(
+            ledger,
+            self.key.public_key,
+            self._links.is_connected,
+            records,
+            examine,
+            self.reprice,
+            statements=self.statements,
+        )
         await stack.enter_async_context(
             serve_commands(socket_path(self._data.path), about, PROVIDER_ASKS, desk.perform)
         )
@@ -418,6 +440,7 @@ class Provider:
             tally=self._tally,
             evidence=EvidenceKeeper(ledger, self._now_ms),
             disputes=self.disputes,
+            statements=self.statements,
             limits=self.limits,
             now_ms=self._now_ms,
             log=self.log,

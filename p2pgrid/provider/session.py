@@ -16,6 +16,8 @@ from p2pgrid.provider.log_exchange import CosignatureExchange, LogExchange, Witn
 from p2pgrid.provider.offer_watch import OfferWatch
 from p2pgrid.provider.order import OrderExchange
 from p2pgrid.provider.resume import ResumeExchange
+from p2pgrid.provider.settlement_exchange import DocumentExchange, SettleWatch
+from p2pgrid.provider.statements import SettleExchange, StatementExchange
 
 Exchanges = Mapping[int, Callable[[Shop, Stream], StreamHandler]]
 """Who goes on with a stream, by the kind of its first message."""
@@ -31,6 +33,10 @@ EXCHANGES: Final[Exchanges] = {
     Kind.BATCH: BatchExchange,
     Kind.DISPUTES: DisputesExchange,
     Kind.DISPUTES_WATCH: DisputesWatch,
+    Kind.SETTLE: SettleExchange,
+    Kind.STATEMENT_REQUEST: StatementExchange,
+    Kind.DOCUMENT_REQUEST: DocumentExchange,
+    Kind.SETTLE_WATCH: SettleWatch,
     Kind.LOG_REQUEST: LogExchange,
     Kind.WITNESS_REQUEST: WitnessExchange,
     Kind.COSIGNATURE: CosignatureExchange,
@@ -46,6 +52,10 @@ FOR_THE_MAIN_PROCESS: Final = frozenset(
         Kind.CHANNELS_REQUEST,
         Kind.DISPUTES,
         Kind.DISPUTES_WATCH,
+        Kind.SETTLE,
+        Kind.STATEMENT_REQUEST,
+        Kind.DOCUMENT_REQUEST,
+        Kind.SETTLE_WATCH,
         Kind.LOG_REQUEST,
         Kind.WITNESS_REQUEST,
         Kind.COSIGNATURE,

@@ -22,6 +22,7 @@ from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import Receipt, Status
 from p2pgrid.proto.record import Role
 from p2pgrid.proto.verdict import Bundle, audit_records
+from p2pgrid.settlement.wiring import Buying
 from tests.client.seller import CHAT, until
 from tests.factories import CLIENT, PROVIDER
 from tests.provider.rig import MODEL, Rig, provider
@@ -52,6 +53,7 @@ async def buying(
     queue_timeout_s: float = 2.0,
     keeps_links: bool = True,
     shares_receipts: bool = True,
+    settles_with: Buying | None = None,
 ) -> AsyncIterator[tuple[Purchaser, Ledger]]:
     """A purchaser that knows one provider."""
 
@@ -62,7 +64,9 @@ async def buying(
     book = OfferBook(_NoNetwork(), now_ms=unix_ms)
     book.add(rig.offer.record.to_bytes(), PeerAddress(PROVIDER.public_key.peer_id, ()))
     limits = SessionLimits(link_timeout_s=2.0, queue_timeout_s=queue_timeout_s, shares_receipts=shares_receipts)
-    async with Purchaser(CLIENT, kept, book, dial=dial_rig, limits=limits, keeps_links=keeps_links) as purchaser:
+    async with Purchaser(
+        CLIENT, kept, book, dial=dial_rig, limits=limits, keeps_links=keeps_links, buying=settles_with
+    ) as purchaser:
         yield purchaser, kept
 
 

@@ -205,6 +205,12 @@ _HELD: Final = wire.Held(
 _HELD_DISPUTE: Final = wire.HeldDispute(receipt_number=3, id=bytes(32))
 
 
+_PLACE: Final = wire.SettledPlace(rank=3, place=7, id=bytes(32))
+_DIFFERENCE: Final = wire.StatementDifference(
+    field="payments_cents", about="", receipt_number=0, client="700", provider="500"
+)
+
+
 def _frame_samples(frame_type: type[wire.Frame]) -> tuple[bytes, ...]:
     samples: dict[type[wire.Frame], wire.Frame] = {
         wire.ChannelRequest: wire.ChannelRequest(client_nonce=bytes(32), offer=bytes(32), now_ms=NOW_MS),
@@ -216,6 +222,25 @@ def _frame_samples(frame_type: type[wire.Frame]) -> tuple[bytes, ...]:
         wire.DisputesHeld: wire.DisputesHeld(channel=bytes(32), after=0, until=7, held=(_HELD_DISPUTE,)),
         wire.DisputesCompared: wire.DisputesCompared(until=7, lacks=(bytes(32),), records=1),
         wire.DisputesNews: wire.DisputesNews(channel=bytes(32)),
+        wire.SettledPlace: _PLACE,
+        wire.HeldSettled: wire.HeldSettled(at=_PLACE, signers=3),
+        wire.SettlementHeld: wire.SettlementHeld(
+            channel=bytes(32),
+            after=wire.SettledPlace(rank=0, place=0, id=b""),
+            until=_PLACE,
+            held=(wire.HeldSettled(at=_PLACE, signers=1),),
+        ),
+        wire.SettlementCompared: wire.SettlementCompared(until=_PLACE, lacks=(bytes(32),), records=1),
+        wire.SettlementNews: wire.SettlementNews(channel=bytes(32)),
+        wire.StatementRequest: wire.StatementRequest(channel=bytes(32), is_wanted=True, until_ms=1, until_day=739_000),
+        wire.NothingToState: wire.NothingToState(code="not-due", message="Rytoj."),
+        wire.StatementDraft: wire.StatementDraft(statement=_wire_records()[1], first_day=739_000, last_day=739_030),
+        wire.StatedReceiptsRequest: wire.StatedReceiptsRequest(first=3),
+        wire.StatedReceipts: wire.StatedReceipts(ids=(bytes(32),)),
+        wire.StatementDifference: _DIFFERENCE,
+        wire.StatementDiffers: wire.StatementDiffers(differences=(_DIFFERENCE,), is_all=True),
+        wire.DocumentRequest: wire.DocumentRequest(channel=bytes(32), document_sha256=bytes(32), offset=32_768),
+        wire.DocumentPiece: wire.DocumentPiece(name="2027-0001.pdf", size=3, content=b"%PD"),
         wire.Records: wire.Records(records=3, is_all=True),
         wire.Proposals: wire.Proposals(proposals=2, is_all=False),
         wire.Channels: wire.Channels(channels=(_wire_records()[1],)),

@@ -58,7 +58,9 @@ from p2pgrid.provider.links import ClientLinks
 from p2pgrid.provider.offers import ONE_BY_ONE, OfferBook, OfferTerms
 from p2pgrid.provider.order import OrderExchange
 from p2pgrid.provider.session import serve_streams
+from p2pgrid.provider.statement_book import StatementBook
 from p2pgrid.provider.tally import Tally
+from p2pgrid.settlement.wiring import Selling
 from tests.factories import CLIENT, PROVIDER
 
 MODEL = "fake"
@@ -125,6 +127,7 @@ async def provider(
     models: tuple[str, ...] = (MODEL,),
     log: LogService | None = None,
     batch: BatchTerms = ONE_BY_ONE,
+    selling: Selling | None = None,
 ) -> AsyncIterator[Rig]:
     """A provider on a free port of 127.0.0.1 with a fake engine; one `ModelConfig` a name."""
     ledger = ledger if ledger is not None else MemoryLedger()
@@ -169,7 +172,10 @@ async def provider(
             limits=limits,
             now_ms=now_ms,
             log=log,
+            statements=StatementBook(ledger, channels, now_ms, selling=selling),
         )
+        assert shop.statements is not None
+        shop.statements.review()
         listener = await listen("127.0.0.1", 0, PROVIDER, on_stream=serve_streams(shop))
         try:
             # The checks of the start are not what a test counts.

@@ -1,0 +1,156 @@
+"""Statements and differences in words, for `p2pgrid settle`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from p2pgrid.units import format_amount_eur
+
+if TYPE_CHECKING:
+    from p2pgrid.desk.statement_list import ListedStatement
+    from p2pgrid.desk.statements import DifferenceView, Settled, SettledChannelView, StatementView
+
+_MEANINGS = {
+    "root": "not of the same receipts",
+    "receipt": "receipt",
+    "line": "tokens and amounts of a model",
+    "last_receipt": "the last receipt",
+    "first_receipt": "the first receipt",
+    "total_pico": "the receipts' total",
+    "credits_pico": "credits of accepted disputes",
+    "held_pico": "held back for open disputes",
+    "net_cents": "net",
+    "gross_cents": "gross",
+    "vat": "VAT",
+    "payment": "a payment that counts here",
+    "payments_cents": "payments",
+    "set_off_cents": "set off",
+    "opening_cents": "balance before",
+    "closing_cents": "balance after",
+    "due_ms": "to be paid by",
+    "stated_ms": "when it is stated",
+    "until_ms": "end of the period",
+    "from_ms": "beginning of the period",
+    "statement_number": "the statement's number",
+    "previous": "the statement before",
+}
+
+
+def print_settled(done: Settled) -> None:
+    """What came of settling with one peer."""
+    who = "client" if done.role == "provider" else "provider"
+    for note in done.notes:
+        click.echo(note)
+    if done.waits_for_client and not done.notes:
+        where = "is connected, and is told to come" if done.is_connected else "is not connected: it finds it when it is"
+        click.echo(f"The client {done.peer} {where}. This is what you will state:")
+    elif not done.channels:
+        click.echo(f"There is no channel with the {who} {done.peer} to settle.")
+    for channel in done.channels:
+        _print_channel(channel, done)
+
+
+def _print_channel(channel: SettledChannelView, done: Settled) -> None:
+    for statement in channel.statements:
+        print_statement(statement)
+    if channel.differences:
+        click.echo(f"channel {channel.channel[:16]}: the two sides state different sums, and nothing was signed.")
+        if channel.drafted is not None:
+            click.echo(f"  the provider would state {_cents(channel.drafted.gross_cents)} with VAT")
+        for one in channel.differences:
+            _print_difference(one)
+        _print_advice(channel.differences, done)
+    elif not channel.statements and channel.nothing:
+        click.echo(f"channel {channel.channel[:16]}: {_plain(channel.nothing)}")
+    for sentence in channel.waiting:
+        click.echo(f"  not kept: {_plain(sentence)}")
+    for number in channel.invoices:
+        click.echo(f"  the file of invoice {_plain(number)} came")
+
+
+def print_statement(view: StatementView) -> None:
+    """One statement, as an accountant reads it."""
+    what = "preview of statement" if view.state == "preview" else "statement"
+    click.echo(f"{what} {view.statement_number} of channel {view.channel[:16]} with {view.peer}, {view.state}")
+    receipts = view.last_receipt - view.first_receipt + 1
+    ranged = f"{receipts} receipt(s), {view.first_receipt} to {view.last_receipt}" if receipts else "no receipts"
+    rows = [("period", f"{_utc(view.from_ms)} to {_utc(view.until_ms)}"), ("receipts", ranged)]
+    for line in view.lines:
+        counts = f"{line.prompt_tokens} in ({line.cached_tokens} cached), {line.output_tokens} out"
+        rows.append((_plain(line.model), f"{counts}: {format_amount_eur(line.amount_pico)} EUR"))
+    if view.credits_pico:
+        rows.append(("credits", f"-{format_amount_eur(view.credits_pico)} EUR for accepted disputes"))
+    if view.held_pico:
+        rows.append(("held back", f"{format_amount_eur(view.held_pico)} EUR of open disputes, in all"))
+    rows.append(("net", _cents(view.net_cents)))
+    rows += [(f"VAT {_rate(one.rate_bp)} {one.category}", _cents(one.vat_cents)) for one in view.vat]
+    rows.append(("gross", _cents(view.gross_cents)))
+    if view.opening_cents:
+        rows.append(("balance before", _cents(view.opening_cents)))
+    if view.payments_cents:
+        rows.append(("payments", _cents(-view.payments_cents)))
+    if view.set_off_cents:
+        rows.append(("set off", _cents(-view.set_off_cents)))
+    rows += [("balance", _cents(view.closing_cents)), ("due", _utc(view.due_ms))]
+    for name, value in rows:
+        click.echo(f"  {name:<16} {value}")
+    if view.note:
+        click.echo(f"  note: {_plain(view.note)}")
+
+
+def print_listed(listed: Sequence[ListedStatement]) -> None:
+    """A line for each statement."""
+    if not listed:
+        click.echo("No statement yet.")
+        return
+    for one in listed:
+        view = one.statement
+        invoices = ", ".join(_plain(number) for number in one.invoices) or "no invoice"
+        open_text = f"{_cents(one.open_cents)} open, due {_utc(view.due_ms)[:10]}" if one.open_cents else "nothing open"
+        other = "client" if view.role == "provider" else "provider"
+        period = f"{_utc(view.from_ms)[:10]} to {_utc(view.until_ms)[:10]}"
+        click.echo(
+            f"{view.channel[:16]}  {view.statement_number:>3}  {period}  {_cents(view.gross_cents):>14}  "
+            f"{view.state}; {invoices}; {open_text}; {other} {view.peer}"
+        )
+
+
+def _print_difference(one: DifferenceView) -> None:
+    what = _MEANINGS.get(one.field, one.field)
+    number = f" {one.receipt_number}" if one.receipt_number else ""
+    about = f" ({_plain(one.about)})" if one.about else ""
+    client, provider = _plain(one.client) or "-", _plain(one.provider) or "-"
+    click.echo(f"  {what}{number}{about}: client {client}, provider {provider}")
+
+
+def _print_advice(differences: Sequence[DifferenceView], done: Settled) -> None:
+    receipts = [one for one in differences if one.receipt_number and one.receipt]
+    if any(one.field == "receipt" for one in differences):
+        click.echo(f"  What to do: p2pgrid receipts reconcile {done.peer}")
+    for one in receipts[:4]:
+        click.echo(f"  to dispute it: p2pgrid receipts dispute {one.receipt[:16]} --reason CODE")
+    if any(one.field == "vat" for one in differences):
+        click.echo("  What to do: p2pgrid billing show, on both sides: VAT follows from countries and VAT ids.")
+    if any(one.field == "stated_ms" for one in differences):
+        click.echo("  What to do: set the clocks (NTP): this machine's, and the other side's.")
+
+
+def _cents(cents: int) -> str:
+    return f"{'-' if cents < 0 else ''}{abs(cents) // 100}.{abs(cents) % 100:02} EUR"
+
+
+def _rate(rate_bp: int) -> str:
+    return f"{rate_bp // 100}{f'.{rate_bp % 100:02}'.rstrip('0') if rate_bp % 100 else ''} %"
+
+
+def _utc(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _plain(text: str) -> str:
+    """A peer's text, fit for a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -1,0 +1,191 @@
+"""The statements with one provider: settled when they are due, when the provider has news, and when a person asks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from p2pgrid.client.disputes import Disputes
+from p2pgrid.client.exchanges import exchange
+from p2pgrid.client.statement_exchange import ChannelSettled, StatementClient
+from p2pgrid.client.text import printable
+from p2pgrid.errors import LedgerError, P2pgridError, ProtocolViolation
+from p2pgrid.ledger.base import Ledger
+from p2pgrid.net.connection import LinkConnection
+from p2pgrid.proto.keys import SecretKey
+from p2pgrid.proto.messages import Channel
+from p2pgrid.proto.record import Record, Signed
+from p2pgrid.proto.wire import MAX_COMPARED, Kind, SettlementNews, parse_frame
+from p2pgrid.settlement.statements.drafting import is_due
+from p2pgrid.settlement.wiring import Buying
+
+log = logging.getLogger(__name__)
+
+MOST_CHANNELS: Final = 16
+"""Of one provider: the last ones."""
+MOST_STATEMENTS: Final = 12
+"""Of a channel in one go: a period may end early, where a rate of VAT changes."""
+CHECK_INTERVAL_S: Final = 3600.0
+_QUIET: Final = frozenset({"not-due", "nothing-happened", "stated-already"})
+"""Why there is no statement, and nobody need be told."""
+
+
+class Statements:
+    """One provider's. `keep` runs while there is a link; `settle` does it now."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        channels: Callable[[], list[Signed[Channel]]],
+        disputes: Disputes,
+        *,
+        key: SecretKey,
+        buying: Buying,
+        now_ms: Callable[[], int],
+        keep_evidence: Callable[[Record, str], None],
+        guard: Callable[[Awaitable[Any]], Awaitable[Any]],
+    ) -> None:
+        """`channels`: all with the provider, oldest first.
+
+        `guard` awaits an exchange, and sees to what the provider did wrong.
+        """
+        self._ledger = ledger
+        self._channels = channels
+        self._disputes = disputes
+        self._hooks = buying.hooks
+        self._now_ms = now_ms
+        self._guard = guard
+        self._client = StatementClient(
+            ledger,
+            key,
+            details=buying.details,
+            hooks=buying.hooks,
+            agreed=buying.agreed,
+            now_ms=now_ms,
+            keep_evidence=keep_evidence,
+        )
+        self._turn = asyncio.Lock()
+        self._wanted: set[bytes] = set()
+        self._news: set[bytes] = set()
+        self._wake = asyncio.Event()
+        self._told: dict[bytes, str] = {}
+        """What was last logged of a channel, so that it is said once."""
+
+    async def settle(
+        self,
+        link: LinkConnection,
+        channel: Signed[Channel],
+        *,
+        is_wanted: bool,
+        until_day: int = 0,
+        asks: bool = True,
+    ) -> ChannelSettled:
+        """Bring records together, sign what is due (or wanted), fetch invoices. Raises RemoteError, LedgerError.
+
+        `until_day`: the last day of a period that is wanted, by the provider's calendar; 0: up to now.
+        Where the two sides differ, disputes and records are exchanged once more first: it may have been in between.
+        Without `asks` the provider is asked for a statement only where this side sees that one is due.
+        """
+        async with self._turn:
+            done: ChannelSettled = await self._guard(self._settle(link, channel, is_wanted, until_day, asks))
+            return done
+
+    async def keep(self, link: LinkConnection) -> None:
+        """Settle all, then whenever the provider has news, and every hour what is due; until cancelled."""
+        self._wanted.update(one.message.channel for one in self.live_channels())
+        self._wake.set()
+        others = [
+            asyncio.create_task(self._watch(link), name="statements: news"),
+            asyncio.create_task(self._tick(), name="statements: due"),
+        ]
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                wanted, news = self._wanted | self._news, self._news
+                self._wanted, self._news = set(), set()
+                for channel in self._channels():
+                    if channel.message.channel in wanted:
+                        await self._try(link, channel, asks=channel.message.channel in news)
+        finally:
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+    def all_channels(self) -> list[Signed[Channel]]:
+        """With the provider under any of its keys, oldest first. Raises LedgerError."""
+        return self._channels()
+
+    def live_channels(self) -> list[Signed[Channel]]:
+        """The last ones with the provider in which something was bought. Raises LedgerError."""
+        live = [c for c in self._channels() if self._ledger.head(c.message.channel).last_receipt_number]
+        return live[-MOST_CHANNELS:]
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    async def _settle(
+        self, link: LinkConnection, channel: Signed[Channel], is_wanted: bool, until_day: int, asks: bool
+    ) -> ChannelSettled:
+        done = ChannelSettled(channel.message.channel)
+        # One moment for all that follow one another, or there would always be a few milliseconds to state.
+        end = {"until_ms": self._now_ms() if is_wanted else 0, "until_day": until_day}
+        for attempt in (1, 2):
+            if is_wanted or asks or attempt == 2:
+                await self._disputes.exchange(link, channel)
+            await self._client.bring_together(link, channel, done)
+            if not (is_wanted or asks or done.to_judge) and await is_due(self._ledger, channel, now_ms=self._now_ms()):
+                await self._disputes.exchange(link, channel)
+                asks = True
+            if is_wanted or asks or done.to_judge:
+                for _ in range(MOST_STATEMENTS):
+                    if not await self._client.state(link, channel, done, is_wanted=is_wanted, **end):
+                        break
+            if not done.differences:
+                break
+        await self._client.fetch_documents(link, channel, done)
+        return done
+
+    async def _try(self, link: LinkConnection, channel: Signed[Channel], *, asks: bool) -> None:
+        channel_id = channel.message.channel
+        try:
+            done = await self.settle(link, channel, is_wanted=False, asks=asks)
+        except P2pgridError as error:
+            loud = isinstance(error, LedgerError | ProtocolViolation)
+            level = logging.ERROR if loud else logging.INFO
+            self._tell(channel_id, level, f"could not be settled: {error.message}")
+            return
+        for statement in done.statements:
+            cents = statement.message.gross_cents
+            log.info("statement %d with %s is signed: %d cents", statement.message.statement_number, link.name, cents)
+        if done.differences:
+            fields = ", ".join(dict.fromkeys(one.field for one in done.differences))
+            text = f"is stated differently by the provider ({fields}): p2pgrid settle shows it"
+            self._tell(channel_id, logging.WARNING, text)
+        elif done.waiting:
+            self._tell(channel_id, logging.WARNING, done.waiting[0])
+        elif done.nothing is not None and done.nothing.code not in _QUIET:
+            self._tell(channel_id, logging.WARNING, f"has no statement: {done.nothing.message}")
+
+    def _tell(self, channel: bytes, level: int, text: str) -> None:
+        if self._told.get(channel) != text:
+            self._told[channel] = text
+            log.log(level, "channel %s %s", channel.hex()[:16], printable(text))
+
+    async def _watch(self, link: LinkConnection) -> None:
+        try:
+            async with exchange(link, max_messages=MAX_COMPARED) as talk:
+                talk.send(Kind.SETTLE_WATCH)
+                while True:
+                    news = parse_frame(await talk.expect(Kind.SETTLE_NEWS, timeout_s=None), SettlementNews)
+                    self._news.add(news.channel)
+                    self._wake.set()
+        except P2pgridError as error:
+            log.info("%s tells of no statements: %s", link.name, error.message)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_INTERVAL_S)
+            self._wanted.update(one.message.channel for one in self.live_channels())
+            self._wake.set()

@@ -1,0 +1,92 @@
+"""What `p2pgrid settle --list` shows: every statement with its state, its invoices, and what is open of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from p2pgrid.desk.statements import StatementView, signed_view, view_of
+from p2pgrid.errors import InvalidRecord
+from p2pgrid.proto.billing_rules import spread
+from p2pgrid.proto.keys import PublicKey
+from p2pgrid.proto.messages import Channel
+from p2pgrid.proto.record import M, Record, Role, Signed, parse_message
+from p2pgrid.proto.statement import Invoice, Payment, Statement
+
+
+class StatementsLedger(Protocol):
+    """What of a ledger is needed here: any reader has it."""
+
+    def channels(self) -> list[Signed[Channel]]: ...
+
+    def settlement(self, message_type: type[M], channel: bytes) -> list[Signed[M]]: ...
+
+
+class ListedStatement(msgspec.Struct, frozen=True, kw_only=True):
+    """One statement with what became of it."""
+
+    statement: StatementView
+    invoices: tuple[str, ...]
+    invoiced_cents: int
+    paid_cents: int
+    """For its invoices; what was returned or refunded taken off."""
+    open_cents: int
+    """What is left to pay, once all that is paid ahead or set off has covered the oldest."""
+
+
+def list_statements(
+    ledger: StatementsLedger, ours: Sequence[PublicKey], agreed: Iterable[Record] = ()
+) -> list[ListedStatement]:
+    """Those of all channels of one of our keys, by channel and number. `agreed`: drafts that were agreed to.
+
+    Raises LedgerError.
+    """
+    own = {key.raw for key in ours}
+    drafts: dict[bytes, list[Statement]] = defaultdict(list)
+    for record in agreed:
+        try:
+            draft = parse_message(record, Statement)
+        except InvalidRecord:
+            continue  # of another version of p2pgrid
+        drafts[draft.channel].append(draft)
+    listed = []
+    for channel in ledger.channels():
+        terms = channel.message
+        key = next((one for one in (terms.provider, terms.client) if one in own), None)
+        if key is not None:
+            listed += _of_channel(ledger, terms, key, drafts[terms.channel])
+    return listed
+
+
+def _of_channel(
+    ledger: StatementsLedger, terms: Channel, ours: bytes, drafts: Sequence[Statement]
+) -> list[ListedStatement]:
+    signed = sorted(ledger.settlement(Statement, terms.channel), key=lambda one: one.message.statement_number)
+    invoices: dict[bytes, list[Invoice]] = defaultdict(list)
+    for invoice in ledger.settlement(Invoice, terms.channel):
+        invoices[invoice.message.statement].append(invoice.message)
+    paid: dict[bytes, int] = defaultdict(int)
+    for payment in ledger.settlement(Payment, terms.channel):
+        paid[payment.message.statement] += payment.message.amount_cents
+    billed = [sum(one.gross_cents for one in invoices[statement.id]) for statement in signed]
+    rests = [cents - paid[statement.id] for statement, cents in zip(signed, billed, strict=True)]
+    ahead = paid[b""] + sum(one.message.set_off_cents for one in signed if Role.CLIENT in one.signers)
+    listed = [
+        ListedStatement(
+            statement=signed_view(statement, terms, ours),
+            invoices=tuple(one.invoice_number for one in invoices[statement.id]),
+            invoiced_cents=cents,
+            paid_cents=paid[statement.id],
+            open_cents=left,
+        )
+        for statement, cents, left in zip(signed, billed, spread(rests, ahead), strict=True)
+    ]
+    numbers = {one.message.statement_number for one in signed}
+    for draft in drafts:
+        if draft.statement_number not in numbers:
+            view = view_of(draft, terms, ours, state="drafted")
+            listed.append(ListedStatement(statement=view, invoices=(), invoiced_cents=0, paid_cents=0, open_cents=0))
+    return listed

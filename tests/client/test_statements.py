@@ -1,0 +1,361 @@
+"""Statements between a purchaser and a provider over real links: both sign the same, or name what differs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import pytest
+
+from p2pgrid.client.clock import unix_ms
+from p2pgrid.client.purchaser import Purchaser
+from p2pgrid.client.statement_exchange import ChannelSettled, StatementClient
+from p2pgrid.errors import ProtocolViolation, Refused, RemoteError
+from p2pgrid.ledger.base import Ledger
+from p2pgrid.ledger.memory import MemoryLedger
+from p2pgrid.proto.messages import Channel
+from p2pgrid.proto.record import PARTIES, Role, Signed, sign_message
+from p2pgrid.proto.settle_exchange import BEGIN, END
+from p2pgrid.proto.statement import Invoice, Payment, Statement
+from p2pgrid.proto.verdict import Bundle, audit_records
+from p2pgrid.proto.wire import (
+    MAX_DOCUMENT_BYTES,
+    DocumentRequest,
+    Kind,
+    Refusal,
+    SettlementHeld,
+    StatementRequest,
+    parse_frame,
+)
+from p2pgrid.provider.statement_book import MOST_ASKED_FOR, StatementBook
+from p2pgrid.provider.statements import StatementExchange
+from p2pgrid.settlement.hooks import InvoiceFile
+from p2pgrid.settlement.statements.agreed import AgreedInMemory
+from p2pgrid.settlement.wiring import Buying, Selling
+from tests.client.test_disputes import buy, dispute_of, session
+from tests.client.test_with_provider import buying
+from tests.factories import PROVIDER, make_prepayment, secret_key
+from tests.provider.rig import Buyer, Rig, provider, until
+from tests.settlement.statements.parts import DictDetails, Issuer, Receiver, details_of, own_details
+
+
+@dataclass
+class Deal:
+    """Both sides of one channel."""
+
+    rig: Rig
+    purchaser: Purchaser
+    bought: MemoryLedger
+    sold: MemoryLedger
+    issuer: Issuer
+    receiver: Receiver
+
+    async def settle(self, *, is_wanted: bool = True, until_day: int = 0) -> ChannelSettled:
+        (channel,) = self.bought.channels()
+        link = await session(self.purchaser).ready(5.0)
+        done: ChannelSettled = await session(self.purchaser).statements.settle(
+            link, channel, is_wanted=is_wanted, until_day=until_day
+        )
+        return done
+
+    def statements(self) -> list[Signed[Statement]]:
+        (channel,) = self.bought.channels()
+        ours, theirs = (one.settlement(Statement, channel.message.channel) for one in (self.bought, self.sold))
+        assert [one.id for one in ours] == [one.id for one in theirs]
+        assert all(set(one.signers) == set(PARTIES) for one in (*ours, *theirs))
+        return ours
+
+
+@contextlib.asynccontextmanager
+async def deal(
+    receipts: int = 1,
+    *,
+    bought: MemoryLedger | None = None,
+    sold: MemoryLedger | None = None,
+    selling: Selling | None = None,
+    settles_with: Buying | None = None,
+) -> AsyncIterator[Deal]:
+    bought, sold = bought or MemoryLedger(), sold or MemoryLedger()
+    issuer, receiver = Issuer(sold), Receiver()
+    selling = selling or Selling(details=own_details(Role.PROVIDER), hooks=issuer)
+    settles_with = settles_with or Buying(details=own_details(Role.CLIENT), hooks=receiver)
+    async with (
+        provider(sold, selling=selling) as rig,
+        buying(rig, bought, settles_with=settles_with) as (purchaser, _),
+    ):
+        for _ in range(receipts):
+            await buy(purchaser, bought, sold)
+        yield Deal(rig, purchaser, bought, sold, issuer, receiver)
+
+
+@contextlib.contextmanager
+def clocks_ahead(days: int) -> Iterator[None]:
+    """Both sides' clocks, for what is made within."""
+    ahead_ms = days * 86_400_000
+
+    def later_ms() -> int:
+        return unix_ms() + ahead_ms
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("p2pgrid.client.purchaser.unix_ms", later_ms)
+        patched.setattr("tests.provider.rig.unix_ms", later_ms)
+        patched.setattr("tests.client.test_with_provider.unix_ms", later_ms)
+        yield
+
+
+def clean(bought: Ledger, sold: Ledger) -> bool:
+    sides = ((bought, Role.CLIENT), (sold, Role.PROVIDER))
+    verdict = audit_records(
+        (Bundle(side, enumerate(ledger.records(), 1), side) for ledger, side in sides), now_ms=unix_ms()
+    )
+    assert not verdict.findings, verdict.findings
+    return True
+
+
+async def test_both_sign_the_same_and_the_invoice_comes_over() -> None:
+    async with deal(3) as d:
+        done = await d.settle()
+        assert not done.differences and done.nothing is not None and done.nothing.code == "stated-already"
+        (signed,) = d.statements()
+        assert (signed.message.first_receipt, signed.message.last_receipt) == (1, 3)
+        assert signed.message.total_pico == d.bought.head(signed.message.channel).total_pico
+        assert [one.id for one in d.receiver.stated] == [signed.id]
+        await until(lambda: [one.id for one in d.issuer.stated] == [signed.id])
+        assert clean(d.bought, d.sold)
+
+
+async def test_what_is_not_due_is_not_stated_and_what_nothing_is_of_is_on_request() -> None:
+    async with deal(1) as d:
+        done = await d.settle(is_wanted=False)
+        assert done.nothing is not None and done.nothing.code == "not-due"
+        await d.settle()
+        done = await d.settle(is_wanted=False)
+        assert done.nothing is not None and done.nothing.code == "nothing-happened"
+        await d.settle()
+        first, second = d.statements()
+        assert (second.message.first_receipt, second.message.last_receipt) == (2, 1)
+        assert second.message.from_ms == first.message.until_ms
+        assert clean(d.bought, d.sold)
+
+
+async def test_a_dispute_made_just_now_is_exchanged_first() -> None:
+    async with deal(2) as d:
+        dispute = dispute_of(d.bought, 1)
+        await d.bought.append(dispute)
+        await d.settle()
+        (signed,) = d.statements()
+        assert signed.message.held_pico == signed.message.lines[0].amount_pico // 2
+        assert clean(d.bought, d.sold)
+
+
+async def test_what_the_provider_books_and_issues_reaches_the_client() -> None:
+    async with deal(0) as d:
+        for _ in range(2):
+            await buy(d.purchaser, d.bought, d.sold, tokens=64)
+        (channel,) = d.bought.channels()
+        channel_id = channel.message.channel
+        payment = make_prepayment(channel_id, amount_cents=700, booked_ms=unix_ms() - 1000)
+        await d.sold.append(payment)
+        d.rig.shop.statements.news(channel_id)
+        await until(lambda: d.bought.settlement(Payment, channel_id))
+        await d.settle()
+        (signed,) = d.statements()
+        assert (signed.message.payments_cents, signed.message.closing_cents) == (
+            700,
+            signed.message.gross_cents - 700,
+        )
+        assert clean(d.bought, d.sold)
+
+
+class CentIssuer(Issuer):
+    """Issues invoices of nothing too, so that small answers have one."""
+
+    async def on_stated(self, signed: Signed[Statement], channel: Channel) -> None:
+        self.stated.append(signed)
+        await self.issue(signed, channel)
+
+
+@pytest.mark.parametrize("size", [1, 32 * 1024, 32 * 1024 + 1, MAX_DOCUMENT_BYTES])
+async def test_the_invoices_file_goes_over_whole(size: int) -> None:
+    sold = MemoryLedger()
+    issuer, receiver = CentIssuer(sold, size=size), Receiver()
+    selling = Selling(details=own_details(Role.PROVIDER), hooks=issuer)
+    settles_with = Buying(details=own_details(Role.CLIENT), hooks=receiver)
+    async with deal(1, sold=sold, selling=selling, settles_with=settles_with) as d:
+        await d.settle()
+        # The provider issues, says so, and the client comes for it by itself.
+        await until(lambda: receiver.files)
+        assert receiver.files == issuer.files
+        (channel,) = d.bought.channels()
+        assert len(d.bought.settlement(Invoice, channel.message.channel)) == 1
+
+
+@pytest.mark.parametrize("fault", ["other bytes", "gone", "too large"])
+async def test_a_file_that_is_not_the_invoices_is_not_taken_and_breaks_nothing(fault: str) -> None:
+    sold = MemoryLedger()
+    issuer, receiver = CentIssuer(sold), Receiver()
+    selling = Selling(details=own_details(Role.PROVIDER), hooks=issuer)
+    settles_with = Buying(details=own_details(Role.CLIENT), hooks=receiver)
+    async with deal(1, sold=sold, selling=selling, settles_with=settles_with) as d:
+        await d.settle()
+        await until(lambda: issuer.files)
+        (digest, file) = next(iter(issuer.files.items()))
+        content = b"x" * (MAX_DOCUMENT_BYTES + 1) if fault == "too large" else b"other"
+        issuer.files = {} if fault == "gone" else {digest: InvoiceFile(name=file.name, content=content)}
+        receiver.files.clear()
+        done = await d.settle(is_wanted=False)
+        assert not receiver.files and len(done.waiting) == 1 and not session(d.purchaser).quarantine
+        issuer.files = {digest: file}
+        await d.settle(is_wanted=False)
+        assert receiver.files == {digest: file}
+
+
+async def test_another_clients_document_is_not_handed_out() -> None:
+    sold = MemoryLedger()
+    issuer = CentIssuer(sold)
+    selling = Selling(details=own_details(Role.PROVIDER), hooks=issuer)
+    async with deal(1, sold=sold, selling=selling) as d:
+        await d.settle()
+        await until(lambda: issuer.files)
+        (channel,) = d.bought.channels()
+        stranger = await Buyer.connect(d.rig, secret_key("stranger"))
+        for channel_id in (channel.message.channel, stranger.channel.message.channel):
+            request = DocumentRequest(channel=channel_id, document_sha256=next(iter(issuer.files)), offset=0)
+            kind, payload = await stranger.ask(Kind.DOCUMENT_REQUEST, request.to_bytes())
+            assert kind == Kind.REFUSAL
+            assert parse_frame(payload, Refusal).code in ("unknown-channel", "unknown-document")
+            # Nor its statements, nor a statement of it.
+            if channel_id == channel.message.channel:
+                held = SettlementHeld(channel=channel_id, after=BEGIN, until=END, held=())
+                wish = StatementRequest(channel=channel_id, is_wanted=True, until_ms=0)
+                for kind_sent, frame in ((Kind.SETTLE, held), (Kind.STATEMENT_REQUEST, wish)):
+                    kind, payload = await stranger.ask(kind_sent, frame.to_bytes())
+                    assert (kind, parse_frame(payload, Refusal).code) == (Kind.REFUSAL, "unknown-channel")
+
+
+@pytest.mark.parametrize("change", [{"due_ms": 1}, {"closing_cents": 1}, {"payments_cents": -5}])
+async def test_a_provider_that_signs_another_statement_than_it_drafted_is_barred(change: dict[str, int]) -> None:
+    async with deal(1) as d:
+        book = d.rig.shop.statements
+
+        def sign_another(channel: Any, draft: Any) -> Signed[Statement]:
+            raised = {name: getattr(draft.statement, name) + by for name, by in change.items()}
+            return sign_message(msgspec.structs.replace(draft.statement, **raised), Role.PROVIDER, PROVIDER)
+
+        book.sign = sign_another  # type: ignore[method-assign]
+        with pytest.raises(ProtocolViolation, match="another statement than it had drafted"):
+            await d.settle()
+        assert session(d.purchaser).quarantine
+        (channel,) = d.bought.channels()
+        assert not d.bought.settlement(Statement, channel.message.channel)
+        ((record, reason),) = d.bought.evidence()
+        assert record.payload_type == Statement.payload_type and reason.startswith("statement-mismatch")
+
+
+async def test_differences_are_told_on_both_sides_and_nothing_is_signed() -> None:
+    async with deal(2) as d:
+        book, (channel,) = d.rig.shop.statements, d.bought.channels()
+        book.details.kept[(PROVIDER.public_key.raw, Role.PROVIDER)] = details_of(Role.PROVIDER)
+        # A provider whose VAT is another: its details say so, and it forgets to send them.
+        book.details = DictDetails(details_of(Role.PROVIDER), details_of(Role.CLIENT))
+        theirs = DictDetails(details_of(Role.PROVIDER), details_of(Role.CLIENT, vat_id="LV40003521600", country="LV"))
+
+        async def draft(channel: Any, request: Any) -> Any:
+            kept, book.details = book.details, theirs
+            try:
+                return await StatementBook.draft(book, channel, request)
+            finally:
+                book.details = kept
+
+        book.draft = draft  # type: ignore[method-assign]
+        done = await d.settle()
+        assert {one.field for one in done.differences} >= {"vat"}
+        assert done.drafted is not None and not done.statements
+        await until(lambda: book.differences)
+        told = book.differences[channel.message.channel]
+        assert told.differences == tuple(done.differences)
+        assert not d.sold.settlement(Statement, channel.message.channel)
+        del book.draft
+        await d.settle()
+        assert len(d.statements()) == 1 and not book.differences
+
+
+async def test_a_client_gets_no_more_statements_a_day_than_are_paid_for() -> None:
+    async with deal(1) as d:
+        codes = []
+        for _ in range(MOST_ASKED_FOR + 1):
+            done = await d.settle()
+            codes.append(done.nothing.code if done.nothing else "")
+        assert codes[-1] == "asked-too-often" and len(d.statements()) == MOST_ASKED_FOR
+        # The operator may, whenever it wants.
+        (channel,) = d.bought.channels()
+        d.rig.shop.statements.want(channel.message.channel, 0)
+        await until(lambda: len(d.sold.settlement(Statement, channel.message.channel)) == MOST_ASKED_FOR + 1)
+
+
+async def test_what_is_due_is_settled_without_a_word_on_the_next_link() -> None:
+    bought, sold = MemoryLedger(), MemoryLedger()
+    async with deal(2, bought=bought, sold=sold):
+        pass
+    with clocks_ahead(31):
+        async with deal(0, bought=bought, sold=sold) as d:
+            await until(lambda: len(d.issuer.stated) == 1)
+            (signed,) = d.statements()
+            assert signed.message.last_receipt == 2 and signed.message.until_ms % 86_400_000 == 0
+
+
+CUTS = ["drafted", "agreed", "signed", "at the client", "countersigned", "on record"]
+
+
+@pytest.mark.parametrize("cut", CUTS)
+async def test_cut_off_anywhere_the_next_exchange_takes_it_up(cut: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    agreed = AgreedInMemory()
+    settles_with = Buying(details=own_details(Role.CLIENT), hooks=Receiver(), agreed=agreed)
+    async with deal(2, settles_with=settles_with) as d:
+        (channel,) = d.bought.channels()
+
+        def lose(*_: Any) -> None:
+            for link in [one for links in d.rig.shop.links._by_client.values() for one in links]:
+                link.abort()
+
+        async def lose_draft(*_: Any) -> Any:
+            lose()
+            raise Refused("busy", "gone")
+
+        def lose_and_refuse(*_: Any) -> Any:
+            lose()
+            raise Refused("busy", "gone")
+
+        async def end(*_: Any) -> None:
+            raise Refused("busy", "the client's process ended")
+
+        with monkeypatch.context() as patched:
+            match cut:
+                case "drafted":
+                    patched.setattr(StatementBook, "draft", lose_draft)
+                case "agreed":
+                    patched.setattr(StatementBook, "sign", lose_and_refuse)
+                case "signed":
+                    patched.setattr(StatementExchange, "_send_signed", lose)
+                case "at the client":
+                    patched.setattr(StatementClient, "_keep", end)
+                case "countersigned":
+                    patched.setattr(StatementExchange, "_countersigned", lose)
+                case "on record":
+                    patched.setattr(StatementExchange, "_on_record", lose)
+            with contextlib.suppress(RemoteError):
+                await d.settle()
+        bought, sold = d.bought.crashed(), d.sold.crashed()
+    signed = {one.id for one in sold.settlement(Statement, channel.message.channel)}
+    assert len(signed) == (cut not in ("drafted", "agreed"))
+    async with deal(1, bought=bought, sold=sold, settles_with=settles_with) as d:
+        await d.settle()
+        first, *rest = d.statements()
+        assert not signed or {first.id} == signed
+        assert [one.message.statement_number for one in rest] == list(range(2, 2 + len(rest)))
+        assert d.statements()[-1].message.last_receipt == 3
+        await until(lambda: first.id in {one.id for one in d.issuer.stated})
+        assert clean(bought, sold)

@@ -1,0 +1,335 @@
+"""Records of settlement that go over: each side gets what it lacks, and keeps nothing that is not sound."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p2pgrid.errors import InvalidRecord, ProtocolViolation
+from p2pgrid.ledger.memory import MemoryLedger
+from p2pgrid.proto.billing_details import BillingDetails
+from p2pgrid.proto.messages import Offer
+from p2pgrid.proto.record import Record, Role, Signed, sign_message
+from p2pgrid.proto.settle_check import CHECKS, Taken, check_taken
+from p2pgrid.proto.settle_exchange import BEGIN, END, KINDS, compare, page_of, place_of, settled_records
+from p2pgrid.proto.statement import Invoice, Payment, Statement
+from p2pgrid.proto.wire import MAX_COMPARED, MAX_SETTLED, HeldSettled, SettledPlace, SettlementHeld
+from tests.factories import (
+    CLIENT,
+    DAY_MS,
+    PROVIDER,
+    Dealings,
+    digest,
+    make_channel,
+    make_invoice,
+    make_payment,
+    make_prepayment,
+    resigned,
+)
+from tests.settlement.statements.parts import DictDetails, details_of
+from tests.settlement.statements.two_sides import Sides
+
+
+async def settled(statements: int = 2) -> Sides:
+    """Statements with their invoices, the first one paid; all on the provider's side."""
+    sides = Sides()
+    await sides.begin()
+    for number in range(statements):
+        await sides.buy(tokens=1_000_000)
+        assert await sides.settle() == []
+        statement = sides.statements()[-1]
+        invoice = make_invoice(statement, issued_ms=statement.message.stated_ms)
+        await sides.provider.append(invoice)
+        if not number:
+            await sides.provider.append(make_payment(invoice, sides.channel, booked_ms=sides.now_ms))
+    return sides
+
+
+def held(ledger: MemoryLedger, channel: bytes) -> list[Signed[Any]]:
+    return settled_records(ledger, channel, ())
+
+
+async def test_both_come_to_hold_all_and_a_lost_ledger_gets_all_back() -> None:
+    sides = await settled()
+    await sides.bring_together()
+    ours, theirs = held(sides.client, sides.channel), held(sides.provider, sides.channel)
+    assert [one.id for one in ours] == [one.id for one in theirs] and len(ours) == 5
+    whole = sides.provider
+    for name in ("client", "provider"):
+        empty = MemoryLedger()
+        await empty.append(sides.dealings.offer, sides.dealings.channel)
+        setattr(sides, name, empty)
+        await sides.bring_together()
+        assert [one.id for one in held(empty, sides.channel)] == [one.id for one in held(whole, sides.channel)]
+        assert [set(one.signers) for one in held(empty, sides.channel)] == [set(one.signers) for one in theirs]
+    assert not sides.evidence
+
+
+def ids_of(details: DictDetails) -> dict[tuple[bytes, Role], bytes]:
+    return {place: one.id for place, one in details.kept.items()}
+
+
+async def test_details_go_both_ways_and_the_last_ones_count() -> None:
+    sides = Sides()
+    await sides.begin()
+    await sides.bring_together()
+    ours, theirs = sides.details
+    for role, key in ((Role.PROVIDER, PROVIDER), (Role.CLIENT, CLIENT)):
+        assert ours.of(key.public_key.raw, role) is not None
+        assert theirs.of(key.public_key.raw, role) is not None
+    ours.keep(details_of(Role.CLIENT, sequence=7, city="Alytus"))
+    theirs.keep(details_of(Role.PROVIDER, sequence=3, city="Trakai"))
+    await sides.bring_together()
+    assert ids_of(ours) == ids_of(theirs)
+    assert ours.kept[(CLIENT.public_key.raw, Role.CLIENT)].message.city == "Alytus"
+    # A side that has an old version does not bring it back.
+    ours.kept[(PROVIDER.public_key.raw, Role.PROVIDER)] = details_of(Role.PROVIDER)
+    await sides.bring_together()
+    assert ids_of(ours) == ids_of(theirs)
+
+
+async def test_hundreds_go_in_several_exchanges() -> None:
+    sides = Sides()
+    await sides.begin()
+    for _ in range(3 * MAX_SETTLED):
+        await sides.pay_ahead(1)
+    assert await sides.bring_together() >= 3
+    assert len(sides.client.settlement(Payment, sides.channel)) == 3 * MAX_SETTLED
+    empty = MemoryLedger()
+    await empty.append(sides.dealings.offer, sides.dealings.channel)
+    sides.provider = empty
+    assert await sides.bring_together() >= 3
+    assert len(empty.settlement(Payment, sides.channel)) == 3 * MAX_SETTLED
+    for _ in range(MAX_COMPARED):
+        await sides.pay_ahead(1)
+    await sides.bring_together()
+    ours, theirs = held(sides.client, sides.channel), held(sides.provider, sides.channel)
+    assert [one.id for one in ours] == [one.id for one in theirs]
+    assert await sides.bring_together() == 2
+
+
+PAID = [
+    make_prepayment(Dealings().id, reference=f"R{n}", entry=digest(f"e{n}"), booked_ms=1_800_000_000_000 + n // 3)
+    for n in range(400)
+]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sets(st.integers(0, 399)), st.sets(st.integers(0, 399)))
+def test_any_two_sets_become_one(ours: set[int], theirs: set[int]) -> None:
+    client = sorted((PAID[n] for n in ours), key=place_of)
+    provider = sorted((PAID[n] for n in theirs), key=place_of)
+    came, went, after, pages = set[bytes](), set[bytes](), BEGIN, 0
+    while after < END:
+        page = page_of(client, Dealings().id, after)
+        compared, sent = compare(provider, page)
+        assert len(page.held) <= MAX_COMPARED and max(len(sent), len(compared.lacks)) <= MAX_SETTLED
+        came |= {one.id for one in sent}
+        went |= set(compared.lacks)
+        assert after < compared.until
+        after, pages = compared.until, pages + 1
+    assert came == {PAID[n].id for n in theirs - ours} and went == {PAID[n].id for n in ours - theirs}
+    assert pages <= 2 + (len(ours | theirs)) // MAX_SETTLED * 2
+
+
+def check(sides: Sides, *records: Record, own: Role = Role.CLIENT) -> Taken:
+    ledger = sides.client if own is Role.CLIENT else sides.provider
+    terms = sides.dealings.channel.message
+    return check_taken(records, held(ledger, sides.channel), terms, own, now_ms=sides.now_ms)
+
+
+async def test_a_statement_that_the_provider_alone_signed_is_not_kept_but_judged() -> None:
+    sides = await settled(1)
+    (statement,) = sides.statements()
+    alone = sign_message(statement.message, Role.PROVIDER, PROVIDER)
+    sides.client = MemoryLedger()
+    await sides.client.append(sides.dealings.offer, sides.dealings.channel)
+    taken = check(sides, alone.record)
+    assert not taken.keep and [one.id for one in taken.to_judge] == [alone.id]
+    assert [one.id for one in check(sides, statement.record).keep] == [statement.id]
+
+
+Make = Callable[[Sides], Record]
+
+
+def second_statement(sides: Sides) -> Record:
+    statement = sides.statements()[0]
+    other = resigned(statement, PROVIDER, Role.PROVIDER, due_ms=statement.message.due_ms + 1)
+    return other.countersigned(Role.CLIENT, CLIENT).record
+
+
+def second_invoice(sides: Sides) -> Record:
+    (invoice,) = sides.provider.settlement(Invoice, sides.channel)
+    return resigned(invoice, PROVIDER, Role.PROVIDER, document_sha256=digest("another")).record
+
+
+def second_booking(sides: Sides) -> Record:
+    (payment,) = sides.provider.settlement(Payment, sides.channel)
+    return resigned(payment, PROVIDER, Role.PROVIDER, booked_ms=payment.message.booked_ms - 1).record
+
+
+@pytest.mark.parametrize("make", [second_statement, second_invoice, second_booking])
+async def test_what_contradicts_what_is_on_record_is_evidence(make: Make) -> None:
+    sides = await settled(1)
+    await sides.bring_together()
+    taken = check(sides, make(sides))
+    assert len(taken.conflicting) == 1 and not taken.keep and not taken.waiting
+
+
+def without_statement(sides: Sides) -> Record:
+    statement = sides.statements()[0]
+    later = resigned(statement, PROVIDER, Role.PROVIDER, statement_number=9)
+    return make_invoice(later, invoice_number="9").record
+
+
+def of_another_sum(sides: Sides) -> Record:
+    statement = sides.statements()[0]
+    return make_invoice(statement, net_cents=statement.message.net_cents + 1).record
+
+
+def payment_of_no_invoice(sides: Sides) -> Record:
+    invoice = make_invoice(sides.statements()[0], invoice_number="none")
+    return make_payment(invoice, sides.channel, booked_ms=sides.now_ms).record
+
+
+@pytest.mark.parametrize("make", [without_statement, of_another_sum, payment_of_no_invoice])
+async def test_what_fits_nothing_waits(make: Make) -> None:
+    sides = await settled(1)
+    record = make(sides)
+    if make is not payment_of_no_invoice:
+        record = Record(record.payload_type, record.payload, record.signatures)
+    taken = check(sides, record)
+    assert [one.id for one, _ in taken.waiting] == [record.id] and not taken.keep and not taken.conflicting
+
+
+async def test_too_much_paid_for_an_invoice_waits() -> None:
+    sides = await settled(1)
+    await sides.bring_together()
+    (invoice,) = sides.client.settlement(Invoice, sides.channel)
+    again = make_payment(invoice, sides.channel, reference="AGAIN", entry=digest("again"), booked_ms=sides.now_ms)
+    taken = check(sides, again.record)
+    assert len(taken.waiting) == 1 and "are paid" in taken.waiting[0][1]
+
+
+async def test_an_invoice_taken_back_and_made_again_is_kept_whole_or_not_at_all() -> None:
+    sides = await settled(1)
+    await sides.bring_together()
+    (statement,) = sides.statements()
+    message = statement.message
+    back = make_invoice(
+        statement,
+        invoice_number="B",
+        net_cents=-message.net_cents,
+        vat_cents=message.net_cents - message.gross_cents,
+        issued_ms=message.stated_ms + 1,
+    )
+    again = make_invoice(statement, invoice_number="C", issued_ms=message.stated_ms + 2)
+    assert len(check(sides, back.record).waiting) == 1
+    assert len(check(sides, back.record, again.record).keep) == 2
+
+
+def by_the_client(sides: Sides) -> Record:
+    (invoice,) = sides.provider.settlement(Invoice, sides.channel)
+    return sign_message(invoice.message, Role.CLIENT, CLIENT).record
+
+
+def by_a_stranger(sides: Sides) -> Record:
+    return make_prepayment(sides.channel, booked_ms=sides.now_ms).record.with_signature(
+        sign_message(details_of(Role.CLIENT).message, Role.PROVIDER, CLIENT).record.signatures[0]
+    )
+
+
+def of_another_channel(sides: Sides) -> Record:
+    return make_prepayment(make_channel(name="another").message.channel, booked_ms=sides.now_ms).record
+
+
+def of_another_kind(sides: Sides) -> Record:
+    return sides.dealings.offer.record
+
+
+def of_another_currency(sides: Sides) -> Record:
+    return make_prepayment(sides.channel, booked_ms=sides.now_ms, currency="CHF").record
+
+
+def of_tomorrow(sides: Sides) -> Record:
+    return make_prepayment(sides.channel, booked_ms=sides.now_ms + 2 * DAY_MS).record
+
+
+def of_another_party(sides: Sides) -> Record:
+    details = details_of(Role.PROVIDER).message
+    import msgspec
+
+    return sign_message(msgspec.structs.replace(details, party=CLIENT.public_key.raw), Role.PROVIDER, PROVIDER).record
+
+
+def statement_of_the_client_alone(sides: Sides) -> Record:
+    return sign_message(sides.statements()[0].message, Role.CLIENT, CLIENT).record
+
+
+BAD: dict[Make, str] = {
+    by_the_client: "signature-missing",
+    by_a_stranger: "wrong-key",
+    of_another_channel: "",
+    of_another_kind: "",
+    of_another_currency: "payment-mismatch",
+    of_tomorrow: "clock-skew",
+    of_another_party: "",
+    statement_of_the_client_alone: "signature-missing",
+}
+
+
+@pytest.mark.parametrize("make", BAD)
+async def test_what_is_not_sound_ends_the_exchange(make: Make) -> None:
+    sides = await settled(1)
+    for own in (Role.CLIENT, Role.PROVIDER):
+        with pytest.raises((InvalidRecord, ProtocolViolation)) as fault:
+            check(sides, make(sides), own=own)
+        code = BAD[make]
+        assert isinstance(fault.value, InvalidRecord) is bool(code)
+        assert getattr(fault.value, "code", "") == code
+
+
+async def test_the_same_record_twice_and_too_many() -> None:
+    sides = await settled(1)
+    payment = make_prepayment(sides.channel, booked_ms=sides.now_ms).record
+    with pytest.raises(ProtocolViolation, match="twice"):
+        check(sides, payment, payment)
+    with pytest.raises(ProtocolViolation, match="at most"):
+        check_taken([payment] * 8193, [], sides.dealings.channel.message, Role.CLIENT, now_ms=sides.now_ms)
+
+
+def place(n: int) -> SettledPlace:
+    return SettledPlace(rank=5, place=n, id=digest(str(n)))
+
+
+@pytest.mark.parametrize(
+    ("after", "until", "places"),
+    [
+        (BEGIN, END, [3, 2]),
+        (BEGIN, END, [2, 2]),
+        (place(5), END, [3]),
+        (BEGIN, place(2), [3]),
+        (END, END, []),
+        (place(3), place(2), []),
+    ],
+)
+def test_lists_out_of_order_or_range(after: SettledPlace, until: SettledPlace, places: Sequence[int]) -> None:
+    theirs = SettlementHeld(
+        channel=bytes(32),
+        after=after,
+        until=until,
+        held=tuple(HeldSettled(at=place(n), signers=1) for n in places),
+    )
+    with pytest.raises(ProtocolViolation):
+        compare([], theirs)
+
+
+def test_every_kind_has_its_check_in_the_order_of_the_ranks() -> None:
+    assert [kind.message_type for kind in KINDS.values()] == list(CHECKS)
+    assert {BillingDetails, Statement, Invoice, Payment} <= set(CHECKS) and Offer not in CHECKS
+    assert asyncio.iscoroutinefunction(Sides.settle)
