@@ -124,8 +124,10 @@ def test_the_ledger_is_the_banks_truth(events: list[tuple[str, int]]) -> None:
     for key, one in known.items():
         named = bool(entries[key].end_to_end_id)
         assert one[0].decision.kind != "unrelated" or not named, "what names a bill or a channel is never passed over"
-        # What was paid and came back before any of it was read, may be left to a person; all else is booked.
-        assert not named or one[0].decision.is_booked or entries[key].amount_cents < 0, one[0].decision
+        # What was paid and came back before any of it was read, may be left to a person, and so may what is paid once
+        # more under a reference that is paid already; all else is booked.
+        is_again = "reused-reference" in one[0].decision.findings
+        assert not named or one[0].decision.is_booked or entries[key].amount_cents < 0 or is_again, one[0].decision
     check_records(world)
     before = [one.id for one in world.payments()]
     months.end()
