@@ -1,4 +1,4 @@
-"""A debt that others can see: a provider's claim that a signed statement is not paid (docs/spec/messages.md, rule 24d).
+"""A debt that others can see: a provider's claim that a signed statement is not paid (docs/spec/messages.md, rule 24g).
 
 The debt itself the client has signed: it stands in the statement. What the claim adds is that it is not paid, and that
 the provider can be held to: it lists every payment of it that it had booked, and a payment record of its own that is

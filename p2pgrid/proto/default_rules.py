@@ -1,4 +1,4 @@
-"""Is a claim of default true, by the records that anybody shows? (docs/spec/messages.md, rule 24d)
+"""Is a claim of default true, by the records that anybody shows? (docs/spec/messages.md, rule 24g)
 
 Pure: the same records give the same verdict to everybody. Nobody is believed: the client has signed the debt, and the
 provider what it was paid. More records can only turn a claim that stands into one that is cleared or false.
