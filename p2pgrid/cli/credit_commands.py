@@ -217,9 +217,10 @@ def _print_peer(one: PeerCredit) -> None:
         f"  paid in time {_eur(one.on_time_cents)}, late {_eur(one.late_cents)}, in {one.statements} statement(s)"
     )
     for invoice in one.open_invoices:
-        what = f"invoice {', '.join(invoice.invoice_numbers)}" if invoice.invoice_numbers else "statement"
         late = ", OVERDUE" if invoice.overdue else ""
-        click.echo(f"  open: {what} {_eur(invoice.open_cents)}, due {_day(invoice.due_ms)}{late}")
+        click.echo(
+            f"  open: invoice {invoice.invoice_number} {_eur(invoice.open_cents)}, due {_day(invoice.due_ms)}{late}"
+        )
 
 
 def _in_force(one: PeerCredit) -> str:

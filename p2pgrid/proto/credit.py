@@ -190,25 +190,6 @@ class ChannelCredit:
         self.freed_pico = self.balances.freed_pico(self.paid_cents, sum(self._credits.values()))
 
 
-class Overdue(NamedTuple):
-    """The oldest statement of a client that is not paid."""
-
-    from_ms: int
-    """When it is overdue from."""
-    statement: Statement
-    cents: int
-    """What is open of it."""
-
-
-def first_overdue(credits: Iterable[ChannelCredit], grace_ms: int) -> Overdue | None:
-    """What is overdue first of all that is open in these channels, now or at some time to come."""
-    found = (one for credit in credits for one in credit.balances.open_statements(credit.paid_cents))
-    dated = [Overdue(one.statement.due_ms + grace_ms, one.statement, one.cents) for one in found]
-    return min(
-        dated, key=lambda one: (one.from_ms, one.statement.channel, one.statement.statement_number), default=None
-    )
-
-
 def balances_of(statements: Iterable[Statement]) -> Balances | None:
     """The balances of all statements, the n-th being number n; None if one of them is missing."""
     balances = Balances()

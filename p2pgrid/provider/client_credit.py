@@ -17,7 +17,6 @@ from p2pgrid.config import TermsConfig
 from p2pgrid.errors import LedgerError, Refused
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.proto.books import Arrears
-from p2pgrid.proto.credit import Overdue, first_overdue
 from p2pgrid.proto.invoice_sums import PICO_PER_CENT
 from p2pgrid.proto.keys import PublicKey
 from p2pgrid.proto.messages import Channel
@@ -25,7 +24,9 @@ from p2pgrid.proto.record import PARTIES, Message, Signed
 from p2pgrid.proto.settled import PayingHistory, history_of
 from p2pgrid.proto.statement import Invoice, Payment, Statement
 from p2pgrid.provider.channels import Channels
+from p2pgrid.settlement.open_items import open_items
 from p2pgrid.settlement.payments.cents import format_cents
+from p2pgrid.settlement.set_offs import set_off_shares
 from p2pgrid.units import MICRO_PER_EUR, PICO_PER_EUR, parse_price_eur
 
 log = logging.getLogger(__name__)
@@ -130,16 +131,25 @@ class ClientCredit:
     def review(self, client: PublicKey) -> None:
         """See what the client owes, and tell its channels. Raises LedgerError."""
         mine = self._channels.of_client(client)
-        overdue = None
-        if not self._policy.lends_when_overdue:
-            overdue = first_overdue((channel.books.credit for channel in mine), self._policy.grace_ms)
-        arrears = Arrears(overdue.from_ms, self._sentence(overdue)) if overdue is not None else None
+        arrears = None if self._policy.lends_when_overdue else self._arrears([one.books.id for one in mine])
         for channel in mine:
             if channel.books.arrears != arrears:
                 self._channels.note_arrears(channel, arrears)
 
+    def _arrears(self, channels: Sequence[bytes]) -> Arrears | None:
+        """The invoice of these channels that is to be paid first, overdue or not yet."""
+        items = open_items(self._ledger, channels, set_off=set_off_shares(self._ledger, channels))
+        owed = [one for one in items if one.left_cents > 0]
+        if not owed:
+            return None
+        first = min(owed, key=lambda one: (one.due_ms, one.number))
+        due = datetime.fromtimestamp(first.due_ms / 1000, self._zone).date()
+        amount = f"{format_cents(first.left_cents)} {first.currency}"
+        sentence = f"Of invoice {first.number} {amount} are open, and were due on {due}."
+        return Arrears(first.due_ms + self._policy.grace_ms, sentence)
+
     def _note_durable(self, signed: Sequence[Signed[Message]]) -> None:
-        settled = {one.message.channel for one in signed if isinstance(one.message, Statement | Payment)}
+        settled = {one.message.channel for one in signed if isinstance(one.message, Statement | Invoice | Payment)}
         for channel_id in settled:
             channel = self._channels.get(channel_id)
             if channel is None:
@@ -149,16 +159,6 @@ class ClientCredit:
                 self.review(channel.books.client)
             except LedgerError as error:
                 log.error("what was settled on channel %s could not be counted: %s", channel_id.hex()[:16], error)
-
-    def _sentence(self, overdue: Overdue) -> str:
-        statement = overdue.statement
-        known = self._ledger.settlement(Statement, statement.channel)
-        ids = {one.id for one in known if one.message.statement_number == statement.statement_number}
-        invoices = (one.message for one in self._ledger.settlement(Invoice, statement.channel))
-        numbers = [one.invoice_number for one in invoices if one.statement in ids and one.gross_cents > 0]
-        what = f"invoice {numbers[-1]}" if numbers else f"statement {statement.statement_number}"
-        due = datetime.fromtimestamp(statement.due_ms / 1000, self._zone).date()
-        return f"Of {what} {format_cents(overdue.cents)} {statement.currency} are open, and were due on {due}."
 
 
 def own_history(ledger: Ledger, channel: Signed[Channel], now_ms: int, grace_ms: int) -> PayingHistory:

@@ -14,7 +14,7 @@ from p2pgrid.config import DataFolder
 from p2pgrid.errors import P2pgridError, UsageError
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.proto.keys import SecretKey
-from tests.factories import CLIENT, DAY_MS, PROVIDER, secret_key
+from tests.factories import CLIENT, DAY_MS, PROVIDER, make_invoice, secret_key
 from tests.proto.credit_vectors import Debt
 
 PROVIDER_ID, CLIENT_ID = PROVIDER.public_key.peer_id, CLIENT.public_key.peer_id
@@ -47,7 +47,7 @@ async def with_ledger(folder: Path, key: SecretKey, debt: Debt) -> Command:
     await ledger.append(debt.grid.offer, debt.grid.channel)
     for signed in debt.grid.provider_has:
         await ledger.append(signed)
-    await ledger.append(debt.first, debt.statement, debt.invoice, *debt.payments)
+    await ledger.append(debt.first, make_invoice(debt.first), debt.statement, debt.invoice, *debt.payments)
     await ledger.aclose()
     return command
 
@@ -87,7 +87,7 @@ def test_a_claim_goes_from_one_operator_to_another_and_is_cleared(
     assert other.json("allow", CLIENT_ID, "--revoke")["changed"] is True
 
     paid = tmp_path / "paid.jsonl"
-    assert client.json("history", "-o", str(paid))["records"] == 5
+    assert client.json("history", "-o", str(paid))["records"] == 6
     (history,) = other.json("import", str(paid))["histories"]
     assert (history["client"], history["statements"], history["believed"]) == (CLIENT_ID, 2, False)
 

@@ -124,7 +124,8 @@ async def test_an_operator_may_lend_all_the_same() -> None:
     async with provider(sold, policy=dataclasses.replace(STRICT, lends_when_overdue=True)) as rig:
         buyer = await Buyer.connect(rig)
         await buyer.order(max_tokens=20).send().to_end()
-        await sold.append(statement_of(sold, buyer.channel.message.channel, 1240))
+        statement = statement_of(sold, buyer.channel.message.channel, 1240)
+        await sold.append(statement, make_invoice(statement))
         assert (await buyer.order().send().to_end()).receipt_number == 2
 
 
@@ -133,7 +134,10 @@ async def test_what_is_overdue_is_so_after_a_restart() -> None:
     async with provider(sold, policy=STRICT) as rig:
         buyer = await Buyer.connect(rig)
         await buyer.order(max_tokens=20).send().to_end()
-        await sold.append(statement_of(sold, buyer.channel.message.channel, 1240))
+        statement = statement_of(sold, buyer.channel.message.channel, 1240)
+        await sold.append(statement)
+        assert (await buyer.order().send().to_end()).receipt_number == 2  # it is not invoiced yet
+        await sold.append(make_invoice(statement))
     async with provider(sold, policy=STRICT) as rig:
         await buyer.reconnect(rig)
         await buyer.resume()

@@ -21,12 +21,12 @@ from p2pgrid.proto.dispute import Decision
 from p2pgrid.proto.disputing import sign_answer
 from p2pgrid.proto.messages import Status
 from p2pgrid.proto.record import Role, Signed, parse_record, sign_message
-from p2pgrid.proto.statement import Payment, Statement
+from p2pgrid.proto.statement import Invoice, Payment, Statement
 from p2pgrid.proto.wire import Channels, Kind, Records, Refusal, parse_frame
 from p2pgrid.provider.node import Provider
 from p2pgrid.provider.pages import serve_pages
 from p2pgrid.provider.workers import ProviderWorkers
-from tests.factories import make_prepayment, make_statement, secret_key
+from tests.factories import make_invoice, make_prepayment, make_statement, secret_key
 from tests.provider.rig import Buyer, Clock, Rig, receive, until
 from tests.provider.test_disputes import begin as begin_disputes
 from tests.provider.test_node import config, node
@@ -385,12 +385,12 @@ def make_prepaid(provider: Provider, channel: bytes, now_ms: int) -> Signed[Paym
     return sign_message(message, Role.PROVIDER, provider.key)
 
 
-def make_overdue(provider: Provider, buyer: Buyer) -> tuple[Signed[Statement]]:
-    """A statement of 12.40 EUR that was due at once."""
+def make_overdue(provider: Provider, buyer: Buyer) -> tuple[Signed[Statement], Signed[Invoice]]:
+    """A statement of 12.40 EUR that was due at once, and its invoice."""
     channel = buyer.channel.message
     now_ms = max(buyer.now_ms(), channel.opened_ms + 1)
     times = {"from_ms": channel.opened_ms, "until_ms": now_ms, "stated_ms": now_ms, "due_ms": now_ms}
     net = {"net_cents": 1240, "gross_cents": 1240}
     message = make_statement([], bytes(32), channel=channel.channel, **times, **net).message
-    signed = sign_message(message, Role.PROVIDER, provider.key)
-    return (signed.countersigned(Role.CLIENT, buyer.key),)
+    signed = sign_message(message, Role.PROVIDER, provider.key).countersigned(Role.CLIENT, buyer.key)
+    return signed, sign_message(make_invoice(signed).message, Role.PROVIDER, provider.key)

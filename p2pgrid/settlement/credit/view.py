@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import msgspec
 
-from p2pgrid.proto.credit import ChannelCredit
 from p2pgrid.proto.keys import PublicKey, parse_public_key
 from p2pgrid.proto.messages import Channel
-from p2pgrid.proto.record import PARTIES, Role, Signed
+from p2pgrid.proto.record import PARTIES, M, Role, Signed
 from p2pgrid.proto.restore import ChannelRecords, restore_books
 from p2pgrid.proto.settled import PayingHistory, history_of
-from p2pgrid.proto.statement import Invoice, Payment, Statement
+from p2pgrid.proto.statement import Payment, Statement
+from p2pgrid.settlement.open_items import open_items
+from p2pgrid.settlement.set_offs import set_off_shares
 
 
 class CreditLedger(ChannelRecords, Protocol):
@@ -21,13 +22,15 @@ class CreditLedger(ChannelRecords, Protocol):
 
     def channels(self) -> list[Signed[Channel]]: ...
 
+    def settlement(self, message_type: type[M], channel: bytes) -> list[Signed[M]]: ...
+
 
 class OpenInvoice(msgspec.Struct, frozen=True, kw_only=True):
-    """What is left to pay of one statement."""
+    """What is left to pay of one invoice, as `p2pgrid pay` sees it."""
 
     channel: str
     statement_number: int
-    invoice_numbers: tuple[str, ...]
+    invoice_number: str
     open_cents: int
     due_ms: int
     overdue: bool
@@ -94,7 +97,7 @@ def _peer_credit(
     now_ms: int,
     grace_ms: int,
 ) -> PeerCredit:
-    views, invoices = [], []
+    views = []
     history, used, limit = PayingHistory(), 0, 0
     for channel in channels:
         books = restore_books(ledger, channel, role)
@@ -111,10 +114,11 @@ def _peer_credit(
         views.append(view)
         if not is_expired:
             used, limit = used + view.used_pico, view.limit_pico
-        invoices += _open_invoices(ledger, books.credit, books.id, now_ms - grace_ms)
         statements = [one.message for one in ledger.settlement(Statement, books.id) if set(PARTIES) <= set(one.signers)]
         payments = [one.message for one in ledger.settlement(Payment, books.id)]
         history = history.plus(history_of(statements, payments, now_ms=now_ms, grace_ms=grace_ms))
+    invoices = _open_invoices(ledger, [one.message.channel for one in channels], now_ms - grace_ms)
+    history = history._replace(overdue_cents=sum(one.open_cents for one in invoices if one.overdue))
     return PeerCredit(
         peer=parse_public_key(other).peer_id,
         role=role.value,
@@ -127,21 +131,17 @@ def _peer_credit(
     )
 
 
-def _open_invoices(
-    ledger: CreditLedger, credit: ChannelCredit, channel: bytes, due_before_ms: int
-) -> list[OpenInvoice]:
-    ids = {one.message.statement_number: one.id for one in ledger.settlement(Statement, channel)}
-    billed = [one.message for one in ledger.settlement(Invoice, channel)]
+def _open_invoices(ledger: CreditLedger, channels: Sequence[bytes], due_before_ms: int) -> list[OpenInvoice]:
+    items = open_items(ledger, channels, set_off=set_off_shares(ledger, channels))
     return [
         OpenInvoice(
-            channel=channel.hex(),
-            statement_number=one.statement.statement_number,
-            invoice_numbers=tuple(
-                i.invoice_number for i in billed if i.statement == ids.get(one.statement.statement_number)
-            ),
-            open_cents=one.cents,
-            due_ms=one.statement.due_ms,
-            overdue=one.statement.due_ms < due_before_ms,
+            channel=one.channel.hex(),
+            statement_number=one.statement_number,
+            invoice_number=one.number,
+            open_cents=one.left_cents,
+            due_ms=one.due_ms,
+            overdue=one.due_ms < due_before_ms,
         )
-        for one in credit.balances.open_statements(credit.paid_cents)
+        for one in items
+        if one.left_cents > 0
     ]
