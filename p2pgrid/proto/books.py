@@ -137,7 +137,7 @@ class ChannelBooks:
         return self.credit.freed_pico - self.total_pico - self.reserved_pico
 
     def note_settled(self, *records: Signed[Message]) -> None:
-        """Statements, payments and what was set off are on record: credit may be free again.
+        """Statements and payments are on record: credit may be free again. What is set off is `credit`'s to note.
 
         Each counts once, however often it is noted. Other records change nothing.
         """

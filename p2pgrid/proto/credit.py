@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from p2pgrid.proto.invoice_sums import PICO_PER_CENT
 from p2pgrid.proto.record import PARTIES, Signed
+from p2pgrid.proto.set_off_rules import TakenOff
 from p2pgrid.proto.statement import Payment, Statement
 
 UNSTATED_RATE_BP: Final = 2700
@@ -116,16 +117,6 @@ class Balances:
         return self._billed[n] - self._billed[at + 1] + -(-billed * part // gross)
 
 
-class SettledAmount(Protocol):
-    """What was set off in a channel: of whoever keeps the record, its id and the cents off what the client owes."""
-
-    @property
-    def id(self) -> bytes: ...
-
-    @property
-    def cents(self) -> int: ...
-
-
 class ChannelCredit:
     """What is freed of one channel's total: the same on both sides once both hold the same records.
 
@@ -169,10 +160,10 @@ class ChannelCredit:
             self._money_cents += signed.message.amount_cents
             self._work_out()
 
-    def note_set_off(self, set_off: SettledAmount) -> None:
-        """Something was set off against what the client owes in the channel, by a record that both signed."""
-        if self._is_new(set_off.id):
-            self._set_off_cents += set_off.cents
+    def note_set_off(self, taken: TakenOff) -> None:
+        """A set-off or a cycle's leg is in force, and takes something off what the client owes in the channel."""
+        if self._is_new(taken.record_id):
+            self._set_off_cents += taken.cents
             self._work_out()
 
     def note_credit(self, receipt_number: int, pico: int) -> None:

@@ -78,6 +78,8 @@ class _FreedAtMost:
     went: _Steps
     """What went back, by the time from which the provider must have known of it."""
     credits: _Steps
+    set_off: _Steps
+    """What was set off, by when that was proposed."""
 
     @classmethod
     def of(cls, book: Book) -> _FreedAtMost | None:
@@ -108,6 +110,7 @@ class _FreedAtMost:
             _Steps(came),
             _Steps(went),
             _Steps(step for of_one in credits.values() for step in _rises(of_one)),
+            _Steps((one.at_ms, one.cents) for one in book.taken_off),
         )
 
     def by(self, since_ms: int, until_ms: int) -> int:
@@ -118,7 +121,7 @@ class _FreedAtMost:
         if most - least > _MOST_AT_ONCE:
             return 2**80
         paid_cents = max(self.came.by(until_ms) - self.went.by(since_ms), self.counted_cents[most])
-        paid_cents += self.balances.set_off_cents[most]
+        paid_cents += max(self.set_off.by(until_ms), self.balances.set_off_cents[most])
         credited_pico = self.credits.by(until_ms)
         return max(self.balances.freed_pico(paid_cents, credited_pico, n) for n in range(least, most + 1))
 

@@ -16,6 +16,8 @@ from p2pgrid.errors import InvalidRecord
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.fields import CurrencyCode, Id, TimeMs
 from p2pgrid.proto.record import Message, Signed
+from p2pgrid.proto.set_off import SetOff
+from p2pgrid.proto.set_off_rules import is_in_force
 from p2pgrid.proto.statement import MAX_CENTS, Payment, Statement
 
 MAX_LISTED: Final = 256
@@ -33,7 +35,7 @@ class Default(Message, frozen=True, kw_only=True):
     """The Statement's record, which both have signed."""
     currency: CurrencyCode
     unpaid_cents: Annotated[int, Meta(ge=1, le=MAX_CENTS)]
-    """The statement's closing balance less the payments listed."""
+    """The statement's closing balance less the payments listed, and less what was set off since."""
     payments: Annotated[tuple[Id, ...], Meta(max_length=MAX_LISTED)]
     """Every Payment since the statement that was booked by `as_of_ms`, what went back too, by id."""
     as_of_ms: TimeMs
@@ -63,12 +65,36 @@ def payments_since(statement: Signed[Statement], payments: Iterable[Signed[Payme
     return [since[record_id] for record_id in sorted(since)]
 
 
+def set_off_since(statement: Signed[Statement], set_offs: Iterable[Signed[SetOff]]) -> int:
+    """What set-offs in force take off the statement's channel, and its closing balance cannot count yet, in cents.
+
+    They name the statement, or were proposed more than 120 s after it was made.
+    """
+    stated = statement.message
+    cents = 0
+    for one in {one.id: one.message for one in set_offs if is_in_force(one)}.values():
+        side = one.side_of(stated.channel)
+        is_since = one.agreed_ms > stated.stated_ms + CLOCK_TOLERANCE_MS
+        if side is not None and (is_since or any(claim.statement == statement.id for claim in side.claims)):
+            cents += one.amount_cents
+    return cents
+
+
 def make_default(
-    statement: Signed[Statement], payments: Iterable[Signed[Payment]], *, as_of_ms: int, now_ms: int
+    statement: Signed[Statement],
+    payments: Iterable[Signed[Payment]],
+    set_offs: Iterable[Signed[SetOff]] = (),
+    *,
+    as_of_ms: int,
+    now_ms: int,
 ) -> Default | None:
-    """The claim that a statement is not paid, or None where nothing of it is open. `payments`: all of the channel."""
+    """The claim that a statement is not paid, or None where nothing of it is open.
+
+    `payments`, `set_offs`: all of the channel.
+    """
     listed = [one for one in payments_since(statement, payments) if one.message.booked_ms <= as_of_ms]
-    unpaid_cents = statement.message.closing_cents - sum(one.message.amount_cents for one in listed)
+    paid_cents = sum(one.message.amount_cents for one in listed) + set_off_since(statement, set_offs)
+    unpaid_cents = statement.message.closing_cents - paid_cents
     if unpaid_cents <= 0:
         return None
     return Default(

@@ -15,10 +15,12 @@ from p2pgrid.errors import InvalidRecord
 from p2pgrid.proto.card_chain import verify_card
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS, verify_channel
 from p2pgrid.proto.codes import Party
-from p2pgrid.proto.default import Default, payments_since
+from p2pgrid.proto.default import Default, payments_since, set_off_since
 from p2pgrid.proto.keys import PublicKey, parse_public_key
 from p2pgrid.proto.messages import Channel, Offer
 from p2pgrid.proto.record import M, Record, Role, Signed, parse_message, verify_record, verify_self_signed
+from p2pgrid.proto.set_off import SetOff
+from p2pgrid.proto.set_off_rules import faults_of_parties, is_in_force, verify_named
 from p2pgrid.proto.statement import Invoice, Payment, PaymentKind, Statement
 from p2pgrid.proto.statement_rules import faults_of_sums
 
@@ -66,6 +68,8 @@ class ShownRecords:
     """By id: those that the provider has signed, with the client's signature where it fits too."""
     invoices: list[Signed[Invoice]] = field(default_factory=list)
     payments: dict[bytes, Signed[Payment]] = field(default_factory=dict)
+    set_offs: dict[bytes, Signed[SetOff]] = field(default_factory=dict)
+    """In force, and of this channel's parties."""
 
     @property
     def countersigned(self) -> list[Signed[Statement]]:
@@ -133,17 +137,18 @@ def _judge(claim: Default, shown: ShownRecords, now_ms: int) -> tuple[DefaultSta
     later = _successors(statement, shown)
     if later and later[-1].message.closing_cents <= 0 and later[-1].message.stated_ms <= until_ms:
         return DefaultState.FALSE, "A statement of before the claim leaves nothing open.", 0
-    return _left(claim, statement, unlisted, later)
+    paid = sum(one.message.amount_cents for one in since) + set_off_since(statement, shown.set_offs.values())
+    return _left(claim, statement, paid, later)
 
 
 def _left(
     claim: Default,
     statement: Signed[Statement],
-    unlisted: Sequence[Signed[Payment]],
+    paid_cents: int,
     later: Sequence[Signed[Statement]],
 ) -> tuple[DefaultState, str, int]:
-    """What is open by now: what came is what payments say, or what later statements count, whichever is more."""
-    left = claim.unpaid_cents - sum(one.message.amount_cents for one in unlisted)
+    """What is open by now: what came is what records since say, or what later statements count, whichever is more."""
+    left = statement.message.closing_cents - paid_cents
     counted = statement.message.closing_cents
     for one in later:
         counted -= one.message.payments_cents + one.message.set_off_cents
@@ -199,6 +204,8 @@ def _channel_of(record: Record) -> Signed[Channel] | None:
 
 
 def _add(found: dict[bytes, ShownRecords], record: Record) -> None:
+    if record.payload_type == SetOff.payload_type:
+        _add_set_off(found, record)
     for message_type in (Statement, Invoice, Payment):
         if record.payload_type != message_type.payload_type:
             continue
@@ -215,6 +222,17 @@ def _add(found: dict[bytes, ShownRecords], record: Record) -> None:
                 shown.payments[signed.id] = signed  # type: ignore[assignment]
         elif all(one.id != signed.id for one in shown.invoices):
             shown.invoices.append(signed)  # type: ignore[arg-type]
+
+
+def _add_set_off(found: dict[bytes, ShownRecords], record: Record) -> None:
+    try:
+        signed = verify_named(record, SetOff)
+    except InvalidRecord:
+        return
+    for side in signed.message.sides:
+        shown = found.get(side.channel)
+        if shown is not None and is_in_force(signed) and not faults_of_parties(signed.message, shown.channel.message):
+            shown.set_offs[signed.id] = signed
 
 
 def _signed(record: Record, message_type: type[M], found: dict[bytes, ShownRecords]) -> Signed[M] | None:

@@ -9,10 +9,13 @@ from p2pgrid.errors import LedgerError
 from p2pgrid.proto.books import ChannelBooks, risk_pico
 from p2pgrid.proto.channel import ChannelHead
 from p2pgrid.proto.contested import contest_of
+from p2pgrid.proto.cycle import Cycle, CycleVerdict, Leg
 from p2pgrid.proto.dispute import Answer, Dispute
 from p2pgrid.proto.dispute_rules import is_accepted
 from p2pgrid.proto.messages import Channel, Offer, Order, Receipt, Tariff, Voucher
 from p2pgrid.proto.record import M, Record, Role, Signed
+from p2pgrid.proto.set_off import SetOff
+from p2pgrid.proto.set_off_rules import taken_off
 from p2pgrid.proto.statement import Payment, Statement
 
 
@@ -114,8 +117,13 @@ def restore_books(records: ChannelRecords, channel: Signed[Channel], own: Role) 
 
 
 def restore_credit(records: SettlementRecords, books: ChannelBooks) -> None:
-    """Count every statement and payment of the channel that is on record; those that are counted already stay so."""
+    """Count all that was stated, paid and set off in the channel, as it is on record; what is counted already stays."""
     books.note_settled(*records.settlement(Statement, books.id), *records.settlement(Payment, books.id))
+    set_offs, cycles = records.settlement(SetOff, books.id), records.settlement(Cycle, books.id)
+    legs = records.settlement(Leg, books.id) if cycles else ()
+    verdicts = records.settlement(CycleVerdict, books.id) if cycles else ()
+    for taken in taken_off(books.id, set_offs, cycles, legs, verdicts):
+        books.credit.note_set_off(taken)
 
 
 def note_credit(books: ChannelBooks, dispute: Dispute, answer: Answer, receipt: Signed[Receipt] | None) -> None:

@@ -17,10 +17,13 @@ from p2pgrid.config import TermsConfig
 from p2pgrid.errors import LedgerError, Refused
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.proto.books import Arrears
+from p2pgrid.proto.cycle import Cycle, CycleVerdict, Leg
 from p2pgrid.proto.invoice_sums import PICO_PER_CENT
 from p2pgrid.proto.keys import PublicKey
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import PARTIES, Message, Signed
+from p2pgrid.proto.set_off import SetOff
+from p2pgrid.proto.set_off_rules import channels_named
 from p2pgrid.proto.settled import PayingHistory, history_of
 from p2pgrid.proto.statement import Invoice, Payment, Statement
 from p2pgrid.provider.channels import Channels
@@ -90,6 +93,8 @@ class ClientCredit:
     ) -> None:
         """`zone`: whose days stand in what clients are told."""
         self._zone: Final = zone
+        self._cycles: Final[dict[bytes, Sequence[bytes]]] = {}
+        """Those recorded by this process. What settles an older one counts with the next statement or start."""
         self._ledger: Final = ledger
         self._channels: Final = channels
         self._policy: Final = policy
@@ -148,9 +153,19 @@ class ClientCredit:
         sentence = f"Of invoice {first.number} {amount} are open, and were due on {due}."
         return Arrears(first.due_ms + self._policy.grace_ms, sentence)
 
+    def _channels_settled(self, signed: Signed[Message]) -> Sequence[bytes]:
+        """The channels in which a record settles something. What a cycle's timekeeper says names the cycle alone."""
+        message = signed.message
+        if isinstance(message, Statement | Invoice | Payment):
+            return (message.channel,)
+        if isinstance(message, Cycle):
+            self._cycles[signed.id] = channels_named(message)
+        if isinstance(message, Leg | CycleVerdict):
+            return self._cycles.get(message.cycle, ())
+        return channels_named(message) if isinstance(message, SetOff) else ()
+
     def _note_durable(self, signed: Sequence[Signed[Message]]) -> None:
-        settled = {one.message.channel for one in signed if isinstance(one.message, Statement | Invoice | Payment)}
-        for channel_id in settled:
+        for channel_id in {channel for one in signed for channel in self._channels_settled(one)}:
             channel = self._channels.get(channel_id)
             if channel is None:
                 continue

@@ -10,8 +10,10 @@ import msgspec
 from p2pgrid.proto.card import PeerKey
 from p2pgrid.proto.credit import Balances
 from p2pgrid.proto.default_rules import verify_default
+from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import Usage
 from p2pgrid.proto.record import Record, Role, Signed, sign_message
+from p2pgrid.proto.set_off import Claim, SetOffSide
 from p2pgrid.proto.statement import Payment, PaymentKind, Statement
 from tests import factories
 from tests.factories import CLIENT, DAY_MS, PROVIDER, digest, make_claim, make_invoice, make_payment, make_prepayment
@@ -210,6 +212,26 @@ def _paid_in_the_last_day(before_ms: int) -> Debt:
     return debt.pay(debt.open_cents, before_ms=before_ms)
 
 
+def _set_off(cents: int, keys: tuple[SecretKey, ...], *, after_ms: int = DAY_MS, names: bytes = b"") -> Debt:
+    """So much of the debt (all if 0) was set off against what the provider owes the client elsewhere."""
+    debt = Debt()
+    cents = cents or debt.open_cents
+    other = keys[-1]
+    back = factories.make_channel(other, PROVIDER, name="back")
+    claim = Claim(statement=names or debt.statement.id, invoice_number="1", cents=cents)
+    debtor = other.public_key.raw
+    sides = [
+        SetOffSide(channel=channel.channel, creditor=creditor, debtor=owing, card=b"", claims=(claim,))
+        for channel, creditor, owing in (
+            (debt.grid.channel.message, PROVIDER.public_key.raw, debtor),
+            (back.message, debtor, PROVIDER.public_key.raw),
+        )
+    ]
+    agreed = {"agreed_ms": debt.statement.message.stated_ms + after_ms, "amount_cents": cents}
+    debt.more = [factories.make_set_off(sides[0], sides[1], keys, **agreed).record]
+    return debt
+
+
 def _two_that_follow() -> Debt:
     debt = Debt()
     debt.follow(DAY_MS, payments_cents=1)
@@ -247,6 +269,11 @@ _DEBTS: tuple[tuple[str, Callable[[], Debt]], ...] = (
     ("a later statement counts a part", lambda: Debt().follow(DAY_MS, payments_cents=10)),
     ("a later statement sets it off", lambda: (d := Debt()).follow(2, payments_cents=0, set_off_cents=d.open_cents)),
     ("two statements follow, of which one leaves nothing", _two_that_follow),
+    ("set off since, by both", lambda: _set_off(8, (PROVIDER, CLIENT))),
+    ("all of it set off since", lambda: _set_off(0, (PROVIDER, CLIENT))),
+    ("a set-off that the client alone has signed", lambda: _set_off(8, (CLIENT,))),
+    ("a set-off that the statement counts", lambda: _set_off(8, (PROVIDER, CLIENT), after_ms=120_000, names=b"1" * 32)),
+    ("a set-off of another's", lambda: _set_off(8, (PROVIDER, key("somebody")))),
     ("the client has not signed the statement", lambda: _unsigned(Debt())),
     ("the statement does not add up", lambda: _another_sum(Debt())),
     ("no channel", lambda: (d := Debt()).without(d.grid.channel)),

@@ -18,6 +18,7 @@ from p2pgrid.proto.credit import Balances, ChannelCredit
 from p2pgrid.proto.messages import Order, Receipt, Usage
 from p2pgrid.proto.record import Role, Signed
 from p2pgrid.proto.restore import note_credit, restore_books
+from p2pgrid.proto.set_off_rules import TakenOff
 from p2pgrid.proto.statement import Payment, PaymentKind, Statement
 from p2pgrid.proto.verdict import audit_records
 from tests.factories import make_answer, make_dispute, make_invoice, make_prepayment
@@ -358,13 +359,6 @@ def raise_if_refused(market: Market, cents: int) -> None:
         raise Refused("credit-exhausted", "refused")
 
 
-class Off:
-    """Something set off."""
-
-    def __init__(self, record_id: bytes, cents: int) -> None:
-        self.id, self.cents = record_id, cents
-
-
 def test_what_is_set_off_counts_once_by_its_record_and_in_the_statement() -> None:
     grid = Dealings()
     start = {"channel": grid.channel.message.channel, "from_ms": START_MS}
@@ -373,7 +367,7 @@ def test_what_is_set_off_counts_once_by_its_record_and_in_the_statement() -> Non
     credit = ChannelCredit()
     credit.note_statement(first)
     for _ in range(2):
-        credit.note_set_off(Off(digest("off"), 40))
+        credit.note_set_off(TakenOff(digest("off"), 40, START_MS, (), is_cycle=False))
     assert (credit.freed_pico, credit.unpaid_cents) == (40 * CENT, 60)
     credit.note_statement(second)
     assert (credit.freed_pico, credit.unpaid_cents) == (40 * CENT, 60)

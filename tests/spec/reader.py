@@ -597,7 +597,20 @@ def judge_default(claim: Record, records: Sequence[Record], at_ms: int) -> tuple
         or (later and later[-1]["closing_cents"] <= 0 and later[-1]["stated_ms"] <= until_ms)
     ):
         return "false", 0
-    left = [said["unpaid_cents"], said["unpaid_cents"] - sum(one["amount_cents"] for one in unlisted)]
+    set_off = 0
+    for one in records:
+        if one.type != "/p2pgrid/set-off/1":
+            continue
+        message = one.message
+        creditors = {"provider": message["first"]["creditor"], "client": message["second"]["creditor"]}
+        for side in (message["first"], message["second"]):
+            if (side["channel"], side["creditor"], side["debtor"]) != (said["channel"], *keys.values()):
+                continue
+            is_named = any(each["statement"] == stated.id for each in side["claims"])
+            if _is_signed(one, creditors) and (is_named or message["agreed_ms"] > due["stated_ms"] + 120_000):
+                set_off += message["amount_cents"]
+    paid = listed + sum(one["amount_cents"] for one in unlisted) + set_off
+    left = [said["unpaid_cents"], due["closing_cents"] - paid]
     counted = due["closing_cents"]
     for one in later:
         counted -= one["payments_cents"] + one["set_off_cents"]

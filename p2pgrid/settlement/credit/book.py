@@ -188,7 +188,7 @@ class CreditBook:
                 row = channel_id.hex(), channel.provider.hex(), channel.client.hex(), now_ms
                 self._connection.execute("INSERT OR IGNORE INTO credit_channels VALUES (?, ?, ?, ?)", row)
                 sound = [one.channel.record, *(s.record for s in one.statements.values())]
-                sound += [s.record for s in (*one.invoices, *one.payments.values())]
+                sound += [s.record for s in (*one.invoices, *one.payments.values(), *one.set_offs.values())]
                 new += self._keep(channel_id, sound)
             for verdict in kept_claims:
                 assert verdict.claim is not None and verdict.client is not None

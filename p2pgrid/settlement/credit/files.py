@@ -19,6 +19,7 @@ from p2pgrid.proto.default_rules import DefaultState, verify_default
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import PARTIES, M, Record, Role, Signed, sign_message
+from p2pgrid.proto.set_off import SetOff
 from p2pgrid.proto.statement import Invoice, Payment, Statement
 from p2pgrid.settlement.credit.book import MAX_RECORDS
 
@@ -54,18 +55,20 @@ def claims_against(
         if not due or balances_of(one.message for one in statements.values()) is None:
             continue
         statement = statements[max(due)]
-        message = make_default(statement, payments, as_of_ms=as_of_ms, now_ms=now_ms)
+        set_offs = ledger.settlement(SetOff, channel_id)
+        message = make_default(statement, payments, set_offs, as_of_ms=as_of_ms, now_ms=now_ms)
         later = [one for number, one in statements.items() if number > max(due)]
         if message is None:
             continue
         claim = sign_message(message, Role.PROVIDER, key)
         invoices = [one for one in ledger.settlement(Invoice, channel_id) if one.message.statement == statement.id]
-        proof: Iterable[Signed[Channel] | Signed[Statement] | Signed[Invoice] | Signed[Payment]] = (
+        proof: Iterable[Signed[Channel] | Signed[Statement] | Signed[Invoice] | Signed[Payment] | Signed[SetOff]] = (
             channel,
             statement,
             *later,
             *invoices,
             *payments,
+            *set_offs,
         )
         records = [one.record for one in proof]
         verdict = verify_default(claim.record, records, now_ms)
@@ -100,6 +103,7 @@ def history_records(
         records += [one.record for one in statements]
         records += [one.record for one in ledger.settlement(Invoice, message.channel)]
         records += [one.record for one in ledger.settlement(Payment, message.channel)]
+        records += [one.record for one in ledger.settlement(SetOff, message.channel)]
     if not records:
         raise UsageError("nothing was settled yet.", hint="`p2pgrid settle PEER` makes the statement of a period.")
     return records
