@@ -24,7 +24,22 @@ from p2pgrid.settlement.credit.book import CreditBook
 from p2pgrid.settlement.database import open_database
 from tests.client.seller import CHAT, until
 from tests.client.test_with_provider import BODY, buying, signed_receipts
-from tests.factories import CLIENT, PROVIDER, digest, make_claim, make_invoice, make_payment, make_prepayment
+from tests.factories import (
+    CLIENT,
+    PROVIDER,
+    digest,
+    make_channel,
+    make_claim,
+    make_cycle,
+    make_invoice,
+    make_legs,
+    make_payment,
+    make_prepayment,
+    make_set_off,
+    make_verdict,
+    secret_key,
+    set_off_side,
+)
 from tests.factories import make_statement as stated_by_both
 from tests.proto.trees import tree_hash
 from tests.provider.rig import Buyer, provider
@@ -210,3 +225,30 @@ async def test_who_is_shown_to_owe_another_opens_no_channel(tmp_path: Path) -> N
         payment = make_payment(invoice, channel, booked_ms=unix_ms())
         book.take([buyer.channel.record, payment.record], unix_ms())
         await Buyer.connect(rig)
+
+
+async def test_what_is_set_off_or_goes_round_a_cycle_frees_credit_as_soon_as_it_is_in_force() -> None:
+    sold = MemoryLedger()
+    third = secret_key("third")
+    async with provider(sold, policy=dataclasses.replace(STRICT, base_pico=ONE_ORDER_PICO)) as rig:
+        buyer = await Buyer.connect(rig)
+        await buyer.order(max_tokens=20).send().to_end()
+        statement = statement_of(sold, buyer.channel.message.channel, 40)
+        invoice = make_invoice(statement)
+        await sold.append(statement, invoice)
+        buyer.books.credit.freed_pico = CENT
+        assert (await buyer.order().send().refused()).code == "payment-overdue"
+        back = make_channel(CLIENT, PROVIDER, name="back")
+        sides = set_off_side(buyer.channel, (invoice, 30)), set_off_side(back, (invoice, 30))
+        half = make_set_off(*sides, [PROVIDER])
+        await sold.append(half)
+        assert "0.40 EUR are open" in (await buyer.order().send().refused()).message
+        (missing,) = {Role.PROVIDER, Role.CLIENT} - half.signers.keys()
+        await sold.append(half.countersigned(missing, CLIENT))
+        assert "0.10 EUR are open" in (await buyer.order().send().refused()).message
+        others = make_channel(third, PROVIDER, name="second"), make_channel(CLIENT, third, name="third")
+        cycle = make_cycle([buyer.channel, *others], PROVIDER, amount_cents=10)
+        await sold.append(cycle, *make_legs(cycle, [PROVIDER, CLIENT, third]))
+        assert "0.10 EUR are open" in (await buyer.order().send().refused()).message
+        await sold.append(make_verdict(cycle))
+        assert (await buyer.order().send().to_end()).receipt_number == 2
