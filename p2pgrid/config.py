@@ -83,6 +83,17 @@ class TermsConfig(Section, frozen=True, kw_only=True):
 
     window_tokens: Annotated[int, Meta(ge=16, le=65_536)] = 256
     credit_limit_eur: str = "10"
+    """What a client that has paid nothing yet may owe on a channel."""
+    max_credit_limit_eur: str = "250"
+    """The most that any client may owe on a channel."""
+    credit_growth_percent: Annotated[int, Meta(ge=0, le=1000)] = 50
+    """Of what a client has paid in time, so much is added to the limit of its next channel."""
+    overdue_grace_days: Annotated[int, Meta(ge=0, le=366)] = 7
+    """How long after its day an invoice is not overdue yet: banks take time."""
+    lend_when_overdue: bool = False
+    """Go on lending to a client with an overdue invoice."""
+    believe: Annotated[tuple[str, ...], Meta(max_length=256)] = ()
+    """Providers (peer ids) whose word counts on what clients have paid them, for the limits of these clients here."""
     max_open_orders: Annotated[int, Meta(ge=1, le=1024)] = 64
     channel_days: Annotated[int, Meta(ge=1, le=366)] = 90
     dispute_days: Annotated[int, Meta(ge=1, le=366)] = 14

@@ -16,6 +16,7 @@ import msgspec
 from p2pgrid.proto.card import Card, PeerKey
 from p2pgrid.proto.cycle import Cycle, CycleDebt, CycleVerdict, Leg
 from p2pgrid.proto.cycle_rules import legs_of
+from p2pgrid.proto.default import Default
 from p2pgrid.proto.dispute import Answer, Decision, Dispute, Opening, Subject
 from p2pgrid.proto.invoice_sums import vat_of
 from p2pgrid.proto.keys import SecretKey
@@ -414,6 +415,22 @@ def make_payment(invoice: Signed[Invoice], channel: bytes, **changes: Any) -> Si
     }
     fields.setdefault("entry", digest(f"entry {fields['reference']} {fields['kind']} {fields['booked_ms']}"))
     return sign_message(Payment(**fields), Role.PROVIDER, PROVIDER)
+
+
+def make_claim(statement: Signed[Statement], **changes: Any) -> Signed[Default]:
+    """The provider's word that nothing of a statement is paid, a month after it was due."""
+    message = statement.message
+    fields: dict[str, Any] = {
+        "channel": message.channel,
+        "statement": statement.id,
+        "currency": "EUR",
+        "unpaid_cents": message.closing_cents,
+        "payments": (),
+        "as_of_ms": message.due_ms + 30 * DAY_MS,
+        **changes,
+    }
+    fields.setdefault("claimed_ms", fields["as_of_ms"] + 1000)
+    return sign_message(Default(**fields), Role.PROVIDER, PROVIDER)
 
 
 def make_prepayment(channel: bytes, **changes: Any) -> Signed[Payment]:

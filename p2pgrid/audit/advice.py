@@ -60,7 +60,8 @@ ADVICE: Final[dict[str, Advice]] = {
     "over-caps": Advice("The client had said how much at most, and the provider accepted.", _UNPAID),
     "prompt-count": Advice("Both had agreed how long the prompt is.", _UNPAID),
     "over-credit-limit": Advice(
-        "The provider lent more than was agreed.", "What is above the limit is not enforceable."
+        "The provider lent more than was agreed, by all that its records show of what was paid.",
+        "Ask the provider which payments it had booked by then.",
     ),
     "beyond-window": Advice(
         "More is claimed than the client acknowledged and one window.",
@@ -143,6 +144,10 @@ ADVICE: Final[dict[str, Advice]] = {
     ),
     "receipt-not-stated": Advice(
         "It is not invoiced, though its period is long over.", "The provider states it, or says why it does not."
+    ),
+    "credit-not-shown": Advice(
+        "More was sold than the limit and what these bundles show of payments.",
+        "Add the provider's own bundle: it has every payment.",
     ),
     "invoice-open": Advice("Money is still owed.", "Pay it, or look for the payment record."),
     "not-received": Advice(

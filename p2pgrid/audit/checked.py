@@ -31,6 +31,8 @@ class Checked:
     without_offer: dict[tuple[bytes, bytes], int] = field(default_factory=dict)
     times: dict[bytes, dict[int, tuple[int, int, int]]] = field(default_factory=lambda: defaultdict(dict))
     groups: dict[GroupKey, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
+    highest_total_pico: dict[bytes, int] = field(default_factory=dict)
+    """What a channel's receipts say at most that it comes to."""
     elided: Elided = field(default_factory=Elided)
     strays: set[OrderKey] = field(default_factory=set)
     signatures: set[bytes] = field(default_factory=set)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import pickle
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from heapq import merge
 from pathlib import Path
@@ -129,19 +129,20 @@ class Engine:
         self._observe: Final = observe
         self._index_path: Final = folder / "index"
         self._links_path: Final = folder / "links"
-        self._catalog_path: Final = folder / "catalog"
+        self._catalog_path = folder / "catalog"
         self._sought_path: Final = folder / "sought"
 
     def verdict(self) -> Verdict:
         """Read, check, judge. Raises LocalError if a file cannot be read on, or a worker dies."""
         scan = self._scan()
         frame = frame_of(self._bundles(scan, {}))
-        catalog = self._catalog(scan, frame)
-        checked = self._check(catalog, frozenset(frame.wanted_orders))
-        if checked.strays:
-            # Lines made to look as if they were about other orders than they are: once more, now that it is known.
-            checked = self._check(catalog, frozenset(frame.wanted_orders | checked.strays))
-        open_links = self._link(catalog, checked, frame)
+        catalog, checked, open_links = self._check_and_link(scan, frame)
+        over = {channel for channel in frame.credited if _is_over_limit(catalog, checked, channel)}
+        if over:
+            # Where the credit limit is passed it is a matter of all receipts when, once more than that was credited.
+            frame = replace(frame, whole=frame.whole | over)
+            self._catalog_path = self._catalog_path.with_name("second catalog")  # workers remember the first
+            catalog, checked, open_links = self._check_and_link(scan, frame)
         self._find(catalog, checked, frame)
         loaded = self._choose(catalog, checked, open_links)
         self._compare(catalog, checked, frame, loaded)
@@ -159,6 +160,14 @@ class Engine:
         )
         self._report("judging", 1, 1)
         return verdict
+
+    def _check_and_link(self, scan: _Scan, frame: Frame) -> tuple[Catalog, Checked, dict[bytes, OpenLinks]]:
+        catalog = self._catalog(scan, frame)
+        checked = self._check(catalog, frozenset(frame.wanted_orders))
+        if checked.strays:
+            # Lines made to look as if they were about other orders than they are: once more, now that it is known.
+            checked = self._check(catalog, frozenset(frame.wanted_orders | checked.strays))
+        return catalog, checked, self._link(catalog, checked, frame)
 
     # -- scan ---------------------------------------------------------------------------------------------------------
 
@@ -424,6 +433,7 @@ def _link_groups(catalog: Catalog, checked: Checked, channel_id: bytes, groups: 
         checked.wanted[channel_id].update(group.named)
         checked.late[channel_id].update(group.proven)
     elided.highest_final = max(group.highest_final for group in groups)
+    checked.highest_total_pico[channel_id] = max(group.highest_total_pico for group in groups)
     first_waiting: list[int] = []
     first_overtaken: list[int] = []
     first_unlogged: list[int] = []
@@ -441,6 +451,11 @@ def _link_groups(catalog: Catalog, checked: Checked, channel_id: bytes, groups: 
     checked.wanted[channel_id].update(first_waiting[:MOST_LABELS], first_overtaken[:MOST_LABELS])
     checked.wanted[channel_id].update(first_unlogged[:FIRST_ABSENCES])
     return open_links
+
+
+def _is_over_limit(catalog: Catalog, checked: Checked, channel_id: bytes) -> bool:
+    highest = checked.highest_total_pico.get(channel_id, 0)
+    return highest > 0 and highest > catalog.channels[channel_id][1].message.credit_limit_pico
 
 
 class Budget:

@@ -207,6 +207,8 @@ class LinkedGroup:
     """Orders of the receipts that were asked for."""
     proven: list[int] = field(default_factory=list)
     """Orders of the receipts with proofs that are to be judged in full."""
+    highest_total_pico: int = 0
+    """What its receipts say at most that the channel comes to."""
     unlogged: int = 0
     """Plain receipts that no proof shows in the provider's log, where proofs are demanded."""
     first_unlogged: list[int] = field(default_factory=list)
@@ -248,6 +250,7 @@ def link_group(
             link.order_number for link in final if not is_logged(logs.get(link.record_id, ()), channel.provider)
         ]
         group.unlogged, group.first_unlogged = len(unlogged), unlogged[:FIRST_ABSENCES]
+    group.highest_total_pico = max(link.channel_total_pico for link in links)
     group.highest_final = max((link.receipt_number for link in links if link.claims_client), default=0)
     proposals = [link for link in links if link.plain and not link.claims_client]
     overtaken = [link.order_number for link in proposals if link.receipt_number < group.highest_final]
@@ -262,7 +265,8 @@ def is_proven_link(head: ChainHead, before: Link | None, link: Link, channel: Ch
     return (
         link.plain
         and (before is None or (before.plain and before.receipt_number != link.receipt_number))
-        and not faults_of_link(head, link, credit_limit_pico=channel.credit_limit_pico)
+        and not faults_of_link(head, link)
+        and not head.total_pico <= channel.credit_limit_pico < link.channel_total_pico
     )
 
 

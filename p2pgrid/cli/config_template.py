@@ -55,7 +55,12 @@ EXPLAINED: Final[dict[type[Section], dict[str, str]]] = {
     },
     TermsConfig: {
         "window-tokens": "Most output tokens ahead of the client's last signature: the most that either side can lose.",
-        "credit-limit-eur": "What a client may owe before it has to settle.",
+        "credit-limit-eur": "What a client that has paid nothing yet may owe on a channel.",
+        "max-credit-limit-eur": "The most that a client's limit grows to as it pays.",
+        "credit-growth-percent": "Of what a client has paid in time, so much is added to its limit.",
+        "overdue-grace-days": "How many days after its day an invoice counts as overdue.",
+        "lend-when-overdue": "Go on lending to a client with an overdue invoice.",
+        "believe": "Providers whose word counts on what clients paid them: peer ids. Nobody else's earns credit here.",
         "max-open-orders": "Orders of one client without a countersigned receipt.",
         "channel-days": "How long a channel with a client lives.",
         "dispute-days": "How long either side may dispute a receipt.",

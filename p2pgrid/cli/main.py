@@ -37,6 +37,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "books": ("p2pgrid.cli.books:books", "Book what was sold and bought: exports, a yearly archive, retention."),
     "set-off": ("p2pgrid.cli.set_off:set_off", "Set off what you and another operator owe one another."),
     "settle": ("p2pgrid.cli.settle_command:settle", "Make statements with the other side, and sign them."),
+    "credit": ("p2pgrid.cli.credit_commands:credit", "See who is lent what, and act on clients that do not pay."),
     "log": ("p2pgrid.cli.log:log", "Prove records in transparency logs, and check the logs of others."),
     "audit": ("p2pgrid.cli.audit:audit", "Verify exported receipts, and say who is at fault."),
     "trace": ("p2pgrid.cli.trace:trace", "Follow money from a transfer to its receipts, and back."),

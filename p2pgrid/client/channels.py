@@ -27,6 +27,7 @@ from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import Channel, Offer, Usage
 from p2pgrid.proto.reconcile import Reconciliation
 from p2pgrid.proto.record import Signed
+from p2pgrid.proto.restore import restore_credit
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,15 @@ class ProviderChannels:
     def books_of(self, channel: bytes) -> ChannelBooks | None:
         """The books of the current channel, if it has that id."""
         return self.books if self.books is not None and self.books.id == channel else None
+
+    def take_settled(self, books: ChannelBooks) -> bool:
+        """Count what was settled since; True if that frees credit. Raises LedgerError.
+
+        Statements and payments come by exchanges of their own, and are on record then.
+        """
+        before = books.credit_left_pico()
+        restore_credit(self._ledger, books)
+        return books.credit_left_pico() > before
 
     def _own(self) -> list[Signed[Channel]]:
         return [c for c in self._ledger.channels() if self._is_ours(c.message)]

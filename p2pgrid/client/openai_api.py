@@ -28,6 +28,8 @@ _STATUS_BY_CODE: Final[dict[str, int]] = {
     "unauthorized": 401,
     "over-budget": 402,
     "credit-exhausted": 402,
+    "payment-overdue": 402,
+    "client-in-default": 402,
     "forbidden": 403,
     "unknown-model": 404,
     "unknown-endpoint": 404,

@@ -256,6 +256,8 @@ class ProviderSession:
             except Refused as refusal:
                 # A receipt makes room: for what is at risk, and for what its order did not cost of what was reserved.
                 may_pass = {"too-many-open-orders": books.open_orders, "credit-exhausted": books.reserved_pico}
+                if refusal.code == "credit-exhausted" and self._channels.take_settled(books):
+                    continue
                 if not may_pass.get(refusal.code):
                     raise
             await self.life.changed()

@@ -86,6 +86,18 @@ OnDurable = Callable[[Sequence[Signed[Message]]], None]
 """Called with the records of an `append` once they are durable."""
 
 
+def both_told(first: OnDurable | None, second: OnDurable) -> OnDurable:
+    """The watcher that tells both."""
+    if first is None:
+        return second
+
+    def tell(signed: Sequence[Signed[Message]]) -> None:
+        first(signed)
+        second(signed)
+
+    return tell
+
+
 def tell_when_durable(
     future: asyncio.Future[None], signed: Sequence[Signed[Message]], on_durable: OnDurable | None
 ) -> asyncio.Future[None]:
@@ -198,7 +210,7 @@ class Ledger(Protocol):
     def watch(self, on_durable: OnDurable) -> None:
         """From now on, call with the records of each `append` as soon as they are durable, in the order of the calls.
 
-        One watcher; it runs in the loop of whoever appended, and must not block.
+        Each of several watchers is called; they run in the loop of whoever appended, and must not block.
         """
 
     def loggable(self, own_peer_id: str) -> Iterator[Loggable]:

@@ -20,6 +20,7 @@ from p2pgrid.ledger.base import (
     OpenOrder,
     ReceiptRow,
     SlotTaken,
+    both_told,
     tell_when_durable,
 )
 from p2pgrid.ledger.logged import LOGGED_TYPES, Loggable
@@ -401,7 +402,7 @@ class MemoryLedger:
 
     def watch(self, on_durable: OnDurable) -> None:
         """From now on, call with the records of each `append` once they are durable, in the order of the calls."""
-        self._on_durable = on_durable
+        self._on_durable = both_told(self._on_durable, on_durable)
 
     def loggable(self, own_peer_id: str) -> Iterator[Loggable]:
         """Every record that the log of this peer should hold, in the order of arrival."""

@@ -21,7 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from p2pgrid.errors import LedgerError
-from p2pgrid.ledger.base import KeptKey, OnDurable, SlotTaken, tell_when_durable
+from p2pgrid.ledger.base import KeptKey, OnDurable, SlotTaken, both_told, tell_when_durable
 from p2pgrid.ledger.logged import Loggable
 from p2pgrid.ledger.prefix import Prefix, Prefixes
 from p2pgrid.ledger.reader import SqliteReader
@@ -149,7 +149,7 @@ class RemoteLedger(SqliteReader):
 
     def watch(self, on_durable: OnDurable) -> None:
         """From now on, call with the records of each `append` of this process once they are durable, in order."""
-        self._on_durable = on_durable
+        self._on_durable = both_told(self._on_durable, on_durable)
 
     async def aclose(self) -> None:
         """Wait for what is on its way, and close. Later appends raise LedgerError."""

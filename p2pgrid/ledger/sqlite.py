@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from p2pgrid.errors import LedgerError
-from p2pgrid.ledger.base import OnDurable
+from p2pgrid.ledger.base import OnDurable, both_told
 from p2pgrid.ledger.group_commit import GroupCommit
 from p2pgrid.ledger.journal import Journal, Mark, recover, sync_folder, unsettled
 from p2pgrid.ledger.lock import WriterLock
@@ -157,7 +157,7 @@ class SqliteLedger(SqliteReader):
 
     def watch(self, on_durable: OnDurable) -> None:
         """From now on, call with the records of each `append` once they are durable, in the order of the calls."""
-        self._on_durable = on_durable
+        self._on_durable = both_told(self._on_durable, on_durable)
 
     def settle(self) -> None:
         """Block until the SQLite file has all that was acknowledged, for other processes. Raises LedgerError."""

@@ -145,12 +145,7 @@ def accept_batch(
 def _check_room(books: ChannelBooks, order: Order, tariff: Tariff, now_ms: int) -> None:
     """Raises Refused: what is at risk, and the channel's credit."""
     books.check_may_open(risk_pico(order, tariff, books.terms.window_tokens), now_ms)
-    if order.max_amount_pico > books.credit_left_pico():
-        raise Refused(
-            "credit-exhausted",
-            f"the order may cost {order.max_amount_pico} pico-EUR; {books.credit_left_pico()} are left.",
-            hint="Settle what is open.",
-        )
+    books.check_credit(order.max_amount_pico, now_ms)
 
 
 def _price_in_force(

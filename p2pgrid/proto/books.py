@@ -11,16 +11,18 @@ as much before.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from p2pgrid.errors import InvalidRecord, Refused
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS, ChannelHead
+from p2pgrid.proto.credit import ChannelCredit
 from p2pgrid.proto.dispute import Answer, Dispute
 from p2pgrid.proto.dispute_rules import faults_of_mention
 from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.messages import MAX_MENTIONS, Channel, Order, Receipt, Tariff, Usage
 from p2pgrid.proto.pricing import is_billed_by_voucher, price_of
-from p2pgrid.proto.record import Signed
+from p2pgrid.proto.record import Message, Signed
+from p2pgrid.proto.statement import Payment, Statement
 from p2pgrid.units import AmountPico
 
 UNSIGNED_COUNTS_MS: Final = 3_600_000
@@ -52,6 +54,14 @@ def unsigned_pico(receipt: Receipt, order: Order, tariff: Tariff, window_tokens:
         return AmountPico(order.max_amount_pico)
 
 
+class Arrears(NamedTuple):
+    """The client is behind with a payment: from then on its provider lends it nothing."""
+
+    from_ms: int
+    sentence: str
+    """Which invoice, how much, and since when."""
+
+
 class ChannelBooks:
     """What both sides track alike. An order is open from `open_order` until its receipt is countersigned or disputed;
     a suspended one stays open."""
@@ -68,6 +78,12 @@ class ChannelBooks:
         self.total_pico = head.total_pico
         self.countersigned = head.countersigned
         self.countersigned_pico = head.countersigned_pico
+        self.credit: Final = ChannelCredit()
+        """What settling has taken off the credit limit again."""
+        self.arrears: Arrears | None = None
+        """Kept by the provider's node, in all channels of a client alike."""
+        self.reserved_pico = 0
+        """Most that orders without a receipt can add to the total."""
         self._risks: dict[int, int] = {}
         self._orders: dict[int, tuple[Order, Tariff]] = {}
         """Those at risk."""
@@ -78,11 +94,6 @@ class ChannelBooks:
         self._waiting: dict[int, int] = {}
         self._mentionable: dict[bytes, Dispute | Answer] = {}
         self._mentioned: set[bytes] = set()
-
-    @property
-    def reserved_pico(self) -> int:
-        """Most that orders without a receipt can add to the total."""
-        return sum(self._reserved.values())
 
     @property
     def open_orders(self) -> int:
@@ -118,8 +129,42 @@ class ChannelBooks:
             )
 
     def credit_left_pico(self) -> int:
-        """What may still be ordered before the channel's credit is used up."""
-        return self.terms.credit_limit_pico - self.total_pico - self.reserved_pico
+        """What may still be ordered before the channel's credit is used up by what is signed and unpaid."""
+        return self.terms.credit_limit_pico + self.paid_ahead_pico()
+
+    def paid_ahead_pico(self) -> int:
+        """What may be ordered without any credit. Below zero: so much of the limit is used."""
+        return self.credit.freed_pico - self.total_pico - self.reserved_pico
+
+    def note_settled(self, *records: Signed[Message]) -> None:
+        """Statements and payments are on record: credit may be free again. What is set off is `credit`'s to note.
+
+        Each counts once, however often it is noted. Other records change nothing.
+        """
+        for signed in records:
+            if getattr(signed.message, "channel", b"") != self.id:
+                continue
+            if isinstance(signed.message, Statement):
+                self.credit.note_statement(signed)  # type: ignore[arg-type]
+            elif isinstance(signed.message, Payment):
+                self.credit.note_payment(signed)  # type: ignore[arg-type]
+
+    def check_credit(self, max_amount_pico: int, now_ms: int) -> None:
+        """Raises Refused (`payment-overdue`, `credit-exhausted`) for an order that may cost more than there is for."""
+        arrears = self.arrears
+        if arrears is not None and now_ms >= arrears.from_ms and max_amount_pico > self.paid_ahead_pico():
+            raise Refused(
+                "payment-overdue",
+                f"{arrears.sentence} Until it is paid nothing is lent.",
+                hint="Pay it (`p2pgrid pay`); once that is booked, orders go on. What is paid ahead can be used.",
+            )
+        if max_amount_pico > self.credit_left_pico():
+            raise Refused(
+                "credit-exhausted",
+                f"the order may cost {max_amount_pico} pico-EUR; {self.credit_left_pico()} of the channel's credit of "
+                f"{self.terms.credit_limit_pico} are left.",
+                hint="Pay what is open, or ahead (`p2pgrid pay`), or lower max_tokens.",
+            )
 
     def is_expired(self, now_ms: int) -> bool:
         """True once no order may be placed on the channel."""
@@ -139,11 +184,13 @@ class ChannelBooks:
         self._risks[order.order_number] = risk_pico(order, tariff, self.terms.window_tokens)
         self._orders[order.order_number] = order, tariff
         self.last_order_number = max(self.last_order_number, order.order_number)
+        self.release(order.order_number)
         self._reserved[order.order_number] = order.max_amount_pico
+        self.reserved_pico += order.max_amount_pico
 
     def release(self, order_number: int) -> None:
         """The order's cost is known: reserve nothing for it any more."""
-        self._reserved.pop(order_number, None)
+        self.reserved_pico -= self._reserved.pop(order_number, 0)
 
     def close_order(self, order_number: int) -> None:
         """The order needs nothing more: refused, never arrived, or its receipt carries both signatures."""

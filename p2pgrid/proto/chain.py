@@ -52,28 +52,28 @@ class Linked(Protocol):
     def issued_ms(self) -> int: ...
 
 
-def faults_of_link(head: ChainHead, receipt: Linked, *, credit_limit_pico: int) -> list[Fault]:
-    """Does the receipt follow `head`? `receipt-gap`, `broken-link`, `wrong-total`, `over-credit-limit`,
-    `time-backwards`."""
+def is_total_right(head: ChainHead, receipt: Linked) -> bool:
+    """Does the channel's total follow from that of `head`? Behind a gap it need only be no less than what is known."""
+    least = head.total_pico + receipt.amount_pico
+    total = receipt.channel_total_pico
+    return total == least if receipt.receipt_number == head.receipt_number + 1 else total >= least
+
+
+def faults_of_link(head: ChainHead, receipt: Linked) -> list[Fault]:
+    """Does the receipt follow `head`? `receipt-gap`, `broken-link`, `wrong-total`, `time-backwards`."""
     number, total = receipt.receipt_number, receipt.channel_total_pico
     faults = []
     if number != head.receipt_number + 1:
         faults.append(Fault("receipt-gap", f"After receipt {head.receipt_number} comes receipt {number}."))
-        right_total = total >= head.total_pico + receipt.amount_pico
-    else:
-        if receipt.previous != head.record_id:
-            before = f"receipt {head.receipt_number}" if head.receipt_number else "the channel"
-            faults.append(Fault("broken-link", f"Receipt {number} does not name {before} as the one before it."))
-        right_total = total == head.total_pico + receipt.amount_pico
-    if not right_total:
+    elif receipt.previous != head.record_id:
+        before = f"receipt {head.receipt_number}" if head.receipt_number else "the channel"
+        faults.append(Fault("broken-link", f"Receipt {number} does not name {before} as the one before it."))
+    if not is_total_right(head, receipt):
         sentence = (
             f"The total of receipt {number} is {total} pico; its amount of {receipt.amount_pico} "
             f"follows a total of {head.total_pico}."
         )
         faults.append(Fault("wrong-total", sentence))
-    elif head.total_pico <= credit_limit_pico < total:
-        sentence = f"With receipt {number} the total is {total} pico; the credit limit is {credit_limit_pico}."
-        faults.append(Fault("over-credit-limit", sentence))
     if receipt.issued_ms < head.issued_ms - CLOCK_TOLERANCE_MS:
         sentence = f"By its time receipt {number} comes before what it follows."
         faults.append(Fault("time-backwards", sentence, Party.PROVIDER))

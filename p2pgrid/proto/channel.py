@@ -42,10 +42,12 @@ def propose_channel(
     key: SecretKey,
     now_ms: int,
     continues: bytes = b"",
+    credit_limit_pico: int | None = None,
 ) -> Signed[Channel]:
     """The provider's half: a channel on the offer's terms, signed by the provider.
 
-    `continues` is the head of the client's channel under a former key, which the caller has found in its own ledger.
+    `credit_limit_pico`: what this client is lent; left out, what the offer says. `continues` is the head of the
+    client's channel under a former key, which the caller has found in its own ledger.
     """
     terms: Terms = offer.message.terms
     provider = offer.message.provider
@@ -56,7 +58,7 @@ def propose_channel(
         provider_nonce=provider_nonce,
         client_nonce=client_nonce,
         currency=offer.message.currency,
-        credit_limit_pico=terms.credit_limit_pico,
+        credit_limit_pico=terms.credit_limit_pico if credit_limit_pico is None else credit_limit_pico,
         window_tokens=terms.window_tokens,
         max_open_orders=terms.max_open_orders,
         opened_ms=now_ms,

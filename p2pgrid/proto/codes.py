@@ -90,7 +90,7 @@ _ALL: Final = (
     _fault("usage-falls", Party.PROVIDER, "A cumulative count falls from one tick to the next.", convinces=True),
     _fault("over-caps", Party.PROVIDER, "More tokens or money than the order allows.", convinces=True),
     _fault("prompt-count", Party.PROVIDER, "The prompt count is not the one the client stated.", convinces=True),
-    _fault("over-credit-limit", Party.PROVIDER, "The channel's total passes its credit limit.", convinces=True),
+    _fault("over-credit-limit", Party.PROVIDER, "More is signed and unpaid than the channel's credit limit."),
     _fault("beyond-window", Party.PROVIDER, "A receipt claims more than the last voucher allows."),
     _fault("wrong-order", Party.PROVIDER, "The receipt contradicts the order it bills.", convinces=True),
     _fault("below-meter", Party.PROVIDER, "The receipt counts less than was metered.", convinces=True),
@@ -137,6 +137,9 @@ _ALL: Final = (
     _note("dispute-not-mentioned", Party.PROVIDER, "No receipt mentions a dispute that both sides hold."),
     _note("card-missing", Party.UNCLEAR, "The operator's card that is named is in no bundle."),
     _note("receipt-not-stated", Party.PROVIDER, "A receipt is in no statement, two periods after it."),
+    _note(
+        "credit-not-shown", Party.UNCLEAR, "The total passes what bundles show of the credit; payments may be missing."
+    ),
     _note("invoice-open", Party.CLIENT, "An invoice is not, or not wholly, paid."),
     _note("not-received", Party.UNCLEAR, "A bundle lacks what the other side signed: it may never have arrived."),
     _note("voucher-not-counted", Party.UNCLEAR, "A receipt goes by an earlier voucher than the last."),

@@ -17,7 +17,7 @@ from p2pgrid.proto.dispute import Answer, Decision, Dispute
 from p2pgrid.proto.disputing import verify_answer, verify_dispute
 from p2pgrid.proto.messages import Channel, Receipt
 from p2pgrid.proto.record import Record, Role, Signed, parse_message
-from p2pgrid.proto.restore import DisputeOnRecord
+from p2pgrid.proto.restore import DisputeOnRecord, note_credit
 from p2pgrid.proto.wire import MAX_COMPARED, MAX_NUMBER, DisputesCompared, DisputesHeld, HeldDispute
 
 CONFLICT: Final = "two-records-one-slot: another dispute or answer of the same side's is on record"
@@ -151,14 +151,17 @@ def note_held(books: ChannelBooks, records: DisputeRecords, ids: Sequence[bytes]
         if one.dispute.id == record_id:
             books.note_held(record_id, one.dispute.message)
         elif one.answer is not None:
-            note_answer(books, one.dispute.message, one.answer.message)
+            note_answer(books, records, one.dispute.message, one.answer.message)
             books.note_held(record_id, one.answer.message)
 
 
-def note_answer(books: ChannelBooks, dispute: Dispute, answer: Answer) -> None:
-    """The answer is on record: see `ChannelBooks.note_accepted`."""
-    if dispute.by is Role.CLIENT and answer.decision is Decision.ACCEPTED:
+def note_answer(books: ChannelBooks, records: DisputeRecords, dispute: Dispute, answer: Answer) -> None:
+    """The answer is on record: what is accepted is at risk no more, and off the credit limit."""
+    if answer.decision is not Decision.ACCEPTED:
+        return
+    if dispute.by is Role.CLIENT:
         books.note_accepted(dispute.receipt_number)
+    note_credit(books, dispute, answer, records.receipt(books.id, dispute.receipt_number))
 
 
 def record_of(records: DisputeRecords, record_id: bytes) -> Record:

@@ -92,6 +92,10 @@ class ElidedOrders:
     more_absences: Counter[Hashable] = field(default_factory=Counter)
     """How many more there are, by `Absence.merge`."""
 
+    def is_link_judged(self, receipt_number: int) -> bool:
+        """True if the receipt's link to the one before it is to be judged, and was not found plain before."""
+        return self.open_links is None or receipt_number in self.open_links
+
 
 @dataclass(slots=True)
 class ElidedOrphans:

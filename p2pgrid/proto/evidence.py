@@ -17,6 +17,7 @@ from p2pgrid.proto.attachments import ATTACHMENT_TYPES, Attachments, ProofFact
 from p2pgrid.proto.card import Card
 from p2pgrid.proto.codes import Party
 from p2pgrid.proto.cycle import Cycle, CycleVerdict, Leg
+from p2pgrid.proto.default import Default
 from p2pgrid.proto.dispute import Answer, Dispute, Opening
 from p2pgrid.proto.findings import MOST_ALIKE, Blemish, Docket, Draft, Place, Slot
 from p2pgrid.proto.keys import PublicKey, parse_public_key
@@ -48,6 +49,7 @@ REQUIRED_ROLES: Final[dict[type[Message], frozenset[Role]]] = {
     Cycle: frozenset({Role.PROVIDER}),
     Leg: frozenset(),
     CycleVerdict: frozenset({Role.PROVIDER}),
+    Default: frozenset({Role.PROVIDER}),
     Withdrawal: frozenset({Role.PROVIDER}),
 }
 """Whose signature gives a record its force. A receipt's or statement's second signature makes it final, not valid."""
@@ -73,6 +75,7 @@ _SLOTS: Final[dict[type[Message], Callable[[Any], Slot]]] = {
     Cycle: lambda m: (m.proposer, m.nonce),
     Leg: lambda m: (m.channel, m.cycle),
     CycleVerdict: lambda m: (m.timekeeper, m.cycle),
+    Default: lambda m: (m.channel, m.statement, m.as_of_ms, m.claimed_ms, m.unpaid_cents, *m.payments),
     Withdrawal: lambda m: (m.provider, m.sequence, m.withdrawn_ms),
 }
 _LABELS: Final[dict[type[Message], Callable[[Any], str]]] = {
@@ -93,6 +96,7 @@ _LABELS: Final[dict[type[Message], Callable[[Any], str]]] = {
     Cycle: lambda m: f"the cycle of {len(m.debts)} debts",
     Leg: lambda m: f"the leg of {format_cents(m.amount_cents)} {m.currency}",
     CycleVerdict: lambda m: "the timekeeper's verdict",
+    Default: lambda m: f"the claim that {m.unpaid_cents} cents are not paid",
     Withdrawal: lambda m: f"the withdrawal of offers below {m.sequence}",
 }
 
@@ -107,6 +111,7 @@ _TIMES: Final = (
     "agreed_ms",
     "proposed_ms",
     "judged_ms",
+    "claimed_ms",
     "opened_ms",
     "valid_from_ms",
     "withdrawn_ms",

@@ -153,13 +153,10 @@ def _judge_order_times(case: Case, book: Book) -> None:
 
 
 def _judge_chain(case: Case, book: Book) -> None:
-    channel = book.channel.message
-    head = chain_start(channel, book.channel.record_id)
+    head = chain_start(book.channel.message, book.channel.record_id)
     for number in sorted(book.receipts):
         held = book.receipts[number]
-        is_judged = book.elided.open_links is not None and number not in book.elided.open_links
-        faults = [] if is_judged else faults_of_link(head, held.message, credit_limit_pico=channel.credit_limit_pico)
-        for fault in faults:
+        for fault in faults_of_link(head, held.message) if book.elided.is_link_judged(number) else ():
             if fault.code == "receipt-gap":
                 _note_gap(case, book, held, head)
             else:

@@ -6,6 +6,7 @@ from typing import Final
 
 from p2pgrid.proto.card import Card
 from p2pgrid.proto.cycle import Cycle, CycleVerdict, Leg
+from p2pgrid.proto.default import Default
 from p2pgrid.proto.dispute import Answer, Dispute, Opening
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.record import Message
@@ -33,6 +34,7 @@ MESSAGE_TYPES: Final[dict[str, type[Message]]] = {
         Cycle,
         Leg,
         CycleVerdict,
+        Default,
         Withdrawal,
     )
 }

@@ -61,12 +61,7 @@ def place_order(
             f"the answer may cost {most} pico-EUR; {max_amount_pico} are allowed.",
             hint="Lower max_tokens or raise the budget.",
         )
-    if most > books.credit_left_pico():
-        raise Refused(
-            "credit-exhausted",
-            f"the answer may cost {most} pico-EUR; {books.credit_left_pico()} of the channel's credit are left.",
-            hint="Settle what is open, or lower max_tokens.",
-        )
+    books.check_credit(most, now_ms)
     message = Order(
         channel=books.id,
         order_number=books.last_order_number + 1,

@@ -21,6 +21,7 @@ from p2pgrid.proto.card import Card
 from p2pgrid.proto.checkpoint import CHECKPOINT_TYPE, verify_checkpoint
 from p2pgrid.proto.codes import CODES, Party, Weight
 from p2pgrid.proto.cycle import Cycle, CycleVerdict, Leg
+from p2pgrid.proto.default import Default
 from p2pgrid.proto.dispute import Answer, Dispute
 from p2pgrid.proto.evidence import slot_of
 from p2pgrid.proto.findings import Finding
@@ -49,6 +50,7 @@ _NAMED: Final[dict[type[Message], Callable[[Any], tuple[bytes, ...]]]] = {
     Cycle: lambda m: tuple(debt.card for debt in m.debts),
     Leg: lambda m: (m.cycle,),
     CycleVerdict: lambda m: (m.cycle,),
+    Default: lambda m: (m.statement, *m.payments),
 }
 """The fields that hold ids of other records. No commitment is among them: its bytes are the other party's choice."""
 

@@ -8,10 +8,15 @@ from typing import Protocol
 from p2pgrid.errors import LedgerError
 from p2pgrid.proto.books import ChannelBooks, risk_pico
 from p2pgrid.proto.channel import ChannelHead
+from p2pgrid.proto.contested import contest_of
+from p2pgrid.proto.cycle import Cycle, CycleVerdict, Leg
 from p2pgrid.proto.dispute import Answer, Dispute
 from p2pgrid.proto.dispute_rules import is_accepted
 from p2pgrid.proto.messages import Channel, Offer, Order, Receipt, Tariff, Voucher
-from p2pgrid.proto.record import Record, Role, Signed
+from p2pgrid.proto.record import M, Record, Role, Signed
+from p2pgrid.proto.set_off import SetOff
+from p2pgrid.proto.set_off_rules import taken_off
+from p2pgrid.proto.statement import Payment, Statement
 
 
 class PlacedOrder(Protocol):
@@ -35,7 +40,14 @@ class DisputeOnRecord(Protocol):
     def answer(self) -> Signed[Answer] | None: ...
 
 
-class ChannelRecords(Protocol):
+class SettlementRecords(Protocol):
+    """What credit is restored from. Raises LedgerError where a ledger is damaged."""
+
+    def settlement(self, message_type: type[M], channel: bytes) -> Sequence[Signed[M]]:
+        """The channel's statements, or its payments, in the order of arrival."""
+
+
+class ChannelRecords(SettlementRecords, Protocol):
     """What restoring reads of a ledger; both ledgers provide it. All raise LedgerError where a ledger is damaged."""
 
     def head(self, channel: bytes) -> ChannelHead:
@@ -96,7 +108,41 @@ def restore_books(records: ChannelRecords, channel: Signed[Channel], own: Role) 
             books.note_unsigned(receipt.message, order.message, tariff_of(records, order.message))
     if disputes:
         _note_mentionable(records, books, disputes, own)
+        for answered in disputes:
+            said, answer = answered.dispute.message, answered.answer
+            if answer is not None:
+                note_credit(books, said, answer.message, records.receipt(channel_id, said.receipt_number))
+    restore_credit(records, books)
     return books
+
+
+def restore_credit(records: SettlementRecords, books: ChannelBooks) -> None:
+    """Count all that was stated, paid and set off in the channel, as it is on record; what is counted already stays."""
+    books.note_settled(*records.settlement(Statement, books.id), *records.settlement(Payment, books.id))
+    set_offs, cycles = records.settlement(SetOff, books.id), records.settlement(Cycle, books.id)
+    legs = records.settlement(Leg, books.id) if cycles else ()
+    verdicts = records.settlement(CycleVerdict, books.id) if cycles else ()
+    for taken in taken_off(books.id, set_offs, cycles, legs, verdicts):
+        books.credit.note_set_off(taken)
+
+
+def note_credit(books: ChannelBooks, dispute: Dispute, answer: Answer, receipt: Signed[Receipt] | None) -> None:
+    """A dispute has its answer: if it has force and was accepted, what it takes off the receipt is owed no more.
+
+    `receipt` is the one that it names by its number, None if that is not on record.
+    """
+    if receipt is None or receipt.id != dispute.receipt:
+        return
+    contest = contest_of(
+        dispute,
+        answer,
+        receipt=receipt.message,
+        receipt_id=receipt.id,
+        countersigned=Role.CLIENT in receipt.signers,
+        days=books.terms.dispute_days,
+    )
+    if contest is not None and contest.is_accepted:
+        books.credit.note_credit(receipt.message.receipt_number, contest.amount_pico)
 
 
 def disputed_by_client(records: ChannelRecords, channel: bytes) -> dict[int, Signed[Dispute]]:

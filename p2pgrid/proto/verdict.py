@@ -19,8 +19,10 @@ from p2pgrid.proto.card import Card
 from p2pgrid.proto.channel_book import Book, open_book, report_rivals, roles_of
 from p2pgrid.proto.codes import CODES, Party, Weight
 from p2pgrid.proto.comparison import compare_sides
+from p2pgrid.proto.credit_case import judge_credit
 from p2pgrid.proto.cycle import Cycle, CycleVerdict, Leg
-from p2pgrid.proto.dispute import Answer, Dispute, Opening
+from p2pgrid.proto.default import Default
+from p2pgrid.proto.dispute import Answer, Decision, Dispute, Opening
 from p2pgrid.proto.dispute_case import judge_disputes
 from p2pgrid.proto.elided import Elided, ElidedOrphans, Sums, note_activity, note_repeats
 from p2pgrid.proto.evidence import Alike, Evidence, Held, by_slot, time_of
@@ -188,6 +190,7 @@ def audit_records(
         judge_continuation(case, book)
         judge_disputes(case, book)
         judge_settlement(case, book)
+        judge_credit(case, book)
         compare_sides(case, book, sources)
     _miss_statements(case, evidence, channels)
     judge_logs(case, evidence.attachments, books, evidence.of(Offer), log_demands)
@@ -246,6 +249,8 @@ class Frame:
     """Ids of receipts that a record beside them names."""
     has_continuations: bool
     """Some channel goes on from another."""
+    credited: frozenset[bytes]
+    """Channels with a dispute that was accepted: more than their credit limit may have been sold."""
     key_terms: dict[bytes, KeyTerm]
     """By offer, what the operator's cards say of the key that signed it, where they say anything."""
     suspects: tuple[tuple[bytes, ...], ...]
@@ -270,6 +275,7 @@ def frame_of(bundles: Iterable[Bundle]) -> Frame:
     orders: set[tuple[bytes, int]] = set()
     receipts: set[tuple[bytes, int]] = set()
     whole: set[bytes] = set()
+    credited: set[bytes] = set()
     ids = {held.message.continues for held in channels.values()} - {b""}
     has_continuations = bool(ids)
     for held in evidence.all():
@@ -279,6 +285,8 @@ def frame_of(bundles: Iterable[Bundle]) -> Frame:
         if isinstance(message, Dispute | Answer):
             receipts.add((message.channel, message.receipt_number))
             ids |= {message.receipt} if isinstance(message, Dispute) else set()
+            if isinstance(message, Answer) and message.decision is Decision.ACCEPTED:
+                credited.add(message.channel)
         elif isinstance(message, Opening):
             orders.add((message.channel, message.order_number))
         elif isinstance(message, NAMING_TYPES):
@@ -294,6 +302,7 @@ def frame_of(bundles: Iterable[Bundle]) -> Frame:
         frozenset(receipts),
         frozenset(ids),
         has_continuations,
+        frozenset(credited),
         _key_terms(evidence),
         evidence.suspects(),
         {proof_id: held.proof for proof_id, held in evidence.attachments.proofs.items()},
@@ -410,6 +419,7 @@ def _open_books(evidence: Evidence, channels: dict[bytes, Held[Channel]], docket
         evidence.of(Statement),
         evidence.of(Invoice),
         evidence.of(Payment),
+        evidence.of(Default),
     )
     for held in [held for records in in_channels for held in records.values()]:
         channel = channels.get(held.message.channel)

@@ -10,21 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 from p2pgrid.errors import LedgerError, Refused
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
-from p2pgrid.proto.books import ChannelBooks
+from p2pgrid.proto.books import Arrears, ChannelBooks
 from p2pgrid.proto.dispute import Answer, Dispute
 from p2pgrid.proto.dispute_exchange import note_answer, note_held
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.reconcile import interrupt_open_orders
 from p2pgrid.proto.record import Role, Signed
-from p2pgrid.proto.restore import restore_books
+from p2pgrid.proto.restore import restore_books, restore_credit
 from p2pgrid.provider.limits import ProviderLimits
 
 log = logging.getLogger(__name__)
@@ -176,7 +176,7 @@ class Channels:
         self._limits = limits
         self._now_ms = now_ms
         self._channels: dict[bytes, OpenChannel] = {}
-        self._by_client: Counter[bytes] = Counter()
+        self._by_client: dict[bytes, list[OpenChannel]] = {}
         self._repairs: set[asyncio.Task[None]] = set()
 
     async def restore(self) -> int:
@@ -198,6 +198,7 @@ class Channels:
         """Take the books from the ledger, with the order numbers that were used besides. Raises LedgerError."""
         books = restore_books(self._ledger, channel.books.signed, Role.PROVIDER)
         books.last_order_number = max(books.last_order_number, channel.books.last_order_number)
+        books.arrears = channel.books.arrears
         channel.books = books
 
     def note_held(self, channel: OpenChannel, ids: Sequence[bytes]) -> None:
@@ -205,8 +206,16 @@ class Channels:
         note_held(channel.books, self._ledger, ids)
 
     def note_answer(self, channel: OpenChannel, dispute: Dispute, answer: Answer) -> None:
-        """A dispute of the channel is answered: what was at stake may be no more."""
-        note_answer(channel.books, dispute, answer)
+        """A dispute of the channel is answered: what was at stake may be no more. Raises LedgerError."""
+        note_answer(channel.books, self._ledger, dispute, answer)
+
+    def note_settled(self, channel: OpenChannel) -> None:
+        """Statements or payments of the channel are on record: what they free is free. Raises LedgerError."""
+        restore_credit(self._ledger, channel.books)
+
+    def note_arrears(self, channel: OpenChannel, arrears: Arrears | None) -> None:
+        """The channel's client is behind with a payment from a time on, or is no more."""
+        channel.books.arrears = arrears
 
     def key_of(self, channel: OpenChannel) -> SecretKey:
         """Ours in that channel."""
@@ -214,7 +223,11 @@ class Channels:
 
     def channels_of(self, client: PublicKey) -> list[Signed[Channel]]:
         """The client's channels here, oldest first."""
-        return [one.books.signed for one in self._channels.values() if one.books.client == client]
+        return [one.books.signed for one in self.of_client(client)]
+
+    def of_client(self, client: PublicKey) -> Sequence[OpenChannel]:
+        """The same, as they are kept."""
+        return self._by_client.get(client.raw, ())
 
     async def close_overdue(self) -> int:
         """Make receipts for suspended orders of clients that were away for `limits.away_s`, as if they had resumed.
@@ -288,7 +301,7 @@ class Channels:
 
     def has_client(self, client: PublicKey) -> bool:
         """True if any channel is the client's."""
-        return self._by_client[client.raw] > 0
+        return client.raw in self._by_client
 
     def find_current(self, channel_id: bytes, client: PublicKey) -> OpenChannel:
         """As `find`, for a new order. Raises Refused (`channel-expired`) where the channel is under a former key."""
@@ -324,14 +337,14 @@ class Channels:
         """Raises Refused (`too-many-channels`, `busy`) if the client may open no further channel now."""
         if len(self._channels) >= self._limits.channels:
             raise Refused("busy", "this provider takes no more channels now.")
-        if self._by_client[client.raw] < self._limits.channels_per_client:
+        if len(self.of_client(client)) < self._limits.channels_per_client:
             return
         now_ms = self._now_ms()
         own = self._key.public_key
         mine = [
             channel
-            for channel in self._channels.values()
-            if channel.books.client == client and channel.books.provider == own and not channel.books.is_expired(now_ms)
+            for channel in self.of_client(client)
+            if channel.books.provider == own and not channel.books.is_expired(now_ms)
         ]
         if len(mine) >= self._limits.channels_per_client:
             raise Refused(
@@ -371,12 +384,15 @@ class Channels:
 
     def _add(self, channel: OpenChannel) -> OpenChannel:
         self._channels[channel.books.id] = channel
-        self._by_client[channel.books.client.raw] += 1
+        self._by_client.setdefault(channel.books.client.raw, []).append(channel)
         return channel
 
     def _remove(self, channel: OpenChannel) -> None:
         del self._channels[channel.books.id]
-        self._by_client[channel.books.client.raw] -= 1
+        others = self._by_client[channel.books.client.raw]
+        others.remove(channel)
+        if not others:
+            del self._by_client[channel.books.client.raw]
 
     async def _repair(self, channel: OpenChannel) -> None:
         while channel.broken is not None:

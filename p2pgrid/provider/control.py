@@ -13,6 +13,7 @@ from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import Signed, parse_record
 from p2pgrid.proto.wire import MAX_CHANNELS, ChannelRequest, Channels, Kind, parse_frame
+from p2pgrid.provider.client_credit import check_standing
 from p2pgrid.provider.exchange import Exchange, Shop
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ class ChannelExchange(Exchange):
             shop.channels.check_head(request.continues, client)
         else:
             shop.links.check_opening(self.stream.connection)
+        limit_pico = check_standing(shop.credit, client)
         self._proposed = propose_channel(
             offer,
             client=client,
@@ -90,6 +92,7 @@ class ChannelExchange(Exchange):
             key=shop.key,
             now_ms=now_ms,
             continues=request.continues,
+            credit_limit_pico=limit_pico,
         )
         self.stream.send(Kind.CHANNEL, self._proposed.record.to_bytes())
         self.expect_next()
@@ -109,6 +112,8 @@ class ChannelExchange(Exchange):
 
     def _opened(self, signed: Signed[Channel]) -> None:
         self.shop.channels.open(signed, self.stream.connection)
+        if self.shop.credit is not None:
+            self.shop.credit.opened(self.stream.peer)
         log.info("channel %s is open with %s", signed.message.channel.hex()[:16], self.stream.peer)
         self.stream.send(Kind.CHANNEL_OPENED, b"")
         self.finish()

@@ -24,6 +24,7 @@ from p2pgrid.proto.record import Record, Signed
 from p2pgrid.proto.wire import Kind, Refusal
 from p2pgrid.provider.admission import RETRY_AFTER_MS, Admission
 from p2pgrid.provider.channels import Channels, OpenChannel
+from p2pgrid.provider.client_credit import ClientCredit
 from p2pgrid.provider.dispute_book import Watcher
 from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.links import ClientLinks
@@ -88,6 +89,8 @@ class Shop:
     """Clients that watch the offer."""
     statements: StatementBook | None = None
     """None for a process that does not settle."""
+    credit: ClientCredit | None = None
+    """What clients are lent; None for a shop that goes by the offer, and by each channel alone."""
     claims: Claims | None = None
     """None for a node of one process, which holds every channel."""
 

@@ -57,6 +57,7 @@ from p2pgrid.provider.admission import Admission
 from p2pgrid.provider.advertising import Advertiser
 from p2pgrid.provider.cards import OwnCards
 from p2pgrid.provider.channels import Channels
+from p2pgrid.provider.client_credit import ClientCredit, policy_of
 from p2pgrid.provider.clock import unix_ms
 from p2pgrid.provider.desk import PROVIDER_ASKS, ProviderDesk
 from p2pgrid.provider.dispute_book import DisputeBook
@@ -79,6 +80,8 @@ from p2pgrid.provider.statement_book import StatementBook
 from p2pgrid.provider.tally import Tally
 from p2pgrid.provider.witnessing import Witnessing, parse_witness
 from p2pgrid.provider.workers import ProviderWorkers, SharedChannels, check_engines
+from p2pgrid.settlement.credit.book import CreditBook
+from p2pgrid.settlement.database import FILE_NAME, open_database
 from p2pgrid.settlement.statements.days import LocalDays
 from p2pgrid.settlement.statements.drafting import Terms as StatementTerms
 from p2pgrid.settlement.wiring import Selling, selling
@@ -177,6 +180,7 @@ class Provider:
         self._advertiser: Advertiser
         self._admission: Admission
         self.channels: Channels
+        self.credit: ClientCredit
         self.disputes: DisputeBook
         self.statements: StatementBook
         self.log: LogService
@@ -376,8 +380,28 @@ class Provider:
             suspended,
             time.monotonic() - started,
         )
+        self.credit = ClientCredit(
+            ledger,
+            self.channels,
+            policy_of(config.terms),
+            self._now_ms,
+            await self._open_credit_book(stack),
+            self._zone,
+        )
+        self.credit.start()
         await self._take_commands(stack, ledger)
         return ledger
+
+    async def _open_credit_book(self, stack: AsyncExitStack) -> CreditBook:
+        connection = await asyncio.to_thread(open_database, self._data.path / FILE_NAME)
+        stack.callback(connection.close)
+        terms, own = self._config.terms, [self.key, *self._former_keys]
+        return CreditBook(
+            connection,
+            believed=terms.believe,
+            own_keys=[key.public_key.raw for key in own],
+            grace_ms=policy_of(terms).grace_ms,
+        )
 
     async def _take_commands(self, stack: AsyncExitStack, ledger: Ledger) -> None:
         """From now on, long before an engine is up: a command would find the ledger locked."""
@@ -446,6 +470,7 @@ class Provider:
             log=self.log,
             cards=self.cards.chain,
             news=self._news,
+            credit=self.credit,
             claims=workers,
         )
         on_stream, movable = serve_streams(shop), LinksByName()

@@ -40,6 +40,7 @@ class WorkerChannels(Channels):
         bus.on(m.GiveUp, self._give_up)
         bus.on(m.HeldByBoth, self._held_by_both)
         bus.on(m.AnswerSaid, self._answer_said)
+        bus.on(m.CreditNews, self._credit_news)
 
     def find(self, channel_id: bytes, client: PublicKey) -> OpenChannel:
         """The client's channel of that id. Raises Refused (`not-resumed`) for one that this process does not hold."""
@@ -93,6 +94,11 @@ class WorkerChannels(Channels):
         if (channel := self.get(message.channel)) is not None:
             self._try(lambda: self._note_said(channel, message.dispute))
 
+    def _credit_news(self, message: m.CreditNews) -> None:
+        if (channel := self.get(message.channel)) is not None:
+            self.note_arrears(channel, m.arrears_of(message))
+            self._try(lambda: self.note_settled(channel))
+
     def _note_said(self, channel: OpenChannel, dispute: bytes) -> None:
         row = self._remote.dispute(dispute)
         if row is not None and row.answer is not None:
@@ -102,7 +108,7 @@ class WorkerChannels(Channels):
         try:
             note()
         except LedgerError as error:
-            log.error("a dispute could not be looked into: %s", error)
+            log.error("what another process recorded could not be looked into: %s", error)
 
 
 class WorkerClaims:

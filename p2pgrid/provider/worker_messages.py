@@ -9,6 +9,7 @@ import msgspec
 from p2pgrid.commands.wire import Failure
 from p2pgrid.config import NetworkEntry
 from p2pgrid.processes.bus import BusMessage
+from p2pgrid.proto.books import Arrears, ChannelBooks
 from p2pgrid.proto.record import Record
 from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.tally import NUMBERS, Tally
@@ -154,6 +155,17 @@ class FailOrders(BusMessage, frozen=True):
     NUMBER = 33
 
 
+class CreditNews(BusMessage, frozen=True):
+    """What frees a channel's credit may have grown; and whether its client is behind with a payment."""
+
+    NUMBER = 34
+
+    channel: bytes
+    overdue_from_ms: int
+    """0 where nothing is open."""
+    sentence: str
+
+
 # -- from a worker to the main process
 
 
@@ -279,6 +291,17 @@ class Draining(BusMessage, frozen=True):
     """No order is accepted from now on, and the counters say how many run."""
 
     NUMBER = 52
+
+
+def credit_news(books: ChannelBooks) -> CreditNews:
+    """The message for a channel whose books these are."""
+    arrears = books.arrears
+    return CreditNews(books.id, arrears.from_ms if arrears else 0, arrears.sentence if arrears else "")
+
+
+def arrears_of(message: CreditNews) -> Arrears | None:
+    """What the message says of the client's payments."""
+    return Arrears(message.overdue_from_ms, message.sentence) if message.sentence else None
 
 
 def tally_message(tally: Tally) -> TallySoFar:

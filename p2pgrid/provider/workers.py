@@ -30,6 +30,7 @@ from p2pgrid.processes.accepting import Acceptor, ConnectionGone
 from p2pgrid.processes.bus import Bus
 from p2pgrid.processes.counters import SharedCounters, make_memory
 from p2pgrid.processes.workers import WorkerEnds, WorkerSet
+from p2pgrid.proto.books import Arrears
 from p2pgrid.proto.channel import verify_channel
 from p2pgrid.proto.dispute import Answer, Dispute
 from p2pgrid.proto.keys import PublicKey, SecretKey, parse_public_key
@@ -95,6 +96,18 @@ class SharedChannels(Channels):
             super().note_answer(channel, dispute, answer)
         else:
             holder.send(m.AnswerSaid(channel.books.id, answer.dispute))
+
+    def note_settled(self, channel: OpenChannel) -> None:
+        super().note_settled(channel)
+        self._tell_credit(channel)
+
+    def note_arrears(self, channel: OpenChannel, arrears: Arrears | None) -> None:
+        super().note_arrears(channel, arrears)
+        self._tell_credit(channel)
+
+    def _tell_credit(self, channel: OpenChannel) -> None:
+        if (holder := self._holder_of(channel)) is not None:
+            holder.send(m.credit_news(channel.books))
 
     def check_head(self, head: bytes, client: PublicKey) -> None:
         for channel in self:
@@ -234,6 +247,7 @@ class ProviderWorkers(WorkerSet):
         def granted() -> None:
             channel.is_held = False
             self._all_buses[worker].send(m.Opened(channel.books.signed.record, link.number))
+            self._all_buses[worker].send(m.credit_news(channel.books))
 
         self._claims.claim(channel.books.id, worker, granted)
 
@@ -280,6 +294,7 @@ class ProviderWorkers(WorkerSet):
             channel.is_held = False
             books = channel.books
             bus.send(m.Granted(claim.request, books.signed.record, books.last_order_number, channel.away_since_ms))
+            bus.send(m.credit_news(books))
 
         self._claims.claim(channel.books.id, worker, granted)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.proto import (
     audit_cases_batch,
+    audit_cases_credit,
     audit_cases_disputes,
     audit_cases_keys,
     audit_cases_log,
@@ -15,6 +16,7 @@ from tests.proto.audit_cases import CASES, AuditCase
 
 _ROOMS = (
     audit_cases_batch,
+    audit_cases_credit,
     audit_cases_disputes,
     audit_cases_keys,
     audit_cases_log,

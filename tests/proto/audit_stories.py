@@ -16,6 +16,7 @@ from tests.factories import make_answer, make_invoice, make_opening
 from tests.proto.audit_cases import USAGE, both, by_the_hour, two_receipts, with_line
 from tests.proto.audit_cases_batch import LINES, batch, line, opened_by_voucher, used
 from tests.proto.audit_cases_batch import opened as opened_in_batch
+from tests.proto.audit_cases_credit import credited_before, half_paid_by_its_vat, just_enough_ahead
 from tests.proto.audit_cases_disputes import BODY, KEY, answered, billed_later, disputed, opened, opened_with_rate
 from tests.proto.audit_cases_disputes import rejected as rejection
 from tests.proto.audit_cases_keys import both_keys, card, peer, rotated, sold_under
@@ -387,6 +388,9 @@ STORIES: tuple[Story, ...] = (
     Story("an invoice taken back and made again", taken_back),
     Story("a payment of 120 s later, counted", of(paid_at, CLOCKS_MS, counted=True)),
     Story("a payment of just before, not counted yet", of(paid_at, -1000, counted=False, third=True)),
+    Story("as much paid ahead as a receipt takes", of(just_enough_ahead)),
+    Story("a receipt credited before the next", of(credited_before), notes=("dispute-not-mentioned",)),
+    Story("half of a statement paid, with its VAT", of(half_paid_by_its_vat), notes=("invoice-open",)),
     # Logs.
     Story(
         "a receipt that awaits its signature, and its log",

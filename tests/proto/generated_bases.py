@@ -64,6 +64,7 @@ def one_of_each_message() -> list[Message]:
         invoice,
         factories.make_payment(invoice, dealings.id, amount_cents=121),
         *factories.set_off_records(invoice, dealings),
+        factories.make_claim(statement, unpaid_cents=121),
         factories.make_withdrawal(),
     )
     return [one.message for one in signed]

@@ -188,6 +188,7 @@ def item_of(name: str, known: Sequence[Any], number: int) -> Any:
         "endpoints": "/v1/completions",
         "gpus": "A",
         "mentions": factories.digest(f"mention {number}"),
+        "payments": number.to_bytes(32),
         "lacks": factories.digest("lack"),
         "hashes": bytes(32),
         "channels": b"",
@@ -328,6 +329,7 @@ def _between() -> Iterator[tuple[str, Any, dict[str, Any]]]:
     yield from ((name, of["SetOff"], changes) for name, changes in _of_set_offs(of["SetOff"]))
     yield from ((name, of["Cycle"], changes) for name, changes in _of_cycles(of["Cycle"]))
     yield "a leg of one party", of["Leg"], {"creditor": of["Leg"].debtor}
+    yield from ((name, of["Default"], changes) for name, changes in _of_claims())
     yield "a reason that no page names", of["Dispute"], {"reason": "no-such-code"}
 
 
@@ -437,6 +439,15 @@ def _of_cycles(cycle: Cycle) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "proposed by a stranger", {"proposer": stranger}
     yield "a millisecond to sign in", {"deadline_ms": cycle.proposed_ms + 1}
     yield "no time to sign in", {"deadline_ms": cycle.proposed_ms}
+
+
+def _of_claims() -> Iterator[tuple[str, dict[str, Any]]]:
+    low, high = bytes(32), bytes([1]) * 32
+    for claimed_ms in (999, 1000, 1001):
+        yield f"claimed at {claimed_ms} ms, as of 1000", {"as_of_ms": 1000, "claimed_ms": claimed_ms}
+    yield "two payments by id", {"payments": (low, high)}
+    yield "two payments in another order", {"payments": (high, low)}
+    yield "one payment listed twice", {"payments": (low, low)}
 
 
 def _key_payloads() -> Iterator[Case]:

@@ -9,7 +9,7 @@ import msgspec
 
 from p2pgrid.errors import InvalidRecord, ProtocolViolation, Refused
 from p2pgrid.proto.acceptance import accept_order, verify_order
-from p2pgrid.proto.books import ChannelBooks, risk_pico
+from p2pgrid.proto.books import Arrears, ChannelBooks, risk_pico
 from p2pgrid.proto.messages import Offer, Order, Tariff
 from p2pgrid.proto.record import Role, Signed, parse_record, sign_message
 from p2pgrid.proto.wire import Kind, OrderOpening, parse_frame
@@ -52,6 +52,8 @@ def _case(
         "last_order_number": sold.last_order_number,
         "total_pico": sold.total_pico,
         "reserved_pico": sold.reserved_pico,
+        "freed_pico": sold.credit.freed_pico,
+        "overdue_from_ms": sold.arrears.from_ms if sold.arrears else 0,
         "countersigned_pico": sold.countersigned_pico,
         "open_risks_pico": sorted(sold._risks.values()),
         "order": sent.hex(),
@@ -92,6 +94,16 @@ def _owing(total: int) -> Callable[[ChannelBooks], None]:
         books.total_pico = total
 
     return owe
+
+
+def _freed(pico: int, total: int, overdue_ms: int | None = None) -> Callable[[ChannelBooks], None]:
+    def free(books: ChannelBooks) -> None:
+        books.total_pico = total
+        books.credit.freed_pico = pico
+        if overdue_ms is not None:
+            books.arrears = Arrears(NOW_MS + overdue_ms, "An invoice is overdue.")
+
+    return free
 
 
 def _with_open(count: int, countersigned_pico: int = 0) -> Callable[[ChannelBooks], None]:
@@ -163,6 +175,13 @@ _CASES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("a prompt cap of nothing: the engine will tell", {"order": _with(max_prompt_tokens=0)}),
     ("credit to the last pico", {"books": _owing(10**13 - _MOST)}),
     ("credit a pico short", {"books": _owing(10**13 - _MOST + 1)}),
+    ("credit that was freed, to the last pico", {"books": _freed(2 * 10**13, 3 * 10**13 - _MOST)}),
+    ("credit that was freed, a pico short", {"books": _freed(2 * 10**13 - 1, 3 * 10**13 - _MOST)}),
+    ("an invoice overdue from now on", {"books": _freed(0, 0, 0)}),
+    ("an invoice overdue in a millisecond", {"books": _freed(0, 0, 1)}),
+    ("overdue, and enough paid ahead", {"books": _freed(10**13, 10**13 - _MOST, -1)}),
+    ("overdue, and a pico too little paid ahead", {"books": _freed(10**13, 10**13 - _MOST + 1, -1)}),
+    ("overdue, and no credit left either", {"books": _freed(0, 10**13, -1)}),
     ("one order open, nothing countersigned", {"books": _with_open(1)}),
     ("one order open, its risk or the new one's countersigned", {"books": _with_open(1, _RISK)}),
     ("two open, one risk countersigned", {"books": _with_open(2, _RISK)}),

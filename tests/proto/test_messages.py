@@ -132,7 +132,19 @@ def test_every_type_is_listed() -> None:
     assert sorted(MESSAGE_TYPES) == [
         f"/p2pgrid/{n}/1"
         for n in (
-            *("answer", "card", "channel", "cycle-verdict", "cycle", "dispute", "invoice", "leg", "meter", "offer"),
+            *(
+                "answer",
+                "card",
+                "channel",
+                "cycle-verdict",
+                "cycle",
+                "default",
+                "dispute",
+                "invoice",
+                "leg",
+                "meter",
+                "offer",
+            ),
             *("opening", "order", "payment", "receipt", "set-off", "statement", "voucher", "withdrawal"),
         )
     ]

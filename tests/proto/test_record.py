@@ -376,6 +376,7 @@ def test_caps_of_messages() -> None:
         "Cycle": 2048,
         "Leg": 1024,
         "CycleVerdict": 1024,
+        "Default": 16 * 1024,
         "Withdrawal": 1024,
     }
     assert issubclass(Receipt, msgspec.Struct) and isinstance(SIGNED, Signed)

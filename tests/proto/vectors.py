@@ -23,6 +23,7 @@ from tests.proto.audit_vectors import audit_vectors
 from tests.proto.batch_vectors import batch_vectors
 from tests.proto.card_vectors import card_vectors, discovery_vectors, proof_vectors
 from tests.proto.counting_vectors import counting_vectors
+from tests.proto.credit_vectors import credit_vectors, default_vectors
 from tests.proto.exchange_vectors import exchange_vectors
 from tests.proto.link_vectors import link_vectors
 from tests.proto.log_vectors import log_vectors, merkle_vectors
@@ -75,6 +76,8 @@ def all_vectors() -> dict[str, Any]:
         "discovery.json": discovery_vectors(),
         "withdrawals.json": withdrawal_vectors(),
         "statements.json": statement_vectors(),
+        "credit.json": credit_vectors(),
+        "defaults.json": default_vectors(),
     }
 
 
@@ -147,6 +150,7 @@ def _other_records() -> list[Signed[Message]]:
         invoice,
         factories.make_payment(invoice, dealings.id, amount_cents=121),
         *factories.set_off_records(invoice, dealings),
+        factories.make_claim(statement, unpaid_cents=121),
         factories.make_withdrawal(),
     ]
 

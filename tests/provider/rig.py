@@ -49,6 +49,7 @@ from p2pgrid.proto.wire import (
 )
 from p2pgrid.provider.admission import Admission
 from p2pgrid.provider.channels import Channels
+from p2pgrid.provider.client_credit import ClientCredit, CreditPolicy, Standing
 from p2pgrid.provider.clock import unix_ms
 from p2pgrid.provider.dispute_book import DisputeBook
 from p2pgrid.provider.engines import EnginePlan, EngineSet
@@ -128,6 +129,8 @@ async def provider(
     log: LogService | None = None,
     batch: BatchTerms = ONE_BY_ONE,
     selling: Selling | None = None,
+    policy: CreditPolicy | None = None,
+    standing: Standing | None = None,
 ) -> AsyncIterator[Rig]:
     """A provider on a free port of 127.0.0.1 with a fake engine; one `ModelConfig` a name."""
     ledger = ledger if ledger is not None else MemoryLedger()
@@ -158,6 +161,9 @@ async def provider(
             ),
             now_ms,
         )
+        credit = ClientCredit(ledger, channels, policy, now_ms, standing) if policy is not None else None
+        if credit is not None:
+            credit.start()
         offer = await offers.publish(engines.entries, ["/ip4/127.0.0.1/tcp/1/tls"])
         shop = Shop(
             key=PROVIDER,
@@ -173,6 +179,7 @@ async def provider(
             now_ms=now_ms,
             log=log,
             statements=StatementBook(ledger, channels, now_ms, selling=selling),
+            credit=credit,
         )
         assert shop.statements is not None
         shop.statements.review()

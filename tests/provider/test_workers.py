@@ -20,12 +20,13 @@ from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.proto.dispute import Decision
 from p2pgrid.proto.disputing import sign_answer
 from p2pgrid.proto.messages import Status
-from p2pgrid.proto.record import parse_record
+from p2pgrid.proto.record import Role, Signed, parse_record, sign_message
+from p2pgrid.proto.statement import Invoice, Payment, Statement
 from p2pgrid.proto.wire import Channels, Kind, Records, Refusal, parse_frame
 from p2pgrid.provider.node import Provider
 from p2pgrid.provider.pages import serve_pages
 from p2pgrid.provider.workers import ProviderWorkers
-from tests.factories import secret_key
+from tests.factories import make_invoice, make_prepayment, make_statement, secret_key
 from tests.provider.rig import Buyer, Clock, Rig, receive, until
 from tests.provider.test_disputes import begin as begin_disputes
 from tests.provider.test_node import config, node
@@ -348,3 +349,48 @@ async def test_disputes_of_a_channel_that_a_worker_holds_reach_its_books(data: D
         provider.disputes.said(answer)
         assert (await receive(news))[0] == Kind.DISPUTES_NEWS
         assert (await buyer.order(max_tokens=20).send().to_end()).receipt_number == 3
+
+
+async def test_what_is_settled_reaches_the_books_of_the_worker_that_holds_the_channel(data: DataFolder) -> None:
+    terms = TermsConfig(window_tokens=16, credit_limit_eur="0.0003", overdue_grace_days=0)
+    async with running(data, terms=terms) as (provider, rig):
+        buyer = await buyer_of(provider, rig)
+        channel = buyer.channel.message.channel
+        await buyer.order(max_tokens=20).send().to_end()
+        buyer.books.credit.freed_pico = 10**12
+        assert (await buyer.order().send().refused()).code == "credit-exhausted"
+        await provider.ledger.append(make_prepaid(provider, channel, buyer.now_ms()))
+        await told_of(buyer)
+        assert (await buyer.order().send().to_end()).receipt_number == 2
+        await provider.ledger.append(*make_overdue(provider, buyer))
+        await told_of(buyer)
+        refusal = await buyer.order().send().refused()
+        assert refusal.code == "payment-overdue" and "12.39 EUR are open" in refusal.message
+        # A channel that another worker takes over is told of it as well.
+        for _ in range(4):
+            await buyer.reconnect(rig)
+            await buyer.resume()
+            assert (await buyer.order().send().refused()).code == "payment-overdue"
+
+
+async def told_of(buyer: Buyer) -> None:
+    """Return once the worker has heard all that was said to it: it answers a stream that goes through the main process,
+    behind it on the same bus."""
+    await buyer.ask(Kind.OFFER_REQUEST, b"")
+
+
+def make_prepaid(provider: Provider, channel: bytes, now_ms: int) -> Signed[Payment]:
+    """A cent, for no invoice."""
+    message = make_prepayment(channel, amount_cents=1, booked_ms=now_ms).message
+    return sign_message(message, Role.PROVIDER, provider.key)
+
+
+def make_overdue(provider: Provider, buyer: Buyer) -> tuple[Signed[Statement], Signed[Invoice]]:
+    """A statement of 12.40 EUR that was due at once, and its invoice."""
+    channel = buyer.channel.message
+    now_ms = max(buyer.now_ms(), channel.opened_ms + 1)
+    times = {"from_ms": channel.opened_ms, "until_ms": now_ms, "stated_ms": now_ms, "due_ms": now_ms}
+    net = {"net_cents": 1240, "gross_cents": 1240}
+    message = make_statement([], bytes(32), channel=channel.channel, **times, **net).message
+    signed = sign_message(message, Role.PROVIDER, provider.key).countersigned(Role.CLIENT, buyer.key)
+    return signed, sign_message(make_invoice(signed).message, Role.PROVIDER, provider.key)

@@ -227,6 +227,76 @@ MUTANTS: Final[tuple[tuple[str, str, str], ...]] = (
         'rounded(statement["credits_pico"] + statement["held_pico"], 10**10)',
     ),
     (
+        "what is paid ahead is taken as net",
+        "-balance * 10**14 // (10_000 + rate)",
+        "-balance * 10**10",
+    ),
+    (
+        "the first statement's rate counts",
+        'statements[-1]["rate_bp"]',
+        'statements[0]["rate_bp"]',
+    ),
+    (
+        "what is held back is paid",
+        'sum(one["total_pico"] for one in statements) - held[-1]',
+        'sum(one["total_pico"] for one in statements)',
+    ),
+    (
+        "the newest statement is paid first",
+        "for at in reversed(range(len(statements))):",
+        "for at in range(len(statements)):",
+    ),
+    (
+        "a part of a statement is rounded for the client",
+        '-(-billed * open_cents // one["gross_cents"])',
+        'billed * open_cents // one["gross_cents"]',
+    ),
+    (
+        "a balance from before is forgiven",
+        "freed - balance * 10**10",
+        "freed",
+    ),
+    (
+        "who is overdue may use its credit",
+        "and unpaid > 0:",
+        'and unpaid > channel["credit_limit_pico"]:',
+    ),
+    (
+        "a claim may leave out what came in its last day but one",
+        'until_ms = said["as_of_ms"] - 86_400_000',
+        'until_ms = said["as_of_ms"] - 86_400_001',
+    ),
+    (
+        "a claim may be made the day that it is due",
+        'said["as_of_ms"] <= due["due_ms"] + 120_000',
+        'said["as_of_ms"] <= due["due_ms"]',
+    ),
+    (
+        "a payment that the statement counts counts again",
+        'one.message["booked_ms"] > due["stated_ms"] + 120_000)',
+        'one.message["booked_ms"] > due["stated_ms"])',
+    ),
+    (
+        "what is booked for another invoice was overlooked",
+        'any(one["kind"] == "received" and',
+        'any(one["amount_cents"] > 0 and',
+    ),
+    (
+        "of two statements that follow the one that owes more counts",
+        "best = min(following, key=",
+        "best = max(following, key=",
+    ),
+    (
+        "a claim needs no invoice",
+        '(due["gross_cents"] > 0 and sum(bills) != due["gross_cents"])',
+        "False",
+    ),
+    (
+        "a card alone ties a key to a client",
+        'if {client, offer["provider"]} <= named:',
+        "if named:",
+    ),
+    (
         "lines are rounded as a whole",
         'sum(rounded(part, 10**10) for line in statement["lines"] for part in components(line))',
         'sum(rounded(line["amount_pico"], 10**10) for line in statement["lines"])',

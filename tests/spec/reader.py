@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import itertools
 import json
 import re
 import struct
@@ -453,6 +454,9 @@ def _rules_of(name: str, m: dict[str, Any]) -> Iterator[bool]:
             yield m["proposed_ms"] < m["deadline_ms"]
         case "Leg":
             yield m["creditor"] != m["debtor"]
+        case "Default":
+            yield m["claimed_ms"] >= m["as_of_ms"]
+            yield all(before < after for before, after in itertools.pairwise(m["payments"]))
 
 
 def _digests_of(name: str, message: dict[str, Any]) -> Iterator[bytes]:
@@ -521,6 +525,116 @@ def net_cents(statement: dict[str, Any], held_before_pico: int) -> int:
     lines = sum(rounded(part, 10**10) for line in statement["lines"] for part in components(line))
     off = rounded(statement["credits_pico"], 10**10) + rounded(statement["held_pico"], 10**10)
     return lines - off + rounded(held_before_pico, 10**10)
+
+
+def freed_pico(statements: Sequence[dict[str, Any]], paid_cents: int, credited_pico: int) -> int:
+    """session.md, section 8a."""
+    balance = sum(one["gross_cents"] for one in statements) - paid_cents
+    balance += statements[0]["opening_cents"] if statements else 0
+    held = [0, *(one["held_pico"] for one in statements)]
+    freed = sum(one["total_pico"] for one in statements) - held[-1]
+    freed += max(credited_pico - sum(one["credits_pico"] for one in statements), 0)
+    if balance <= 0:
+        rate = statements[-1]["rate_bp"] if statements else 2700
+        return int(freed + -balance * 10**14 // (10_000 + rate))
+    for at in reversed(range(len(statements))):
+        one = statements[at]
+        if one["gross_cents"] <= 0:
+            continue
+        billed = max(one["total_pico"] - one["credits_pico"] - (held[at + 1] - held[at]), 0)
+        open_cents = min(balance, one["gross_cents"])
+        freed -= -(-billed * open_cents // one["gross_cents"])
+        balance -= open_cents
+    return int(freed - balance * 10**10)
+
+
+def judge_default(claim: Record, records: Sequence[Record], at_ms: int) -> tuple[str, int]:
+    """messages.md, rule 24g."""
+    said = claim.message
+    found = [one for one in records if one.type == "/p2pgrid/channel/1" and one.message["channel"] == said["channel"]]
+    keys = {role: found[0].message[role] for role in ("provider", "client")} if found else {}
+    if not found or not all(_is_signed(one, keys) for one in found):
+        return "unproven", 0
+    own = {"provider": keys["provider"]}
+    here = [one for one in records if one.message.get("channel") == said["channel"] and _is_signed(one, own)]
+    stated = next((one for one in here if one.id == said["statement"] and _is_signed(one, keys)), None)
+    if stated is None or not _is_signed(claim, own):
+        return "unproven", 0
+    due = stated.message
+    since = [
+        one
+        for one in here
+        if one.type == "/p2pgrid/payment/1"
+        and (one.message["statement"] == stated.id or one.message["booked_ms"] > due["stated_ms"] + 120_000)
+    ]
+    bills = [
+        one.message["gross_cents"]
+        for one in here
+        if one.type == "/p2pgrid/invoice/1" and one.message["statement"] == stated.id
+    ]
+    if (
+        due["closing_cents"] != due["opening_cents"] + due["gross_cents"] - due["payments_cents"] - due["set_off_cents"]
+        or said["currency"] != due["currency"]
+        or said["as_of_ms"] <= due["due_ms"] + 120_000
+        or said["claimed_ms"] > at_ms + 120_000
+        or not set(said["payments"]) <= {one.id for one in since}
+        or (due["gross_cents"] > 0 and sum(bills) != due["gross_cents"])
+    ):
+        return "unproven", 0
+    listed = sum(one.message["amount_cents"] for one in since if one.id in said["payments"])
+    unlisted = [one.message for one in since if one.id not in said["payments"]]
+    later = []
+    at = stated.id
+    statements = [one for one in here if one.type == "/p2pgrid/statement/1"]
+    while following := [one for one in statements if one.message["previous"] == at]:
+        best = min(following, key=lambda one: (one.message["closing_cents"], one.id))
+        later.append(best.message)
+        at = best.id
+    until_ms = said["as_of_ms"] - 86_400_000
+    if (
+        said["unpaid_cents"] > due["closing_cents"] - listed
+        or any(one["kind"] == "received" and one["booked_ms"] <= until_ms for one in unlisted)
+        or (later and later[-1]["closing_cents"] <= 0 and later[-1]["stated_ms"] <= until_ms)
+    ):
+        return "false", 0
+    set_off = 0
+    for one in records:
+        if one.type != "/p2pgrid/set-off/1":
+            continue
+        message = one.message
+        creditors = {"provider": message["first"]["creditor"], "client": message["second"]["creditor"]}
+        for side in (message["first"], message["second"]):
+            if (side["channel"], side["creditor"], side["debtor"]) != (said["channel"], *keys.values()):
+                continue
+            is_named = any(each["statement"] == stated.id for each in side["claims"])
+            if _is_signed(one, creditors) and (is_named or message["agreed_ms"] > due["stated_ms"] + 120_000):
+                set_off += message["amount_cents"]
+    paid = listed + sum(one["amount_cents"] for one in unlisted) + set_off
+    left = [said["unpaid_cents"], due["closing_cents"] - paid]
+    counted = due["closing_cents"]
+    for one in later:
+        counted -= one["payments_cents"] + one["set_off_cents"]
+        left += [counted, *([0] if one["closing_cents"] <= 0 else [])]
+    return ("stands", min(left)) if min(left) > 0 else ("cleared", 0)
+
+
+def _is_signed(record: Record, keys: dict[str, bytes]) -> bool:
+    try:
+        record.check_signed_by(keys)
+    except Refused:
+        return False
+    return True
+
+
+def keys_of_default(client: bytes, records: Sequence[Record]) -> list[bytes]:
+    """messages.md, rule 24h."""
+    cards = {one.id: one.message for one in records if one.type == "/p2pgrid/card/1"}
+    tied = set()
+    for offer in (one.message for one in records if one.type == "/p2pgrid/offer/1"):
+        named = {peer["key"] for peer in cards.get(offer["card"], {"peers": []})["peers"]}
+        if {client, offer["provider"]} <= named:
+            tied.add(offer["provider"])
+    return sorted(tied - {client})
 
 
 def is_domain(text: str) -> bool:
@@ -709,8 +823,10 @@ def refusal_of(
     risks = [*case["open_risks_pico"], risk(order, tariff, channel["window_tokens"])]
     if len(risks) > channel["max_open_orders"] or sum(risks) - max(risks) > case["countersigned_pico"]:
         return "too-many-open-orders"
-    is_beyond = case["total_pico"] + case["reserved_pico"] + order["max_amount_pico"] > channel["credit_limit_pico"]
-    return "credit-exhausted" if is_beyond else ""
+    unpaid = case["total_pico"] - case["freed_pico"] + case["reserved_pico"] + order["max_amount_pico"]
+    if case["overdue_from_ms"] and now_ms >= case["overdue_from_ms"] and unpaid > 0:
+        return "payment-overdue"
+    return "credit-exhausted" if unpaid > channel["credit_limit_pico"] else ""
 
 
 # -- card.md ------------------------------------------------------------------------------------------------------

@@ -178,6 +178,23 @@ def test_cents() -> None:
         assert reader.vat_cents(vector["net_cents"], vector["rate_bp"]) == vector["vat_cents"], vector
 
 
+@pytest.mark.parametrize("vector", vectors("credit"), ids=lambda v: v["case"])
+def test_credit(vector: dict[str, Any]) -> None:
+    for step in vector["freed"]:
+        first = vector["statements"][: step["statements"]]
+        assert reader.freed_pico(first, step["paid_cents"], step["credited_pico"]) == step["freed_pico"], step
+
+
+@pytest.mark.parametrize("vector", vectors("defaults"), ids=lambda v: v["case"])
+def test_claims_of_default(vector: dict[str, Any]) -> None:
+    claim = from_wire(bytes.fromhex(vector["claim"]))
+    records = [from_wire(bytes.fromhex(one)) for one in vector["records"]]
+    assert reader.judge_default(claim, records, vector["at_ms"]) == (vector["verdict"], vector["unpaid_cents"])
+    channels = [one.message for one in records if one.type == "/p2pgrid/channel/1"]
+    if channels:
+        assert [one.hex() for one in reader.keys_of_default(channels[0]["client"], records)] == vector["other_keys"]
+
+
 @pytest.mark.parametrize("vector", vectors("statements")["channels"], ids=lambda v: v["case"])
 def test_statements(vector: dict[str, Any]) -> None:
     before = {"last_receipt": 0, "until_ms": vector["opened_ms"], "held_pico": 0, "closing_cents": 0}
