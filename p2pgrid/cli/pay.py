@@ -116,6 +116,7 @@ def pay(
 
 def listing(bench: Workbench, sides: tuple[Side, ...], carried: CarriedOut, at_ms: int) -> dict[str, Any]:
     """What `--list` shows."""
+    from p2pgrid.settlement.paying.deliver import unwritten
     from p2pgrid.settlement.paying.plan import plan
 
     found = plan(sides, carried)
@@ -148,8 +149,8 @@ def listing(bench: Workbench, sides: tuple[Side, ...], carried: CarriedOut, at_m
         if side.is_purchase and side.found.prepaid_cents
     ]
     orders = [_order_json(order, carried, found, at_ms) for order in bench.orders.orders()]
-    unwritten = [batch.message_id for batch in bench.orders.batches() if batch.written_ms is None]
-    return {"open": items, "prepaid": ahead, "orders": orders, "unwritten": unwritten}
+    missing = [batch.message_id for batch in unwritten(bench.orders)]
+    return {"open": items, "prepaid": ahead, "orders": orders, "unwritten": missing}
 
 
 def _order_json(order: Ordered, carried: CarriedOut, found: Plan, at_ms: int) -> dict[str, Any]:

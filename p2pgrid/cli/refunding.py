@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,8 @@ def order_refund(
     """Order that so many cents go back; what was ordered, for JSON. Raises P2pgridError."""
     rail = find_rail(rail_name)
     with workbench(data) as bench:
+        # A refund that the bank has carried out is on its way no more, and may not be in the ledger yet.
+        asyncio.run(bench.runs.finish())
         books = bench.runs.books()
         peer = _peer_id(who)
         if peer:
