@@ -24,7 +24,7 @@ def print_list(shown: dict[str, Any]) -> None:
         )
         click.echo(f"  {plain(one['payee']) or one['peer']}")
         if one["not_payable"]:
-            click.echo(f"  not paid: {one['not_payable']}.")
+            click.echo(f"  not paid: {plain(one['not_payable'])}.")
     for one in shown["prepaid"]:
         click.echo(f"Paid ahead to {plain(one['payee']) or one['peer']}: {format_cents(one['cents'])} EUR.")
     if shown["orders"]:
@@ -46,6 +46,12 @@ def print_list(shown: dict[str, Any]) -> None:
 
 def print_orders(shown: dict[str, Any]) -> None:
     """What was ordered, or would be."""
+    for one in shown["taken_back"]:
+        click.echo(
+            f"Taken back: {one['key']}, {format_cents(one['cents'])} EUR. Never upload the file of {one['message_id']}."
+        )
+        if one["purpose"] == "refund":
+            click.echo("It was a refund: p2pgrid bank refund orders it anew.")
     for one in shown["payments"]:
         what = ", ".join(plain(part["number"]) for part in one["invoices"]) or "ahead"
         click.echo(f"{format_cents(one['amount_cents']):>12} EUR  {plain(one['payee'])}, {one['iban']}: {what}")
@@ -58,7 +64,7 @@ def print_orders(shown: dict[str, Any]) -> None:
             f"{format_cents(shown['total_cents']):>12} EUR {how} from {shown['payer_iban']} for "
             f"{shown['execution_date']}{instant}."
         )
-    else:
+    elif not shown["taken_back"]:
         click.echo(f"Nothing is to be paid by {shown['until']}.")
     for path in shown["files"]:
         click.echo(f"Written: {path}")
@@ -73,7 +79,7 @@ def print_orders(shown: dict[str, Any]) -> None:
             f"{min(one['due'] for one in later)} (--until {last} pays them)."
         )
     for one in shown["not_payable"]:
-        click.echo(f"Not paid: {plain(one['invoice'])}: {one['why']}.")
+        click.echo(f"Not paid: {plain(one['invoice'])}: {plain(one['why'])}.")
     if shown["waiting_cents"]:
         click.echo(
             f"{format_cents(shown['waiting_cents'])} EUR were ordered before and are not confirmed yet "

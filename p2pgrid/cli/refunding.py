@@ -59,7 +59,10 @@ def order_refund(
         before = bench.orders.orders()
         payer = bench.own_account(Role.PROVIDER)
         order, row = refund_order(side, payee, target, cents, before)
-        batch, rows = batch_of(payer, [(order, row)], before, execution_date=day, instant=instant, now_ms=now_ms())
+        batch, rows = batch_of(
+            payer, [(order, row)], before,
+            execution_date=day, instant=instant, is_sepa=rail.name != "manual", now_ms=now_ms(),
+        )  # fmt: skip
         paths = order_batch(bench.orders, rail, batch, rows, out, now_ms())
     return {
         "payments": [
@@ -86,6 +89,7 @@ def order_refund(
         "dry_run": False,
         "not_ordered": [],
         "not_payable": [],
+        "taken_back": [],
         "waiting_cents": 0,
     }
 

@@ -25,6 +25,7 @@ def refundable(books: Books, number: str, cents: int) -> tuple[Side, Target]:
     if not found:
         raise UsageError(f"there is no invoice {number!r} that this node issued.", hint="`p2pgrid bank list --open`")
     side, item = found[0]
+    side.require_euros()
     if item.gross_cents >= 0:
         raise UsageError(
             f"{number} is an invoice, and only a credit note is paid back.",
@@ -38,6 +39,7 @@ def refundable_ahead(books: Books, sides: Sequence[Side], cents: int) -> tuple[S
     """The peer's channel on which so much is ahead and on no way back yet. Raises UsageError."""
     free = {side.id: side.found.ahead_cents - _on_its_way(books, side, AHEAD) for side in sides}
     side = max(sides, key=lambda one: free[one.id])
+    side.require_euros()
     _require(f"what {side.peer_id} paid ahead", side.found.ahead_cents, _on_its_way(books, side, AHEAD), cents)
     return side, Target(side.id, AHEAD)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Protocol
 
+from p2pgrid.errors import UsageError
 from p2pgrid.ledger.base import OpenOrder
 from p2pgrid.proto.billing_details import BillingDetails
 from p2pgrid.proto.channel import ChannelHead
@@ -83,9 +84,19 @@ class Side:
         """As its account is called; empty where nobody told."""
         return (self.details.account_holder or self.details.legal_name) if self.details is not None else ""
 
+    def require_euros(self) -> None:
+        """Raises UsageError where the channel is in another currency: no transfer in euros is for it."""
+        if self.channel.currency != "EUR":
+            raise UsageError(
+                f"the channel with {self.peer_id} is in {self.channel.currency}.", hint="Only euros are paid here."
+            )
+
     def day_of(self, time_ms: int) -> date:
         """The provider's calendar day at a time."""
-        return datetime.fromtimestamp(time_ms / 1000 + 60 * self.utc_offset_minutes, UTC).date()
+        try:
+            return datetime.fromtimestamp(time_ms // 1000 + 60 * self.utc_offset_minutes, UTC).date()
+        except (ValueError, OverflowError):  # the last hours of the year 9999, which a peer may name
+            return date.max
 
     @property
     def on_record(self) -> OnRecord:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,9 +14,17 @@ from p2pgrid.settlement.payments.rails import NamedRail
 
 
 def order_batch(
-    book: OrdersBook, rail: NamedRail, batch: PaymentBatch, rows: Sequence[Ordered], folder: Path, now_ms: int
+    book: OrdersBook,
+    rail: NamedRail,
+    batch: PaymentBatch,
+    rows: Sequence[Ordered],
+    folder: Path,
+    now_ms: int,
+    *,
+    taken_back: Collection[str] = (),
 ) -> list[Path]:
-    """Make the batch's files, remember its orders, and only then write the files; their paths.
+    """Make the batch's files, remember its orders, and only then write the files; their paths. `taken_back`: keys of
+    earlier orders that are withdrawn with it.
 
     Where this ends in between, the orders are known and the files are kept: `write_again` writes the same ones.
     Raises UsageError (the folder is missing, an order was ordered before), LocalError (the schema refuses the file, the
@@ -38,7 +46,7 @@ def order_batch(
     taken = [folder / file.name for file in files if (folder / file.name).exists()]
     if taken:
         raise UsageError(f"{taken[0]} is there already.", hint="Move it away, or name another folder with --out.")
-    book.order(made, files, rows)
+    book.order(made, files, rows, taken_back=taken_back)
     try:
         paths = [write_new(folder, file) for file in files]
     except LocalError as error:

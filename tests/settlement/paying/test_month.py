@@ -114,7 +114,7 @@ def test_too_much_too_little_and_the_wrong_reference(scene: Scene) -> None:
     done = scene.provider.json("bank", "import", scene.camt([short, much]))
     assert sorted(one["kind"] for one in done["decided"]) == ["over", "part"]
     assert done["allocated"] == 2, "what is over is booked on what is open"
-    by_place = {}
+    by_place: dict[str, list[tuple[str, int]]] = {}
     for payment in scene.provider.payments(scene.billed.id):
         message = payment.message
         by_place.setdefault(message.invoice_number, []).append((message.kind.value, message.amount_cents))

@@ -1,4 +1,4 @@
-"""What a provider signs about money that went back or elsewhere makes nobody pay twice, nor more than an invoice says."""
+"""What a provider signs about money that went back or elsewhere makes nobody pay twice, nor more than is invoiced."""
 
 from __future__ import annotations
 
