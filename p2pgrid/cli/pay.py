@@ -207,29 +207,19 @@ def _order_json(order: Ordered, carried: CarriedOut, found: Plan, at_ms: int) ->
 
 
 def _orders_json(chosen: Chosen, taken_back: list[Ordered], last_day: date) -> dict[str, Any]:
+    from p2pgrid.cli.pay_text import payment_json
+
     found = chosen.plan
     done = {(row.channel, share.number) for _, row in chosen.made for share in row.shares}
     done |= {(one.side.id, number) for one, _ in chosen.refused for number in one.numbers}
     credited = {(one.side.id, number): one.credited_cents for one in found.due for number in one.numbers}
     not_payable = [(one.item.number, one.side.peer_id, one.why) for one in found.unfit]
     not_payable += [
-        (number, one.side.peer_id, error.message.rstrip(".")) for one, error in chosen.refused for number in one.numbers
+        (number, one.side.peer_id, str(error).rstrip(".")) for one, error in chosen.refused for number in one.numbers
     ]
     return {
         "payments": [
-            {
-                "key": row.key,
-                "purpose": row.purpose.value,
-                "peer": row.peer,
-                "payee": row.payee,
-                "iban": row.iban,
-                "amount_cents": row.amount_cents,
-                "credited_cents": credited.get((row.channel, row.shares[0].number), 0),
-                "reference": row.end_to_end_id,
-                "text": order.remittance_text,
-                "invoices": [{"number": share.number, "cents": share.cents} for share in row.shares if share.number],
-            }
-            for order, row in chosen.made
+            payment_json(order, row, credited.get((row.channel, row.shares[0].number), 0)) for order, row in chosen.made
         ],
         "not_ordered": [
             {
@@ -248,6 +238,9 @@ def _orders_json(chosen: Chosen, taken_back: list[Ordered], last_day: date) -> d
         ],
         "waiting_cents": sum(found.waiting.values()),
         "until": last_day.isoformat(),
+        "message_id": "",
+        "payer_iban": "",
+        "total_cents": 0,
         "files": [],
     }
 

@@ -1,4 +1,4 @@
-"""What `p2pgrid pay` prints for people."""
+"""What `p2pgrid pay` and `p2pgrid bank refund` show of payments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 import click
 
 from p2pgrid.cli.settling import plain
+from p2pgrid.settlement.paying.orders_book import Ordered
 from p2pgrid.settlement.payments.cents import format_cents
+from p2pgrid.settlement.payments.orders import PaymentOrder
 
 
 def print_list(shown: dict[str, Any]) -> None:
@@ -42,6 +44,22 @@ def print_list(shown: dict[str, Any]) -> None:
             f"\nThe file of {message_id} may not have come to disk. If you do not have it:\n"
             f"  p2pgrid pay --file {message_id}"
         )
+
+
+def payment_json(order: PaymentOrder, row: Ordered, credited_cents: int = 0) -> dict[str, Any]:
+    """One payment that is ordered."""
+    return {
+        "key": row.key,
+        "purpose": row.purpose.value,
+        "peer": row.peer,
+        "payee": row.payee,
+        "iban": row.iban,
+        "amount_cents": row.amount_cents,
+        "credited_cents": credited_cents,
+        "reference": row.end_to_end_id,
+        "text": order.remittance_text,
+        "invoices": [{"number": share.number, "cents": share.cents} for share in row.shares if share.number],
+    }
 
 
 def print_orders(shown: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from p2pgrid.cli.pay_text import payment_json
 from p2pgrid.cli.settling import now_ms, workbench
 from p2pgrid.errors import InvalidRecord, UsageError
 from p2pgrid.proto.keys import parse_peer_id
@@ -65,20 +66,7 @@ def order_refund(
         )  # fmt: skip
         paths = order_batch(bench.orders, rail, batch, rows, out, now_ms())
     return {
-        "payments": [
-            {
-                "key": order.key,
-                "purpose": row.purpose.value,
-                "peer": row.peer,
-                "payee": row.payee,
-                "iban": row.iban,
-                "amount_cents": row.amount_cents,
-                "credited_cents": 0,
-                "reference": row.end_to_end_id,
-                "text": order.remittance_text,
-                "invoices": [{"number": target.number, "cents": cents}] if target.number else [],
-            }
-        ],
+        "payments": [payment_json(order, row)],
         "files": [str(path) for path in paths],
         "message_id": batch.message_id,
         "payer_iban": payer.iban,
