@@ -152,7 +152,7 @@ async def _book(data: DataFolder, groups: Sequence[tuple[Payment, ...]]) -> list
         async def here(ask: BookPayments = ask) -> PaymentsBooked:
             ledger = SqliteLedger.open(data.ledger_file)
             try:
-                return await book_payments(ledger, keys, ask)
+                return await book_payments(ledger, keys, ask, now_ms=now_ms())
             finally:
                 await ledger.aclose()
 

@@ -15,7 +15,7 @@ from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.messages import Channel, Offer
 from p2pgrid.proto.record import M, Role, Signed
 from p2pgrid.proto.statement import Payment, Statement
-from p2pgrid.settlement.bank.booking import OnRecord
+from p2pgrid.settlement.bank.booking import OnRecord, earliest_ms
 from p2pgrid.settlement.open_items import ChannelItems, SetOffShare, items_by_channel
 
 
@@ -100,7 +100,8 @@ class Side:
 
     @property
     def on_record(self) -> OnRecord:
-        return OnRecord(self.channel.currency, {item.place: item for item in self.found.items}, self.payments)
+        items = {item.place: item for item in self.found.items}
+        return OnRecord(self.channel.currency, items, self.payments, earliest_ms(self.statements))
 
 
 def look(

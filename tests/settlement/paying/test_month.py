@@ -157,6 +157,20 @@ def test_money_ahead_is_recognised_covers_what_is_billed_next_and_goes_back(scen
     assert scene.open_cents() == 0
 
 
+def test_what_is_on_its_way_back_covers_nothing(scene: Scene) -> None:
+    peer, client = scene.provider.key.public_key.peer_id, scene.client.key.public_key.peer_id
+    scene.provider("bank", "import", scene.camt(scene.pay("--prepay", peer, "100.00")))
+    shown = scene.provider.json("bank", "refund", client, "40.00", "--out", scene.out)
+    scene.billed.bill(8_000)
+    scene.meet()
+    assert scene.provider.json("bank", "allocate")["allocated"] == 2
+    (left,) = scene.provider.json("bank", "list", "--open")["open"]
+    assert left["open_cents"] == 2_000
+    (back,) = as_debits(carried_out(Path(shown["files"][0])), "Alice GmbH", ALICE)
+    done = scene.provider.json("bank", "import", scene.camt([back]))
+    assert [one["kind"] for one in done["decided"]] == ["refund"] and scene.open_cents() == 2_000
+
+
 def test_a_credit_note_is_taken_off_or_paid_back(scene: Scene) -> None:
     invoice, note = scene.billed.bill(2_000), scene.billed.bill(-500)
     scene.meet()
