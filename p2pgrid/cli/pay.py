@@ -79,7 +79,7 @@ def pay(
     from p2pgrid.cli.pay_choice import How, Wanted, choose, prepayment, take_back
     from p2pgrid.cli.pay_text import print_list, print_orders
     from p2pgrid.cli.settling import now_ms, parse_day, today, workbench
-    from p2pgrid.settlement.paying.deliver import order_batch, write_again
+    from p2pgrid.settlement.paying.deliver import order_batch, unwritten, write_again
     from p2pgrid.settlement.payments.accounts import checked_iban
     from p2pgrid.settlement.payments.rails import find_rail
 
@@ -119,7 +119,9 @@ def pay(
                 is_that_all=bool(again) and not (numbers or peers or until),
             )
             chosen = choose(bench, sides, carried, before, wanted, how)
+        missing = [batch.message_id for batch in unwritten(bench.orders)]
         shown = _orders_json(chosen, taken_back, last_day) | {
+            "unwritten": missing,
             "rail": rail.name, "execution_date": day.isoformat(), "instant": instant, "dry_run": dry_run,
         }  # fmt: skip
         keys = [one.key for one in taken_back]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,11 +40,7 @@ def print_list(shown: dict[str, Any]) -> None:
             f"  {one['key']}  {format_cents(one['amount_cents'])} EUR to {plain(one['payee'])}, {one['iban']}: {what}"
         )
         click.echo(f"    {_state(one)}")
-    for message_id in shown["unwritten"]:
-        click.echo(
-            f"\nThe file of {message_id} may not have come to disk. If you do not have it:\n"
-            f"  p2pgrid pay --file {message_id}"
-        )
+    _print_unwritten(shown["unwritten"])
 
 
 def payment_json(order: PaymentOrder, row: Ordered, credited_cents: int = 0) -> dict[str, Any]:
@@ -102,6 +99,15 @@ def print_orders(shown: dict[str, Any]) -> None:
         click.echo(
             f"{format_cents(shown['waiting_cents'])} EUR were ordered before and are not confirmed yet "
             "(p2pgrid pay --list)."
+        )
+    _print_unwritten(shown["unwritten"])
+
+
+def _print_unwritten(message_ids: Iterable[str]) -> None:
+    for message_id in message_ids:
+        click.echo(
+            f"\nThe file of {message_id} may not have come to disk. If you do not have it:\n"
+            f"  p2pgrid pay --file {message_id}"
         )
 
 

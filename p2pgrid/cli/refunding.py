@@ -78,6 +78,7 @@ def order_refund(
         "not_ordered": [],
         "not_payable": [],
         "taken_back": [],
+        "unwritten": [],
         "waiting_cents": 0,
     }
 

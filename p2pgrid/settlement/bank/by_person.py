@@ -57,7 +57,7 @@ def put_aside(known: Known, now_ms: int) -> ByPerson:
 def assign(books: Books, known: Known, targets: Sequence[Target], now_ms: int) -> ByPerson:
     """Book an entry on these invoices, in order, as much as each has open, and the rest ahead; or, where the only
     target is money ahead, all of it there. What was booked elsewhere is moved. Raises UsageError."""
-    entry = known.entry
+    entry, targets = known.entry, tuple(dict.fromkeys(targets))
     invoices = {one.number: one for one in books.names.invoices}
     if known.decision.is_booked:
         return _moved(books, known, targets, invoices, now_ms)

@@ -16,6 +16,7 @@ from p2pgrid.proto.messages import Channel, Offer
 from p2pgrid.proto.record import M, Role, Signed
 from p2pgrid.proto.statement import Payment, Statement
 from p2pgrid.settlement.bank.booking import OnRecord, earliest_ms
+from p2pgrid.settlement.bank.names import CURRENCY
 from p2pgrid.settlement.open_items import ChannelItems, SetOffShare, items_by_channel
 
 
@@ -84,9 +85,13 @@ class Side:
         """As its account is called; empty where nobody told."""
         return (self.details.account_holder or self.details.legal_name) if self.details is not None else ""
 
+    @property
+    def is_in_euros(self) -> bool:
+        return self.channel.currency == CURRENCY
+
     def require_euros(self) -> None:
         """Raises UsageError where the channel is in another currency: no transfer in euros is for it."""
-        if self.channel.currency != "EUR":
+        if not self.is_in_euros:
             raise UsageError(
                 f"the channel with {self.peer_id} is in {self.channel.currency}.", hint="Only euros are paid here."
             )

@@ -9,8 +9,10 @@ import pytest
 from p2pgrid.errors import UsageError
 from p2pgrid.proto.statement import PaymentKind
 from p2pgrid.settlement.payments.pain001 import validate_pain001
+from tests.factories import secret_key
 from tests.settlement.paying.scene import ALICE, OURS, Scene, as_debits, carried_out
 from tests.settlement.payments.bank import Movement
+from tests.settlement.records import Billed
 
 LATER = ("--until", "2028-01-01")
 
@@ -240,3 +242,34 @@ def test_what_a_person_puts_aside_stays_there(scene: Scene) -> None:
         assert scene.provider.json("bank", "import", again)["waiting"] == 0
     assert scene.provider.json("bank", "list")["entries"] == []
     assert [one["kind"] for one in scene.provider.json("bank", "list", "--all")["entries"]] == ["not-ours"]
+
+
+def test_an_invoice_that_is_named_twice_is_paid_once(scene: Scene) -> None:
+    number = scene.billed.bill(10_000).message.invoice_number
+    scene.meet()
+    unclear = Movement(cents=15_000, day="2026-11-20", text="?", name="Alice GmbH", iban=ALICE)
+    (found,) = scene.provider.json("bank", "import", scene.camt([unclear]))["decided"]
+    (decided,) = scene.provider.json("bank", "assign", found["entry"], number, number)["decided"]
+    assert [(one["invoice"], one["cents"]) for one in decided["bookings"]] == [(number, 10_000), ("", 5_000)]
+
+
+def test_a_credit_note_of_which_there_are_two_is_paid_back_to_nobody(scene: Scene) -> None:
+    other = Billed(client=secret_key("bob"), name="bob")
+    for billed in (scene.billed, other):
+        number = billed.bill(-500).message.invoice_number
+    scene.provider.put(*other.records)
+    scene.meet()
+    with pytest.raises(UsageError, match="more than one"):
+        scene.provider("bank", "refund", number, "1.00", "--out", scene.out)
+
+
+def test_money_ahead_in_euros_is_found_beside_dollars(scene: Scene) -> None:
+    dollars = Billed(name="dollars", currency="USD")
+    dollars.pay(None, 90_000)
+    scene.provider.put(*dollars.records)
+    scene.billed.pay(None, 5_000)
+    for node in (scene.provider, scene.client):
+        node.put(*scene.billed.records)
+    client = scene.client.key.public_key.peer_id
+    shown = scene.provider.json("bank", "refund", client, "50.00", "--out", scene.out)
+    assert shown["total_cents"] == 5_000

@@ -59,6 +59,7 @@ def test_a_file_that_did_not_come_to_disk_is_not_offered_once_its_payments_are_t
         with pytest.raises(LocalError, match="cannot be written") as failed:
             scene.pay(*LATER)
     (message_id,) = scene.client.json("pay", "--list")["unwritten"]
+    assert f"p2pgrid pay --file {message_id}" in scene.client("pay", "--out", scene.out), "and by whoever runs it again"
     assert f"p2pgrid pay --file {message_id}" in str(failed.value), "and what to do is told at once"
     (order,) = scene.client.json("pay", "--list")["orders"]
     (again,) = scene.pay("--again", order["key"], *LATER)
