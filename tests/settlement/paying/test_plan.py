@@ -6,6 +6,7 @@ from collections import Counter
 from datetime import date, timedelta
 from typing import Any
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -204,3 +205,15 @@ def test_the_providers_word_that_money_went_back_is_not_enough() -> None:
     assert plan([buyer.side()], carried_out(buyer.orders, [])).waiting == {
         (buyer.billed.id, invoice.message.statement): 100
     }
+
+
+def test_what_was_paid_by_hand_before_an_order_did_not_carry_it_out() -> None:
+    """It came back, and our bank's file tells of both only after the order was made."""
+    buyer = Buyer()
+    buyer.billed.bill(100)
+    assert buyer.pay() == 100
+    order = buyer.orders[0] = msgspec.structs.replace(buyer.orders[0], ordered_ms=1_800_000_000_000)  # 15 January 2027
+    out = buyer.entry(-100, order)
+    buyer.decide(out, order)
+    buyer.decide(buyer.entry(100, order, is_return=True), order, kind="returned", undoes=out.key)
+    assert buyer.pay() == 0
