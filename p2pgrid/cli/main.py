@@ -111,9 +111,14 @@ def show_error(error: P2pgridError) -> None:
         shown = {"error": {"type": type(error).__name__, "message": error.message, "hint": error.hint}}
         print(json.dumps(shown), file=sys.stderr)
         return
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {error.message}", err=True)
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {_harmless(error.message)}", err=True)
     if error.hint:
-        click.echo(f"       {error.hint}", err=True)
+        click.echo(f"       {_harmless(error.hint)}", err=True)
+
+
+def _harmless(text: str) -> str:
+    """Fit for a terminal: an error may quote what a peer chose."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
 if __name__ == "__main__":

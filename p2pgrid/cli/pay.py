@@ -13,13 +13,12 @@ from p2pgrid.cli.context import CliContext
 from p2pgrid.errors import UsageError
 
 if TYPE_CHECKING:
+    from p2pgrid.cli.pay_choice import Chosen
     from p2pgrid.cli.settling import Workbench
-    from p2pgrid.settlement.bank.books import Books
     from p2pgrid.settlement.bank.view import Side
     from p2pgrid.settlement.paying.carried_out import CarriedOut
     from p2pgrid.settlement.paying.orders_book import Ordered
-    from p2pgrid.settlement.paying.plan import Due, Plan
-    from p2pgrid.settlement.payments.orders import PaymentOrder
+    from p2pgrid.settlement.paying.plan import Plan
 
 _SLOW_MS: Final = 5 * 86_400_000
 """After so long an order that nobody confirms is pointed out."""
@@ -32,7 +31,9 @@ _SLOW_MS: Final = 5 * 86_400_000
     "--invoice", "numbers", metavar="NUMBER", multiple=True, help="Pay this invoice, due or not; and no other."
 )
 @click.option("--prepay", metavar="PEER EUR", nargs=2, help="Pay so much ahead to this provider, and no invoice.")
-@click.option("--again", "again", metavar="KEY", multiple=True, help="A bank refused this payment: order it anew.")
+@click.option(
+    "--again", "again", metavar="KEY", multiple=True, help="A bank refused this payment: order it anew, and no other."
+)
 @click.option("--rail", "rail_name", default="sepa", show_default=True, help="sepa: a pain.001 file; manual: a list.")
 @click.option("--instant", is_flag=True, help="Ask for SEPA Instant.")
 @click.option("--execution-date", metavar="DATE", help="The day on which the bank is to pay.  [default: today]")
@@ -74,48 +75,72 @@ def pay(
       p2pgrid pay --until 2027-01-31 --out ~/bank
       p2pgrid pay --prepay 12D3KooW... 100.00
     """
+    from p2pgrid.cli.asking import parse_peer
+    from p2pgrid.cli.pay_choice import How, Wanted, choose, prepayment, take_back
     from p2pgrid.cli.pay_text import print_list, print_orders
     from p2pgrid.cli.settling import now_ms, parse_day, today, workbench
-    from p2pgrid.settlement.paying.deliver import order_batch, write_again
-    from p2pgrid.settlement.paying.make_orders import batch_of
+    from p2pgrid.settlement.paying.deliver import order_batch, unwritten, write_again
+    from p2pgrid.settlement.payments.accounts import checked_iban
     from p2pgrid.settlement.payments.rails import find_rail
 
     day = parse_day(execution_date) if execution_date is not None else today()
     if day < today():
         raise UsageError(f"the execution date {day} is over.", hint="Give today or a later day.")
     last_day = parse_day(until) if until is not None else day
-    if prepay is not None and (numbers or peers or until):
-        raise UsageError("--prepay pays no invoices.", hint="Leave out --invoice, --peer and --until.")
+    if prepay is not None and (numbers or peers or until or again):
+        raise UsageError("--prepay pays no invoices.", hint="Leave out --invoice, --peer, --until and --again.")
     rail = find_rail(rail_name)
+    how = How(
+        execution_date=day,
+        instant=instant,
+        is_sepa=rail.name != "manual",
+        confirmed=checked_iban(confirmed) if confirmed is not None else None,
+    )
     with workbench(context.data) as bench:
         if file_id is not None:
-            paths = write_again(bench.orders, file_id, out, now_ms())
-            _show_files(paths, as_json=as_json)
+            _show_files(write_again(bench.orders, file_id, out, now_ms()), as_json=as_json)
             return
         books = bench.runs.books()
+        sides, carried = books.sides, books.carried
         if as_list:
-            shown = listing(bench, books.sides, books.carried, now_ms())
+            shown = listing(bench, sides, carried, now_ms())
             click.echo(json.dumps(shown, indent=2)) if as_json else print_list(shown)
             return
-        if again:
-            books = _withdraw(bench, again, books, is_kept=not dry_run)
         before = bench.orders.orders()
-        found, made = _chosen(bench, books.sides, books.carried, prepay, peers, numbers, last_day, before, confirmed)
-        shown = _orders_json(found, made, last_day) | {
+        taken_back = take_back(bench, again, sides, carried)
+        if prepay is not None:
+            chosen = prepayment(bench, sides, carried, before, *prepay, how)
+        else:
+            wanted = Wanted(
+                peers=frozenset(map(parse_peer, peers)),
+                numbers=frozenset(numbers),
+                last_day=last_day,
+                taken_back=taken_back,
+                is_that_all=bool(again) and not (numbers or peers or until),
+            )
+            chosen = choose(bench, sides, carried, before, wanted, how)
+        missing = [batch.message_id for batch in unwritten(bench.orders)]
+        shown = _orders_json(chosen, taken_back, last_day) | {
+            "unwritten": missing,
             "rail": rail.name, "execution_date": day.isoformat(), "instant": instant, "dry_run": dry_run,
         }  # fmt: skip
-        if made:
-            payer = bench.own_account(_client())
-            batch, rows = batch_of(payer, made, before, execution_date=day, instant=instant, now_ms=now_ms())
-            shown |= {"message_id": batch.message_id, "payer_iban": payer.iban, "total_cents": batch.total_cents}
+        keys = [one.key for one in taken_back]
+        if chosen.made:
+            batch, rows = how.batch(bench, chosen.made, before)
+            shown |= {
+                "message_id": batch.message_id, "payer_iban": batch.payer.iban, "total_cents": batch.total_cents,
+            }  # fmt: skip
             if not dry_run:
-                paths = order_batch(bench.orders, rail, batch, rows, out, now_ms())
+                paths = order_batch(bench.orders, rail, batch, rows, out, now_ms(), taken_back=keys)
                 shown["files"] = [str(path) for path in paths]
+        elif keys and not dry_run:
+            bench.orders.withdraw(keys, now_ms())
     click.echo(json.dumps(shown, indent=2)) if as_json else print_orders(shown)
 
 
 def listing(bench: Workbench, sides: tuple[Side, ...], carried: CarriedOut, at_ms: int) -> dict[str, Any]:
     """What `--list` shows."""
+    from p2pgrid.settlement.paying.deliver import unwritten
     from p2pgrid.settlement.paying.plan import plan
 
     found = plan(sides, carried)
@@ -148,8 +173,8 @@ def listing(bench: Workbench, sides: tuple[Side, ...], carried: CarriedOut, at_m
         if side.is_purchase and side.found.prepaid_cents
     ]
     orders = [_order_json(order, carried, found, at_ms) for order in bench.orders.orders()]
-    unwritten = [batch.message_id for batch in bench.orders.batches() if batch.written_ms is None]
-    return {"open": items, "prepaid": ahead, "orders": orders, "unwritten": unwritten}
+    missing = [batch.message_id for batch in unwritten(bench.orders)]
+    return {"open": items, "prepaid": ahead, "orders": orders, "unwritten": missing}
 
 
 def _order_json(order: Ordered, carried: CarriedOut, found: Plan, at_ms: int) -> dict[str, Any]:
@@ -183,125 +208,20 @@ def _order_json(order: Ordered, carried: CarriedOut, found: Plan, at_ms: int) ->
     }
 
 
-def _client() -> Any:
-    from p2pgrid.proto.record import Role
+def _orders_json(chosen: Chosen, taken_back: list[Ordered], last_day: date) -> dict[str, Any]:
+    from p2pgrid.cli.pay_text import payment_json
 
-    return Role.CLIENT
-
-
-def _withdraw(bench: Workbench, keys: tuple[str, ...], books: Books, *, is_kept: bool) -> Books:
-    """Take orders back that no bank carried out."""
-    from p2pgrid.cli.settling import now_ms
-
-    chosen = {order.key: books.carried.fates[order.key] for key in keys for order in bench.orders.find(key)}
-    for fate in chosen.values():
-        if fate.entry is not None and not fate.returned_cents:
-            raise UsageError(
-                f"your bank's file shows that the payment {fate.order.key} was carried out on "
-                f"{fate.entry.booking_date}.",
-                hint="It is ordered again by itself once the bank's file shows that it came back.",
-            )
-    if is_kept:
-        bench.orders.withdraw(list(chosen), now_ms())
-        return bench.runs.books()
-    for fate in chosen.values():
-        fate.returned_cents = fate.order.amount_cents
-    return books
-
-
-def _chosen(
-    bench: Workbench,
-    sides: tuple[Side, ...],
-    carried: CarriedOut,
-    prepay: tuple[str, str] | None,
-    peers: tuple[str, ...],
-    numbers: tuple[str, ...],
-    last_day: date,
-    before: list[Ordered],
-    confirmed: str | None,
-) -> tuple[Plan, list[tuple[PaymentOrder, Ordered]]]:
-    from p2pgrid.cli.asking import parse_peer
-    from p2pgrid.cli.settling import now_ms, parse_euros
-    from p2pgrid.settlement.paying.make_orders import ahead_order, invoice_order
-    from p2pgrid.settlement.paying.plan import plan
-
-    found = plan(sides, carried)
-    if prepay is not None:
-        side = channel_with(sides, parse_peer(prepay[0]), now_ms())
-        cents = parse_euros(prepay[1])
-        return found, [ahead_order(side, payee_of(bench, side, confirmed), cents, before)]
-    wanted = {parse_peer(peer) for peer in peers}
-    _check_numbers(found, sides, numbers)
-    chosen = [
-        one
-        for one in found.due
-        if (not wanted or one.side.peer_id in wanted)
-        and (set(numbers) & set(one.numbers) if numbers else one.side.day_of(one.due_ms) <= last_day)
-    ]
-    return found, [invoice_order(one, payee_of(bench, one.side, confirmed), before) for one in chosen]
-
-
-def _check_numbers(found: Plan, sides: tuple[Side, ...], numbers: tuple[str, ...]) -> None:
-    payable = {number for one in found.due for number in one.numbers}
-    for number in numbers:
-        if number in payable:
-            continue
-        unfit = next((one for one in found.unfit if one.item.number == number), None)
-        if unfit is not None:
-            raise UsageError(f"the invoice {number} cannot be paid: {unfit.why}.")
-        known = any(item.number == number for side in sides if side.is_purchase for item in side.found.items)
-        what = "has nothing left to pay: it is paid, covered or ordered" if known else "is not one that was received"
-        raise UsageError(f"the invoice {number!r} {what}.", hint="`p2pgrid pay --list` shows what is open.")
-
-
-def channel_with(sides: tuple[Side, ...], peer: str, at_ms: int) -> Side:
-    """The channel on which this provider is paid ahead: the last that is in force. Raises UsageError."""
-    found = [side for side in sides if side.is_purchase and side.peer_id == peer]
-    if not found:
-        raise UsageError(
-            f"there is no channel with {peer} in which this node buys.", hint="Buy there once, then prepay."
-        )
-    return ([side for side in found if side.channel.expires_ms > at_ms] or found)[-1]
-
-
-def payee_of(bench: Workbench, side: Side, confirmed: str | None) -> Any:
-    """The account of a channel's other side, if it is the one that was paid before. Raises UsageError."""
-    from p2pgrid.settlement.paying.make_orders import account_of, account_that_changed
-    from p2pgrid.settlement.payments.accounts import checked_iban
-
-    if side.details is None:
-        raise UsageError(
-            f"the account of {side.peer_id} is not known: it has sent no billing details.",
-            hint=f"`p2pgrid settle {side.peer_id}` fetches them; or pay others with --peer.",
-        )
-    payee = account_of(side.details)
-    known = bench.orders.account_of(side.peer_id)
-    account_that_changed(payee, known, checked_iban(confirmed) if confirmed else None, side.peer_id)
-    return payee
-
-
-def _orders_json(found: Plan, made: list[tuple[PaymentOrder, Ordered]], last_day: date) -> dict[str, Any]:
-    ordered = {(row.channel, share.number) for _, row in made for share in row.shares}
+    found = chosen.plan
+    done = {(row.channel, share.number) for _, row in chosen.made for share in row.shares}
+    done |= {(one.side.id, number) for one, _ in chosen.refused for number in one.numbers}
     credited = {(one.side.id, number): one.credited_cents for one in found.due for number in one.numbers}
-
-    def is_later(one: Due) -> bool:
-        return not any((one.side.id, number) in ordered for number in one.numbers)
-
+    not_payable = [(one.item.number, one.side.peer_id, one.why) for one in found.unfit]
+    not_payable += [
+        (number, one.side.peer_id, str(error).rstrip(".")) for one, error in chosen.refused for number in one.numbers
+    ]
     return {
         "payments": [
-            {
-                "key": row.key,
-                "purpose": row.purpose.value,
-                "peer": row.peer,
-                "payee": row.payee,
-                "iban": row.iban,
-                "amount_cents": row.amount_cents,
-                "credited_cents": credited.get((row.channel, row.shares[0].number), 0),
-                "reference": row.end_to_end_id,
-                "text": order.remittance_text,
-                "invoices": [{"number": share.number, "cents": share.cents} for share in row.shares if share.number],
-            }
-            for order, row in made
+            payment_json(order, row, credited.get((row.channel, row.shares[0].number), 0)) for order, row in chosen.made
         ],
         "not_ordered": [
             {
@@ -311,11 +231,18 @@ def _orders_json(found: Plan, made: list[tuple[PaymentOrder, Ordered]], last_day
                 "due": one.side.day_of(one.due_ms).isoformat(),
             }
             for one in found.due
-            if is_later(one)
+            if not any((one.side.id, number) in done for number in one.numbers)
         ],
-        "not_payable": [{"invoice": one.item.number, "peer": one.side.peer_id, "why": one.why} for one in found.unfit],
+        "not_payable": [{"invoice": number, "peer": peer, "why": why} for number, peer, why in not_payable],
+        "taken_back": [
+            {"key": one.key, "message_id": one.message_id, "purpose": one.purpose.value, "cents": one.amount_cents}
+            for one in taken_back
+        ],
         "waiting_cents": sum(found.waiting.values()),
         "until": last_day.isoformat(),
+        "message_id": "",
+        "payer_iban": "",
+        "total_cents": 0,
         "files": [],
     }
 

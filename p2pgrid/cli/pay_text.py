@@ -1,14 +1,17 @@
-"""What `p2pgrid pay` prints for people."""
+"""What `p2pgrid pay` and `p2pgrid bank refund` show of payments."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
 from p2pgrid.cli.settling import plain
+from p2pgrid.settlement.paying.orders_book import Ordered
 from p2pgrid.settlement.payments.cents import format_cents
+from p2pgrid.settlement.payments.orders import PaymentOrder
 
 
 def print_list(shown: dict[str, Any]) -> None:
@@ -24,7 +27,7 @@ def print_list(shown: dict[str, Any]) -> None:
         )
         click.echo(f"  {plain(one['payee']) or one['peer']}")
         if one["not_payable"]:
-            click.echo(f"  not paid: {one['not_payable']}.")
+            click.echo(f"  not paid: {plain(one['not_payable'])}.")
     for one in shown["prepaid"]:
         click.echo(f"Paid ahead to {plain(one['payee']) or one['peer']}: {format_cents(one['cents'])} EUR.")
     if shown["orders"]:
@@ -37,15 +40,33 @@ def print_list(shown: dict[str, Any]) -> None:
             f"  {one['key']}  {format_cents(one['amount_cents'])} EUR to {plain(one['payee'])}, {one['iban']}: {what}"
         )
         click.echo(f"    {_state(one)}")
-    for message_id in shown["unwritten"]:
-        click.echo(
-            f"\nThe file of {message_id} may not have come to disk. If you do not have it:\n"
-            f"  p2pgrid pay --file {message_id}"
-        )
+    _print_unwritten(shown["unwritten"])
+
+
+def payment_json(order: PaymentOrder, row: Ordered, credited_cents: int = 0) -> dict[str, Any]:
+    """One payment that is ordered."""
+    return {
+        "key": row.key,
+        "purpose": row.purpose.value,
+        "peer": row.peer,
+        "payee": row.payee,
+        "iban": row.iban,
+        "amount_cents": row.amount_cents,
+        "credited_cents": credited_cents,
+        "reference": row.end_to_end_id,
+        "text": order.remittance_text,
+        "invoices": [{"number": share.number, "cents": share.cents} for share in row.shares if share.number],
+    }
 
 
 def print_orders(shown: dict[str, Any]) -> None:
     """What was ordered, or would be."""
+    for one in shown["taken_back"]:
+        click.echo(
+            f"Taken back: {one['key']}, {format_cents(one['cents'])} EUR. Never upload the file of {one['message_id']}."
+        )
+        if one["purpose"] == "refund":
+            click.echo("It was a refund: p2pgrid bank refund orders it anew.")
     for one in shown["payments"]:
         what = ", ".join(plain(part["number"]) for part in one["invoices"]) or "ahead"
         click.echo(f"{format_cents(one['amount_cents']):>12} EUR  {plain(one['payee'])}, {one['iban']}: {what}")
@@ -58,7 +79,7 @@ def print_orders(shown: dict[str, Any]) -> None:
             f"{format_cents(shown['total_cents']):>12} EUR {how} from {shown['payer_iban']} for "
             f"{shown['execution_date']}{instant}."
         )
-    else:
+    elif not shown["taken_back"]:
         click.echo(f"Nothing is to be paid by {shown['until']}.")
     for path in shown["files"]:
         click.echo(f"Written: {path}")
@@ -73,11 +94,20 @@ def print_orders(shown: dict[str, Any]) -> None:
             f"{min(one['due'] for one in later)} (--until {last} pays them)."
         )
     for one in shown["not_payable"]:
-        click.echo(f"Not paid: {plain(one['invoice'])}: {one['why']}.")
+        click.echo(f"Not paid: {plain(one['invoice'])}: {plain(one['why'])}.")
     if shown["waiting_cents"]:
         click.echo(
             f"{format_cents(shown['waiting_cents'])} EUR were ordered before and are not confirmed yet "
             "(p2pgrid pay --list)."
+        )
+    _print_unwritten(shown["unwritten"])
+
+
+def _print_unwritten(message_ids: Iterable[str]) -> None:
+    for message_id in message_ids:
+        click.echo(
+            f"\nThe file of {message_id} may not have come to disk. If you do not have it:\n"
+            f"  p2pgrid pay --file {message_id}"
         )
 
 

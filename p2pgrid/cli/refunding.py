@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from p2pgrid.cli.pay_text import payment_json
 from p2pgrid.cli.settling import now_ms, workbench
 from p2pgrid.errors import InvalidRecord, UsageError
 from p2pgrid.proto.keys import parse_peer_id
@@ -37,6 +39,8 @@ def order_refund(
     """Order that so many cents go back; what was ordered, for JSON. Raises P2pgridError."""
     rail = find_rail(rail_name)
     with workbench(data) as bench:
+        # A refund that the bank has carried out is on its way no more, and may not be in the ledger yet.
+        asyncio.run(bench.runs.finish())
         books = bench.runs.books()
         peer = _peer_id(who)
         if peer:
@@ -56,23 +60,13 @@ def order_refund(
         before = bench.orders.orders()
         payer = bench.own_account(Role.PROVIDER)
         order, row = refund_order(side, payee, target, cents, before)
-        batch, rows = batch_of(payer, [(order, row)], before, execution_date=day, instant=instant, now_ms=now_ms())
+        batch, rows = batch_of(
+            payer, [(order, row)], before,
+            execution_date=day, instant=instant, is_sepa=rail.name != "manual", now_ms=now_ms(),
+        )  # fmt: skip
         paths = order_batch(bench.orders, rail, batch, rows, out, now_ms())
     return {
-        "payments": [
-            {
-                "key": order.key,
-                "purpose": row.purpose.value,
-                "peer": row.peer,
-                "payee": row.payee,
-                "iban": row.iban,
-                "amount_cents": row.amount_cents,
-                "credited_cents": 0,
-                "reference": row.end_to_end_id,
-                "text": order.remittance_text,
-                "invoices": [{"number": target.number, "cents": cents}] if target.number else [],
-            }
-        ],
+        "payments": [payment_json(order, row)],
         "files": [str(path) for path in paths],
         "message_id": batch.message_id,
         "payer_iban": payer.iban,
@@ -83,6 +77,8 @@ def order_refund(
         "dry_run": False,
         "not_ordered": [],
         "not_payable": [],
+        "taken_back": [],
+        "unwritten": [],
         "waiting_cents": 0,
     }
 

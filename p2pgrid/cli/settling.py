@@ -14,8 +14,8 @@ import msgspec
 
 from p2pgrid.config import DataFolder
 from p2pgrid.desk.asks import BookPayments, PaymentsBooked
-from p2pgrid.errors import LedgerError, LocalError, UsageError
-from p2pgrid.ledger.lock import WriterLock
+from p2pgrid.errors import LocalError, UsageError
+from p2pgrid.ledger.lock import LedgerInUse, WriterLock
 from p2pgrid.ledger.schema import missing_ledger
 from p2pgrid.proto.billing_details import BillingDetails
 from p2pgrid.proto.record import Role, Signed
@@ -50,10 +50,6 @@ class Workbench:
     details: Details
     runs: Runs
 
-    def sides(self) -> tuple[Side, ...]:
-        """Every channel of this folder's keys, as the ledger has it now. Raises UsageError, LedgerError."""
-        return _sides(self.data, self.details)
-
     def own_account(self, by: Role) -> Account:
         """This node's own, from which it pays. Raises UsageError."""
         for key in self.data.own_public_keys():
@@ -67,13 +63,13 @@ class Workbench:
 
 @contextmanager
 def workbench(data: DataFolder) -> Iterator[Workbench]:
-    """Raises LocalError where another such command runs, UsageError where there is no ledger."""
+    """Raises LocalError where another such command runs or the disk refuses, UsageError where there is no ledger."""
     if not data.ledger_file.exists():
         raise missing_ledger(data.ledger_file)
     path = data.path / FILE_NAME
     try:
         lock = WriterLock(lock_path(path))
-    except LedgerError:
+    except LedgerInUse:
         raise LocalError(
             f"another `p2pgrid pay` or `p2pgrid bank` is at work in {data.path}.", hint="Wait until it has ended."
         ) from None
@@ -156,7 +152,7 @@ async def _book(data: DataFolder, groups: Sequence[tuple[Payment, ...]]) -> list
         async def here(ask: BookPayments = ask) -> PaymentsBooked:
             ledger = SqliteLedger.open(data.ledger_file)
             try:
-                return await book_payments(ledger, keys, ask)
+                return await book_payments(ledger, keys, ask, now_ms=now_ms())
             finally:
                 await ledger.aclose()
 

@@ -18,7 +18,7 @@ from p2pgrid.settlement.bank.view import look
 from p2pgrid.settlement.set_offs import set_off_shares
 
 
-async def book_payments(ledger: Ledger, keys: Sequence[SecretKey], ask: BookPayments) -> PaymentsBooked:
+async def book_payments(ledger: Ledger, keys: Sequence[SecretKey], ask: BookPayments, *, now_ms: int) -> PaymentsBooked:
     """Sign and append each group that fits; it is durable when this returns. Raises LedgerError where the disk fails:
     then nobody knows of the last group, and the same ask may be made again."""
     by_key = {key.public_key.raw: key for key in keys}
@@ -27,7 +27,7 @@ async def book_payments(ledger: Ledger, keys: Sequence[SecretKey], ask: BookPaym
     refused = []
     for group in ask.groups:
         try:
-            new = check_booking(group, on_record)
+            new = check_booking(group, on_record, now_ms=now_ms)
             signed = [sign_message(one, Role.PROVIDER, by_key[sides[one.channel].channel.provider]) for one in new]
             if signed:
                 await ledger.append(*signed)

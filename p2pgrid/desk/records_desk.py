@@ -70,7 +70,7 @@ class RecordsDesk:
             case Erase():
                 return await self._erase(ask)
             case BookPayments():
-                return await book_payments(self._ledger, self._keys, ask)
+                return await book_payments(self._ledger, self._keys, ask, now_ms=self._now_ms())
             case EraseExpired():
                 return await self._erase_expired(ask)
             case KeepSetOffs():

@@ -20,8 +20,13 @@ else:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+class LedgerInUse(LedgerError):
+    """Another process, or this one, holds the lock."""
+
+
 class WriterLock:
-    """Held from construction until `release`. Raises LedgerError if another process, or this one, holds it.
+    """Held from construction until `release`. Raises LedgerInUse if another process, or this one, holds it; LedgerError
+    where the lock file cannot be opened.
 
     The lock is the operating system's, on an open file: a file left over by a dead process locks nobody out.
     """
@@ -40,7 +45,7 @@ class WriterLock:
         except OSError:
             holder = os.pread(self._descriptor, 20, 0).decode(errors="replace").strip() if os.name == "posix" else ""
             os.close(self._descriptor)
-            raise LedgerError(
+            raise LedgerInUse(
                 f"the ledger {ledger_path} is open in another process{f' (pid {holder})' if holder else ''}.",
                 hint="Stop that node first, or start this one with another --data.",
             ) from None

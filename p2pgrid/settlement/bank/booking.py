@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 from typing import Final
 
 from p2pgrid.errors import UsageError
 from p2pgrid.proto.billing_rules import Bookings
+from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.statement import Payment, PaymentKind, Statement
 from p2pgrid.settlement.bank.stored import StoredBooking, StoredDecision
 from p2pgrid.settlement.open_items import AHEAD, OpenItem, Place
@@ -68,8 +69,12 @@ def booked_ms(entry: BookedEntry, statements: Sequence[Statement], *, now_ms: in
     """
     noon = datetime.combine(entry.booking_date, time(), UTC) + _NOON
     day_ms = int(noon.timestamp()) * 1000
-    earliest_ms = statements[-2].stated_ms if len(statements) > 1 else 0
-    return min(max(day_ms, earliest_ms), now_ms)
+    return min(max(day_ms, earliest_ms(statements)), now_ms)
+
+
+def earliest_ms(statements: Sequence[Statement]) -> int:
+    """Before that nothing is booked any more: a statement that is signed had to count it. `statements`: by number."""
+    return statements[-2].stated_ms if len(statements) > 1 else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,8 @@ class OnRecord:
     currency: str
     items: Mapping[Place, OpenItem]
     payments: tuple[Payment, ...]
+    earliest_ms: int = 0
+    """As `earliest_ms` of its statements."""
 
     def paid_at(self, place: Place) -> int:
         """Cents booked there."""
@@ -86,13 +93,15 @@ class OnRecord:
 
     def with_payments(self, new: Sequence[Payment]) -> OnRecord:
         """As it is once these are on record."""
-        return OnRecord(self.currency, self.items, (*self.payments, *new))
+        return replace(self, payments=(*self.payments, *new))
 
 
-def check_booking(payments: Sequence[Payment], on_record: Mapping[bytes, OnRecord]) -> tuple[Payment, ...]:
+def check_booking(
+    payments: Sequence[Payment], on_record: Mapping[bytes, OnRecord], *, now_ms: int
+) -> tuple[Payment, ...]:
     """Those of the payments that are not on record yet, if they fit what is: else BookingRefused.
 
-    `on_record`: by channel, those in which we sell.
+    `on_record`: by channel, those in which we sell. An intended booking may be old: `earliest_ms` may be later by now.
     """
     known = {channel: one.payments for channel, one in on_record.items()}
     new = [one for one in payments if one not in known.get(one.channel, ())]
@@ -103,6 +112,8 @@ def check_booking(payments: Sequence[Payment], on_record: Mapping[bytes, OnRecor
             raise BookingRefused(f"channel {one.channel.hex()[:16]} is none in which this node sells.")
         if one.statement and (one.statement, one.invoice_number) not in on_record[one.channel].items:
             raise BookingRefused(f"there is no invoice {one.invoice_number!r} of that statement on record.")
+        if one.booked_ms <= min(on_record[one.channel].earliest_ms, now_ms) - CLOCK_TOLERANCE_MS:
+            raise BookingRefused("a statement was signed meanwhile which had to count it; it gets a later time.")
     if sum(one.amount_cents for one in new if one.kind is PaymentKind.REALLOCATED):
         raise BookingRefused("what is booked from one place to another does not come to nothing.")
     moved = PaymentKind.REALLOCATED

@@ -14,6 +14,7 @@ from p2pgrid.settlement.bank.books import Books
 from p2pgrid.settlement.bank.store import Known
 from p2pgrid.settlement.bank.stored import NOT_OURS, StoredBooking, StoredDecision, Target, to_store
 from p2pgrid.settlement.open_items import AHEAD
+from p2pgrid.settlement.payments.books import Books as OpenBooks
 from p2pgrid.settlement.payments.by_hand import book_by_hand, undo_by_hand
 from p2pgrid.settlement.payments.cents import format_cents
 from p2pgrid.settlement.payments.decisions import Decision, Evidence, Kind, OpenInvoice
@@ -56,7 +57,7 @@ def put_aside(known: Known, now_ms: int) -> ByPerson:
 def assign(books: Books, known: Known, targets: Sequence[Target], now_ms: int) -> ByPerson:
     """Book an entry on these invoices, in order, as much as each has open, and the rest ahead; or, where the only
     target is money ahead, all of it there. What was booked elsewhere is moved. Raises UsageError."""
-    entry = known.entry
+    entry, targets = known.entry, tuple(dict.fromkeys(targets))
     invoices = {one.number: one for one in books.names.invoices}
     if known.decision.is_booked:
         return _moved(books, known, targets, invoices, now_ms)
@@ -94,7 +95,7 @@ def _shares(books: Books, cents: int, targets: Sequence[Target], invoices: dict[
 
 
 def _undoing(books: Books, entry: BookedEntry, target: Target) -> Decision | None:
-    """Money that left, assigned to an invoice: it undoes the last payment of it that is large enough."""
+    """Money that left, assigned to an invoice: it undoes the last payment of it of which so much is left."""
     earlier = books.earlier
     paid = [
         one[0]
@@ -102,8 +103,9 @@ def _undoing(books: Books, entry: BookedEntry, target: Target) -> Decision | Non
         if one[0].decision.is_booked
         and any(booking.target == target and booking.cents > 0 for booking in one[0].decision.bookings)
     ]
+    open_books = OpenBooks((), earlier)
     for one in sorted(paid, key=lambda known: known.entry.booking_date, reverse=True):
-        if one.entry.amount_cents >= -entry.amount_cents:
+        if open_books.left_of(one.entry.key) >= -entry.amount_cents:
             return undo_by_hand(entry, one.entry.key, earlier=earlier, reason="A person says that it undoes a payment.")
     return None
 

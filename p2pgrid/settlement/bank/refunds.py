@@ -24,7 +24,10 @@ def refundable(books: Books, number: str, cents: int) -> tuple[Side, Target]:
     ]
     if not found:
         raise UsageError(f"there is no invoice {number!r} that this node issued.", hint="`p2pgrid bank list --open`")
+    if len(found) > 1:
+        raise UsageError(f"more than one credit note has the number {number!r}.", hint="Pay back by naming the peer.")
     side, item = found[0]
+    side.require_euros()
     if item.gross_cents >= 0:
         raise UsageError(
             f"{number} is an invoice, and only a credit note is paid back.",
@@ -37,7 +40,8 @@ def refundable(books: Books, number: str, cents: int) -> tuple[Side, Target]:
 def refundable_ahead(books: Books, sides: Sequence[Side], cents: int) -> tuple[Side, Target]:
     """The peer's channel on which so much is ahead and on no way back yet. Raises UsageError."""
     free = {side.id: side.found.ahead_cents - _on_its_way(books, side, AHEAD) for side in sides}
-    side = max(sides, key=lambda one: free[one.id])
+    side = max(sides, key=lambda one: (one.is_in_euros, free[one.id]))
+    side.require_euros()
     _require(f"what {side.peer_id} paid ahead", side.found.ahead_cents, _on_its_way(books, side, AHEAD), cents)
     return side, Target(side.id, AHEAD)
 

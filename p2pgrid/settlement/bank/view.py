@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Protocol
 
+from p2pgrid.errors import UsageError
 from p2pgrid.ledger.base import OpenOrder
 from p2pgrid.proto.billing_details import BillingDetails
 from p2pgrid.proto.channel import ChannelHead
@@ -14,7 +15,8 @@ from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.messages import Channel, Offer
 from p2pgrid.proto.record import M, Role, Signed
 from p2pgrid.proto.statement import Payment, Statement
-from p2pgrid.settlement.bank.booking import OnRecord
+from p2pgrid.settlement.bank.booking import OnRecord, earliest_ms
+from p2pgrid.settlement.bank.names import CURRENCY
 from p2pgrid.settlement.open_items import ChannelItems, SetOffShare, items_by_channel
 
 
@@ -83,13 +85,28 @@ class Side:
         """As its account is called; empty where nobody told."""
         return (self.details.account_holder or self.details.legal_name) if self.details is not None else ""
 
+    @property
+    def is_in_euros(self) -> bool:
+        return self.channel.currency == CURRENCY
+
+    def require_euros(self) -> None:
+        """Raises UsageError where the channel is in another currency: no transfer in euros is for it."""
+        if not self.is_in_euros:
+            raise UsageError(
+                f"the channel with {self.peer_id} is in {self.channel.currency}.", hint="Only euros are paid here."
+            )
+
     def day_of(self, time_ms: int) -> date:
         """The provider's calendar day at a time."""
-        return datetime.fromtimestamp(time_ms / 1000 + 60 * self.utc_offset_minutes, UTC).date()
+        try:
+            return datetime.fromtimestamp(time_ms // 1000 + 60 * self.utc_offset_minutes, UTC).date()
+        except (ValueError, OverflowError):  # the last hours of the year 9999, which a peer may name
+            return date.max
 
     @property
     def on_record(self) -> OnRecord:
-        return OnRecord(self.channel.currency, {item.place: item for item in self.found.items}, self.payments)
+        items = {item.place: item for item in self.found.items}
+        return OnRecord(self.channel.currency, items, self.payments, earliest_ms(self.statements))
 
 
 def look(

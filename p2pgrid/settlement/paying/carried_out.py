@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
 
 from p2pgrid.settlement.bank.stored import StoredDecision, Target
 from p2pgrid.settlement.paying.orders_book import Ordered
@@ -42,7 +43,8 @@ class CarriedOut:
 
 def carried_out(orders: Iterable[Ordered], decided: Iterable[tuple[BookedEntry, StoredDecision]]) -> CarriedOut:
     """Match orders with booked entries: by our id in the bank's file, else by reference and amount, else by what is
-    paid and amount; of several that fit, the oldest. A withdrawn order that the bank shows was carried out after all.
+    paid and amount; of several that fit, the oldest. What was booked before the day on which it was ordered (a time
+    zone aside) was paid without it. A withdrawn order that the bank shows was carried out after all.
     """
     found = CarriedOut({order.key: Fate(order=order) for order in orders})
     by_entry: dict[str, tuple[Fate | None, tuple[Target, ...]]] = {}
@@ -73,7 +75,13 @@ def _order(one: tuple[BookedEntry, StoredDecision]) -> tuple[object, ...]:
 
 
 def _fitting(fates: Sequence[Fate], entry: BookedEntry, targets: Sequence[Target]) -> Fate | None:
-    free = [one for one in fates if one.entry is None and one.order.amount_cents == -entry.amount_cents]
+    free = [
+        one
+        for one in fates
+        if one.entry is None
+        and one.order.amount_cents == -entry.amount_cents
+        and entry.booking_date >= _day_before(one.order.ordered_ms)
+    ]
     reference = normalised(entry.end_to_end_id)
     for is_of in (
         lambda order: entry.instruction_id == order.key,
@@ -85,3 +93,7 @@ def _fitting(fates: Sequence[Fate], entry: BookedEntry, targets: Sequence[Target
         if named:
             return (standing or named)[0]
     return None
+
+
+def _day_before(time_ms: int) -> date:
+    return datetime.fromtimestamp(time_ms // 1000, UTC).date() - timedelta(days=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import date
+from typing import Final
 
 import msgspec
 
@@ -24,6 +25,8 @@ from p2pgrid.settlement.payments.orders import (
     make_batch,
 )
 from p2pgrid.settlement.payments.reference import creditor_reference_of, make_reference
+
+_MOST_OF_A_NUMBER: Final = 64
 
 
 def account_of(details: BillingDetails) -> Account:
@@ -67,9 +70,10 @@ def batch_of(
     *,
     execution_date: date,
     instant: bool,
+    is_sepa: bool,
     now_ms: int,
 ) -> tuple[PaymentBatch, list[Ordered]]:
-    """The batch, and its rows with its message id. Raises PaymentOrderError."""
+    """The batch, and its rows with its message id. `is_sepa`: as of `make_batch`. Raises PaymentOrderError."""
     pairs = list(made)
     known = [one.key for one in before]
     batch = make_batch(
@@ -78,6 +82,7 @@ def batch_of(
         execution_date=execution_date,
         instant=instant,
         already_ordered=known,
+        is_sepa=is_sepa,
     )
     rows = [msgspec.structs.replace(row, message_id=batch.message_id, ordered_ms=now_ms) for _, row in pairs]
     return batch, rows
@@ -134,4 +139,6 @@ def _text(words: Sequence[str], reference: str) -> str:
     """What people and machines find the invoice by. Too many numbers, and the reference alone must do."""
     rf = creditor_reference_of(reference)
     text = " ".join((*words, rf))
-    return text if len(to_sepa_latin(text)) <= MAX_REMITTANCE_CHARS else f"{words[0][:64]} {rf}"
+    if len(to_sepa_latin(text)) <= MAX_REMITTANCE_CHARS:
+        return text
+    return f"{to_sepa_latin(words[0])[:_MOST_OF_A_NUMBER]} {rf}"

@@ -35,7 +35,7 @@ STEPS: Final = (
         key TEXT PRIMARY KEY, message_id TEXT NOT NULL REFERENCES payment_batches (message_id),
         purpose TEXT NOT NULL, peer TEXT NOT NULL, payee TEXT NOT NULL, iban TEXT NOT NULL,
         amount_cents INTEGER NOT NULL, end_to_end_id TEXT NOT NULL, attempt INTEGER NOT NULL, shares BLOB NOT NULL,
-        arrived_before_cents INTEGER NOT NULL,        ordered_ms INTEGER NOT NULL, withdrawn_ms INTEGER) STRICT""",
+        arrived_before_cents INTEGER NOT NULL, ordered_ms INTEGER NOT NULL, withdrawn_ms INTEGER) STRICT""",
     """CREATE TABLE payee_accounts (
         peer TEXT NOT NULL, iban TEXT NOT NULL, since_ms INTEGER NOT NULL, PRIMARY KEY (peer, since_ms)) STRICT""",
 )
@@ -128,8 +128,11 @@ class OrdersBook:
         rows = self._read(sql, peer)
         return str(rows[0][0]) if rows else None
 
-    def order(self, batch: Batch, files: Iterable[RailFile], orders: Sequence[Ordered]) -> None:
-        """Write a batch down, all of it durable when this returns; before any of its files leaves.
+    def order(
+        self, batch: Batch, files: Iterable[RailFile], orders: Sequence[Ordered], *, taken_back: Collection[str] = ()
+    ) -> None:
+        """Write a batch down, all of it durable when this returns; before any of its files leaves. `taken_back`: keys
+        of orders that are withdrawn together with it.
 
         Raises UsageError if one of its orders was ordered before, LedgerError.
         """
@@ -160,6 +163,7 @@ class OrdersBook:
                     ),
                 )  # fmt: skip
                 self._agree(one.peer, one.iban, one.ordered_ms)
+            self._withdraw(taken_back, batch.ordered_ms)
 
     def written(self, message_id: str, folder: str, now_ms: int) -> None:
         """The files of a batch are on disk. Raises LedgerError."""
@@ -172,10 +176,7 @@ class OrdersBook:
     def withdraw(self, keys: Collection[str], now_ms: int) -> None:
         """These orders were not carried out, and never will be: a person says so. Raises LedgerError."""
         with transaction(self._connection):
-            for key in keys:
-                self._connection.execute(
-                    "UPDATE payment_orders SET withdrawn_ms = ? WHERE key = ? AND withdrawn_ms IS NULL", (now_ms, key)
-                )
+            self._withdraw(keys, now_ms)
 
     def find(self, prefix: str) -> list[Ordered]:
         """The order whose key begins so, or all of the batch whose message id does. Raises UsageError."""
@@ -192,6 +193,12 @@ class OrdersBook:
             f"{prefix[:40]!r} is the key of no payment that was ordered here.",
             hint="`p2pgrid pay --list` shows keys; at least four characters are needed.",
         )
+
+    def _withdraw(self, keys: Collection[str], now_ms: int) -> None:
+        for key in keys:
+            self._connection.execute(
+                "UPDATE payment_orders SET withdrawn_ms = ? WHERE key = ? AND withdrawn_ms IS NULL", (now_ms, key)
+            )
 
     def _agree(self, peer: str, iban: str, now_ms: int) -> None:
         last = self._connection.execute(

@@ -3,8 +3,8 @@
     open 20.00, credit note -5.00, ordered 10.00 and not confirmed yet  ->  to pay 5.00
 
 An order counts from the moment it is written down until the provider's Payment confirms it; what our own bank shows as
-returned, or a person withdrew, counts no more. A provider's word that the bank took money back does not make us pay
-again: our own bank's does, or a person.
+returned, or a person withdrew, counts no more. A provider's word that money went back, or that it was another's, does
+not make us pay again: our own bank's does, or a person. And no more is paid of an invoice than it says.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from p2pgrid.proto.billing_rules import faults_of_invoices
 from p2pgrid.proto.record import PARTIES
-from p2pgrid.proto.statement import PaymentKind
+from p2pgrid.proto.statement import Payment, PaymentKind
 from p2pgrid.settlement.bank.stored import Target
 from p2pgrid.settlement.bank.view import Side
 from p2pgrid.settlement.open_items import AHEAD, OpenItem, Place, cover
@@ -125,23 +125,39 @@ def unconfirmed(side: Side, carried: CarriedOut) -> dict[bytes, int]:
     left = {}
     for statement, cents in sent.items():
         since = max(arrived[statement] - before.get(statement, 0), 0)
-        left[statement] = max(cents - arrived[statement], ordered[statement] - since)
+        left[statement] = max(cents - max(arrived[statement], 0), ordered[statement] - since)
     return {statement: cents for statement, cents in left.items() if cents > 0}
 
 
 def arrivals(side: Side, statements: Iterable[bytes]) -> Counter[bytes]:
     """What the provider says came from us and did not go back, by statement. What was over is booked ahead, under the
-    invoice's reference: where that is of one of `statements`, it is its own."""
+    invoice's reference: where that is of one of `statements`, it is its own.
+
+    A refund counts where an invoice was paid: only credit notes and money ahead are paid back. What is moved within the
+    channel has arrived; what is moved out of it has not, and what is moved into it has.
+    """
     of_reference = {make_reference(statement): statement for statement in statements if statement}
+    invoices = {item.place for item in side.found.items if item.gross_cents > 0}
     arrived: Counter[bytes] = Counter()
+    moves: dict[tuple[bytes, int], list[Payment]] = {}
     for payment in side.payments:
-        if payment.kind in (PaymentKind.RECEIVED, PaymentKind.RETURNED):
+        is_of_invoice = (payment.statement, payment.invoice_number) in invoices
+        if payment.kind is PaymentKind.REALLOCATED:
+            moves.setdefault((payment.entry, payment.booked_ms), []).append(payment)
+        elif payment.kind is not PaymentKind.REFUNDED or is_of_invoice:
             arrived[payment.statement or of_reference.get(payment.reference, b"")] += payment.amount_cents
+    for together in moves.values():
+        across = sum(one.amount_cents for one in together)
+        for one in together:
+            if one.amount_cents * across > 0:
+                part = min(one.amount_cents, across) if across > 0 else max(one.amount_cents, across)
+                arrived[one.statement] += part
+                across -= part
     return arrived
 
 
 def _due(side: Side, items: Sequence[OpenItem], on_the_way: Mapping[bytes, int]) -> list[Due]:
-    open_cents: dict[Place, int] = {item.place: item.open_cents for item in items}
+    open_cents: dict[Place, int] = {item.place: _payable(item) for item in items}
     ahead = side.found.ahead_cents + on_the_way.get(b"", 0)
     for statement, sent in on_the_way.items():
         left = sent
@@ -166,6 +182,12 @@ def _due(side: Side, items: Sequence[OpenItem], on_the_way: Mapping[bytes, int])
         )
         for of_it in by_statement.values()
     ]
+
+
+def _payable(item: OpenItem) -> int:
+    """What is open of it, and no more than it says itself, whatever is said to have gone back; of a credit note, not
+    above zero."""
+    return min(item.open_cents, max(item.gross_cents - item.set_off_cents, 0))
 
 
 def ahead_ordered(carried: CarriedOut) -> dict[bytes, int]:

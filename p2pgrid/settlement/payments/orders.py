@@ -148,9 +148,11 @@ def make_batch(
     execution_date: date,
     instant: bool = False,
     already_ordered: Collection[str] = (),
+    is_sepa: bool = True,
 ) -> PaymentBatch:
     """Put orders together. `already_ordered` has the keys of all orders that were ever written to a file and were
-    not returned; the caller keeps them, and adds this batch's before the file leaves its hands.
+    not returned; the caller keeps them, and adds this batch's before the file leaves its hands. `is_sepa`: a person who
+    makes the transfers by hand (False) may reach accounts that SEPA does not.
 
     Raises PaymentOrderError for no orders or too many, for one that is there twice or was ordered before, for an
     account that SEPA does not reach, and where the payer's address or the payee's BIC is needed and missing.
@@ -159,12 +161,14 @@ def make_batch(
     if not 0 < len(chosen) <= MAX_ORDERS:
         raise PaymentOrderError(f"a batch of {len(chosen)} payments cannot be written.", hint=f"1 to {MAX_ORDERS}.")
     _refuse_repeats(chosen, already_ordered)
-    checked_sepa_iban(payer.iban)
+    if is_sepa:
+        checked_sepa_iban(payer.iban)
     for order in chosen:
-        checked_sepa_iban(order.payee.iban)
         if order.payee.iban == payer.iban:
             raise PaymentOrderError(f"{order.payee.name} is to be paid to the account that pays: {payer.iban}.")
-        if not (is_in_eea(order.payee.iban) and is_in_eea(payer.iban)):
+        if is_sepa:
+            checked_sepa_iban(order.payee.iban)
+        if is_sepa and not (is_in_eea(order.payee.iban) and is_in_eea(payer.iban)):
             _refuse_bare(payer, order.payee)
     return PaymentBatch(payer=payer, orders=tuple(chosen), execution_date=execution_date, instant=instant)
 

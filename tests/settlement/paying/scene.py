@@ -137,7 +137,7 @@ class Scene:
 
     def open_cents(self) -> int:
         shown = self.provider.json("bank", "list", "--open")
-        return sum(one["open_cents"] for one in shown["open"]) - sum(one["cents"] for one in shown["ahead"])
+        return int(sum(one["open_cents"] for one in shown["open"]) - sum(one["cents"] for one in shown["ahead"]))
 
 
 def carried_out(path: Path, day: str = "2026-11-20") -> list[Movement]:

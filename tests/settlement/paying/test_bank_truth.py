@@ -3,6 +3,7 @@ what the bank said, once."""
 
 from __future__ import annotations
 
+import contextlib
 import random
 from dataclasses import replace
 
@@ -179,3 +180,22 @@ def test_a_movement_told_with_other_words_is_held() -> None:
     assert [one.decision.kind for one in report.decided] == ["ambiguous"]
     assert [one.decision.findings for one in report.decided] == [("looks-booked",)]
     assert len(months.world.by_entry()) == 1
+
+
+def test_a_booking_that_comes_after_the_next_statement_is_not_booked_before_it() -> None:
+    """Rule 42 of docs/spec/audit.md: what was booked so early, a statement that is signed had to count already."""
+    months = Months()
+    months.happen("bill", 1)
+    months.happen("pay", 1)
+    months.world.bookings_left, months.world.is_told = 0, False
+    with contextlib.suppress(Killed):
+        months.world.read(months.movements)
+    assert months.world.by_entry() == {}
+    months.world.bookings_left = -1
+    billed, _, _ = months.payer(1)
+    for _ in range(3):
+        months.happen("bill", 1)
+    months.world.read(months.movements)
+    (paid,) = [one.message for one in months.world.payments()]
+    assert paid.booked_ms == billed.statements[-2].message.stated_ms
+    assert paid.amount_cents == months.movements[0].cents

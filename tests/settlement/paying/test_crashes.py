@@ -181,10 +181,12 @@ async def test_the_desk_signs_nothing_that_the_ledger_has_no_room_for(ledger: Sq
     await ledger.append(*billed.records)
     changes, why = WRONG[name]
     ask = BookPayments(groups=(tuple(payment(billed, **one) for one in changes), (payment(billed, amount_cents=7),)))
-    done: PaymentsBooked = await book_payments(ledger, [billed.provider], ask)
+    done: PaymentsBooked = await book_payments(ledger, [billed.provider], ask, now_ms=NOW_MS)
     assert why in done.refused[0] and done.refused[1] == "", "and the next group is none the worse"
     booked = [one.message.amount_cents for one in ledger.settlement(Payment, billed.id)]
     assert booked == [known.message.amount_cents, 7]
-    assert (await book_payments(ledger, [billed.provider], ask)).refused[1] == "", "it is on record, once"
+    assert (await book_payments(ledger, [billed.provider], ask, now_ms=NOW_MS)).refused[1] == "", (
+        "it is on record, once"
+    )
     assert len(ledger.settlement(Payment, billed.id)) == 2
     await ledger.aclose()

@@ -9,8 +9,10 @@ import pytest
 from p2pgrid.errors import UsageError
 from p2pgrid.proto.statement import PaymentKind
 from p2pgrid.settlement.payments.pain001 import validate_pain001
+from tests.factories import secret_key
 from tests.settlement.paying.scene import ALICE, OURS, Scene, as_debits, carried_out
 from tests.settlement.payments.bank import Movement
+from tests.settlement.records import Billed
 
 LATER = ("--until", "2028-01-01")
 
@@ -114,7 +116,7 @@ def test_too_much_too_little_and_the_wrong_reference(scene: Scene) -> None:
     done = scene.provider.json("bank", "import", scene.camt([short, much]))
     assert sorted(one["kind"] for one in done["decided"]) == ["over", "part"]
     assert done["allocated"] == 2, "what is over is booked on what is open"
-    by_place = {}
+    by_place: dict[str, list[tuple[str, int]]] = {}
     for payment in scene.provider.payments(scene.billed.id):
         message = payment.message
         by_place.setdefault(message.invoice_number, []).append((message.kind.value, message.amount_cents))
@@ -155,6 +157,20 @@ def test_money_ahead_is_recognised_covers_what_is_billed_next_and_goes_back(scen
     assert [one["kind"] for one in done["decided"]] == ["refund"]
     assert scene.provider.payments(scene.billed.id)[-1].message.kind is PaymentKind.REFUNDED
     assert scene.open_cents() == 0
+
+
+def test_what_is_on_its_way_back_covers_nothing(scene: Scene) -> None:
+    peer, client = scene.provider.key.public_key.peer_id, scene.client.key.public_key.peer_id
+    scene.provider("bank", "import", scene.camt(scene.pay("--prepay", peer, "100.00")))
+    shown = scene.provider.json("bank", "refund", client, "40.00", "--out", scene.out)
+    scene.billed.bill(8_000)
+    scene.meet()
+    assert scene.provider.json("bank", "allocate")["allocated"] == 2
+    (left,) = scene.provider.json("bank", "list", "--open")["open"]
+    assert left["open_cents"] == 2_000
+    (back,) = as_debits(carried_out(Path(shown["files"][0])), "Alice GmbH", ALICE)
+    done = scene.provider.json("bank", "import", scene.camt([back]))
+    assert [one["kind"] for one in done["decided"]] == ["refund"] and scene.open_cents() == 2_000
 
 
 def test_a_credit_note_is_taken_off_or_paid_back(scene: Scene) -> None:
@@ -226,3 +242,34 @@ def test_what_a_person_puts_aside_stays_there(scene: Scene) -> None:
         assert scene.provider.json("bank", "import", again)["waiting"] == 0
     assert scene.provider.json("bank", "list")["entries"] == []
     assert [one["kind"] for one in scene.provider.json("bank", "list", "--all")["entries"]] == ["not-ours"]
+
+
+def test_an_invoice_that_is_named_twice_is_paid_once(scene: Scene) -> None:
+    number = scene.billed.bill(10_000).message.invoice_number
+    scene.meet()
+    unclear = Movement(cents=15_000, day="2026-11-20", text="?", name="Alice GmbH", iban=ALICE)
+    (found,) = scene.provider.json("bank", "import", scene.camt([unclear]))["decided"]
+    (decided,) = scene.provider.json("bank", "assign", found["entry"], number, number)["decided"]
+    assert [(one["invoice"], one["cents"]) for one in decided["bookings"]] == [(number, 10_000), ("", 5_000)]
+
+
+def test_a_credit_note_of_which_there_are_two_is_paid_back_to_nobody(scene: Scene) -> None:
+    other = Billed(client=secret_key("bob"), name="bob")
+    for billed in (scene.billed, other):
+        number = billed.bill(-500).message.invoice_number
+    scene.provider.put(*other.records)
+    scene.meet()
+    with pytest.raises(UsageError, match="more than one"):
+        scene.provider("bank", "refund", number, "1.00", "--out", scene.out)
+
+
+def test_money_ahead_in_euros_is_found_beside_dollars(scene: Scene) -> None:
+    dollars = Billed(name="dollars", currency="USD")
+    dollars.pay(None, 90_000)
+    scene.provider.put(*dollars.records)
+    scene.billed.pay(None, 5_000)
+    for node in (scene.provider, scene.client):
+        node.put(*scene.billed.records)
+    client = scene.client.key.public_key.peer_id
+    shown = scene.provider.json("bank", "refund", client, "50.00", "--out", scene.out)
+    assert shown["total_cents"] == 5_000

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from p2pgrid.cli import settling
+from p2pgrid.cli.main import show_error
 from p2pgrid.errors import LocalError, UsageError
 from p2pgrid.ledger.lock import WriterLock
 from p2pgrid.proto.record import Role, sign_message
 from p2pgrid.settlement.bank.store import lock_path
+from p2pgrid.settlement.bank.view import Side
 from p2pgrid.settlement.database import FILE_NAME
 from p2pgrid.settlement.payments.refusals import BankFileError
-from tests.settlement.paying.scene import ALICE, OURS, Scene
+from p2pgrid.units import MAX_UNIX_MS
+from tests.factories import secret_key
+from tests.settlement.paying.scene import ALICE, OURS, Node, Scene
 from tests.settlement.payments.bank import Bank, Movement
 from tests.settlement.records import Billed
 
@@ -219,3 +225,71 @@ def test_another_companys_money_is_not_taken_for_a_clients_that_claims_its_accou
     assert [one["kind"] for one in done["decided"] if one["amount_cents"] == 7_000] == ["ambiguous"]
     done = scene.provider.json("bank", "import", scene.camt([replace(bare, day="2026-11-25")]))
     assert "exact" in [one["kind"] for one in done["decided"]], "that account has paid for this client by now"
+
+
+def test_a_folder_that_cannot_be_locked_is_not_taken_for_a_busy_one(scene: Scene) -> None:
+    lock_path(scene.client.path / FILE_NAME).with_name("settlement-commands.lock").mkdir()
+    with pytest.raises(LocalError, match="cannot be opened") as refused:
+        scene.client("pay", "--list")
+    assert "another" not in str(refused.value)
+
+
+def test_only_euros_are_paid_and_paid_back(scene: Scene) -> None:
+    dollars = Billed(name="dollars", currency="USD", provider=secret_key("american"), client=scene.billed.client)
+    dollars.bill(1_000)
+    note = dollars.bill(-300).message.invoice_number
+    seller = Node(scene.folder / "seller", dollars.provider)
+    for node in (scene.client, seller):
+        node.put(*dollars.records)
+    scene.details.say(dollars.provider, Role.PROVIDER)
+    with pytest.raises(UsageError, match="is in USD"):
+        scene.client("pay", "--prepay", dollars.provider.public_key.peer_id, "10.00", "--out", scene.out)
+    with pytest.raises(UsageError, match="is in USD"):
+        seller("bank", "refund", note, "3.00", "--out", scene.out)
+    shown = scene.client.json("pay", "--out", scene.out, *LATER)
+    assert shown["payments"] == [] and "it is in USD" in shown["not_payable"][0]["why"]
+
+
+def test_an_account_beyond_sepa_is_paid_by_hand(scene: Scene) -> None:
+    scene.billed.bill(1_000)
+    scene.meet()
+    scene.details.say(scene.billed.provider, Role.PROVIDER, iban="TR330006100519786457841326")
+    with pytest.raises(UsageError, match="SEPA transfers do not reach") as refused:
+        scene.pay(*LATER)
+    assert "`manual` rail" in refused.value.hint
+    shown = scene.client.json("pay", "--rail", "manual", "--out", scene.out, *LATER)
+    assert [one["amount_cents"] for one in shown["payments"]] == [1_000] and len(shown["files"]) == 2
+
+
+def test_a_day_at_the_end_of_all_days_is_shown(scene: Scene) -> None:
+    scene.billed.invoice(scene.billed.state(1_000, due_ms=MAX_UNIX_MS))
+    scene.client.put(*scene.billed.records)
+    look = settling._sides
+
+    def far_east(*arguments: Any) -> tuple[Side, ...]:
+        return tuple(replace(side, utc_offset_minutes=840) for side in look(*arguments))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(settling, "_sides", far_east)
+        assert scene.client.json("pay", "--list")["open"][0]["due"] == "9999-12-31"
+
+
+def test_a_return_is_assigned_to_the_payment_of_which_something_is_left(scene: Scene) -> None:
+    number = scene.billed.bill(2_000).message.invoice_number
+    scene.meet()
+    first, second = (
+        Movement(cents=1_000, day=day, text=number, name="Alice GmbH", iban=ALICE, reference=f"B{day}")
+        for day in ("2026-11-20", "2026-11-21")
+    )
+    scene.provider("bank", "import", scene.camt([first, second]))
+    for day in ("2026-11-22", "2026-11-23"):
+        back = Movement(cents=-1_000, day=day, reason="MD06", name="Somebody", iban="EE382200221020145685")
+        (found,) = scene.provider.json("bank", "import", scene.camt([back]))["decided"]
+        scene.provider("bank", "assign", found["entry"], number)
+    assert scene.open_cents() == 2_000
+
+
+def test_an_error_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    show_error(UsageError("the invoice \u202eX\rY\x1b[2J is odd.", hint="one\ntwo\x07"))
+    shown = capsys.readouterr().err
+    assert "the invoice ?X?Y?[2J is odd." in shown and "one\ntwo?" in shown

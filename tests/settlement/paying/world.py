@@ -53,7 +53,9 @@ class World:
         for group in groups:
             if self.bookings_left == 0 and not self.is_told:
                 raise Killed
-            refused += (await book_payments(self.ledger, [PROVIDER], BookPayments(groups=(group,)))).refused
+            refused += (
+                await book_payments(self.ledger, [PROVIDER], BookPayments(groups=(group,)), now_ms=self.now_ms)
+            ).refused
             if self.bookings_left == 0:
                 raise Killed
             self.bookings_left -= self.bookings_left > 0
