@@ -105,7 +105,8 @@ def export(
     replace_file(output, content)
     totals = totals_of(made.bookings)
     unclear = _unclear(made)
-    nameless = _without_vat_id(made) if form == "datev" else []
+    nameless = _without_vat_id(made)
+    ahead = _paid_ahead(made)
     if as_json:
         echo_json(
             {
@@ -118,12 +119,17 @@ def export(
                 "totals": _totals_json(totals),
                 "unclear": unclear,
                 "without_vat_id": nameless,
+                "paid_ahead": ahead,
             }
         )
         return
     click.echo(f"{len(made.bookings)} bookings of {span.first} to {span.last} written to {output}.")
     for currency, (debit, credit) in totals.items():
         click.echo(f"Debit {euros(debit)} {currency}, credit {euros(credit)} {currency}.")
+    if ahead:
+        click.echo(
+            f"{ahead} payment(s) came for no invoice: no VAT is booked on them, which your law may ask for on receipt."
+        )
     for number in nameless:
         click.echo(
             f"Invoice {_plain(number)}: the client's VAT id is not known; the recapitulative statement needs it."
@@ -271,6 +277,14 @@ def _without_vat_id(made: BookSet) -> list[str]:
         for b in made.bookings
         if any(one.role is AccountRole.REVENUE_AE for one in b.lines) and not made.vat_ids.get((b.side, b.counterparty))
     ]
+
+
+def _paid_ahead(made: BookSet) -> int:
+    """How many sales were paid ahead."""
+    from p2pgrid.proto.record import Role
+    from p2pgrid.settlement.books.journal import BookingKind
+
+    return sum(one.kind is BookingKind.PREPAYMENT and one.side is Role.PROVIDER for one in made.bookings)
 
 
 def _unclear_account(made: BookSet) -> str:

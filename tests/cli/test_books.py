@@ -151,12 +151,15 @@ def test_purchases_under_reverse_charge_need_a_country(tmp_path: Path) -> None:
     assert owed["VAT owed, reverse charge"] == -2550
 
 
-def test_a_sale_abroad_without_the_clients_vat_id_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["csv", "datev"])
+def test_what_an_accountant_has_to_add_is_told(tmp_path: Path, form: str) -> None:
+    """A sale abroad without the client's VAT id; money ahead, on which VAT may be due."""
     data = make_folder(tmp_path / "data")
     s = Settling("abroad", now_ms=1_790_000_000_000, rate_bp=0)
+    s.pay_ahead(5_000)
     s.state(10_000)
     s.invoice()
-    store(data, s.channel, *s.statements, *s.invoices)
+    store(data, s.channel, *s.statements, *s.invoices, *s.payments)
     words = [
         "--data",
         str(data.path),
@@ -169,9 +172,11 @@ def test_a_sale_abroad_without_the_clients_vat_id_is_told(tmp_path: Path) -> Non
         "-o",
         str(tmp_path / "b"),
     ]
-    told = json.loads(CliRunner().invoke(cli, [*words, "--format", "datev", "--json"]).stdout)
+    told = json.loads(CliRunner().invoke(cli, [*words, "--format", form, "--json"]).stdout)
     assert told["without_vat_id"] == ["LT-2027-000001"]
-    assert "VAT id is not known" in CliRunner().invoke(cli, [*words, "--format", "datev"]).output
+    assert told["paid_ahead"] == 1
+    output = CliRunner().invoke(cli, [*words, "--format", form]).output
+    assert "VAT id is not known" in output and "1 payment(s) came for no invoice" in output
 
 
 def test_an_invoice_without_its_statement_is_told(tmp_path: Path) -> None:

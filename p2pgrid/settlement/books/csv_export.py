@@ -7,7 +7,7 @@ import io
 from typing import Final
 
 from p2pgrid.settlement.books.book_set import BookSet
-from p2pgrid.settlement.books.journal import totals_of
+from p2pgrid.settlement.books.journal import Booking, totals_of
 from p2pgrid.settlement.books.personal import peer_id
 from p2pgrid.settlement.payments.cents import format_cents
 
@@ -25,8 +25,11 @@ COLUMNS: Final = (
     "vat_rate",
     "counterparty",
     "peer",
+    "vat_id",
     "text",
     "due",
+    "supply_from",
+    "supply_to",
     "side",
     "channel",
     "record",
@@ -57,14 +60,21 @@ def csv_of(books: BookSet) -> bytes:
                     format_cents(one.vat_rate_bp) if one.vat_category else "",
                     harmless(books.name(booking)),
                     peer_id(booking.counterparty),
+                    harmless(books.vat_ids.get((booking.side, booking.counterparty), "")),
                     harmless(booking.text),
                     booking.due.isoformat() if booking.due is not None else "",
+                    *_supply(booking),
                     booking.side.value,
                     booking.channel.hex(),
                     booking.record.hex(),
                 )
             )
     return written.getvalue().encode()
+
+
+def _supply(booking: Booking) -> tuple[str, str]:
+    span = booking.supply
+    return (span.first.isoformat(), span.last.isoformat()) if span is not None else ("", "")
 
 
 def harmless(text: str) -> str:

@@ -217,6 +217,7 @@ def _fields(booking: Booking, books: BookSet, own: BookingLine, other: BookingLi
         "Beleginfo - Inhalt 2": text_field(booking.document_number, 210),
         "EU-Land u. UStID (Bestimmung)": _vat_id(booking, books.vat_ids) if is_sale_abroad else "",
         "Festschreibung": "1" if chart.is_final else "0",
+        "Leistungsdatum": f"{booking.supply.last:%d%m%Y}" if booking.supply is not None else "",
         "Fälligkeit": f"{booking.due:%d%m%Y}" if booking.due is not None else "",
     }
 

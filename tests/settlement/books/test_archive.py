@@ -183,7 +183,7 @@ FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
         "debit and credit in EUR",
     ),
     "a booking of nothing": (
-        lambda p: replaced(p, "exports/bookings.csv", "\r\n", "\r\n2026-06-01;;invoice;1;;1;;;EUR;;;;;;;;;ffff\r\n"),
+        lambda p: replaced(p, "exports/bookings.csv", "\r\n", "\r\n2026-06-01;;invoice;1;;1;;;EUR;;;;;;;;;;;;ffff\r\n"),
         "is booked and not in index.json",
     ),
     "no bookings": (lambda p: (p / "exports/bookings.csv").write_text("a;b\r\n1;2\r\n"), "cannot be read"),

@@ -26,7 +26,7 @@ from p2pgrid.settlement.books.csv_export import COLUMNS, csv_of, harmless
 from p2pgrid.settlement.books.datev import _tax_in, datev_of, document_field, file_name, text_field
 from p2pgrid.settlement.books.days import Span
 from tests.factories import CLIENT
-from tests.settlement.books.makers import RULES, Settling, books_of, month
+from tests.settlement.books.makers import DAY_MS, RULES, Settling, books_of, month
 
 GOLDEN = Path(__file__).parent / "golden"
 YEAR = Span(date(2027, 1, 1), date(2027, 12, 31))
@@ -108,6 +108,7 @@ EXPRESSIONS = {
     22: r'".{0,210}"',
     40: r'".{0,15}"',
     114: r"[01]",
+    115: r"((0[1-9]|[12]\d|3[01])(0[1-9]|1[0-2])20\d{2})?",
     117: r"((0[1-9]|[12]\d|3[01])(0[1-9]|1[0-2])20\d{2})?",
 }
 """What DATEV's description of the format has for the columns that are filled, by number; quotes inside are doubled."""
@@ -203,6 +204,20 @@ def test_what_datev_books_of_purchases(chart: str, expense: str, vat: str) -> No
 def test_vat_taken_out_of_a_gross_amount_is_the_invoices(net: int, rate_bp: int) -> None:
     vat = vat_of(net, rate_bp)
     assert _tax_in(net + vat, rate_bp) == vat
+
+
+def test_the_days_of_supply_stand_beside_the_invoices_day() -> None:
+    """An invoice of January over December: its VAT is December's."""
+    s = Settling(now_ms=1_798_700_000_000)  # 31 December 2026, 06:53 UTC
+    s.state(1000)
+    s.later(DAY_MS)
+    s.pay(s.invoice(), 1190)
+    books = replace(books_of(s.records(), chart="skr03", span=YEAR), vat_ids=CLIENT_VAT_ID)
+    invoice, *_, payment = csv.DictReader(io.StringIO(csv_of(books).decode()), delimiter=";")
+    assert (invoice["date"], invoice["supply_from"], invoice["supply_to"]) == ("2027-01-01", *2 * ["2026-12-31"])
+    assert (payment["supply_from"], payment["supply_to"]) == ("", "")
+    assert invoice["vat_id"] == CLIENT_VAT_ID[Role.PROVIDER, CLIENT.public_key.raw]
+    assert [row[114] for row in check_form(datev_of(books))] == ["31122026", ""]
 
 
 def one_invoice(rate_bp: int, **changes: object) -> Settling:
