@@ -210,8 +210,8 @@ def balance(
 def accounts(context: CliContext, give: str | None, as_json: bool) -> None:
     """List the accounts of clients and providers, or give one.
 
-    A client has a number from 10000 to 69999, a provider one from 70000 to 99999, given once and never changed. Who
-    has none gets the next one with the first export.
+    A client has a number from 10000 to 69999, a provider one from 70000 to 99999 (with more digits where
+    `account-length` is more), given once and never changed. Who has none gets the next one with the first export.
 
     Example: p2pgrid books accounts --give 12D3KooW...=10042
     """
@@ -220,22 +220,25 @@ def accounts(context: CliContext, give: str | None, as_json: bool) -> None:
     from p2pgrid.cli.asking import parse_peer
     from p2pgrid.errors import UsageError
     from p2pgrid.proto.record import Role
-    from p2pgrid.settlement.books.personal import RANGES, PersonalAccounts
+    from p2pgrid.settlement.books.personal import RANGES, PersonalAccounts, personal_number
+    from p2pgrid.settlement.books.settings import chart_from
     from p2pgrid.settlement.database import FILE_NAME, open_database
 
     if not context.data.path.is_dir():
         raise UsageError(f"there is no data folder {context.data.path}.", hint="Name it with --data.")
+    length = chart_from(context.data.load_config().billing.accounts).account_length
     with closing(open_database(context.data.path / FILE_NAME)) as database:
         found = PersonalAccounts(database)
         if give is not None:
             peer, _, number = give.partition("=")
-            if not number.isascii() or not number.isdigit() or len(number) > 8:
+            if not number.isascii() or not number.isdigit() or len(number) > 9:
                 raise UsageError(f"{give!r} is no PEER=NUMBER.", hint="Write 12D3KooW...=10042.")
-            side = Role.CLIENT if int(number) >= RANGES[Role.CLIENT][0] else Role.PROVIDER
-            found.give(side, parse_peer(peer), int(number))
-        known = found.known()
+            side = Role.CLIENT if int(number) >= RANGES[Role.CLIENT][0] * 10 ** (length - 4) else Role.PROVIDER
+            found.give(side, parse_peer(peer), int(number), account_length=length)
+        known = {one: personal_number(number, length) for one, number in found.known().items()}
+        known = dict(sorted(known.items(), key=lambda one: (one[0][0].value != "provider", int(one[1]))))
     if as_json:
-        rows = [{"side": side.value, "peer": peer, "account": account} for (side, peer), account in known.items()]
+        rows = [{"side": side.value, "peer": peer, "account": int(account)} for (side, peer), account in known.items()]
         echo_json({"accounts": rows})
         return
     if not known:

@@ -207,6 +207,28 @@ def test_accounts_are_given_once_and_kept(year: Year, tmp_path: Path) -> None:
     assert len(shown(year, "accounts", "--give", f"{mine}=10042")["accounts"]) == 1
 
 
+def test_longer_account_numbers_are_given_and_shown_as_exports_have_them(year: Year, tmp_path: Path) -> None:
+    year.data.config_file.write_text("[billing.accounts]\naccount-length = 5\n")
+    mine, other = CLIENT.public_key.peer_id, secret_key("other").public_key.peer_id
+    with pytest.raises(UsageError, match="100000 to 699999"):
+        shown(year, "accounts", "--give", f"{mine}=10042")
+    shown(year, "accounts", "--give", f"{mine}=100042")
+    shown(year, "accounts", "--give", f"{other}=100010")
+    assert [one["account"] for one in shown(year, "accounts")["accounts"]] == [100010, 100042]
+    with pytest.raises(UsageError, match="never changed"):
+        shown(year, "accounts", "--give", f"{mine}=100010")
+    shown(year, "export", "--format", "datev", "--chart", "skr04", "--year", "2026", "-o", tmp_path / "b.csv")
+    assert ";100042;44000;" in (tmp_path / "b.csv").read_text("cp1252")
+
+
+def test_the_next_number_does_not_follow_an_accountants_longer_one(tmp_path: Path) -> None:
+    keys = [secret_key(f"peer {n}").public_key for n in range(2)]
+    with closing(open_database(tmp_path / "settlement.db")) as database:
+        accounts = PersonalAccounts(database)
+        accounts.give(Role.PROVIDER, keys[0].peer_id, 100042, account_length=5)
+        assert accounts.of([(Role.PROVIDER, keys[1].raw)]) == {(Role.PROVIDER, keys[1].raw): 10_000}
+
+
 @pytest.mark.parametrize("text", ["x", "x=", "=10000", "{0}=9999", "{0}=100000", "{0}=1e4"])
 def test_what_is_no_account_is_refused(year: Year, text: str) -> None:
     with pytest.raises(UsageError):

@@ -193,9 +193,16 @@ def _fields(booking: Booking, books: BookSet, own: BookingLine, other: BookingLi
     if abs(own_cents) > MAX_UMSATZ_CENTS:
         raise UsageError(f"{booking.text} is over {format_cents(abs(own_cents))}: DATEV has ten digits for it.")
     numbers = [books.account(booking, one).number for one in (own, other)]
-    for number in numbers:
+    for number, one in zip(numbers, (own, other), strict=True):
         if not number.isdigit() or not int(number):
             raise UsageError(f"the account {number!r} is no number: DATEV knows no other.")
+        digits = chart.account_length + (one.role in PERSONAL_ROLES)
+        if len(number) != digits:
+            raise UsageError(
+                f"the account {number!r} has {len(number)} digits, and {digits} were expected: DATEV would take it for "
+                "another.",
+                hint=f'Set account-length, or "{one.role}" under [billing.accounts.numbers] with all its digits.',
+            )
     is_sale_abroad = booking.side is Role.PROVIDER and other.role is AccountRole.REVENUE_AE
     deducts = chart.input_vat_deducted or booking.side is Role.PROVIDER
     key = chart.tax_keys.get(other.role, "") if deducts else ""

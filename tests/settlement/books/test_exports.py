@@ -309,6 +309,34 @@ def test_final_says_so_in_header_and_rows() -> None:
         assert {header[20], *(row[113] for row in rows)} == {expected}
 
 
+@pytest.mark.parametrize("chart", ["plain", "skr03", "skr04"])
+def test_a_charts_own_numbers_are_as_long_as_the_others(chart: str) -> None:
+    """DATEV reads 1200 where accounts have five digits as 01200, which is another account."""
+    longer = with_own(chart_of(chart), account_length=5, numbers={"bank": "12345"})
+    assert longer.number(R.BANK) == "12345"
+    others = {role: number for role, number in longer.numbers.items() if role is not R.BANK}
+    assert others == {role: chart_of(chart).number(role) + "0" for role in others}
+
+
+def test_a_shorter_number_than_datevs_is_refused() -> None:
+    chart = with_own(chart_of("skr03"), account_length=5, numbers={"bank": "1200"})
+    with pytest.raises(UsageError, match="'1200' has 4 digits, and 5 were expected"):
+        datev_of(replace(month_books("skr03"), chart=chart))
+
+
+def test_an_account_of_several_roles_has_one_name() -> None:
+    s = Settling()
+    for category in ("E", "O", "Z"):
+        s.state(1000, vat=(VatLine(category=category, rate_bp=0, exemption="", net_cents=1000, vat_cents=0),))
+        s.invoice()
+    for chart, names in (("skr03", {"Purchased inference"}), ("plain", {
+        "Purchased inference, of a small business", "Purchased inference, outside of VAT",
+        "Purchased inference, other cases of VAT",
+    })):  # fmt: skip
+        books = books_of(s.records(Role.CLIENT), chart=chart, span=YEAR)
+        assert {books.account(b, b.lines[1]).name for b in books.bookings} == names
+
+
 def test_longer_account_numbers() -> None:
     longer = {role.value: chart_of("skr03").number(role) + "0" for role in AccountRole}
     chart = with_own(chart_of("skr03"), numbers=longer, account_length=5)
