@@ -48,8 +48,8 @@ def _country(_ctx: click.Context, _param: click.Parameter, text: str) -> str:
 
 
 def echo_json(value: Any) -> None:
-    """One JSON object."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """One JSON object, in ASCII: a terminal takes nothing in it for more, and any name can be printed."""
+    click.echo(json.dumps(value, indent=2))
 
 
 def euros(cents: int) -> str:

@@ -6,10 +6,7 @@ checked by the same rules.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,27 +22,17 @@ from p2pgrid.proto.record import Record, parse_message
 from p2pgrid.proto.statement import Invoice, Payment, Statement
 from p2pgrid.settlement.books.archive import SUMS
 from p2pgrid.settlement.books.archive_contents import FORMAT
-from p2pgrid.settlement.books.archive_index import Format, Index, InvoiceRow, Row, Totals
+from p2pgrid.settlement.books.archive_exports import check_exports, check_statement
+from p2pgrid.settlement.books.archive_fault import SHOWN, ArchiveFault, content_of
+from p2pgrid.settlement.books.archive_index import Format, Index, InvoiceRow, Row, StatementRow
 from p2pgrid.settlement.books.archive_place import is_plain, unpacked
 from p2pgrid.settlement.books.documents import sha256_of
-from p2pgrid.settlement.payments.cents import NotAnAmount, cents_of
 
-MAX_SMALL_BYTES: Final = 512 * 1024 * 1024
 _SUM: Final = re.compile(r"([0-9a-f]{64})  (\S.*)")
-_SHOWN: Final = 100
 _DAY_MS: Final = 86_400_000
 _TYPES: Final[dict[str, type[Statement | Invoice | Payment]]] = {
     one.payload_type: one for one in (Statement, Invoice, Payment)
 }
-
-
-@dataclass(frozen=True, slots=True)
-class ArchiveFault:
-    """Something that is wrong with an archive."""
-
-    file: str
-    what: str
-    """One sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +93,7 @@ def _check(folder: Path, audit: Audit) -> CheckedArchive:
         faults.append(ArchiveFault("bundles", "no record is there."))
     if index is not None:
         faults += _check_records(folder, index, bundles)
-        faults += _check_bookings(folder, index)
+        faults += check_exports(folder, index)
     return CheckedArchive(
         year=index.year if index is not None else 0,
         files=sum(1 for path in folder.rglob("*") if path.is_file()),
@@ -119,10 +106,10 @@ def _check(folder: Path, audit: Audit) -> CheckedArchive:
 
 def _check_sums(folder: Path) -> Iterator[ArchiveFault]:
     listed: dict[str, str] = {}
-    for number, line in enumerate(_content(folder / SUMS).decode("utf-8", "replace").splitlines(), 1):
+    for number, line in enumerate(content_of(folder / SUMS).decode("utf-8", "replace").splitlines(), 1):
         found = _SUM.fullmatch(line)
         if found is None or not is_plain(found[2]) or found[2] in listed:
-            yield ArchiveFault(SUMS, f"line {number} is no sum of a file: {line[:_SHOWN]!r}.")
+            yield ArchiveFault(SUMS, f"line {number} is no sum of a file: {line[:SHOWN]!r}.")
             continue
         listed[found[2]] = found[1]
     there = {
@@ -145,7 +132,7 @@ def _check_sums(folder: Path) -> Iterator[ArchiveFault]:
 
 def _index(folder: Path) -> tuple[Index | None, list[ArchiveFault]]:
     try:
-        content = _content(folder / "index.json")
+        content = content_of(folder / "index.json")
         if msgspec.json.decode(content, type=Format).format != FORMAT:
             return None, [ArchiveFault("index.json", f"its format is not {FORMAT}: use the p2pgrid that wrote it.")]
         return msgspec.json.decode(content, type=Index), []
@@ -178,8 +165,10 @@ def _check_records(folder: Path, index: Index, bundles: Sequence[Path]) -> Itera
         for field in row.__struct_fields__:
             said = getattr(row, field)
             if hasattr(message, field) and said != getattr(message, field):
-                what = f"{row.id[:16]} says {field} {str(said)[:_SHOWN]!r}, its record {getattr(message, field)!r}."
+                what = f"{row.id[:16]} says {field} {str(said)[:SHOWN]!r}, its record {getattr(message, field)!r}."
                 yield ArchiveFault("index.json", what)
+        if isinstance(row, StatementRow) and isinstance(message, Statement):
+            yield from check_statement(folder, row, message)
         if isinstance(row, InvoiceRow) and isinstance(message, Invoice):
             yield from _check_document(folder, row, message)
     yield from _check_year(index, {row.id for row in rows}, found)
@@ -221,44 +210,7 @@ def _records(bundle: Path) -> Iterator[Record]:
 def _check_document(folder: Path, row: InvoiceRow, invoice: Invoice) -> Iterator[ArchiveFault]:
     plain = [name for name in row.files if is_plain(name) and (folder / name).is_file()]
     for name in sorted(set(row.files) - set(plain)):
-        yield ArchiveFault(name[:_SHOWN], f"a file of invoice {invoice.invoice_number} is not there.")
+        yield ArchiveFault(name[:SHOWN], f"a file of invoice {invoice.invoice_number} is not there.")
     if plain and invoice.document_sha256 not in {sha256_of(folder / name) for name in plain}:
         what = f"none of its files is the one that invoice {invoice.invoice_number} names by its hash."
         yield ArchiveFault(plain[0], what)
-
-
-def _check_bookings(folder: Path, index: Index) -> Iterator[ArchiveFault]:
-    """Does every record of the year stand in the bookings with its amount, and nothing else?"""
-    name = "exports/bookings.csv"
-    amounts: Counter[str] = Counter()
-    totals: dict[str, Counter[str]] = {}
-    try:
-        text = _content(folder / name).decode()
-        for row in csv.DictReader(io.StringIO(text, newline=""), delimiter=";"):
-            for side in ("debit", "credit"):
-                cents = cents_of(row[side]) if row[side] else 0
-                totals.setdefault(str(row["currency"]), Counter())[side] += cents
-                amounts[str(row["record"])] += cents if side == "debit" else 0
-    except (OSError, UnicodeDecodeError, KeyError, TypeError, csv.Error, NotAnAmount) as error:
-        yield ArchiveFault(name, f"it cannot be read ({type(error).__name__}).")
-        return
-    for currency in sorted(totals.keys() | index.totals.keys()):
-        sums = totals.get(currency, Counter())
-        if sums["debit"] != sums["credit"] or index.totals.get(currency) != Totals(sums["debit"], sums["credit"]):
-            yield ArchiveFault(name, f"debit and credit in {currency} are not the same, or not those of index.json.")
-    invoices = {one.id: abs(one.gross_cents) for one in index.invoices}
-    payments = {one.id: abs(one.amount_cents) for one in index.payments}
-    for record, cents in sorted(invoices.items()):
-        if amounts[record] < cents:  # a purchase under reverse charge has its VAT on both sides besides
-            yield ArchiveFault(name, f"record {record[:16]} is not booked with {cents} cents.")
-    for record, cents in sorted(payments.items()):
-        if amounts[record] != cents:
-            yield ArchiveFault(name, f"record {record[:16]} is not booked with {cents} cents.")
-    for record in sorted(set(amounts) - set(invoices) - set(payments) - {one.id for one in index.set_offs}):
-        yield ArchiveFault(name, f"record {record[:16]} is booked and not in index.json.")
-
-
-def _content(path: Path) -> bytes:
-    if path.stat().st_size > MAX_SMALL_BYTES:
-        raise UsageError(f"{path.name} is larger than {MAX_SMALL_BYTES} bytes.", hint="This is no archive of ours.")
-    return path.read_bytes()

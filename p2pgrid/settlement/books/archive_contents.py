@@ -60,7 +60,7 @@ def contents_of(archived: Archived) -> dict[str, bytes]:
     for records in archived.channels:
         for one in records.statements:
             if records.day(one.message.stated_ms, one.id) in archived.books.span:
-                shown = {"id": one.id.hex(), **_plain(one.message)}
+                shown = {"id": one.id.hex(), **plain_of(one.message)}
                 files[_statement_file(records, one.message.statement_number)] = as_json(shown)
     return files
 
@@ -232,7 +232,7 @@ def as_json(value: Any) -> bytes:
     return json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
-def _plain(message: msgspec.Struct) -> dict[str, Any]:
+def plain_of(message: msgspec.Struct) -> dict[str, Any]:
     """A message's fields, bytes in hex."""
 
     def hexed(value: Any) -> Any:

@@ -36,6 +36,7 @@ class StatementRow(Row, frozen=True):
     gross_cents: int
     closing_cents: int
     currency: str
+    file: str
 
 
 class InvoiceRow(Row, frozen=True):

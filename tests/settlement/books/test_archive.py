@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -142,6 +143,11 @@ def test_every_missing_file_is_named(copy: Path, which: int) -> None:
     assert name in [one.file for one in check(copy).faults]
 
 
+def write_anew(path: Path) -> None:
+    (path / "SHA256SUMS").unlink()
+    write_sums(path)
+
+
 def change(path: Path, name: str, edit: Callable[[Any], None]) -> None:
     value = json.loads((path / name).read_text())
     edit(value)
@@ -152,6 +158,10 @@ def replaced(path: Path, name: str, old: str, new: str) -> None:
     text = (path / name).read_bytes().decode()
     assert old in text
     (path / name).write_bytes(text.replace(old, new, 1).encode())
+
+
+def one_of(path: Path, folder: str) -> str:
+    return min(one.relative_to(path).as_posix() for one in (path / folder).iterdir())
 
 
 FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -185,6 +195,41 @@ FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a booking of nothing": (
         lambda p: replaced(p, "exports/bookings.csv", "\r\n", "\r\n2026-06-01;;invoice;1;;1;;;EUR;;;;;;;;;;;;ffff\r\n"),
         "is booked and not in index.json",
+    ),
+    "a readable statement": (
+        lambda p: replaced(p, one_of(p, "statements"), '"net_cents": ', '"net_cents": 9'),
+        "says net_cents",
+    ),
+    "a readable statement that is none": (lambda p: (p / one_of(p, "statements")).write_text("[]"), "cannot be read"),
+    "a statement less": (lambda p: (p / one_of(p, "statements")).unlink(), "is not there"),
+    "the trial balance": (
+        lambda p: replaced(p, "exports/trial-balance.csv", ";0.00;0.11;0.00;0.11", ";0.00;9.11;0.00;9.11"),
+        "is not what is booked",
+    ),
+    "a closing balance": (
+        lambda p: replaced(p, "exports/trial-balance.csv", ";0.00;0.11;0.00;0.11", ";0.00;0.11;0.00;0.12"),
+        "closing is not opening, debit and credit together",
+    ),
+    "openings": (
+        lambda p: replaced(p, "exports/trial-balance.csv", ";0.00;0.11;0.00;0.11", ";1.00;0.11;0.00;1.11"),
+        "opening balances in EUR",
+    ),
+    "an account left out": (
+        lambda p: (p / "exports/trial-balance.csv").write_bytes(
+            b"".join((p / "exports/trial-balance.csv").read_bytes().splitlines(keepends=True)[:-1])
+        ),
+        "is not what is booked",
+    ),
+    "no trial balance": (lambda p: (p / "exports/trial-balance.csv").write_bytes(b"\xff"), "cannot be read"),
+    "a larger invoice": (
+        lambda p: [
+            replaced(p, "exports/bookings.csv", old, "9" + old)
+            for old in (
+                "0.11;;EUR",
+                "0.09;EUR",
+            )
+        ],
+        "is not booked with",
     ),
     "no bookings": (lambda p: (p / "exports/bookings.csv").write_text("a;b\r\n1;2\r\n"), "cannot be read"),
     "a format of tomorrow": (lambda p: change(p, "index.json", lambda i: i.update(format="x")), "its format is not"),
@@ -223,8 +268,7 @@ def test_a_forger_who_makes_the_sums_anew_is_found(copy: Path, forgery: str) -> 
     """Sums prove nothing: records, index, documents and bookings are held against one another."""
     edit, expected = FORGERIES[forgery]
     edit(copy)
-    (copy / "SHA256SUMS").unlink()
-    write_sums(copy)
+    write_anew(copy)
     found = check(copy)
     assert any(expected in one.what for one in found.faults), found.faults
 
@@ -234,8 +278,7 @@ def test_a_record_changed_with_its_sum_is_found_by_the_audit(copy: Path) -> None
     lines = bundle.read_text().splitlines(keepends=True)
     number = next(n for n, text in enumerate(lines) if "/p2pgrid/receipt/1" in text)
     bundle.write_text("".join(lines[:number] + lines[number + 1 :]))
-    (copy / "SHA256SUMS").unlink()
-    write_sums(copy)
+    write_anew(copy)
     found = check(copy)
     assert not found.faults and not found.is_whole
     assert found.audit is not None and any("receipt" in one for one in found.audit.findings)
@@ -373,10 +416,41 @@ def test_an_index_of_anything_is_judged_and_breaks_nothing(made: Path, tmp_path:
     shutil.copytree(made, copy)
     right = json.loads((copy / "index.json").read_text())[name]
     change(copy, "index.json", lambda index: index.update({name: value}))
-    (copy / "SHA256SUMS").unlink()
-    write_sums(copy)
+    write_anew(copy)
     found = check(copy)
     assert found.faults or name not in ROWS or value == right
+
+
+@given(st.sampled_from(["net_cents", "lines", "id", "channel"]), JSON)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_readable_statement_of_anything_breaks_nothing(made: Path, tmp_path: Path, name: str, value: Any) -> None:
+    copy = Path(tempfile.mkdtemp(dir=tmp_path)) / "copy"
+    shutil.copytree(made, copy)
+    file = one_of(copy, "statements")
+    right = json.loads((copy / file).read_text())[name]
+    change(copy, file, lambda statement: statement.update({name: value}))
+    write_anew(copy)
+    assert bool(check(copy).faults) is (value != right or type(value) is not type(right))
+
+
+def test_an_archive_prints_no_control_characters(copy: Path) -> None:
+    change(copy, "index.json", lambda index: index.update(keep_until={"books": "2036\x1b[31m\x9b"}, missing=["\x1b"]))
+    write_anew(copy)
+    result = CliRunner().invoke(cli, ["books", "verify", str(copy)])
+    assert "By law it has to be kept until 2036" in result.output
+    assert not set("\x1b\x9b") & set(result.output)
+
+
+@pytest.mark.process
+def test_a_name_that_is_no_text_can_be_told(copy: Path) -> None:
+    """A zip from elsewhere may hold any bytes as a name; and not every terminal takes them."""
+    os.close(os.open(os.fsencode(copy) + b"/\xff", os.O_CREAT))
+    words = [sys.executable, "-m", "p2pgrid", "books", "verify", str(copy), "--json"]
+    done = subprocess.run(
+        words, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"}, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert [one["file"] for one in json.loads(done.stdout)["faults"]] == ["\udcff"]
 
 
 @given(st.binary(max_size=200))
