@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from p2pgrid.audit.report import printable
 from p2pgrid.audit.trace_book import TraceBook, TracedChannel, receipts_between
 from p2pgrid.audit.trace_parts import StatementTrace, Trace
+from p2pgrid.cells import harmless
 from p2pgrid.ledger.bundle import write_lines
 from p2pgrid.proto.evidence import Held
 from p2pgrid.proto.messages import Receipt
@@ -110,8 +110,7 @@ def _line(row: Iterable[object]) -> bytes:
 
 
 def _cell(value: object) -> str:
-    text = printable(str(value))
-    return f"'{text}" if isinstance(value, str) and text[:1] in ("=", "+", "-", "@") else text
+    return harmless(value) if isinstance(value, str) else str(value)
 
 
 def _utc(time_ms: int) -> str:

@@ -11,11 +11,12 @@ from typing import Any, Final
 
 import msgspec
 
+from p2pgrid.cells import harmless
 from p2pgrid.proto.record import Role
 from p2pgrid.settlement.books.accounts import AccountRole, account_name
 from p2pgrid.settlement.books.archive_text import readme
 from p2pgrid.settlement.books.book_set import BookSet
-from p2pgrid.settlement.books.csv_export import csv_of, harmless
+from p2pgrid.settlement.books.csv_export import csv_of
 from p2pgrid.settlement.books.journal import Booking, totals_of
 from p2pgrid.settlement.books.legal_years import TERMS, Kept, keep_until
 from p2pgrid.settlement.books.personal import peer_id, personal_number

@@ -6,6 +6,7 @@ import csv
 import io
 from typing import Final
 
+from p2pgrid.cells import harmless
 from p2pgrid.settlement.books.book_set import BookSet
 from p2pgrid.settlement.books.journal import Booking, totals_of
 from p2pgrid.settlement.books.personal import peer_id
@@ -75,9 +76,3 @@ def csv_of(books: BookSet) -> bytes:
 def _supply(booking: Booking) -> tuple[str, str]:
     span = booking.supply
     return (span.first.isoformat(), span.last.isoformat()) if span is not None else ("", "")
-
-
-def harmless(text: str) -> str:
-    """Text of another party's in one line, which no spreadsheet takes for a formula."""
-    plain = "".join(c if c.isprintable() else " " for c in text)
-    return f"'{plain}" if plain.startswith(("=", "+", "-", "@")) else plain

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
 from typing import Final
 
+from p2pgrid.cells import harmless
 from p2pgrid.errors import UsageError
 from p2pgrid.proto.record import Role
 from p2pgrid.settlement.books.accounts import AccountRole, Chart
@@ -221,7 +222,7 @@ def _fields(booking: Booking, books: BookSet, own: BookingLine, other: BookingLi
         "Beleginfo - Art 1": "p2pgrid record",
         "Beleginfo - Inhalt 1": booking.record.hex(),
         "Beleginfo - Art 2": "Belegnummer",
-        "Beleginfo - Inhalt 2": text_field(booking.document_number, 210),
+        "Beleginfo - Inhalt 2": text_field(harmless(booking.document_number), 210),
         "EU-Land u. UStID (Bestimmung)": _vat_id(booking, books.vat_ids) if is_sale_abroad else "",
         "Festschreibung": "1" if chart.is_final else "0",
         "Leistungsdatum": f"{booking.supply.last:%d%m%Y}" if booking.supply is not None else "",
@@ -248,6 +249,8 @@ def document_field(number: str) -> str:
     One that is changed for that gets a mark of its own, so that no two become one.
     """
     kept = _NOT_IN_DOCUMENTS.sub("-", number)
+    if kept.startswith(("-", "+")):  # a formula, where the file is opened in a spreadsheet
+        kept = f"_{kept[1:]}"
     if kept == number and len(number) <= MAX_DOCUMENT:
         return number
     mark = hashlib.sha256(number.encode()).digest()[:_MARK_BYTES].hex()

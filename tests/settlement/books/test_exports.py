@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2pgrid.cells import harmless
 from p2pgrid.errors import UsageError
 from p2pgrid.proto.invoice_sums import vat_of
 from p2pgrid.proto.record import Role
@@ -22,7 +23,7 @@ from p2pgrid.proto.statement import VatLine
 from p2pgrid.settlement.books.accounts import AccountRole, chart_of, with_own
 from p2pgrid.settlement.books.book_set import BookSet
 from p2pgrid.settlement.books.booking import Rules
-from p2pgrid.settlement.books.csv_export import COLUMNS, csv_of, harmless
+from p2pgrid.settlement.books.csv_export import COLUMNS, csv_of
 from p2pgrid.settlement.books.datev import _tax_in, datev_of, document_field, file_name, text_field
 from p2pgrid.settlement.books.days import Span
 from tests.factories import CLIENT
@@ -90,6 +91,37 @@ def test_no_name_is_a_formula(text: str) -> None:
     books = replace(month_books("plain"), names={next(iter(CLIENT_NAME)): text + "\r\n;x"})
     rows = list(csv.DictReader(io.StringIO(csv_of(books).decode(), newline=""), delimiter=";"))
     assert {row["counterparty"] for row in rows} == {f"'{text}  ;x"}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Alice,=1+1", "Alice,'=1+1"),
+        ('Alice, "@SUM', "Alice,' \"@SUM"),
+        ("a;-1;+1", "a;'-1;'+1"),
+        ("\t=1", "' =1"),
+        ("\uff1d1", "'\uff1d1"),
+        ("x-ray + @home, a=b", "x-ray + @home, a=b"),
+        ("", ""),
+    ],
+)
+def test_a_formula_behind_a_comma_is_none_either(text: str, shown: str) -> None:
+    """Where tables are split at commas, a line of ours begins a cell behind one."""
+    assert harmless(text) == shown
+
+
+@given(st.text(alphabet="=+-@,;|\t\n\"' a", max_size=12))
+def test_no_cell_begins_a_formula_whatever_splits_it(text: str) -> None:
+    for cell in re.split("[,;|]", harmless(text)):
+        assert not cell.strip(' "').startswith(("=", "+", "-", "@"))
+
+
+def test_a_provider_s_number_is_no_formula_for_who_opens_datevs_file_in_a_spreadsheet() -> None:
+    s = Settling()
+    s.state(1000)
+    s.invoice(invoice_number="=cmd|' /C calc'!A0")
+    for field in check_form(datev_of(books_of(s.records(Role.CLIENT), chart="skr03", span=YEAR, rules=GERMAN)))[0]:
+        assert not field.strip('"').startswith(("=", "+", "-", "@")) or field[0] != '"'
 
 
 # -- DATEV, by a reader of its own ----------------------------------------------------------------------------------
@@ -353,7 +385,8 @@ def test_the_files_name() -> None:
 def test_a_documents_number_has_datevs_letters(number: str) -> None:
     field = document_field(number)
     assert re.fullmatch(r"[A-Za-z0-9_$&%*+\-/]{0,36}", field)
-    if re.fullmatch(r"[A-Za-z0-9_$&%*+\-/]{0,36}", number):
+    assert not field.startswith(("+", "-"))
+    if re.fullmatch(r"([A-Za-z0-9_$&%*/][A-Za-z0-9_$&%*+\-/]{0,35})?", number):
         assert field == number
 
 
