@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -81,14 +82,13 @@ def _receipts(book: TraceBook, trace: Trace) -> Iterator[tuple[TracedChannel, He
         channel = channels[trace.receipt.parties.channel]
         yield channel, channel.book.receipts[trace.receipt.receipt.receipt_number]
         return
-    seen = set()
-    for statement in statements_of(trace):
-        key = statement.parties.channel, statement.statement_id
-        if key not in seen:
-            seen.add(key)
-            channel = channels[statement.parties.channel]
-            first, last = statement.first_receipt, statement.last_receipt
-            yield from ((channel, held) for held in receipts_between(channel, first, last))
+    seen: dict[str, set[bytes]] = defaultdict(set)
+    for statement in {one.statement_id: one for one in statements_of(trace)}.values():
+        channel, told = channels[statement.parties.channel], seen[statement.parties.channel]
+        for held in receipts_between(channel, statement.first_receipt, statement.last_receipt):
+            if held.record_id not in told:
+                told.add(held.record_id)
+                yield channel, held
 
 
 def statements_of(trace: Trace) -> Iterator[StatementTrace]:
