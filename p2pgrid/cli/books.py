@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from p2pgrid.cli import books_archive, books_retention
-from p2pgrid.cli.books_options import country_option, echo_json, euros, mapping_options
+from p2pgrid.cli.books_options import country_option, echo_json, mapping_options, plain
 from p2pgrid.cli.context import CliContext
+from p2pgrid.units import format_cents
 
 if TYPE_CHECKING:
     from p2pgrid.proto.record import Role
@@ -125,18 +126,16 @@ def export(
         return
     click.echo(f"{len(made.bookings)} bookings of {span.first} to {span.last} written to {output}.")
     for currency, (debit, credit) in totals.items():
-        click.echo(f"Debit {euros(debit)} {currency}, credit {euros(credit)} {currency}.")
+        click.echo(f"Debit {format_cents(debit)} {currency}, credit {format_cents(credit)} {currency}.")
     if ahead:
         click.echo(
             f"{ahead} payment(s) came for no invoice: no VAT is booked on them, which your law may ask for on receipt."
         )
     for number in nameless:
-        click.echo(
-            f"Invoice {_plain(number)}: the client's VAT id is not known; the recapitulative statement needs it."
-        )
+        click.echo(f"Invoice {plain(number)}: the client's VAT id is not known; the recapitulative statement needs it.")
     for number in unclear:
         click.echo(
-            f"Invoice {_plain(number)}: nobody can say its case of VAT; it is on the account {_unclear_account(made)}."
+            f"Invoice {plain(number)}: nobody can say its case of VAT; it is on the account {_unclear_account(made)}."
         )
 
 
@@ -318,6 +317,7 @@ def _channel_json(one: ChannelBalance, made: BookSet) -> dict[str, Any]:
 
 def _print_balance(rows: list[Any], channels: list[ChannelBalance], made: BookSet) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from p2pgrid.settlement.books.personal import peer_id
@@ -333,13 +333,13 @@ def _print_balance(rows: list[Any], channels: list[ChannelBalance], made: BookSe
             table.add_column(name, justify="right")
         for row in rows:
             amounts = (row.opening_cents, row.debit_cents, row.credit_cents, row.closing_cents)
-            table.add_row(row.number, _plain(row.name), row.currency, *map(euros, amounts))
+            table.add_row(row.number, escape(plain(row.name)), row.currency, *map(format_cents, amounts))
         console.print(table)
     for one in channels:
         name = made.names.get((one.side, one.counterparty)) or peer_id(one.counterparty)
         click.echo(
-            f"channel {one.channel.hex()[:8]} ({one.side.value}), {_plain(name)}: {euros(one.books_cents)} "
-            f"{one.currency} by the books, {euros(one.closing_cents)} by {one.statements} statement(s)."
+            f"channel {one.channel.hex()[:8]} ({one.side.value}), {plain(name)}: {format_cents(one.books_cents)} "
+            f"{one.currency} by the books, {format_cents(one.closing_cents)} by {one.statements} statement(s)."
         )
         for cents, what in (
             (one.not_invoiced_cents, "stated and not invoiced"),
@@ -349,11 +349,4 @@ def _print_balance(rows: list[Any], channels: list[ChannelBalance], made: BookSe
             (one.difference_cents, "DIFFERENCE that the records do not explain: run `p2pgrid audit` on an export"),
         ):
             if cents:
-                click.echo(f"  {euros(cents)} {one.currency} {what}")
-
-
-def _plain(text: str) -> str:
-    """A peer's text, without what a terminal or a table would take for more."""
-    from rich.markup import escape
-
-    return escape("".join(c if c.isprintable() else "?" for c in text))
+                click.echo(f"  {format_cents(cents)} {one.currency} {what}")

@@ -67,6 +67,11 @@ def retention(context: CliContext, is_applied: bool, salts: bool, documents: boo
                 f"which documents may go is not known for {office.country or 'a country that is not named'}.",
                 hint=f"Give --country with one of {', '.join(sorted(TERMS))}.",
             )
+        if documents and office.stated_country not in ("", office.country):
+            raise UsageError(
+                f"--country says {office.country}, and config.toml says {office.stated_country}: nothing was deleted.",
+                hint="Documents go by the law of the country where you are established: leave --country out.",
+            )
         years = records_by_year(
             office.channels,
             DocumentFiles([context.data.path / "invoices"]),

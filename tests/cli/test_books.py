@@ -190,6 +190,17 @@ def test_an_invoice_without_its_statement_is_told(tmp_path: Path) -> None:
     assert "nobody can say its case of VAT" in result.output and "1990" in result.output
 
 
+def test_a_name_is_shown_as_it_is(tmp_path: Path) -> None:
+    data = make_folder(tmp_path / "data")
+    s = Settling("names", now_ms=1_790_000_000_000)
+    s.state(1000)
+    s.invoice(invoice_number="[red]9[/red]\x1b[31m")
+    store(data, s.channel, *s.invoices)
+    words = ["--data", str(data.path), "books", "export", "--format", "csv", "--year", "2026"]
+    output = CliRunner().invoke(cli, [*words, "-o", str(tmp_path / "b.csv")]).output
+    assert "Invoice [red]9[/red]?[31m: nobody" in output
+
+
 # -- accounts of clients and providers --------------------------------------------------------------------------------
 
 

@@ -337,6 +337,20 @@ def test_the_command_deletes_documents_only_when_asked_and_due(tmp_path: Path, a
     assert [path.name for path in files.iterdir()] == ["LT-2025-000009.pdf"]
 
 
+def test_another_countrys_shorter_law_deletes_nothing(tmp_path: Path, at: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slip of the hand, or an operator who would like it so: established in Germany, `--country LV`."""
+    year = make_year(tmp_path / "data", keys=True)
+    monkeypatch.setattr("p2pgrid.settlement.books.office.country_of", lambda config: "DE")
+    at(1_970_000_000_000)  # 2032: five years after 2026 are over, eight are not
+    result = run(year, "--apply", "--documents", "--country", "LV")
+    assert isinstance(result.exception, UsageError) and "config.toml says DE" in str(result.exception)
+    assert keys_left(year) == [1, 2, 3]
+    assert (
+        json.loads(run(year, "--apply", "--documents", "--country", "DE", "--json").output)["applied"]["documents"] == 0
+    )
+    assert len(list((year.data.path / "invoices" / "issued").iterdir())) == 3
+
+
 @pytest.mark.parametrize(
     "words", [("--documents",), ("--apply", "--documents", "--country", "FR"), ("--country", "LTU")]
 )
