@@ -10,6 +10,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from hypothesis import strategies as st
 
 from p2pgrid.cli.books_archive import audit_bundles
 from p2pgrid.cli.main import cli
-from p2pgrid.errors import LocalError, UsageError
+from p2pgrid.errors import LocalError, P2pgridError, UsageError
 from p2pgrid.settlement.books import archive as archive_room
 from p2pgrid.settlement.books.archive import write_sums
 from p2pgrid.settlement.books.archive_check import CheckedArchive, check_archive
+from p2pgrid.settlement.books.archive_place import unpacked
 from tests.factories import CLIENT, PROVIDER, digest
 from tests.settlement.books.folder import PDF, XML, Year, make_year
 
@@ -323,6 +325,42 @@ def test_a_zip_with_clever_names_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="the name"):
         check(path)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def packed(year: Year, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("packed") / "archive.zip"
+    assert run(year, "archive", "2026", "-o", target).exit_code == 0
+    return target
+
+
+def test_an_archive_is_for_its_owner_alone(made: Path, packed: Path) -> None:
+    for path in (packed, made, *made.rglob("*")):
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 255))
+def test_a_damaged_zip_is_refused_or_told(packed: Path, tmp_path: Path, at: int, byte: int) -> None:
+    content = bytearray(packed.read_bytes())
+    content[at % len(content)] = byte
+    (tmp_path / "x.zip").write_bytes(content)
+    with suppress(P2pgridError), unpacked(tmp_path / "x.zip") as folder:
+        assert list(folder.iterdir())
+
+
+def test_a_folder_that_was_zipped_by_hand_is_an_archive_too(made: Path, tmp_path: Path) -> None:
+    """With entries for folders, and all of it below one."""
+    path = Path(shutil.make_archive(str(tmp_path / "mine"), "zip", root_dir=made.parent, base_dir=made.name))
+    assert any(name.endswith("/") for name in zipfile.ZipFile(path).namelist())
+    assert check(path).is_whole
+
+
+def test_a_zip_that_is_packed_in_another_way_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_LZMA) as other:
+        other.writestr("SHA256SUMS", b"x")
+    with pytest.raises(UsageError, match="in a way that"):
+        check(tmp_path / "x.zip")
 
 
 def test_a_zip_with_one_name_twice_is_refused(tmp_path: Path) -> None:
