@@ -54,8 +54,8 @@ class DocumentCheck(msgspec.Struct, frozen=True, kw_only=True):
     invoice_number: str
     state: str
     """`ok`; `missing`: no file has its SHA-256; `altered`: a file has its number and another SHA-256; `wrong`: the file
-    is the one, or another form of the invoice beside it, and does not say what the record says; `unreadable`: the file is the one, and is no
-    invoice."""
+    is the one, or another form of the invoice beside it, and does not say what the record says; `unreadable`: the file
+    is the one, and is no invoice."""
     file: str
     sentence: str
     difference_cents: int | None = None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from p2pgrid.settlement.books.trial_balance import ChannelBalance
 
 F = TypeVar("F", bound=Callable[..., Any])
+_FIRST_YEAR, _LAST_YEAR = 2000, 2999
 
 
 @click.group()
@@ -41,7 +42,9 @@ def period_options(command: F) -> F:
         ),
         click.option("--to", "last", metavar="DATE", callback=_day, help="Last day, like 2026-12-31."),
         click.option("--from", "first", metavar="DATE", callback=_day, help="First day, like 2026-01-01."),
-        click.option("--year", type=click.IntRange(2000, 2999), help="A calendar year, in place of --from and --to."),
+        click.option(
+            "--year", type=click.IntRange(_FIRST_YEAR, _LAST_YEAR), help="A calendar year, in place of --from and --to."
+        ),
     ):
         command = option(command)
     return command
@@ -50,8 +53,13 @@ def period_options(command: F) -> F:
 def _day(_ctx: click.Context, _param: click.Parameter, text: str | None) -> date | None:
     if text is None:
         return None
+    from p2pgrid.settlement.payments.days import day_of
+
     try:
-        return date.fromisoformat(text)
+        day = day_of(text)
+        if not _FIRST_YEAR <= day.year <= _LAST_YEAR:
+            raise ValueError
+        return day
     except ValueError:
         raise click.BadParameter(f"{text!r} is no day. Write it like 2026-12-31.") from None
 

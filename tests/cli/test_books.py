@@ -110,6 +110,14 @@ def test_a_period_has_to_be_one(year: Year, tmp_path: Path, period: tuple[str, .
     assert not (tmp_path / "b.csv").exists()
 
 
+@pytest.mark.parametrize("day", ["0001-01-01", "9999-12-31", "1999-12-31", "20260101", "2026-W01-1", "01.01.2026"])
+def test_a_day_is_written_in_one_way_and_of_our_time(year: Year, tmp_path: Path, day: str) -> None:
+    for period in (("--from", day, "--to", "2026-12-31"), ("--from", "2026-01-01", "--to", day)):
+        result = run(year, "balance", *period)
+        assert result.exit_code == 2 and isinstance(result.exception, SystemExit), result.exception
+        assert "Write it like 2026-12-31" in result.output
+
+
 def test_a_folder_that_is_not_there(year: Year, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
         shown(year, "export", "--format", "csv", "--year", "2026", "-o", tmp_path / "no" / "b.csv")
