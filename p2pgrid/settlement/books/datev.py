@@ -225,9 +225,14 @@ def _fields(booking: Booking, books: BookSet, own: BookingLine, other: BookingLi
         "Beleginfo - Inhalt 2": text_field(harmless(booking.document_number), 210),
         "EU-Land u. UStID (Bestimmung)": _vat_id(booking, books.vat_ids) if is_sale_abroad else "",
         "Festschreibung": "1" if chart.is_final else "0",
-        "Leistungsdatum": f"{booking.supply.last:%d%m%Y}" if booking.supply is not None else "",
-        "Fälligkeit": f"{booking.due:%d%m%Y}" if booking.due is not None else "",
+        "Leistungsdatum": _day(booking.supply.last) if booking.supply is not None else "",
+        "Fälligkeit": _day(booking.due) if booking.due is not None else "",
     }
+
+
+def _day(day: date) -> str:
+    """TTMMJJJJ; nothing for a day of another century, for which the field has no form."""
+    return f"{day:%d%m%Y}" if 2000 <= day.year <= 2099 else ""
 
 
 def _vat_id(booking: Booking, vat_ids: Mapping[tuple[Role, bytes], str]) -> str:

@@ -25,7 +25,9 @@ from p2pgrid.settlement.books.book_set import BookSet
 from p2pgrid.settlement.books.booking import Rules
 from p2pgrid.settlement.books.csv_export import COLUMNS, csv_of
 from p2pgrid.settlement.books.datev import _tax_in, datev_of, document_field, file_name, text_field
-from p2pgrid.settlement.books.days import Span
+from p2pgrid.settlement.books.days import Span, days_of_zone
+from p2pgrid.settlement.books.records import Days
+from p2pgrid.units import MAX_UNIX_MS
 from tests.factories import CLIENT
 from tests.settlement.books.makers import DAY_MS, RULES, Settling, books_of, month
 
@@ -250,6 +252,17 @@ def test_the_days_of_supply_stand_beside_the_invoices_day() -> None:
     assert (payment["supply_from"], payment["supply_to"]) == ("", "")
     assert invoice["vat_id"] == CLIENT_VAT_ID[Role.PROVIDER, CLIENT.public_key.raw]
     assert [row[114] for row in check_form(datev_of(books))] == ["31122026", ""]
+
+
+@pytest.mark.parametrize("days", [None, days_of_zone("Europe/Vilnius")])
+def test_a_due_day_at_the_end_of_all_calendars_stops_no_export(days: Days | None) -> None:
+    s = Settling()
+    s.state(1000, due_ms=MAX_UNIX_MS)
+    s.invoice()
+    books = books_of(replace(s.records(), offsets=(720,), days=days), chart="skr03", span=YEAR)
+    (row, *_) = csv.DictReader(io.StringIO(csv_of(books).decode()), delimiter=";")
+    assert row["due"] == "9999-12-31"
+    assert check_form(datev_of(books))[0][116] == ""
 
 
 def one_invoice(rate_bp: int, **changes: object) -> Settling:
