@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -142,14 +142,14 @@ def _as_json(
 
 
 def _print(plan: KeyPlan, salts_due: int | None, years: list[RecordsOfYear], today: date, country: str) -> None:
+    from p2pgrid.audit.report import date_time
     from p2pgrid.settlement.books.legal_years import TERMS, Kept
 
     click.echo(f"Keys to requests: {len(plan.orders)} may go, {sum(plan.staying.values())} stay.")
     for why, count in plan.staying.items():
         click.echo(f"  {count}: {_WHY[why.value]}")
     if plan.next_ms:
-        at = datetime.fromtimestamp(plan.next_ms / 1000, UTC)
-        click.echo(f"  The next may go from {at:%Y-%m-%d %H:%M} UTC on.")
+        click.echo(f"  The next may go from {date_time(plan.next_ms)} on.")
     if salts_due is not None:
         click.echo(f"Salts of the log: {salts_due} may go.")
     if not years:

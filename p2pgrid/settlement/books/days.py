@@ -66,4 +66,4 @@ def fiscal_year_of(day: date, begins: tuple[int, int]) -> date:
 def year_closed_in(day: date, begins: tuple[int, int]) -> int:
     """The calendar year in which the day's fiscal year ends: what legal terms are counted from."""
     start = fiscal_year_of(day, begins)
-    return (date(start.year + 1, *begins) - timedelta(days=1)).year
+    return date.max.year if start.year == date.max.year else (date(start.year + 1, *begins) - timedelta(days=1)).year

@@ -235,6 +235,13 @@ def test_fiscal_years(day: date, begins: tuple[int, int], starts: date, closed: 
     assert year_closed_in(day, begins) == closed
 
 
+def test_days_at_the_end_of_the_calendar_break_nothing() -> None:
+    """The seller dates its invoices, and a wrong one must not stop the report of all others."""
+    assert year_closed_in(date.max, (7, 1)) == 9999
+    assert keep_until("DE", Kept.BOOKS, 9999) == date.max
+    assert not may_go("DE", Kept.BOOKS, date.max, today=date.max)
+
+
 def test_the_page_has_the_table() -> None:
     page = (Path(__file__).parents[3] / "docs" / "settlement" / "books.md").read_text()
     rows = re.findall(r"^\| (\w\w) \| (\w+) \| (\d+) \| (.+?) \|", page, flags=re.MULTILINE)
