@@ -173,14 +173,13 @@ def balance(
     from p2pgrid.settlement.books.days import span_of
     from p2pgrid.settlement.books.journal import totals_of
     from p2pgrid.settlement.books.office import open_office
-    from p2pgrid.settlement.books.trial_balance import channel_balance, trial_balance
+    from p2pgrid.settlement.books.trial_balance import channel_balances, trial_balance
 
     span = span_of(year, first, last)
     with open_office(context.data, chart=chart, mapping=mapping, country=country) as office:
         made, before = office.books(span, _role(side)), office.before(span, _role(side))
         chosen = [one for one in office.channels if side is None or one.side.value == side]
-        everything = [*before, *made.bookings]
-        channels = [channel_balance(one, everything, span.last) for one in chosen]
+        channels = channel_balances(chosen, [*before, *made.bookings], span.last)
     rows = trial_balance(made, before)
     totals = totals_of(made.bookings)
     if as_json:

@@ -21,7 +21,7 @@ from p2pgrid.settlement.books.journal import Booking, totals_of
 from p2pgrid.settlement.books.legal_years import TERMS, Kept, keep_until
 from p2pgrid.settlement.books.personal import peer_id, personal_number
 from p2pgrid.settlement.books.records import ChannelRecords
-from p2pgrid.settlement.books.trial_balance import channel_balance, trial_balance
+from p2pgrid.settlement.books.trial_balance import ChannelBalance, channel_balances, trial_balance
 from p2pgrid.settlement.payments.cents import format_cents
 
 FORMAT: Final = "p2pgrid-archive/1"
@@ -70,7 +70,7 @@ def index_of(archived: Archived) -> dict[str, Any]:
     """`index.json`."""
     books, span = archived.books, archived.books.span
     country = archived.country if archived.country in TERMS else ""
-    all_bookings = [*archived.before, *books.bookings]
+    balances = channel_balances(archived.channels, [*archived.before, *books.bookings], span.last)
     return {
         "format": FORMAT,
         "year": archived.year,
@@ -88,9 +88,9 @@ def index_of(archived: Archived) -> dict[str, Any]:
                 "counterparty": peer_id(one.counterparty),
                 "name": books.names.get((one.side, one.counterparty), ""),
                 "bundle": archived.bundles[one.id],
-                "balance": _balance(one, all_bookings, books),
+                "balance": _balance(balance),
             }
-            for one in archived.channels
+            for one, balance in zip(archived.channels, balances, strict=True)
         ],
         "statements": [one for records in archived.channels for one in _statements(records, books)],
         "invoices": [one for records in archived.channels for one in _invoices(records, archived)],
@@ -104,8 +104,7 @@ def index_of(archived: Archived) -> dict[str, Any]:
     }
 
 
-def _balance(records: ChannelRecords, bookings: Sequence[Booking], books: BookSet) -> dict[str, Any]:
-    balance = channel_balance(records, bookings, books.span.last)
+def _balance(balance: ChannelBalance) -> dict[str, Any]:
     return {
         "currency": balance.currency,
         "books_cents": balance.books_cents,

@@ -17,7 +17,7 @@ from p2pgrid.settlement.books.accounts import AccountRole
 from p2pgrid.settlement.books.booking import Rules, VatPart, bookings_of, vat_parts
 from p2pgrid.settlement.books.days import Span, days_of_zone
 from p2pgrid.settlement.books.journal import Booking, BookingKind, BookingLine, Unbalanced, line, totals_of
-from p2pgrid.settlement.books.trial_balance import channel_balance, trial_balance
+from p2pgrid.settlement.books.trial_balance import channel_balance, channel_balances, trial_balance
 from tests.factories import NOW_MS, make_invoice
 from tests.settlement.books.makers import DAY_MS, EVER, RULES, Settling, at_21_percent, books_of, month
 
@@ -384,6 +384,16 @@ def test_a_trial_balance_opens_with_what_was_before() -> None:
     whole = {row.number: row for row in trial_balance(books_of(records))}
     assert {n: row.closing_cents for n, row in opened.items()} == {n: row.closing_cents for n, row in whole.items()}
     assert any(row.opening_cents for row in opened.values())
+
+
+def test_the_balances_of_all_channels_are_those_of_each() -> None:
+    made = [month(), Settling("two")]
+    made[1].pay_ahead(7)
+    channels = [one.records(side) for one in made for side in (SALE, PURCHASE)]
+    bookings = bookings_of(channels, RULES)
+    each = [channel_balance(one, bookings, EVER.last) for one in channels]
+    assert channel_balances(channels, bookings, EVER.last) == each
+    assert [one.books_cents for one in each][2:] == [-7, -7]
 
 
 def test_contradicting_statements_show_as_a_difference() -> None:
