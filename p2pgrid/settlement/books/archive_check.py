@@ -148,14 +148,19 @@ def _check_records(folder: Path, index: Index, bundles: Sequence[Path]) -> Itera
     """Are index and documents those of the records, and are all of the year's there?"""
     found: Found = {}
     named = {one.bundle for one in index.channels}
+    set_offs = {one.id for one in index.set_offs}
     for path in bundles:
         name = path.relative_to(folder).as_posix()
         if name not in named:
             yield ArchiveFault(name, "index.json does not name it.")
         for record in _records(path):
+            if set_offs:
+                set_offs.discard(record.id.hex())
             if message_type := _TYPES.get(record.payload_type):
                 with suppress(InvalidRecord):  # the audit says so
                     found[record.id.hex()] = parse_message(record, message_type)
+    for record_id in sorted(set_offs):
+        yield ArchiveFault("index.json", f"Set-off {record_id[:16]} is in no bundle.")
     rows: list[Row] = [*index.statements, *index.invoices, *index.payments]
     for row in rows:
         message = found.get(row.id)
