@@ -7,7 +7,7 @@ checked by the same rules.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,11 +18,13 @@ import msgspec
 
 from p2pgrid.errors import InvalidRecord, LocalError, P2pgridError, UsageError
 from p2pgrid.ledger.bundle import read_bundle
+from p2pgrid.proto.cycle import Leg
 from p2pgrid.proto.record import Record, parse_message
+from p2pgrid.proto.set_off import SetOff
 from p2pgrid.proto.statement import Invoice, Payment, Statement
 from p2pgrid.settlement.books.archive import SUMS
 from p2pgrid.settlement.books.archive_contents import FORMAT
-from p2pgrid.settlement.books.archive_exports import check_exports, check_statement
+from p2pgrid.settlement.books.archive_exports import check_exports, check_statement, set_offs_of
 from p2pgrid.settlement.books.archive_fault import SHOWN, ArchiveFault, content_of
 from p2pgrid.settlement.books.archive_index import Format, Index, InvoiceRow, Row, StatementRow
 from p2pgrid.settlement.books.archive_place import is_plain, unpacked
@@ -33,6 +35,7 @@ _DAY_MS: Final = 86_400_000
 _TYPES: Final[dict[str, type[Statement | Invoice | Payment]]] = {
     one.payload_type: one for one in (Statement, Invoice, Payment)
 }
+_SET_OFFS: Final[dict[str, type[SetOff | Leg]]] = {one.payload_type: one for one in (SetOff, Leg)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,19 +151,19 @@ def _check_records(folder: Path, index: Index, bundles: Sequence[Path]) -> Itera
     """Are index and documents those of the records, and are all of the year's there?"""
     found: Found = {}
     named = {one.bundle for one in index.channels}
-    set_offs = {one.id for one in index.set_offs}
+    set_offs: dict[str, SetOff | Leg] = {}
     for path in bundles:
         name = path.relative_to(folder).as_posix()
         if name not in named:
             yield ArchiveFault(name, "index.json does not name it.")
         for record in _records(path):
-            if set_offs:
-                set_offs.discard(record.id.hex())
+            if set_off_type := _SET_OFFS.get(record.payload_type):
+                with suppress(InvalidRecord):
+                    set_offs[record.id.hex()] = parse_message(record, set_off_type)
             if message_type := _TYPES.get(record.payload_type):
                 with suppress(InvalidRecord):  # the audit says so
                     found[record.id.hex()] = parse_message(record, message_type)
-    for record_id in sorted(set_offs):
-        yield ArchiveFault("index.json", f"Set-off {record_id[:16]} is in no bundle.")
+    yield from _check_set_offs(index, set_offs)
     rows: list[Row] = [*index.statements, *index.invoices, *index.payments]
     for row in rows:
         message = found.get(row.id)
@@ -177,6 +180,17 @@ def _check_records(folder: Path, index: Index, bundles: Sequence[Path]) -> Itera
         if isinstance(row, InvoiceRow) and isinstance(message, Invoice):
             yield from _check_document(folder, row, message)
     yield from _check_year(index, {row.id for row in rows}, found)
+
+
+def _check_set_offs(index: Index, found: Mapping[str, SetOff | Leg]) -> Iterator[ArchiveFault]:
+    """Each takes off in every channel what both parties signed."""
+    for (record, _), cents in sorted(set_offs_of(index).items()):
+        message = found.get(record)
+        if message is None:
+            yield ArchiveFault("index.json", f"Set-off {record[:16]!r} is in no bundle.")
+        elif message.amount_cents != cents:
+            what = f"Set-off {record[:16]} takes off {cents} cents, by its record {message.amount_cents}."
+            yield ArchiveFault("index.json", what)
 
 
 def _check_year(index: Index, listed: set[str], found: Found) -> Iterator[ArchiveFault]:

@@ -36,9 +36,19 @@ class _Booked:
 
     debits: Counter[str] = field(default_factory=Counter)
     """Of each record."""
+    debits_in: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Of each record in each channel."""
     owed: dict[str, int] = field(default_factory=dict)
     """By record: its first line, which is the counterparty's. Above zero the client owes more than before."""
     accounts: Sums = field(default_factory=lambda: defaultdict(Counter))
+
+
+def set_offs_of(index: Index) -> Counter[tuple[str, str]]:
+    """What each takes off in a channel, by its record and the channel's id."""
+    found: Counter[tuple[str, str]] = Counter()
+    for one in index.set_offs:
+        found[one.id, one.channel] += one.amount_cents
+    return found
 
 
 def check_exports(folder: Path, index: Index) -> Iterator[ArchiveFault]:
@@ -64,6 +74,7 @@ def _booked(text: str) -> _Booked:
         cents = {side: cents_of(row[side]) if row[side] else 0 for side in ("debit", "credit")}
         booked.accounts[account].update(cents)
         booked.debits[record] += cents["debit"]
+        booked.debits_in[record, str(row["channel"])] += cents["debit"]
         signed = cents["debit"] - cents["credit"]
         booked.owed.setdefault(record, signed if row["side"] == "provider" else -signed)
     return booked
@@ -90,6 +101,9 @@ def _check_amounts(booked: _Booked, index: Index) -> Iterator[ArchiveFault]:
         is_whole = debits >= abs(cents) if record in invoices else debits == abs(cents)
         if not is_whole or booked.owed.get(record, 0) != cents:
             yield ArchiveFault(BOOKINGS, f"record {record[:16]} is not booked with {abs(cents)} cents.")
+    for (record, channel), cents in sorted(set_offs_of(index).items()):
+        if booked.debits_in[record, channel] != cents:
+            yield ArchiveFault(BOOKINGS, f"set-off {record[:16]} is not booked with {cents} cents.")
     for record in sorted(set(booked.debits) - set(invoices) - set(payments) - {one.id for one in index.set_offs}):
         yield ArchiveFault(BOOKINGS, f"record {record[:16]} is booked and not in index.json.")
 

@@ -234,8 +234,10 @@ FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
         "is not booked with",
     ),
     "a set-off that nobody signed": (
-        lambda p: change(p, "index.json", lambda i: i["set_offs"].append({"id": "ff" * 32})),
-        "Set-off ffffffffffffffff is in no bundle",
+        lambda p: change(
+            p, "index.json", lambda i: i["set_offs"].append({"id": "ff" * 32, "channel": "", "amount_cents": 1})
+        ),
+        "Set-off 'ffffffffffffffff' is in no bundle",
     ),
     "no bookings": (lambda p: (p / "exports/bookings.csv").write_text("a;b\r\n1;2\r\n"), "cannot be read"),
     "a format of tomorrow": (lambda p: change(p, "index.json", lambda i: i.update(format="x")), "its format is not"),
