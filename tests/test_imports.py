@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "proto": {"errors", "units"},
     "http": {"errors"},
     "config": {"errors", "units", "proto"},
+    "cells": set(),
     "sockets": set(),
     "processes": {"errors", "sockets"},
     "ledger": {"errors", "units", "proto", "processes"},
@@ -23,7 +24,7 @@ MAY_IMPORT = {
     "networks": {"errors", "proto", "config", "net"},
     "log": {"errors", "units", "proto", "ledger"},
     "commands": {"errors", "http"},
-    "settlement": {"errors", "units", "proto", "config", "ledger"},
+    "settlement": {"errors", "units", "cells", "proto", "config", "ledger"},
     "desk": {"errors", "units", "proto", "config", "ledger", "settlement"},
     "provider": {
         "errors",
@@ -56,7 +57,7 @@ MAY_IMPORT = {
         "http",
         "processes",
     },
-    "audit": {"errors", "units", "proto", "ledger"},
+    "audit": {"errors", "units", "cells", "proto", "ledger"},
     "doctor": {
         "errors",
         "proto",

@@ -54,7 +54,8 @@ class DocumentCheck(msgspec.Struct, frozen=True, kw_only=True):
     invoice_number: str
     state: str
     """`ok`; `missing`: no file has its SHA-256; `altered`: a file has its number and another SHA-256; `wrong`: the file
-    is the one, and does not say what the record says; `unreadable`: the file is the one, and is no invoice."""
+    is the one, or another form of the invoice beside it, and does not say what the record says; `unreadable`: the file
+    is the one, and is no invoice."""
     file: str
     sentence: str
     difference_cents: int | None = None
@@ -72,14 +73,15 @@ def check_documents(
         by_hash.setdefault(_hash_of(path), path)
     invoices = [invoice for one in settlement for invoice in one.invoices]
     matched = {by_hash[one.document_sha256] for one in invoices if one.document_sha256 in by_hash}
-    lacking = [one for one in invoices if one.document_sha256 not in by_hash]
-    claimed = _numbers_in([path for path in files if path not in matched], read) if lacking else {}
+    others = [path for path in files if path not in matched]
+    claimed = _numbers_in(others, read, report) if invoices else {}
     checks = []
     for done, invoice in enumerate(invoices):
         report("comparing", done, len(invoices))
         file = by_hash.get(invoice.document_sha256)
         if file is not None:
-            checks.append(_compared(invoice, file, folder, read))
+            beside = [path for path in claimed.get(invoice.invoice_number, ()) if path.parent == file.parent]
+            checks.append(_compared_with_others(invoice, file, beside, folder, read))
         else:
             checks.append(_lacking(invoice, claimed.get(invoice.invoice_number, ()), folder))
     return tuple(checks)
@@ -105,15 +107,29 @@ def _hash_of(path: Path) -> str:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
 
 
-def _numbers_in(paths: Iterable[Path], read: ReadTotals) -> dict[str, list[Path]]:
+def _numbers_in(
+    paths: Sequence[Path], read: ReadTotals, report: Callable[[str, int, int], None]
+) -> dict[str, list[Path]]:
     """Of files that no record names: those that say which invoice they are, by its number."""
     found: dict[str, list[Path]] = defaultdict(list)
-    for path in paths:
+    for done, path in enumerate(paths):
+        report("reading", done, len(paths))
         try:
             found[read(path.read_bytes()).number].append(path)
         except (UsageError, OSError):
             continue
     return found
+
+
+def _compared_with_others(
+    invoice: SettledInvoice, path: Path, others: Iterable[Path], folder: Path, read: ReadTotals
+) -> DocumentCheck:
+    """`others`: further forms of the same invoice in the same folder. They have to say the same."""
+    check = _compared(invoice, path, folder, read)
+    for other in others if check.state == "ok" else ():
+        if (of_other := _compared(invoice, other, folder, read)).state != "ok":
+            return of_other
+    return check
 
 
 def _compared(invoice: SettledInvoice, path: Path, folder: Path, read: ReadTotals) -> DocumentCheck:

@@ -75,6 +75,8 @@ class Transfer:
     """What is booked of one entry of the bank, in whichever channels; or one record without an entry."""
 
     movements: list[tuple[TracedChannel, MovementMoney]] = field(default_factory=list)
+    ids: frozenset[bytes] = frozenset()
+    """Its records."""
 
     @property
     def first(self) -> MovementMoney:
@@ -130,6 +132,7 @@ class TraceBook:
                     found[key].movements.append((channel, one))
         for transfer in found.values():
             transfer.movements.sort(key=lambda pair: (pair[1].movement.at_ms, pair[1].movement.record_id))
+            transfer.ids = frozenset(m.movement.record_id for _, m in transfer.movements)
         return sorted(found.values(), key=lambda t: (t.first.movement.at_ms, t.first.movement.record_id))
 
     @cached_property
@@ -156,12 +159,11 @@ class TraceBook:
     def about_reference(self, transfer: Transfer) -> tuple[str, tuple[str, ...]]:
         """`TransferTrace.reference_of` and `same_reference`."""
         reference = transfer.first.movement.reference
-        undone = {i for _, m in transfer.movements for u in m.undone for i in (u.came, u.went)}
-        own = {m.movement.record_id for _, m in transfer.movements}
+        undone = {i for _, m in transfer.movements for u in m.undone for i in (u.came, u.went)} - transfer.ids
         others = [
             other.first.movement.record_id.hex()
             for other in self.having_reference(reference)[:MOST_SAME]
-            if not undone & {m.movement.record_id for _, m in other.movements} - own and other is not transfer
+            if undone.isdisjoint(other.ids) and other is not transfer
         ]
         made_for = self.by_reference.get(compact(reference))
         said = ""

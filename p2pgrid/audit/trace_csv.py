@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from p2pgrid.audit.report import printable
 from p2pgrid.audit.trace_book import TraceBook, TracedChannel, receipts_between
 from p2pgrid.audit.trace_parts import StatementTrace, Trace
+from p2pgrid.cells import harmless
 from p2pgrid.ledger.bundle import write_lines
 from p2pgrid.proto.evidence import Held
 from p2pgrid.proto.messages import Receipt
@@ -81,14 +82,13 @@ def _receipts(book: TraceBook, trace: Trace) -> Iterator[tuple[TracedChannel, He
         channel = channels[trace.receipt.parties.channel]
         yield channel, channel.book.receipts[trace.receipt.receipt.receipt_number]
         return
-    seen = set()
-    for statement in statements_of(trace):
-        key = statement.parties.channel, statement.statement_id
-        if key not in seen:
-            seen.add(key)
-            channel = channels[statement.parties.channel]
-            first, last = statement.first_receipt, statement.last_receipt
-            yield from ((channel, held) for held in receipts_between(channel, first, last))
+    seen: dict[str, set[bytes]] = defaultdict(set)
+    for statement in {one.statement_id: one for one in statements_of(trace)}.values():
+        channel, told = channels[statement.parties.channel], seen[statement.parties.channel]
+        for held in receipts_between(channel, statement.first_receipt, statement.last_receipt):
+            if held.record_id not in told:
+                told.add(held.record_id)
+                yield channel, held
 
 
 def statements_of(trace: Trace) -> Iterator[StatementTrace]:
@@ -110,8 +110,7 @@ def _line(row: Iterable[object]) -> bytes:
 
 
 def _cell(value: object) -> str:
-    text = printable(str(value))
-    return f"'{text}" if isinstance(value, str) and text[:1] in ("=", "+", "-", "@") else text
+    return harmless(value) if isinstance(value, str) else str(value)
 
 
 def _utc(time_ms: int) -> str:

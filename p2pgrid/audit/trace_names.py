@@ -29,7 +29,7 @@ HINT: Final = (
 )
 
 _AMOUNT: Final = re.compile(
-    r"(?P<sign>-?)(?P<whole>[0-9]{1,13})(?:\.(?P<cents>[0-9]{1,2}))?(?: ?(?:EUR|€))?"
+    r"(?P<sign>-?)(?P<whole>[0-9]{1,13})(?:[.,](?P<cents>[0-9]{1,2}))?(?: ?(?:EUR|€))?"
     r"(?: *[ @] *(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2}))?",
     re.IGNORECASE,
 )

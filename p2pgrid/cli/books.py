@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from p2pgrid.cli import books_archive, books_retention
-from p2pgrid.cli.books_options import country_option, echo_json, euros, mapping_options
+from p2pgrid.cli.books_options import country_option, echo_json, mapping_options, plain
 from p2pgrid.cli.context import CliContext
+from p2pgrid.units import format_cents
 
 if TYPE_CHECKING:
     from p2pgrid.proto.record import Role
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from p2pgrid.settlement.books.trial_balance import ChannelBalance
 
 F = TypeVar("F", bound=Callable[..., Any])
+_FIRST_YEAR, _LAST_YEAR = 2000, 2999
 
 
 @click.group()
@@ -40,7 +42,9 @@ def period_options(command: F) -> F:
         ),
         click.option("--to", "last", metavar="DATE", callback=_day, help="Last day, like 2026-12-31."),
         click.option("--from", "first", metavar="DATE", callback=_day, help="First day, like 2026-01-01."),
-        click.option("--year", type=click.IntRange(2000, 2999), help="A calendar year, in place of --from and --to."),
+        click.option(
+            "--year", type=click.IntRange(_FIRST_YEAR, _LAST_YEAR), help="A calendar year, in place of --from and --to."
+        ),
     ):
         command = option(command)
     return command
@@ -49,8 +53,13 @@ def period_options(command: F) -> F:
 def _day(_ctx: click.Context, _param: click.Parameter, text: str | None) -> date | None:
     if text is None:
         return None
+    from p2pgrid.settlement.payments.days import day_of
+
     try:
-        return date.fromisoformat(text)
+        day = day_of(text)
+        if not _FIRST_YEAR <= day.year <= _LAST_YEAR:
+            raise ValueError
+        return day
     except ValueError:
         raise click.BadParameter(f"{text!r} is no day. Write it like 2026-12-31.") from None
 
@@ -105,7 +114,8 @@ def export(
     replace_file(output, content)
     totals = totals_of(made.bookings)
     unclear = _unclear(made)
-    nameless = _without_vat_id(made) if form == "datev" else []
+    nameless = _without_vat_id(made)
+    ahead = _paid_ahead(made)
     if as_json:
         echo_json(
             {
@@ -118,19 +128,22 @@ def export(
                 "totals": _totals_json(totals),
                 "unclear": unclear,
                 "without_vat_id": nameless,
+                "paid_ahead": ahead,
             }
         )
         return
     click.echo(f"{len(made.bookings)} bookings of {span.first} to {span.last} written to {output}.")
     for currency, (debit, credit) in totals.items():
-        click.echo(f"Debit {euros(debit)} {currency}, credit {euros(credit)} {currency}.")
-    for number in nameless:
+        click.echo(f"Debit {format_cents(debit)} {currency}, credit {format_cents(credit)} {currency}.")
+    if ahead:
         click.echo(
-            f"Invoice {_plain(number)}: the client's VAT id is not known; the recapitulative statement needs it."
+            f"{ahead} payment(s) came for no invoice: no VAT is booked on them, which your law may ask for on receipt."
         )
+    for number in nameless:
+        click.echo(f"Invoice {plain(number)}: the client's VAT id is not known; the recapitulative statement needs it.")
     for number in unclear:
         click.echo(
-            f"Invoice {_plain(number)}: nobody can say its case of VAT; it is on the account {_unclear_account(made)}."
+            f"Invoice {plain(number)}: nobody can say its case of VAT; it is on the account {_unclear_account(made)}."
         )
 
 
@@ -160,14 +173,13 @@ def balance(
     from p2pgrid.settlement.books.days import span_of
     from p2pgrid.settlement.books.journal import totals_of
     from p2pgrid.settlement.books.office import open_office
-    from p2pgrid.settlement.books.trial_balance import channel_balance, trial_balance
+    from p2pgrid.settlement.books.trial_balance import channel_balances, trial_balance
 
     span = span_of(year, first, last)
     with open_office(context.data, chart=chart, mapping=mapping, country=country) as office:
         made, before = office.books(span, _role(side)), office.before(span, _role(side))
         chosen = [one for one in office.channels if side is None or one.side.value == side]
-        everything = [*before, *made.bookings]
-        channels = [channel_balance(one, everything, span.last) for one in chosen]
+        channels = channel_balances(chosen, [*before, *made.bookings], span.last)
     rows = trial_balance(made, before)
     totals = totals_of(made.bookings)
     if as_json:
@@ -204,8 +216,8 @@ def balance(
 def accounts(context: CliContext, give: str | None, as_json: bool) -> None:
     """List the accounts of clients and providers, or give one.
 
-    A client has a number from 10000 to 69999, a provider one from 70000 to 99999, given once and never changed. Who
-    has none gets the next one with the first export.
+    A client has a number from 10000 to 69999, a provider one from 70000 to 99999 (with more digits where
+    `account-length` is more), given once and never changed. Who has none gets the next one with the first export.
 
     Example: p2pgrid books accounts --give 12D3KooW...=10042
     """
@@ -214,22 +226,25 @@ def accounts(context: CliContext, give: str | None, as_json: bool) -> None:
     from p2pgrid.cli.asking import parse_peer
     from p2pgrid.errors import UsageError
     from p2pgrid.proto.record import Role
-    from p2pgrid.settlement.books.personal import RANGES, PersonalAccounts
+    from p2pgrid.settlement.books.personal import RANGES, PersonalAccounts, personal_number
+    from p2pgrid.settlement.books.settings import chart_from
     from p2pgrid.settlement.database import FILE_NAME, open_database
 
     if not context.data.path.is_dir():
         raise UsageError(f"there is no data folder {context.data.path}.", hint="Name it with --data.")
+    length = chart_from(context.data.load_config().billing.accounts).account_length
     with closing(open_database(context.data.path / FILE_NAME)) as database:
         found = PersonalAccounts(database)
         if give is not None:
             peer, _, number = give.partition("=")
-            if not number.isascii() or not number.isdigit() or len(number) > 8:
+            if not number.isascii() or not number.isdigit() or len(number) > 9:
                 raise UsageError(f"{give!r} is no PEER=NUMBER.", hint="Write 12D3KooW...=10042.")
-            side = Role.CLIENT if int(number) >= RANGES[Role.CLIENT][0] else Role.PROVIDER
-            found.give(side, parse_peer(peer), int(number))
-        known = found.known()
+            side = Role.CLIENT if int(number) >= RANGES[Role.CLIENT][0] * 10 ** (length - 4) else Role.PROVIDER
+            found.give(side, parse_peer(peer), int(number), account_length=length)
+        known = {one: personal_number(number, length) for one, number in found.known().items()}
+        known = dict(sorted(known.items(), key=lambda one: (one[0][0].value != "provider", int(one[1]))))
     if as_json:
-        rows = [{"side": side.value, "peer": peer, "account": account} for (side, peer), account in known.items()]
+        rows = [{"side": side.value, "peer": peer, "account": int(account)} for (side, peer), account in known.items()]
         echo_json({"accounts": rows})
         return
     if not known:
@@ -273,6 +288,14 @@ def _without_vat_id(made: BookSet) -> list[str]:
     ]
 
 
+def _paid_ahead(made: BookSet) -> int:
+    """How many sales were paid ahead."""
+    from p2pgrid.proto.record import Role
+    from p2pgrid.settlement.books.journal import BookingKind
+
+    return sum(one.kind is BookingKind.PREPAYMENT and one.side is Role.PROVIDER for one in made.bookings)
+
+
 def _unclear_account(made: BookSet) -> str:
     from p2pgrid.settlement.books.accounts import AccountRole
 
@@ -301,6 +324,7 @@ def _channel_json(one: ChannelBalance, made: BookSet) -> dict[str, Any]:
 
 def _print_balance(rows: list[Any], channels: list[ChannelBalance], made: BookSet) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from p2pgrid.settlement.books.personal import peer_id
@@ -316,13 +340,13 @@ def _print_balance(rows: list[Any], channels: list[ChannelBalance], made: BookSe
             table.add_column(name, justify="right")
         for row in rows:
             amounts = (row.opening_cents, row.debit_cents, row.credit_cents, row.closing_cents)
-            table.add_row(row.number, _plain(row.name), row.currency, *map(euros, amounts))
+            table.add_row(row.number, escape(plain(row.name)), row.currency, *map(format_cents, amounts))
         console.print(table)
     for one in channels:
         name = made.names.get((one.side, one.counterparty)) or peer_id(one.counterparty)
         click.echo(
-            f"channel {one.channel.hex()[:8]} ({one.side.value}), {_plain(name)}: {euros(one.books_cents)} "
-            f"{one.currency} by the books, {euros(one.closing_cents)} by {one.statements} statement(s)."
+            f"channel {one.channel.hex()[:8]} ({one.side.value}), {plain(name)}: {format_cents(one.books_cents)} "
+            f"{one.currency} by the books, {format_cents(one.closing_cents)} by {one.statements} statement(s)."
         )
         for cents, what in (
             (one.not_invoiced_cents, "stated and not invoiced"),
@@ -332,11 +356,4 @@ def _print_balance(rows: list[Any], channels: list[ChannelBalance], made: BookSe
             (one.difference_cents, "DIFFERENCE that the records do not explain: run `p2pgrid audit` on an export"),
         ):
             if cents:
-                click.echo(f"  {euros(cents)} {one.currency} {what}")
-
-
-def _plain(text: str) -> str:
-    """A peer's text, without what a terminal or a table would take for more."""
-    from rich.markup import escape
-
-    return escape("".join(c if c.isprintable() else "?" for c in text))
+                click.echo(f"  {format_cents(cents)} {one.currency} {what}")

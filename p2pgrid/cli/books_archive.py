@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from p2pgrid.cli.books_options import country_option, echo_json, mapping_options
+from p2pgrid.cli.books_options import country_option, echo_json, mapping_options, plain
 from p2pgrid.cli.context import CliContext
+from p2pgrid.cli.progress import Progress, progress
 
 if TYPE_CHECKING:
     from p2pgrid.ledger.reader import SqliteReader
@@ -64,13 +66,18 @@ def archive(
     checked: list[CheckedArchive] = []
 
     def verify(folder: Path) -> None:
-        found = check_archive(folder, audit_bundles)
+        report("checking the files", 0, 1)
+        found = check_archive(folder, partial(audit_bundles, report=report))
         if found.faults:
             fault = found.faults[0]
             raise LocalError(f"the archive does not verify: {fault.file}: {fault.what}", hint="Nothing was written.")
         checked.append(found)
 
-    with open_office(context.data, chart=chart, mapping=mapping, country=country) as office:
+    with (
+        progress() as report,
+        open_office(context.data, chart=chart, mapping=mapping, country=country) as office,
+    ):
+        report("writing records and documents", 0, 1)
         sources = ArchiveSources(
             channels=office.channels,
             last_activity=lambda records: _last_receipt_ms(office.ledger, records),
@@ -132,7 +139,9 @@ def verify(place: Path, as_json: bool) -> None:
     """
     from p2pgrid.settlement.books.archive_check import check_archive
 
-    found = check_archive(place, audit_bundles)
+    with progress() as report:
+        report("checking the files", 0, 1)
+        found = check_archive(place, partial(audit_bundles, report=report))
     if as_json:
         echo_json(
             {
@@ -147,7 +156,7 @@ def verify(place: Path, as_json: bool) -> None:
         )
     else:
         for one in found.faults[:_SHOWN]:
-            click.echo(f"{_plain(one.file)}: {_plain(one.what)}")
+            click.echo(f"{plain(one.file)}: {plain(one.what)}")
         if len(found.faults) > _SHOWN:
             click.echo(f"and {len(found.faults) - _SHOWN} more faults.")
         _print_findings(found)
@@ -156,12 +165,12 @@ def verify(place: Path, as_json: bool) -> None:
         click.get_current_context().exit(1)
 
 
-def audit_bundles(bundles: Sequence[Path]) -> Audited:
-    """A full audit. Raises P2pgridError."""
+def audit_bundles(bundles: Sequence[Path], *, report: Progress | None = None) -> Audited:
+    """A full audit. `report`: is told how far it is. Raises P2pgridError."""
     from p2pgrid.audit.check import audit_files
     from p2pgrid.settlement.books.archive_check import Audited
 
-    verdict = audit_files(bundles)
+    verdict = audit_files(bundles, report=report or (lambda _step, _done, _total: None))
     return Audited(
         is_clean=verdict.clean,
         findings=tuple(f"{one.code}: {one.sentence}" for one in verdict.findings),
@@ -190,10 +199,10 @@ def _audit_json(audit: Audited | None) -> dict[str, Any]:
 
 def _print_findings(found: CheckedArchive) -> None:
     for one in found.missing:
-        click.echo(f"Missing: {_plain(one)}")
+        click.echo(f"Missing: {plain(one)}")
     if found.audit is not None:
         for one in found.audit.findings[:_SHOWN]:
-            click.echo(f"Finding: {_plain(one)}")
+            click.echo(f"Finding: {plain(one)}")
         more = len(found.audit.findings) - _SHOWN
         if more > 0:
             click.echo(f"and {more} more findings: p2pgrid audit bundles/*")
@@ -202,8 +211,4 @@ def _print_findings(found: CheckedArchive) -> None:
             f"{'clean' if found.audit.is_clean else 'with findings'}."
         )
     if "books" in found.keep_until:
-        click.echo(f"By law it has to be kept until {found.keep_until['books']}.")
-
-
-def _plain(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)
+        click.echo(f"By law it has to be kept until {plain(found.keep_until['books'])}.")

@@ -48,10 +48,10 @@ def _country(_ctx: click.Context, _param: click.Parameter, text: str) -> str:
 
 
 def echo_json(value: Any) -> None:
-    """One JSON object."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """One JSON object, in ASCII: a terminal takes nothing in it for more, and any name can be printed."""
+    click.echo(json.dumps(value, indent=2))
 
 
-def euros(cents: int) -> str:
-    """Cents as people read them: 12.40."""
-    return f"{'-' if cents < 0 else ''}{abs(cents) // 100}.{abs(cents) % 100:02d}"
+def plain(text: str) -> str:
+    """Text of others, without what a terminal would take for more."""
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -66,6 +66,11 @@ def retention(context: CliContext, is_applied: bool, salts: bool, documents: boo
             raise UsageError(
                 f"which documents may go is not known for {office.country or 'a country that is not named'}.",
                 hint=f"Give --country with one of {', '.join(sorted(TERMS))}.",
+            )
+        if documents and office.stated_country not in ("", office.country):
+            raise UsageError(
+                f"--country says {office.country}, and config.toml says {office.stated_country}: nothing was deleted.",
+                hint="Documents go by the law of the country where you are established: leave --country out.",
             )
         years = records_by_year(
             office.channels,
@@ -137,14 +142,14 @@ def _as_json(
 
 
 def _print(plan: KeyPlan, salts_due: int | None, years: list[RecordsOfYear], today: date, country: str) -> None:
+    from p2pgrid.audit.report import date_time
     from p2pgrid.settlement.books.legal_years import TERMS, Kept
 
     click.echo(f"Keys to requests: {len(plan.orders)} may go, {sum(plan.staying.values())} stay.")
     for why, count in plan.staying.items():
         click.echo(f"  {count}: {_WHY[why.value]}")
     if plan.next_ms:
-        at = datetime.fromtimestamp(plan.next_ms / 1000, UTC)
-        click.echo(f"  The next may go from {at:%Y-%m-%d %H:%M} UTC on.")
+        click.echo(f"  The next may go from {date_time(plan.next_ms)} on.")
     if salts_due is not None:
         click.echo(f"Salts of the log: {salts_due} may go.")
     if not years:

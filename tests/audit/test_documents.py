@@ -107,6 +107,22 @@ def test_a_file_that_was_altered_one_that_is_missing_and_one_that_is_none(tmp_pa
     assert checked(tmp_path, read, hashlib.sha256(b"no invoice").digest()).state == "unreadable"
 
 
+def test_another_form_of_the_invoice_that_says_something_else(tmp_path: Path) -> None:
+    """A person opens the PDF, and the record has the hash of the XML beside it."""
+    right = totals_of(settled(document_sha256=SHA)[1])
+    said = {b"%PDF": right, b"%PDF 2": replace(right, gross_cents=9_00), CONTENT: right}
+    (tmp_path / "a.xml").write_bytes(CONTENT)
+    for content, state, file in ((b"%PDF", "ok", "a.xml"), (b"%PDF 2", "wrong", "a.pdf")):
+        (tmp_path / "a.pdf").write_bytes(content)
+        one, _ = settled(document_sha256=SHA)
+        (check,) = check_documents([one], tmp_path, lambda content: said[content], lambda *_: None)
+        assert (check.state, check.file) == (state, file)
+    (tmp_path / "another provider's").mkdir()
+    (tmp_path / "a.pdf").rename(tmp_path / "another provider's" / "a.pdf")
+    (check,) = check_documents([one], tmp_path, lambda content: said[content], lambda *_: None)
+    assert check.state == "ok", "two providers may give one number"
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is no folder"):
         check_documents([], tmp_path / "none", Reader(totals_of(settled()[1])), lambda *_: None)

@@ -110,6 +110,14 @@ def test_a_period_has_to_be_one(year: Year, tmp_path: Path, period: tuple[str, .
     assert not (tmp_path / "b.csv").exists()
 
 
+@pytest.mark.parametrize("day", ["0001-01-01", "9999-12-31", "1999-12-31", "20260101", "2026-W01-1", "01.01.2026"])
+def test_a_day_is_written_in_one_way_and_of_our_time(year: Year, tmp_path: Path, day: str) -> None:
+    for period in (("--from", day, "--to", "2026-12-31"), ("--from", "2026-01-01", "--to", day)):
+        result = run(year, "balance", *period)
+        assert result.exit_code == 2 and isinstance(result.exception, SystemExit), result.exception
+        assert "Write it like 2026-12-31" in result.output
+
+
 def test_a_folder_that_is_not_there(year: Year, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
         shown(year, "export", "--format", "csv", "--year", "2026", "-o", tmp_path / "no" / "b.csv")
@@ -151,12 +159,15 @@ def test_purchases_under_reverse_charge_need_a_country(tmp_path: Path) -> None:
     assert owed["VAT owed, reverse charge"] == -2550
 
 
-def test_a_sale_abroad_without_the_clients_vat_id_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["csv", "datev"])
+def test_what_an_accountant_has_to_add_is_told(tmp_path: Path, form: str) -> None:
+    """A sale abroad without the client's VAT id; money ahead, on which VAT may be due."""
     data = make_folder(tmp_path / "data")
     s = Settling("abroad", now_ms=1_790_000_000_000, rate_bp=0)
+    s.pay_ahead(5_000)
     s.state(10_000)
     s.invoice()
-    store(data, s.channel, *s.statements, *s.invoices)
+    store(data, s.channel, *s.statements, *s.invoices, *s.payments)
     words = [
         "--data",
         str(data.path),
@@ -169,9 +180,11 @@ def test_a_sale_abroad_without_the_clients_vat_id_is_told(tmp_path: Path) -> Non
         "-o",
         str(tmp_path / "b"),
     ]
-    told = json.loads(CliRunner().invoke(cli, [*words, "--format", "datev", "--json"]).stdout)
+    told = json.loads(CliRunner().invoke(cli, [*words, "--format", form, "--json"]).stdout)
     assert told["without_vat_id"] == ["LT-2027-000001"]
-    assert "VAT id is not known" in CliRunner().invoke(cli, [*words, "--format", "datev"]).output
+    assert told["paid_ahead"] == 1
+    output = CliRunner().invoke(cli, [*words, "--format", form]).output
+    assert "VAT id is not known" in output and "1 payment(s) came for no invoice" in output
 
 
 def test_an_invoice_without_its_statement_is_told(tmp_path: Path) -> None:
@@ -183,6 +196,17 @@ def test_an_invoice_without_its_statement_is_told(tmp_path: Path) -> None:
     words = ["--data", str(data.path), "books", "export", "--format", "csv", "--year", "2026"]
     result = CliRunner().invoke(cli, [*words, "-o", str(tmp_path / "b.csv")])
     assert "nobody can say its case of VAT" in result.output and "1990" in result.output
+
+
+def test_a_name_is_shown_as_it_is(tmp_path: Path) -> None:
+    data = make_folder(tmp_path / "data")
+    s = Settling("names", now_ms=1_790_000_000_000)
+    s.state(1000)
+    s.invoice(invoice_number="[red]9[/red]\x1b[31m")
+    store(data, s.channel, *s.invoices)
+    words = ["--data", str(data.path), "books", "export", "--format", "csv", "--year", "2026"]
+    output = CliRunner().invoke(cli, [*words, "-o", str(tmp_path / "b.csv")]).output
+    assert "Invoice [red]9[/red]?[31m: nobody" in output
 
 
 # -- accounts of clients and providers --------------------------------------------------------------------------------
@@ -200,6 +224,28 @@ def test_accounts_are_given_once_and_kept(year: Year, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="never changed"):
             shown(year, "accounts", "--give", other)
     assert len(shown(year, "accounts", "--give", f"{mine}=10042")["accounts"]) == 1
+
+
+def test_longer_account_numbers_are_given_and_shown_as_exports_have_them(year: Year, tmp_path: Path) -> None:
+    year.data.config_file.write_text("[billing.accounts]\naccount-length = 5\n")
+    mine, other = CLIENT.public_key.peer_id, secret_key("other").public_key.peer_id
+    with pytest.raises(UsageError, match="100000 to 699999"):
+        shown(year, "accounts", "--give", f"{mine}=10042")
+    shown(year, "accounts", "--give", f"{mine}=100042")
+    shown(year, "accounts", "--give", f"{other}=100010")
+    assert [one["account"] for one in shown(year, "accounts")["accounts"]] == [100010, 100042]
+    with pytest.raises(UsageError, match="never changed"):
+        shown(year, "accounts", "--give", f"{mine}=100010")
+    shown(year, "export", "--format", "datev", "--chart", "skr04", "--year", "2026", "-o", tmp_path / "b.csv")
+    assert ";100042;44000;" in (tmp_path / "b.csv").read_text("cp1252")
+
+
+def test_the_next_number_does_not_follow_an_accountants_longer_one(tmp_path: Path) -> None:
+    keys = [secret_key(f"peer {n}").public_key for n in range(2)]
+    with closing(open_database(tmp_path / "settlement.db")) as database:
+        accounts = PersonalAccounts(database)
+        accounts.give(Role.PROVIDER, keys[0].peer_id, 100042, account_length=5)
+        assert accounts.of([(Role.PROVIDER, keys[1].raw)]) == {(Role.PROVIDER, keys[1].raw): 10_000}
 
 
 @pytest.mark.parametrize("text", ["x", "x=", "=10000", "{0}=9999", "{0}=100000", "{0}=1e4"])

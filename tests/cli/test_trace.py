@@ -75,6 +75,7 @@ def test_a_transfer_by_each_of_its_names(bundles: list[str], month: Month) -> No
         [amount],
         [amount, DAY],
         [f"{amount} EUR {DAY}"],
+        [amount.replace(".", ","), DAY],
         [f"{amount}@{DAY}"],
         [payment.id.hex()],
         [payment.id.hex()[:10].upper()],

@@ -189,6 +189,15 @@ def account_name(role: AccountRole) -> str:
     return _NAMES[role]
 
 
+def name_in(chart: Chart, role: AccountRole) -> str:
+    """What the role's account is called: in some charts it is that of several, and has one name."""
+    number = chart.number(role)
+    sharing = [one for one in AccountRole if chart.numbers.get(one) == number]
+    if len(sharing) < 2:
+        return account_name(role)
+    return " / ".join(dict.fromkeys(account_name(one).partition(",")[0] for one in sharing))
+
+
 def with_own(
     chart: Chart,
     *,
@@ -197,7 +206,10 @@ def with_own(
     tax_rates: Mapping[str, int] | None = None,
     **others: Any,
 ) -> Chart:
-    """The chart with an operator's own numbers, tax keys and rates by role. Raises UsageError for what is none."""
+    """The chart with an operator's own numbers, tax keys and rates by role. Raises UsageError for what is none.
+
+    Where numbers have more digits than the chart's, zeros follow the chart's, as is usual.
+    """
     length = others.get("account_length", chart.account_length)
     chosen = {_role(name): number for name, number in (numbers or {}).items()}
     for role, number in chosen.items():
@@ -213,7 +225,7 @@ def with_own(
     rates = {_role(name): rate for name, rate in (tax_rates or {}).items()}
     return replace(
         chart,
-        numbers={**chart.numbers, **chosen},
+        numbers={**{role: number.ljust(length, "0") for role, number in chart.numbers.items()}, **chosen},
         tax_keys={**chart.tax_keys, **keys},
         tax_rates={**chart.tax_rates, **rates},
         **others,

@@ -248,7 +248,8 @@ def _beside(target: Path) -> Iterator[Path]:
 
 def _pack(folder: Path, path: Path) -> None:
     """Everything in the folder as one zip, with the same day on every file."""
-    with zipfile.ZipFile(path, "x", zipfile.ZIP_DEFLATED, compresslevel=6) as packed:
+    made = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(made, "w+b") as whole, zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as packed:
         for file in sorted(folder.rglob("*"), key=lambda p: p.relative_to(folder).as_posix()):
             if file.is_file():
                 info = zipfile.ZipInfo(file.relative_to(folder).as_posix(), _ZIP_DAY)

@@ -6,11 +6,8 @@ checked by the same rules.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,31 +18,24 @@ import msgspec
 
 from p2pgrid.errors import InvalidRecord, LocalError, P2pgridError, UsageError
 from p2pgrid.ledger.bundle import read_bundle
+from p2pgrid.proto.cycle import Leg
 from p2pgrid.proto.record import Record, parse_message
+from p2pgrid.proto.set_off import SetOff
 from p2pgrid.proto.statement import Invoice, Payment, Statement
 from p2pgrid.settlement.books.archive import SUMS
 from p2pgrid.settlement.books.archive_contents import FORMAT
-from p2pgrid.settlement.books.archive_index import Format, Index, InvoiceRow, Row, Totals
+from p2pgrid.settlement.books.archive_exports import check_exports, check_statement, set_offs_of
+from p2pgrid.settlement.books.archive_fault import SHOWN, ArchiveFault, content_of
+from p2pgrid.settlement.books.archive_index import Format, Index, InvoiceRow, Row, StatementRow
 from p2pgrid.settlement.books.archive_place import is_plain, unpacked
 from p2pgrid.settlement.books.documents import sha256_of
-from p2pgrid.settlement.payments.cents import NotAnAmount, cents_of
 
-MAX_SMALL_BYTES: Final = 512 * 1024 * 1024
 _SUM: Final = re.compile(r"([0-9a-f]{64})  (\S.*)")
-_SHOWN: Final = 100
 _DAY_MS: Final = 86_400_000
 _TYPES: Final[dict[str, type[Statement | Invoice | Payment]]] = {
     one.payload_type: one for one in (Statement, Invoice, Payment)
 }
-
-
-@dataclass(frozen=True, slots=True)
-class ArchiveFault:
-    """Something that is wrong with an archive."""
-
-    file: str
-    what: str
-    """One sentence."""
+_SET_OFFS: Final[dict[str, type[SetOff | Leg]]] = {one.payload_type: one for one in (SetOff, Leg)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +96,7 @@ def _check(folder: Path, audit: Audit) -> CheckedArchive:
         faults.append(ArchiveFault("bundles", "no record is there."))
     if index is not None:
         faults += _check_records(folder, index, bundles)
-        faults += _check_bookings(folder, index)
+        faults += check_exports(folder, index)
     return CheckedArchive(
         year=index.year if index is not None else 0,
         files=sum(1 for path in folder.rglob("*") if path.is_file()),
@@ -119,10 +109,10 @@ def _check(folder: Path, audit: Audit) -> CheckedArchive:
 
 def _check_sums(folder: Path) -> Iterator[ArchiveFault]:
     listed: dict[str, str] = {}
-    for number, line in enumerate(_content(folder / SUMS).decode("utf-8", "replace").splitlines(), 1):
+    for number, line in enumerate(content_of(folder / SUMS).decode("utf-8", "replace").splitlines(), 1):
         found = _SUM.fullmatch(line)
         if found is None or not is_plain(found[2]) or found[2] in listed:
-            yield ArchiveFault(SUMS, f"line {number} is no sum of a file: {line[:_SHOWN]!r}.")
+            yield ArchiveFault(SUMS, f"line {number} is no sum of a file: {line[:SHOWN]!r}.")
             continue
         listed[found[2]] = found[1]
     there = {
@@ -145,7 +135,7 @@ def _check_sums(folder: Path) -> Iterator[ArchiveFault]:
 
 def _index(folder: Path) -> tuple[Index | None, list[ArchiveFault]]:
     try:
-        content = _content(folder / "index.json")
+        content = content_of(folder / "index.json")
         if msgspec.json.decode(content, type=Format).format != FORMAT:
             return None, [ArchiveFault("index.json", f"its format is not {FORMAT}: use the p2pgrid that wrote it.")]
         return msgspec.json.decode(content, type=Index), []
@@ -161,14 +151,19 @@ def _check_records(folder: Path, index: Index, bundles: Sequence[Path]) -> Itera
     """Are index and documents those of the records, and are all of the year's there?"""
     found: Found = {}
     named = {one.bundle for one in index.channels}
+    set_offs: dict[str, SetOff | Leg] = {}
     for path in bundles:
         name = path.relative_to(folder).as_posix()
         if name not in named:
             yield ArchiveFault(name, "index.json does not name it.")
         for record in _records(path):
+            if set_off_type := _SET_OFFS.get(record.payload_type):
+                with suppress(InvalidRecord):
+                    set_offs[record.id.hex()] = parse_message(record, set_off_type)
             if message_type := _TYPES.get(record.payload_type):
                 with suppress(InvalidRecord):  # the audit says so
                     found[record.id.hex()] = parse_message(record, message_type)
+    yield from _check_set_offs(index, set_offs)
     rows: list[Row] = [*index.statements, *index.invoices, *index.payments]
     for row in rows:
         message = found.get(row.id)
@@ -178,11 +173,24 @@ def _check_records(folder: Path, index: Index, bundles: Sequence[Path]) -> Itera
         for field in row.__struct_fields__:
             said = getattr(row, field)
             if hasattr(message, field) and said != getattr(message, field):
-                what = f"{row.id[:16]} says {field} {str(said)[:_SHOWN]!r}, its record {getattr(message, field)!r}."
+                what = f"{row.id[:16]} says {field} {str(said)[:SHOWN]!r}, its record {getattr(message, field)!r}."
                 yield ArchiveFault("index.json", what)
+        if isinstance(row, StatementRow) and isinstance(message, Statement):
+            yield from check_statement(folder, row, message)
         if isinstance(row, InvoiceRow) and isinstance(message, Invoice):
             yield from _check_document(folder, row, message)
     yield from _check_year(index, {row.id for row in rows}, found)
+
+
+def _check_set_offs(index: Index, found: Mapping[str, SetOff | Leg]) -> Iterator[ArchiveFault]:
+    """Each takes off in every channel what both parties signed."""
+    for (record, _), cents in sorted(set_offs_of(index).items()):
+        message = found.get(record)
+        if message is None:
+            yield ArchiveFault("index.json", f"Set-off {record[:16]!r} is in no bundle.")
+        elif message.amount_cents != cents:
+            what = f"Set-off {record[:16]} takes off {cents} cents, by its record {message.amount_cents}."
+            yield ArchiveFault("index.json", what)
 
 
 def _check_year(index: Index, listed: set[str], found: Found) -> Iterator[ArchiveFault]:
@@ -221,44 +229,7 @@ def _records(bundle: Path) -> Iterator[Record]:
 def _check_document(folder: Path, row: InvoiceRow, invoice: Invoice) -> Iterator[ArchiveFault]:
     plain = [name for name in row.files if is_plain(name) and (folder / name).is_file()]
     for name in sorted(set(row.files) - set(plain)):
-        yield ArchiveFault(name[:_SHOWN], f"a file of invoice {invoice.invoice_number} is not there.")
+        yield ArchiveFault(name[:SHOWN], f"a file of invoice {invoice.invoice_number} is not there.")
     if plain and invoice.document_sha256 not in {sha256_of(folder / name) for name in plain}:
         what = f"none of its files is the one that invoice {invoice.invoice_number} names by its hash."
         yield ArchiveFault(plain[0], what)
-
-
-def _check_bookings(folder: Path, index: Index) -> Iterator[ArchiveFault]:
-    """Does every record of the year stand in the bookings with its amount, and nothing else?"""
-    name = "exports/bookings.csv"
-    amounts: Counter[str] = Counter()
-    totals: dict[str, Counter[str]] = {}
-    try:
-        text = _content(folder / name).decode()
-        for row in csv.DictReader(io.StringIO(text, newline=""), delimiter=";"):
-            for side in ("debit", "credit"):
-                cents = cents_of(row[side]) if row[side] else 0
-                totals.setdefault(str(row["currency"]), Counter())[side] += cents
-                amounts[str(row["record"])] += cents if side == "debit" else 0
-    except (OSError, UnicodeDecodeError, KeyError, TypeError, csv.Error, NotAnAmount) as error:
-        yield ArchiveFault(name, f"it cannot be read ({type(error).__name__}).")
-        return
-    for currency in sorted(totals.keys() | index.totals.keys()):
-        sums = totals.get(currency, Counter())
-        if sums["debit"] != sums["credit"] or index.totals.get(currency) != Totals(sums["debit"], sums["credit"]):
-            yield ArchiveFault(name, f"debit and credit in {currency} are not the same, or not those of index.json.")
-    invoices = {one.id: abs(one.gross_cents) for one in index.invoices}
-    payments = {one.id: abs(one.amount_cents) for one in index.payments}
-    for record, cents in sorted(invoices.items()):
-        if amounts[record] < cents:  # a purchase under reverse charge has its VAT on both sides besides
-            yield ArchiveFault(name, f"record {record[:16]} is not booked with {cents} cents.")
-    for record, cents in sorted(payments.items()):
-        if amounts[record] != cents:
-            yield ArchiveFault(name, f"record {record[:16]} is not booked with {cents} cents.")
-    for record in sorted(set(amounts) - set(invoices) - set(payments) - {one.id for one in index.set_offs}):
-        yield ArchiveFault(name, f"record {record[:16]} is booked and not in index.json.")
-
-
-def _content(path: Path) -> bytes:
-    if path.stat().st_size > MAX_SMALL_BYTES:
-        raise UsageError(f"{path.name} is larger than {MAX_SMALL_BYTES} bytes.", hint="This is no archive of ours.")
-    return path.read_bytes()

@@ -11,16 +11,17 @@ from typing import Any, Final
 
 import msgspec
 
+from p2pgrid.cells import harmless
 from p2pgrid.proto.record import Role
 from p2pgrid.settlement.books.accounts import AccountRole, account_name
 from p2pgrid.settlement.books.archive_text import readme
 from p2pgrid.settlement.books.book_set import BookSet
-from p2pgrid.settlement.books.csv_export import csv_of, harmless
+from p2pgrid.settlement.books.csv_export import csv_of
 from p2pgrid.settlement.books.journal import Booking, totals_of
 from p2pgrid.settlement.books.legal_years import TERMS, Kept, keep_until
 from p2pgrid.settlement.books.personal import peer_id, personal_number
 from p2pgrid.settlement.books.records import ChannelRecords
-from p2pgrid.settlement.books.trial_balance import channel_balance, trial_balance
+from p2pgrid.settlement.books.trial_balance import ChannelBalance, channel_balances, trial_balance
 from p2pgrid.settlement.payments.cents import format_cents
 
 FORMAT: Final = "p2pgrid-archive/1"
@@ -60,7 +61,7 @@ def contents_of(archived: Archived) -> dict[str, bytes]:
     for records in archived.channels:
         for one in records.statements:
             if records.day(one.message.stated_ms, one.id) in archived.books.span:
-                shown = {"id": one.id.hex(), **_plain(one.message)}
+                shown = {"id": one.id.hex(), **plain_of(one.message)}
                 files[_statement_file(records, one.message.statement_number)] = as_json(shown)
     return files
 
@@ -69,7 +70,7 @@ def index_of(archived: Archived) -> dict[str, Any]:
     """`index.json`."""
     books, span = archived.books, archived.books.span
     country = archived.country if archived.country in TERMS else ""
-    all_bookings = [*archived.before, *books.bookings]
+    balances = channel_balances(archived.channels, [*archived.before, *books.bookings], span.last)
     return {
         "format": FORMAT,
         "year": archived.year,
@@ -87,9 +88,9 @@ def index_of(archived: Archived) -> dict[str, Any]:
                 "counterparty": peer_id(one.counterparty),
                 "name": books.names.get((one.side, one.counterparty), ""),
                 "bundle": archived.bundles[one.id],
-                "balance": _balance(one, all_bookings, books),
+                "balance": _balance(balance),
             }
-            for one in archived.channels
+            for one, balance in zip(archived.channels, balances, strict=True)
         ],
         "statements": [one for records in archived.channels for one in _statements(records, books)],
         "invoices": [one for records in archived.channels for one in _invoices(records, archived)],
@@ -103,8 +104,7 @@ def index_of(archived: Archived) -> dict[str, Any]:
     }
 
 
-def _balance(records: ChannelRecords, bookings: Sequence[Booking], books: BookSet) -> dict[str, Any]:
-    balance = channel_balance(records, bookings, books.span.last)
+def _balance(balance: ChannelBalance) -> dict[str, Any]:
     return {
         "currency": balance.currency,
         "books_cents": balance.books_cents,
@@ -232,7 +232,7 @@ def as_json(value: Any) -> bytes:
     return json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
-def _plain(message: msgspec.Struct) -> dict[str, Any]:
+def plain_of(message: msgspec.Struct) -> dict[str, Any]:
     """A message's fields, bytes in hex."""
 
     def hexed(value: Any) -> Any:

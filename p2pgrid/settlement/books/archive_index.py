@@ -36,6 +36,7 @@ class StatementRow(Row, frozen=True):
     gross_cents: int
     closing_cents: int
     currency: str
+    file: str
 
 
 class InvoiceRow(Row, frozen=True):
@@ -59,7 +60,11 @@ class PaymentRow(Row, frozen=True):
 
 
 class SetOffRow(msgspec.Struct, frozen=True):
+    """What a set-off, or the leg of a cycle, takes off an invoice or a channel: a record may have several."""
+
     id: str
+    channel: str
+    amount_cents: int
 
 
 class Totals(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -33,7 +34,8 @@ def is_plain(name: str) -> bool:
 
 @contextmanager
 def unpacked(place: Path) -> Iterator[Path]:
-    """The folder itself, or the zip's contents in a folder that is gone afterwards."""
+    """The folder itself, or the zip's contents in a folder that is gone afterwards; where all of them are below one
+    folder, that. Raises UsageError for what is no zip of ours, LocalError if the disk fails."""
     if place.is_dir():
         yield place
         return
@@ -43,11 +45,16 @@ def unpacked(place: Path) -> Iterator[Path]:
         try:
             with zipfile.ZipFile(place) as packed:
                 _unpack(packed, place, Path(name))
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
             raise UsageError(f"{place} is no zip that can be read: {error}.", hint="Fetch it again.") from None
         except OSError as error:
             raise LocalError(f"{place} cannot be unpacked: {error}.", hint="Set TMPDIR to a larger disk.") from error
-        yield Path(name)
+        yield _root(Path(name))
+
+
+def _root(folder: Path) -> Path:
+    entries = list(folder.iterdir())
+    return entries[0] if len(entries) == 1 and entries[0].is_dir() else folder
 
 
 def _unpack(packed: zipfile.ZipFile, place: Path, folder: Path) -> None:
@@ -59,8 +66,13 @@ def _unpack(packed: zipfile.ZipFile, place: Path, folder: Path) -> None:
     left = most
     for member in members:
         target = folder / member.filename
-        if not is_plain(member.filename) or target.exists():
+        if not is_plain(member.filename.removesuffix("/")) or (target.exists() and not member.is_dir()):
             raise UsageError(f"{place} holds a file with the name {member.filename[:_SHOWN]!r}.")
+        if member.is_dir():
+            target.mkdir(parents=True, exist_ok=True)
+            continue
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise UsageError(f"{place} is packed in a way that no archive is.", hint="Unpack it, and name the folder.")
         target.parent.mkdir(parents=True, exist_ok=True)
         with packed.open(member) as source, target.open("xb") as sink:
             shutil.copyfileobj(source, sink, 1024 * 1024)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from p2pgrid.proto.record import Role
-from p2pgrid.settlement.books.accounts import AccountRole, Chart, account_name
+from p2pgrid.settlement.books.accounts import AccountRole, Chart, name_in
 from p2pgrid.settlement.books.days import Span
 from p2pgrid.settlement.books.journal import Booking, BookingLine
 from p2pgrid.settlement.books.personal import Personal, peer_id, personal_number
@@ -47,4 +47,4 @@ class BookSet:
 
     def general(self, role: AccountRole) -> Account:
         """A general account."""
-        return Account(self.chart.number(role), account_name(role))
+        return Account(self.chart.number(role), name_in(self.chart, role))

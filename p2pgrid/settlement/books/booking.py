@@ -114,12 +114,13 @@ def _invoice(records: ChannelRecords, kept: Kept[Invoice], day: date, rules: Rul
     stated = records.statement(invoice.statement)
     parts = vat_parts(invoice, stated.message if stated is not None else None)
     is_sale = records.side is Role.PROVIDER
+    supply = _supplied(records, stated) if stated is not None else None
     own, sign = (R.RECEIVABLES, -1) if is_sale else (R.PAYABLES, 1)
     lines = [(own, -sign * invoice.gross_cents, "", 0)]
     if parts is None:
         lines.append((R.UNCLEAR, sign * invoice.gross_cents, "", 0))
     for part in parts or ():
-        lines += _supply(part, day, rules, is_sale=is_sale)
+        lines += _supply(part, supply.last if supply is not None else day, rules, is_sale=is_sale)
     kind = BookingKind.CREDIT_NOTE if invoice.type_code.is_credit_note else BookingKind.INVOICE
     written = tuple(line(role, cents, category, rate) for role, cents, category, rate in lines if cents)
     if not written:
@@ -134,8 +135,15 @@ def _invoice(records: ChannelRecords, kept: Kept[Invoice], day: date, rules: Rul
         text=f"{'Credit note' if kind is BookingKind.CREDIT_NOTE else 'Invoice'} {invoice.invoice_number}",
         record=kept.id,
         due=records.day(stated.message.due_ms, stated.id) if stated is not None else None,
+        supply=supply,
         lines=written,
     )
+
+
+def _supplied(records: ChannelRecords, stated: Kept[Statement]) -> Span:
+    """The statement's period, in days: it ends the moment before `until_ms`."""
+    first = records.day(stated.message.from_ms, stated.id)
+    return Span(first, max(first, records.day(stated.message.until_ms - 1, stated.id)))
 
 
 def _supply(part: VatPart, day: date, rules: Rules, *, is_sale: bool) -> list[tuple[AccountRole, int, str, int]]:
@@ -227,6 +235,7 @@ def _booking(
     record: bytes,
     lines: tuple[BookingLine, ...],
     due: date | None = None,
+    supply: Span | None = None,
 ) -> Booking:
     return Booking(
         kind=kind,
@@ -240,5 +249,6 @@ def _booking(
         text=text,
         record=record,
         due=due,
+        supply=supply,
         lines=lines,
     )

@@ -6,8 +6,9 @@ import csv
 import io
 from typing import Final
 
+from p2pgrid.cells import harmless
 from p2pgrid.settlement.books.book_set import BookSet
-from p2pgrid.settlement.books.journal import totals_of
+from p2pgrid.settlement.books.journal import Booking, totals_of
 from p2pgrid.settlement.books.personal import peer_id
 from p2pgrid.settlement.payments.cents import format_cents
 
@@ -25,8 +26,11 @@ COLUMNS: Final = (
     "vat_rate",
     "counterparty",
     "peer",
+    "vat_id",
     "text",
     "due",
+    "supply_from",
+    "supply_to",
     "side",
     "channel",
     "record",
@@ -57,8 +61,10 @@ def csv_of(books: BookSet) -> bytes:
                     format_cents(one.vat_rate_bp) if one.vat_category else "",
                     harmless(books.name(booking)),
                     peer_id(booking.counterparty),
+                    harmless(books.vat_ids.get((booking.side, booking.counterparty), "")),
                     harmless(booking.text),
                     booking.due.isoformat() if booking.due is not None else "",
+                    *_supply(booking),
                     booking.side.value,
                     booking.channel.hex(),
                     booking.record.hex(),
@@ -67,7 +73,6 @@ def csv_of(books: BookSet) -> bytes:
     return written.getvalue().encode()
 
 
-def harmless(text: str) -> str:
-    """Text of another party's in one line, which no spreadsheet takes for a formula."""
-    plain = "".join(c if c.isprintable() else " " for c in text)
-    return f"'{plain}" if plain.startswith(("=", "+", "-", "@")) else plain
+def _supply(booking: Booking) -> tuple[str, str]:
+    span = booking.supply
+    return (span.first.isoformat(), span.last.isoformat()) if span is not None else ("", "")

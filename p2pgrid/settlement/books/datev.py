@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
 from typing import Final
 
+from p2pgrid.cells import harmless
 from p2pgrid.errors import UsageError
 from p2pgrid.proto.record import Role
 from p2pgrid.settlement.books.accounts import AccountRole, Chart
@@ -193,9 +194,16 @@ def _fields(booking: Booking, books: BookSet, own: BookingLine, other: BookingLi
     if abs(own_cents) > MAX_UMSATZ_CENTS:
         raise UsageError(f"{booking.text} is over {format_cents(abs(own_cents))}: DATEV has ten digits for it.")
     numbers = [books.account(booking, one).number for one in (own, other)]
-    for number in numbers:
+    for number, one in zip(numbers, (own, other), strict=True):
         if not number.isdigit() or not int(number):
             raise UsageError(f"the account {number!r} is no number: DATEV knows no other.")
+        digits = chart.account_length + (one.role in PERSONAL_ROLES)
+        if len(number) != digits:
+            raise UsageError(
+                f"the account {number!r} has {len(number)} digits, and {digits} were expected: DATEV would take it for "
+                "another.",
+                hint=f'Set account-length, or "{one.role}" under [billing.accounts.numbers] with all its digits.',
+            )
     is_sale_abroad = booking.side is Role.PROVIDER and other.role is AccountRole.REVENUE_AE
     deducts = chart.input_vat_deducted or booking.side is Role.PROVIDER
     key = chart.tax_keys.get(other.role, "") if deducts else ""
@@ -214,11 +222,17 @@ def _fields(booking: Booking, books: BookSet, own: BookingLine, other: BookingLi
         "Beleginfo - Art 1": "p2pgrid record",
         "Beleginfo - Inhalt 1": booking.record.hex(),
         "Beleginfo - Art 2": "Belegnummer",
-        "Beleginfo - Inhalt 2": text_field(booking.document_number, 210),
+        "Beleginfo - Inhalt 2": text_field(harmless(booking.document_number), 210),
         "EU-Land u. UStID (Bestimmung)": _vat_id(booking, books.vat_ids) if is_sale_abroad else "",
         "Festschreibung": "1" if chart.is_final else "0",
-        "Fälligkeit": f"{booking.due:%d%m%Y}" if booking.due is not None else "",
+        "Leistungsdatum": _day(booking.supply.last) if booking.supply is not None else "",
+        "Fälligkeit": _day(booking.due) if booking.due is not None else "",
     }
+
+
+def _day(day: date) -> str:
+    """TTMMJJJJ; nothing for a day of another century, for which the field has no form."""
+    return f"{day:%d%m%Y}" if 2000 <= day.year <= 2099 else ""
 
 
 def _vat_id(booking: Booking, vat_ids: Mapping[tuple[Role, bytes], str]) -> str:
@@ -240,6 +254,8 @@ def document_field(number: str) -> str:
     One that is changed for that gets a mark of its own, so that no two become one.
     """
     kept = _NOT_IN_DOCUMENTS.sub("-", number)
+    if kept.startswith(("-", "+")):  # a formula, where the file is opened in a spreadsheet
+        kept = f"_{kept[1:]}"
     if kept == number and len(number) <= MAX_DOCUMENT:
         return number
     mark = hashlib.sha256(number.encode()).digest()[:_MARK_BYTES].hex()

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from p2pgrid.errors import UsageError
 
 
 def day_of(time_ms: int, utc_offset_minutes: int) -> date:
-    """The day of a time at a clock so many minutes ahead of UTC."""
-    return (datetime.fromtimestamp(time_ms // 1000, UTC) + timedelta(minutes=utc_offset_minutes)).date()
+    """The day of a time at a clock so many minutes ahead of UTC; the last there is for what comes after it."""
+    return _day_at(time_ms, timezone(timedelta(minutes=utc_offset_minutes)))
+
+
+def _day_at(time_ms: int, clock: tzinfo) -> date:
+    try:
+        return datetime.fromtimestamp(time_ms // 1000, UTC).astimezone(clock).date()
+    except OverflowError:
+        return date.max
 
 
 def days_of_zone(name: str) -> Callable[[int], date]:
@@ -23,7 +30,7 @@ def days_of_zone(name: str) -> Callable[[int], date]:
         raise UsageError(
             f"the time zone {name[:60]!r} is not known.", hint='Write an IANA name like "Europe/Vilnius".'
         ) from None
-    return lambda time_ms: datetime.fromtimestamp(time_ms // 1000, UTC).astimezone(zone).date()
+    return lambda time_ms: _day_at(time_ms, zone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,4 +66,4 @@ def fiscal_year_of(day: date, begins: tuple[int, int]) -> date:
 def year_closed_in(day: date, begins: tuple[int, int]) -> int:
     """The calendar year in which the day's fiscal year ends: what legal terms are counted from."""
     start = fiscal_year_of(day, begins)
-    return (date(start.year + 1, *begins) - timedelta(days=1)).year
+    return date.max.year if start.year == date.max.year else (date(start.year + 1, *begins) - timedelta(days=1)).year

@@ -10,6 +10,7 @@ from enum import StrEnum
 from p2pgrid.errors import P2pgridError
 from p2pgrid.proto.record import Role
 from p2pgrid.settlement.books.accounts import AccountRole
+from p2pgrid.settlement.books.days import Span
 
 
 class Unbalanced(P2pgridError):
@@ -69,6 +70,8 @@ class Booking:
     record: bytes
     """The id of the signed record that it follows from."""
     due: date | None = None
+    supply: Span | None = None
+    """Of an invoice: the days in which was supplied what it is for. They decide when its VAT is due."""
     lines: tuple[BookingLine, ...]
 
     def __post_init__(self) -> None:

@@ -83,7 +83,7 @@ def term_of(country: str, kept: Kept) -> LegalTerm:
 
 def keep_until(country: str, kept: Kept, year: int) -> date:
     """The last day on which what is of a fiscal year that ended in `year` has to be kept. Raises UsageError."""
-    return date(year + term_of(country, kept).years, 12, 31)
+    return date(min(year + term_of(country, kept).years, date.max.year), 12, 31)
 
 
 def may_go(country: str, kept: Kept, day: date, *, today: date, fiscal_year_begins: tuple[int, int] = (1, 1)) -> bool:

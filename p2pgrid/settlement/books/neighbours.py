@@ -1,6 +1,6 @@
 """What other rooms of settlement know that books need: set-offs, billing details, what bank entries were taken for.
 
-They are asked by name, so that books stand where one of them does not.
+Billing details are asked for by name, so that books stand where their room does not.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from typing import Any, Final
 import msgspec
 
 from p2pgrid.ledger.base import Ledger
+from p2pgrid.proto.cycle import Cycle, CycleVerdict, Leg
+from p2pgrid.proto.set_off import SetOff
+from p2pgrid.proto.set_off_rules import taken_off
 from p2pgrid.settlement.bank.store import BankStore
 from p2pgrid.settlement.bank.stored import NOT_OURS
 from p2pgrid.settlement.books.archive_contents import as_json
 from p2pgrid.settlement.books.days import Span
 from p2pgrid.settlement.books.parties import NoParties, Parties, StoredParties
-from p2pgrid.settlement.books.records import Books, NoSetOffs, SetOffLeg, SetOffs
+from p2pgrid.settlement.books.records import Books, SetOffLeg, SetOffs
 from p2pgrid.settlement.payments.decisions import Kind
 
 _UNRELATED: Final = frozenset({Kind.UNRELATED.value, NOT_OURS})
@@ -34,8 +37,6 @@ def parties_in(database: sqlite3.Connection) -> Parties:
 
 def set_offs_in(ledger: Books | Ledger) -> SetOffs:
     """Set-offs in force, and settled legs of cycles, of a ledger."""
-    if _module("p2pgrid.proto.set_off_rules") is None:
-        return NoSetOffs()
     return LedgerSetOffs(ledger)
 
 
@@ -47,13 +48,12 @@ class LedgerSetOffs:
 
     def legs(self, channel: bytes) -> Iterable[SetOffLeg]:
         """By time. Raises LedgerError."""
-        rules, set_off, cycle = (
-            importlib.import_module(f"p2pgrid.proto.{name}") for name in ("set_off_rules", "set_off", "cycle")
-        )
-        types = (set_off.SetOff, cycle.Cycle, cycle.Leg, cycle.CycleVerdict)
-        found = [self._ledger.settlement(one, channel) for one in types]
-        currencies = {one.id: one.message.currency for one in (*found[0], *found[2])}
-        for taken in rules.taken_off(channel, *found):
+        set_offs = self._ledger.settlement(SetOff, channel)
+        legs = self._ledger.settlement(Leg, channel)
+        currencies = {one.id: one.message.currency for one in set_offs}
+        currencies |= {one.id: one.message.currency for one in legs}
+        cycles, verdicts = self._ledger.settlement(Cycle, channel), self._ledger.settlement(CycleVerdict, channel)
+        for taken in taken_off(channel, set_offs, cycles, legs, verdicts):
             claims = [(one.statement, one.invoice_number, one.cents) for one in taken.claims]
             for statement, number, cents in claims or [(b"", "", taken.cents)]:
                 yield SetOffLeg(

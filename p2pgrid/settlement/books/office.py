@@ -36,6 +36,8 @@ class Office:
     rules: Rules
     country: str
     """Where the operator is established; empty if nobody said."""
+    stated_country: str
+    """The same by config.toml alone."""
     parties: Parties
     accounts: PersonalAccounts
     days: Days
@@ -89,7 +91,8 @@ def open_office(
         SqliteLedger.open_readonly(data.ledger_file) as ledger,
         closing(open_database(data.path / FILE_NAME)) as database,
     ):
-        where = country or country_of(config)
+        stated = country_of(config)
+        where = country or stated
         set_offs = set_offs_in(ledger)
         yield Office(
             ledger=ledger,
@@ -97,6 +100,7 @@ def open_office(
             chart=chosen,
             rules=rules_of(chosen, where),
             country=where,
+            stated_country=stated,
             parties=parties_in(database),
             accounts=PersonalAccounts(database),
             days=days,

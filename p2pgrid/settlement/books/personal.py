@@ -20,7 +20,8 @@ RANGES: Final = {Role.PROVIDER: (10_000, 69_999), Role.CLIENT: (70_000, 99_999)}
 """DATEV's debtors and creditors, where general accounts have four digits."""
 
 Personal = Mapping[tuple[Role, bytes], int]
-"""By side and the counterparty's key: its number, as of general accounts of four digits."""
+"""By side and the counterparty's key: its number, as of general accounts of four digits; one that only longer numbers
+can have, in full."""
 
 
 class PersonalAccounts:
@@ -49,17 +50,21 @@ class PersonalAccounts:
         rows = self._connection.execute("SELECT side, peer, number FROM personal_accounts ORDER BY side, number")
         return {(Role(side), peer): number for side, peer, number in rows}
 
-    def give(self, side: Role, peer: str, number: int) -> None:
-        """Give a peer a number of the accountant's. Raises UsageError if either has another, or it is out of range."""
-        first, last = RANGES[side]
+    def give(self, side: Role, peer: str, number: int, *, account_length: int = 4) -> None:
+        """Give a peer a number of the accountant's, as it stands where general accounts have so many digits. Raises
+        UsageError if either has another, or it is out of range."""
+        more = 10 ** (account_length - 4)
+        first, last = RANGES[side][0] * more, (RANGES[side][1] + 1) * more - 1
         if not first <= number <= last:
             raise UsageError(f"{number} is no account of a {_word(side)}: {first} to {last} were expected.")
+        number = number // more if number % more == 0 else number
         with transaction(self._connection):
             for (other_side, other), taken in self.known().items():
                 if other_side is side and (other == peer) is not (taken == number):
-                    what = f"{other} has {taken}"
                     raise UsageError(
-                        f"{what}: a number that was given is never changed.", hint="Exports name it already."
+                        f"{other} has {personal_number(taken, account_length)}: a number that was given is never "
+                        "changed.",
+                        hint="Exports name it already.",
                     )
             row = side.value, peer, number
             self._connection.execute("INSERT OR IGNORE INTO personal_accounts VALUES (?, ?, ?)", row)
@@ -73,7 +78,7 @@ class PersonalAccounts:
         taken = {
             number
             for (number,) in self._connection.execute(
-                "SELECT number FROM personal_accounts WHERE side = ?", (side.value,)
+                "SELECT number FROM personal_accounts WHERE side = ? AND number <= ?", (side.value, last)
             )
         }
         number: int = max((*taken, first - 1)) + 1
@@ -90,7 +95,7 @@ class PersonalAccounts:
 
 def personal_number(number: int, account_length: int) -> str:
     """A personal account's number where general ones have so many digits: it has one more."""
-    return str(number * 10 ** (account_length - 4))
+    return str(number if number > RANGES[Role.CLIENT][1] else number * 10 ** (account_length - 4))
 
 
 def peer_id(key: bytes) -> str:

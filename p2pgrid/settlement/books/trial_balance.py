@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -99,6 +100,16 @@ class ChannelBalance:
         """What none of these explains: 0, or the records contradict one another."""
         explained = self.closing_cents - self.not_invoiced_cents - self.carried_cents
         return self.books_cents - explained + self.payments_not_stated_cents + self.set_off_not_stated_cents
+
+
+def channel_balances(
+    channels: Iterable[ChannelRecords], bookings: Iterable[Booking], last: date
+) -> list[ChannelBalance]:
+    """Each channel at the end of the day `last`. `bookings` are those of all."""
+    of_channel: dict[tuple[bytes, Role], list[Booking]] = defaultdict(list)
+    for booking in bookings:
+        of_channel[booking.channel, booking.side].append(booking)
+    return [channel_balance(one, of_channel[one.id, one.side], last) for one in channels]
 
 
 def channel_balance(records: ChannelRecords, bookings: Sequence[Booking], last: date) -> ChannelBalance:

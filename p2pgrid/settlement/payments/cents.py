@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from p2pgrid.units import format_cents as format_cents
+
 MAX_CENTS: Final = 10**15
 """Ten million million euros: a cap on nonsense."""
 
@@ -36,11 +38,6 @@ def cents_of(text: str) -> int:
 def signed_cents_of(text: str) -> int:
     """Cents from a decimal that may begin with a minus, as people type it. Raises NotAnAmount as `cents_of` does."""
     return -cents_of(text[1:]) if text.startswith("-") else cents_of(text)
-
-
-def format_cents(cents: int) -> str:
-    """ "12.40", "-0.05": as ISO 20022 writes amounts, and this project shows them."""
-    return f"{'-' if cents < 0 else ''}{abs(cents) // 100}.{abs(cents) % 100:02d}"
 
 
 def _complaint(text: str) -> str:

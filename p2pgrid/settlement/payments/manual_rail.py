@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import BinaryIO, Final
 
+from p2pgrid.cells import harmless
 from p2pgrid.settlement.payments.accounts import NotAnAccount, checked_iban
 from p2pgrid.settlement.payments.cents import MAX_CENTS, NotAnAmount, format_cents, signed_cents_of
 from p2pgrid.settlement.payments.days import day_of
@@ -185,11 +186,11 @@ def _as_csv(batch: PaymentBatch) -> str:
                 format_cents(order.amount_cents),
                 "EUR",
                 batch.payer.iban,
-                _harmless(order.payee.name),
+                harmless(order.payee.name),
                 order.payee.iban,
                 order.payee.bic,
                 _typed_reference(order),
-                _harmless(order.remittance_text),
+                harmless(order.remittance_text),
                 order.end_to_end_id,
             ]
         )
@@ -201,11 +202,6 @@ def _typed_reference(order: PaymentOrder) -> str:
     if order.creditor_reference:
         return order.creditor_reference
     return creditor_reference_of(order.end_to_end_id) if is_reference(order.end_to_end_id) else ""
-
-
-def _harmless(text: str) -> str:
-    """A spreadsheet runs what begins with these signs as a formula, and the payee chose the text."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def _one_line(text: str) -> str:

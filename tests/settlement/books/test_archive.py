@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,11 @@ from hypothesis import strategies as st
 
 from p2pgrid.cli.books_archive import audit_bundles
 from p2pgrid.cli.main import cli
-from p2pgrid.errors import LocalError, UsageError
+from p2pgrid.errors import LocalError, P2pgridError, UsageError
 from p2pgrid.settlement.books import archive as archive_room
 from p2pgrid.settlement.books.archive import write_sums
 from p2pgrid.settlement.books.archive_check import CheckedArchive, check_archive
+from p2pgrid.settlement.books.archive_place import unpacked
 from tests.factories import CLIENT, PROVIDER, digest
 from tests.settlement.books.folder import PDF, XML, Year, make_year
 
@@ -142,6 +145,11 @@ def test_every_missing_file_is_named(copy: Path, which: int) -> None:
     assert name in [one.file for one in check(copy).faults]
 
 
+def write_anew(path: Path) -> None:
+    (path / "SHA256SUMS").unlink()
+    write_sums(path)
+
+
 def change(path: Path, name: str, edit: Callable[[Any], None]) -> None:
     value = json.loads((path / name).read_text())
     edit(value)
@@ -152,6 +160,10 @@ def replaced(path: Path, name: str, old: str, new: str) -> None:
     text = (path / name).read_bytes().decode()
     assert old in text
     (path / name).write_bytes(text.replace(old, new, 1).encode())
+
+
+def one_of(path: Path, folder: str) -> str:
+    return min(one.relative_to(path).as_posix() for one in (path / folder).iterdir())
 
 
 FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -183,8 +195,49 @@ FORGERIES: dict[str, tuple[Callable[[Path], object], str]] = {
         "debit and credit in EUR",
     ),
     "a booking of nothing": (
-        lambda p: replaced(p, "exports/bookings.csv", "\r\n", "\r\n2026-06-01;;invoice;1;;1;;;EUR;;;;;;;;;ffff\r\n"),
+        lambda p: replaced(p, "exports/bookings.csv", "\r\n", "\r\n2026-06-01;;invoice;1;;1;;;EUR;;;;;;;;;;;;ffff\r\n"),
         "is booked and not in index.json",
+    ),
+    "a readable statement": (
+        lambda p: replaced(p, one_of(p, "statements"), '"net_cents": ', '"net_cents": 9'),
+        "says net_cents",
+    ),
+    "a readable statement that is none": (lambda p: (p / one_of(p, "statements")).write_text("[]"), "cannot be read"),
+    "a statement less": (lambda p: (p / one_of(p, "statements")).unlink(), "is not there"),
+    "the trial balance": (
+        lambda p: replaced(p, "exports/trial-balance.csv", ";0.00;0.11;0.00;0.11", ";0.00;9.11;0.00;9.11"),
+        "is not what is booked",
+    ),
+    "a closing balance": (
+        lambda p: replaced(p, "exports/trial-balance.csv", ";0.00;0.11;0.00;0.11", ";0.00;0.11;0.00;0.12"),
+        "closing is not opening, debit and credit together",
+    ),
+    "openings": (
+        lambda p: replaced(p, "exports/trial-balance.csv", ";0.00;0.11;0.00;0.11", ";1.00;0.11;0.00;1.11"),
+        "opening balances in EUR",
+    ),
+    "an account left out": (
+        lambda p: (p / "exports/trial-balance.csv").write_bytes(
+            b"".join((p / "exports/trial-balance.csv").read_bytes().splitlines(keepends=True)[:-1])
+        ),
+        "is not what is booked",
+    ),
+    "no trial balance": (lambda p: (p / "exports/trial-balance.csv").write_bytes(b"\xff"), "cannot be read"),
+    "a larger invoice": (
+        lambda p: [
+            replaced(p, "exports/bookings.csv", old, "9" + old)
+            for old in (
+                "0.11;;EUR",
+                "0.09;EUR",
+            )
+        ],
+        "is not booked with",
+    ),
+    "a set-off that nobody signed": (
+        lambda p: change(
+            p, "index.json", lambda i: i["set_offs"].append({"id": "ff" * 32, "channel": "", "amount_cents": 1})
+        ),
+        "Set-off 'ffffffffffffffff' is in no bundle",
     ),
     "no bookings": (lambda p: (p / "exports/bookings.csv").write_text("a;b\r\n1;2\r\n"), "cannot be read"),
     "a format of tomorrow": (lambda p: change(p, "index.json", lambda i: i.update(format="x")), "its format is not"),
@@ -223,8 +276,7 @@ def test_a_forger_who_makes_the_sums_anew_is_found(copy: Path, forgery: str) -> 
     """Sums prove nothing: records, index, documents and bookings are held against one another."""
     edit, expected = FORGERIES[forgery]
     edit(copy)
-    (copy / "SHA256SUMS").unlink()
-    write_sums(copy)
+    write_anew(copy)
     found = check(copy)
     assert any(expected in one.what for one in found.faults), found.faults
 
@@ -234,8 +286,7 @@ def test_a_record_changed_with_its_sum_is_found_by_the_audit(copy: Path) -> None
     lines = bundle.read_text().splitlines(keepends=True)
     number = next(n for n, text in enumerate(lines) if "/p2pgrid/receipt/1" in text)
     bundle.write_text("".join(lines[:number] + lines[number + 1 :]))
-    (copy / "SHA256SUMS").unlink()
-    write_sums(copy)
+    write_anew(copy)
     found = check(copy)
     assert not found.faults and not found.is_whole
     assert found.audit is not None and any("receipt" in one for one in found.audit.findings)
@@ -280,6 +331,42 @@ def test_a_zip_with_clever_names_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="the name"):
         check(path)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def packed(year: Year, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("packed") / "archive.zip"
+    assert run(year, "archive", "2026", "-o", target).exit_code == 0
+    return target
+
+
+def test_an_archive_is_for_its_owner_alone(made: Path, packed: Path) -> None:
+    for path in (packed, made, *made.rglob("*")):
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 255))
+def test_a_damaged_zip_is_refused_or_told(packed: Path, tmp_path: Path, at: int, byte: int) -> None:
+    content = bytearray(packed.read_bytes())
+    content[at % len(content)] = byte
+    (tmp_path / "x.zip").write_bytes(content)
+    with suppress(P2pgridError), unpacked(tmp_path / "x.zip") as folder:
+        assert list(folder.iterdir())
+
+
+def test_a_folder_that_was_zipped_by_hand_is_an_archive_too(made: Path, tmp_path: Path) -> None:
+    """With entries for folders, and all of it below one."""
+    path = Path(shutil.make_archive(str(tmp_path / "mine"), "zip", root_dir=made.parent, base_dir=made.name))
+    assert any(name.endswith("/") for name in zipfile.ZipFile(path).namelist())
+    assert check(path).is_whole
+
+
+def test_a_zip_that_is_packed_in_another_way_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_LZMA) as other:
+        other.writestr("SHA256SUMS", b"x")
+    with pytest.raises(UsageError, match="in a way that"):
+        check(tmp_path / "x.zip")
 
 
 def test_a_zip_with_one_name_twice_is_refused(tmp_path: Path) -> None:
@@ -373,10 +460,41 @@ def test_an_index_of_anything_is_judged_and_breaks_nothing(made: Path, tmp_path:
     shutil.copytree(made, copy)
     right = json.loads((copy / "index.json").read_text())[name]
     change(copy, "index.json", lambda index: index.update({name: value}))
-    (copy / "SHA256SUMS").unlink()
-    write_sums(copy)
+    write_anew(copy)
     found = check(copy)
     assert found.faults or name not in ROWS or value == right
+
+
+@given(st.sampled_from(["net_cents", "lines", "id", "channel"]), JSON)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_readable_statement_of_anything_breaks_nothing(made: Path, tmp_path: Path, name: str, value: Any) -> None:
+    copy = Path(tempfile.mkdtemp(dir=tmp_path)) / "copy"
+    shutil.copytree(made, copy)
+    file = one_of(copy, "statements")
+    right = json.loads((copy / file).read_text())[name]
+    change(copy, file, lambda statement: statement.update({name: value}))
+    write_anew(copy)
+    assert bool(check(copy).faults) is (value != right or type(value) is not type(right))
+
+
+def test_an_archive_prints_no_control_characters(copy: Path) -> None:
+    change(copy, "index.json", lambda index: index.update(keep_until={"books": "2036\x1b[31m\x9b"}, missing=["\x1b"]))
+    write_anew(copy)
+    result = CliRunner().invoke(cli, ["books", "verify", str(copy)])
+    assert "By law it has to be kept until 2036" in result.output
+    assert not set("\x1b\x9b") & set(result.output)
+
+
+@pytest.mark.process
+def test_a_name_that_is_no_text_can_be_told(copy: Path) -> None:
+    """A zip from elsewhere may hold any bytes as a name; and not every terminal takes them."""
+    os.close(os.open(os.fsencode(copy) + b"/\xff", os.O_CREAT))
+    words = [sys.executable, "-m", "p2pgrid", "books", "verify", str(copy), "--json"]
+    done = subprocess.run(
+        words, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"}, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert [one["file"] for one in json.loads(done.stdout)["faults"]] == ["\udcff"]
 
 
 @given(st.binary(max_size=200))

@@ -17,9 +17,9 @@ from p2pgrid.settlement.books.accounts import AccountRole
 from p2pgrid.settlement.books.booking import Rules, VatPart, bookings_of, vat_parts
 from p2pgrid.settlement.books.days import Span, days_of_zone
 from p2pgrid.settlement.books.journal import Booking, BookingKind, BookingLine, Unbalanced, line, totals_of
-from p2pgrid.settlement.books.trial_balance import channel_balance, trial_balance
+from p2pgrid.settlement.books.trial_balance import channel_balance, channel_balances, trial_balance
 from tests.factories import NOW_MS, make_invoice
-from tests.settlement.books.makers import EVER, RULES, Settling, at_21_percent, books_of, month
+from tests.settlement.books.makers import DAY_MS, EVER, RULES, Settling, at_21_percent, books_of, month
 
 R = AccountRole
 SALE, PURCHASE = Role.PROVIDER, Role.CLIENT
@@ -91,6 +91,25 @@ def test_who_may_not_deduct_has_vat_in_the_expense() -> None:
     domestic, abroad = booked(s, PURCHASE, rules)
     assert lines(domestic) == [(R.PAYABLES, -1190), (R.EXPENSE_S, 1190)]
     assert lines(abroad) == [(R.PAYABLES, -1000), (R.EXPENSE_AE, 1210), (R.VAT_OUTPUT_REVERSE, -210)]
+
+
+def test_a_period_that_ends_at_midnight_is_of_the_days_before() -> None:
+    """Until 1 January 2027, 00:00 UTC; the rate of a reverse charge is that of the supply, not of the invoice."""
+    asked: list[date] = []
+
+    def rate(day: date) -> int:
+        asked.append(day)
+        return 2100
+
+    midnight_ms = 1_798_761_600_000
+    s = Settling(now_ms=midnight_ms - 40 * DAY_MS, rate_bp=0)
+    s.state(1000, until_ms=midnight_ms, stated_ms=midnight_ms, due_ms=midnight_ms + DAY_MS)
+    s.now_ms = midnight_ms
+    s.invoice()
+    (booking,) = booked(s, PURCHASE, Rules(reverse_charge_rate=rate))
+    assert booking.day == date(2027, 1, 1)
+    assert booking.supply == Span(date(2026, 11, 22), date(2026, 12, 31))
+    assert asked == [date(2026, 12, 31)]
 
 
 def test_reverse_charge_without_a_known_rate_is_refused() -> None:
@@ -365,6 +384,16 @@ def test_a_trial_balance_opens_with_what_was_before() -> None:
     whole = {row.number: row for row in trial_balance(books_of(records))}
     assert {n: row.closing_cents for n, row in opened.items()} == {n: row.closing_cents for n, row in whole.items()}
     assert any(row.opening_cents for row in opened.values())
+
+
+def test_the_balances_of_all_channels_are_those_of_each() -> None:
+    made = [month(), Settling("two")]
+    made[1].pay_ahead(7)
+    channels = [one.records(side) for one in made for side in (SALE, PURCHASE)]
+    bookings = bookings_of(channels, RULES)
+    each = [channel_balance(one, bookings, EVER.last) for one in channels]
+    assert channel_balances(channels, bookings, EVER.last) == each
+    assert [one.books_cents for one in each][2:] == [-7, -7]
 
 
 def test_contradicting_statements_show_as_a_difference() -> None:

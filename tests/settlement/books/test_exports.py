@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2pgrid.cells import harmless
 from p2pgrid.errors import UsageError
 from p2pgrid.proto.invoice_sums import vat_of
 from p2pgrid.proto.record import Role
@@ -22,11 +23,13 @@ from p2pgrid.proto.statement import VatLine
 from p2pgrid.settlement.books.accounts import AccountRole, chart_of, with_own
 from p2pgrid.settlement.books.book_set import BookSet
 from p2pgrid.settlement.books.booking import Rules
-from p2pgrid.settlement.books.csv_export import COLUMNS, csv_of, harmless
+from p2pgrid.settlement.books.csv_export import COLUMNS, csv_of
 from p2pgrid.settlement.books.datev import _tax_in, datev_of, document_field, file_name, text_field
-from p2pgrid.settlement.books.days import Span
+from p2pgrid.settlement.books.days import Span, days_of_zone
+from p2pgrid.settlement.books.records import Days
+from p2pgrid.units import MAX_UNIX_MS
 from tests.factories import CLIENT
-from tests.settlement.books.makers import RULES, Settling, books_of, month
+from tests.settlement.books.makers import DAY_MS, RULES, Settling, books_of, month
 
 GOLDEN = Path(__file__).parent / "golden"
 YEAR = Span(date(2027, 1, 1), date(2027, 12, 31))
@@ -92,6 +95,37 @@ def test_no_name_is_a_formula(text: str) -> None:
     assert {row["counterparty"] for row in rows} == {f"'{text}  ;x"}
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Alice,=1+1", "Alice,'=1+1"),
+        ('Alice, "@SUM', "Alice,' \"@SUM"),
+        ("a;-1;+1", "a;'-1;'+1"),
+        ("\t=1", "' =1"),
+        ("\uff1d1", "'\uff1d1"),
+        ("x-ray + @home, a=b", "x-ray + @home, a=b"),
+        ("", ""),
+    ],
+)
+def test_a_formula_behind_a_comma_is_none_either(text: str, shown: str) -> None:
+    """Where tables are split at commas, a line of ours begins a cell behind one."""
+    assert harmless(text) == shown
+
+
+@given(st.text(alphabet="=+-@,;|\t\n\"' a", max_size=12))
+def test_no_cell_begins_a_formula_whatever_splits_it(text: str) -> None:
+    for cell in re.split("[,;|]", harmless(text)):
+        assert not cell.strip(' "').startswith(("=", "+", "-", "@"))
+
+
+def test_a_provider_s_number_is_no_formula_for_who_opens_datevs_file_in_a_spreadsheet() -> None:
+    s = Settling()
+    s.state(1000)
+    s.invoice(invoice_number="=cmd|' /C calc'!A0")
+    for field in check_form(datev_of(books_of(s.records(Role.CLIENT), chart="skr03", span=YEAR, rules=GERMAN)))[0]:
+        assert not field.strip('"').startswith(("=", "+", "-", "@")) or field[0] != '"'
+
+
 # -- DATEV, by a reader of its own ----------------------------------------------------------------------------------
 
 EXPRESSIONS = {
@@ -108,6 +142,7 @@ EXPRESSIONS = {
     22: r'".{0,210}"',
     40: r'".{0,15}"',
     114: r"[01]",
+    115: r"((0[1-9]|[12]\d|3[01])(0[1-9]|1[0-2])20\d{2})?",
     117: r"((0[1-9]|[12]\d|3[01])(0[1-9]|1[0-2])20\d{2})?",
 }
 """What DATEV's description of the format has for the columns that are filled, by number; quotes inside are doubled."""
@@ -205,6 +240,31 @@ def test_vat_taken_out_of_a_gross_amount_is_the_invoices(net: int, rate_bp: int)
     assert _tax_in(net + vat, rate_bp) == vat
 
 
+def test_the_days_of_supply_stand_beside_the_invoices_day() -> None:
+    """An invoice of January over December: its VAT is December's."""
+    s = Settling(now_ms=1_798_700_000_000)  # 31 December 2026, 06:53 UTC
+    s.state(1000)
+    s.later(DAY_MS)
+    s.pay(s.invoice(), 1190)
+    books = replace(books_of(s.records(), chart="skr03", span=YEAR), vat_ids=CLIENT_VAT_ID)
+    invoice, *_, payment = csv.DictReader(io.StringIO(csv_of(books).decode()), delimiter=";")
+    assert (invoice["date"], invoice["supply_from"], invoice["supply_to"]) == ("2027-01-01", *2 * ["2026-12-31"])
+    assert (payment["supply_from"], payment["supply_to"]) == ("", "")
+    assert invoice["vat_id"] == CLIENT_VAT_ID[Role.PROVIDER, CLIENT.public_key.raw]
+    assert [row[114] for row in check_form(datev_of(books))] == ["31122026", ""]
+
+
+@pytest.mark.parametrize("days", [None, days_of_zone("Europe/Vilnius")])
+def test_a_due_day_at_the_end_of_all_calendars_stops_no_export(days: Days | None) -> None:
+    s = Settling()
+    s.state(1000, due_ms=MAX_UNIX_MS)
+    s.invoice()
+    books = books_of(replace(s.records(), offsets=(720,), days=days), chart="skr03", span=YEAR)
+    (row, *_) = csv.DictReader(io.StringIO(csv_of(books).decode()), delimiter=";")
+    assert row["due"] == "9999-12-31"
+    assert check_form(datev_of(books))[0][116] == ""
+
+
 def one_invoice(rate_bp: int, **changes: object) -> Settling:
     s = Settling(rate_bp=rate_bp)
     s.state(1000, **changes)
@@ -294,6 +354,34 @@ def test_final_says_so_in_header_and_rows() -> None:
         assert {header[20], *(row[113] for row in rows)} == {expected}
 
 
+@pytest.mark.parametrize("chart", ["plain", "skr03", "skr04"])
+def test_a_charts_own_numbers_are_as_long_as_the_others(chart: str) -> None:
+    """DATEV reads 1200 where accounts have five digits as 01200, which is another account."""
+    longer = with_own(chart_of(chart), account_length=5, numbers={"bank": "12345"})
+    assert longer.number(R.BANK) == "12345"
+    others = {role: number for role, number in longer.numbers.items() if role is not R.BANK}
+    assert others == {role: chart_of(chart).number(role) + "0" for role in others}
+
+
+def test_a_shorter_number_than_datevs_is_refused() -> None:
+    chart = with_own(chart_of("skr03"), account_length=5, numbers={"bank": "1200"})
+    with pytest.raises(UsageError, match="'1200' has 4 digits, and 5 were expected"):
+        datev_of(replace(month_books("skr03"), chart=chart))
+
+
+def test_an_account_of_several_roles_has_one_name() -> None:
+    s = Settling()
+    for category in ("E", "O", "Z"):
+        s.state(1000, vat=(VatLine(category=category, rate_bp=0, exemption="", net_cents=1000, vat_cents=0),))
+        s.invoice()
+    for chart, names in (("skr03", {"Purchased inference"}), ("plain", {
+        "Purchased inference, of a small business", "Purchased inference, outside of VAT",
+        "Purchased inference, other cases of VAT",
+    })):  # fmt: skip
+        books = books_of(s.records(Role.CLIENT), chart=chart, span=YEAR)
+        assert {books.account(b, b.lines[1]).name for b in books.bookings} == names
+
+
 def test_longer_account_numbers() -> None:
     longer = {role.value: chart_of("skr03").number(role) + "0" for role in AccountRole}
     chart = with_own(chart_of("skr03"), numbers=longer, account_length=5)
@@ -310,7 +398,8 @@ def test_the_files_name() -> None:
 def test_a_documents_number_has_datevs_letters(number: str) -> None:
     field = document_field(number)
     assert re.fullmatch(r"[A-Za-z0-9_$&%*+\-/]{0,36}", field)
-    if re.fullmatch(r"[A-Za-z0-9_$&%*+\-/]{0,36}", number):
+    assert not field.startswith(("+", "-"))
+    if re.fullmatch(r"([A-Za-z0-9_$&%*/][A-Za-z0-9_$&%*+\-/]{0,35})?", number):
         assert field == number
 
 

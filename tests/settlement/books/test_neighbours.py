@@ -79,7 +79,6 @@ def test_details_are_read_from_settlement_db(tmp_path: Path) -> None:
         assert name_of(parties_in(database), CLIENT.public_key.raw, Role.PROVIDER) == "Alice GmbH"
 
 
-@pytest.mark.skipif(not is_there("p2pgrid.proto.set_off"), reason="the records of set-offs are not there")
 async def test_set_offs_in_force_are_legs_of_both_channels() -> None:
     from p2pgrid.proto.set_off import Claim, SetOff, SetOffSide
 

@@ -172,9 +172,6 @@ async def test_a_node_destroys_expired_keys_by_itself(tmp_path: Path) -> None:
     try:
         assert (await desk.perform(EraseExpired())).request_keys == 0  # type: ignore[union-attr]
         now_ms[0] += 29 * DAY_MS
-        async with ErasesDaily(desk, is_on=False, first_s=0, every_s=0.001):
-            await asyncio.sleep(0)
-        assert len(list(ledger.kept_keys(now_ms[0]))) == 3
         async with ErasesDaily(desk, is_on=True, first_s=0, every_s=0.001):
             async with asyncio.timeout(10):
                 while list(ledger.kept_keys(now_ms[0])):  # noqa: ASYNC110 - what is waited for is in a file
@@ -182,6 +179,24 @@ async def test_a_node_destroys_expired_keys_by_itself(tmp_path: Path) -> None:
         assert erased == []  # salts are destroyed by a person alone
     finally:
         await ledger.aclose()
+
+
+async def test_a_node_that_was_told_not_to_destroys_nothing() -> None:
+    calls: dict[bool, int] = {True: 0, False: 0}
+
+    class Counting:
+        def __init__(self, is_on: bool) -> None:
+            self.is_on = is_on
+
+        async def perform(self, ask: Any) -> Any:
+            calls[self.is_on] += 1
+
+    off = ErasesDaily(Counting(False), is_on=False, first_s=0, every_s=0.001)  # type: ignore[arg-type]
+    on = ErasesDaily(Counting(True), is_on=True, first_s=0, every_s=0.001)  # type: ignore[arg-type]
+    async with off, on, asyncio.timeout(10):
+        while calls[True] < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    assert calls[False] == 0
 
 
 async def test_a_ledger_that_fails_is_tried_again_the_next_day(caplog: pytest.LogCaptureFixture) -> None:
@@ -233,6 +248,13 @@ def test_an_unknown_country_is_refused() -> None:
 def test_fiscal_years(day: date, begins: tuple[int, int], starts: date, closed: int) -> None:
     assert fiscal_year_of(day, begins) == starts
     assert year_closed_in(day, begins) == closed
+
+
+def test_days_at_the_end_of_the_calendar_break_nothing() -> None:
+    """The seller dates its invoices, and a wrong one must not stop the report of all others."""
+    assert year_closed_in(date.max, (7, 1)) == 9999
+    assert keep_until("DE", Kept.BOOKS, 9999) == date.max
+    assert not may_go("DE", Kept.BOOKS, date.max, today=date.max)
 
 
 def test_the_page_has_the_table() -> None:
@@ -335,6 +357,20 @@ def test_the_command_deletes_documents_only_when_asked_and_due(tmp_path: Path, a
         json.loads(run(year, "--apply", "--documents", "--country", "EE", "--json").output)["applied"]["documents"] == 2
     )
     assert [path.name for path in files.iterdir()] == ["LT-2025-000009.pdf"]
+
+
+def test_another_countrys_shorter_law_deletes_nothing(tmp_path: Path, at: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slip of the hand, or an operator who would like it so: established in Germany, `--country LV`."""
+    year = make_year(tmp_path / "data", keys=True)
+    monkeypatch.setattr("p2pgrid.settlement.books.office.country_of", lambda config: "DE")
+    at(1_970_000_000_000)  # 2032: five years after 2026 are over, eight are not
+    result = run(year, "--apply", "--documents", "--country", "LV")
+    assert isinstance(result.exception, UsageError) and "config.toml says DE" in str(result.exception)
+    assert keys_left(year) == [1, 2, 3]
+    assert (
+        json.loads(run(year, "--apply", "--documents", "--country", "DE", "--json").output)["applied"]["documents"] == 0
+    )
+    assert len(list((year.data.path / "invoices" / "issued").iterdir())) == 3
 
 
 @pytest.mark.parametrize(
