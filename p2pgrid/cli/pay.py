@@ -118,7 +118,7 @@ def listing(bench: Workbench, sides: tuple[Side, ...], carried: CarriedOut, at_m
     """What `--list` shows."""
     from p2pgrid.settlement.paying.plan import plan
 
-    found = plan(sides, carried)
+    found = plan(sides, carried, bench.refused)
     unfit = {(one.side.id, one.item.place): one.why for one in found.unfit}
     to_pay = {(one.side.id, item.place): cents for one in found.due for item, cents in one.items}
     items = [
@@ -225,7 +225,7 @@ def _chosen(
     from p2pgrid.settlement.paying.make_orders import ahead_order, invoice_order
     from p2pgrid.settlement.paying.plan import plan
 
-    found = plan(sides, carried)
+    found = plan(sides, carried, bench.refused)
     if prepay is not None:
         side = channel_with(sides, parse_peer(prepay[0]), now_ms())
         cents = parse_euros(prepay[1])
