@@ -19,7 +19,8 @@ from p2pgrid.settlement.details import DetailsBook
 from p2pgrid.settlement.documents import Documents
 from p2pgrid.settlement.hooks import InvoiceFile, NamedFile
 from p2pgrid.settlement.issue_book import IssueBook
-from p2pgrid.settlement.issuing import Issuer, find_document
+from p2pgrid.settlement.issued_rows import find_document
+from p2pgrid.settlement.issuing import Issuer
 
 log = logging.getLogger(__name__)
 

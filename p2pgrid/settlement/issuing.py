@@ -24,7 +24,7 @@ from p2pgrid.errors import InvalidRecord, LedgerError, LocalError, P2pgridError,
 from p2pgrid.ledger.base import DisputeRow
 from p2pgrid.proto.keys import SecretKey, parse_public_key
 from p2pgrid.proto.messages import Channel, Offer, Receipt
-from p2pgrid.proto.record import M, Message, Role, Signed, parse_record, verify_record
+from p2pgrid.proto.record import M, Message, Role, Signed
 from p2pgrid.proto.statement import Invoice, Statement
 from p2pgrid.settlement.billing import Purpose as BillingPurpose
 from p2pgrid.settlement.billing import require
@@ -33,11 +33,11 @@ from p2pgrid.settlement.database import FILE_NAME, open_database
 from p2pgrid.settlement.details import DetailsBook
 from p2pgrid.settlement.documents import Documents
 from p2pgrid.settlement.drafting import Case, Drafter, Series
-from p2pgrid.settlement.invoices.profiles import Profile
 from p2pgrid.settlement.invoices.refused import InvoiceRefused
 from p2pgrid.settlement.issue_book import IssueBook, IssuedRow, State
-from p2pgrid.settlement.issued_files import publish, read_file
-from p2pgrid.settlement.making import checked_reason, decode_inputs, main_format, needs_document
+from p2pgrid.settlement.issued_files import publish
+from p2pgrid.settlement.issued_rows import find_document, profile_of, signed_row
+from p2pgrid.settlement.making import checked_reason, main_format, needs_document
 from p2pgrid.settlement.rendering import Renderer, RenderProcess
 from p2pgrid.settlement.self_billing import accepted
 from p2pgrid.settlement.standing import corrected_by, standing
@@ -187,8 +187,8 @@ class Issuer:
             await self._run(lambda: self._drafter().again(case, series, row, text))
             await self._finish({terms.channel: terms})
             self._raise_unwritten()
-            made = await self._run(lambda: self._book.of_statement(statement.id))
-        return str(made[-2].number), str(made[-1].number)
+            *_, note, anew = await self._run(lambda: self._book.of_statement(statement.id))
+        return str(note.number), str(anew.number)
 
     async def accept(self, content: bytes) -> Signed[Invoice]:
         """Sign the record of a document that the client wrote (`self_billing`); durable when this returns, file too.
@@ -362,7 +362,7 @@ class Issuer:
         for of_one in by_statement.values():
             terms = channels[of_one[0].channel]
             # Those of one statement together: a cancellation and what replaces it are in the ledger both, or neither.
-            await self._ledger.append(*(_signed(row, terms) for row in of_one))
+            await self._ledger.append(*(signed_row(row, terms) for row in of_one))
             self.on_issued(terms.channel)
             for row in of_one:
                 if row.state is State.ALLOTTED:
@@ -391,42 +391,12 @@ class Issuer:
         return Drafter(self._book, self._renderer)
 
     def _stop_renderer(self) -> None:
-        renderer, self._renderer = self._renderer, None
-        if renderer is not None:
-            renderer.close()
+        if self._renderer is not None:
+            self._renderer.close()
+        self._renderer = None
 
     def _publish(self, row: IssuedRow) -> None:
         number = str(row.number)
-        main = number + main_format(Profile(decode_profile(row))).value
+        main = number + main_format(profile_of(row)).value
         publish(self.folder / str(row.number.year), self._book.files(number), main)
         self._book.published(number, self._now_ms())
-
-
-def find_document(book: IssueBook, folder: Path, invoice: Signed[Invoice]) -> tuple[str, bytes] | None:
-    """Name and bytes of the file that an issued invoice's record is about; None if it is not here. `folder`: of what
-    is issued. Raises LocalError, LedgerError."""
-    row = book.row(invoice.message.invoice_number)
-    if row is None or not row.inputs or parse_record(row.record).id != invoice.id:
-        return None
-    name = str(row.number) + main_format(Profile(decode_profile(row))).value
-    if row.state is State.ALLOTTED:
-        content = dict(book.files(str(row.number))).get(name)
-    else:
-        content = read_file(folder / str(row.number.year) / name)
-    return (name, content) if content is not None else None
-
-
-def decode_profile(row: IssuedRow) -> str:
-    """The profile that a document was written to. Raises LedgerError."""
-    inputs = decode_inputs(row.inputs)
-    return decode_inputs(inputs.cancels).profile if inputs.cancels else inputs.profile
-
-
-def _signed(row: IssuedRow, terms: Channel) -> Signed[Invoice]:
-    try:
-        return verify_record(parse_record(row.record), Invoice, {Role.PROVIDER: parse_public_key(terms.provider)})
-    except InvalidRecord as error:
-        raise LedgerError(
-            f"settlement.db holds an invoice {row.number} that does not verify: {error.message}",
-            hint="Restore it from a backup.",
-        ) from None

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from p2pgrid.config import DataFolder
-from p2pgrid.errors import InvalidRecord, LedgerError, UsageError
+from p2pgrid.errors import InvalidRecord, UsageError
 from p2pgrid.proto.keys import SecretKey, parse_public_key
 from p2pgrid.proto.messages import Channel, Offer, Receipt
 from p2pgrid.proto.record import Role, Signed, sign_message
@@ -31,10 +31,10 @@ from p2pgrid.settlement.details import DetailsBook
 from p2pgrid.settlement.document_check import SELF_BILLED, Expected, check_document
 from p2pgrid.settlement.document_facts import DocumentRefused, facts_of, xml_in_pdf
 from p2pgrid.settlement.drafting import Case, Drafter, Series
-from p2pgrid.settlement.invoices.profiles import Profile
-from p2pgrid.settlement.issue_book import IssueBook, IssuedRow
+from p2pgrid.settlement.issue_book import IssueBook
 from p2pgrid.settlement.issued_files import publish
-from p2pgrid.settlement.making import decode_inputs, main_format, needs_document
+from p2pgrid.settlement.issued_rows import profile_of
+from p2pgrid.settlement.making import main_format, needs_document
 from p2pgrid.settlement.rendering import Renderer, RenderHere
 from p2pgrid.settlement.standing import Records, corrected_by
 
@@ -229,15 +229,8 @@ def _finish(book: IssueBook, folder: Path, now_ms: int) -> None:
         if not row.number.series.startswith("SB-"):
             continue
         number = str(row.number)
-        publish(folder / str(row.number.year), book.files(number), number + main_format(_profile(row)).value)
+        publish(folder / str(row.number.year), book.files(number), number + main_format(profile_of(row)).value)
         book.published(number, now_ms)
-
-
-def _profile(row: IssuedRow) -> Profile:
-    try:
-        return Profile(decode_inputs(row.inputs).profile)
-    except ValueError as error:
-        raise LedgerError(f"settlement.db has an unknown profile for {row.number}: {error}.") from None
 
 
 def read_document(path: Path) -> bytes:
