@@ -11,7 +11,7 @@ import stat
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import platformdirs
@@ -240,8 +240,39 @@ class AccountsConfig(Section, frozen=True, kw_only=True):
 
 
 class BillingConfig(Section, frozen=True, kw_only=True):
-    """`[billing]`."""
+    """`[billing]`: who stands on invoices, as seller and as buyer, and where money goes (docs/settlement/issuing.md).
 
+    `p2pgrid billing check` says what is wrong with it, and what is missing for what."""
+
+    legal_name: Annotated[str, Meta(max_length=140)] = ""
+    street: Annotated[str, Meta(max_length=140)] = ""
+    street_more: Annotated[str, Meta(max_length=140)] = ""
+    city: Annotated[str, Meta(max_length=140)] = ""
+    post_code: Annotated[str, Meta(max_length=20)] = ""
+    country: Annotated[str, Meta(pattern=r"\A([A-Z]{2})?\Z")] = ""
+    subdivision: Annotated[str, Meta(max_length=140)] = ""
+    vat_id: Annotated[str, Meta(max_length=35)] = ""
+    tax_number: Annotated[str, Meta(max_length=35)] = ""
+    registration_number: Annotated[str, Meta(max_length=35)] = ""
+    registration_scheme: Annotated[str, Meta(max_length=4)] = ""
+    electronic_address: Annotated[str, Meta(max_length=128)] = ""
+    electronic_scheme: Annotated[str, Meta(max_length=4)] = ""
+    contact_name: Annotated[str, Meta(max_length=140)] = ""
+    contact_phone: Annotated[str, Meta(max_length=35)] = ""
+    contact_email: Annotated[str, Meta(max_length=100)] = ""
+    business: bool = True
+    small_business: bool = False
+    iban: Annotated[str, Meta(max_length=60)] = ""
+    bic: Annotated[str, Meta(max_length=20)] = ""
+    account_holder: Annotated[str, Meta(max_length=140)] = ""
+    buyer_reference: Annotated[str, Meta(max_length=140)] = ""
+    profile: Literal["en16931", "xrechnung", "peppol"] = "en16931"
+    self_billing: bool = False
+    """As client: write the invoices; as provider: let clients do so. It is so where both sides say it."""
+    invoice_prefix: Annotated[str, Meta(pattern=r"\A[A-Z0-9][A-Z0-9-]{0,23}\Z")] = "INV"
+    """Numbers are PREFIX-2027-000001. No two nodes of one company may share it."""
+    payment_days: Annotated[int, Meta(ge=0, le=366)] = 14
+    """From the day of a statement to the day by which it is to be paid."""
     accounts: AccountsConfig = AccountsConfig()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from p2pgrid.proto.billing_details import BillingDetails
 from p2pgrid.proto.card import Card, PeerKey
 from p2pgrid.proto.cycle import Cycle, CycleDebt, CycleVerdict, Leg
 from p2pgrid.proto.cycle_rules import legs_of
@@ -284,6 +285,26 @@ def make_card(key: SecretKey = OPERATOR, **changes: Any) -> Signed[Card]:
         "peers": (PeerKey(key=PROVIDER.public_key.raw, **term),),
     }
     return sign_message(Card(**{**fields, **changes}), Role.OPERATOR, key)
+
+
+def make_billing_details(by: Role = Role.PROVIDER, **changes: Any) -> Signed[BillingDetails]:
+    """Who a party is on its invoices; each field is right unless a change says otherwise."""
+    key = PROVIDER if by is Role.PROVIDER else CLIENT
+    fields: dict[str, Any] = {
+        "party": key.public_key.raw,
+        "by": by,
+        "sequence": 1,
+        "stated_ms": NOW_MS,
+        "legal_name": "Vilniaus skaičiavimai UAB",
+        "street": "Gedimino pr. 1",
+        "city": "Vilnius",
+        "post_code": "01103",
+        "country": "LT",
+        "vat_id": "LT100001919017",
+        "registration_number": "300123456",
+        "iban": "LT121000011101001000",
+    }
+    return sign_message(BillingDetails(**{**fields, **changes}), by, key)
 
 
 def make_withdrawal(key: SecretKey = PROVIDER, **changes: Any) -> Signed[Withdrawal]:

@@ -36,6 +36,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "bank": ("p2pgrid.cli.bank_commands:bank", "Book what the bank's files say: payments, returns, refunds."),
     "books": ("p2pgrid.cli.books:books", "Book what was sold and bought: exports, a yearly archive, retention."),
     "set-off": ("p2pgrid.cli.set_off:set_off", "Set off what you and another operator owe one another."),
+    "billing": ("p2pgrid.cli.billing:billing", "Say who you are on invoices, and check what peers say of themselves."),
+    "invoices": ("p2pgrid.cli.invoices:invoices", "List, issue, cancel and read invoices."),
     "settle": ("p2pgrid.cli.settle_command:settle", "Make statements with the other side, and sign them."),
     "credit": ("p2pgrid.cli.credit_commands:credit", "See who is lent what, and act on clients that do not pay."),
     "log": ("p2pgrid.cli.log:log", "Prove records in transparency logs, and check the logs of others."),

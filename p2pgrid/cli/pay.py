@@ -143,7 +143,7 @@ def listing(bench: Workbench, sides: tuple[Side, ...], carried: CarriedOut, at_m
     from p2pgrid.settlement.paying.deliver import unwritten
     from p2pgrid.settlement.paying.plan import plan
 
-    found = plan(sides, carried)
+    found = plan(sides, carried, bench.refused)
     unfit = {(one.side.id, one.item.place): one.why for one in found.unfit}
     to_pay = {(one.side.id, item.place): cents for one in found.due for item, cents in one.items}
     items = [

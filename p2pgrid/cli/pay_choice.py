@@ -83,7 +83,7 @@ def take_back(bench: Workbench, keys: Sequence[str], sides: Sequence[Side], carr
     """The orders that no bank has carried out, counted as such in `carried` from here on; nothing is written. Raises
     UsageError."""
     chosen = {order.key: carried.fates[order.key] for key in keys for order in bench.orders.find(key)}
-    waiting = plan(sides, carried).waiting
+    waiting = plan(sides, carried, bench.refused).waiting
     for fate in chosen.values():
         order = fate.order
         if order.withdrawn_ms is not None:
@@ -109,7 +109,7 @@ def choose(
     bench: Workbench, sides: Sequence[Side], carried: CarriedOut, before: Sequence[Ordered], wanted: Wanted, how: How
 ) -> Chosen:
     """What is to be paid of what is wanted. Raises UsageError for what was named and cannot be, and if nothing can."""
-    chosen = Chosen(plan=plan(sides, carried))
+    chosen = Chosen(plan=plan(sides, carried, bench.refused))
     _check_numbers(chosen.plan, [side for side in sides if side.is_purchase], wanted)
     for due in filter(wanted.has, chosen.plan.due):
         try:
@@ -139,7 +139,7 @@ def prepayment(
     side = channel_with(sides, parse_peer(peer), now_ms())
     cents = parse_euros(euros)
     order = ahead_order(side, payee_of(bench, side, how.confirmed), cents, before)
-    return Chosen(plan=plan(sides, carried), made=[order])
+    return Chosen(plan=plan(sides, carried, bench.refused), made=[order])
 
 
 def channel_with(sides: Sequence[Side], peer: str, at_ms: int) -> Side:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
+import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -14,16 +14,17 @@ import msgspec
 
 from p2pgrid.config import DataFolder
 from p2pgrid.desk.asks import BookPayments, PaymentsBooked
-from p2pgrid.errors import LocalError, UsageError
+from p2pgrid.errors import InvalidRecord, LocalError, UsageError
 from p2pgrid.ledger.lock import LedgerInUse, WriterLock
 from p2pgrid.ledger.schema import missing_ledger
-from p2pgrid.proto.billing_details import BillingDetails
-from p2pgrid.proto.record import Role, Signed
+from p2pgrid.proto.record import Role
 from p2pgrid.proto.statement import Payment
 from p2pgrid.settlement.bank.runs import Runs
 from p2pgrid.settlement.bank.store import BankStore, lock_path
 from p2pgrid.settlement.bank.view import Details, Side, look
 from p2pgrid.settlement.database import FILE_NAME, open_database
+from p2pgrid.settlement.details import DetailsBook
+from p2pgrid.settlement.documents import Documents
 from p2pgrid.settlement.paying.make_orders import account_of
 from p2pgrid.settlement.paying.orders_book import OrdersBook
 from p2pgrid.settlement.payments.cents import NotAnAmount, cents_of
@@ -36,11 +37,6 @@ _MAX_ASK_BYTES: Final = 256 * 1024
 _ASK_TIMEOUT_S: Final = 300.0
 
 
-class _NoDetails:
-    def of(self, party: bytes, by: Role) -> Signed[BillingDetails] | None:
-        return None
-
-
 @dataclass(frozen=True)
 class Workbench:
     """One command's hold on a data folder, as long as `workbench` lasts: no other pays or books meanwhile."""
@@ -49,9 +45,17 @@ class Workbench:
     orders: OrdersBook
     details: Details
     runs: Runs
+    refused: Mapping[bytes, str]
+    """Invoices (record ids) whose document does not fit, and why: they are not paid."""
 
     def own_account(self, by: Role) -> Account:
         """This node's own, from which it pays. Raises UsageError."""
+        billing = self.data.load_config().billing
+        if isinstance(self.details, DetailsBook) and billing.iban:
+            try:
+                self.details.make_own(billing, self.data.load_key(), by)
+            except InvalidRecord as error:
+                raise UsageError(error.message, hint=error.hint) from None
         for key in self.data.own_public_keys():
             known = self.details.of(key.raw, by)
             if known is not None and known.message.iban:
@@ -82,19 +86,16 @@ def workbench(data: DataFolder) -> Iterator[Workbench]:
                 return await _book(data, groups)
 
             runs = Runs(BankStore(connection), orders, lambda: _sides(data, details), book, now_ms)
-            yield Workbench(data, orders, details, runs)
+            documents = Documents(data.path, connection).all_received()
+            refused = {one.invoice: one.message for one in documents if one.is_refused}
+            yield Workbench(data, orders, details, runs, refused)
     finally:
         lock.release()
 
 
-def open_details(connection: object) -> Details:
+def open_details(connection: sqlite3.Connection) -> Details:
     """Billing details of ours and of others, as settlement.db keeps them."""
-    try:
-        module = importlib.import_module("p2pgrid.settlement.details")
-    except ModuleNotFoundError:
-        return _NoDetails()
-    book: Details = module.DetailsBook(connection)
-    return book
+    return DetailsBook(connection)
 
 
 def parse_day(text: str) -> date:

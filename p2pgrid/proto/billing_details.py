@@ -1,4 +1,4 @@
-"""Who is written on the invoices of a channel, and where money goes (docs/spec/messages.md, section 8).
+"""Who is written on the invoices of a channel, and where money goes (docs/spec/messages.md, section 7).
 
 Each party signs its own and gives it to the other over their link. It is no evidence: no bundle, log or audit has it,
 so that an address and an account stay between the two.

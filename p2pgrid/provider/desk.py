@@ -17,6 +17,7 @@ from p2pgrid.desk.asks import (
     Reprice,
     Repriced,
 )
+from p2pgrid.desk.invoices import AcceptInvoice, CancelInvoice, InvoiceAsk, InvoiceDesk, IssueInvoices
 from p2pgrid.desk.records_desk import RecordsDesk
 from p2pgrid.desk.settling import chosen, preview
 from p2pgrid.desk.standing import Books, Reconciled, changes_since, require_channels, standing_of
@@ -26,7 +27,7 @@ from p2pgrid.proto.keys import PublicKey, parse_peer_id
 from p2pgrid.proto.record import Role
 from p2pgrid.provider.statement_book import StatementBook
 
-PROVIDER_ASKS: Final = AllowPeer | Reconcile | Examine | Reprice | Settle | DeskAsk
+PROVIDER_ASKS: Final = AllowPeer | Reconcile | Examine | Reprice | Settle | DeskAsk | InvoiceAsk
 
 
 class ProviderDesk:
@@ -41,6 +42,7 @@ class ProviderDesk:
         examine: Callable[[Examine], Awaitable[Condition]] | None = None,
         reprice: Callable[[], Awaitable[Repriced]] | None = None,
         statements: StatementBook | None = None,
+        invoices: InvoiceDesk | None = None,
     ) -> None:
         """`is_connected` tells whether a client has a link now. Without `records` nothing is signed or erased.
 
@@ -49,6 +51,7 @@ class ProviderDesk:
         """
         self._examine = examine
         self._reprice = reprice
+        self._invoices = invoices
         self._statements = statements
         self._records = records
         self._ledger = ledger
@@ -74,6 +77,8 @@ class ProviderDesk:
                 return booked
             case _ if self._records is not None and isinstance(ask, DeskAsk):
                 return await self._records.perform(ask)
+            case IssueInvoices() | CancelInvoice() | AcceptInvoice() if self._invoices is not None:
+                return await self._invoices.perform(ask)
         raise UsageError(f"a provider cannot do {type(ask).__name__}.")
 
     async def _settle(self, ask: Settle, book: StatementBook) -> Settled:

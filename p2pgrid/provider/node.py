@@ -26,6 +26,7 @@ from p2pgrid.config import Config, DataFolder, ModelConfig, NetworkEntry, parse_
 from p2pgrid.desk.asks import Repriced
 from p2pgrid.desk.erasing import ErasesDaily
 from p2pgrid.desk.evidence import EvidenceKeeper
+from p2pgrid.desk.invoices import InvoiceDesk
 from p2pgrid.desk.records_desk import RecordsDesk
 from p2pgrid.errors import Refused, UsageError
 from p2pgrid.ledger.base import Ledger
@@ -82,6 +83,7 @@ from p2pgrid.provider.witnessing import Witnessing, parse_witness
 from p2pgrid.provider.workers import ProviderWorkers, SharedChannels, check_engines
 from p2pgrid.settlement.credit.book import CreditBook
 from p2pgrid.settlement.database import FILE_NAME, open_database
+from p2pgrid.settlement.issuing import Issuer
 from p2pgrid.settlement.statements.days import LocalDays
 from p2pgrid.settlement.statements.drafting import Terms as StatementTerms
 from p2pgrid.settlement.wiring import Selling, selling
@@ -173,6 +175,7 @@ class Provider:
         """Whether strangers reach the node; None where the network was not joined."""
         self._listener: DirectListener | None = None
         self.ledger: SqliteLedger
+        self.issuer: Issuer
         self._workers: ProviderWorkers | None = None
         self._sessions: SessionListener
         self._punched: PunchedLinks
@@ -332,6 +335,7 @@ class Provider:
             ("ask witnesses", witnessing.run()),
             ("close what is overdue", self.channels.watch()),
             ("tell what is free", self._news.run()),
+            ("issue invoices", self.issuer.run()),
             ("tell which statements are due", self.statements.run()),
             *([("part from members that are none any more", self._removals.run())] if self._removals else []),
         ):
@@ -345,6 +349,8 @@ class Provider:
         self._data.make()
         self.ledger = ledger = SqliteLedger.open(self._data.ledger_file)
         stack.push_async_callback(ledger.aclose)
+        self.issuer = Issuer(self._data, ledger, [self.key, *self._former_keys], now_ms=self._now_ms)
+        stack.push_async_callback(self.issuer.aclose)
         kind = Channels if self._config.processes == 1 else SharedChannels
         self.channels = kind(ledger, self.key, self.limits, self._now_ms, self._former_keys)
         stack.push_async_callback(self.channels.aclose)
@@ -353,9 +359,11 @@ class Provider:
         waiting = self.disputes.review()
         if waiting:
             log.warning("%d disputes of clients wait for your answer: p2pgrid receipts disputes", waiting)
-        settles_with = self._settles_with or selling(self._data, ledger, [self.key, *self._former_keys])
+        keys = [self.key, *self._former_keys]
+        settles_with = self._settles_with or selling(self._data, keys, self.issuer, self._now_ms)
         terms = StatementTerms(days=LocalDays(self._zone), payment_days=settles_with.payment_days)
         self.statements = StatementBook(ledger, self.channels, self._now_ms, selling=settles_with, terms=terms)
+        self.issuer.on_issued = self.statements.news
         stack.push_async_callback(self.statements.aclose)
         config = self._config
         self._offers = OfferBook(
@@ -423,6 +431,7 @@ class Provider:
             examine,
             self.reprice,
             statements=self.statements,
+            invoices=InvoiceDesk(self.issuer),
         )
         await stack.enter_async_context(
             serve_commands(socket_path(self._data.path), about, PROVIDER_ASKS, desk.perform)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from p2pgrid.config import DataFolder
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.proto.keys import SecretKey
+from p2pgrid.proto.record import Role
+from p2pgrid.settlement.clock import unix_ms
 from p2pgrid.settlement.database import FILE_NAME, open_database
+from p2pgrid.settlement.details import DetailsBook
+from p2pgrid.settlement.document_hooks import IssuingHooks, ReceivingHooks, details_for
 from p2pgrid.settlement.hooks import BuyerHooks, Details, NoDetails, NothingIssued, SellerHooks
+from p2pgrid.settlement.issuing import Issuer
 from p2pgrid.settlement.statements.agreed import Agreed, AgreedDrafts, AgreedInMemory
 from p2pgrid.settlement.statements.drafting import PAYMENT_DAYS
 
@@ -35,7 +40,7 @@ class Buying:
 
 def kept_details(data: DataFolder) -> Details:
     """What is known of both sides of this node's channels, for looking ahead. Raises LedgerError."""
-    return NoDetails()
+    return DetailsBook(open_database(data.path / FILE_NAME))
 
 
 def agreed_drafts(data: DataFolder) -> AgreedDrafts:
@@ -43,11 +48,21 @@ def agreed_drafts(data: DataFolder) -> AgreedDrafts:
     return AgreedDrafts(open_database(data.path / FILE_NAME))
 
 
-def selling(data: DataFolder, ledger: Ledger, keys: Sequence[SecretKey]) -> Selling:
+def selling(
+    data: DataFolder, keys: Sequence[SecretKey], issuer: Issuer, now_ms: Callable[[], int] = unix_ms
+) -> Selling:
     """For a provider's node. `keys`: its present one first, then those it had. Raises LedgerError, UsageError."""
-    return Selling(details=kept_details(data))
+    return Selling(
+        details=details_for(data, keys, Role.PROVIDER, now_ms),
+        hooks=IssuingHooks(data, issuer, now_ms),
+        payment_days=data.load_config().billing.payment_days,
+    )
 
 
 def buying(data: DataFolder, ledger: Ledger, keys: Sequence[SecretKey]) -> Buying:
     """For a client's node; each of its processes has its own. Raises LedgerError, UsageError."""
-    return Buying(details=kept_details(data), agreed=agreed_drafts(data))
+    return Buying(
+        details=details_for(data, keys, Role.CLIENT),
+        hooks=ReceivingHooks(data, ledger),
+        agreed=agreed_drafts(data),
+    )

@@ -13,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 import msgspec.inspect as inspect
 
 from p2pgrid.proto import fields
+from p2pgrid.proto.billing_details import BillingDetails
 from p2pgrid.proto.card import PeerKey, Revocation
 from p2pgrid.proto.codes import CODES, Weight
 from p2pgrid.proto.cycle import CycleDebt
@@ -167,7 +168,7 @@ def with_codes(text: str) -> str:
 def with_fields(text: str) -> str:
     """The page with the tables of types and fields made afresh, between their markers."""
     text = _replaced(text, "types", _types(text))
-    for message in (*MESSAGE_TYPES.values(), *PARTS, InclusionProof, *FRAMES):
+    for message in (*MESSAGE_TYPES.values(), BillingDetails, *PARTS, InclusionProof, *FRAMES):
         text = _replaced(text, f"fields {message.__name__}", _fields(message, text))
     return text
 

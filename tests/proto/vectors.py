@@ -17,7 +17,7 @@ from p2pgrid.proto.commitment import ResponseCommitment, request_commitment
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import ENDPOINTS, ModelOffer, Status, Tariff, TariffPeriod, Usage
 from p2pgrid.proto.pricing import amount_owed, price_of
-from p2pgrid.proto.record import Message, Signed, signature_input
+from p2pgrid.proto.record import Message, Role, Signed, signature_input
 from tests import factories
 from tests.proto.audit_vectors import audit_vectors
 from tests.proto.batch_vectors import batch_vectors
@@ -78,6 +78,7 @@ def all_vectors() -> dict[str, Any]:
         "statements.json": statement_vectors(),
         "credit.json": credit_vectors(),
         "defaults.json": default_vectors(),
+        "billing-details.json": _billing_details(),
     }
 
 
@@ -153,6 +154,30 @@ def _other_records() -> list[Signed[Message]]:
         factories.make_claim(statement, unpaid_cents=121),
         factories.make_withdrawal(),
     ]
+
+
+def _billing_details() -> dict[str, Any]:
+    """Records that a peer keeps, and fields with which it does not (messages.md, rule 23c)."""
+    kept = [factories.make_billing_details(), factories.make_billing_details(Role.CLIENT, sequence=7, iban="")]
+    refused = [
+        ("iban", "LT121000011101001001"),
+        ("iban", "LT12 1000 0111 0100 1000"),
+        ("iban", "lt121000011101001000"),
+        ("bic", "HABALT2"),
+        ("vat_id", "LT100001919018"),
+        ("vat_id", "DE136695976"),
+        ("vat_id", "LT 100001919017"),
+        ("legal_name", "Vilnius\u202eUAB"),
+        ("legal_name", "Vilnius "),
+        ("city", "Vil\nnius"),
+        ("street", "e\u0301 1"),
+        ("profile", "zugferd"),
+        ("electronic_address", "books@vilnius.example"),
+    ]
+    return {
+        "records": [_record(signed) for signed in kept],
+        "refused": [{"field": field, "value": value} for field, value in refused],
+    }
 
 
 def _commitments() -> list[dict[str, str]]:

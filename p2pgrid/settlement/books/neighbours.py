@@ -1,15 +1,10 @@
-"""What other rooms of settlement know that books need: set-offs, billing details, what bank entries were taken for.
-
-Billing details are asked for by name, so that books stand where their room does not.
-"""
+"""What other rooms of settlement know that books need: set-offs, billing details, what bank entries were taken for."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import sqlite3
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -21,8 +16,9 @@ from p2pgrid.settlement.bank.store import BankStore
 from p2pgrid.settlement.bank.stored import NOT_OURS
 from p2pgrid.settlement.books.archive_contents import as_json
 from p2pgrid.settlement.books.days import Span
-from p2pgrid.settlement.books.parties import NoParties, Parties, StoredParties
+from p2pgrid.settlement.books.parties import Parties, StoredParties
 from p2pgrid.settlement.books.records import Books, SetOffLeg, SetOffs
+from p2pgrid.settlement.details import DetailsBook
 from p2pgrid.settlement.payments.decisions import Kind
 
 _UNRELATED: Final = frozenset({Kind.UNRELATED.value, NOT_OURS})
@@ -31,8 +27,7 @@ _UNRELATED: Final = frozenset({Kind.UNRELATED.value, NOT_OURS})
 
 def parties_in(database: sqlite3.Connection) -> Parties:
     """Billing details that are kept in settlement.db."""
-    module = _module("p2pgrid.settlement.details")
-    return StoredParties(module.DetailsBook(database)) if module is not None else NoParties()
+    return StoredParties(DetailsBook(database))
 
 
 def set_offs_in(ledger: Books | Ledger) -> SetOffs:
@@ -79,11 +74,3 @@ def bank_files(database: sqlite3.Connection, span: Span) -> Mapping[str, bytes]:
                 {"key": key, "file": known.file, "entry": entry, "decision": msgspec.to_builtins(known.decision)}
             )
     return {"bank/entries.json": as_json(rows)} if rows else {}
-
-
-def _module(name: str) -> Any:
-    """A module of a neighbour's, None where there is none."""
-    try:
-        return importlib.import_module(name) if importlib.util.find_spec(name) is not None else None
-    except ModuleNotFoundError:  # not even its room
-        return None

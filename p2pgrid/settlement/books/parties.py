@@ -16,14 +16,6 @@ class Parties(Protocol):
         """What a party last told of itself as provider or client."""
 
 
-class NoParties:
-    """Nobody has told anything."""
-
-    def of(self, party: bytes, by: Role) -> BillingDetails | None:
-        """None."""
-        return None
-
-
 def name_of(parties: Parties, key: bytes, side: Role) -> str:
     """The counterparty's legal name; where it has not told any, its peer id. `side` is ours."""
     details = parties.of(key, other_side(side))

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from p2pgrid.proto.billing_rules import faults_of_invoices
 from p2pgrid.proto.record import PARTIES
@@ -70,14 +71,21 @@ class Plan:
     """By channel and statement (empty: ahead): cents that were ordered and that no Payment confirms."""
 
 
-def plan(sides: Iterable[Side], carried: CarriedOut) -> Plan:
-    """What is to be paid now or later. Raises nothing: what does not fit is named, with the reason."""
+def plan(sides: Iterable[Side], carried: CarriedOut, refused: Mapping[bytes, str] = MappingProxyType({})) -> Plan:
+    """What is to be paid now or later. Raises nothing: what does not fit is named, with the reason.
+
+    `refused`: Invoice records (ids) whose document does not fit, and why.
+    """
     due: list[Due] = []
     unfit: list[Unfit] = []
     waiting: dict[tuple[bytes, bytes], int] = {}
     for side in sides:
         if side.is_purchase:
-            faults = {item.place: why for item in side.found.items if (why := fault_of(item, side))}
+            faults = {
+                item.place: why
+                for item in side.found.items
+                if (why := fault_of(item, side) or refused.get(item.invoice_id, ""))
+            }
             unfit += [
                 Unfit(side=side, item=item, why=faults[item.place])
                 for item in side.found.items

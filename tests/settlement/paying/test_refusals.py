@@ -16,6 +16,7 @@ from p2pgrid.proto.record import Role, sign_message
 from p2pgrid.settlement.bank.store import lock_path
 from p2pgrid.settlement.bank.view import Side
 from p2pgrid.settlement.database import FILE_NAME
+from p2pgrid.settlement.documents import Documents
 from p2pgrid.settlement.payments.refusals import BankFileError
 from p2pgrid.units import MAX_UNIX_MS
 from tests.factories import secret_key
@@ -132,6 +133,20 @@ def test_invoices_that_do_not_fit_their_statement_are_named_and_not_paid(scene: 
     assert why[unsigned.message.invoice_number] == "statement 3 has not been signed by both"
     with pytest.raises(UsageError, match="cannot be paid: statement 3"):
         scene.client("pay", "--invoice", unsigned.message.invoice_number)
+
+
+def test_an_invoice_whose_document_does_not_fit_is_not_paid(scene: Scene) -> None:
+    right, forged = scene.billed.bill(1_000), scene.billed.bill(2_000)
+    scene.meet()
+    taken = Documents(scene.client.data.path).take_received(
+        forged, b"another file", channel=scene.billed.channel.message, statement=None
+    )
+    assert taken.code == "hash"
+    shown = scene.client.json("pay", "--out", scene.out, *LATER)
+    assert [one["invoices"][0]["number"] for one in shown["payments"]] == [right.message.invoice_number]
+    assert [one["why"] for one in shown["not_payable"]] == [
+        "the file is another one than the provider signed (SHA-256)."
+    ]
 
 
 def test_what_is_not_due_waits_unless_it_is_named(scene: Scene) -> None:
