@@ -157,6 +157,11 @@ class GatewayWorkers(WorkerSet):
         except LocalError:
             return False  # the worker has just ended: it is told on the next link
 
+    def settle_soon(self, channels: Collection[bytes]) -> None:
+        """Have the workers bring these channels' records of settlement together with their providers."""
+        for bus in self._all_buses.values():
+            bus.send(SettleSoon(tuple(channels)))
+
     def allow(self, peer: str) -> Allowed:
         """Lift a provider's quarantine everywhere. Raises LocalError."""
         held = self._quarantine.lift(peer)
@@ -357,6 +362,10 @@ class GatewayNode:
                 return await self._look_ahead(ask)
             case Settle():
                 return await self._workers.settle(ask)
+            case KeepSetOffs():
+                kept = await self._records.perform(ask)
+                self._workers.settle_soon(channels_of(ask))
+                return kept
             case _ if isinstance(ask, DeskAsk):
                 return await self._records.perform(ask)
         raise UsageError(f"a gateway cannot do {type(ask).__name__}.")

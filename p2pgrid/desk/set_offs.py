@@ -12,9 +12,9 @@ from p2pgrid.ledger.base import Ledger
 from p2pgrid.proto.cycle import Cycle, CycleVerdict, Leg
 from p2pgrid.proto.keys import SecretKey, parse_public_key
 from p2pgrid.proto.messages import Channel
-from p2pgrid.proto.record import Message, Record, Signed, parse_json_line
+from p2pgrid.proto.record import Message, Record, Signed, parse_json_line, parse_message
 from p2pgrid.proto.set_off import SetOff, SetOffSide
-from p2pgrid.proto.set_off_rules import is_in_force, signer_keys
+from p2pgrid.proto.set_off_rules import channels_named, is_in_force, signer_keys
 from p2pgrid.settlement.payments.cents import format_cents
 from p2pgrid.settlement.set_off.agree import check_channels, our_side, verify_set_off
 from p2pgrid.settlement.set_off.claims import open_claims
@@ -91,6 +91,14 @@ async def keep_set_offs(ledger: Ledger, keys: Sequence[SecretKey], ask: KeepSetO
         if _contradicts(one, said):
             await ledger.append_evidence(one.record, "two-records-one-slot: the timekeeper has said another thing")
     return KeptSetOffs(ids=tuple(one.id.hex() for one in (*kept, *ours)))
+
+
+def channels_of(ask: KeepSetOffs) -> set[bytes]:
+    """The channels that its records name: whose other side has something to come for. Raises UsageError."""
+    records = [_parse(number, line) for number, line in enumerate(ask.lines, start=1)]
+    kinds: dict[str, type[Message]] = {kind.payload_type: kind for kind in (SetOff, Cycle)}
+    named = [parse_message(one, kinds[one.payload_type]) for one in records if one.payload_type in kinds]
+    return {channel for message in named for channel in channels_named(message)}
 
 
 def set_off_views(books: AllBooks, us: Operator, *, refused: Collection[bytes], now_ms: int) -> list[SetOffView]:

@@ -22,6 +22,7 @@ from p2pgrid.proto.wire import MAX_COMPARED, MAX_SETTLED, HeldSettled, SettledPl
 from tests.factories import (
     CLIENT,
     DAY_MS,
+    NOW_MS,
     PROVIDER,
     Dealings,
     digest,
@@ -51,7 +52,7 @@ async def settled(statements: int = 2) -> Sides:
 
 
 def held(ledger: MemoryLedger, channel: bytes) -> list[Signed[Any]]:
-    return settled_records(ledger, channel, ())
+    return settled_records(ledger, channel, (), now_ms=NOW_MS)
 
 
 async def test_both_come_to_hold_all_and_a_lost_ledger_gets_all_back() -> None:

@@ -170,12 +170,12 @@ class Sides:
         """Records of settlement, both ways. How many messages it took."""
         terms = self.dealings.channel.message
         ours, theirs = self.details
-        held = settled_records(self.client, self.channel, details_of(ours, terms))
+        held = settled_records(self.client, self.channel, details_of(ours, terms), now_ms=self.now_ms)
         by_id = {one.id: one.record for one in held}
         after, came, pages = BEGIN, list[Record](), 0
         while after < END:
             pages += 1
-            kept = settled_records(self.provider, self.channel, details_of(theirs, terms))
+            kept = settled_records(self.provider, self.channel, details_of(theirs, terms), now_ms=self.now_ms)
             page = page_of_settled(held, self.channel, after)
             compared, sent = compare_settled(kept, page)
             assert after < compared.until <= page.until
