@@ -156,7 +156,7 @@ def accept(
         signed: list[Signed[SetOff]] = []
         try:
             for one in found:
-                reasons = why_not_sign(one, own.books, own.us, now_ms=now_ms())
+                reasons = why_not_sign(one, own.books, own.us, now_ms=now_ms(), agreed=own.agreed_drafts())
                 if reasons:
                     raise refused_because(reasons, f"the set-off {one.id.hex()[:16]}")
                 both = own.signed(one)
