@@ -79,8 +79,9 @@ class ProviderDesk:
                 return booked
             case KeepSetOffs() if self._records is not None:
                 kept = await self._records.perform(ask)
-                for channel in channels_of(ask) if self._statements is not None else ():
-                    self._statements.news(channel)
+                if self._statements is not None:
+                    for channel in channels_of(ask):
+                        self._statements.news(channel)
                 return kept
             case _ if self._records is not None and isinstance(ask, DeskAsk):
                 return await self._records.perform(ask)
