@@ -72,8 +72,8 @@ def propose(
 ) -> None:
     """Propose to set off the most that you and PEER's operator owe one another.
 
-    It is signed by you, and binds you up to its last day; it is in force once the other side signs it too. Hand it
-    the file of --out.
+    It is signed by you, and binds you up to its last day; it is in force once the other side signs it too. Nodes that
+    run bring it there at once; the file of --out needs none.
 
     Example: p2pgrid set-off propose 12D3KooWQm... --with ~/gateway
     """
@@ -156,7 +156,7 @@ def accept(
         signed: list[Signed[SetOff]] = []
         try:
             for one in found:
-                reasons = why_not_sign(one, own.books, own.us, now_ms=now_ms())
+                reasons = why_not_sign(one, own.books, own.us, now_ms=now_ms(), agreed=own.agreed_drafts())
                 if reasons:
                     raise refused_because(reasons, f"the set-off {one.id.hex()[:16]}")
                 both = own.signed(one)

@@ -54,6 +54,20 @@ class OwnBooks:
         files = [file for folder in self.folders for file in sorted(folder.cards_folder.glob("*.jsonl"))]
         return Operator.of([peer], read_all_cards(files, [peer]))
 
+    def agreed_drafts(self) -> list[Any]:
+        """Statements to which these nodes have agreed as clients, signed since or not. Raises LedgerError."""
+        from p2pgrid.proto.record import parse_message
+        from p2pgrid.proto.statement import Statement
+        from p2pgrid.settlement.database import FILE_NAME, open_database
+        from p2pgrid.settlement.statements.agreed import AgreedDrafts
+
+        found: list[Any] = []
+        for file in (folder.path / FILE_NAME for folder in self.folders):
+            if file.exists():
+                with closing(open_database(file)) as connection:
+                    found += [parse_message(one, Statement) for one in AgreedDrafts(connection).drafts()]
+        return found
+
     def signed(self, signed_or_message: Any) -> Signed[Any]:
         """With the signature of each of our keys that the record names. Raises UsageError if none of them is here."""
         is_signed = isinstance(signed_or_message, Signed)

@@ -14,6 +14,7 @@ import msgspec
 
 from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.set_off_books import (
+    MIN_PREFIX_CHARS,
     euros_in_cents,
     keep,
     keep_in,
@@ -135,7 +136,7 @@ def propose(
 
 
 @cycles.command()
-@click.argument("source", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("source", metavar="ID|FILE", type=click.Path(path_type=Path, dir_okay=False))
 @with_folders
 @click.option("--most", metavar="EUR", help="Do not sign a larger one.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Where to write it.  [default: FILE]")
@@ -151,14 +152,17 @@ def accept(
 ) -> None:
     """Sign your two legs of a cycle, if your own ledgers bear them out, and hand the file on.
 
+    A cycle that a neighbour's node has brought is named by its id, or the beginning of it (`cycles list`).
+
     Example: p2pgrid set-off cycles accept cycle.jsonl --with ~/gateway
     """
     from p2pgrid.settlement.set_off.cycle_file import read_cycle_file
 
-    file = read_cycle_file(read_lines(source))
+    is_file = source.exists()
     with own_books(context, with_folders) as own:
+        file = read_cycle_file(read_lines(source)) if is_file else _on_record(own, str(source))
         file = _joined(own, file, euros_in_cents(most) if most is not None else None)
-        write_out(out or source, file.lines())
+        write_out(out or (source if is_file else None), file.lines())
         _show(file, as_json=as_json)
 
 
@@ -231,6 +235,19 @@ def list_all(context: CliContext, with_folders: tuple[Path, ...], as_json: bool)
         click.echo("You are in no cycle.")
     for view in views:
         _print(view)
+
+
+def _on_record(own: Any, name: str) -> CycleFile:
+    """The cycle of that id. Raises UsageError."""
+    from p2pgrid.desk.set_offs import cycle_files
+
+    known = cycle_files(own.books).items() if len(name) >= MIN_PREFIX_CHARS else ()
+    found = [file for cycle_id, file in known if cycle_id.hex().startswith(name.lower())]
+    if len(found) != 1:
+        raise UsageError(
+            f"{name} is no file, and no one cycle's id begins so.", hint="`p2pgrid set-off cycles list` shows ids."
+        )
+    return found[0]
 
 
 def _joined(own: Any, file: CycleFile, most_cents: int | None = None) -> CycleFile:

@@ -13,9 +13,11 @@ from p2pgrid.desk.asks import (
     Condition,
     DeskAsk,
     Examine,
+    KeepSetOffs,
     Reconcile,
 )
 from p2pgrid.desk.records_desk import RecordsDesk
+from p2pgrid.desk.set_offs import channels_of
 from p2pgrid.desk.settling import chosen, looking_ahead, preview
 from p2pgrid.desk.standing import (
     NOTHING,
@@ -62,6 +64,10 @@ class ClientDesk:
                 return await self._settle(ask)
             case Examine() if self._condition is not None:
                 return self._condition()
+            case KeepSetOffs() if self._records is not None:
+                kept = await self._records.perform(ask)
+                self._purchaser.sessions.settle_soon(channels_of(ask))
+                return kept
             case _ if self._records is not None and isinstance(ask, DeskAsk):
                 return await self._records.perform(ask)
         raise UsageError(f"a gateway cannot do {type(ask).__name__}.")

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 from p2pgrid.client.cards import CardBook
@@ -239,6 +239,23 @@ class Sessions(Mapping[str, ProviderSession]):
                 one.disputes.said(signed)
             return False
         return True
+
+    def settle_soon(self, channels: Collection[bytes]) -> None:
+        """These channels have records of settlement that their providers lack: bring them together now, or on the next
+        link. Channels of others are passed over. Raises LedgerError.
+        """
+        for channel in self._ledger.channels():
+            channel_id, terms = channel.message.channel, channel.message
+            if self.buying is None or channel_id not in channels or terms.client != self._key.public_key.raw:
+                continue
+            if self._has_channel is not None and not self._has_channel(channel_id):
+                continue
+            holding = [one for one in self._sessions.values() if one.disputes.covers(channel_id)]
+            provider = parse_public_key(terms.provider).peer_id
+            if not holding and provider not in self._quarantine:
+                holding = [self.with_provider(provider)]
+            for session in holding:
+                session.statements.soon(channel_id)
 
     def _is_closed_after_use(self, peer_id: str) -> bool:
         session = self._sessions.get(peer_id)

@@ -114,7 +114,8 @@ class StatementClient:
     async def bring_together(self, link: LinkConnection, channel: Signed[Channel], done: ChannelSettled) -> None:
         """Each side gets the records of settlement that it lacks."""
         channel_id = channel.message.channel
-        held = settled_records(self._ledger, channel_id, details_of(self._details, channel.message))
+        details = details_of(self._details, channel.message)
+        held = settled_records(self._ledger, channel_id, details, now_ms=self._now_ms())
         by_id = {one.id: one.record for one in held}
         records: list[Record] = []
         after, pages, n_bytes = BEGIN, 0, 0

@@ -114,6 +114,11 @@ class Statements:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
 
+    def soon(self, channel: bytes) -> None:
+        """Bring a channel's records together as soon as there is a link: this side has something new."""
+        self._wanted.add(channel)
+        self._wake.set()
+
     def all_channels(self) -> list[Signed[Channel]]:
         """With the provider under any of its keys, oldest first. Raises LedgerError."""
         return self._channels()

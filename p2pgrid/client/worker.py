@@ -46,6 +46,7 @@ from p2pgrid.client.worker_calls import (
     Lifted,
     Quarantined,
     ReconcileWith,
+    SettleSoon,
     SettleWith,
 )
 from p2pgrid.config import DataFolder
@@ -262,6 +263,7 @@ class Worker:
         self._server: WorkerServer | None = None
         self._tasks: set[asyncio.Task[object]] = set()
         own.bus.on(HasChannel, self._has_channel)
+        own.bus.on(SettleSoon, self._settle_soon)
         own.bus.on(Quarantined, lambda one: self._quarantine.heard(one.peer, one.reason, one.since_ms))
         own.bus.on(Lifted, self._lifted)
         own.bus.on(StopWorker, self._stop)
@@ -365,6 +367,10 @@ class Worker:
             raise UsageError("there is no such dispute on record.")
         said = row.answer if row.answer is not None and row.answer.id == ask.record_id else row.dispute
         return await self._purchaser.sessions.deliver_dispute(said)
+
+    def _settle_soon(self, message: SettleSoon) -> None:
+        if self._purchaser is not None:  # else it is settled on the first link
+            self._purchaser.sessions.settle_soon(message.channels)
 
     def _has_channel(self, message: HasChannel) -> None:
         self._channels.add(message.channel)

@@ -148,6 +148,14 @@ class HasChannel(BusMessage, frozen=True):
     channel: bytes
 
 
+class SettleSoon(BusMessage, frozen=True):
+    """These channels have records of settlement that their providers lack."""
+
+    NUMBER = 67
+
+    channels: tuple[bytes, ...]
+
+
 class Quarantined(BusMessage, frozen=True):
     """A provider is dealt with no more."""
 

@@ -10,7 +10,7 @@ import asyncio
 import functools
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final, Self
 
@@ -41,15 +41,17 @@ from p2pgrid.client.worker_calls import (
     Lifted,
     Quarantined,
     ReconcileWith,
+    SettleSoon,
     SettleWith,
 )
 from p2pgrid.commands.address import socket_path
 from p2pgrid.commands.server import serve_commands
 from p2pgrid.commands.wire import About
 from p2pgrid.config import ClientConfig, DataFolder, NetworkEntry
-from p2pgrid.desk.asks import Allowed, AllowPeer, DeskAsk, Reconcile
+from p2pgrid.desk.asks import Allowed, AllowPeer, DeskAsk, KeepSetOffs, Reconcile
 from p2pgrid.desk.erasing import ErasesDaily
 from p2pgrid.desk.records_desk import RecordsDesk
+from p2pgrid.desk.set_offs import channels_of
 from p2pgrid.desk.settling import look_ahead
 from p2pgrid.desk.standing import ChannelChanges, Reconciled
 from p2pgrid.desk.statements import Settle, Settled
@@ -156,6 +158,11 @@ class GatewayWorkers(WorkerSet):
             return await calls.ask(Deliver(said.id), bool)
         except LocalError:
             return False  # the worker has just ended: it is told on the next link
+
+    def settle_soon(self, channels: Collection[bytes]) -> None:
+        """Have the workers bring these channels' records of settlement together with their providers."""
+        for bus in self._all_buses.values():
+            bus.send(SettleSoon(tuple(channels)))
 
     def allow(self, peer: str) -> Allowed:
         """Lift a provider's quarantine everywhere. Raises LocalError."""
@@ -357,6 +364,10 @@ class GatewayNode:
                 return await self._look_ahead(ask)
             case Settle():
                 return await self._workers.settle(ask)
+            case KeepSetOffs():
+                kept = await self._records.perform(ask)
+                self._workers.settle_soon(channels_of(ask))
+                return kept
             case _ if isinstance(ask, DeskAsk):
                 return await self._records.perform(ask)
         raise UsageError(f"a gateway cannot do {type(ask).__name__}.")

@@ -59,6 +59,7 @@ class RecordsDesk:
         self._now_ms: Final = now_ms
         self._erase_salts: Final = erase_salts
         self._deliver: Final = deliver
+        self._one_at_a_time: Final = asyncio.Lock()
 
     async def perform(self, ask: DeskAsk) -> Recorded | Erased | PaymentsBooked | KeptSetOffs:
         """Do what was asked; it is durable when this returns. Raises P2pgridError."""
@@ -74,7 +75,8 @@ class RecordsDesk:
             case EraseExpired():
                 return await self._erase_expired(ask)
             case KeepSetOffs():
-                return await keep_set_offs(self._ledger, self._keys, ask, self._now_ms())
+                async with self._one_at_a_time:  # each is held against what those before have promised
+                    return await keep_set_offs(self._ledger, self._keys, ask, self._now_ms())
 
     async def _record(self, signed: Said) -> Recorded:
         ledger = self._ledger

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -12,9 +12,9 @@ from p2pgrid.ledger.base import Ledger
 from p2pgrid.proto.cycle import Cycle, CycleVerdict, Leg
 from p2pgrid.proto.keys import SecretKey, parse_public_key
 from p2pgrid.proto.messages import Channel
-from p2pgrid.proto.record import Message, Record, Signed, parse_json_line
+from p2pgrid.proto.record import Message, Record, Signed, parse_json_line, parse_message
 from p2pgrid.proto.set_off import SetOff, SetOffSide
-from p2pgrid.proto.set_off_rules import is_in_force, signer_keys
+from p2pgrid.proto.set_off_rules import channels_named, is_in_force, signer_keys
 from p2pgrid.settlement.payments.cents import format_cents
 from p2pgrid.settlement.set_off.agree import check_channels, our_side, verify_set_off
 from p2pgrid.settlement.set_off.claims import open_claims
@@ -83,14 +83,22 @@ async def keep_set_offs(ledger: Ledger, keys: Sequence[SecretKey], ask: KeepSetO
         _check_not_beyond(ledger, keys, kept, channels, now_ms)
     others = [line for line, record in zip(ask.lines, records, strict=True) if record not in set_offs]
     cycle = _checked_cycle([line.encode() for line in others], keys, channels) if others else None
-    said = None if cycle is None else _said_first(ledger, cycle)
+    said = {} if cycle is None else _said_first(ledger, cycle, keys)
     ours = [] if cycle is None else [one for one in cycle.records if not _contradicts(one, said)]
     if kept or ours:
         await ledger.append(*kept, *ours)
     for one in cycle.verdicts if cycle is not None else ():
         if _contradicts(one, said):
-            await ledger.append_evidence(one.record, "two-records-one-slot: the timekeeper has said another thing")
+            await ledger.append_evidence(one.record, "two-records-one-slot: the timekeeper has said it otherwise")
     return KeptSetOffs(ids=tuple(one.id.hex() for one in (*kept, *ours)))
+
+
+def channels_of(ask: KeepSetOffs) -> set[bytes]:
+    """The channels that its records name: whose other side has something to come for. Raises UsageError."""
+    records = [_parse(number, line) for number, line in enumerate(ask.lines, start=1)]
+    kinds: dict[str, type[Message]] = {kind.payload_type: kind for kind in (SetOff, Cycle)}
+    named = [parse_message(one, kinds[one.payload_type]) for one in records if one.payload_type in kinds]
+    return {channel for message in named for channel in channels_named(message)}
 
 
 def set_off_views(books: AllBooks, us: Operator, *, refused: Collection[bytes], now_ms: int) -> list[SetOffView]:
@@ -215,16 +223,24 @@ def _checked_cycle(lines: list[bytes], keys: Sequence[SecretKey], channels: dict
     return file
 
 
-def _said_first(ledger: Ledger, file: CycleFile) -> bytes | None:
-    """The id of the verdict that stands: the one on record, else one that settles the cycle, else any."""
+def _said_first(ledger: Ledger, file: CycleFile, keys: Sequence[SecretKey]) -> dict[bool, bytes]:
+    """The ids of the words that stand, "complete" and "not complete": those on record, else the earliest.
+
+    A timekeeper that says both is a fraud; the other parties keep both, and so come to the same state. One whose key is
+    among `keys` never does: raises UsageError.
+    """
     channel = file.cycle.message.debts[0].channel
-    before = [one.id for one in ledger.settlement(CycleVerdict, channel) if one.message.cycle == file.cycle.id]
-    said = sorted(file.verdicts, key=lambda one: (not one.message.is_complete, one.id))
-    return next(iter([*before, *(one.id for one in said)]), None)
+    before = [one for one in ledger.settlement(CycleVerdict, channel) if one.message.cycle == file.cycle.id]
+    said: dict[bool, bytes] = {}
+    for one in (*before, *sorted(file.verdicts, key=lambda one: (one.message.judged_ms, one.id))):
+        said.setdefault(one.message.is_complete, one.id)
+    if len(said) > 1 and file.cycle.message.timekeeper in {key.public_key.raw for key in keys}:
+        raise UsageError("another word on this cycle is on record: a timekeeper says one thing, for ever.")
+    return said
 
 
-def _contradicts(one: Signed[Message], said: bytes | None) -> bool:
-    return isinstance(one.message, CycleVerdict) and one.id != said
+def _contradicts(one: Signed[Message], said: Mapping[bool, bytes]) -> bool:
+    return isinstance(one.message, CycleVerdict) and one.id != said[one.message.is_complete]
 
 
 def _side_view(signed: Signed[SetOff], side: SetOffSide) -> SetOffSideView:

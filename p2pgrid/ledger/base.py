@@ -174,7 +174,8 @@ class Ledger(Protocol):
         """All records of a type of settlement's in a channel, in the order of arrival. Raises LedgerError.
 
         Statements, invoices, payments; set-offs that take something off its debt; cycles that it is in, with all their
-        legs, those of other channels too, and what their timekeepers say.
+        legs, those of other channels too, and what their timekeepers say. What names the channel with other parties, or
+        in another currency, than it has is left out: anybody may have signed that.
         """
 
     def mentioned(self, channel: bytes, after: int) -> set[bytes]:

@@ -46,7 +46,7 @@ from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.pricing import is_billed_by_voucher
 from p2pgrid.proto.record import M, Message, Record, Signed
-from p2pgrid.proto.set_off_rules import NAMING_TYPES, channels_named
+from p2pgrid.proto.set_off_rules import NAMING_TYPES, channels_named, is_of_channel
 
 _Slot = tuple[str, tuple[str, ...], tuple[int | str, ...]]
 _Change = Callable[["_Books"], None]
@@ -315,7 +315,9 @@ class MemoryLedger:
         """All records of a type of settlement's in a channel, in the order of arrival. Raises LedgerError."""
         if message_type in NAMING_TYPES:
             rows = [row for message, row in self._books.of(message_type) if self._is_of(message, channel)]
-            return [read_named(row.record, message_type) for row in rows]
+            named = [read_named(row.record, message_type) for row in rows]
+            known = [of_it for of_it, _ in self._books.of(Channel, channel)]
+            return [one for one in named if all(is_of_channel(one.message, of_it) for of_it in known)]
         return [self._signed(row.record, message_type, channel) for _, row in self._books.of(message_type, channel)]
 
     def mentioned(self, channel: bytes, after: int) -> set[bytes]:

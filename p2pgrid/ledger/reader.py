@@ -45,7 +45,7 @@ from p2pgrid.proto.dispute import Answer, Dispute
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Status, Voucher
 from p2pgrid.proto.pricing import is_billed_by_voucher
 from p2pgrid.proto.record import M, Message, Record, Signed, parse_message
-from p2pgrid.proto.set_off_rules import NAMING_TYPES
+from p2pgrid.proto.set_off_rules import NAMING_TYPES, is_of_channel
 
 _FETCH_ROWS: Final = 256
 _BY_VOUCHER: Final = ", ".join(f"'{status.value}'" for status in Status if is_billed_by_voucher(status))
@@ -232,7 +232,10 @@ class SqliteReader:
         sql = f"SELECT payload, signatures FROM {table.name} WHERE {table.of_channel} ORDER BY seq"
         rows = [_record(message_type, row) for row in self._rows(sql, {"channel": channel.hex()})]
         if message_type in NAMING_TYPES:
-            return [read_named(record, message_type) for record in rows]
+            named = [read_named(record, message_type) for record in rows]
+            known = self._rows("SELECT payload, signatures FROM channels WHERE channel = ?", channel.hex())
+            of_it = _message(Channel, known[0]) if named and known else None
+            return [one for one in named if of_it is None or is_of_channel(one.message, of_it)]
         parties = self._channel(channel) if rows else None
         return [read_signed(record, message_type, parties) for record in rows if parties is not None]
 

@@ -469,7 +469,8 @@ VERDICTS: Final = Table(
     message_type=CycleVerdict,
     columns={"timekeeper": str, "cycle": str, "is_complete": int, "judged_ms": int},
     values=lambda m: (_peer_id(m.timekeeper), m.cycle.hex(), int(m.is_complete), m.judged_ms),
-    slots=(("timekeeper", "cycle"),),
+    # Whoever was shown another word than the other side must come to the same state: see `cycle_rules.state_of`.
+    slots=(("timekeeper", "cycle", "is_complete"),),
     references_channel=False,
     of_channel=_OF_CYCLE,
 )

@@ -80,8 +80,8 @@ class SetOff(Message, frozen=True, kw_only=True):
     def check(self) -> None:
         if self.first.channel >= self.second.channel:
             raise InvalidRecord("out-of-range", "a set-off's first side is that with the lower channel id.")
-        if self.first.creditor == self.second.creditor:
-            raise InvalidRecord("out-of-range", "a set-off is between two creditors.")
+        if self.first.creditor == self.second.creditor or self.first.debtor == self.second.debtor:
+            raise InvalidRecord("out-of-range", "a set-off is between two creditors, and between two debtors.")
         for side, other in (self.sides, self.sides[::-1]):
             if side.creditor == side.debtor:
                 raise InvalidRecord("out-of-range", "nobody owes itself.")

@@ -87,6 +87,13 @@ def faults_of_parties(message: SetOff | Cycle | Leg, channel: Channel) -> list[F
     return []
 
 
+def is_of_channel(message: Message, channel: Channel) -> bool:
+    """False if a record of `NAMING_TYPES` says of that channel what is not so: it is none of the channel's then."""
+    return isinstance(message, CycleVerdict) or not (
+        isinstance(message, SetOff | Cycle | Leg) and faults_of_parties(message, channel)
+    )
+
+
 def faults_of_leg(leg: Leg, cycle: Cycle) -> list[Fault]:
     """Is it one of the cycle's legs? `set-off-mismatch`."""
     if leg in legs_of(cycle, leg.cycle):

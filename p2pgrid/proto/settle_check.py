@@ -16,14 +16,28 @@ from p2pgrid.errors import InvalidRecord, ProtocolViolation
 from p2pgrid.proto.billing_details import BillingDetails
 from p2pgrid.proto.billing_rules import Bookings, fault_of_payments, faults_of_invoices
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
+from p2pgrid.proto.cycle import Cycle, CycleVerdict, Leg
 from p2pgrid.proto.dispute_rules import DAY_MS
 from p2pgrid.proto.keys import PublicKey, parse_public_key
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import PARTIES, Message, Record, Role, Signed, parse_message, verify_record
-from p2pgrid.proto.settle_exchange import KINDS, MOST_RECORDS, place_of
+from p2pgrid.proto.rules import Fault
+from p2pgrid.proto.set_off import SetOff
+from p2pgrid.proto.set_off_rules import (
+    NAMING_TYPES,
+    channels_named,
+    faults_of_leg,
+    faults_of_parties,
+    faults_of_verdict,
+    is_in_force,
+    verify_named,
+)
+from p2pgrid.proto.settle_exchange import KINDS, LAPSED_MS, MOST_RECORDS, place_of
 from p2pgrid.proto.statement import Invoice, Payment, PaymentKind, Statement
 
 CONFLICT: Final = "two-records-one-slot: another record of settlement is on record in its place"
+MOST_PROPOSED: Final = 64
+"""Set-offs of a channel that one side alone has signed, and likewise cycles that are not settled, which are kept."""
 BOOKED_TWICE: Final = "payment-mismatch: a movement of money that is on record was booked again"
 
 
@@ -41,6 +55,8 @@ class Taken:
     """Sound, and in the place of another: evidence, with the reason."""
     waiting: list[tuple[Signed[Any], str]] = field(default_factory=list)
     """Sound by themselves, and not kept: why, in a sentence."""
+    now_ms: int = 0
+    """When they came."""
 
 
 def check_taken(
@@ -56,7 +72,7 @@ def check_taken(
     checked = [_checked(record, channel, now_ms) for record in sent]
     if len({one.id for one in checked}) < len(checked):
         raise ProtocolViolation("a record of settlement came twice at once.")
-    taken = Taken()
+    taken = Taken(now_ms=now_ms)
     for kind, check in CHECKS.items():
         new = sorted((one for one in checked if isinstance(one.message, kind)), key=place_of)
         if new:
@@ -69,6 +85,8 @@ def _checked(record: Record, channel: Channel, now_ms: int) -> Signed[Any]:
     if kind is None:
         raise ProtocolViolation(f"a record of type {record.payload_type[:64]!r} came where settlement was exchanged.")
     message: Any = parse_message(record, kind.message_type)
+    if isinstance(message, NAMING_TYPES):
+        return _checked_named(record, message, channel)
     roles = _signers_of(message, record)
     signed: Signed[Any] = verify_record(record, kind.message_type, {role: _key_of(channel, role) for role in roles})
     if isinstance(message, BillingDetails):
@@ -84,6 +102,21 @@ def _checked(record: Record, channel: Channel, now_ms: int) -> Signed[Any]:
         code = f"{record.payload_type.split('/')[2]}-mismatch"
         raise InvalidRecord(code, f"the record is in {message.currency}, its channel in {channel.currency}.")
     return signed
+
+
+def _checked_named(record: Record, message: Message, channel: Channel) -> Signed[Any]:
+    """Records that name their signers. Legs of other channels, and verdicts, are the channel's by their cycle."""
+    signed = verify_named(record, type(message))
+    if isinstance(message, SetOff | Cycle) and channel.channel not in channels_named(message):
+        raise ProtocolViolation("a record of settlement of another channel came.")
+    if isinstance(message, SetOff | Cycle | Leg):
+        _raise_first(faults_of_parties(message, channel))
+    return signed
+
+
+def _raise_first(faults: Sequence[Fault]) -> None:
+    for fault in faults:
+        raise InvalidRecord(fault.code, fault.sentence)
 
 
 def _signers_of(message: Message, record: Record) -> list[Role]:
@@ -197,6 +230,101 @@ def _take_payments(
             taken.keep += payments
 
 
+def _take_set_offs(
+    new: Sequence[Signed[Any]], held: Sequence[Signed[Any]], taken: Taken, channel: Channel, own: Role
+) -> None:
+    on_record = [one for one in held if isinstance(one.message, SetOff)]
+    slots = {_nonce_of(one.message): one.id for one in on_record}
+    known = set(slots.values())
+    proposed = sum(not is_in_force(one) for one in on_record)
+    for one in new:
+        message: SetOff = one.message
+        if slots.setdefault(_nonce_of(message), one.id) != one.id:
+            taken.conflicting.append((one.record, CONFLICT))
+        elif _is_early(message.agreed_ms, one, taken):
+            continue
+        elif is_in_force(one) or one.id in known:
+            taken.keep.append(one)
+        elif taken.now_ms > message.until_ms + LAPSED_MS:
+            taken.waiting.append((one, "a set-off was proposed, and its last day is over."))
+        elif proposed >= MOST_PROPOSED:
+            taken.waiting.append((one, f"a set-off was proposed, and {proposed} of this channel wait already."))
+        else:
+            proposed += 1
+            taken.keep.append(one)
+
+
+def _take_cycles(
+    new: Sequence[Signed[Any]], held: Sequence[Signed[Any]], taken: Taken, channel: Channel, own: Role
+) -> None:
+    on_record = [one for one in held if isinstance(one.message, Cycle)]
+    slots = {(one.message.proposer, one.message.nonce): one.id for one in on_record}
+    settled = {one.message.cycle for one in held if isinstance(one.message, CycleVerdict) and one.message.is_complete}
+    proposed = sum(one.id not in settled for one in on_record)
+    for one in new:
+        message: Cycle = one.message
+        if slots.setdefault((message.proposer, message.nonce), one.id) != one.id:
+            taken.conflicting.append((one.record, CONFLICT))
+        elif _is_early(message.proposed_ms, one, taken):
+            continue
+        elif proposed >= MOST_PROPOSED:
+            taken.waiting.append((one, f"a cycle was proposed, and {proposed} of this channel wait already."))
+        else:
+            proposed += 1
+            taken.keep.append(one)
+
+
+def _take_legs(
+    new: Sequence[Signed[Any]], held: Sequence[Signed[Any]], taken: Taken, channel: Channel, own: Role
+) -> None:
+    cycles = _cycles(held, taken)
+    for one in new:
+        cycle = cycles.get(one.message.cycle)
+        if cycle is None:
+            taken.waiting.append((one, "a leg came of a cycle that is not on record."))
+            continue
+        _raise_first(faults_of_leg(one.message, cycle))
+        taken.keep.append(one)
+
+
+def _take_verdicts(
+    new: Sequence[Signed[Any]], held: Sequence[Signed[Any]], taken: Taken, channel: Channel, own: Role
+) -> None:
+    cycles = _cycles(held, taken)
+    said = [one for one in held if isinstance(one.message, CycleVerdict)]
+    slots = {(one.message.timekeeper, one.message.cycle, one.message.is_complete): one.id for one in said}
+    for one in new:
+        message: CycleVerdict = one.message
+        cycle = cycles.get(message.cycle)
+        if cycle is None:
+            taken.waiting.append((one, "a timekeeper's word came of a cycle that is not on record."))
+            continue
+        _raise_first(faults_of_verdict(message, cycle))
+        # One that says both is caught by an audit; both words are kept, so that both sides come to the same state.
+        if slots.setdefault((message.timekeeper, message.cycle, message.is_complete), one.id) != one.id:
+            taken.conflicting.append((one.record, CONFLICT))
+        elif not _is_early(message.judged_ms, one, taken):
+            taken.keep.append(one)
+
+
+def _nonce_of(message: SetOff) -> tuple[bytes, bytes, bytes]:
+    return message.first.channel, message.second.channel, message.nonce
+
+
+def _cycles(held: Sequence[Signed[Any]], taken: Taken) -> dict[bytes, Cycle]:
+    """On record, or about to be."""
+    return {one.id: one.message for one in (*held, *taken.keep) if isinstance(one.message, Cycle)}
+
+
+def _is_early(said_ms: int, one: Signed[Any], taken: Taken) -> bool:
+    """Dated in the future: it waits, for whoever sends it need not be the one who dated it."""
+    if said_ms <= taken.now_ms + CLOCK_TOLERANCE_MS:
+        return False
+    seconds = (said_ms - taken.now_ms) // 1000
+    taken.waiting.append((one, f"a {one.record.payload_type} came that is dated {seconds} s in the future."))
+    return True
+
+
 def _entry(payment: Payment) -> tuple[bytes, str, bytes] | None:
     """What a movement of money is booked once for; None where that is told otherwise (docs/spec/audit.md, 43a)."""
     if not payment.entry or payment.kind is PaymentKind.REALLOCATED:
@@ -220,5 +348,9 @@ CHECKS: Final[dict[type[Message], Check]] = {
     Statement: _take_statements,
     Invoice: _take_invoices,
     Payment: _take_payments,
+    SetOff: _take_set_offs,
+    Cycle: _take_cycles,
+    Leg: _take_legs,
+    CycleVerdict: _take_verdicts,
 }
 """What a kind's records are held against, in the order of the kinds."""

@@ -14,7 +14,12 @@ from typing import Any, Final, Protocol
 
 from p2pgrid.errors import ProtocolViolation
 from p2pgrid.proto.billing_details import BillingDetails
+from p2pgrid.proto.cycle import Cycle, CycleVerdict, Leg
+from p2pgrid.proto.cycle_rules import is_verdict_of
+from p2pgrid.proto.dispute_rules import DAY_MS
 from p2pgrid.proto.record import M, Message, Record, Role, Signed
+from p2pgrid.proto.set_off import SetOff
+from p2pgrid.proto.set_off_rules import is_in_force
 from p2pgrid.proto.statement import Invoice, Payment, Statement
 from p2pgrid.proto.wire import (
     MAX_COMPARED,
@@ -32,6 +37,10 @@ MOST_RECORDS: Final = 8192
 """Of one channel: a statement, an invoice and a payment a day, for years."""
 MOST_BYTES: Final = 16 * 1024 * 1024
 """Of payloads that a client takes of one channel at once."""
+LAPSED_MS: Final = DAY_MS
+"""How long after its last day a set-off of one signature still goes over."""
+FORGOTTEN_MS: Final = 30 * DAY_MS
+"""How long after its deadline a cycle that was not settled does."""
 _BITS: Final = {Role.PROVIDER: 1, Role.CLIENT: 2}
 
 
@@ -61,6 +70,10 @@ KINDS: Final = {
         SettledKind(Statement, _rank(3), lambda m: m.statement_number),
         SettledKind(Invoice, _rank(4), lambda m: m.issued_ms),
         SettledKind(Payment, _rank(5), lambda m: m.booked_ms),
+        SettledKind(SetOff, _rank(6), lambda m: m.agreed_ms),
+        SettledKind(Cycle, _rank(7), lambda m: m.proposed_ms),
+        SettledKind(Leg, _rank(8), lambda m: 0),
+        SettledKind(CycleVerdict, _rank(9), lambda m: m.judged_ms),
     )
 }
 """What is exchanged, by payload type. A further kind is a row here, and a check in `settle_check.CHECKS`."""
@@ -74,14 +87,38 @@ class SettlementLedger(Protocol):
 
 
 def settled_records(
-    ledger: SettlementLedger, channel: bytes, details: Iterable[Signed[BillingDetails] | None]
+    ledger: SettlementLedger, channel: bytes, details: Iterable[Signed[BillingDetails] | None], *, now_ms: int
 ) -> list[Signed[Any]]:
-    """All that this side holds of a channel, by place. `details`: those of both parties, as far as they are known."""
+    """All that this side holds of a channel, by place. `details`: those of both parties, as far as they are known.
+
+    What is over and came to nothing is left out: set-offs that nobody signed, cycles that were not settled.
+    """
     held: list[Signed[Any]] = [one for one in details if one is not None]
     for kind in KINDS.values():
         if kind.is_in_ledger:
             held += ledger.settlement(kind.message_type, channel)
-    return sorted(held, key=place_of)
+    cycles = _cycles_that_count(held, now_ms)
+    return sorted((one for one in held if _counts(one, cycles, now_ms)), key=place_of)
+
+
+def _cycles_that_count(held: Iterable[Signed[Any]], now_ms: int) -> set[bytes]:
+    """Cycles that may be settled yet, or that are."""
+    held = list(held)
+    known = {one.id: one.message for one in held if isinstance(one.message, Cycle)}
+    said = [one.message for one in held if isinstance(one.message, CycleVerdict) and one.message.is_complete]
+    settled = {one.cycle for one in said if one.cycle in known and is_verdict_of(one, known[one.cycle], one.cycle)}
+    return {i for i, cycle in known.items() if i in settled or now_ms <= cycle.deadline_ms + FORGOTTEN_MS}
+
+
+def _counts(one: Signed[Any], cycles: set[bytes], now_ms: int) -> bool:
+    match one.message:
+        case SetOff(until_ms=until_ms):
+            return is_in_force(one) or now_ms <= until_ms + LAPSED_MS
+        case Cycle():
+            return one.id in cycles
+        case Leg(cycle=cycle) | CycleVerdict(cycle=cycle):
+            return cycle in cycles
+    return True
 
 
 def place_of(signed: Signed[Any]) -> SettledPlace:

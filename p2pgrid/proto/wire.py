@@ -384,7 +384,7 @@ class StatementDifference(Frame, frozen=True, kw_only=True):
     """One thing that the two sides state differently."""
 
     field: Annotated[str, Meta(pattern=r"\A[a-z_]{1,32}\Z")]
-    """Of the Statement; or `receipt`, `line`, `payment`."""
+    """Of the Statement; or `receipt`, `line`, `payment`, `set_off`."""
     about: Annotated[str, Meta(max_length=160)]
     """Which, or why."""
     receipt_number: Annotated[int, Meta(ge=0, le=MAX_NUMBER)]

@@ -13,12 +13,14 @@ from p2pgrid.desk.asks import (
     Condition,
     DeskAsk,
     Examine,
+    KeepSetOffs,
     Reconcile,
     Reprice,
     Repriced,
 )
 from p2pgrid.desk.invoices import AcceptInvoice, CancelInvoice, InvoiceAsk, InvoiceDesk, IssueInvoices
 from p2pgrid.desk.records_desk import RecordsDesk
+from p2pgrid.desk.set_offs import channels_of
 from p2pgrid.desk.settling import chosen, preview
 from p2pgrid.desk.standing import Books, Reconciled, changes_since, require_channels, standing_of
 from p2pgrid.desk.statements import Settle, Settled, difference_views
@@ -75,6 +77,12 @@ class ProviderDesk:
                     for channel in {one.channel for group in groups for one in group}:
                         self._statements.news(channel)
                 return booked
+            case KeepSetOffs() if self._records is not None:
+                kept = await self._records.perform(ask)
+                if self._statements is not None:
+                    for channel in channels_of(ask):
+                        self._statements.news(channel)
+                return kept
             case _ if self._records is not None and isinstance(ask, DeskAsk):
                 return await self._records.perform(ask)
             case IssueInvoices() | CancelInvoice() | AcceptInvoice() if self._invoices is not None:

@@ -121,7 +121,8 @@ class StatementBook:
 
     def held(self, channel: OpenChannel) -> list[Signed[Any]]:
         """All records of settlement of the channel, by place. Raises LedgerError."""
-        return settled_records(self.ledger, channel.books.id, details_of(self.details, channel.books.terms))
+        details = details_of(self.details, channel.books.terms)
+        return settled_records(self.ledger, channel.books.id, details, now_ms=self._now_ms())
 
     def pending(self, channel: OpenChannel) -> Signed[Statement] | None:
         """The statement that this side alone has signed. Raises LedgerError."""

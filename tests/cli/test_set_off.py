@@ -186,8 +186,11 @@ def test_a_cycle_goes_round(tmp_path: Path) -> None:
     assert (view["amount_cents"], view["parties"], view["state"]) == (500, 3, "open")
     assert len(view["missing"]) == 4
     assert "more than 4.00" in parties[0].refused("cycles", "accept", str(file), "--most", "4.00")
-    for party in (parties[0], parties[2]):
-        view = party.told("cycles", "accept", str(file))
+    view = parties[0].told("cycles", "accept", str(file))
+    # The last one has it on record, as a neighbour's node brings it, and names it by its id.
+    parties[2].told("cycles", "import", str(file))
+    assert "no one cycle's id begins so" in parties[2].refused("cycles", "accept", "ffffffff")
+    view = parties[2].told("cycles", "accept", view["id"][:12], "--out", str(file))
     assert view["missing"] == [] and view["state"] == "open"
     assert "not the timekeeper" in parties[0].refused("cycles", "judge", str(file))
     assert timekeeper.told("cycles", "judge", str(file))["state"] == "settled"

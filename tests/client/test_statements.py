@@ -77,13 +77,14 @@ async def deal(
     sold: MemoryLedger | None = None,
     selling: Selling | None = None,
     settles_with: Buying | None = None,
+    price_output_eur: str = "0.80",
 ) -> AsyncIterator[Deal]:
     bought, sold = bought or MemoryLedger(), sold or MemoryLedger()
     issuer, receiver = Issuer(sold), Receiver()
     selling = selling or Selling(details=own_details(Role.PROVIDER), hooks=issuer)
     settles_with = settles_with or Buying(details=own_details(Role.CLIENT), hooks=receiver)
     async with (
-        provider(sold, selling=selling) as rig,
+        provider(sold, selling=selling, price_output_eur=price_output_eur) as rig,
         buying(rig, bought, settles_with=settles_with) as (purchaser, _),
     ):
         for _ in range(receipts):

@@ -212,14 +212,14 @@ async def test_of_a_cycle_all_legs_are_kept_and_exported(ledger: AnyLedger) -> N
 
 
 async def test_slots_of_cycles(ledger: AnyLedger) -> None:
-    """A timekeeper says one thing, a leg has one form, a proposer uses a nonce once."""
+    """A timekeeper says a thing once, a leg has one form, a proposer uses a nonce once."""
     d = Dealings()
     cycle = in_a_cycle(d)
     leg = make_legs(cycle, [PROVIDER])[0]
     verdict = make_verdict(cycle)
     await store(ledger, d.offer, d.channel, cycle, leg, verdict)
     for taken in (
-        make_verdict(cycle, is_complete=False, judged_ms=cycle.message.deadline_ms + 1),
+        make_verdict(cycle, judged_ms=verdict.message.judged_ms + 1),
         signed_by_names(msgspec.structs.replace(leg.message, amount_cents=1), [PROVIDER]),
         signed_by_names(msgspec.structs.replace(cycle.message, amount_cents=1), [PROVIDER]),
     ):

@@ -131,12 +131,13 @@ async def provider(
     selling: Selling | None = None,
     policy: CreditPolicy | None = None,
     standing: Standing | None = None,
+    price_output_eur: str = "0.80",
 ) -> AsyncIterator[Rig]:
     """A provider on a free port of 127.0.0.1 with a fake engine; one `ModelConfig` a name."""
     ledger = ledger if ledger is not None else MemoryLedger()
     fake = FakeVllm(models=models)
     configs = [
-        ModelConfig(name=name, price_input_eur="0.20", price_output_eur="0.80", concurrency=concurrency)
+        ModelConfig(name=name, price_input_eur="0.20", price_output_eur=price_output_eur, concurrency=concurrency)
         for name in models
     ]
     clock = now_ms = Clock(clock_ahead_ms)

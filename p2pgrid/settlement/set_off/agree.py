@@ -7,7 +7,7 @@ of as much.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from p2pgrid.errors import InvalidRecord
@@ -72,10 +72,13 @@ def our_side(message: SetOff, us: Operator) -> tuple[SetOffSide, SetOffSide] | N
     return ours[0], next(side for side in message.sides if side is not ours[0])
 
 
-def why_not_sign(signed: Signed[SetOff], books: AllBooks, us: Operator, *, now_ms: int) -> list[str]:
+def why_not_sign(
+    signed: Signed[SetOff], books: AllBooks, us: Operator, *, now_ms: int, agreed: Collection[Statement] = ()
+) -> list[str]:
     """Why we should not sign, in sentences; empty if we may. Raises LedgerError.
 
-    Each of its two channels must be in one of `books`.
+    Each of its two channels must be in one of `books`. `agreed`: drafts of statements that we have agreed to, as a
+    client: the provider may have signed them, and they cannot count it any more.
     """
     message = signed.message
     sides = our_side(message, us)
@@ -97,7 +100,7 @@ def why_not_sign(signed: Signed[SetOff], books: AllBooks, us: Operator, *, now_m
         reasons += [f"On {whose} side {fault.sentence}" for fault in faults_of_parties(message, channel)]
         claims = open_claims(ledger, channel, at_ms=now_ms, ours=us.keys, besides=(signed.id,))
         reasons += _beyond(side, claims)
-        if _stated_since(ledger, channel, message.agreed_ms) > MOST_STATEMENTS_SINCE:
+        if _stated_since(ledger, channel, message.agreed_ms, agreed) > MOST_STATEMENTS_SINCE:
             reasons.append(f"Two statements were made of {whose} side's channel since: have it proposed again.")
     return reasons
 
@@ -113,6 +116,9 @@ def _beyond(side: SetOffSide, claims: Iterable[OpenClaim]) -> list[str]:
     return reasons
 
 
-def _stated_since(ledger: SettlementRecords, channel: Channel, time_ms: int) -> int:
-    stated: Sequence[Signed[Statement]] = ledger.settlement(Statement, channel.channel)
-    return sum(one.message.stated_ms > time_ms for one in stated)
+def _stated_since(ledger: SettlementRecords, channel: Channel, time_ms: int, agreed: Collection[Statement]) -> int:
+    stated = {one.message.statement_number: one.message for one in ledger.settlement(Statement, channel.channel)}
+    for draft in agreed:
+        if draft.channel == channel.channel:
+            stated.setdefault(draft.statement_number, draft)
+    return sum(one.stated_ms > time_ms for one in stated.values())

@@ -53,7 +53,7 @@ class Operator:
         names = " and ".join(parse_public_key(key).peer_id for key in (sells, buys))
         raise UsageError(
             f"no card names both {names}, the keys with which this operator sells and buys.",
-            hint="Issue one with `p2pgrid card issue --peer KEY --peer KEY`, and give the other side's to this node.",
+            hint="Name both in one: `p2pgrid card sign --peer KEY --peer KEY`. The other side's comes with its offers.",
         )
 
 

@@ -128,8 +128,10 @@ async def statement_of(
     vat: VatOf,
     *,
     payments_cents: int | None = None,
+    set_off_cents: int | None = None,
 ) -> Statement:
-    """The next statement over these receipts. `payments_cents`: where it is not what is booked by its time.
+    """The next statement over these receipts. `payments_cents`, `set_off_cents`: where it is not what is on record by
+    its time.
 
     Of very many receipts it is made in a thread, so that the loop has its turns.
     """
@@ -142,7 +144,7 @@ async def statement_of(
         contests=books.contests,
         credited_pico=books.credited_pico,
         payments_cents=books.payments_cents(period.stated_ms) if payments_cents is None else payments_cents,
-        set_off_cents=books.set_off_cents(period.stated_ms),
+        set_off_cents=books.set_off_cents(period.stated_ms) if set_off_cents is None else set_off_cents,
         period=period,
         vat=vat,
     )

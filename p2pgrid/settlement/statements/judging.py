@@ -1,7 +1,8 @@
 """The client's look at what the provider states: its own statement from its own ledger, and every difference.
 
 No difference means that both made the same bytes. What the provider had signed before an exchange was cut off is judged
-likewise, but that payments which came since may be counted in the next one (docs/spec/audit.md, rule 42).
+likewise, but that payments and set-offs which came since may be counted in the next one (docs/spec/audit.md, rules 42
+and 42a).
 """
 
 from __future__ import annotations
@@ -85,7 +86,13 @@ async def judge(
     payments_cents = books.payments_cents(theirs.stated_ms)
     if is_signed and _may_be_counted(books, theirs):
         payments_cents = theirs.payments_cents
-    ours = await statement_of(position, receipts, period, vat, payments_cents=payments_cents)
+    set_off_cents = books.set_off_cents(theirs.stated_ms)
+    if is_signed and 0 <= theirs.set_off_cents <= books.set_off_cents(theirs.stated_ms + CLOCK_TOLERANCE_MS):
+        # The second signature may have come since: the provider could not count it, and cannot draft anew.
+        set_off_cents = theirs.set_off_cents
+    ours = await statement_of(
+        position, receipts, period, vat, payments_cents=payments_cents, set_off_cents=set_off_cents
+    )
     known = {one.field for one in found}
     found += [one for one in differences(ours, theirs) if one.field not in known]
     found += _explained(books, {one.field for one in found}, theirs)
@@ -173,6 +180,15 @@ def _explained(books: Books, fields: set[str], theirs: Statement) -> list[Statem
             difference("payment", about=f"{one.reference} of {_utc(one.booked_ms)}", client=f"{one.amount_cents} cents")
             for one in counted[:_MOST_NAMED]
         ]
+    if "set_off_cents" in fields:
+        counted_cents = 0
+        for taken in reversed([one for one in books.set_off if one.at_ms <= theirs.stated_ms]):
+            if counted_cents >= books.set_off_cents(theirs.stated_ms) or len(found) == 2 * _MOST_NAMED:
+                break  # those before are in statements
+            counted_cents += taken.cents
+            what = "a leg of a cycle" if taken.is_cycle else "a set-off"
+            about = f"{what}, {taken.record_id.hex()[:16]}, of {_utc(taken.at_ms)}"
+            found.append(difference("set_off", about=about, client=f"{taken.cents} cents"))
     if fields & {"credits_pico", "held_pico"}:
         of_it = [one for one in books.contests if one.receipt_number <= theirs.last_receipt]
         for one in [c for c in of_it if c.is_credited(theirs.stated_ms) or c.is_open(theirs.stated_ms)][-_MOST_NAMED:]:

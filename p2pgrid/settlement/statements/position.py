@@ -12,8 +12,10 @@ from p2pgrid.ledger.base import BilledReceipt, DisputeRow
 from p2pgrid.proto.contested import Contest, Taken, contest_of, taken_at
 from p2pgrid.proto.messages import Channel, Offer, Receipt, Tariff
 from p2pgrid.proto.record import M, Role, Signed
+from p2pgrid.proto.set_off_rules import TakenOff, set_off_to_state
 from p2pgrid.proto.statement import Payment, Statement
 from p2pgrid.proto.statement_making import Stated
+from p2pgrid.settlement.set_off.claims import in_force
 
 MOST_RECEIPTS: Final = 100_000
 """Of one statement: those above go to the next."""
@@ -56,8 +58,8 @@ class Books:
     disputed: frozenset[int]
     """Receipts that the client disputes."""
     payments: tuple[Payment, ...]
-    set_off: tuple[tuple[int, int], ...]
-    """What was set off: cents, and when."""
+    set_off: tuple[TakenOff, ...]
+    """What set-offs and cycles in force take off its debt, by time."""
 
     @property
     def last(self) -> Signed[Statement] | None:
@@ -86,8 +88,8 @@ class Books:
 
     def set_off_cents(self, at_ms: int) -> int:
         """Set off by that time and in no statement yet."""
-        done = sum(cents for cents, set_off_ms in self.set_off if set_off_ms <= at_ms)
-        return done - sum(one.message.set_off_cents for one in self.statements)
+        counted_cents = sum(one.message.set_off_cents for one in self.statements)
+        return set_off_to_state(self.set_off, stated_ms=at_ms, counted_cents=counted_cents)
 
     def taken(self, last_receipt: int, at_ms: int) -> Taken:
         """What disputes come to."""
@@ -98,7 +100,7 @@ class Books:
         stated = self.last.message if self.last is not None else None
         stated_ms = stated.stated_ms if stated is not None else 0
         moments = [one.booked_ms for one in self.payments if one.booked_ms <= now_ms]
-        moments += [set_off_ms for _, set_off_ms in self.set_off if set_off_ms <= now_ms]
+        moments += [one.at_ms for one in self.set_off if one.at_ms <= now_ms]
         found = []
         if self.payments_cents(now_ms) or self.set_off_cents(now_ms):
             found.append(min((one for one in moments if one > stated_ms), default=now_ms))
@@ -137,13 +139,8 @@ def read_books(ledger: StatedLedger, channel: Signed[Channel]) -> Books:
         contests=tuple(_contests(ledger, terms, rows)),
         disputed=frozenset(row.dispute.message.receipt_number for row in rows if row.dispute.message.by is Role.CLIENT),
         payments=tuple(one.message for one in ledger.settlement(Payment, terms.channel)),
-        set_off=tuple(set_off_of(ledger, terms)),
+        set_off=tuple(in_force(ledger, terms.channel)),
     )
-
-
-def set_off_of(ledger: StatedLedger, channel: Channel) -> Iterable[tuple[int, int]]:
-    """What was set off of the channel's debt: cents, and when. No record of it is exchanged yet."""
-    return ()
 
 
 async def read_position(ledger: StatedLedger, books: Books, *, last_receipt: int | None = None) -> Position:

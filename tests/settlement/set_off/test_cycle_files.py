@@ -200,7 +200,7 @@ async def test_files_that_are_none() -> None:
         file.judged(parties[0].key, None, now_ms=AT_MS)
 
 
-async def test_a_timekeeper_that_said_both_is_kept_as_evidence() -> None:
+async def test_both_words_of_a_timekeeper_are_kept_so_that_all_come_to_the_same() -> None:
     parties, debts = await ring(500, 600, 700)
     file = proposed(parties, parties[0])
     for party in parties:
@@ -212,8 +212,13 @@ async def test_a_timekeeper_that_said_both_is_kept_as_evidence() -> None:
     both = CycleFile(file.cycle, file.legs, tuple(verdicts))
     assert both.state is CycleState.SETTLED
     await kept(parties[0], passed_on(both))
-    assert [reason.partition(":")[0] for _, reason in parties[0].ledger.evidence()] == ["two-records-one-slot"]
     assert open_cents(parties[0], debts) == 200
+    again = make_verdict(file.cycle, TIMEKEEPER, judged_ms=DEADLINE_MS - 1)
+    await kept(parties[0], passed_on(CycleFile(file.cycle, file.legs, (again,))))
+    assert [reason.partition(":")[0] for _, reason in parties[0].ledger.evidence()] == ["two-records-one-slot"]
+    keeper = Party("timekeeper")
+    with pytest.raises(UsageError, match="says one thing"):
+        await keep_set_offs(keeper.ledger, [TIMEKEEPER], KeepSetOffs(lines=lines_of(both.records)), AT_MS)
 
 
 async def test_an_operator_of_two_keys_is_one_party() -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,26 +14,36 @@ from hypothesis import strategies as st
 from p2pgrid.errors import InvalidRecord, ProtocolViolation
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.proto.billing_details import BillingDetails
+from p2pgrid.proto.cycle import Cycle
 from p2pgrid.proto.messages import Offer
 from p2pgrid.proto.record import Record, Role, Signed, sign_message
-from p2pgrid.proto.settle_check import CHECKS, Taken, check_taken
+from p2pgrid.proto.set_off import SetOff
+from p2pgrid.proto.settle_check import CHECKS, MOST_PROPOSED, Taken, check_taken
 from p2pgrid.proto.settle_exchange import BEGIN, END, KINDS, compare, page_of, place_of, settled_records
 from p2pgrid.proto.statement import Invoice, Payment, Statement
 from p2pgrid.proto.wire import MAX_COMPARED, MAX_SETTLED, HeldSettled, SettledPlace, SettlementHeld
 from tests.factories import (
     CLIENT,
     DAY_MS,
+    NOW_MS,
     PROVIDER,
     Dealings,
     digest,
     make_channel,
+    make_cycle,
     make_invoice,
+    make_legs,
     make_payment,
     make_prepayment,
+    make_set_off,
+    make_verdict,
     resigned,
+    secret_key,
+    set_off_side,
+    signed_by_names,
 )
 from tests.settlement.statements.parts import DictDetails, details_of
-from tests.settlement.statements.two_sides import Sides
+from tests.settlement.statements.two_sides import Sides, later
 
 
 async def settled(statements: int = 2) -> Sides:
@@ -51,7 +62,7 @@ async def settled(statements: int = 2) -> Sides:
 
 
 def held(ledger: MemoryLedger, channel: bytes) -> list[Signed[Any]]:
-    return settled_records(ledger, channel, ())
+    return settled_records(ledger, channel, (), now_ms=NOW_MS)
 
 
 async def test_both_come_to_hold_all_and_a_lost_ledger_gets_all_back() -> None:
@@ -333,3 +344,184 @@ def test_every_kind_has_its_check_in_the_order_of_the_ranks() -> None:
     assert [kind.message_type for kind in KINDS.values()] == list(CHECKS)
     assert {BillingDetails, Statement, Invoice, Payment} <= set(CHECKS) and Offer not in CHECKS
     assert asyncio.iscoroutinefunction(Sides.settle)
+
+
+# -- set-offs and cycles ---------------------------------------------------------------------------------------------
+
+BACK = make_channel(CLIENT, PROVIDER, name="back")
+THIRD = secret_key("third")
+
+
+def set_off_of(sides: Sides, keys: Sequence[Any] = (PROVIDER, CLIENT), *, cents: int = 1, **changes: Any) -> Any:
+    statement = sides.statements()[0]
+    invoice = make_invoice(statement)
+    given = {"agreed_ms": sides.now_ms, **changes}
+    one, other = (set_off_side(channel, (invoice, cents)) for channel in (sides.dealings.channel, BACK))
+    return make_set_off(one, other, keys, **given)
+
+
+def cycle_of(sides: Sides, **changes: Any) -> Signed[Cycle]:
+    others = make_channel(THIRD, PROVIDER, name="second"), make_channel(CLIENT, THIRD, name="third")
+    given = {"proposed_ms": sides.now_ms, "deadline_ms": sides.now_ms + DAY_MS, **changes}
+    return make_cycle([sides.dealings.channel, *others], PROVIDER, **given)
+
+
+@pytest.mark.parametrize("keys", [[PROVIDER], [CLIENT], [PROVIDER, CLIENT]])
+async def test_a_set_off_is_kept_with_one_signature_and_with_both(keys: list[Any]) -> None:
+    sides = await settled(1)
+    for own in (Role.CLIENT, Role.PROVIDER):
+        (kept,) = check(sides, set_off_of(sides, keys).record, own=own).keep
+        assert len(kept.signers) == len(keys)
+
+
+async def test_a_signature_that_was_lacking_goes_over_alone() -> None:
+    sides = await settled(1)
+    await sides.provider.append(set_off_of(sides, [PROVIDER]))
+    await sides.client.append(set_off_of(sides, [CLIENT]))
+    await sides.bring_together()
+    for ledger in (sides.client, sides.provider):
+        (one,) = ledger.settlement(SetOff, sides.channel)
+        assert set(one.signers) == {Role.PROVIDER, Role.CLIENT}
+
+
+async def test_a_cycle_with_its_legs_and_its_timekeepers_word_goes_over_in_order() -> None:
+    sides = await settled(1)
+    cycle = cycle_of(sides)
+    legs = make_legs(cycle, [PROVIDER, CLIENT, THIRD])
+    verdict = make_verdict(cycle, judged_ms=sides.now_ms)
+    taken = check(sides, verdict.record, *(leg.record for leg in legs), cycle.record)
+    assert taken.keep[0].id == cycle.id and len(taken.keep) == 5 and not taken.waiting
+    for record in (verdict.record, legs[0].record):
+        assert len(check(sides, record).waiting) == 1, "its cycle is not here"
+
+
+NOT_KEPT: dict[str, tuple[Callable[[Sides], Any], str]] = {
+    "a lapsed proposal": (lambda s: set_off_of(s, [PROVIDER], agreed_ms=NOW_MS - 30 * DAY_MS), "last day is over"),
+    "of tomorrow": (lambda s: set_off_of(s, agreed_ms=s.now_ms + DAY_MS), "in the future"),
+    "a cycle of tomorrow": (lambda s: cycle_of(s, proposed_ms=s.now_ms + DAY_MS - 1), "in the future"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_KEPT)
+async def test_what_may_become_sound_waits(name: str) -> None:
+    sides = await settled(1)
+    make, words = NOT_KEPT[name]
+    taken = check(sides, make(sides).record)
+    assert not taken.keep and not taken.conflicting and words in taken.waiting[0][1]
+
+
+async def test_proposals_without_end_are_not_kept_and_what_is_in_force_is() -> None:
+    sides = await settled(1)
+    await sides.provider.append(
+        *(set_off_of(sides, [PROVIDER], nonce=digest(f"n{n}")) for n in range(MOST_PROPOSED)),
+    )
+    await sides.bring_together()
+    assert len(sides.client.settlement(SetOff, sides.channel)) == MOST_PROPOSED
+    more = set_off_of(sides, [PROVIDER], nonce=digest("more"))
+    assert len(check(sides, more.record).waiting) == 1
+    assert len(check(sides, set_off_of(sides, nonce=digest("more")).record).keep) == 1
+    assert len(check(sides, set_off_of(sides, nonce=digest("n0")).record).keep) == 1
+    later(sides, 9)
+    assert len(check(sides, set_off_of(sides, [PROVIDER], nonce=digest("n1")).record).conflicting) == 1
+
+
+RIVALS: list[Callable[[Sides], list[Any]]] = [
+    lambda s: [set_off_of(s), set_off_of(s, cents=2)],
+    lambda s: [cycle_of(s), cycle_of(s, amount_cents=7)],
+    lambda s: [
+        cycle_of(s),
+        *(make_verdict(cycle_of(s), judged_ms=s.now_ms + n) for n in range(2)),
+    ],
+]
+
+
+@pytest.mark.parametrize("make", RIVALS)
+async def test_the_second_in_a_slot_is_evidence(make: Callable[[Sides], list[Any]]) -> None:
+    sides = await settled(1)
+    *kept, rival = make(sides)
+    await sides.client.append(*kept)
+    taken = check(sides, rival.record)
+    assert [record.id for record, _ in taken.conflicting] == [rival.id] and not taken.keep
+
+
+def stranger_signs(sides: Sides) -> Record:
+    right = set_off_of(sides, [PROVIDER])
+    return right.countersigned(Role.CLIENT, THIRD).record
+
+
+def nobody_signs(sides: Sides) -> Record:
+    right = set_off_of(sides, [PROVIDER]).record
+    return Record(right.payload_type, right.payload, ())
+
+
+def other_debtor(sides: Sides) -> Record:
+    one, other = set_off_of(sides).message.sides
+    own, back = (one, other) if one.channel == sides.channel else (other, one)
+    wrong = msgspec.structs.replace(own, debtor=THIRD.public_key.raw)
+    return make_set_off(wrong, msgspec.structs.replace(back, card=digest("card")), [PROVIDER, CLIENT]).record
+
+
+def other_channels(sides: Sides) -> Record:
+    invoice = make_invoice(sides.statements()[0])
+    elsewhere = make_channel(PROVIDER, CLIENT, name="elsewhere")
+    one, other = (set_off_side(channel, (invoice, 1)) for channel in (elsewhere, BACK))
+    return make_set_off(one, other, [PROVIDER, CLIENT], agreed_ms=sides.now_ms).record
+
+
+def cycle_of_others(sides: Sides) -> Record:
+    fourth = secret_key("fourth")
+    names = [(THIRD, PROVIDER), (fourth, THIRD), (PROVIDER, fourth)]
+    channels = [make_channel(seller, buyer, name=f"{n}") for n, (seller, buyer) in enumerate(names)]
+    return make_cycle(channels, PROVIDER, proposed_ms=sides.now_ms, deadline_ms=sides.now_ms + 1).record
+
+
+UNSOUND: dict[Make, str] = {
+    stranger_signs: "wrong-key",
+    nobody_signs: "signature-missing",
+    other_debtor: "set-off-mismatch",
+    other_channels: "",
+    cycle_of_others: "",
+    lambda s: set_off_of(s, currency="CHF").record: "set-off-mismatch",
+    lambda s: cycle_of(s, currency="CHF").record: "set-off-mismatch",
+}
+
+
+@pytest.mark.parametrize("make", UNSOUND)
+async def test_a_set_off_that_is_not_sound_ends_the_exchange(make: Make) -> None:
+    sides = await settled(1)
+    for own in (Role.CLIENT, Role.PROVIDER):
+        with pytest.raises((InvalidRecord, ProtocolViolation)) as fault:
+            check(sides, make(sides), own=own)
+        assert getattr(fault.value, "code", "") == UNSOUND[make]
+
+
+async def test_a_leg_and_a_word_that_are_not_the_cycle_s() -> None:
+    sides = await settled(1)
+    cycle = cycle_of(sides)
+    await sides.client.append(cycle)
+    leg = make_legs(cycle, [PROVIDER])[0].message
+    dearer = signed_by_names(msgspec.structs.replace(leg, amount_cents=leg.amount_cents + 1), [PROVIDER])
+    early = make_verdict(cycle, is_complete=False, judged_ms=sides.now_ms)
+    for one in (dearer, early, make_verdict(cycle, THIRD, judged_ms=sides.now_ms)):
+        with pytest.raises(InvalidRecord) as fault:
+            check(sides, one.record)
+        assert fault.value.code == "set-off-mismatch"
+
+
+async def test_what_came_to_nothing_goes_over_no_more() -> None:
+    sides = await settled(1)
+    half, both = set_off_of(sides, [PROVIDER]), set_off_of(sides, nonce=digest("both"))
+    cycle = cycle_of(sides)
+    legs = make_legs(cycle, [PROVIDER])
+    void = make_verdict(cycle, is_complete=False, judged_ms=sides.now_ms + 2 * DAY_MS)
+    await sides.provider.append(half, both, cycle, *legs, void)
+
+    def named(now_ms: int) -> set[bytes]:
+        listed = settled_records(sides.provider, sides.channel, (), now_ms=now_ms)
+        return {one.id for one in listed if not isinstance(one.message, Statement | Invoice | Payment)}
+
+    assert named(sides.now_ms) == {one.id for one in (half, both, cycle, *legs, void)}
+    assert named(sides.now_ms + 9 * DAY_MS) == {one.id for one in (both, cycle, *legs, void)}
+    assert named(sides.now_ms + 99 * DAY_MS) == {both.id}
+    await sides.provider.append(make_verdict(cycle, judged_ms=sides.now_ms))
+    assert len(named(sides.now_ms + 99 * DAY_MS)) == 4 + len(legs)

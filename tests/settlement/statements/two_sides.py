@@ -24,10 +24,8 @@ from p2pgrid.settlement.statements.judging import judge
 from p2pgrid.settlement.statements.keeping import details_of, keep_taken
 from p2pgrid.settlement.statements.position import read_books
 from tests.factories import (
-    CLIENT,
     DAY_MS,
     NOW_MS,
-    PROVIDER,
     Dealings,
     digest,
     make_answer,
@@ -91,7 +89,12 @@ class Sides:
 
         d = self.dealings
         self.now_ms += 1000
-        order = d.order(ordered_ms=self.now_ms, first_token_deadline_ms=self.now_ms + 30_000, max_amount_pico=10**12)
+        order = d.order(
+            ordered_ms=self.now_ms,
+            first_token_deadline_ms=self.now_ms + 30_000,
+            max_output_tokens=8_000_000,
+            max_amount_pico=10**12,
+        )
         proposal = d.proposal(order, usage=Usage(prompt_tokens=10, output_tokens=min(tokens, 8_000_000)))
         await self.provider.append(order, proposal)
         await self.client.append(order, proposal)
@@ -160,22 +163,24 @@ class Sides:
             held = page_of(self.client, self.channel, after)
             compared, sent = compare(self.provider, held)
             took = check_sent(sent, self.client, self.dealings.channel, now_ms=self.now_ms)
-            await self.client.append(*took.keep)
+            if took.keep:
+                await self.client.append(*took.keep)
             lacking = [record_of(self.client, one) for one in compared.lacks]
             took = check_sent(lacking, self.provider, self.dealings.channel, now_ms=self.now_ms)
-            await self.provider.append(*took.keep)
+            if took.keep:
+                await self.provider.append(*took.keep)
             after = compared.until
 
     async def bring_together(self) -> int:
         """Records of settlement, both ways. How many messages it took."""
         terms = self.dealings.channel.message
         ours, theirs = self.details
-        held = settled_records(self.client, self.channel, details_of(ours, terms))
+        held = settled_records(self.client, self.channel, details_of(ours, terms), now_ms=self.now_ms)
         by_id = {one.id: one.record for one in held}
         after, came, pages = BEGIN, list[Record](), 0
         while after < END:
             pages += 1
-            kept = settled_records(self.provider, self.channel, details_of(theirs, terms))
+            kept = settled_records(self.provider, self.channel, details_of(theirs, terms), now_ms=self.now_ms)
             page = page_of_settled(held, self.channel, after)
             compared, sent = compare_settled(kept, page)
             assert after < compared.until <= page.until
@@ -214,10 +219,10 @@ class Sides:
         if pending is None:
             self.agreed.note(record, statement, self.now_ms)
             self.cut(2, cut_after)
-            pending = sign_message(statement, Role.PROVIDER, PROVIDER)
+            pending = sign_message(statement, Role.PROVIDER, self.dealings.provider)
             await self.provider.append(pending)
             self.cut(3, cut_after)
-        both = pending.countersigned(Role.CLIENT, CLIENT)
+        both = pending.countersigned(Role.CLIENT, self.dealings.client)
         await self.client.append(both)
         self.cut(4, cut_after)
         await self.provider.append(both)
