@@ -200,7 +200,8 @@ class Sessions(Mapping[str, ProviderSession]):
     ) -> tuple[list[tuple[Signed[Channel], ChannelSettled]], list[str]]:
         """Settle every channel with a provider whose id begins so, now; and what a person should know besides.
 
-        What came of each has all statements that were signed meanwhile, whoever wanted them. Receipts and disputes are brought together first. Raises RemoteError, LedgerError.
+        What came of each has all statements that were signed meanwhile, whoever wanted them. Receipts and disputes are
+        brought together first. Raises RemoteError, LedgerError.
         """
         notes = []
         with self.signed.watched() as signed:

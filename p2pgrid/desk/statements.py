@@ -17,7 +17,6 @@ from p2pgrid.settlement.statements.days import StatementDays
 from p2pgrid.settlement.statements.drafting import Draft
 from p2pgrid.settlement.statements.position import StatedLedger
 
-
 SIGNED_BY_BOTH: Final = "signed by both"
 SIGNED_BY_PROVIDER: Final = "signed by provider"
 
@@ -216,7 +215,10 @@ def preview_of(draft: Draft, channel: Channel, ours: bytes) -> StatementView:
 
 def signed_view(signed: Signed[Statement], channel: Channel, ours: bytes, ledger: OffersLedger) -> StatementView:
     """A statement on record. Raises LedgerError."""
-    state, days = SIGNED_BY_BOTH if Role.CLIENT in signed.signers else SIGNED_BY_PROVIDER, days_of(ledger, signed.message)
+    state, days = (
+        SIGNED_BY_BOTH if Role.CLIENT in signed.signers else SIGNED_BY_PROVIDER,
+        days_of(ledger, signed.message),
+    )
     return view_of(signed.message, channel, ours, days=days, state=state, record_id=signed.id)
 
 
