@@ -29,6 +29,11 @@ Networks = Callable[[], "tuple[NetworkEntry, ...]"]
 @click.option("--until", metavar="DATE", help="Last day of the period, like 2027-01-31.  [default: up to now]")
 @click.option("--channel", metavar="HEX", default="", help="One channel alone: the first digits of its id.")
 @click.option("--dry-run", is_flag=True, help="Show what would be stated; sign nothing, ask nobody.")
+@click.option(
+    "--accept-due",
+    is_flag=True,
+    help="Sign also what the provider signed before and is due within a day, or overdue; the sums must be the same.",
+)
 @click.option("--list", "lists", is_flag=True, help="List the statements there are, their invoices, what is open.")
 @network_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -40,6 +45,7 @@ def settle(
     until: str | None,
     channel: str,
     dry_run: bool,
+    accept_due: bool,
     lists: bool,
     network: str | None,
     bootstrap: tuple[str, ...],
@@ -57,6 +63,7 @@ def settle(
     Both sides compute the same statement from their own ledgers. Where they are the same, both sign, and the provider
     issues its invoice; where not, every difference is shown, and nothing is signed. A node does this by itself at the
     end of each period (the provider's settlement-days). On a provider's side the client has to come: it is told to.
+    Days are those of the provider's calendar. Where nothing happened since the last statement, nothing is signed.
 
     Without PEER, all peers of this node's channels.
 
@@ -68,8 +75,8 @@ def settle(
 
     log_to_stderr(verbose=verbose, quiet=not verbose)
     if lists:
-        if peer or until or dry_run:
-            raise UsageError("--list stands by itself.", hint="Leave out PEER, --until and --dry-run.")
+        if peer or until or dry_run or accept_due:
+            raise UsageError("--list stands by itself.", hint="Leave out PEER, --until, --dry-run and --accept-due.")
         listed = [one for one in _listed(context.data) if one.statement.channel.startswith(channel.lower())]
         if as_json:
             click.echo(msgspec.json.encode({"statements": listed}))
@@ -81,9 +88,11 @@ def settle(
         """Resolved where something has to be dialled."""
         return resolve_networks(context.data, context.data.load_config(), network, bootstrap, bootstrap_peers)
 
+    if accept_due and (peer is None or dry_run):
+        raise UsageError("--accept-due is for one peer, and signs.", hint="Name the PEER, and leave out --dry-run.")
     peers = [parse_peer(peer)] if peer is not None else _peers(context.data)
     day = _day(until).toordinal() if until is not None else 0
-    settled, errors = asyncio.run(_settle_all(context.data, peers, channel, day, dry_run, networks))
+    settled, errors = asyncio.run(_settle_all(context.data, peers, channel, day, dry_run, accept_due, networks))
     if len(peers) == 1 and errors:
         raise errors[0][1]
     if as_json:
@@ -108,13 +117,14 @@ async def _settle_all(
     channel: str,
     until_day: int,
     dry_run: bool,
+    accept_due: bool,
     networks: Networks,
 ) -> tuple[list[Settled], list[tuple[str, P2pgridError]]]:
     from p2pgrid.desk.statements import Settle
 
     settled, errors = [], []
     for peer in peers:
-        ask = Settle(peer=peer, channel=channel, until_day=until_day, dry_run=dry_run)
+        ask = Settle(peer=peer, channel=channel, until_day=until_day, dry_run=dry_run, accept_due=accept_due)
         try:
             settled.append(await _settle(data, ask, networks))
         except P2pgridError as error:
@@ -132,20 +142,25 @@ async def _settle(data: DataFolder, ask: Settle, networks: Networks) -> Settled:
 
 async def _here(data: DataFolder, ask: Settle, networks: Networks) -> Settled:
     """Dial, settle, close; or look ahead, where nothing is to be signed or this node sold to the peer."""
-    from p2pgrid.desk.settling import look_ahead
+    from p2pgrid.desk.settling import look_ahead, only_clients_accept
     from p2pgrid.desk.standing import channels_with, is_provider_in
     from p2pgrid.ledger.sqlite import SqliteLedger
     from p2pgrid.proto.keys import parse_peer_id
+    from p2pgrid.settlement.statements.drafting import NOTHING_HAPPENED
     from p2pgrid.settlement.wiring import kept_details
 
     ours, theirs = data.load_key().public_key, parse_peer_id(ask.peer)
     with SqliteLedger.open_readonly(data.ledger_file) as reader:
         channels = channels_with(reader, ours, theirs)
         sells = bool(channels) and all(is_provider_in(channel, ours) for channel in channels)
+        if sells and ask.accept_due:
+            raise only_clients_accept()
         if ask.dry_run or sells:
             done = await look_ahead(reader, ours, kept_details(data), ask)
+            if ask.dry_run or all(view.nothing_code == NOTHING_HAPPENED for view in done.channels):
+                return done
             note = "This provider does not run: the client finds a statement to sign when both do."
-            return msgspec.structs.replace(done, waits_for_client=sells, notes=() if ask.dry_run else (note,))
+            return msgspec.structs.replace(done, waits_for_client=True, notes=(note,))
     from p2pgrid.client.client import Client
     from p2pgrid.client.desk import ClientDesk
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -58,12 +57,14 @@ def _print_channel(channel: SettledChannelView, done: Settled) -> None:
     for statement in channel.statements:
         print_statement(statement)
     if channel.differences:
+        is_signed = channel.drafted is not None and channel.drafted.state == "signed by provider"
         click.echo(f"channel {channel.channel[:16]}: the two sides state different sums, and nothing was signed.")
         if channel.drafted is not None:
-            click.echo(f"  the provider would state {_cents(channel.drafted.gross_cents)} with VAT")
+            verb = "has signed" if is_signed else "would state"
+            click.echo(f"  the provider {verb} {_cents(channel.drafted.gross_cents)} with VAT")
         for one in channel.differences:
             _print_difference(one)
-        _print_advice(channel.differences, done)
+        _print_advice(channel.differences, done, is_signed=is_signed)
     elif not channel.statements and channel.nothing:
         click.echo(f"channel {channel.channel[:16]}: {_plain(channel.nothing)}")
     for sentence in channel.waiting:
@@ -74,11 +75,10 @@ def _print_channel(channel: SettledChannelView, done: Settled) -> None:
 
 def print_statement(view: StatementView) -> None:
     """One statement, as an accountant reads it."""
-    what = "preview of statement" if view.state == "preview" else "statement"
-    click.echo(f"{what} {view.statement_number} of channel {view.channel[:16]} with {view.peer}, {view.state}")
+    click.echo(_title(view))
     receipts = view.last_receipt - view.first_receipt + 1
     ranged = f"{receipts} receipt(s), {view.first_receipt} to {view.last_receipt}" if receipts else "no receipts"
-    rows = [("period", f"{_utc(view.from_ms)} to {_utc(view.until_ms)}"), ("receipts", ranged)]
+    rows = [("period", _period(view)), ("receipts", ranged)]
     for line in view.lines:
         counts = f"{line.prompt_tokens} in ({line.cached_tokens} cached), {line.output_tokens} out"
         rows.append((_plain(line.model), f"{counts}: {format_amount_eur(line.amount_pico)} EUR"))
@@ -95,7 +95,7 @@ def print_statement(view: StatementView) -> None:
         rows.append(("payments", _cents(-view.payments_cents)))
     if view.set_off_cents:
         rows.append(("set off", _cents(-view.set_off_cents)))
-    rows += [("balance", _cents(view.closing_cents)), ("due", _utc(view.due_ms))]
+    rows += [("balance", _cents(view.closing_cents)), ("due", view.due_day)]
     for name, value in rows:
         click.echo(f"  {name:<16} {value}")
     if view.note:
@@ -110,11 +110,10 @@ def print_listed(listed: Sequence[ListedStatement]) -> None:
     for one in listed:
         view = one.statement
         invoices = ", ".join(_plain(number) for number in one.invoices) or "no invoice"
-        open_text = f"{_cents(one.open_cents)} open, due {_utc(view.due_ms)[:10]}" if one.open_cents else "nothing open"
+        open_text = f"{_cents(one.open_cents)} open, due {view.due_day}" if one.open_cents else "nothing open"
         other = "client" if view.role == "provider" else "provider"
-        period = f"{_utc(view.from_ms)[:10]} to {_utc(view.until_ms)[:10]}"
         click.echo(
-            f"{view.channel[:16]}  {view.statement_number:>3}  {period}  {_cents(view.gross_cents):>14}  "
+            f"{view.channel[:16]}  {view.statement_number:>3}  {_period(view):<24}  {_cents(view.gross_cents):>14}  "
             f"{view.state}; {invoices}; {open_text}; {other} {view.peer}"
         )
 
@@ -127,7 +126,7 @@ def _print_difference(one: DifferenceView) -> None:
     click.echo(f"  {what}{number}{about}: client {client}, provider {provider}")
 
 
-def _print_advice(differences: Sequence[DifferenceView], done: Settled) -> None:
+def _print_advice(differences: Sequence[DifferenceView], done: Settled, *, is_signed: bool) -> None:
     receipts = [one for one in differences if one.receipt_number and one.receipt]
     if any(one.field == "receipt" for one in differences):
         click.echo(f"  What to do: p2pgrid receipts reconcile {done.peer}")
@@ -135,6 +134,8 @@ def _print_advice(differences: Sequence[DifferenceView], done: Settled) -> None:
         click.echo(f"  to dispute it: p2pgrid receipts dispute {one.receipt[:16]} --reason CODE")
     if any(one.field == "vat" for one in differences):
         click.echo("  What to do: p2pgrid billing show, on both sides: VAT follows from countries and VAT ids.")
+    if is_signed and any(one.field == "due_ms" for one in differences):
+        click.echo(f"  What to do, if the sums are right: p2pgrid settle --accept-due {done.peer}")
     if any(one.field == "stated_ms" for one in differences):
         click.echo("  What to do: set the clocks (NTP): this machine's, and the other side's.")
 
@@ -147,8 +148,14 @@ def _rate(rate_bp: int) -> str:
     return f"{rate_bp // 100}{f'.{rate_bp % 100:02}'.rstrip('0') if rate_bp % 100 else ''} %"
 
 
-def _utc(time_ms: int) -> str:
-    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+def _title(view: StatementView) -> str:
+    named = f"statement {view.statement_number} of channel {view.channel[:16]} with {view.peer}"
+    return f"preview of {named}" if view.state == "preview" else f"{named}, {view.state}"
+
+
+def _period(view: StatementView) -> str:
+    """Days of the provider's calendar."""
+    return view.first_day if view.first_day == view.last_day else f"{view.first_day} to {view.last_day}"
 
 
 def _plain(text: str) -> str:

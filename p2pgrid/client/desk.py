@@ -28,7 +28,16 @@ from p2pgrid.desk.standing import (
     standing_of,
     with_earlier,
 )
-from p2pgrid.desk.statements import Settle, Settled, SettledChannelView, difference_views, signed_view, view_of
+from p2pgrid.desk.statements import (
+    SIGNED_BY_PROVIDER,
+    Settle,
+    Settled,
+    SettledChannelView,
+    days_of,
+    difference_views,
+    signed_view,
+    view_of,
+)
 from p2pgrid.errors import Unreachable, UsageError
 from p2pgrid.proto.keys import PublicKey, parse_peer_id
 from p2pgrid.proto.messages import Channel
@@ -125,7 +134,9 @@ class ClientDesk:
             views = [await preview(one, ask, look, ours.raw) for one in chosen(known, ask.channel)]
             return Settled(peer=provider.peer_id, role=Role.CLIENT.value, dry_run=True, channels=tuple(views))
         try:
-            settled, notes = await sessions.settle(provider, ask.channel.lower(), ask.until_day)
+            settled, notes = await sessions.settle(
+                provider, ask.channel.lower(), ask.until_day, accepts_due=ask.accept_due
+            )
         except Unreachable:
             require_channels(ledger, ours, provider, Role.CLIENT)  # more telling for a stranger
             raise
@@ -138,13 +149,16 @@ class ClientDesk:
         )
 
     def _settled_view(self, channel: Signed[Channel], done: ChannelSettled) -> SettledChannelView:
-        terms, ours = channel.message, self._ours.raw
-        drafted = done.drafted
+        terms, ours, ledger = channel.message, self._ours.raw, self._purchaser.ledger
+        drafted = None
+        if done.drafted is not None:
+            state = SIGNED_BY_PROVIDER if done.is_drafted_signed else "drafted"
+            drafted = view_of(done.drafted, terms, ours, days=days_of(ledger, done.drafted), state=state)
         return SettledChannelView(
             channel=terms.channel.hex(),
-            statements=tuple(signed_view(one, terms, ours) for one in done.statements),
-            differences=difference_views(done.differences, self._purchaser.ledger, terms.channel),
-            drafted=view_of(drafted, terms, ours, state="drafted") if drafted is not None else None,
+            statements=tuple(signed_view(one, terms, ours, ledger) for one in done.statements),
+            differences=difference_views(done.differences, ledger, terms.channel),
+            drafted=drafted,
             nothing_code=done.nothing.code if done.nothing is not None else "",
             nothing=done.nothing.message if done.nothing is not None else "",
             waiting=tuple(done.waiting),

@@ -35,6 +35,7 @@ from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import Offer
 from p2pgrid.proto.reconcile import Reconciliation
 from p2pgrid.proto.record import Signed
+from p2pgrid.proto.statement import Statement
 from p2pgrid.settlement.wiring import Buying
 
 _PASSING_CODES: Final = ("too-many-open-orders", "credit-exhausted")
@@ -61,6 +62,7 @@ class ProviderSession:
         has_channel: Callable[[bytes], bool] | None = None,
         on_quarantine: Callable[[str], None] | None = None,
         on_settled: Callable[[Sequence[ChannelChanges]], None] = lambda _: None,
+        on_signed: Callable[[Signed[Statement]], None] = lambda _: None,
         watch_offer: Callable[[LinkConnection], Coroutine[Any, Any, None]] | None = None,
         buying: Buying | None = None,
     ) -> None:
@@ -68,7 +70,8 @@ class ProviderSession:
 
         `has_channel`: which channels (32-byte ids) on record are this process's; left out, all are.
         `on_quarantine` is called with the reason when the provider broke a rule on a link that it proved its own,
-        `on_settled` with what an exchange changed that nobody asked for. `watch_offer` runs while a link is used.
+        `on_settled` with what an exchange changed that nobody asked for, `on_signed` with every statement that both
+        have signed. `watch_offer` runs while a link is used.
         `buying` is what statements are settled with; left out, none are.
         """
         self.provider: Final = provider
@@ -125,6 +128,8 @@ class ProviderSession:
             now_ms=now_ms,
             keep_evidence=self._guard.keep_evidence,
             guard=self._guard.watch,
+            offer=offer or (lambda: None),
+            on_signed=on_signed,
         )
         self._settles = buying is not None
         self._watch_offer = watch_offer

@@ -16,7 +16,7 @@ from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.quarantine import Held, Quarantine
 from p2pgrid.client.roads import Dialler
 from p2pgrid.client.session import ProviderSession
-from p2pgrid.client.settling import EarlierExchanges
+from p2pgrid.client.settling import EarlierExchanges, SignedStatements
 from p2pgrid.client.standings import Standings
 from p2pgrid.client.statement_exchange import ChannelSettled
 from p2pgrid.client.succession import Succession
@@ -77,6 +77,7 @@ class Sessions(Mapping[str, ProviderSession]):
         self.standings: Final = Standings(self._sessions, quarantine, now_ms)
         self.earlier: Final = EarlierExchanges(now_ms)
         """What exchanges on new links changed without being asked for."""
+        self.signed: Final = SignedStatements()
         book.ask_over_link = self._offer_over_link
         book.on_conflict = self._two_offers
         book.on_back = self._dial_now
@@ -124,6 +125,7 @@ class Sessions(Mapping[str, ProviderSession]):
                 evidence=self._evidence,
                 has_channel=self._has_channel,
                 on_settled=lambda changes: self.earlier.note(peer_id, changes),
+                on_signed=self.signed.add,
                 on_quarantine=lambda reason: self._quarantine.add(peer_id, reason, self._now_ms()),
                 watch_offer=lambda link: keep_watching(link, self._book),
                 buying=self.buying,
@@ -194,31 +196,40 @@ class Sessions(Mapping[str, ProviderSession]):
         return changes, await self.allow(peer_id)
 
     async def settle(
-        self, provider: PublicKey, prefix: str, until_day: int
+        self, provider: PublicKey, prefix: str, until_day: int, *, accepts_due: bool = False
     ) -> tuple[list[tuple[Signed[Channel], ChannelSettled]], list[str]]:
         """Settle every channel with a provider whose id begins so, now; and what a person should know besides.
 
-        Receipts and disputes are brought together first. Raises RemoteError, LedgerError.
+        What came of each has all statements that were signed meanwhile, whoever wanted them. Receipts and disputes are
+        brought together first. Raises RemoteError, LedgerError.
         """
         notes = []
-        try:
-            await self.reconcile(provider)
-        except Refused as refusal:
-            if refusal.code != "busy":
-                raise
-            notes.append("Orders are running: what has no receipt yet goes to the next statement.")
-        was_known = provider.peer_id in self._sessions
-        session = self.with_provider(provider.peer_id)
-        try:
-            link = await session.ready(self._limits.link_timeout_s, patient=False)
-            found = [c for c in session.statements.all_channels() if c.message.channel.hex().startswith(prefix)]
-            settled = [
-                (channel, await session.statements.settle(link, channel, is_wanted=True, until_day=until_day))
-                for channel in found
-            ]
-        finally:
-            if not was_known and self._is_closed_after_use(provider.peer_id):
-                await self.end(provider.peer_id)
+        with self.signed.watched() as signed:
+            try:
+                await self.reconcile(provider)
+            except Refused as refusal:
+                if refusal.code != "busy":
+                    raise
+                notes.append("Orders are running: what has no receipt yet goes to the next statement.")
+            was_known = provider.peer_id in self._sessions
+            session = self.with_provider(provider.peer_id)
+            try:
+                link = await session.ready(self._limits.link_timeout_s, patient=False)
+                found = [c for c in session.statements.all_channels() if c.message.channel.hex().startswith(prefix)]
+                settled = [
+                    (
+                        channel,
+                        await session.statements.settle(
+                            link, channel, is_wanted=True, until_day=until_day, accepts_due=accepts_due
+                        ),
+                    )
+                    for channel in found
+                ]
+            finally:
+                if not was_known and self._is_closed_after_use(provider.peer_id):
+                    await self.end(provider.peer_id)
+        for channel, done in settled:
+            done.statements = [one for one in signed if one.message.channel == channel.message.channel]
         return settled, notes
 
     async def deliver_dispute(self, signed: Said) -> bool:

@@ -1,12 +1,15 @@
-"""What exchanges on new links changed without being asked for, kept for whoever asks later."""
+"""What exchanges on new links changed without being asked for, kept for whoever asks; and what is signed meanwhile."""
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from p2pgrid.desk.standing import ChannelChanges, EarlierExchange
+from p2pgrid.proto.record import Signed
+from p2pgrid.proto.statement import Statement
 
 MOST_KEPT: Final = 16
 """Of one provider."""
@@ -29,3 +32,25 @@ class EarlierExchanges:
     def of(self, peer_id: str) -> tuple[EarlierExchange, ...]:
         """Those with this provider, oldest first."""
         return tuple(self._kept.get(peer_id, ()))
+
+
+class SignedStatements:
+    """Statements that both have signed, for whoever looks on: a link that comes up signs what is due by itself."""
+
+    def __init__(self) -> None:
+        self._watching: list[list[Signed[Statement]]] = []
+
+    def add(self, statement: Signed[Statement]) -> None:
+        """Both have signed it just now."""
+        for seen in self._watching:
+            seen.append(statement)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[list[Signed[Statement]]]:
+        """A list that all go into which are signed until the block is left."""
+        seen: list[Signed[Statement]] = []
+        self._watching.append(seen)
+        try:
+            yield seen
+        finally:
+            self._watching = [one for one in self._watching if one is not seen]

@@ -17,7 +17,7 @@ from p2pgrid.ledger.base import Ledger, SlotTaken
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.proto.billing_details import BillingDetails
 from p2pgrid.proto.keys import SecretKey, parse_public_key
-from p2pgrid.proto.messages import Channel
+from p2pgrid.proto.messages import Channel, Offer
 from p2pgrid.proto.record import Record, Role, Signed, parse_message, parse_record, verify_record
 from p2pgrid.proto.settle_check import CONFLICT, Taken, check_taken
 from p2pgrid.proto.settle_exchange import (
@@ -78,6 +78,8 @@ class ChannelSettled:
     """Signed by both now."""
     drafted: Statement | None = None
     """What the provider states, where this side states something else."""
+    is_drafted_signed: bool = False
+    """True if it had signed that before."""
     differences: list[StatementDifference] = field(default_factory=list)
     nothing: NothingToState | None = None
     """Why there was no (further) statement."""
@@ -100,7 +102,10 @@ class StatementClient:
         agreed: Agreed,
         now_ms: Callable[[], int],
         keep_evidence: Callable[[Record, str], None],
+        offer: Callable[[], Signed[Offer] | None] = lambda: None,
+        on_signed: Callable[[Signed[Statement]], None] = lambda _: None,
     ) -> None:
+        """`offer`: what the provider sells by now. `on_signed` with what both have signed."""
         self._ledger = ledger
         self._key = key
         self._details = details
@@ -108,6 +113,8 @@ class StatementClient:
         self._agreed = agreed
         self._now_ms = now_ms
         self._keep_evidence = keep_evidence
+        self._offer = offer
+        self._on_signed = on_signed
 
     # -- records ----------------------------------------------------------------------------------------------------
 
@@ -170,10 +177,11 @@ class StatementClient:
         is_wanted: bool,
         until_ms: int,
         until_day: int = 0,
+        accepts_due: bool = False,
     ) -> bool:
         """The next statement, if there is one: judged, signed by both. True if it was signed.
 
-        The arguments are those of `StatementRequest`.
+        The arguments are those of `StatementRequest`, and of `judge`.
         """
         terms = channel.message
         async with exchange(link, max_bytes=8 * MAX_STATEMENT_BYTES) as talk:
@@ -192,10 +200,11 @@ class StatementClient:
             theirs = parse_message(record, Statement)
             signed = self._signed_by_provider(record, terms) if record.signatures else None
             days = date.fromordinal(draft.first_day), date.fromordinal(draft.last_day)
-            judged = await self._judge(channel, theirs, days, signed)
+            judged = await self._judge(channel, theirs, days, signed, accepts_due)
             if judged.differences:
                 await self._differ(talk, theirs, judged)
                 done.drafted, done.differences = theirs, judged.differences
+                done.is_drafted_signed = signed is not None
                 return False
             if signed is None:
                 self._agreed.note(record, theirs, self._now_ms())
@@ -207,6 +216,7 @@ class StatementClient:
             await talk.expect(Kind.STATEMENT_TAKEN)
         done.statements.append(both)
         done.drafted, done.differences = None, []
+        self._on_signed(both)
         try:
             await self._hooks.on_stated(both, terms)
         except P2pgridError as error:
@@ -214,10 +224,16 @@ class StatementClient:
         return True
 
     async def _judge(
-        self, channel: Signed[Channel], theirs: Statement, days: tuple[date, date], signed: Signed[Statement] | None
+        self,
+        channel: Signed[Channel],
+        theirs: Statement,
+        days: tuple[date, date],
+        signed: Signed[Statement] | None,
+        accepts_due: bool,
     ) -> Judged:
         if signed is not None and self._agreed.knows(theirs.channel, theirs.statement_number, signed.id):
             return Judged([], {})
+        offer = self._offer()
         return await judge(
             self._ledger,
             channel,
@@ -225,7 +241,9 @@ class StatementClient:
             theirs,
             days,
             now_ms=self._now_ms(),
+            offer=offer.message if offer is not None else None,
             is_signed=signed is not None,
+            accepts_due=accepts_due,
         )
 
     async def _differ(self, talk: Exchange, theirs: Statement, judged: Judged) -> None:

@@ -15,8 +15,9 @@ from p2pgrid.errors import LedgerError, P2pgridError, ProtocolViolation
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.proto.keys import SecretKey
-from p2pgrid.proto.messages import Channel
+from p2pgrid.proto.messages import Channel, Offer
 from p2pgrid.proto.record import Record, Signed
+from p2pgrid.proto.statement import Statement
 from p2pgrid.proto.wire import MAX_COMPARED, Kind, SettlementNews, parse_frame
 from p2pgrid.settlement.statements.drafting import is_due
 from p2pgrid.settlement.wiring import Buying
@@ -46,10 +47,13 @@ class Statements:
         now_ms: Callable[[], int],
         keep_evidence: Callable[[Record, str], None],
         guard: Callable[[Awaitable[Any]], Awaitable[Any]],
+        offer: Callable[[], Signed[Offer] | None] = lambda: None,
+        on_signed: Callable[[Signed[Statement]], None] = lambda _: None,
     ) -> None:
-        """`channels`: all with the provider, oldest first.
+        """`channels`: all with the provider, oldest first. `offer`: what it sells by now.
 
-        `guard` awaits an exchange, and sees to what the provider did wrong.
+        `guard` awaits an exchange, and sees to what the provider did wrong. `on_signed` with every statement that both
+        have signed.
         """
         self._ledger = ledger
         self._channels = channels
@@ -65,6 +69,8 @@ class Statements:
             agreed=buying.agreed,
             now_ms=now_ms,
             keep_evidence=keep_evidence,
+            offer=offer,
+            on_signed=on_signed,
         )
         self._turn = asyncio.Lock()
         self._wanted: set[bytes] = set()
@@ -80,16 +86,20 @@ class Statements:
         *,
         is_wanted: bool,
         until_day: int = 0,
+        accepts_due: bool = False,
         asks: bool = True,
     ) -> ChannelSettled:
         """Bring records together, sign what is due (or wanted), fetch invoices. Raises RemoteError, LedgerError.
 
-        `until_day`: the last day of a period that is wanted, by the provider's calendar; 0: up to now.
+        `until_day`: the last day of a period that is wanted, by the provider's calendar; 0: up to now. `accepts_due`:
+        sign also what the provider had signed before and is due within a day.
         Where the two sides differ, disputes and records are exchanged once more first: it may have been in between.
         Without `asks` the provider is asked for a statement only where this side sees that one is due.
         """
         async with self._turn:
-            done: ChannelSettled = await self._guard(self._settle(link, channel, is_wanted, until_day, asks))
+            done: ChannelSettled = await self._guard(
+                self._settle(link, channel, is_wanted, until_day, asks, accepts_due)
+            )
             return done
 
     async def keep(self, link: LinkConnection) -> None:
@@ -131,7 +141,13 @@ class Statements:
     # -- inside -----------------------------------------------------------------------------------------------------
 
     async def _settle(
-        self, link: LinkConnection, channel: Signed[Channel], is_wanted: bool, until_day: int, asks: bool
+        self,
+        link: LinkConnection,
+        channel: Signed[Channel],
+        is_wanted: bool,
+        until_day: int,
+        asks: bool,
+        accepts_due: bool = False,
     ) -> ChannelSettled:
         done = ChannelSettled(channel.message.channel)
         # One moment for all that follow one another, or there would always be a few milliseconds to state.
@@ -145,7 +161,9 @@ class Statements:
                 asks = True
             if is_wanted or asks or done.to_judge:
                 for _ in range(MOST_STATEMENTS):
-                    if not await self._client.state(link, channel, done, is_wanted=is_wanted, **end):
+                    if not await self._client.state(
+                        link, channel, done, is_wanted=is_wanted, accepts_due=accepts_due, **end
+                    ):
                         break
             if not done.differences:
                 break

@@ -358,7 +358,7 @@ class Worker:
         if self._purchaser is None:
             raise UsageError("the worker is starting.")
         if isinstance(ask, SettleWith):
-            wanted = Settle(peer=ask.peer, channel=ask.channel, until_day=ask.until_day)
+            wanted = Settle(peer=ask.peer, channel=ask.channel, until_day=ask.until_day, accept_due=ask.accept_due)
             return await ClientDesk(self._purchaser, self._key.public_key).perform(wanted)
         if isinstance(ask, ReconcileWith):
             return await ClientDesk(self._purchaser, self._key.public_key).perform(Reconcile(peer=ask.peer))

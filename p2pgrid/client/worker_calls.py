@@ -99,6 +99,7 @@ class SettleWith(Ask, frozen=True, tag="settle"):
     peer: str
     channel: str
     until_day: int
+    accept_due: bool = False
 
 
 OWNER_ASKS: Final = ReconcileWith | Deliver | SettleWith

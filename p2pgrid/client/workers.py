@@ -141,7 +141,7 @@ class GatewayWorkers(WorkerSet):
 
     async def settle(self, ask: Settle) -> Settled:
         """All channels with a provider, each by the worker that has it. Raises P2pgridError, the first of any."""
-        asked = SettleWith(ask.peer, ask.channel, ask.until_day)
+        asked = SettleWith(ask.peer, ask.channel, ask.until_day, ask.accept_due)
         parts = await asyncio.gather(*(calls.ask(asked, Settled) for calls in self._ready_calls()))
         return msgspec.structs.replace(
             parts[0],

@@ -59,6 +59,11 @@ async def look_ahead(ledger: SettledBooks, ours: PublicKey, details: Details, as
     return Settled(peer=peer.peer_id, role=role.value, dry_run=True, channels=tuple(views))
 
 
+def only_clients_accept() -> UsageError:
+    """The error for a provider that is to accept when a statement is due: it has signed that itself."""
+    return UsageError("it is the client that accepts when a statement is due.", hint="Leave out --accept-due.")
+
+
 def chosen(channels: Sequence[Signed[Channel]], prefix: str) -> list[Signed[Channel]]:
     """Those whose id begins so; all without a prefix. Raises UsageError where none does."""
     found = [one for one in channels if one.message.channel.hex().startswith(prefix.lower())]

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from p2pgrid.desk.statements import StatementView, signed_view, view_of
+from p2pgrid.desk.statements import OffersLedger, StatementView, days_of, signed_view, view_of
 from p2pgrid.errors import InvalidRecord
 from p2pgrid.proto.billing_rules import spread
 from p2pgrid.proto.keys import PublicKey
@@ -17,7 +17,7 @@ from p2pgrid.proto.record import M, Record, Role, Signed, parse_message
 from p2pgrid.proto.statement import Invoice, Payment, Statement
 
 
-class StatementsLedger(Protocol):
+class StatementsLedger(OffersLedger, Protocol):
     """What of a ledger is needed here: any reader has it."""
 
     def channels(self) -> list[Signed[Channel]]: ...
@@ -76,7 +76,7 @@ def _of_channel(
     ahead = paid[b""] + sum(one.message.set_off_cents for one in signed if Role.CLIENT in one.signers)
     listed = [
         ListedStatement(
-            statement=signed_view(statement, terms, ours),
+            statement=signed_view(statement, terms, ours, ledger),
             invoices=tuple(one.invoice_number for one in invoices[statement.id]),
             invoiced_cents=cents,
             paid_cents=paid[statement.id],
@@ -87,6 +87,6 @@ def _of_channel(
     numbers = {one.message.statement_number for one in signed}
     for draft in drafts:
         if draft.statement_number not in numbers:
-            view = view_of(draft, terms, ours, state="drafted")
+            view = view_of(draft, terms, ours, days=days_of(ledger, draft), state="drafted")
             listed.append(ListedStatement(statement=view, invoices=(), invoiced_cents=0, paid_cents=0, open_cents=0))
     return listed

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final, Protocol
 
 import msgspec
 
 from p2pgrid.desk.asks import Ask
 from p2pgrid.proto.keys import parse_public_key
-from p2pgrid.proto.messages import Channel
+from p2pgrid.proto.messages import Channel, Offer, Receipt
 from p2pgrid.proto.record import Role, Signed
 from p2pgrid.proto.statement import Statement
 from p2pgrid.proto.wire import StatementDifference
+from p2pgrid.settlement.statements.days import StatementDays
 from p2pgrid.settlement.statements.drafting import Draft
 from p2pgrid.settlement.statements.position import StatedLedger
+
+SIGNED_BY_BOTH: Final = "signed by both"
+SIGNED_BY_PROVIDER: Final = "signed by provider"
 
 
 class Settle(Ask, frozen=True, kw_only=True, tag="settle"):
@@ -25,6 +30,8 @@ class Settle(Ask, frozen=True, kw_only=True, tag="settle"):
     until_day: int = 0
     """The period's last day by the provider's calendar, as `date.toordinal` has it; 0: up to now."""
     dry_run: bool = False
+    accept_due: bool = False
+    """Sign also what the provider had signed before and is due within a day, or has been due already."""
 
 
 class StatementLineView(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +87,11 @@ class StatementView(msgspec.Struct, frozen=True, kw_only=True):
     until_ms: int
     due_ms: int
     stated_ms: int
+    first_day: str
+    """The period's first day, its last, and the last on which it is to be paid, by the provider's calendar, as in ISO
+    8601: `2027-01-31`."""
+    last_day: str
+    due_day: str
     note: str = ""
     """What is still to be known: why its VAT is not there, which receipt keeps later ones out."""
 
@@ -102,7 +114,7 @@ class SettledChannelView(msgspec.Struct, frozen=True, kw_only=True):
 
     channel: str
     statements: tuple[StatementView, ...] = ()
-    """Signed by both just now, or what would be stated."""
+    """Signed by both since this was asked for, by whatever in this node, or what would be stated."""
     differences: tuple[DifferenceView, ...] = ()
     drafted: StatementView | None = None
     """What the provider states, where this side states something else."""
@@ -130,8 +142,24 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
+class OffersLedger(Protocol):
+    """What of a ledger tells the provider's calendar. Raises LedgerError."""
+
+    def receipt(self, channel: bytes, receipt_number: int) -> Signed[Receipt] | None: ...
+
+    def offer(self, offer_id: bytes) -> Signed[Offer] | None: ...
+
+
+def days_of(ledger: OffersLedger, statement: Statement) -> StatementDays:
+    """A statement's days, by the calendar of the offer of its last receipt. Raises LedgerError."""
+    number = statement.last_receipt
+    receipt = ledger.receipt(statement.channel, number) if number else None
+    offer = ledger.offer(receipt.message.offer) if receipt is not None else None
+    return StatementDays.of(statement, offer.message.utc_offset_minutes if offer is not None else None)
+
+
 def view_of(
-    statement: Statement, channel: Channel, ours: bytes, *, state: str, record_id: bytes = b""
+    statement: Statement, channel: Channel, ours: bytes, *, days: StatementDays, state: str, record_id: bytes = b""
 ) -> StatementView:
     """A statement as it is shown to one of the channel's parties, whose key is `ours`."""
     is_provider = channel.provider == ours
@@ -168,6 +196,9 @@ def view_of(
         until_ms=statement.until_ms,
         due_ms=statement.due_ms,
         stated_ms=statement.stated_ms,
+        first_day=days.first.isoformat(),
+        last_day=days.last.isoformat(),
+        due_day=days.due.isoformat(),
     )
 
 
@@ -178,14 +209,17 @@ def preview_of(draft: Draft, channel: Channel, ours: bytes) -> StatementView:
         notes.append(f"VAT is not known: {draft.vat_missing}")
     if draft.ends is not None:
         notes.append(f"receipt {draft.ends.receipt_number} {draft.ends.reason}: it goes to a later statement")
-    view = view_of(draft.statement, channel, ours, state="preview")
+    view = view_of(draft.statement, channel, ours, days=draft.days, state="preview")
     return msgspec.structs.replace(view, note="; ".join(notes))
 
 
-def signed_view(signed: Signed[Statement], channel: Channel, ours: bytes) -> StatementView:
-    """A statement on record."""
-    state = "signed by both" if Role.CLIENT in signed.signers else "signed by provider"
-    return view_of(signed.message, channel, ours, state=state, record_id=signed.id)
+def signed_view(signed: Signed[Statement], channel: Channel, ours: bytes, ledger: OffersLedger) -> StatementView:
+    """A statement on record. Raises LedgerError."""
+    state, days = (
+        SIGNED_BY_BOTH if Role.CLIENT in signed.signers else SIGNED_BY_PROVIDER,
+        days_of(ledger, signed.message),
+    )
+    return view_of(signed.message, channel, ours, days=days, state=state, record_id=signed.id)
 
 
 def difference_views(

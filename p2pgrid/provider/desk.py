@@ -21,13 +21,14 @@ from p2pgrid.desk.asks import (
 from p2pgrid.desk.invoices import AcceptInvoice, CancelInvoice, InvoiceAsk, InvoiceDesk, IssueInvoices
 from p2pgrid.desk.records_desk import RecordsDesk
 from p2pgrid.desk.set_offs import channels_of
-from p2pgrid.desk.settling import chosen, preview
+from p2pgrid.desk.settling import chosen, only_clients_accept, preview
 from p2pgrid.desk.standing import Books, Reconciled, changes_since, require_channels, standing_of
 from p2pgrid.desk.statements import Settle, Settled, difference_views
 from p2pgrid.errors import UsageError
 from p2pgrid.proto.keys import PublicKey, parse_peer_id
 from p2pgrid.proto.record import Role
 from p2pgrid.provider.statement_book import StatementBook
+from p2pgrid.settlement.statements.drafting import NOTHING_HAPPENED
 
 PROVIDER_ASKS: Final = AllowPeer | Reconcile | Examine | Reprice | Settle | DeskAsk | InvoiceAsk
 
@@ -92,11 +93,13 @@ class ProviderDesk:
     async def _settle(self, ask: Settle, book: StatementBook) -> Settled:
         """What would be stated with the client, and what it last had against it. It is told to come."""
         client = parse_peer_id(ask.peer)
+        if ask.accept_due:
+            raise only_clients_accept()
         known = [one for one in self._ledger.channels() if one.message.client == client.raw and book.sells_in(one)]
         channels = chosen(known, ask.channel)
         if not channels:
             require_channels(self._ledger, self._ours, client, Role.PROVIDER)
-        views = []
+        views, waits_for_client = [], False
         for channel in channels:
             view = await preview(channel, ask, book.look_ahead, channel.message.provider)
             differs = book.differences.get(channel.message.channel)
@@ -104,14 +107,15 @@ class ProviderDesk:
                 found = difference_views(differs.differences, book.ledger, channel.message.channel)
                 view = msgspec.structs.replace(view, differences=found)
             views.append(view)
-            if not ask.dry_run:
+            if not ask.dry_run and view.nothing_code != NOTHING_HAPPENED:
+                waits_for_client = True
                 book.want(channel.message.channel, ask.until_day)
         return Settled(
             peer=client.peer_id,
             role=Role.PROVIDER.value,
             dry_run=ask.dry_run,
             channels=tuple(views),
-            waits_for_client=not ask.dry_run,
+            waits_for_client=waits_for_client,
             is_connected=self._is_connected(client),
         )
 

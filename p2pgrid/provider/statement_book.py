@@ -25,7 +25,7 @@ from p2pgrid.provider.channels import Channels, OpenChannel
 from p2pgrid.provider.dispute_book import Watcher
 from p2pgrid.settlement.hooks import Details, SellerHooks
 from p2pgrid.settlement.statements.days import LocalDays, period_days
-from p2pgrid.settlement.statements.drafting import Draft, Terms, draft, is_due
+from p2pgrid.settlement.statements.drafting import NOTHING_HAPPENED, Draft, Terms, draft, is_due
 from p2pgrid.settlement.statements.keeping import details_of
 from p2pgrid.settlement.statements.position import read_books
 from p2pgrid.settlement.statements.refused import NotStated
@@ -140,7 +140,7 @@ class StatementBook:
         try:
             return await self._draft(channel.books.signed, request, is_wanted=request.is_wanted)
         except NotStated as error:
-            if error.code == "stated-already":
+            if error.code in ("stated-already", NOTHING_HAPPENED):
                 self._wanted.pop(channel_id, None)
             raise
 

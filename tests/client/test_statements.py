@@ -34,12 +34,14 @@ from p2pgrid.provider.statement_book import MOST_ASKED_FOR, StatementBook
 from p2pgrid.provider.statements import StatementExchange
 from p2pgrid.settlement.hooks import InvoiceFile
 from p2pgrid.settlement.statements.agreed import AgreedInMemory
+from p2pgrid.settlement.statements.refused import NotStated
 from p2pgrid.settlement.wiring import Buying, Selling
 from tests.client.test_disputes import buy, dispute_of, session
 from tests.client.test_with_provider import buying
 from tests.factories import PROVIDER, make_prepayment, secret_key
 from tests.provider.rig import Buyer, Rig, provider, until
 from tests.settlement.statements.parts import DictDetails, Issuer, Receiver, details_of, own_details
+from tests.settlement.statements.two_sides import Sides, later
 
 
 @dataclass
@@ -128,18 +130,57 @@ async def test_both_sign_the_same_and_the_invoice_comes_over() -> None:
         assert clean(d.bought, d.sold)
 
 
-async def test_what_is_not_due_is_not_stated_and_what_nothing_is_of_is_on_request() -> None:
+async def test_what_is_not_due_is_not_stated_and_what_nothing_is_of_is_not_on_request_either() -> None:
     async with deal(1) as d:
         done = await d.settle(is_wanted=False)
         assert done.nothing is not None and done.nothing.code == "not-due"
         await d.settle()
-        done = await d.settle(is_wanted=False)
-        assert done.nothing is not None and done.nothing.code == "nothing-happened"
+        for is_wanted in (False, True):
+            done = await d.settle(is_wanted=is_wanted)
+            assert done.nothing is not None and done.nothing.code == "nothing-happened"
+            assert "since statement 1" in done.nothing.message
+        # Nor if the operator wishes: what it wished is forgotten, and does not wait for the next receipt.
+        (channel,) = d.bought.channels()
+        d.rig.shop.statements.want(channel.message.channel, 0)
+        await until(lambda: not d.rig.shop.statements._wanted)
+        assert len(d.statements()) == 1
+        await buy(d.purchaser, d.bought, d.sold)
         await d.settle()
         first, second = d.statements()
-        assert (second.message.first_receipt, second.message.last_receipt) == (2, 1)
+        assert (second.message.first_receipt, second.message.last_receipt) == (2, 2)
         assert second.message.from_ms == first.message.until_ms
         assert clean(d.bought, d.sold)
+
+
+async def test_a_channel_in_which_nothing_happened_has_no_first_statement() -> None:
+    sides = Sides()
+    await sides.begin()
+    for is_wanted in (True, False):
+        with pytest.raises(NotStated) as nothing:
+            await sides.settle(is_wanted=is_wanted)
+        assert nothing.value.code == "nothing-happened" and "since the channel was opened" in nothing.value.message
+    later(sides, 40)
+    await sides.buy(signed=False)
+    with pytest.raises(NotStated, match="nothing to state, and receipt 1 is neither signed by both nor disputed"):
+        await sides.settle()
+
+
+async def test_a_statement_that_is_due_and_signed_by_the_way_is_shown_too() -> None:
+    bought, sold = MemoryLedger(), MemoryLedger()
+    async with deal(2, bought=bought, sold=sold):
+        pass
+    with clocks_ahead(31):
+        async with deal(0, bought=bought, sold=sold) as d:
+            sessions = d.purchaser.sessions
+            # The link is not there yet: whoever makes it signs what is due before the command has its turn.
+            ((_, done),), _ = await sessions.settle(PROVIDER.public_key, "", 0)
+            assert [one.message.statement_number for one in done.statements] == [1]
+            assert [one.id for one in done.statements] == [one.id for one in d.statements()]
+            await buy(d.purchaser, bought, sold)
+            ((_, done),), _ = await sessions.settle(PROVIDER.public_key, "", 0)
+            assert [one.message.statement_number for one in done.statements] == [2]
+            ((_, done),), _ = await sessions.settle(PROVIDER.public_key, "", 0)
+            assert not done.statements and done.nothing is not None and done.nothing.code == "nothing-happened"
 
 
 async def test_a_dispute_made_just_now_is_exchanged_first() -> None:
@@ -287,7 +328,9 @@ async def test_differences_are_told_on_both_sides_and_nothing_is_signed() -> Non
 async def test_a_client_gets_no_more_statements_a_day_than_are_paid_for() -> None:
     async with deal(1) as d:
         codes = []
-        for _ in range(MOST_ASKED_FOR + 1):
+        for n in range(MOST_ASKED_FOR + 1):
+            if n:
+                await buy(d.purchaser, d.bought, d.sold)
             done = await d.settle()
             codes.append(done.nothing.code if done.nothing else "")
         assert codes[-1] == "asked-too-often" and len(d.statements()) == MOST_ASKED_FOR

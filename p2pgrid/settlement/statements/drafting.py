@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Final
 
 from p2pgrid.errors import InvalidRecord
@@ -14,13 +14,15 @@ from p2pgrid.proto.record import Record, Signed, encode_payload, parse_message
 from p2pgrid.proto.statement import Statement
 from p2pgrid.proto.statement_making import Period, Stated, VatOf, make_statement, receipts_of_period, vat_in
 from p2pgrid.settlement.hooks import Details
-from p2pgrid.settlement.statements.days import LocalDays, period_days
+from p2pgrid.settlement.statements.days import LocalDays, StatementDays, period_days
 from p2pgrid.settlement.statements.periods import cut_at_rate_change, due_until
 from p2pgrid.settlement.statements.position import Held, Position, StatedLedger, read_books, read_position
 from p2pgrid.settlement.statements.refused import NotStated
 from p2pgrid.settlement.statements.taxes import parties_of, vat_of_period
 
 PAYMENT_DAYS: Final = 14
+NOTHING_HAPPENED: Final = "nothing-happened"
+"""The code of `NotStated` where there is nothing to state."""
 _AT_ONCE: Final = 1000
 """Receipts of a statement that is made in one turn of the loop."""
 SETTLEMENT_DAYS: Final = 30
@@ -32,14 +34,24 @@ class Draft:
     """A statement that nobody has signed."""
 
     statement: Statement
-    first_day: date
-    last_day: date
+    days: StatementDays
+    """By the provider's calendar."""
     receipts: tuple[Stated, ...]
     """Those that it is of."""
     ends: Held | None
     """The receipt that keeps those from it on out of this period, if it is not their time."""
     vat_missing: NotStated | None = None
     """Why its VAT is not known, where it was looked ahead all the same: it has none then."""
+
+    @property
+    def first_day(self) -> date:
+        """The period's first."""
+        return self.days.first
+
+    @property
+    def last_day(self) -> date:
+        """The period's last."""
+        return self.days.last
 
     @property
     def record(self) -> Record:
@@ -80,7 +92,11 @@ async def draft(
     days = terms.days or LocalDays.at_offset(_offset(position))
     if until_day is not None:
         until_ms = min(until_ms or now_ms, days.end_ms(min(until_day, days.of(now_ms))))
-    end_ms = _end_wanted(position, until_ms, now_ms) if is_wanted else _end_due(position, days, now_ms)
+    if is_wanted:
+        end_ms = _end_wanted(position, days, until_ms, now_ms)
+        _check_something_happened(position, days, end_ms, now_ms)
+    else:
+        end_ms = _end_due(position, days, now_ms)
     missing: NotStated | None = None
     try:
         seller, _ = parties_of(details, channel.message)
@@ -93,12 +109,19 @@ async def draft(
         missing, vat = error, vat_in("O", 0)
         first, last = period_days(books.from_ms, end_ms, days)
     receipts = tuple(receipts_of_period(position.receipts, until_ms=end_ms))
-    due_ms = days.end_ms(days.of(now_ms) + timedelta(days=max(terms.payment_days, 1))) - 1
+    due = days.of(now_ms) + timedelta(days=max(terms.payment_days, 1))
+    due_ms = days.end_ms(due) - 1
     period = Period(until_ms=end_ms, stated_ms=now_ms, due_ms=max(due_ms, now_ms))
     statement = await statement_of(position, receipts, period, vat)
     checked(statement)
     ends = position.ends if len(receipts) == len(position.receipts) else None
-    return Draft(statement=statement, first_day=first, last_day=last, receipts=receipts, ends=ends, vat_missing=missing)
+    return Draft(
+        statement=statement,
+        days=StatementDays(first, last, due),
+        receipts=receipts,
+        ends=ends,
+        vat_missing=missing,
+    )
 
 
 async def is_due(
@@ -173,23 +196,39 @@ def _offset(position: Position) -> int:
     return position.offer.utc_offset_minutes if position.offer is not None else 0
 
 
-def _end_wanted(position: Position, until_ms: int, now_ms: int) -> int:
+def _end_wanted(position: Position, days: LocalDays, until_ms: int, now_ms: int) -> int:
     end_ms = min(until_ms or now_ms, now_ms)
     if end_ms <= position.books.from_ms:
-        raise NotStated("stated-already", f"all up to {_utc(position.books.from_ms)} is stated already.")
+        if position.books.last is None:
+            raise NotStated("stated-already", f"the channel was opened later, on {days.of(position.books.from_ms)}.")
+        raise NotStated("stated-already", f"all up to {days.of(position.books.from_ms - 1)} is stated already.")
     return end_ms
+
+
+def _check_something_happened(position: Position, days: LocalDays, end_ms: int, now_ms: int) -> None:
+    """A statement says something: an empty one costs a signature, and an invoice's number."""
+    if position.books.moved_ms(now_ms) is None and not receipts_of_period(position.receipts, until_ms=end_ms):
+        raise _nothing_happened(position, days, end_ms if end_ms < now_ms else None)
+
+
+def _nothing_happened(position: Position, days: LocalDays, end_ms: int | None = None) -> NotStated:
+    last, from_ms = position.books.last, position.books.from_ms
+    since = f"since the channel was opened on {days.of(from_ms)}"
+    if last is not None:
+        since = f"since statement {last.message.statement_number}, which goes up to {days.of(from_ms - 1)}"
+    until = f" until {days.of(end_ms - 1)}" if end_ms is not None else ""
+    sentence = f"nothing happened {since}{until}: there is nothing to state."
+    if position.ends is not None and not position.receipts:
+        sentence = f"{sentence[:-1]}, and receipt {position.ends.receipt_number} {position.ends.reason}."
+    return NotStated(NOTHING_HAPPENED, sentence)
 
 
 def _end_due(position: Position, days: LocalDays, now_ms: int) -> int:
     event_ms = first_event_ms(position, now_ms)
     if event_ms is None:
-        raise NotStated("nothing-happened", f"nothing happened since {_utc(position.books.from_ms)}.")
+        raise _nothing_happened(position, days)
     settlement_days = position.offer.terms.settlement_days if position.offer is not None else SETTLEMENT_DAYS
     end_ms = due_until(from_ms=position.books.from_ms, event_ms=event_ms, settlement_days=settlement_days, days=days)
     if end_ms > now_ms:
-        raise NotStated("not-due", f"the next statement is due at {_utc(end_ms)}.")
+        raise NotStated("not-due", f"the next statement is due when {days.of(end_ms - 1)} is over.")
     return end_ms
-
-
-def _utc(time_ms: int) -> str:
-    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime
 from typing import Final
 
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
-from p2pgrid.proto.messages import Channel
+from p2pgrid.proto.messages import Channel, Offer
 from p2pgrid.proto.record import Signed
 from p2pgrid.proto.statement import Statement
 from p2pgrid.proto.statement_difference import difference, differences
@@ -59,11 +59,15 @@ async def judge(
     days: tuple[date, date],
     *,
     now_ms: int,
+    offer: Offer | None = None,
     is_signed: bool = False,
+    accepts_due: bool = False,
 ) -> Judged:
     """What this side states differently, and what it does not agree to. Raises LedgerError.
 
-    `days`: what the provider calls the period's first and last. `is_signed`: the provider had signed it before.
+    `days`: what the provider calls the period's first and last. `offer`: what it sells by now, which may tell of
+    another time zone than what was bought by. `is_signed`: the provider had signed it before. `accepts_due`: then it
+    may be due at any time.
     """
     books = read_books(ledger, channel)
     found = _fixed(books, theirs)
@@ -73,9 +77,9 @@ async def judge(
         ledger, books, last_receipt=min(theirs.last_receipt, books.last_receipt + MOST_RECEIPTS)
     )
     receipts = tuple(receipts_of_period(position.receipts, until_ms=theirs.until_ms + CLOCK_TOLERANCE_MS))
-    found += _of_times(theirs, now_ms, is_signed=is_signed)
-    if not found and theirs.from_ms == books.from_ms:
-        found += _of_days(position, theirs, days)
+    found += _of_times(theirs, now_ms, is_signed=is_signed, accepts_due=is_signed and accepts_due)
+    if theirs.from_ms == books.from_ms and not any(one.field == "until_ms" for one in found):
+        found += _of_days(position, offer, theirs, days)
     found += _of_range(position, theirs, books.last_receipt + len(receipts))
     vat: VatOf = vat_in("O", 0)
     try:
@@ -116,7 +120,7 @@ def _fixed(books: Books, theirs: Statement) -> list[StatementDifference]:
     ]
 
 
-def _of_times(theirs: Statement, now_ms: int, *, is_signed: bool) -> list[StatementDifference]:
+def _of_times(theirs: Statement, now_ms: int, *, is_signed: bool, accepts_due: bool) -> list[StatementDifference]:
     found = []
     off_ms = theirs.stated_ms - now_ms
     if off_ms > CLOCK_TOLERANCE_MS or (off_ms < -CLOCK_TOLERANCE_MS and not is_signed):
@@ -127,17 +131,20 @@ def _of_times(theirs: Statement, now_ms: int, *, is_signed: bool) -> list[Statem
         found.append(difference("until_ms", about=about, client=_utc(now_ms), provider=_utc(theirs.until_ms)))
     # What was signed long ago and comes now leaves as much time to pay as any other.
     least_ms = max(theirs.stated_ms, now_ms - CLOCK_TOLERANCE_MS if is_signed else 0) + MIN_PAYMENT_MS
-    if theirs.due_ms < least_ms:
+    if theirs.due_ms < least_ms and not accepts_due:
         about = "that leaves less than a day to pay"
         found.append(difference("due_ms", about=about, client=_utc(least_ms), provider=_utc(theirs.due_ms)))
     return found
 
 
-def _of_days(position: Position, theirs: Statement, days: tuple[date, date]) -> list[StatementDifference]:
-    offset = position.offer.utc_offset_minutes if position.offer is not None else None
-    if offset is None or may_be_days(theirs.from_ms, theirs.until_ms, *days, offset):
+def _of_days(
+    position: Position, offer: Offer | None, theirs: Statement, days: tuple[date, date]
+) -> list[StatementDifference]:
+    known = [one.utc_offset_minutes for one in (position.offer, offer) if one is not None]
+    if not known or may_be_days(theirs.from_ms, theirs.until_ms, *days, known):
         return []
-    about = f"local days of a provider whose offers are {offset} minutes ahead of UTC"
+    offsets = " or ".join(str(one) for one in dict.fromkeys(known))
+    about = f"local days of a provider whose offers are {offsets} minutes ahead of UTC"
     period = f"{_utc(theirs.from_ms)} to {_utc(theirs.until_ms)}"
     return [difference("until_ms", about=about, client=period, provider=f"{days[0]} to {days[1]}")]
 

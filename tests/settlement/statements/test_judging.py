@@ -14,7 +14,8 @@ from p2pgrid.proto.record import Role, sign_message
 from p2pgrid.proto.statement import Statement
 from p2pgrid.proto.statement_difference import differs, receipt_differences
 from p2pgrid.proto.wire import MAX_DIFFERENCES, StatementDiffers, parse_frame
-from p2pgrid.settlement.statements.drafting import Draft, draft
+from p2pgrid.settlement.statements.days import LocalDays
+from p2pgrid.settlement.statements.drafting import Draft, Terms, draft
 from p2pgrid.settlement.statements.judging import judge
 from p2pgrid.settlement.statements.refused import NotStated
 from tests.factories import DAY_MS, NOW_MS, PROVIDER, digest
@@ -269,6 +270,13 @@ async def test_what_was_signed_long_ago_and_never_agreed_to_is_refused_when_it_i
     await sides.provider.append(sign_message(made.statement, Role.PROVIDER, PROVIDER))
     later(sides, 14)
     assert [one.field for one in await sides.settle()] == ["due_ms"]
+    # A person may accept that; what else differs it does not hide.
+    assert await judged(sides, made, is_signed=True, accepts_due=True) == []
+    dearer = msgspec.structs.replace(made.statement, gross_cents=made.statement.gross_cents + 1)
+    assert await judged(sides, made, dearer, is_signed=True, accepts_due=True) == ["gross_cents"]
+    # Of a draft that nobody signed yet there is no need to.
+    short = msgspec.structs.replace(made.statement, due_ms=made.statement.stated_ms + 1000)
+    assert await judged(sides, made, short, accepts_due=True, now_ms=made.statement.stated_ms) == ["due_ms"]
     # Had it been agreed to, it would be signed.
     sides.agreed.note(made.record, made.statement, sides.now_ms)
     assert await sides.settle() == []
@@ -282,3 +290,23 @@ async def test_a_number_that_was_signed_is_never_drafted_otherwise() -> None:
     await sides.settle()
     assert sides.statements()[1].message == made.statement
     assert made.statement.stated_ms > NOW_MS
+
+
+async def test_a_provider_that_has_changed_its_time_zone_is_told_by_what_it_sells_now() -> None:
+    sides, made = await drafted()
+    moved = Terms(days=LocalDays.at_offset(13 * 60))
+    # Stated when it is already the next day there.
+    sides.now_ms = LocalDays.at_offset(0).end_ms(made.last_day) - 3_600_000
+    made = await draft(
+        sides.provider, sides.dealings.channel, sides.details[1], now_ms=sides.now_ms, is_wanted=True, terms=moved
+    )
+    offer = msgspec.structs.replace(sides.dealings.offer.message, utc_offset_minutes=13 * 60)
+    assert await judged(sides, made) == ["until_ms"]
+    assert await judged(sides, made, offer=offer) == []
+    # What was drafted before it moved is still agreed to; and days of neither zone are not.
+    before = await draft(
+        sides.provider, sides.dealings.channel, sides.details[1], now_ms=sides.now_ms, is_wanted=True, terms=UTC
+    )
+    assert await judged(sides, before, offer=offer) == []
+    off = made.first_day, made.last_day + timedelta(days=1)
+    assert "until_ms" in await judged(sides, made, days=off, offer=offer)

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from p2pgrid.proto.messages import Terms as OfferTerms
 from p2pgrid.proto.record import Role
-from p2pgrid.settlement.statements.days import LocalDays, may_be_days, period_days
-from p2pgrid.settlement.statements.drafting import Terms, draft, is_due
+from p2pgrid.proto.statement import Statement
+from p2pgrid.settlement.statements.days import LocalDays, StatementDays, may_be_days, period_days
+from p2pgrid.settlement.statements.drafting import Draft, Terms, draft, is_due
 from p2pgrid.settlement.statements.periods import cut_at_rate_change, due_until
 from p2pgrid.settlement.statements.refused import NotStated
-from tests.factories import DAY_MS, NOW_MS
+from tests.factories import DAY_MS, NOW_MS, make_statement
 from tests.settlement.statements.parts import DictDetails, details_of
 from tests.settlement.statements.two_sides import UTC as AT_UTC
 from tests.settlement.statements.two_sides import Sides, later
@@ -48,6 +49,38 @@ def test_a_period_ends_with_a_day_after_what_happened_in_it(from_ms: int, after_
     assert (days.of(until_ms) - days.of(event_ms)).days <= n
 
 
+def stated(first: str, until: str, due: str) -> Statement:
+    times = {"from_ms": ms(first), "until_ms": ms(until), "stated_ms": ms(until), "due_ms": ms(due) - 1}
+    return make_statement((), bytes(32), channel=bytes(32), **times).message
+
+
+@pytest.mark.parametrize(
+    ("offset", "first", "until", "due", "said"),
+    [
+        # A day in Vilnius, and what is stated of a part of it.
+        (120, "2026-11-25T22:00", "2026-11-26T22:00", "2026-12-10T22:00", "2026-11-26 2026-11-26 2026-12-10"),
+        (120, "2026-11-25T22:00", "2026-11-26T09:00", "2026-12-10T22:00", "2026-11-26 2026-11-26 2026-12-10"),
+        (120, "2026-11-26T09:00", "2026-11-26T23:30", "2026-12-10T22:00", "2026-11-26 2026-11-27 2026-12-10"),
+        # Over a change of the clocks, told by an offer of either side of it.
+        (120, "2026-10-19T21:00", "2026-11-18T22:00", "2026-12-02T22:00", "2026-10-20 2026-11-18 2026-12-02"),
+        (180, "2026-10-19T21:00", "2026-11-18T22:00", "2026-12-02T22:00", "2026-10-20 2026-11-18 2026-12-02"),
+        (180, "2027-03-19T22:00", "2027-04-18T21:00", "2027-05-02T21:00", "2027-03-20 2027-04-18 2027-05-02"),
+        # No offer is known: by when it is due.
+        (None, "2026-11-25T22:00", "2026-11-26T22:00", "2026-12-10T22:00", "2026-11-26 2026-11-26 2026-12-10"),
+        (None, "2026-11-26T05:00", "2026-11-27T05:00", "2026-12-10T05:00", "2026-11-26 2026-11-26 2026-12-09"),
+        (None, "2026-11-26T00:00", "2026-11-27T00:00", "2026-12-10T00:00", "2026-11-26 2026-11-26 2026-12-09"),
+        # A day that ends as no day does is the one that it is in.
+        (None, "2026-11-26T00:00", "2026-11-27T00:00", "2026-12-10T00:00:30", "2026-11-26 2026-11-26 2026-12-10"),
+        (840, "2026-11-26T00:00", "2026-11-27T00:00", "9999-12-31T23:59", "2026-11-26 2026-11-27 9999-12-31"),
+    ],
+)
+def test_a_statements_days_are_told_from_an_offer(
+    offset: int | None, first: str, until: str, due: str, said: str
+) -> None:
+    found = StatementDays.of(stated(first, until, due), offset)
+    assert [one.isoformat() for one in (found.first, found.last, found.due)] == said.split()
+
+
 def test_a_period_is_cut_where_the_rate_changes() -> None:
     from_ms, until_ms = ms("2025-06-10T12:00"), ms("2025-07-10T00:00")
     cut_ms = cut_at_rate_change(from_ms, until_ms, "EE", TALLINN)
@@ -63,9 +96,9 @@ def test_days_of_a_provider_are_told_from_its_offers_but_for_summer_time(offset:
     first, last = period_days(from_ms, until_ms, days)
     for off in (-60, 0, 60):
         if abs(offset + off) <= 840:
-            assert may_be_days(from_ms, until_ms, first, last, offset + off)
-    assert not may_be_days(from_ms, until_ms, date(2027, 3, 7), last, offset)
-    assert not may_be_days(from_ms, until_ms, first, date(2027, 4, 13), offset)
+            assert may_be_days(from_ms, until_ms, first, last, [offset + off])
+    assert not may_be_days(from_ms, until_ms, date(2027, 3, 7), last, [offset])
+    assert not may_be_days(from_ms, until_ms, first, date(2027, 4, 13), [offset])
 
 
 async def sides_with(settlement_days: int) -> Sides:
@@ -90,7 +123,7 @@ async def test_a_node_settles_at_the_end_of_its_periods_and_not_before() -> None
         assert not await is_due(ledger, sides.dealings.channel, now_ms=due_ms - 1, terms=AT_UTC)
         assert await is_due(ledger, sides.dealings.channel, now_ms=due_ms, terms=AT_UTC)
     sides.now_ms = due_ms - 2000
-    with pytest.raises(NotStated, match="due at"):
+    with pytest.raises(NotStated, match="due when"):
         await sides.settle(is_wanted=False)
     sides.now_ms = due_ms + 3_600_000
     assert await sides.settle(is_wanted=False) == []
@@ -124,6 +157,31 @@ async def test_a_receipt_of_the_next_period_goes_into_the_next_statement() -> No
     assert await sides.settle(is_wanted=False) == []
     assert sides.statements()[1].message.first_receipt == 2
     assert not sides.faults()
+
+
+async def test_before_a_change_of_the_rate_there_is_an_empty_statement_where_the_rest_is_not() -> None:
+    """A period ends with the old rate, so one of nothing has to, or nothing after it could be stated."""
+    change_ms = ms("2021-01-01T00:00", "Europe/Berlin")
+    berlin = Terms(days=LocalDays(ZoneInfo("Europe/Berlin")))
+    german = {"country": "DE", "vat_id": "DE136695976"}
+    details = DictDetails(details_of(Role.CLIENT, **german), details_of(Role.PROVIDER, **german))
+    sides = Sides()
+    from tests.factories import make_channel
+
+    sides.dealings.channel = make_channel(opened_ms=change_ms - 10 * DAY_MS, expires_ms=change_ms + 80 * DAY_MS)
+    sides.now_ms = change_ms + DAY_MS
+    await sides.begin()
+
+    async def wanted() -> Draft:
+        channel = sides.dealings.channel
+        return await draft(sides.provider, channel, details, now_ms=sides.now_ms, is_wanted=True, terms=berlin)
+
+    with pytest.raises(NotStated) as nothing:
+        await wanted()
+    assert nothing.value.code == "nothing-happened"
+    await sides.buy()
+    made = await wanted()
+    assert (made.statement.until_ms, made.statement.last_receipt) == (change_ms, 0)
 
 
 async def test_at_a_change_of_the_rate_there_are_two_statements() -> None:

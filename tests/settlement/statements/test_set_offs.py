@@ -181,6 +181,7 @@ async def test_the_second_signature_comes_while_a_statement_is_half_signed() -> 
     assert await sides.settle() == []
     await sides.propose(Role.PROVIDER, 100)
     await sides.bring_together()
+    await sides.buy()
     with pytest.raises(CutOff):
         await sides.settle(cut_after=3)
     sides.agreed = type(sides.agreed)()  # the client has lost what it agreed to, and judges anew
@@ -200,6 +201,7 @@ async def test_what_one_side_alone_counts_is_named() -> None:
     await sides.propose(Role.PROVIDER, 100)
     await sides.bring_together()
     await sides.accept(Role.CLIENT)
+    await sides.buy()
     sides.now_ms += 1000
     found = {one.field: one for one in await sides.state()}  # not brought together before
     assert (found["set_off_cents"].client, found["set_off_cents"].provider) == ("100", "0")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import Any
+
+import pytest
 
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.proto.dispute import Decision
@@ -19,10 +22,11 @@ from p2pgrid.proto.verdict import Bundle, Finding, audit_records
 from p2pgrid.proto.wire import MAX_NUMBER, StatementDifference
 from p2pgrid.settlement.statements.agreed import AgreedInMemory
 from p2pgrid.settlement.statements.days import LocalDays, period_days
-from p2pgrid.settlement.statements.drafting import Terms, draft
+from p2pgrid.settlement.statements.drafting import NOTHING_HAPPENED, Terms, draft
 from p2pgrid.settlement.statements.judging import judge
 from p2pgrid.settlement.statements.keeping import details_of, keep_taken
 from p2pgrid.settlement.statements.position import read_books
+from p2pgrid.settlement.statements.refused import NotStated
 from tests.factories import (
     DAY_MS,
     NOW_MS,
@@ -243,9 +247,13 @@ class Sides:
 
     async def settle_whole(self) -> list[Signed[Statement]]:
         """Whatever was cut off before is finished, and what is left is stated; the same on both sides."""
-        if read_books(self.provider, self.dealings.channel).pending is not None:
-            assert await self.settle() == []
-        assert await self.settle() == []
+        with contextlib.suppress(NotStated):
+            was_pending = read_books(self.provider, self.dealings.channel).pending is not None
+            for _ in range(1 + was_pending):
+                assert await self.settle() == []
+        with pytest.raises(NotStated) as nothing:
+            await self.settle()
+        assert nothing.value.code == NOTHING_HAPPENED
         await self.bring_together()
         return self.statements()
 
