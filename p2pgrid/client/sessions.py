@@ -178,22 +178,38 @@ class Sessions(Mapping[str, ProviderSession]):
 
         Raises RemoteError where the provider is away or does not agree, and LedgerError.
         """
-        peer_id = provider.peer_id
-        if not self._dial_addresses(provider):
-            with contextlib.suppress(RemoteError, TimeoutError):
-                async with asyncio.timeout(SEARCH_TIMEOUT_S):
-                    await self._book.search()
+        known = self._dial_addresses(provider)
+        if not known:
+            await self._search()
+        try:
+            changes = await self._reconcile(provider.peer_id, timeout_s)
+        except Unreachable:
+            # It may be elsewhere than when it was last bought from.
+            if not known:
+                raise
+            await self._search()
+            if self._dial_addresses(provider) == known:
+                raise
+            changes = await self._reconcile(provider.peer_id, timeout_s)
+        return changes, await self.allow(provider.peer_id)
+
+    async def _search(self) -> None:
+        """Look for all who sell; nothing, where that fails."""
+        with contextlib.suppress(RemoteError, TimeoutError):
+            async with asyncio.timeout(SEARCH_TIMEOUT_S):
+                await self._book.search()
+
+    async def _reconcile(self, peer_id: str, timeout_s: float) -> list[Reconciliation]:
         session = self._sessions.get(peer_id)
         was_known = session is not None
         if session is not None and (session.quarantine or session.life.is_down):
             # Dialled afresh: one that is down may wait for a while before it tries again.
             await self.end(peer_id)
         try:
-            changes = await self.with_provider(peer_id).reconcile(timeout_s)
+            return await self.with_provider(peer_id).reconcile(timeout_s)
         finally:
             if not was_known and self._is_closed_after_use(peer_id):
                 await self.end(peer_id)
-        return changes, await self.allow(peer_id)
 
     async def settle(
         self, provider: PublicKey, prefix: str, until_day: int, *, accepts_due: bool = False

@@ -17,6 +17,8 @@ from tests.proto.chains import BY_VOUCHER, DAY_MS, Dealings
 
 CREDIT_PICO = 200 * 10**12
 MODELS = ("small", "large")
+UTC_OFFSET_MINUTES = 120
+"""Vilnius and Tartu, in winter."""
 _ORDERS_AT_ONCE = 200
 
 STATUSES = (
@@ -29,9 +31,9 @@ STATUSES = (
 """How orders end, in a hundred."""
 
 
-def tariffs(name: str) -> dict[str, Tariff]:
+def tariffs(operator: str) -> dict[str, Tariff]:
     """An operator's prices: micro-EUR for a million tokens."""
-    dearer = len(name) % 3
+    dearer = len(operator) % 3
     return {
         "small": Tariff(input_upm=400_000 + dearer * 50_000, cached_input_upm=100_000, output_upm=1_800_000),
         "large": Tariff(input_upm=3_000_000, cached_input_upm=750_000, output_upm=9_000_000 + dearer * 333_333),
@@ -41,10 +43,14 @@ def tariffs(name: str) -> dict[str, Tariff]:
 class Past(Dealings):
     """One channel's month. Records are kept in the order in which they were made; nothing is looked up."""
 
-    def __init__(self, name: str, provider: SecretKey, client: SecretKey, *, from_ms: int, seed: int) -> None:
-        self._rng = random.Random(f"{name} {seed}")
-        self.tariffs = tariffs(name)
+    def __init__(
+        self, operator: str, buyer: str, provider: SecretKey, client: SecretKey, *, from_ms: int, seed: int
+    ) -> None:
+        self._rng = random.Random(f"{operator} {buyer} {seed}")
+        self.tariffs = tariffs(operator)
         self._unmentioned: list[bytes] = []
+        self.disputed: list[Signed[Receipt]] = []
+        """In the order of the disputes."""
         models = tuple(
             ModelOffer(model=model, tariff=tariff, context_tokens=16_384, concurrency=8, endpoints=ENDPOINTS)
             for model, tariff in self.tariffs.items()
@@ -52,12 +58,13 @@ class Past(Dealings):
         super().__init__(
             provider=provider,
             client=client,
-            nonce=f"{name} {seed}",
+            nonce=f"{operator} {buyer} {seed}",
             now_ms=from_ms + 1000,
             offer_changes={
                 "valid_from_ms": from_ms - DAY_MS,
                 "valid_until_ms": from_ms + 60 * DAY_MS,
-                "operator": name,
+                "operator": operator,
+                "utc_offset_minutes": UTC_OFFSET_MINUTES,
                 "models": models,
                 "terms": Terms(credit_limit_pico=CREDIT_PICO),
             },
@@ -106,6 +113,7 @@ class Past(Dealings):
     def dispute(self, receipt: Signed[Receipt], *, accept: bool | None, owed_pico: int = 0) -> Signed[Dispute]:
         """The client disputes the last receipt; the provider accepts, rejects or, None, has not answered yet."""
         message = receipt.message
+        self.disputed.append(receipt)
         dispute = Dispute(
             channel=message.channel,
             receipt_number=message.receipt_number,

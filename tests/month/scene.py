@@ -186,7 +186,8 @@ class Scene:
         for index, (seller, buyer) in enumerate(pairs):
             folder = self.data(buyer, buying=True)
             past = Past(
-                f"{seller.folder} {buyer.folder}",
+                seller.name,
+                buyer.name,
                 self.key(self.data(seller)),
                 self.key(folder),
                 from_ms=from_ms,
@@ -196,10 +197,10 @@ class Scene:
             self.channels.append(Channel(seller, buyer, folder, past))
         for seller in OPERATORS:
             books = [one.past.provider_has for one in self.channels if one.seller is seller]
-            await write(self.data(seller) / "ledger.db", books)
+            await write(DataFolder(self.data(seller)).ledger_file, books)
         for folder in {one.buyer_folder for one in self.channels}:
             books = [one.past.client_has for one in self.channels if one.buyer_folder == folder]
-            await write(folder / "ledger.db", books)
+            await write(DataFolder(folder).ledger_file, books)
 
     async def start(self) -> None:
         """The bootstrap peer and both operators' nodes."""

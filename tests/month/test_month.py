@@ -1,0 +1,230 @@
+"""A month between two operators and three clients in three countries, from receipts to euros in the bank.
+
+Real nodes, commands as people give them, and a bank that knows nothing of any of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from p2pgrid.proto.messages import Receipt
+from p2pgrid.proto.pricing import owes_nothing
+from tests.grid.conftest import FakeEngine
+from tests.month.bank import Transfer, booked, transfers_of
+from tests.month.past import UTC_OFFSET_MINUTES
+from tests.month.scene import CLIENTS, OPERATORS, TARTU, VILNIUS, Channel, Scene, command
+from tests.proto.chains import DAY_MS
+
+pytestmark = pytest.mark.process
+
+RATES_BP = {("LT", "LT"): 2100}
+"""VAT by the seller's and the buyer's country; across a border it is the buyer's to declare."""
+PERIOD_DAYS = 30
+
+
+def last_midnight_ms(now_ms: int) -> int:
+    """When the day began in Vilnius and Tartu."""
+    offset_ms = UTC_OFFSET_MINUTES * 60_000
+    return (now_ms + offset_ms) // DAY_MS * DAY_MS - offset_ms
+
+
+@pytest.fixture
+async def scene(tmp_path: Path, fake_engine: FakeEngine) -> AsyncIterator[Scene]:
+    scene = Scene(tmp_path, fake_engine.url)
+    for company in (*OPERATORS, *CLIENTS):
+        scene.make_folder(company)
+    for company in OPERATORS:
+        scene.make_folder(company, buying=True)
+        data, buys = scene.data(company), scene.peer_id(company, buying=True)
+        vat = ("--legal-name", company.name, "--country", company.country, "--vat-id", company.vat_id)
+        await command(data, "card", "init", *vat)
+        await command(data, "card", "sign", "--peer", buys)
+    until_ms = last_midnight_ms(time.time_ns() // 1_000_000)
+    await scene.make_past(from_ms=until_ms - PERIOD_DAYS * DAY_MS, until_ms=until_ms - 3_600_000)
+    try:
+        await scene.start()
+        yield scene
+    finally:
+        await scene.stop()
+
+
+async def test_from_receipts_to_euros_in_the_bank(scene: Scene) -> None:
+    today = datetime.now(UTC).date()
+    expected = {channel_id(one): bill(one) for one in scene.channels}
+    assert sum(one.receipts for one in expected.values()) == 10_000
+
+    # 1. The period is over: both sides state it, and the invoice comes.
+    for channel in scene.channels:
+        await settled(scene, channel)
+    for channel in scene.channels:
+        (listed,) = await statements(channel)
+        statement, bills = listed["statement"], expected[channel_id(channel)]
+        stated = (statement["last_receipt"], statement["net_cents"], statement["gross_cents"])
+        assert stated == (bills.receipts, bills.net_cents, bills.gross_cents), channel
+        assert listed["open_cents"] == bills.gross_cents
+
+    # 2. The invoices: numbers without gaps, on both sides, the same files.
+    for company in OPERATORS:
+        issued = (await command(scene.data(company), "invoices", "list", "--issued"))["invoices"]
+        sold = [one for one in scene.channels if one.seller is company]
+        year = today.year
+        assert sorted(one["number"] for one in issued) == [
+            f"{company.prefix}-{year}-{n:06}" for n in range(1, len(sold) + 1)
+        ]
+        assert {one["channel"]: one["gross_cents"] for one in issued} == {
+            channel_id(one): expected[channel_id(one)].gross_cents for one in sold
+        }
+    for channel in scene.channels:
+        files = list(channel.buyer_folder.rglob("invoices/received/**/*.pdf"))
+        assert len(files) == len([one for one in scene.channels if one.buyer_folder == channel.buyer_folder])
+
+    # 3. The two operators set off what they owe each other; the larger debt is paid in part.
+    owed = {one.seller: expected[channel_id(one)].gross_cents for one in scene.channels if one.buyer in OPERATORS}
+    set_off_cents = min(owed.values())
+    mine, theirs = (("--with", str(scene.data(one, buying=True))) for one in OPERATORS)
+    made = await command(scene.data(VILNIUS), "set-off", "propose", scene.peer_id(TARTU), *mine)
+    assert made["amount_cents"] == set_off_cents
+    between = [one for one in scene.channels if one.buyer in OPERATORS]
+    for channel in between:
+        await settle(scene, channel)
+    (waiting,) = await command(scene.data(TARTU), "set-off", "list", *theirs)
+    assert waiting["state"] == "waits-for-us"
+    await command(scene.data(TARTU), "set-off", "accept", waiting["id"], *theirs)
+    for channel in between:
+        await settle(scene, channel)
+    (agreed,) = await command(scene.data(VILNIUS), "set-off", "list", *mine)
+    assert (agreed["state"], agreed["amount_cents"]) == ("in-force", set_off_cents)
+
+    # 4. Everybody pays.
+    transfers: list[Transfer] = []
+    for folder in sorted({one.buyer_folder for one in scene.channels}):
+        out = folder / "bank"
+        out.mkdir()
+        due = (today + timedelta(days=60)).isoformat()
+        paid = await command(folder, "pay", "--until", due, "--out", str(out))
+        transfers += [one for file in paid["files"] for one in transfers_of(Path(file))]
+        assert not (await command(folder, "pay", "--until", due, "--out", str(out)))["payments"]
+    whole = sum(one.gross_cents for one in expected.values())
+    assert sum(one.cents for one in transfers) == whole - 2 * set_off_cents
+
+    # 5. The bank books it, and each operator reads the bank's file, twice.
+    for company, shape in zip(OPERATORS, ("batch", "plain"), strict=True):
+        file = scene.root / f"{company.folder}.xml"
+        file.write_bytes(booked(transfers, company.iban, today, shape))
+        first = await command(scene.data(company), "bank", "import", str(file))
+        again = await command(scene.data(company), "bank", "import", str(file))
+        coming = [one for one in transfers if one.payee_iban == company.iban]
+        assert (first["payments_booked"], again["payments_booked"]) == (len(coming), 0)
+
+    # 6. The next statements show it, and every balance is zero.
+    for channel in scene.channels:
+        await settle(scene, channel)
+        listed = await statements(channel)
+        assert [one["open_cents"] for one in listed] == [0] * len(listed), channel
+        assert listed[-1]["statement"]["closing_cents"] == 0, channel
+
+    # 7. The audit is clean, and follows every cent.
+    verdict = await audit(scene)
+    assert verdict["clean"], verdict["findings"]
+    assert verdict["counts"]["countersigned"] == 10_000 if "counts" in verdict else True
+    for company in OPERATORS:
+        traced = await command(scene.data(company), "trace")
+        assert traced["audit"]["clean"]
+        assert all(one["open_cents"] == one["left_over_cents"] == 0 for one in traced["all"]["statements"])
+
+    # 8. And the accountant's books balance, with nothing owed.
+    for company in OPERATORS:
+        balance = await command(scene.data(company), "books", "balance", "--year", str(today.year))
+        assert balance["debit_cents"] == balance["credit_cents"] > 0
+
+
+# -- what it should come to, computed by other means --------------------------------------------------------------------
+
+
+class Bill:
+    """A channel's month, in fractions of a cent until a line is a line."""
+
+    def __init__(self, channel: Channel) -> None:
+        tokens: dict[tuple[str, str], int] = defaultdict(int)
+        self.receipts = len(channel.past.receipts)
+        for signed in channel.past.receipts:
+            receipt: Receipt = signed.message
+            if owes_nothing(receipt.status):
+                continue
+            usage = receipt.usage
+            tokens[receipt.model, "input"] += usage.prompt_tokens - usage.cached_tokens
+            tokens[receipt.model, "cached"] += usage.cached_tokens
+            tokens[receipt.model, "output"] += usage.output_tokens
+        net = 0
+        for (model, kind), count in tokens.items():
+            tariff = channel.past.tariffs[model]
+            price_upm = {"input": tariff.input_upm, "cached": tariff.cached_input_upm, "output": tariff.output_upm}[
+                kind
+            ]
+            net += half_up(Fraction(count * price_upm, 10**12) * 100)
+        accepted, _, waiting = channel.past.disputed
+        net -= half_up(Fraction(accepted.message.amount_pico, 10**12) * 100)
+        net -= half_up(Fraction(waiting.message.amount_pico, 10**12) * 100)
+        self.net_cents = net
+        rate_bp = RATES_BP.get((channel.seller.country, channel.buyer.country), 0)
+        self.gross_cents = net + half_up(Fraction(net * rate_bp, 10_000))
+
+
+def half_up(amount: Fraction) -> int:
+    return (2 * amount.numerator + amount.denominator) // (2 * amount.denominator)
+
+
+def bill(channel: Channel) -> Bill:
+    return Bill(channel)
+
+
+# -- commands -----------------------------------------------------------------------------------------------------------
+
+
+def channel_id(channel: Channel) -> str:
+    return channel.past.channel.message.channel.hex()
+
+
+async def settle(scene: Scene, channel: Channel) -> Any:
+    done = await command(channel.buyer_folder, "settle", scene.peer_id(channel.seller))
+    assert not done["errors"]
+    (one,) = done["settled"]
+    (about,) = one["channels"]
+    assert not about["differences"] and not about["waiting"], about
+    return about
+
+
+async def settled(scene: Scene, channel: Channel) -> None:
+    """Until the invoice is there, which the provider makes after both have signed."""
+    number = 0
+    async with asyncio.timeout(60):
+        while not number:
+            await settle(scene, channel)
+            found = (await command(channel.buyer_folder, "invoices", "list", "--received"))["invoices"]
+            number = len([one for one in found if one["channel"] == channel_id(channel)])
+
+
+async def statements(channel: Channel) -> list[dict[str, Any]]:
+    listed = (await command(channel.buyer_folder, "settle", "--list"))["statements"]
+    return [one for one in listed if one["statement"]["channel"] == channel_id(channel)]
+
+
+async def audit(scene: Scene) -> dict[str, Any]:
+    """Of everything that anybody has."""
+    files = []
+    folders = {scene.data(one) for one in OPERATORS} | {one.buyer_folder for one in scene.channels}
+    for folder in sorted(folders):
+        file = scene.root / f"{folder.name}.jsonl"
+        await command(folder, "receipts", "export", str(file))
+        files.append(str(file))
+    verdict: dict[str, Any] = await command(scene.root, "audit", *files)
+    return verdict
