@@ -1,4 +1,4 @@
-"""The bank between them: it reads pain.001 as any bank does, and writes what it booked. No code of the project's own."""
+"""The bank between them: it reads pain.001 as any bank does, and writes what it booked. No code of ours is in it."""
 
 from __future__ import annotations
 
