@@ -155,6 +155,11 @@ class Scene:
         """Its data folder; an operator buys from another one, with a key of its own."""
         return self.root / (f"{company.folder}-buys" if buying and company in OPERATORS else company.folder)
 
+    @property
+    def buyers(self) -> list[Path]:
+        """The folders that buy."""
+        return sorted({one.buyer_folder for one in self.channels})
+
     def key(self, data: Path) -> SecretKey:
         """The key of a folder."""
         return DataFolder(data).load_key()
@@ -198,7 +203,7 @@ class Scene:
         for seller in OPERATORS:
             books = [one.past.provider_has for one in self.channels if one.seller is seller]
             await write(DataFolder(self.data(seller)).ledger_file, books)
-        for folder in {one.buyer_folder for one in self.channels}:
+        for folder in self.buyers:
             books = [one.past.client_has for one in self.channels if one.buyer_folder == folder]
             await write(DataFolder(folder).ledger_file, books)
 
