@@ -241,6 +241,12 @@ class Sessions(Mapping[str, ProviderSession]):
                     )
                     for channel in found
                 ]
+                for channel, done in settled:
+                    new = [one for one in signed if one.message.channel == channel.message.channel]
+                    if not await session.statements.wait_for_invoices(link, channel, new, done):
+                        notes.append(
+                            "The provider has not made the invoice yet. It comes by itself, or with the next settle."
+                        )
             finally:
                 if not was_known and self._is_closed_after_use(provider.peer_id):
                     await self.end(provider.peer_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from p2pgrid.client.disputes import Disputes
@@ -17,7 +17,7 @@ from p2pgrid.net.connection import LinkConnection
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import Channel, Offer
 from p2pgrid.proto.record import Record, Signed
-from p2pgrid.proto.statement import Statement
+from p2pgrid.proto.statement import Invoice, Statement
 from p2pgrid.proto.wire import MAX_COMPARED, Kind, SettlementNews, parse_frame
 from p2pgrid.settlement.statements.drafting import is_due
 from p2pgrid.settlement.wiring import Buying
@@ -31,6 +31,10 @@ MOST_STATEMENTS: Final = 12
 CHECK_INTERVAL_S: Final = 3600.0
 _QUIET: Final = frozenset({"not-due", "nothing-happened", "stated-already"})
 """Why there is no statement, and nobody need be told."""
+
+
+_INVOICE_PAUSE_S: Final = 0.7
+_INVOICE_ROUNDS: Final = 20
 
 
 class Statements:
@@ -102,6 +106,23 @@ class Statements:
             )
             return done
 
+    async def wait_for_invoices(
+        self, link: LinkConnection, channel: Signed[Channel], signed: Sequence[Signed[Statement]], done: ChannelSettled
+    ) -> bool:
+        """Until the invoices of statements just signed are here; the provider makes them in some seconds.
+
+        False where they are not by then: they come by themselves, later. Raises RemoteError, LedgerError.
+        """
+        wanted = {one.id for one in signed if one.message.gross_cents}
+        for _ in range(_INVOICE_ROUNDS):
+            invoices = self._ledger.settlement(Invoice, channel.message.channel)
+            if wanted <= {one.message.statement for one in invoices}:
+                return True
+            await asyncio.sleep(_INVOICE_PAUSE_S)
+            async with self._turn:
+                await self._guard(self._fetch(link, channel, done))
+        return False
+
     async def keep(self, link: LinkConnection) -> None:
         """Settle all, then whenever the provider has news, and every hour what is due; until cancelled."""
         self._wanted.update(one.message.channel for one in self.live_channels())
@@ -169,6 +190,10 @@ class Statements:
                 break
         await self._client.fetch_documents(link, channel, done)
         return done
+
+    async def _fetch(self, link: LinkConnection, channel: Signed[Channel], done: ChannelSettled) -> None:
+        await self._client.bring_together(link, channel, done)
+        await self._client.fetch_documents(link, channel, done)
 
     async def _try(self, link: LinkConnection, channel: Signed[Channel], *, asks: bool) -> None:
         channel_id = channel.message.channel

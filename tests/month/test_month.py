@@ -63,7 +63,7 @@ async def test_from_receipts_to_euros_in_the_bank(scene: Scene) -> None:
     assert sum(one.receipts for one in expected.values()) == 10_000
 
     # 1. The period is over: both sides state it, and the invoice comes.
-    await asyncio.gather(*(invoiced(scene, folder) for folder in scene.buyers))
+    await asyncio.gather(*map(settle, scene.buyers))
     for channel in scene.channels:
         listed, *_ = await statements(channel)
         statement, bills = listed["statement"], expected[channel_id(channel)]
@@ -203,17 +203,6 @@ async def settle(folder: Path) -> None:
     for peer in done["settled"]:
         for about in peer["channels"]:
             assert not about["differences"] and not about["waiting"], about
-
-
-async def invoiced(scene: Scene, folder: Path) -> None:
-    """Until the invoices are there, which providers make after both have signed."""
-    wanted = {channel_id(one) for one in scene.channels if one.buyer_folder == folder}
-    async with asyncio.timeout(120):
-        found: set[str] = set()
-        while found != wanted:
-            await settle(folder)
-            received = (await command(folder, "invoices", "list", "--received"))["invoices"]
-            found = {one["channel"] for one in received if one["number"]}
 
 
 async def statements(channel: Channel) -> list[dict[str, Any]]:
