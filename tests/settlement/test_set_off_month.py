@@ -124,6 +124,8 @@ async def test_a_month_with_a_set_off(tmp_path: Path) -> None:
         last = (await stated(sides)).message
         assert last.set_off_cents == owing
         assert last.closing_cents == sum(one.message.gross_cents for one in sides.statements()) - owing
+        later(sides, 1)
+        await sides.buy(tokens=200_000)
         assert (await stated(sides)).message.set_off_cents == 0, "counted once"
     files = bundles(tmp_path, both)
     verdict = audit_records(
