@@ -267,7 +267,8 @@ class CreditBook:
             return PayingHistory()
         statements = (one.message for one in shown.countersigned)
         payments = (one.message for one in shown.payments.values())
-        return history_of(statements, payments, now_ms=now_ms, grace_ms=self._grace_ms)
+        set_off_cents = sum(one.message.amount_cents for one in shown.set_offs.values())
+        return history_of(statements, payments, now_ms=now_ms, grace_ms=self._grace_ms, set_off_cents=set_off_cents)
 
     def _history_view(self, channel: bytes, now_ms: int) -> HistoryTaken:
         ((provider, client),) = self._select(

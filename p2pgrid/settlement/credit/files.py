@@ -14,16 +14,15 @@ from p2pgrid.errors import InvalidRecord, UsageError
 from p2pgrid.ledger.bundle import read_bundle
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.credit import balances_of
-from p2pgrid.proto.cycle import Cycle, CycleVerdict, Leg
 from p2pgrid.proto.default import Default, make_default
 from p2pgrid.proto.default_rules import DefaultState, verify_default
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import PARTIES, M, Record, Role, Signed, sign_message
 from p2pgrid.proto.set_off import SetOff
-from p2pgrid.proto.set_off_rules import TakenOff, taken_off
 from p2pgrid.proto.statement import Invoice, Payment, Statement
 from p2pgrid.settlement.credit.book import MAX_RECORDS
+from p2pgrid.settlement.set_offs import set_off_cents
 
 BANK_DAYS_MS: Final = 3 * 86_400_000
 """How far back a claim looks, unless it is told otherwise: what came since may not have been imported yet."""
@@ -63,7 +62,7 @@ def claims_against(
             payments,
             set_offs,
             statements=statements.values(),
-            set_off_cents=sum(one.cents for one in _taken_off(ledger, channel_id)),
+            set_off_cents=set_off_cents(ledger, channel_id),
             as_of_ms=as_of_ms,
             now_ms=now_ms,
         )
@@ -129,17 +128,6 @@ def read_records(path: Path) -> list[Record]:
         if len(found) > MAX_RECORDS:
             raise UsageError(f"{path} has more than {MAX_RECORDS} records.", hint="Ask for a file of one client.")
     return found
-
-
-def _taken_off(ledger: SettledLedger, channel: bytes) -> list[TakenOff]:
-    """All that was set off in the channel and all that went round in cycles, which a claim shows to nobody."""
-    return taken_off(
-        channel,
-        ledger.settlement(SetOff, channel),
-        ledger.settlement(Cycle, channel),
-        ledger.settlement(Leg, channel),
-        ledger.settlement(CycleVerdict, channel),
-    )
 
 
 def _countersigned(ledger: SettledLedger, channel: bytes) -> list[Signed[Statement]]:
