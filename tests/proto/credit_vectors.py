@@ -120,7 +120,7 @@ class Debt:
         one = make_payment(self.invoice, self.grid.channel.message.channel, amount_cents=cents, **{**booked, **changes})
         self.payments.append(one)
         if listed:
-            self.list(one)
+            self.count(one)
         return self
 
     def ahead(self, cents: int, booked_ms: int) -> Debt:
@@ -130,7 +130,7 @@ class Debt:
         self.payments.append(make_prepayment(channel, amount_cents=cents, booked_ms=booked_ms, entry=entry))
         return self
 
-    def list(self, one: Signed[Payment]) -> None:
+    def count(self, one: Signed[Payment]) -> None:
         """The claim counts the payment."""
         known = (*self.claim_changes.get("payments", ()), one.id)
         self.claim_changes["payments"] = tuple(sorted(known))

@@ -79,6 +79,8 @@ def claims_against(
         )
         records = [one.record for one in proof]
         verdict = verify_default(claim.record, records, now_ms)
+        if verdict.state is DefaultState.CLEARED:
+            continue  # paid after that day
         if verdict.state is not DefaultState.STANDS:
             raise UsageError(f"the claim would not stand: {verdict.sentence}", hint="See `p2pgrid credit show PEER`.")
         found.append((claim, records))
