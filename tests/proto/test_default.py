@@ -91,11 +91,12 @@ def test_a_payment_that_its_bank_told_of_late_is_not_claimed() -> None:
 
 def test_what_went_round_a_cycle_is_not_claimed() -> None:
     """A leg is no SetOff: the provider's books know of it, and those that judge the claim need not."""
-    debt, times = Debt(), {"as_of_ms": Debt().as_of_ms, "now_ms": Debt().as_of_ms}
+    debt = Debt()
+    times = {"as_of_ms": debt.as_of_ms, "now_ms": debt.as_of_ms}
     statements = [debt.first, debt.statement]
-    message = make_default(debt.statement, [], statements=statements, set_off_cents=8, **times)
+    message = make_default(debt.statement, [], (), statements=statements, set_off_cents=8, **times)
     assert message is not None and message.unpaid_cents == debt.open_cents - 8
-    assert make_default(debt.statement, [], statements=statements, set_off_cents=debt.open_cents, **times) is None
+    assert make_default(debt.statement, [], (), statements=statements, set_off_cents=debt.open_cents, **times) is None
 
 
 def test_a_payment_that_its_bank_told_of_late_clears_a_claim_once_all_statements_are_there() -> None:
