@@ -65,7 +65,8 @@ def show(context: CliContext, peer: str | None, as_json: bool) -> None:
         click.echo(json.dumps(msgspec.to_builtins(shown), indent=2))
         return
     if not (found or claims or histories):
-        click.echo("Nobody was lent anything, and nobody lends here.")
+        of_peer = f"Nothing was lent to {key.peer_id}, nor by it." if key else ""
+        click.echo(of_peer or "Nobody was lent anything, and nobody lends here.")
     for one in found:
         _print_peer(one)
     for claim in claims:
@@ -98,7 +99,7 @@ def default(context: CliContext, peer: str, out: Path, as_of: str | None, as_jso
 
     data, now_ms = context.data, _now_ms()
     client = _key_of(peer)
-    as_of_ms = min(_end_of_day_ms(as_of), now_ms) if as_of else now_ms - BANK_DAYS_MS
+    as_of_ms = _as_of_ms(as_of, now_ms) if as_of else now_ms - BANK_DAYS_MS
     keys = [data.load_key(), *data.load_retired_keys()]
     grace_ms = _terms(data).overdue_grace_days * _DAY_MS
     with _reader(data) as ledger:
@@ -295,12 +296,19 @@ def _day(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).date().isoformat()
 
 
-def _end_of_day_ms(day: str) -> int:
+def _as_of_ms(day: str, now_ms: int) -> int:
+    """The end of the day, or now."""
     try:
         begins = datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC)
     except ValueError:
         raise UsageError(f"{day!r} is no day.", hint="Write it like 2027-01-31.") from None
-    return int(begins.timestamp() * 1000) + _DAY_MS - 1
+    begins_ms = int(begins.timestamp() * 1000)
+    if begins_ms > now_ms:
+        raise UsageError(
+            f"{day} is still to come; a day was expected up to which you have imported your bank's files.",
+            hint="Name the last day that they cover.",
+        )
+    return min(begins_ms + _DAY_MS - 1, now_ms)
 
 
 def _now_ms() -> int:

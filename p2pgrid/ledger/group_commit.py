@@ -159,6 +159,8 @@ class GroupCommit:
     def _fits(self, call: Call) -> bool:
         """True if the journal may have it: its slots are taken now."""
         operations, signed = call.operations, call.signed
+        if not operations:
+            return False  # nothing to write: done when all that was put before it is in SQLite
         if isinstance(operations[-1], StoreOutcome):
             return self._slots.close(signed[0])
         if len(signed) + (1 if isinstance(operations[-1], StoreRequestKey) else 0) != len(operations):

@@ -238,6 +238,8 @@ def _apply(conn: sqlite3.Connection, call: Call) -> LedgerError | None:
 
 def _is_plain(call: Call) -> bool:
     """True for a call of one record, and what is never refused: nothing to undo where the record is refused."""
+    if not call.operations:
+        return False
     first, *more = call.operations
     return type(first) is StoreRecord and all(type(one) in NEVER_REFUSED for one in more)
 

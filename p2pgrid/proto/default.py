@@ -35,7 +35,8 @@ class Default(Message, frozen=True, kw_only=True):
     """The Statement's record, which both have signed."""
     currency: CurrencyCode
     unpaid_cents: Annotated[int, Meta(ge=1, le=MAX_CENTS)]
-    """The statement's closing balance less the payments listed, and less what was set off since."""
+    """The statement's closing balance less the payments listed, and less what was set off since; or less than that, by
+    what the statement could not know of yet."""
     payments: Annotated[tuple[Id, ...], Meta(max_length=MAX_LISTED)]
     """Every Payment since the statement that was booked by `as_of_ms`, what went back too, by id."""
     as_of_ms: TimeMs
@@ -80,21 +81,55 @@ def set_off_since(statement: Signed[Statement], set_offs: Iterable[Signed[SetOff
     return cents
 
 
+def open_by_all(
+    statement: Signed[Statement],
+    statements: Iterable[Signed[Statement]],
+    payments: Iterable[Signed[Payment]],
+    set_off_cents: int,
+) -> int | None:
+    """What is open of a statement and all before it by everything that was paid in the channel; None if one is missing.
+
+    A bank tells late: what was booked before the statement was made may not be in it, nor name it. `set_off_cents`: all
+    that was set off in the channel.
+    """
+    by_id = {one.id: one.message for one in statements}
+    at, gross_cents, counted_cents = statement.message, 0, 0
+    while True:
+        gross_cents += at.gross_cents
+        counted_cents += at.set_off_cents
+        if at.statement_number == 1:
+            break
+        before = by_id.get(at.previous)
+        if before is None or before.statement_number != at.statement_number - 1:
+            return None
+        at = before
+    paid = {one.id: one.message for one in payments if one.message.channel == at.channel}
+    paid_cents = sum(one.amount_cents for one in paid.values())
+    return at.opening_cents + gross_cents - paid_cents - max(set_off_cents, counted_cents)
+
+
 def make_default(
     statement: Signed[Statement],
     payments: Iterable[Signed[Payment]],
     set_offs: Iterable[Signed[SetOff]] = (),
     *,
+    statements: Iterable[Signed[Statement]] = (),
+    set_off_cents: int = 0,
     as_of_ms: int,
     now_ms: int,
 ) -> Default | None:
     """The claim that a statement is not paid, or None where nothing of it is open.
 
-    `payments`, `set_offs`: all of the channel.
+    `payments`, `set_offs`, `statements`: all of the channel. `set_off_cents`: all that set-offs and cycles took off in
+    the channel.
     """
-    listed = [one for one in payments_since(statement, payments) if one.message.booked_ms <= as_of_ms]
+    booked = [one for one in payments if one.message.booked_ms <= as_of_ms]
+    listed = payments_since(statement, booked)
     paid_cents = sum(one.message.amount_cents for one in listed) + set_off_since(statement, set_offs)
     unpaid_cents = statement.message.closing_cents - paid_cents
+    by_all = open_by_all(statement, statements, booked, set_off_cents)
+    if by_all is not None:
+        unpaid_cents = min(unpaid_cents, by_all)
     if unpaid_cents <= 0:
         return None
     return Default(

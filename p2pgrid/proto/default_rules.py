@@ -15,7 +15,7 @@ from p2pgrid.errors import InvalidRecord
 from p2pgrid.proto.card_chain import verify_card
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS, verify_channel
 from p2pgrid.proto.codes import Party
-from p2pgrid.proto.default import Default, payments_since, set_off_since
+from p2pgrid.proto.default import Default, open_by_all, payments_since, set_off_since
 from p2pgrid.proto.keys import PublicKey, parse_public_key
 from p2pgrid.proto.messages import Channel, Offer
 from p2pgrid.proto.record import M, Record, Role, Signed, parse_message, verify_record, verify_self_signed
@@ -138,7 +138,9 @@ def _judge(claim: Default, shown: ShownRecords, now_ms: int) -> tuple[DefaultSta
     if later and later[-1].message.closing_cents <= 0 and later[-1].message.stated_ms <= until_ms:
         return DefaultState.FALSE, "A statement of before the claim leaves nothing open.", 0
     paid = sum(one.message.amount_cents for one in since) + set_off_since(statement, shown.set_offs.values())
-    return _left(claim, statement, paid, later)
+    set_off_cents = sum(one.message.amount_cents for one in shown.set_offs.values())
+    by_all = open_by_all(statement, shown.statements.values(), shown.payments.values(), set_off_cents)
+    return _left(claim, statement, paid, later, by_all)
 
 
 def _left(
@@ -146,9 +148,13 @@ def _left(
     statement: Signed[Statement],
     paid_cents: int,
     later: Sequence[Signed[Statement]],
+    by_all: int | None,
 ) -> tuple[DefaultState, str, int]:
-    """What is open by now: what came is what records since say, or what later statements count, whichever is more."""
+    """What is open by now: what came is what records since say, or what later statements count, whichever is more; or,
+    where all statements are there, what all records say that was paid in the channel."""
     left = statement.message.closing_cents - paid_cents
+    if by_all is not None:
+        left = min(left, by_all)
     counted = statement.message.closing_cents
     for one in later:
         counted -= one.message.payments_cents + one.message.set_off_cents

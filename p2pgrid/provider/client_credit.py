@@ -29,7 +29,7 @@ from p2pgrid.proto.statement import Invoice, Payment, Statement
 from p2pgrid.provider.channels import Channels
 from p2pgrid.settlement.open_items import open_items
 from p2pgrid.settlement.payments.cents import format_cents
-from p2pgrid.settlement.set_offs import set_off_shares
+from p2pgrid.settlement.set_offs import set_off_cents, set_off_shares
 from p2pgrid.units import MICRO_PER_EUR, PICO_PER_EUR, parse_price_eur
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class ClientCredit:
         """`zone`: whose days stand in what clients are told."""
         self._zone: Final = zone
         self._cycles: Final[dict[bytes, Sequence[bytes]]] = {}
-        """Those recorded by this process. What settles an older one counts with the next statement or start."""
+        """The channels of each cycle on record: what its timekeeper says names the cycle alone."""
         self._ledger: Final = ledger
         self._channels: Final = channels
         self._policy: Final = policy
@@ -103,6 +103,9 @@ class ClientCredit:
 
     def start(self) -> None:
         """Look at every client, and from then on at whatever is settled. Raises LedgerError."""
+        for channel in self._channels:
+            for cycle in self._ledger.settlement(Cycle, channel.books.id):
+                self._cycles[cycle.id] = channels_named(cycle.message)
         for client in {channel.books.client for channel in self._channels}:
             self.review(client)
         self._ledger.watch(self._note_durable)
@@ -182,7 +185,11 @@ def own_history(ledger: Ledger, channel: Signed[Channel], now_ms: int, grace_ms:
     statements = [one for one in ledger.settlement(Statement, channel_id) if set(PARTIES) <= set(one.signers)]
     payments = ledger.settlement(Payment, channel_id)
     return history_of(
-        (one.message for one in statements), (one.message for one in payments), now_ms=now_ms, grace_ms=grace_ms
+        (one.message for one in statements),
+        (one.message for one in payments),
+        now_ms=now_ms,
+        grace_ms=grace_ms,
+        set_off_cents=set_off_cents(ledger, channel_id),
     )
 
 

@@ -18,9 +18,9 @@ from p2pgrid.proto.dispute_exchange import (
 )
 from p2pgrid.proto.record import Record, Role, parse_record
 from p2pgrid.proto.wire import DisputesCompared, DisputesHeld, DisputesNews, Kind, parse_frame
-from p2pgrid.provider.channels import OpenChannel
 from p2pgrid.provider.control import note_dispute
 from p2pgrid.provider.exchange import Exchange, Shop
+from p2pgrid.provider.open_channel import OpenChannel
 
 log = logging.getLogger(__name__)
 

@@ -36,9 +36,9 @@ from p2pgrid.proto.metered_order import MeteredOrder
 from p2pgrid.proto.order_states import SellerState
 from p2pgrid.proto.record import Signed
 from p2pgrid.proto.wire import Kind
-from p2pgrid.provider.channels import OpenChannel
 from p2pgrid.provider.control import note_dispute
 from p2pgrid.provider.exchange import Exchange, Shop
+from p2pgrid.provider.open_channel import OpenChannel
 
 log = logging.getLogger(__name__)
 

@@ -77,10 +77,11 @@ from p2pgrid.provider.relaying import relay_limits_of
 from p2pgrid.provider.removals import Removals
 from p2pgrid.provider.schedule import time_zone
 from p2pgrid.provider.session import serve_streams
+from p2pgrid.provider.shared_channels import SharedChannels
 from p2pgrid.provider.statement_book import StatementBook
 from p2pgrid.provider.tally import Tally
 from p2pgrid.provider.witnessing import Witnessing, parse_witness
-from p2pgrid.provider.workers import ProviderWorkers, SharedChannels, check_engines
+from p2pgrid.provider.workers import ProviderWorkers, check_engines
 from p2pgrid.settlement.credit.book import CreditBook
 from p2pgrid.settlement.database import FILE_NAME, open_database
 from p2pgrid.settlement.issuing import Issuer

@@ -17,7 +17,8 @@ from typing import Final
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.link_membership import CalledMembership
 from p2pgrid.net.own_networks import OwnNetworks
-from p2pgrid.provider.channels import Channels, LiveOrder
+from p2pgrid.provider.channels import Channels
+from p2pgrid.provider.open_channel import LiveOrder
 
 log = logging.getLogger(__name__)
 

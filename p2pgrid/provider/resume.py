@@ -24,9 +24,9 @@ from p2pgrid.proto.reconcile import (
 )
 from p2pgrid.proto.record import Record, Role, Signed, parse_message, parse_record
 from p2pgrid.proto.wire import MAX_BATCH_RECORDS, Kind, Proposals, Records, Resume, Resumed, parse_frame
-from p2pgrid.provider.channels import OpenChannel
 from p2pgrid.provider.control import note_dispute
 from p2pgrid.provider.exchange import Exchange, Shop
+from p2pgrid.provider.open_channel import OpenChannel
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from p2pgrid.proto.wire import (
     SettlementNews,
     parse_frame,
 )
-from p2pgrid.provider.channels import OpenChannel
 from p2pgrid.provider.exchange import Exchange, Shop
+from p2pgrid.provider.open_channel import OpenChannel
 from p2pgrid.provider.statement_book import StatementBook
 from p2pgrid.settlement.hooks import NamedFile
 

@@ -21,8 +21,9 @@ from p2pgrid.proto.record import Role, Signed, sign_message
 from p2pgrid.proto.settle_exchange import settled_records
 from p2pgrid.proto.statement import Invoice, Statement
 from p2pgrid.proto.wire import StatementDiffers, StatementRequest
-from p2pgrid.provider.channels import Channels, OpenChannel
+from p2pgrid.provider.channels import Channels
 from p2pgrid.provider.dispute_book import Watcher
+from p2pgrid.provider.open_channel import OpenChannel
 from p2pgrid.settlement.hooks import Details, SellerHooks
 from p2pgrid.settlement.statements.days import LocalDays, period_days
 from p2pgrid.settlement.statements.drafting import NOTHING_HAPPENED, Draft, Terms, draft, is_due

@@ -29,8 +29,8 @@ from p2pgrid.proto.wire import (
     StatementRequest,
     parse_frame,
 )
-from p2pgrid.provider.channels import OpenChannel
 from p2pgrid.provider.exchange import Shop
+from p2pgrid.provider.open_channel import OpenChannel
 from p2pgrid.provider.settlement_exchange import SettlementExchange
 from p2pgrid.settlement.statements.drafting import Draft
 from p2pgrid.settlement.statements.keeping import keep_taken

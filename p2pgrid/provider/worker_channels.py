@@ -19,9 +19,10 @@ from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import Record, Role, parse_message
 from p2pgrid.proto.restore import restore_books
 from p2pgrid.provider import worker_messages as m
-from p2pgrid.provider.channels import Channels, OpenChannel
+from p2pgrid.provider.channels import Channels
 from p2pgrid.provider.clock import unix_ms
 from p2pgrid.provider.limits import ProviderLimits
+from p2pgrid.provider.open_channel import OpenChannel
 
 log = logging.getLogger(__name__)
 

@@ -30,21 +30,20 @@ from p2pgrid.processes.accepting import Acceptor, ConnectionGone
 from p2pgrid.processes.bus import Bus
 from p2pgrid.processes.counters import SharedCounters, make_memory
 from p2pgrid.processes.workers import WorkerEnds, WorkerSet
-from p2pgrid.proto.books import Arrears
 from p2pgrid.proto.channel import verify_channel
-from p2pgrid.proto.dispute import Answer, Dispute
-from p2pgrid.proto.keys import PublicKey, SecretKey, parse_public_key
+from p2pgrid.proto.keys import PublicKey, parse_public_key
 from p2pgrid.proto.messages import Channel
-from p2pgrid.proto.record import Record, Signed, parse_message
+from p2pgrid.proto.record import Record, parse_message
 from p2pgrid.provider import worker_messages as m
 from p2pgrid.provider.admission import BODY_BYTES, running_column
-from p2pgrid.provider.channels import Channels, OpenChannel
 from p2pgrid.provider.claims import MAIN, ClaimTable
 from p2pgrid.provider.engines import EngineSet
 from p2pgrid.provider.exchange import Shop
 from p2pgrid.provider.limits import ProviderLimits
+from p2pgrid.provider.open_channel import OpenChannel
 from p2pgrid.provider.passed_streams import RemoteLink, RemoteStreams
 from p2pgrid.provider.session import serve_streams
+from p2pgrid.provider.shared_channels import SharedChannels
 from p2pgrid.provider.tally import Tally
 from p2pgrid.provider.worker_counters import BROKEN, LIVE_ORDERS
 
@@ -55,68 +54,6 @@ GIVE_UP_TIMEOUT_S: Final = 5.0
 MODELS_INTERVAL_S: Final = 0.25
 """How often workers are told of models that went down, came back, or moved."""
 DRAIN_TIMEOUT_S: Final = 2.0
-
-
-class SharedChannels(Channels):
-    """All channels of a provider with several processes. Those that a worker holds are not `is_held` here."""
-
-    def __init__(
-        self,
-        ledger: SqliteLedger,
-        key: SecretKey,
-        limits: ProviderLimits,
-        now_ms: Callable[[], int],
-        former_keys: Sequence[SecretKey] = (),
-    ) -> None:
-        super().__init__(ledger, key, limits, now_ms, former_keys)
-        self._workers: ProviderWorkers | None = None
-
-    def share(self, workers: ProviderWorkers) -> None:
-        """From now on workers may hold channels."""
-        self._workers = workers
-
-    def open(self, signed: Signed[Channel], link: LinkConnection | None = None) -> OpenChannel:
-        """As the base's; a channel that was opened on a worker's link is the worker's at once."""
-        if not isinstance(link, RemoteLink) or self._workers is None or self.get(signed.message.channel) is not None:
-            return super().open(signed, link)
-        channel = super().open(signed)
-        self._workers.give(channel, link)
-        return channel
-
-    def note_held(self, channel: OpenChannel, ids: Sequence[bytes]) -> None:
-        holder = self._holder_of(channel)
-        if holder is None:
-            super().note_held(channel, ids)
-        else:
-            holder.send(m.HeldByBoth(channel.books.id, tuple(ids)))
-
-    def note_answer(self, channel: OpenChannel, dispute: Dispute, answer: Answer) -> None:
-        holder = self._holder_of(channel)
-        if holder is None:
-            super().note_answer(channel, dispute, answer)
-        else:
-            holder.send(m.AnswerSaid(channel.books.id, answer.dispute))
-
-    def note_settled(self, channel: OpenChannel) -> None:
-        super().note_settled(channel)
-        self._tell_credit(channel)
-
-    def note_arrears(self, channel: OpenChannel, arrears: Arrears | None) -> None:
-        super().note_arrears(channel, arrears)
-        self._tell_credit(channel)
-
-    def _tell_credit(self, channel: OpenChannel) -> None:
-        if (holder := self._holder_of(channel)) is not None:
-            holder.send(m.credit_news(channel.books))
-
-    def check_head(self, head: bytes, client: PublicKey) -> None:
-        for channel in self:
-            if channel.books.client == client and channel.books.provider != self.own_key(b""):
-                self.refresh(channel)  # a worker may have settled it since
-        super().check_head(head, client)
-
-    def _holder_of(self, channel: OpenChannel) -> Bus | None:
-        return self._workers.holder_of(channel) if self._workers is not None else None
 
 
 class ProviderWorkers(WorkerSet):

@@ -101,11 +101,22 @@ def test_what_is_refused(sides: tuple[Command, Command, Debt], tmp_path: Path) -
         seller("default", CLIENT_ID, "-o", out, "--as-of", "2026-05-01")
     with pytest.raises(UsageError, match="no day"):
         seller("default", CLIENT_ID, "-o", out, "--as-of", "1 May")
+    with pytest.raises(UsageError, match="still to come"):
+        seller("default", CLIENT_ID, "-o", out, "--as-of", "2999-01-31")
+    assert not Path(out).exists()
     with pytest.raises(UsageError, match="no peer id"):
         seller("show", "somebody")
     with pytest.raises(UsageError, match="nothing was settled"):
         seller("history", "-o", out)
     assert client("show")
+
+
+async def test_what_was_paid_after_the_day_is_not_claimed_and_does_not_fail(tmp_path: Path) -> None:
+    debt = Debt().ahead(1000, Debt().as_of_ms + 5 * DAY_MS)
+    seller = await with_ledger(tmp_path / "provider", PROVIDER, debt)
+    with pytest.raises(UsageError, match="no statement of"):
+        seller("default", CLIENT_ID, "-o", str(tmp_path / "out.jsonl"), "--as-of", "2026-07-01")
+    assert f"Nothing was lent to {PROVIDER_ID}" in seller("show", PROVIDER_ID)
 
 
 def test_a_file_that_proves_nothing_fails(sides: tuple[Command, Command, Debt], tmp_path: Path) -> None:

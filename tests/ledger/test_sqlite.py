@@ -74,6 +74,15 @@ async def test_everything_is_there_after_reopening(path: Path) -> None:
     assert sorted(p.name for p in path.parent.iterdir()) == ["ledger.sqlite", "ledger.sqlite.lock"]
 
 
+async def test_nothing_appended_is_done_when_all_before_it_is(ledger: SqliteLedger) -> None:
+    await asyncio.wait_for(ledger.append(), timeout=20)
+    records = Dealings().chain(1)
+    first, nothing, last = ledger.append(*records), ledger.append(), ledger.append(records[0])
+    await asyncio.wait_for(nothing, timeout=20)
+    assert first.done() and list(ledger.records()) == [one.record for one in records]
+    await asyncio.wait_for(last, timeout=20)
+
+
 async def test_only_the_owner_may_read_the_files(ledger: SqliteLedger, path: Path) -> None:
     await ledger.append(Dealings().offer)
     modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in path.parent.iterdir()}

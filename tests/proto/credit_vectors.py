@@ -90,7 +90,7 @@ class Debt:
         for _ in range(4):
             order = self.grid.order(max_output_tokens=1_000_000, max_amount_pico=10**12)
             self.grid.receipt(order, Usage(output_tokens=500_000))
-        self.first = made(self.grid, self.grid.receipts[:2], None, rate_bp=2100, **self._begin())
+        self.first = made(self.grid, self.grid.receipts[:2], None, rate_bp=2100, **self.begin())
         self.statement = made(self.grid, self.grid.receipts[2:], self.first, rate_bp=2100)
         self.invoice = make_invoice(self.statement)
         self.claim_changes: dict[str, Any] = {}
@@ -100,7 +100,8 @@ class Debt:
         self.more: list[Record] = []
         self.now_ms = 0
 
-    def _begin(self) -> dict[str, Any]:
+    def begin(self) -> dict[str, Any]:
+        """What the first statement says besides."""
         return {"from_ms": self.grid.channel.message.opened_ms, "channel": self.grid.channel.message.channel}
 
     @property
@@ -119,7 +120,7 @@ class Debt:
         one = make_payment(self.invoice, self.grid.channel.message.channel, amount_cents=cents, **{**booked, **changes})
         self.payments.append(one)
         if listed:
-            self.list(one)
+            self.count(one)
         return self
 
     def ahead(self, cents: int, booked_ms: int) -> Debt:
@@ -129,7 +130,7 @@ class Debt:
         self.payments.append(make_prepayment(channel, amount_cents=cents, booked_ms=booked_ms, entry=entry))
         return self
 
-    def list(self, one: Signed[Payment]) -> None:
+    def count(self, one: Signed[Payment]) -> None:
         """The claim counts the payment."""
         known = (*self.claim_changes.get("payments", ()), one.id)
         self.claim_changes["payments"] = tuple(sorted(known))
@@ -212,6 +213,20 @@ def _paid_in_the_last_day(before_ms: int) -> Debt:
     return debt.pay(debt.open_cents, before_ms=before_ms)
 
 
+def _ahead_of_it(cents: int) -> Debt:
+    """Booked before the statement was made, and known of later: it is not in it."""
+    debt = Debt()
+    return debt.ahead(cents, debt.statement.message.stated_ms + 120_000)
+
+
+def _counted(cents: int) -> Debt:
+    debt = Debt()
+    debt.first = made(debt.grid, debt.grid.receipts[:2], None, rate_bp=2100, payments_cents=cents, **debt.begin())
+    debt.statement = made(debt.grid, debt.grid.receipts[2:], debt.first, rate_bp=2100)
+    debt.invoice = make_invoice(debt.statement)
+    return debt.ahead(cents, debt.first.message.stated_ms)
+
+
 def _set_off(cents: int, keys: tuple[SecretKey, ...], *, after_ms: int = DAY_MS, names: bytes = b"") -> Debt:
     """So much of the debt (all if 0) was set off against what the provider owes the client elsewhere."""
     debt = Debt()
@@ -258,7 +273,13 @@ _DEBTS: tuple[tuple[str, Callable[[], Debt]], ...] = (
     ("paid after it", lambda: _paid_in_the_last_day(-5 * DAY_MS)),
     ("a part paid after it", lambda: Debt().pay(7, before_ms=-5 * DAY_MS)),
     ("paid ahead after it", lambda: (d := Debt()).ahead(d.open_cents, d.as_of_ms + DAY_MS)),
-    ("a payment that the statement counts", lambda: (d := Debt()).ahead(500, d.statement.message.stated_ms + 120_000)),
+    (
+        "a payment of before, the first statement not being there",
+        lambda: _ahead_of_it(500).without(Debt().first),
+    ),
+    ("a payment of before that no statement counts", lambda: _ahead_of_it(500)),
+    ("of that a part", lambda: _ahead_of_it(9)),
+    ("a payment of before that the first statement counts", lambda: _counted(9)),
     ("claims a cent more than is stated", lambda: (d := Debt()).claiming(unpaid_cents=d.open_cents + 1)),
     ("claims a cent less", lambda: (d := Debt()).claiming(unpaid_cents=d.open_cents - 1)),
     ("a later statement leaves nothing", lambda: (d := Debt()).follow(DAY_MS, payments_cents=d.open_cents)),
@@ -272,7 +293,14 @@ _DEBTS: tuple[tuple[str, Callable[[], Debt]], ...] = (
     ("set off since, by both", lambda: _set_off(8, (PROVIDER, CLIENT))),
     ("all of it set off since", lambda: _set_off(0, (PROVIDER, CLIENT))),
     ("a set-off that the client alone has signed", lambda: _set_off(8, (CLIENT,))),
-    ("a set-off that the statement counts", lambda: _set_off(8, (PROVIDER, CLIENT), after_ms=120_000, names=b"1" * 32)),
+    (
+        "a set-off of before, the first statement not being there",
+        lambda: _set_off(8, (PROVIDER, CLIENT), after_ms=120_000, names=b"1" * 32).without(Debt().first),
+    ),
+    (
+        "a set-off of before that no statement counts",
+        lambda: _set_off(8, (PROVIDER, CLIENT), after_ms=120_000, names=b"1" * 32),
+    ),
     ("a set-off of another's", lambda: _set_off(8, (PROVIDER, key("somebody")))),
     ("the client has not signed the statement", lambda: _unsigned(Debt())),
     ("the statement does not add up", lambda: _another_sum(Debt())),

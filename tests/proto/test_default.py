@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from p2pgrid.proto.default import make_default
 from p2pgrid.proto.default_rules import DefaultState, verify_default
-from p2pgrid.proto.record import Record, Role, sign_message
-from p2pgrid.proto.statement import PaymentKind
-from tests.factories import CLIENT, DAY_MS, PROVIDER
+from p2pgrid.proto.record import Record, Role, Signed, sign_message
+from p2pgrid.proto.statement import Payment, PaymentKind
+from tests.factories import CLIENT, DAY_MS, PROVIDER, make_invoice, make_payment
 from tests.proto.credit_vectors import Debt
 
 
@@ -61,6 +61,50 @@ def test_records_that_come_later_take_no_claim_back(rng: random.Random, cents: l
         assert after.unpaid_cents <= before.unpaid_cents
         assert before.state is not DefaultState.FALSE or after.state is DefaultState.FALSE
         assert before.state is not DefaultState.CLEARED or after.state is not DefaultState.STANDS
+
+
+def late_booked(debt: Debt, cents: int) -> Signed[Payment]:
+    """For the first statement, booked before the second was made, and known of after it: that does not count it."""
+    return make_payment(
+        make_invoice(debt.first),
+        debt.grid.channel.message.channel,
+        amount_cents=cents,
+        reference="late",
+        booked_ms=debt.statement.message.stated_ms - DAY_MS,
+    )
+
+
+def test_a_payment_that_its_bank_told_of_late_is_not_claimed() -> None:
+    debt = Debt()
+    debt.payments.append(late_booked(debt, 7))
+    message = make_default(
+        debt.statement,
+        debt.payments,
+        statements=[debt.first, debt.statement],
+        as_of_ms=debt.as_of_ms,
+        now_ms=debt.as_of_ms + DAY_MS,
+    )
+    assert message is not None and message.unpaid_cents == debt.open_cents - 7
+    verdict = verify_default(sign_message(message, Role.PROVIDER, PROVIDER).record, debt.records(), debt.at_ms())
+    assert (verdict.state, verdict.unpaid_cents) == (DefaultState.STANDS, debt.open_cents - 7)
+
+
+def test_what_went_round_a_cycle_is_not_claimed() -> None:
+    """A leg is no SetOff: the provider's books know of it, and those that judge the claim need not."""
+    debt = Debt()
+    times = {"as_of_ms": debt.as_of_ms, "now_ms": debt.as_of_ms}
+    statements = [debt.first, debt.statement]
+    message = make_default(debt.statement, [], (), statements=statements, set_off_cents=8, **times)
+    assert message is not None and message.unpaid_cents == debt.open_cents - 8
+    assert make_default(debt.statement, [], (), statements=statements, set_off_cents=debt.open_cents, **times) is None
+
+
+def test_a_payment_that_its_bank_told_of_late_clears_a_claim_once_all_statements_are_there() -> None:
+    debt = Debt()
+    debt.payments.append(late_booked(debt, debt.open_cents))
+    assert verify_default(debt.claim(), debt.records(), debt.at_ms()).state is DefaultState.CLEARED
+    hiding = debt.without(debt.first)  # nobody can tell then what the statement counts
+    assert verify_default(debt.claim(), hiding.records(), debt.at_ms()).state is DefaultState.STANDS
 
 
 def test_a_stranger_claims_nothing() -> None:

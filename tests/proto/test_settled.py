@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,6 +60,44 @@ def seen(statements: list[Statement], payments: list[Payment], *, day: int = 365
 )
 def test_histories(statements: list[int], payments: list[tuple[int, int]], expected: PayingHistory) -> None:
     assert seen(months(*statements), [paid(*one) for one in payments]) == expected
+
+
+def of_kind(kind: PaymentKind, cents: int, day: int) -> Payment:
+    entry = digest(f"{kind} {cents} on {day}")
+    booked = {"booked_ms": START_MS + day * DAY_MS, "entry": entry}
+    return make_prepayment(CHANNEL, amount_cents=cents, kind=kind, **booked).message
+
+
+@pytest.mark.parametrize(
+    ("payments", "on_time", "late"),
+    [
+        ([("received", 200, 40), ("refunded", -100, 45)], 100, 0),
+        ([("received", 150, 40), ("refunded", -100, 45)], 50, 0),
+        ([("received", 100, 40), ("reallocated", -100, 60), ("reallocated", 100, 60)], 100, 0),
+        ([("received", 100, 40), ("reallocated", -60, 45)], 40, 0),
+        ([("reallocated", 100, 40)], 100, 0),
+        ([("reallocated", 100, 60)], 0, 100),
+        ([("received", 100, 40), ("returned", -100, 45), ("received", 100, 60)], 0, 0),
+    ],
+)
+def test_what_only_moved_or_was_too_much_takes_nothing_away(
+    payments: list[tuple[str, int, int]], on_time: int, late: int
+) -> None:
+    found = seen(months(100), [of_kind(PaymentKind(kind), cents, day) for kind, cents, day in payments])
+    assert (found.on_time_cents, found.late_cents) == (on_time, late)
+
+
+@pytest.mark.parametrize(("opening", "cents", "on_time", "unpaid"), [(-100, 100, 100, 0), (60, 100, 40, 160)])
+def test_a_balance_from_before_is_taken_off_first(opening: int, cents: int, on_time: int, unpaid: int) -> None:
+    first, second = months(100, 100)
+    first = msgspec.structs.replace(first, opening_cents=opening)
+    found = seen([first, second], [paid(cents, 70 if opening < 0 else 40)])
+    assert (found.on_time_cents, found.late_cents, found.unpaid_cents) == (on_time, 0, unpaid)
+
+
+def test_what_was_set_off_since_is_not_overdue() -> None:
+    found = history_of(months(100), [], set_off_cents=70, now_ms=START_MS + 365 * DAY_MS, grace_ms=0)
+    assert (found.overdue_cents, found.unpaid_cents, found.on_time_cents) == (30, 30, 0)
 
 
 def test_what_is_not_due_yet_is_not_overdue() -> None:

@@ -252,3 +252,23 @@ async def test_what_is_set_off_or_goes_round_a_cycle_frees_credit_as_soon_as_it_
         assert "0.10 EUR are open" in (await buyer.order().send().refused()).message
         await sold.append(make_verdict(cycle))
         assert (await buyer.order().send().to_end()).receipt_number == 2
+
+
+async def test_a_cycle_that_is_settled_after_a_restart_frees_credit() -> None:
+    sold = MemoryLedger()
+    third = secret_key("third")
+    policy = dataclasses.replace(STRICT, base_pico=ONE_ORDER_PICO)
+    async with provider(sold, policy=policy) as rig:
+        buyer = await Buyer.connect(rig)
+        await buyer.order(max_tokens=20).send().to_end()
+        statement = statement_of(sold, buyer.channel.message.channel, 40)
+        others = make_channel(third, PROVIDER, name="second"), make_channel(CLIENT, third, name="third")
+        cycle = make_cycle([buyer.channel, *others], PROVIDER, amount_cents=40)
+        await sold.append(statement, make_invoice(statement))
+        await sold.append(cycle, *make_legs(cycle, [PROVIDER, CLIENT, third]))
+    async with provider(sold, policy=policy) as rig:
+        (channel,) = rig.shop.channels
+        assert channel.books.arrears is not None
+        await sold.append(make_verdict(cycle))
+        assert channel.books.arrears is None
+        assert channel.books.credit.unpaid_cents == 0

@@ -17,8 +17,8 @@ from p2pgrid.errors import Refused
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.processes.bus import Bus, BusMessage
 from p2pgrid.provider import worker_messages as m
-from p2pgrid.provider.channels import OpenChannel
 from p2pgrid.provider.limits import ProviderLimits
+from p2pgrid.provider.open_channel import OpenChannel
 from p2pgrid.provider.worker_channels import WorkerChannels, WorkerClaims
 from tests.factories import CLIENT, PROVIDER, Dealings
 from tests.ledger.served import served_ledger

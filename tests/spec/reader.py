@@ -597,7 +597,7 @@ def judge_default(claim: Record, records: Sequence[Record], at_ms: int) -> tuple
         or (later and later[-1]["closing_cents"] <= 0 and later[-1]["stated_ms"] <= until_ms)
     ):
         return "false", 0
-    set_off = 0
+    set_off, all_set_off = 0, 0
     for one in records:
         if one.type != "/p2pgrid/set-off/1":
             continue
@@ -607,6 +607,7 @@ def judge_default(claim: Record, records: Sequence[Record], at_ms: int) -> tuple
             if (side["channel"], side["creditor"], side["debtor"]) != (said["channel"], *keys.values()):
                 continue
             is_named = any(each["statement"] == stated.id for each in side["claims"])
+            all_set_off += message["amount_cents"] if _is_signed(one, creditors) else 0
             if _is_signed(one, creditors) and (is_named or message["agreed_ms"] > due["stated_ms"] + 120_000):
                 set_off += message["amount_cents"]
     paid = listed + sum(one["amount_cents"] for one in unlisted) + set_off
@@ -615,6 +616,13 @@ def judge_default(claim: Record, records: Sequence[Record], at_ms: int) -> tuple
     for one in later:
         counted -= one["payments_cents"] + one["set_off_cents"]
         left += [counted, *([0] if one["closing_cents"] <= 0 else [])]
+    up_to, by_id = [due], {one.id: one.message for one in statements}
+    while up_to[0]["previous"] in by_id:
+        up_to.insert(0, by_id[up_to[0]["previous"]])
+    if up_to[0]["statement_number"] == 1:
+        paid = sum(one.message["amount_cents"] for one in here if one.type == "/p2pgrid/payment/1")
+        set_off = max(all_set_off, sum(one["set_off_cents"] for one in up_to))
+        left.append(up_to[0]["opening_cents"] + sum(one["gross_cents"] for one in up_to) - paid - set_off)
     return ("stands", min(left)) if min(left) > 0 else ("cleared", 0)
 
 

@@ -13,12 +13,13 @@ from typing import Final, TypeVar
 import msgspec
 
 from p2pgrid.errors import InvalidRecord, LedgerError, Refused, UsageError
+from p2pgrid.ledger.tables import checked_record
 from p2pgrid.proto.card import Card
 from p2pgrid.proto.default import Default
 from p2pgrid.proto.default_rules import DefaultState, DefaultVerdict, shown_of, verify_default
 from p2pgrid.proto.keys import parse_peer_id, parse_public_key
 from p2pgrid.proto.messages import Offer
-from p2pgrid.proto.record import Record, parse_json_line, parse_message
+from p2pgrid.proto.record import Message, Record, Signed, parse_json_line, parse_message
 from p2pgrid.proto.settled import PayingHistory, history_of
 from p2pgrid.settlement.database import prepare, transaction
 
@@ -30,6 +31,7 @@ MAX_CLAIMS: Final = 64
 MAX_OF_CHANNEL: Final = 40_000
 """That are kept of one channel."""
 _MOST_REMEMBERED: Final = 10_000
+_REMEMBERED_MS: Final = 3_600_000
 T = TypeVar("T")
 _BESIDE: Final = frozenset({Card.payload_type, Offer.payload_type})
 _STEPS: Final = (
@@ -113,25 +115,26 @@ class CreditBook:
         self._grace_ms: Final = grace_ms
         self._believed: Final = frozenset(map(_key_of, believed))
         prepare(connection, ROOM, _STEPS)
-        self._seen: tuple[int, int] | None = None
+        self._seen: tuple[int, int, int] | None = None
         self._known: dict[tuple[str, bytes], Refused | PayingHistory | None] = {}
 
     # -- for a node that lends ------------------------------------------------------------------------------------
 
     def check(self, client: bytes, now_ms: int) -> None:
         """Raises Refused (`client-in-default`) for a client against whom a claim stands."""
-        refusal = self._remembered("check", client, lambda: self._refusal(client, now_ms))
+        refusal = self._remembered("check", client, now_ms, lambda: self._refusal(client, now_ms))
         if refusal is not None:
             raise Refused(refusal.code, refusal.message, hint=refusal.hint)
 
     def shown_history(self, client: bytes, now_ms: int) -> PayingHistory:
         """What a client has paid to providers that are believed here."""
-        return self._remembered("history", client, lambda: self._shown_history(client, now_ms))
+        return self._remembered("history", client, now_ms, lambda: self._shown_history(client, now_ms))
 
-    def _remembered(self, what: str, client: bytes, ask: Callable[[], T]) -> T:
-        """Until anything changes in the file: whoever asks again and again makes no work of it."""
+    def _remembered(self, what: str, client: bytes, now_ms: int, ask: Callable[[], T]) -> T:
+        """Until anything changes in the file, an hour at most, for invoices fall due: whoever asks again and again
+        makes no work of it."""
         ((version,),) = self._select("PRAGMA data_version")
-        seen = int(version), self._connection.total_changes
+        seen = int(version), self._connection.total_changes, now_ms // _REMEMBERED_MS
         if seen != self._seen or len(self._known) >= _MOST_REMEMBERED:
             self._seen, self._known = seen, {}
         if (what, client) not in self._known:
@@ -187,14 +190,15 @@ class CreditBook:
                 channel = one.channel.message
                 row = channel_id.hex(), channel.provider.hex(), channel.client.hex(), now_ms
                 self._connection.execute("INSERT OR IGNORE INTO credit_channels VALUES (?, ?, ?, ?)", row)
-                sound = [one.channel.record, *(s.record for s in one.statements.values())]
-                sound += [s.record for s in (*one.invoices, *one.payments.values(), *one.set_offs.values())]
-                new += self._keep(channel_id, sound)
+                sound: list[Signed[Message]] = [one.channel, *one.statements.values(), *one.invoices]
+                sound += [*one.payments.values(), *one.set_offs.values()]
+                # Without signatures that nobody checked: a bad one must not stand where the good one belongs.
+                new += self._keep(channel_id, map(checked_record, sound))
             for verdict in kept_claims:
                 assert verdict.claim is not None and verdict.client is not None
                 channel_id = verdict.claim.message.channel
                 beside = [one for one in records if one.payload_type in _BESIDE]
-                new += self._keep(channel_id, [verdict.claim.record, *beside])
+                new += self._keep(channel_id, [checked_record(verdict.claim), *beside])
                 for key in {verdict.client.raw, *verdict.other_keys}:
                     row_of_key = verdict.claim.id.hex(), key.hex(), channel_id.hex()
                     self._connection.execute("INSERT OR IGNORE INTO credit_claims VALUES (?, ?, ?)", row_of_key)
@@ -263,7 +267,8 @@ class CreditBook:
             return PayingHistory()
         statements = (one.message for one in shown.countersigned)
         payments = (one.message for one in shown.payments.values())
-        return history_of(statements, payments, now_ms=now_ms, grace_ms=self._grace_ms)
+        set_off_cents = sum(one.message.amount_cents for one in shown.set_offs.values())
+        return history_of(statements, payments, now_ms=now_ms, grace_ms=self._grace_ms, set_off_cents=set_off_cents)
 
     def _history_view(self, channel: bytes, now_ms: int) -> HistoryTaken:
         ((provider, client),) = self._select(

@@ -22,6 +22,7 @@ from p2pgrid.proto.record import PARTIES, M, Record, Role, Signed, sign_message
 from p2pgrid.proto.set_off import SetOff
 from p2pgrid.proto.statement import Invoice, Payment, Statement
 from p2pgrid.settlement.credit.book import MAX_RECORDS
+from p2pgrid.settlement.set_offs import set_off_cents
 
 BANK_DAYS_MS: Final = 3 * 86_400_000
 """How far back a claim looks, unless it is told otherwise: what came since may not have been imported yet."""
@@ -56,22 +57,30 @@ def claims_against(
             continue
         statement = statements[max(due)]
         set_offs = ledger.settlement(SetOff, channel_id)
-        message = make_default(statement, payments, set_offs, as_of_ms=as_of_ms, now_ms=now_ms)
-        later = [one for number, one in statements.items() if number > max(due)]
+        message = make_default(
+            statement,
+            payments,
+            set_offs,
+            statements=statements.values(),
+            set_off_cents=set_off_cents(ledger, channel_id),
+            as_of_ms=as_of_ms,
+            now_ms=now_ms,
+        )
         if message is None:
             continue
         claim = sign_message(message, Role.PROVIDER, key)
         invoices = [one for one in ledger.settlement(Invoice, channel_id) if one.message.statement == statement.id]
         proof: Iterable[Signed[Channel] | Signed[Statement] | Signed[Invoice] | Signed[Payment] | Signed[SetOff]] = (
             channel,
-            statement,
-            *later,
+            *statements.values(),
             *invoices,
             *payments,
             *set_offs,
         )
         records = [one.record for one in proof]
         verdict = verify_default(claim.record, records, now_ms)
+        if verdict.state is DefaultState.CLEARED:
+            continue  # paid after that day
         if verdict.state is not DefaultState.STANDS:
             raise UsageError(f"the claim would not stand: {verdict.sentence}", hint="See `p2pgrid credit show PEER`.")
         found.append((claim, records))

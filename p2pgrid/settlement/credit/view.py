@@ -14,7 +14,7 @@ from p2pgrid.proto.restore import ChannelRecords, restore_books
 from p2pgrid.proto.settled import PayingHistory, history_of
 from p2pgrid.proto.statement import Payment, Statement
 from p2pgrid.settlement.open_items import open_items
-from p2pgrid.settlement.set_offs import set_off_shares
+from p2pgrid.settlement.set_offs import set_off_cents, set_off_shares
 
 
 class CreditLedger(ChannelRecords, Protocol):
@@ -116,7 +116,9 @@ def _peer_credit(
             used, limit = used + view.used_pico, view.limit_pico
         statements = [one.message for one in ledger.settlement(Statement, books.id) if set(PARTIES) <= set(one.signers)]
         payments = [one.message for one in ledger.settlement(Payment, books.id)]
-        history = history.plus(history_of(statements, payments, now_ms=now_ms, grace_ms=grace_ms))
+        cents = set_off_cents(ledger, books.id)
+        one = history_of(statements, payments, now_ms=now_ms, grace_ms=grace_ms, set_off_cents=cents)
+        history = history.plus(one)
     invoices = _open_invoices(ledger, [one.message.channel for one in channels], now_ms - grace_ms)
     history = history._replace(overdue_cents=sum(one.open_cents for one in invoices if one.overdue))
     return PeerCredit(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from p2pgrid.errors import Refused, UsageError
 from p2pgrid.proto.keys import SecretKey
-from p2pgrid.proto.record import Record
+from p2pgrid.proto.record import Record, Role
 from p2pgrid.settlement.credit.book import MAX_RECORDS, CreditBook
 from p2pgrid.settlement.credit.files import read_records
 from p2pgrid.settlement.database import open_database
@@ -63,6 +64,29 @@ def test_what_proves_nothing_is_not_kept(tmp_path: Path) -> None:
     taken = kept.take([debt.claim(), *debt.without(debt.invoice).records()], debt.at_ms())
     assert not taken.claims and "invoices" in taken.refused[0]
     assert not kept.claims(debt.at_ms()) and not is_refused(kept, CLIENT, debt.at_ms())
+
+
+def test_signatures_that_nobody_made_keep_no_claim_out(tmp_path: Path) -> None:
+    """A debtor that brings its statement with a bad signature of its own first gets around nothing."""
+    debt = Debt()
+    kept, record = book(tmp_path), debt.statement.record
+    spoiled = tuple(
+        msgspec.structs.replace(one, signature=bytes(64)) if one.role is Role.CLIENT else one
+        for one in record.signatures
+    )
+    kept.take([debt.grid.channel.record, Record(record.payload_type, record.payload, spoiled)], debt.at_ms())
+    kept.take([debt.claim(), *debt.records()], debt.at_ms())
+    assert is_refused(kept, CLIENT, debt.at_ms())
+    assert [one.state for one in kept.claims(debt.at_ms())] == ["stands"]
+
+
+def test_what_falls_due_meanwhile_is_seen(tmp_path: Path) -> None:
+    debt = Debt()
+    kept = book(tmp_path, believed=[PROVIDER.public_key.peer_id])
+    kept.take(debt.records(), debt.at_ms())
+    due_ms = debt.statement.message.due_ms
+    assert kept.shown_history(DEBTOR, due_ms - DAY_MS).overdue_cents == 0
+    assert kept.shown_history(DEBTOR, due_ms + DAY_MS).overdue_cents > 0
 
 
 def test_the_operator_has_the_last_word(tmp_path: Path) -> None:
