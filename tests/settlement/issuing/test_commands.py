@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,75 @@ def test_settings_are_written_where_they_belong_and_nothing_else_changes() -> No
     )
     changed = with_settings(text, "billing", {"iban": 'L"T', "city": "Ä", "business": False, "payment-days": 3})
     assert changed == (
-        '# mine\nnetwork = "x"\n\n[provider]\n#iban = "no"\n[billing] # me\niban = "L\\"T"\ncity = "Ä"\n'
+        '# mine\nnetwork = "x"\n\n[provider]\n#iban = "no"\n[billing] # me\niban = "L\\"T"\ncity = "Ä"  # old\n'
         "business = false\npayment-days = 3\n\n[client]\n"
     )
     assert parse_config(with_settings("", "billing", {"city": "B"}), "t").billing.city == "B"
     assert with_settings('[[networks]]\nname = "m"\n', "billing", {"city": "B"}).endswith('[billing]\ncity = "B"\n')
     with pytest.raises(UsageError, match="payment-days"):
         with_settings("", "billing", {"payment-days": 1000})
+
+
+@pytest.mark.parametrize(
+    ("text", "changed"),
+    [
+        ('[billing]\niban = "LT#1" # of the firm\n', '[billing]\niban = "N" # of the firm\n'),
+        ("[billing]\niban = 'LT#1'#\n", '[billing]\niban = "N"#\n'),
+        ('[billing]\n#iban = "LT1" # closed\n', '[billing]\n#iban = "LT1" # closed\niban = "N"\n'),
+        ("# a\u2028b\r\n[billing]\r\n", '# a\u2028b\r\n[billing]\r\niban = "N"\r\n'),
+    ],
+)
+def test_what_a_person_wrote_stays(text: str, changed: str) -> None:
+    assert with_settings(text, "billing", {"iban": "N"}) == changed
+    assert with_settings(changed, "billing", {"iban": "N"}) == changed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'billing = { iban = "LT1" }\n',
+        'billing.iban = "LT1"\n',
+        '[billing]\niban = """\nLT1"""\n',
+        '[billing]\n"iban" = "LT1"\n',
+        '[billing]\ncity = """\niban = "LT1"\n"""\n',
+        "[billing\n",
+    ],
+)
+def test_what_cannot_be_changed_by_lines_is_left_to_the_person(text: str) -> None:
+    with pytest.raises(UsageError, match="iban cannot be set under") as caught:
+        with_settings(text, "billing", {"iban": "N"})
+    assert "by hand" in caught.value.hint
+
+
+def test_a_configuration_that_is_a_link_or_no_text(tmp_path: Path) -> None:
+    (tmp_path / "real.toml").write_bytes(b'[billing]\ncity = "A"\r\n')
+    DataFolder(tmp_path).config_file.symlink_to("real.toml")
+    call(tmp_path, "billing", "set", "--city", "B")
+    assert DataFolder(tmp_path).config_file.is_symlink()
+    assert (tmp_path / "real.toml").read_bytes() == b'[billing]\r\ncity = "B"\r\n'
+    (tmp_path / "real.toml").write_bytes(b'[billing]\ncity = "\xff"\n')
+    assert "cannot be read" in fails(tmp_path, "billing", "set", "--city", "B").message
+
+
+def test_a_setting_that_makes_another_one_wrong_is_refused_and_what_is_wrong_is_shown(tmp_path: Path) -> None:
+    call(tmp_path, "billing", "set", "--country", "LT", "--vat-id", "LT100001738313")
+    before = DataFolder(tmp_path).config_file.read_bytes()
+    assert "vat-id is" in fails(tmp_path, "billing", "set", "--country", "DE").message
+    assert "go together" in fails(tmp_path, "billing", "set", "--electronic-scheme", "EM").message
+    assert DataFolder(tmp_path).config_file.read_bytes() == before
+    DataFolder(tmp_path).config_file.write_text('[billing]\nlegal-name = "A"\ncountry = "LT"\nvat-id = "LT1"\n')
+    assert "Wrong: vat-id is 'LT1'" in call(tmp_path, "billing", "show").output
+    shown = json.loads(call(tmp_path, "billing", "show", "--json").output)
+    assert [fault["field"] for fault in shown["faults"]] == ["vat-id"]
+
+
+def test_billing_is_shown_where_no_library_checks_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    call(tmp_path, "billing", "set", "--country", "LT", "--vat-id", SELLER["vat-id"])
+    monkeypatch.setitem(sys.modules, "stdnum.eu.vat", None)
+    output = call(tmp_path, "billing", "show").output
+    assert SELLER["vat-id"] in output
+    assert "pip install 'p2pgrid[settle]'" in output
+    assert json.loads(call(tmp_path, "billing", "show", "--json").output)["faults"] is None
 
 
 def test_billing_is_set_shown_and_checked(tmp_path: Path) -> None:
