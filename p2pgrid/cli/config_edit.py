@@ -62,7 +62,7 @@ def _check(text: str, changed: str, table: str, settings: Mapping[str, str | int
     if not is_right:
         named = ", ".join(settings)
         raise UsageError(
-            f"{named} cannot be set under [{table}]: config.toml is broken, or has more than one line for a setting there.",
+            f"{named} cannot be set under [{table}]: config.toml is broken, or has a setting there over several lines.",
             hint="Write it there by hand.",
         )
     parse_config(changed, "config.toml as it would be")
