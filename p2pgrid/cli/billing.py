@@ -164,9 +164,9 @@ def peers(context: CliContext, as_json: bool) -> None:
         click.echo(f"  {d.iban or 'no account'}")
     for change in changes:
         click.echo(click.style(str(change), fg="red", bold=True))
-        click.echo(
-            f"  If it is theirs: p2pgrid billing confirm {parse_public_key(change.party).peer_id} {change.iban_now}"
-        )
+        if any(s.message.party == change.party and s.message.iban == change.iban_now for s in known):
+            peer = parse_public_key(change.party).peer_id
+            click.echo(f"  If it is theirs: p2pgrid billing confirm {peer} {change.iban_now}")
 
 
 @billing.command()

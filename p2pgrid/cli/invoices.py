@@ -102,6 +102,8 @@ def issue(click_context: click.Context, as_json: bool) -> None:
             click.echo(f"Issued {number}.")
         for one in done.pending:
             click.echo(f"Statement {one.statement[:16]} waits ({one.code}): {one.reason}")
+            if one.hint:
+                click.echo(f"  {one.hint}")
         if not done.issued and not done.pending:
             click.echo("No statement waits for an invoice.")
     click_context.exit(1 if done.pending else 0)

@@ -163,8 +163,11 @@ class DetailsBook:
 
     def of(self, party: bytes, by: Role) -> Signed[BillingDetails] | None:
         """What a party (33 bytes of its key) last said of itself in that role: the highest sequence."""
-        found = self.all_of(party, by)
-        return found[-1] if found else None
+        row = self._connection.execute(
+            "SELECT record FROM billing_details WHERE party = ? AND role = ? ORDER BY sequence DESC LIMIT 1",
+            (party, by.value),
+        ).fetchone()
+        return _read(row[0]) if row is not None else None
 
     def all_of(self, party: bytes, by: Role) -> list[Signed[BillingDetails]]:
         """Every version that is kept, by sequence."""
@@ -199,10 +202,10 @@ class DetailsBook:
 
     def confirm_account(self, party: bytes, by: Role, iban: str) -> bool:
         """A person says that this account is the party's. False unless it is the one that it names now, changed."""
-        last = self.of(party, by)
-        if last is None or last.message.iban != iban:
-            return False
-        with transaction(self._connection):
+        with transaction(self._connection):  # what comes meanwhile is not what the person looked at
+            last = self.of(party, by)
+            if last is None or last.message.iban != iban:
+                return False
             changed = self._connection.execute(
                 "UPDATE account_changes SET confirmed_ms = ? WHERE party = ? AND role = ? AND confirmed_ms IS NULL",
                 (self._now_ms(), party, by.value),

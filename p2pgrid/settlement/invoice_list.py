@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from p2pgrid.errors import UsageError
+from p2pgrid.errors import LedgerError, LocalError, UsageError
 from p2pgrid.ledger.base import DisputeRow
 from p2pgrid.proto.billing_details import BillingDetails
 from p2pgrid.proto.keys import PublicKey, parse_public_key
@@ -19,6 +19,7 @@ from p2pgrid.settlement.details import DetailsBook
 from p2pgrid.settlement.documents import Documents
 from p2pgrid.settlement.issue_book import IssueBook, State
 from p2pgrid.settlement.issued_files import SUFFIXES
+from p2pgrid.settlement.issued_rows import find_document
 from p2pgrid.settlement.making import needs_document
 from p2pgrid.settlement.open_items import OpenItem, open_items
 from p2pgrid.settlement.set_offs import set_off_shares
@@ -183,6 +184,12 @@ class InvoiceList:
         files = [path for suffix in SUFFIXES if (path := folder / f"{row.number}{suffix}").exists()]
         if row.state is State.PUBLISHED and not files:
             return (), "missing", "files", "they are not in the folder any more."
+        try:
+            find_document(self._book, self._documents.issued_folder, invoice)
+        except LedgerError:
+            raise
+        except LocalError as error:
+            return files, "missing", "files", error.message
         return files, "sent" if row.sent_ms is not None else "issued", "", ""
 
     def _pending(self, statement: Signed[Statement], terms: Channel, name: str, *, is_issued: bool) -> InvoiceView:

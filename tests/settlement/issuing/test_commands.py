@@ -161,6 +161,17 @@ def test_a_changed_account_is_shown_and_confirmed(tmp_path: Path) -> None:
     assert json.loads(call(tmp_path, "billing", "peers", "--json").output)["account_changes"] == []
 
 
+def test_of_several_changes_only_the_account_of_now_is_offered_to_be_confirmed(tmp_path: Path) -> None:
+    book = DetailsBook(open_database(tmp_path / FILE_NAME))
+    third = "EE382200221020145685"
+    for sequence, iban in enumerate((SELLER["iban"], OTHER_IBAN, third), 1):
+        book.keep(details({**SELLER, "iban": iban}, PROVIDER, Role.PROVIDER, sequence, stated_ms=1))
+    output = call(tmp_path, "billing", "peers").output
+    peer = PROVIDER.public_key.peer_id
+    assert output.count("ACCOUNT CHANGED") == 2
+    assert [line.split()[-1] for line in output.splitlines() if f"billing confirm {peer}" in line] == [third]
+
+
 def made(folder: Path, **parties: Any) -> Scene:
     async def run() -> Scene:
         ledger = SqliteLedger.open(folder / "ledger.sqlite")
@@ -200,6 +211,9 @@ def test_what_is_refused_is_said_with_the_reason(tmp_path: Path) -> None:
     made(tmp_path, seller={"iban": ""})
     result = call(tmp_path, "invoices", "issue", code=1)
     assert "waits (billing)" in result.output
+    assert "`p2pgrid billing set` writes them." in result.output
+    (waiting,) = json.loads(call(tmp_path, "invoices", "issue", "--json", code=1).output)["pending"]
+    assert waiting["hint"] == "`p2pgrid billing set` writes them."
     assert "missing: iban" in call(tmp_path, "invoices", "list").output
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.ledger.tables import TABLES
 from p2pgrid.proto.billing_details import BillingDetails
 from p2pgrid.proto.message_types import MESSAGE_TYPES
-from p2pgrid.proto.record import Role, parse_record, sign_message
+from p2pgrid.proto.record import Role, Signed, parse_record, sign_message
 from p2pgrid.settlement.billing import (
     Purpose,
     advice_for,
@@ -237,3 +238,25 @@ def test_they_are_in_no_ledger_bundle_log_or_audit(tmp_path: Path) -> None:
     for path in tmp_path.glob("ledger.sqlite*"):
         assert OTHER_IBAN.encode() not in path.read_bytes()
     assert OTHER_IBAN.encode() in b"".join(path.read_bytes() for path in tmp_path.glob("settlement.db*"))
+
+
+def test_an_account_that_comes_while_another_is_confirmed_is_not(book: DetailsBook, tmp_path: Path) -> None:
+    party, third = PROVIDER.public_key.raw, "EE382200221020145685"
+    book.keep(details(SELLER, PROVIDER, Role.PROVIDER, 1))
+    book.keep(details({**SELLER, "iban": OTHER_IBAN}, PROVIDER, Role.PROVIDER, 2))
+
+    other = open_database(tmp_path / FILE_NAME)
+    other.execute("PRAGMA busy_timeout = 10")
+
+    class Person(DetailsBook):
+        def of(self, party: bytes, by: Role) -> Signed[BillingDetails] | None:
+            """The node's process keeps what the peer sends, just then; or waits."""
+            found = super().of(party, by)
+            with contextlib.suppress(LedgerError):
+                DetailsBook(other, lambda: LATER).keep(details({**SELLER, "iban": third}, PROVIDER, Role.PROVIDER, 3))
+            return found
+
+    person = Person(open_database(tmp_path / FILE_NAME), lambda: LATER)
+    person.confirm_account(party, Role.PROVIDER, OTHER_IBAN)
+    book.keep(details({**SELLER, "iban": third}, PROVIDER, Role.PROVIDER, 3))
+    assert [(one.iban_now, one.is_confirmed) for one in book.account_changes()] == [(OTHER_IBAN, True), (third, False)]

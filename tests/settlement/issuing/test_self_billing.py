@@ -66,7 +66,7 @@ def test_the_client_writes_the_provider_signs_and_the_client_takes_it(tmp_path: 
         pair = Pair(tmp_path, BOTH, BOTH)
         await pair.begin()
         terms = pair.scene.deal.channel.message
-        assert [code for _, code, _ in (await pair.issuer.issue_pending()).refused] == ["self-billing"]
+        assert [one.code for one in (await pair.issuer.issue_pending()).refused] == ["self-billing"]
         number = f"{series_of(terms)}-2027-000001"
         assert pair.bill() == [number]
         assert pair.bill() == []
