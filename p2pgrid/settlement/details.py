@@ -185,10 +185,11 @@ class DetailsBook:
 
     # -- accounts ---------------------------------------------------------------------------------------------------
 
-    def account_changed_since(self, party: bytes, by: Role, since_ms: int) -> AccountChange | None:
-        """The last change of the party's account, noticed at that time or later, that nobody has confirmed."""
-        found = [c for c in self.account_changes() if (c.party, c.by) == (party, by) and c.noticed_ms >= since_ms]
-        return next((change for change in reversed(found) if not change.is_confirmed), None)
+    def account_change(self, party: bytes, by: Role) -> AccountChange | None:
+        """The change by which the party came to the account that it names now; None if it never named another."""
+        last = self.of(party, by)
+        found = [change for change in self.account_changes() if (change.party, change.by) == (party, by)]
+        return found[-1] if found and last is not None and last.message.iban == found[-1].iban_now else None
 
     def account_changes(self) -> list[AccountChange]:
         """All of them, in the order in which they were noticed."""

@@ -140,12 +140,13 @@ def test_a_changed_account_stays_shown_until_it_is_confirmed(book: DetailsBook) 
     assert change is not None
     assert (change.iban_before, change.iban_now) == (IBAN, OTHER_IBAN)
     assert "ACCOUNT CHANGED" in str(change)
-    assert book.account_changed_since(party, Role.PROVIDER, LATER) == change
-    assert book.account_changed_since(party, Role.PROVIDER, LATER + 1) is None
-    assert book.account_changed_since(party, Role.CLIENT, 0) is None
+    assert book.account_change(party, Role.PROVIDER) == change
+    assert book.account_change(party, Role.CLIENT) is None
     assert not book.confirm_account(party, Role.PROVIDER, IBAN)
     assert book.confirm_account(party, Role.PROVIDER, OTHER_IBAN)
-    assert book.account_changed_since(party, Role.PROVIDER, 0) is None
+    confirmed = book.account_change(party, Role.PROVIDER)
+    assert confirmed is not None
+    assert confirmed.is_confirmed
     assert [one.is_confirmed for one in book.account_changes()] == [True]
 
 
