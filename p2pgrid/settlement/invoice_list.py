@@ -101,15 +101,15 @@ class InvoiceList:
                 found += self._of_channel(terms, is_issued=is_issued, at_ms=at_ms)
         return sorted(found, key=lambda view: (not view.number, view.issued_ms, view.number))
 
-    def find(self, name: str, *, at_ms: int) -> InvoiceView:
-        """The one of that number. Raises UsageError: there is none, or several peers have used it."""
-        found = [view for view in self.views(at_ms=at_ms) if view.number == name]
+    def find(self, name: str, *, at_ms: int, peer: str = "") -> InvoiceView:
+        """The one of that number, of that peer (id). Raises UsageError: there is none, or several have used it."""
+        found = [view for view in self.views(at_ms=at_ms) if view.number == name and peer in ("", view.peer)]
         if len(found) == 1:
             return found[0]
         if found:
             peers = ", ".join(f"{view.peer} ({view.direction})" for view in found)
             raise UsageError(
-                f"several invoices have the number {name!r}: {peers}.", hint="Look at `p2pgrid invoices list --json`."
+                f"several invoices have the number {name!r}: {peers}.", hint="Say whose you mean: --peer PEER."
             )
         raise UsageError(f"there is no invoice {name[:70]!r}.", hint="`p2pgrid invoices list` shows them all.")
 

@@ -22,7 +22,7 @@ from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.proto.record import Role
 from p2pgrid.settlement.database import FILE_NAME, open_database
 from p2pgrid.settlement.details import DetailsBook
-from tests.factories import PROVIDER, make_card
+from tests.factories import CLIENT, PROVIDER, Dealings, make_card, make_invoice, resigned, secret_key
 from tests.settlement.issuing.scene import OTHER_IBAN, SELLER, Scene, details
 
 
@@ -205,6 +205,30 @@ def test_invoices_are_issued_listed_shown_opened_and_cancelled(tmp_path: Path, m
     assert json.loads(call(tmp_path, "invoices", "list", "--received", "--json").output) == {"invoices": []}
     assert "No statement waits" in call(tmp_path, "invoices", "issue").output
     assert "there is no invoice" in fails(tmp_path, "invoices", "show", "INV-1").message
+
+
+def test_two_peers_that_use_one_number_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        ledger = SqliteLedger.open(tmp_path / "ledger.sqlite")
+        scene = Scene(tmp_path / "other", ledger)
+        await scene.opened()
+        invoice = make_invoice(await scene.stated(5_000_000), invoice_number="INV-2027-000001")
+        other = Dealings(provider=secret_key("another provider"), name="another")
+        await ledger.append(invoice)
+        await ledger.append(other.channel)
+        await ledger.append(resigned(invoice, other.provider, Role.PROVIDER, channel=other.id))
+        await ledger.aclose()
+
+    asyncio.run(run())
+    monkeypatch.setattr(DataFolder, "own_public_keys", lambda _: [CLIENT.public_key])
+    error = fails(tmp_path, "invoices", "show", "INV-2027-000001")
+    assert "--peer" in error.hint
+    peer = PROVIDER.public_key.peer_id
+    shown = json.loads(call(tmp_path, "invoices", "show", "INV-2027-000001", "--peer", peer, "--json").output)
+    assert shown["peer"] == peer
+    assert "are not here" in fails(tmp_path, "invoices", "open", "INV-2027-000001", "--peer", peer).message
+    nobody = secret_key("nobody").public_key.peer_id
+    assert "there is no invoice" in fails(tmp_path, "invoices", "show", "INV-2027-000001", "--peer", nobody).message
 
 
 def test_what_is_refused_is_said_with_the_reason(tmp_path: Path) -> None:
