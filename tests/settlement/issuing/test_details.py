@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ import pytest
 
 from p2pgrid.errors import InvalidRecord, LedgerError, UsageError
 from p2pgrid.ledger.bundle import write_bundle
+from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.ledger.tables import TABLES
 from p2pgrid.proto.billing_details import BillingDetails
 from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.record import Role, Signed, parse_record, sign_message
+from p2pgrid.proto.settle_check import Taken
+from p2pgrid.proto.statement import Invoice
 from p2pgrid.settlement.billing import (
     Purpose,
     advice_for,
@@ -31,7 +35,8 @@ from p2pgrid.settlement.billing import (
 )
 from p2pgrid.settlement.database import FILE_NAME, open_database
 from p2pgrid.settlement.details import DetailsBook, parse_details
-from tests.factories import CLIENT, DAY_MS, NOW_MS, PROVIDER, make_billing_details, make_card, secret_key
+from p2pgrid.settlement.statements.keeping import keep_taken
+from tests.factories import CLIENT, DAY_MS, NOW_MS, PROVIDER, make_billing_details, make_card, make_invoice, secret_key
 from tests.settlement.issuing.scene import BUYER, IBAN, OTHER_IBAN, SELLER, Scene, billing_of, details
 
 LATER = NOW_MS + 10 * DAY_MS
@@ -261,3 +266,20 @@ def test_an_account_that_comes_while_another_is_confirmed_is_not(book: DetailsBo
     person.confirm_account(party, Role.PROVIDER, OTHER_IBAN)
     book.keep(details({**SELLER, "iban": third}, PROVIDER, Role.PROVIDER, 3))
     assert [(one.iban_now, one.is_confirmed) for one in book.account_changes()] == [(OTHER_IBAN, True), (third, False)]
+
+
+def test_where_a_library_is_missing_what_else_came_is_kept(
+    book: DetailsBook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        ledger = MemoryLedger()
+        scene = await Scene(tmp_path / "node", ledger).opened()
+        invoice = make_invoice(await scene.stated(5_000_000))
+        monkeypatch.setitem(sys.modules, "stdnum.eu.vat", None)
+        taken = Taken(details=[details(SELLER, PROVIDER, Role.PROVIDER)], keep=[invoice])
+        await keep_taken(ledger, taken, book, lambda record, reason: None)
+        assert ledger.settlement(Invoice, scene.deal.id)
+        assert taken.details == []
+        assert "pip install 'p2pgrid[settle]'" in taken.waiting[0][1]
+
+    asyncio.run(run())
