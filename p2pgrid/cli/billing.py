@@ -14,11 +14,14 @@ import msgspec
 from p2pgrid.cli.config_template import EXPLAINED
 from p2pgrid.cli.context import CliContext
 from p2pgrid.config import BillingConfig, DataFolder
-from p2pgrid.errors import UsageError
+from p2pgrid.errors import LocalError, UsageError
 
 if TYPE_CHECKING:
     from p2pgrid.proto.billing_details import BillingDetails
     from p2pgrid.settlement.billing import FieldFault
+
+_JUDGED_BY = {"country": "vat-id", "electronic-scheme": "electronic-address"}
+"""Settings by which another one is right or wrong."""
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -64,18 +67,21 @@ def set_billing(context: CliContext, /, as_json: bool, **given: str | int | bool
 
     Nothing is written if a value is wrong. A running node reads them when it next needs them.
     """
-    from p2pgrid.cli.config_edit import set_in_file, with_settings
+    from p2pgrid.cli.config_edit import read_text, set_in_file, with_settings
     from p2pgrid.config import parse_config
 
     chosen = {name.replace("_", "-"): value for name, value in given.items() if value is not None}
     if not chosen:
         raise UsageError("nothing to set was given.", hint="Try: p2pgrid billing set --help")
     path = context.data.config_file
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    draft = parse_config(with_settings(text, "billing", chosen), "config.toml as it would be").billing
-    wrong = [fault for fault in _faults(_details(context.data, draft)) if fault.field in chosen]
+    draft = parse_config(with_settings(read_text(path), "billing", chosen), "config.toml as it would be").billing
+    touched = {*chosen, *(_JUDGED_BY[name] for name in chosen if name in _JUDGED_BY)}
+    wrong = [fault for fault in _faults(_details(context.data, draft)) if fault.field in touched]
     if wrong:
-        raise UsageError(" ".join(f"{fault}" for fault in wrong), hint="Nothing was written.")
+        raise UsageError(
+            " ".join(f"{fault}" for fault in wrong),
+            hint="Nothing was written. What depends on one another is set at once.",
+        )
     context.data.make()
     set_in_file(path, "billing", chosen)
     _show(context.data, as_json=as_json)
@@ -108,8 +114,7 @@ def check(click_context: click.Context, as_json: bool) -> None:
     details = _details(data, data.load_config().billing)
     faults = [*_faults(details), *_card_faults(data, details)]
     if as_json:
-        shown = [{"field": f.field, "value": f.value, "expected": f.expected} for f in faults]
-        click.echo(json.dumps({"ok": not faults, "faults": shown}, indent=2))
+        click.echo(json.dumps({"ok": not faults, "faults": _as_json(faults)}, indent=2))
     else:
         for fault in faults:
             click.echo(str(fault))
@@ -159,9 +164,9 @@ def peers(context: CliContext, as_json: bool) -> None:
         click.echo(f"  {d.iban or 'no account'}")
     for change in changes:
         click.echo(click.style(str(change), fg="red", bold=True))
-        click.echo(
-            f"  If it is theirs: p2pgrid billing confirm {parse_public_key(change.party).peer_id} {change.iban_now}"
-        )
+        if any(s.message.party == change.party and s.message.iban == change.iban_now for s in known):
+            peer = parse_public_key(change.party).peer_id
+            click.echo(f"  If it is theirs: p2pgrid billing confirm {peer} {change.iban_now}")
 
 
 @billing.command()
@@ -201,17 +206,25 @@ def _show(data: DataFolder, *, as_json: bool) -> None:
     details = _details(data, settings)
     missing = {purpose.value: missing_for(details, purpose) for purpose in Purpose}
     advice = {purpose.value: advice_for(details, purpose) for purpose in Purpose}
+    faults, not_checked = None, ""
+    try:
+        faults = _faults(details)
+    except LocalError as error:
+        not_checked = f"Not checked: {error.message} {error.hint}"
     if as_json:
         shown = {
             "billing": {name.replace("-", "_"): value for name, value in shown_of(settings).items()},
             "missing": {key.replace("-", "_"): value for key, value in missing.items()},
             "advice": {key.replace("-", "_"): value for key, value in advice.items()},
+            "faults": None if faults is None else _as_json(faults),
         }
         click.echo(json.dumps(shown, indent=2))
         return
     for name, value in shown_of(settings).items():
         if value != "":
             click.echo(f"{name:<22}{value}")
+    for line in [f"Wrong: {fault}" for fault in faults or ()] + [not_checked] * bool(not_checked):
+        click.echo(click.style(line, fg="red"))
     words = {"issue": "To issue invoices", "be-invoiced": "To be invoiced", "pay": "To pay"}
     for purpose, fields in missing.items():
         click.echo(f"{words[purpose]}: {'missing ' + ', '.join(fields) if fields else 'nothing is missing'}.")
@@ -238,6 +251,10 @@ def _faults(details: BillingDetails) -> list[FieldFault]:
     from p2pgrid.settlement.billing import faults_of
 
     return faults_of(details)
+
+
+def _as_json(faults: list[FieldFault]) -> list[dict[str, str]]:
+    return [{"field": fault.field, "value": fault.value, "expected": fault.expected} for fault in faults]
 
 
 def _card_faults(data: DataFolder, details: BillingDetails) -> list[FieldFault]:

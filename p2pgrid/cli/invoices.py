@@ -26,6 +26,9 @@ ISSUE_TIMEOUT_S = 900.0
 """A few hundred invoices at 0.2 s each, several times over."""
 
 
+_of_peer = click.option("--peer", default="", metavar="PEER", help="Of this peer, where several have used the number.")
+
+
 @click.group()
 def invoices() -> None:
     """List, issue, cancel and read invoices.
@@ -63,16 +66,17 @@ def list_invoices(context: CliContext, direction: str | None, as_json: bool) -> 
 
 @invoices.command()
 @click.argument("number")
+@_of_peer
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_obj
-def show(context: CliContext, number: str, as_json: bool) -> None:
+def show(context: CliContext, number: str, peer: str, as_json: bool) -> None:
     """Show one invoice: amounts, what is paid, its files.
 
     \b
     p2pgrid invoices show INV-2027-000001
     """
     with _list_of(context.data) as found:
-        view = found.find(number, at_ms=_now_ms())
+        view = found.find(number, at_ms=_now_ms(), peer=peer)
     if as_json:
         click.echo(json.dumps(_as_json(view), indent=2))
         return
@@ -102,6 +106,8 @@ def issue(click_context: click.Context, as_json: bool) -> None:
             click.echo(f"Issued {number}.")
         for one in done.pending:
             click.echo(f"Statement {one.statement[:16]} waits ({one.code}): {one.reason}")
+            if one.hint:
+                click.echo(f"  {one.hint}")
         if not done.issued and not done.pending:
             click.echo("No statement waits for an invoice.")
     click_context.exit(1 if done.pending else 0)
@@ -184,17 +190,18 @@ def self_bill_command(context: CliContext, as_json: bool) -> None:
 
 @invoices.command("open")
 @click.argument("number")
+@_of_peer
 @click.option("--print", "only_print", is_flag=True, help="Print the file's path, and open nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the paths as one JSON object, and open nothing.")
 @click.pass_obj
-def open_invoice(context: CliContext, number: str, only_print: bool, as_json: bool) -> None:
+def open_invoice(context: CliContext, number: str, peer: str, only_print: bool, as_json: bool) -> None:
     """Open an invoice's page in this machine's viewer.
 
     \b
     p2pgrid invoices open INV-2027-000001
     """
     with _list_of(context.data) as found:
-        view = found.find(number, at_ms=_now_ms())
+        view = found.find(number, at_ms=_now_ms(), peer=peer)
     if not view.files:
         raise UsageError(
             f"the files of {number} are not here.",

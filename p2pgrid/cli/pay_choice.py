@@ -16,7 +16,6 @@ from p2pgrid.settlement.bank.view import Side
 from p2pgrid.settlement.paying.carried_out import CarriedOut
 from p2pgrid.settlement.paying.make_orders import (
     account_of,
-    account_that_changed,
     ahead_order,
     batch_of,
     invoice_order,
@@ -162,7 +161,7 @@ def payee_of(bench: Workbench, side: Side, confirmed: str | None) -> Account:
             hint=f"`p2pgrid settle {side.peer_id}` fetches them.",
         )
     payee = account_of(side.details)
-    account_that_changed(payee, bench.orders.account_of(side.peer_id), confirmed, side.peer_id)
+    bench.check_account(side, payee, confirmed)
     return payee
 
 

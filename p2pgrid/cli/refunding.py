@@ -14,7 +14,7 @@ from p2pgrid.proto.keys import parse_peer_id
 from p2pgrid.proto.record import Role
 from p2pgrid.settlement.bank.refunds import refundable, refundable_ahead
 from p2pgrid.settlement.paying.deliver import order_batch
-from p2pgrid.settlement.paying.make_orders import account_of, account_that_changed, batch_of, refund_order
+from p2pgrid.settlement.paying.make_orders import account_of, batch_of, refund_order
 from p2pgrid.settlement.payments.accounts import checked_iban
 from p2pgrid.settlement.payments.orders import Account
 from p2pgrid.settlement.payments.rails import find_rail
@@ -51,12 +51,7 @@ def order_refund(
         else:
             side, target = refundable(books, who, cents)
         payee = _payee(side, iban)
-        account_that_changed(
-            payee,
-            bench.orders.account_of(side.peer_id),
-            checked_iban(confirmed) if confirmed else (payee.iban if iban else None),
-            side.peer_id,
-        )
+        bench.check_account(side, payee, checked_iban(confirmed) if confirmed else (payee.iban if iban else None))
         before = bench.orders.orders()
         payer = bench.own_account(Role.PROVIDER)
         order, row = refund_order(side, payee, target, cents, before)

@@ -25,7 +25,7 @@ from p2pgrid.settlement.bank.view import Details, Side, look
 from p2pgrid.settlement.database import FILE_NAME, open_database
 from p2pgrid.settlement.details import DetailsBook
 from p2pgrid.settlement.documents import Documents
-from p2pgrid.settlement.paying.make_orders import account_of
+from p2pgrid.settlement.paying.make_orders import account_of, account_that_changed
 from p2pgrid.settlement.paying.orders_book import OrdersBook
 from p2pgrid.settlement.payments.cents import NotAnAmount, cents_of
 from p2pgrid.settlement.payments.days import day_of
@@ -63,6 +63,16 @@ class Workbench:
         raise UsageError(
             "your own account is not known.", hint="Write name, address and iban under [billing] in config.toml."
         )
+
+    def check_account(self, side: Side, payee: Account, confirmed: str | None) -> None:
+        """Raises UsageError for an account that changed and that nobody has confirmed. `confirmed`: what a person named
+        now, which counts as `p2pgrid billing confirm` does."""
+        by = Role.PROVIDER if side.is_purchase else Role.CLIENT
+        book = self.details if isinstance(self.details, DetailsBook) else None
+        change = book.account_change(side.other, by) if book is not None else None
+        account_that_changed(payee, self.orders.account_of(side.peer_id), change, confirmed, side.peer_id)
+        if book is not None and confirmed == payee.iban:
+            book.confirm_account(side.other, by, payee.iban)
 
 
 @contextmanager

@@ -45,6 +45,7 @@ class StillPending(msgspec.Struct, frozen=True, kw_only=True):
     """Its id, in hex."""
     code: str
     reason: str
+    hint: str = ""
 
 
 class InvoicesIssued(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,8 +81,8 @@ class InvoiceDesk:
                 return InvoicesIssued(
                     issued=report.issued,
                     pending=tuple(
-                        StillPending(statement=statement.hex(), code=code, reason=reason)
-                        for statement, code, reason in report.refused
+                        StillPending(statement=one.statement.hex(), code=one.code, reason=one.message, hint=one.hint)
+                        for one in report.refused
                     ),
                 )
             case CancelInvoice(number=number, reason=reason):

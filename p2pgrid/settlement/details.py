@@ -163,8 +163,11 @@ class DetailsBook:
 
     def of(self, party: bytes, by: Role) -> Signed[BillingDetails] | None:
         """What a party (33 bytes of its key) last said of itself in that role: the highest sequence."""
-        found = self.all_of(party, by)
-        return found[-1] if found else None
+        row = self._connection.execute(
+            "SELECT record FROM billing_details WHERE party = ? AND role = ? ORDER BY sequence DESC LIMIT 1",
+            (party, by.value),
+        ).fetchone()
+        return _read(row[0]) if row is not None else None
 
     def all_of(self, party: bytes, by: Role) -> list[Signed[BillingDetails]]:
         """Every version that is kept, by sequence."""
@@ -182,10 +185,11 @@ class DetailsBook:
 
     # -- accounts ---------------------------------------------------------------------------------------------------
 
-    def account_changed_since(self, party: bytes, by: Role, since_ms: int) -> AccountChange | None:
-        """The last change of the party's account, noticed at that time or later, that nobody has confirmed."""
-        found = [c for c in self.account_changes() if (c.party, c.by) == (party, by) and c.noticed_ms >= since_ms]
-        return next((change for change in reversed(found) if not change.is_confirmed), None)
+    def account_change(self, party: bytes, by: Role) -> AccountChange | None:
+        """The change by which the party came to the account that it names now; None if it never named another."""
+        last = self.of(party, by)
+        found = [change for change in self.account_changes() if (change.party, change.by) == (party, by)]
+        return found[-1] if found and last is not None and last.message.iban == found[-1].iban_now else None
 
     def account_changes(self) -> list[AccountChange]:
         """All of them, in the order in which they were noticed."""
@@ -199,10 +203,10 @@ class DetailsBook:
 
     def confirm_account(self, party: bytes, by: Role, iban: str) -> bool:
         """A person says that this account is the party's. False unless it is the one that it names now, changed."""
-        last = self.of(party, by)
-        if last is None or last.message.iban != iban:
-            return False
-        with transaction(self._connection):
+        with transaction(self._connection):  # what comes meanwhile is not what the person looked at
+            last = self.of(party, by)
+            if last is None or last.message.iban != iban:
+                return False
             changed = self._connection.execute(
                 "UPDATE account_changes SET confirmed_ms = ? WHERE party = ? AND role = ? AND confirmed_ms IS NULL",
                 (self._now_ms(), party, by.value),

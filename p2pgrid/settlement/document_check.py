@@ -10,6 +10,7 @@ from typing import Final
 from p2pgrid.proto.billing_details import BillingDetails
 from p2pgrid.proto.statement import Invoice, InvoiceType, Statement
 from p2pgrid.settlement.document_facts import DocumentRefused, Facts
+from p2pgrid.settlement.making import paid_ahead
 from p2pgrid.settlement.payments.reference import make_creditor_reference
 
 DAY_TOLERANCE: Final = timedelta(days=1)
@@ -54,8 +55,9 @@ def _differences(facts: Facts, expected: Expected) -> Iterator[tuple[str, str]]:
     ):
         if said != wanted:
             yield code, f"its {code} is {said!r}; {wanted!r} was expected, as the provider signed it."
-    if not 0 <= facts.paid_cents <= max(facts.gross_cents, 0):
-        yield "paid", f"{facts.paid_cents} cents are paid ahead, it says, of {facts.gross_cents}."
+    paid = paid_ahead(statement) if invoice.gross_cents == statement.gross_cents and sign > 0 else 0
+    if facts.paid_cents != paid:
+        yield "paid", f"{facts.paid_cents} cents are paid ahead, it says; by the statement it is {paid}."
     yield from _vat_differences(facts, statement, sign)
     yield from _reference_differences(facts, expected)
     yield from _day_differences(facts, invoice, statement)

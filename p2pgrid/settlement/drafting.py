@@ -91,7 +91,8 @@ class Drafter:
         rows = self._book.of_statement(case.statement.id)
         if any(row.cancels == str(cancelled.number) for row in rows):
             raise InvoiceRefused("cancel", f"{cancelled.number} was taken back already.")
-        issued_ms = self._time(series)
+        # Later than what it takes back, in another series and after the clock was set back, too: `standing` goes by it.
+        issued_ms = max(self._time(series), cancelled.issued_ms + 1)
         day = series.days(issued_ms)
         first = self._book.next_number(series.prefix, day.year)
         second = first._replace(sequence=first.sequence + 1)

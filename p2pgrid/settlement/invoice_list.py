@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from p2pgrid.errors import UsageError
+from p2pgrid.errors import LedgerError, LocalError, UsageError
 from p2pgrid.ledger.base import DisputeRow
 from p2pgrid.proto.billing_details import BillingDetails
 from p2pgrid.proto.keys import PublicKey, parse_public_key
@@ -19,6 +19,7 @@ from p2pgrid.settlement.details import DetailsBook
 from p2pgrid.settlement.documents import Documents
 from p2pgrid.settlement.issue_book import IssueBook, State
 from p2pgrid.settlement.issued_files import SUFFIXES
+from p2pgrid.settlement.issued_rows import find_document
 from p2pgrid.settlement.making import needs_document
 from p2pgrid.settlement.open_items import OpenItem, open_items
 from p2pgrid.settlement.set_offs import set_off_shares
@@ -100,15 +101,15 @@ class InvoiceList:
                 found += self._of_channel(terms, is_issued=is_issued, at_ms=at_ms)
         return sorted(found, key=lambda view: (not view.number, view.issued_ms, view.number))
 
-    def find(self, name: str, *, at_ms: int) -> InvoiceView:
-        """The one of that number. Raises UsageError: there is none, or several peers have used it."""
-        found = [view for view in self.views(at_ms=at_ms) if view.number == name]
+    def find(self, name: str, *, at_ms: int, peer: str = "") -> InvoiceView:
+        """The one of that number, of that peer (id). Raises UsageError: there is none, or several have used it."""
+        found = [view for view in self.views(at_ms=at_ms) if view.number == name and peer in ("", view.peer)]
         if len(found) == 1:
             return found[0]
         if found:
             peers = ", ".join(f"{view.peer} ({view.direction})" for view in found)
             raise UsageError(
-                f"several invoices have the number {name!r}: {peers}.", hint="Look at `p2pgrid invoices list --json`."
+                f"several invoices have the number {name!r}: {peers}.", hint="Say whose you mean: --peer PEER."
             )
         raise UsageError(f"there is no invoice {name[:70]!r}.", hint="`p2pgrid invoices list` shows them all.")
 
@@ -183,6 +184,12 @@ class InvoiceList:
         files = [path for suffix in SUFFIXES if (path := folder / f"{row.number}{suffix}").exists()]
         if row.state is State.PUBLISHED and not files:
             return (), "missing", "files", "they are not in the folder any more."
+        try:
+            find_document(self._book, self._documents.issued_folder, invoice)
+        except LedgerError:
+            raise
+        except LocalError as error:
+            return files, "missing", "files", error.message
         return files, "sent" if row.sent_ms is not None else "issued", "", ""
 
     def _pending(self, statement: Signed[Statement], terms: Channel, name: str, *, is_issued: bool) -> InvoiceView:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
-from p2pgrid.errors import InvalidRecord, LedgerError
+from p2pgrid.errors import InvalidRecord, LedgerError, LocalError
 from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import Role, Signed, parse_record, verify_record
@@ -26,7 +27,14 @@ def find_document(book: IssueBook, folder: Path, invoice: Signed[Invoice]) -> tu
         content = dict(book.files(str(row.number))).get(name)
     else:
         content = read_file(folder / str(row.number.year) / name)
-    return (name, content) if content is not None else None
+    if content is None:
+        return None
+    if hashlib.sha256(content).digest() != invoice.message.document_sha256:
+        raise LocalError(
+            f"{folder / str(row.number.year) / name} is not the file that was signed: it was changed since.",
+            hint="Restore it from a backup.",
+        )
+    return name, content
 
 
 def profile_of(row: IssuedRow) -> Profile:

@@ -21,10 +21,9 @@ from typing import Final, Protocol, TypeVar
 
 from p2pgrid.config import Config, DataFolder
 from p2pgrid.errors import InvalidRecord, LedgerError, LocalError, P2pgridError, UsageError
-from p2pgrid.ledger.base import DisputeRow
 from p2pgrid.proto.keys import SecretKey, parse_public_key
-from p2pgrid.proto.messages import Channel, Offer, Receipt
-from p2pgrid.proto.record import M, Message, Role, Signed
+from p2pgrid.proto.messages import Channel
+from p2pgrid.proto.record import Message, Role, Signed
 from p2pgrid.proto.statement import Invoice, Statement
 from p2pgrid.settlement.billing import Purpose as BillingPurpose
 from p2pgrid.settlement.billing import require
@@ -34,12 +33,12 @@ from p2pgrid.settlement.details import DetailsBook
 from p2pgrid.settlement.documents import Documents
 from p2pgrid.settlement.drafting import Case, Drafter, Series
 from p2pgrid.settlement.invoices.refused import InvoiceRefused
-from p2pgrid.settlement.issue_book import IssueBook, IssuedRow, State
+from p2pgrid.settlement.issue_book import IssueBook, IssuedRow, NotIssued, State
 from p2pgrid.settlement.issued_files import publish
 from p2pgrid.settlement.issued_rows import find_document, profile_of, signed_row
 from p2pgrid.settlement.making import checked_reason, main_format, needs_document
 from p2pgrid.settlement.rendering import Renderer, RenderProcess
-from p2pgrid.settlement.self_billing import accepted
+from p2pgrid.settlement.self_billing import ClientRecords, accepted
 from p2pgrid.settlement.standing import corrected_by, standing
 
 log = logging.getLogger(__name__)
@@ -52,20 +51,10 @@ IDLE_S: Final = 30.0
 T = TypeVar("T")
 
 
-class LedgerOfInvoices(Protocol):
+class LedgerOfInvoices(ClientRecords, Protocol):
     """What of a ledger is needed here; its writer has it."""
 
     def append(self, *signed: Signed[Message]) -> asyncio.Future[None]: ...
-
-    def channels(self) -> list[Signed[Channel]]: ...
-
-    def settlement(self, message_type: type[M], channel: bytes) -> list[Signed[M]]: ...
-
-    def disputes(self, *, channel: bytes | None = None, unanswered: bool = False) -> list[DisputeRow]: ...
-
-    def receipt(self, channel: bytes, receipt_number: int) -> Signed[Receipt] | None: ...
-
-    def offer(self, offer_id: bytes) -> Signed[Offer] | None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +63,8 @@ class IssueReport:
 
     issued: tuple[str, ...]
     """Numbers that were not there before."""
-    refused: tuple[tuple[bytes, str, str], ...]
-    """Statements that still have no invoice: id, code and sentence."""
+    refused: tuple[NotIssued, ...]
+    """Statements that still have no invoice."""
 
 
 class Issuer:
@@ -148,7 +137,7 @@ class Issuer:
             self._raise_unwritten()
         return IssueReport(
             issued=tuple(str(row.number) for row in rows if str(row.number) not in before),
-            refused=tuple((one.statement, one.code, one.message) for one in refused),
+            refused=tuple(refused),
         )
 
     async def run(self) -> None:
@@ -172,15 +161,14 @@ class Issuer:
             channels = self._channels()
             await self._recover(channels)
             row = await self._run(lambda: self._book.row(number))
-            if row is None or not row.inputs:
+            terms = channels.get(row.channel) if row is not None else None
+            if row is None or terms is None or not row.inputs:
                 raise UsageError(
                     f"this node has issued no invoice {number!r}, or has forgotten what it was made of.",
                     hint="`p2pgrid invoices list --issued` shows what it has issued.",
                 )
-            terms = channels.get(row.channel)
-            stated = self._stated(terms) if terms is not None else []
-            statement = next((one for one in stated if one.id == row.statement), None)
-            if terms is None or statement is None:
+            statement = next((one for one in self._stated(terms) if one.id == row.statement), None)
+            if statement is None:
                 raise LedgerError(f"the ledger has no longer the statement of {number}.")
             case = await self._case(terms, statement)
             series, text = self._series(terms), checked_reason(reason)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -22,16 +22,16 @@ from p2pgrid.config import DataFolder
 from p2pgrid.errors import InvalidRecord, UsageError
 from p2pgrid.proto.keys import SecretKey, parse_public_key
 from p2pgrid.proto.messages import Channel, Offer, Receipt
-from p2pgrid.proto.record import Role, Signed, sign_message
+from p2pgrid.proto.record import Role, Signed, parse_record, sign_message
 from p2pgrid.proto.statement import Invoice, InvoiceType, Statement
 from p2pgrid.settlement.billing import Purpose, require
 from p2pgrid.settlement.clock import Days, days_in, unix_ms
 from p2pgrid.settlement.database import FILE_NAME, open_database
 from p2pgrid.settlement.details import DetailsBook
 from p2pgrid.settlement.document_check import SELF_BILLED, Expected, check_document
-from p2pgrid.settlement.document_facts import DocumentRefused, facts_of, xml_in_pdf
+from p2pgrid.settlement.document_facts import DocumentRefused, Facts, facts_of, xml_in_pdf
 from p2pgrid.settlement.drafting import Case, Drafter, Series
-from p2pgrid.settlement.issue_book import IssueBook
+from p2pgrid.settlement.issue_book import IssueBook, Number, parse_number
 from p2pgrid.settlement.issued_files import publish
 from p2pgrid.settlement.issued_rows import profile_of
 from p2pgrid.settlement.making import main_format, needs_document
@@ -110,7 +110,8 @@ def accepted(
     keys: Sequence[SecretKey],
     now_ms: int,
 ) -> tuple[Signed[Invoice], Channel, Signed[Statement]]:
-    """The provider's record for a document that its client wrote, after looking it through. Nothing is written here.
+    """The provider's record for a document that its client wrote, after looking it through: the one on record, if the
+    document was accepted before. Nothing is written here.
 
     Raises DocumentRefused with what does not fit, UsageError, LedgerError, LocalError.
     """
@@ -125,14 +126,19 @@ def accepted(
             "both sides have not agreed that the client writes the invoices.",
             hint="Set self-billing = true under [billing], if you have; the client has to do so too.",
         )
-    if any(one.message.statement == statement.id for one in records.settlement(Invoice, terms.channel)):
-        raise DocumentRefused("statement", "the statement has an invoice already.")
+    digest = hashlib.sha256(content).digest()
+    for one in records.settlement(Invoice, terms.channel):
+        if one.message.statement == statement.id:
+            if one.message.document_sha256 == digest:
+                return one, terms, statement
+            raise DocumentRefused("statement", "the statement has an invoice already.")
     kind = InvoiceType(facts.type_code)
     sign = -1 if kind.is_credit_note else 1
     midnight = datetime(facts.issue_date.year, facts.issue_date.month, facts.issue_date.day, tzinfo=UTC)
     issued_ms = max(int(midnight.timestamp() * 1000) + _NOON_MS, statement.message.stated_ms)
     if issued_ms > now_ms + 2 * _NOON_MS:
         raise DocumentRefused("issue-date", f"it is dated {facts.issue_date}, later than today.")
+    _check_number(facts, records, terms, own)
     message = Invoice(
         channel=terms.channel,
         statement=statement.id,
@@ -142,7 +148,7 @@ def accepted(
         net_cents=sign * facts.net_cents,
         vat_cents=sign * facts.vat_cents,
         gross_cents=sign * facts.gross_cents,
-        document_sha256=hashlib.sha256(content).digest(),
+        document_sha256=digest,
         issued_ms=issued_ms,
     )
     stated = statement.message
@@ -166,6 +172,20 @@ def accepted(
         return sign_message(message, Role.PROVIDER, own[terms.provider]), terms, statement
     except InvalidRecord as error:
         raise DocumentRefused("form", f"no record can be made of it: {error.message}") from None
+
+
+def _check_number(facts: Facts, records: ClientRecords, terms: Channel, own: Collection[bytes]) -> None:
+    """Of the pair's series, so that it is in no other's way, and not used before. Raises DocumentRefused."""
+    number, series = parse_number(facts.number), series_of(terms)
+    if number is None or (number.series, number.year) != (series, facts.issue_date.year):
+        raise DocumentRefused(
+            "number",
+            f"its number is {facts.number[:70]!r}; {Number(series, facts.issue_date.year, 1)} or a later one of that "
+            "series was expected.",
+        )
+    sold = [signed.message.channel for signed in records.channels() if signed.message.provider in own]
+    if any(one.message.invoice_number == facts.number for c in sold for one in records.settlement(Invoice, c)):
+        raise DocumentRefused("number", f"another invoice has the number {facts.number} already.")
 
 
 def _cases(records: ClientRecords, details: DetailsBook, terms: Channel) -> list[Case]:
@@ -224,10 +244,10 @@ def _stated_in(
 
 
 def _finish(book: IssueBook, folder: Path, now_ms: int) -> None:
-    """Put what has its number into the folder; of a client there is nothing else in the file."""
+    """Put what this node wrote as a client, and has its number, into the folder."""
     for row in book.unpublished():
-        if not row.number.series.startswith("SB-"):
-            continue
+        if parse_record(row.record).signatures:
+            continue  # one that this node issued as a provider
         number = str(row.number)
         publish(folder / str(row.number.year), book.files(number), number + main_format(profile_of(row)).value)
         book.published(number, now_ms)

@@ -12,6 +12,7 @@ from p2pgrid.errors import UsageError
 from p2pgrid.proto.billing_details import BillingDetails
 from p2pgrid.settlement.bank.stored import StoredBooking, Target
 from p2pgrid.settlement.bank.view import Side
+from p2pgrid.settlement.details import AccountChange
 from p2pgrid.settlement.open_items import AHEAD
 from p2pgrid.settlement.paying.orders_book import Ordered, Purpose
 from p2pgrid.settlement.paying.plan import Due, arrivals
@@ -88,15 +89,25 @@ def batch_of(
     return batch, rows
 
 
-def account_that_changed(payee: Account, known: str | None, confirmed: str | None, whose: str) -> None:
-    """Refuse to pay to another account than the last time, unless a person names the new one. Raises UsageError."""
-    if known is None or known == payee.iban:
+def account_that_changed(
+    payee: Account, known: str | None, change: AccountChange | None, confirmed: str | None, whose: str
+) -> None:
+    """Refuse to pay to another account than the last time, or than was named before the first time, unless a person
+    has said that the new one is right (`change`), or names it now (`confirmed`). Raises UsageError."""
+    if payee.iban in (known, confirmed):
         return
-    if confirmed is not None and confirmed == payee.iban:
+    if change is not None and change.iban_now == payee.iban:
+        if change.is_confirmed:
+            return
+        before = f"was paid to {known}" if known is not None else f"named {change.iban_before}"
+    elif known is not None:
+        before = f"was paid to {known}"
+    else:
         return
     raise UsageError(
-        f"{payee.name} ({whose}) was paid to {known} before, and its billing details now say {payee.iban}.",
-        hint=f"Ask them, by a number that you had before, then: --confirm-account {payee.iban}",
+        f"{payee.name} ({whose}) {before} before, and its billing details now say {payee.iban}.",
+        hint=f"Ask them, by a number that you had before, then: --confirm-account {payee.iban}"
+        + (f", or `p2pgrid billing confirm {whose} {payee.iban}`." if change is not None else ""),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from p2pgrid.errors import InvalidRecord
+from p2pgrid.errors import InvalidRecord, LedgerError, LocalError
 from p2pgrid.ledger.base import Ledger, SlotTaken
 from p2pgrid.proto.billing_details import BillingDetails
 from p2pgrid.proto.messages import Channel
@@ -25,9 +25,12 @@ async def keep_taken(ledger: Ledger, taken: Taken, details: Details, keep_eviden
     for one in list(taken.details):
         try:
             details.keep(one)
-        except InvalidRecord as fault:
+        except LedgerError:
+            raise
+        except (InvalidRecord, LocalError) as fault:  # LocalError: the library that checks them is missing here
             taken.details.remove(one)
-            taken.waiting.append((one, f"the {one.message.by}'s billing details are not kept: {fault.message}"))
+            why = f"{fault.message} {fault.hint}".rstrip()
+            taken.waiting.append((one, f"the {one.message.by}'s billing details are not kept: {why}"))
     for record, reason in taken.conflicting:
         keep_evidence(record, reason)
     if not taken.keep:

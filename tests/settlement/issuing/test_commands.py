@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.proto.record import Role
 from p2pgrid.settlement.database import FILE_NAME, open_database
 from p2pgrid.settlement.details import DetailsBook
-from tests.factories import PROVIDER, make_card
+from tests.factories import CLIENT, PROVIDER, Dealings, make_card, make_invoice, resigned, secret_key
 from tests.settlement.issuing.scene import OTHER_IBAN, SELLER, Scene, details
 
 
@@ -43,13 +44,75 @@ def test_settings_are_written_where_they_belong_and_nothing_else_changes() -> No
     )
     changed = with_settings(text, "billing", {"iban": 'L"T', "city": "Ä", "business": False, "payment-days": 3})
     assert changed == (
-        '# mine\nnetwork = "x"\n\n[provider]\n#iban = "no"\n[billing] # me\niban = "L\\"T"\ncity = "Ä"\n'
+        '# mine\nnetwork = "x"\n\n[provider]\n#iban = "no"\n[billing] # me\niban = "L\\"T"\ncity = "Ä"  # old\n'
         "business = false\npayment-days = 3\n\n[client]\n"
     )
     assert parse_config(with_settings("", "billing", {"city": "B"}), "t").billing.city == "B"
     assert with_settings('[[networks]]\nname = "m"\n', "billing", {"city": "B"}).endswith('[billing]\ncity = "B"\n')
     with pytest.raises(UsageError, match="payment-days"):
         with_settings("", "billing", {"payment-days": 1000})
+
+
+@pytest.mark.parametrize(
+    ("text", "changed"),
+    [
+        ('[billing]\niban = "LT#1" # of the firm\n', '[billing]\niban = "N" # of the firm\n'),
+        ("[billing]\niban = 'LT#1'#\n", '[billing]\niban = "N"#\n'),
+        ('[billing]\n#iban = "LT1" # closed\n', '[billing]\n#iban = "LT1" # closed\niban = "N"\n'),
+        ("# a\u2028b\r\n[billing]\r\n", '# a\u2028b\r\n[billing]\r\niban = "N"\r\n'),
+    ],
+)
+def test_what_a_person_wrote_stays(text: str, changed: str) -> None:
+    assert with_settings(text, "billing", {"iban": "N"}) == changed
+    assert with_settings(changed, "billing", {"iban": "N"}) == changed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'billing = { iban = "LT1" }\n',
+        'billing.iban = "LT1"\n',
+        '[billing]\niban = """\nLT1"""\n',
+        '[billing]\n"iban" = "LT1"\n',
+        '[billing]\ncity = """\niban = "LT1"\n"""\n',
+        "[billing\n",
+    ],
+)
+def test_what_cannot_be_changed_by_lines_is_left_to_the_person(text: str) -> None:
+    with pytest.raises(UsageError, match="iban cannot be set under") as caught:
+        with_settings(text, "billing", {"iban": "N"})
+    assert "by hand" in caught.value.hint
+
+
+def test_a_configuration_that_is_a_link_or_no_text(tmp_path: Path) -> None:
+    (tmp_path / "real.toml").write_bytes(b'[billing]\ncity = "A"\r\n')
+    DataFolder(tmp_path).config_file.symlink_to("real.toml")
+    call(tmp_path, "billing", "set", "--city", "B")
+    assert DataFolder(tmp_path).config_file.is_symlink()
+    assert (tmp_path / "real.toml").read_bytes() == b'[billing]\r\ncity = "B"\r\n'
+    (tmp_path / "real.toml").write_bytes(b'[billing]\ncity = "\xff"\n')
+    assert "cannot be read" in fails(tmp_path, "billing", "set", "--city", "B").message
+
+
+def test_a_setting_that_makes_another_one_wrong_is_refused_and_what_is_wrong_is_shown(tmp_path: Path) -> None:
+    call(tmp_path, "billing", "set", "--country", "LT", "--vat-id", "LT100001738313")
+    before = DataFolder(tmp_path).config_file.read_bytes()
+    assert "vat-id is" in fails(tmp_path, "billing", "set", "--country", "DE").message
+    assert "go together" in fails(tmp_path, "billing", "set", "--electronic-scheme", "EM").message
+    assert DataFolder(tmp_path).config_file.read_bytes() == before
+    DataFolder(tmp_path).config_file.write_text('[billing]\nlegal-name = "A"\ncountry = "LT"\nvat-id = "LT1"\n')
+    assert "Wrong: vat-id is 'LT1'" in call(tmp_path, "billing", "show").output
+    shown = json.loads(call(tmp_path, "billing", "show", "--json").output)
+    assert [fault["field"] for fault in shown["faults"]] == ["vat-id"]
+
+
+def test_billing_is_shown_where_no_library_checks_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    call(tmp_path, "billing", "set", "--country", "LT", "--vat-id", SELLER["vat-id"])
+    monkeypatch.setitem(sys.modules, "stdnum.eu.vat", None)
+    output = call(tmp_path, "billing", "show").output
+    assert SELLER["vat-id"] in output
+    assert "pip install 'p2pgrid[settle]'" in output
+    assert json.loads(call(tmp_path, "billing", "show", "--json").output)["faults"] is None
 
 
 def test_billing_is_set_shown_and_checked(tmp_path: Path) -> None:
@@ -98,6 +161,17 @@ def test_a_changed_account_is_shown_and_confirmed(tmp_path: Path) -> None:
     assert json.loads(call(tmp_path, "billing", "peers", "--json").output)["account_changes"] == []
 
 
+def test_of_several_changes_only_the_account_of_now_is_offered_to_be_confirmed(tmp_path: Path) -> None:
+    book = DetailsBook(open_database(tmp_path / FILE_NAME))
+    third = "EE382200221020145685"
+    for sequence, iban in enumerate((SELLER["iban"], OTHER_IBAN, third), 1):
+        book.keep(details({**SELLER, "iban": iban}, PROVIDER, Role.PROVIDER, sequence, stated_ms=1))
+    output = call(tmp_path, "billing", "peers").output
+    peer = PROVIDER.public_key.peer_id
+    assert output.count("ACCOUNT CHANGED") == 2
+    assert [line.split()[-1] for line in output.splitlines() if f"billing confirm {peer}" in line] == [third]
+
+
 def made(folder: Path, **parties: Any) -> Scene:
     async def run() -> Scene:
         ledger = SqliteLedger.open(folder / "ledger.sqlite")
@@ -133,10 +207,37 @@ def test_invoices_are_issued_listed_shown_opened_and_cancelled(tmp_path: Path, m
     assert "there is no invoice" in fails(tmp_path, "invoices", "show", "INV-1").message
 
 
+def test_two_peers_that_use_one_number_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        ledger = SqliteLedger.open(tmp_path / "ledger.sqlite")
+        scene = Scene(tmp_path / "other", ledger)
+        await scene.opened()
+        invoice = make_invoice(await scene.stated(5_000_000), invoice_number="INV-2027-000001")
+        other = Dealings(provider=secret_key("another provider"), name="another")
+        await ledger.append(invoice)
+        await ledger.append(other.channel)
+        await ledger.append(resigned(invoice, other.provider, Role.PROVIDER, channel=other.id))
+        await ledger.aclose()
+
+    asyncio.run(run())
+    monkeypatch.setattr(DataFolder, "own_public_keys", lambda _: [CLIENT.public_key])
+    error = fails(tmp_path, "invoices", "show", "INV-2027-000001")
+    assert "--peer" in error.hint
+    peer = PROVIDER.public_key.peer_id
+    shown = json.loads(call(tmp_path, "invoices", "show", "INV-2027-000001", "--peer", peer, "--json").output)
+    assert shown["peer"] == peer
+    assert "are not here" in fails(tmp_path, "invoices", "open", "INV-2027-000001", "--peer", peer).message
+    nobody = secret_key("nobody").public_key.peer_id
+    assert "there is no invoice" in fails(tmp_path, "invoices", "show", "INV-2027-000001", "--peer", nobody).message
+
+
 def test_what_is_refused_is_said_with_the_reason(tmp_path: Path) -> None:
     made(tmp_path, seller={"iban": ""})
     result = call(tmp_path, "invoices", "issue", code=1)
     assert "waits (billing)" in result.output
+    assert "`p2pgrid billing set` writes them." in result.output
+    (waiting,) = json.loads(call(tmp_path, "invoices", "issue", "--json", code=1).output)["pending"]
+    assert waiting["hint"] == "`p2pgrid billing set` writes them."
     assert "missing: iban" in call(tmp_path, "invoices", "list").output
 
 

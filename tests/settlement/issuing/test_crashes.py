@@ -300,8 +300,8 @@ def test_config_is_read_anew(tmp_path: Path) -> None:
             scene.data, ledger, [PROVIDER], now_ms=lambda: statement.message.stated_ms + 5000, renderer=unchecked
         )
         report = await issuer.issue_pending()
-        assert (report.issued, [code for _, code, _ in report.refused]) == ((), ["billing"])
-        assert "missing: iban" in report.refused[0][2]
+        assert (report.issued, [one.code for one in report.refused]) == ((), ["billing"])
+        assert "missing: iban" in report.refused[0].message
         scene.data.config_file.write_text(config_text(SELLER))
         assert (await issuer.issue_pending()).issued == ("INV-2027-000001",)
         assert (await issuer.issue_pending()) == type(report)(issued=(), refused=())

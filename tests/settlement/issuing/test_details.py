@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,14 @@ import pytest
 
 from p2pgrid.errors import InvalidRecord, LedgerError, UsageError
 from p2pgrid.ledger.bundle import write_bundle
+from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.ledger.tables import TABLES
 from p2pgrid.proto.billing_details import BillingDetails
 from p2pgrid.proto.message_types import MESSAGE_TYPES
-from p2pgrid.proto.record import Role, parse_record, sign_message
+from p2pgrid.proto.record import Role, Signed, parse_record, sign_message
+from p2pgrid.proto.settle_check import Taken
+from p2pgrid.proto.statement import Invoice
 from p2pgrid.settlement.billing import (
     Purpose,
     advice_for,
@@ -30,7 +35,8 @@ from p2pgrid.settlement.billing import (
 )
 from p2pgrid.settlement.database import FILE_NAME, open_database
 from p2pgrid.settlement.details import DetailsBook, parse_details
-from tests.factories import CLIENT, DAY_MS, NOW_MS, PROVIDER, make_billing_details, make_card, secret_key
+from p2pgrid.settlement.statements.keeping import keep_taken
+from tests.factories import CLIENT, DAY_MS, NOW_MS, PROVIDER, make_billing_details, make_card, make_invoice, secret_key
 from tests.settlement.issuing.scene import BUYER, IBAN, OTHER_IBAN, SELLER, Scene, billing_of, details
 
 LATER = NOW_MS + 10 * DAY_MS
@@ -139,12 +145,13 @@ def test_a_changed_account_stays_shown_until_it_is_confirmed(book: DetailsBook) 
     assert change is not None
     assert (change.iban_before, change.iban_now) == (IBAN, OTHER_IBAN)
     assert "ACCOUNT CHANGED" in str(change)
-    assert book.account_changed_since(party, Role.PROVIDER, LATER) == change
-    assert book.account_changed_since(party, Role.PROVIDER, LATER + 1) is None
-    assert book.account_changed_since(party, Role.CLIENT, 0) is None
+    assert book.account_change(party, Role.PROVIDER) == change
+    assert book.account_change(party, Role.CLIENT) is None
     assert not book.confirm_account(party, Role.PROVIDER, IBAN)
     assert book.confirm_account(party, Role.PROVIDER, OTHER_IBAN)
-    assert book.account_changed_since(party, Role.PROVIDER, 0) is None
+    confirmed = book.account_change(party, Role.PROVIDER)
+    assert confirmed is not None
+    assert confirmed.is_confirmed
     assert [one.is_confirmed for one in book.account_changes()] == [True]
 
 
@@ -237,3 +244,42 @@ def test_they_are_in_no_ledger_bundle_log_or_audit(tmp_path: Path) -> None:
     for path in tmp_path.glob("ledger.sqlite*"):
         assert OTHER_IBAN.encode() not in path.read_bytes()
     assert OTHER_IBAN.encode() in b"".join(path.read_bytes() for path in tmp_path.glob("settlement.db*"))
+
+
+def test_an_account_that_comes_while_another_is_confirmed_is_not(book: DetailsBook, tmp_path: Path) -> None:
+    party, third = PROVIDER.public_key.raw, "EE382200221020145685"
+    book.keep(details(SELLER, PROVIDER, Role.PROVIDER, 1))
+    book.keep(details({**SELLER, "iban": OTHER_IBAN}, PROVIDER, Role.PROVIDER, 2))
+
+    other = open_database(tmp_path / FILE_NAME)
+    other.execute("PRAGMA busy_timeout = 10")
+
+    class Person(DetailsBook):
+        def of(self, party: bytes, by: Role) -> Signed[BillingDetails] | None:
+            """The node's process keeps what the peer sends, just then; or waits."""
+            found = super().of(party, by)
+            with contextlib.suppress(LedgerError):
+                DetailsBook(other, lambda: LATER).keep(details({**SELLER, "iban": third}, PROVIDER, Role.PROVIDER, 3))
+            return found
+
+    person = Person(open_database(tmp_path / FILE_NAME), lambda: LATER)
+    person.confirm_account(party, Role.PROVIDER, OTHER_IBAN)
+    book.keep(details({**SELLER, "iban": third}, PROVIDER, Role.PROVIDER, 3))
+    assert [(one.iban_now, one.is_confirmed) for one in book.account_changes()] == [(OTHER_IBAN, True), (third, False)]
+
+
+def test_where_a_library_is_missing_what_else_came_is_kept(
+    book: DetailsBook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        ledger = MemoryLedger()
+        scene = await Scene(tmp_path / "node", ledger).opened()
+        invoice = make_invoice(await scene.stated(5_000_000))
+        monkeypatch.setitem(sys.modules, "stdnum.eu.vat", None)
+        taken = Taken(details=[details(SELLER, PROVIDER, Role.PROVIDER)], keep=[invoice])
+        await keep_taken(ledger, taken, book, lambda record, reason: None)
+        assert ledger.settlement(Invoice, scene.deal.id)
+        assert taken.details == []
+        assert "pip install 'p2pgrid[settle]'" in taken.waiting[0][1]
+
+    asyncio.run(run())

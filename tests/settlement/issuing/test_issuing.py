@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from p2pgrid.errors import UsageError
+from p2pgrid.errors import LocalError, UsageError
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.proto.billing_rules import faults_of_invoices
 from p2pgrid.proto.dispute import Decision
@@ -207,7 +207,7 @@ def test_what_is_refused_waits_and_takes_no_number(
         statement = await scene.stated(5_000_000, rate_bp=rate_bp)
         report = await desk.issue()
         assert report.issued == ()
-        assert [(one[0], one[1]) for one in report.refused] == [(statement.id, code)], report
+        assert [(one.statement, one.code) for one in report.refused] == [(statement.id, code)], report
         (view,) = desk.list()
         assert (view.status, view.number, view.code) == ("pending", "", code)
         assert view.reason
@@ -226,7 +226,7 @@ def test_a_document_that_no_rule_has_checked_is_not_issued(tmp_path: Path) -> No
     async def run(scene: Scene, desk: Desk) -> None:
         await scene.stated(5_000_000)
         report = await desk.issue()
-        assert [code for _, code, _ in report.refused] == ["not-checked"]
+        assert [one.code for one in report.refused] == ["not-checked"]
         assert not list(desk.issuer.folder.rglob("*.*"))
 
     play(tmp_path, run, lambda: RenderHere(Validator(python="/nowhere/python")))
@@ -236,7 +236,7 @@ def test_without_the_clients_details_it_waits(tmp_path: Path) -> None:
     async def run(scene: Scene, desk: Desk) -> None:
         await scene.stated(5_000_000)
         scene.connection.execute("DELETE FROM billing_details")
-        assert [code for _, code, _ in (await desk.issue()).refused] == ["buyer-details"]
+        assert [one.code for one in (await desk.issue()).refused] == ["buyer-details"]
 
     play(tmp_path, run)
 
@@ -292,7 +292,7 @@ def test_a_clock_that_went_back(tmp_path: Path) -> None:
         assert second == first
         await scene.stated(5_000_000)
         desk.now_ms -= 5 * DAY_MS
-        assert [code for _, code, _ in (await desk.issuer.issue_pending()).refused] == ["clock"]
+        assert [one.code for one in (await desk.issuer.issue_pending()).refused] == ["clock"]
 
     play(tmp_path, run)
 
@@ -340,3 +340,40 @@ def test_the_other_sides_channels_are_not_ours_to_bill(tmp_path: Path) -> None:
 def test_numbers(text: str, number: Number | None) -> None:
     assert parse_number(text) == number
     assert number is None or str(number) == text
+
+
+@pytest.mark.parametrize("back_ms", [0, DAY_MS // 2])
+def test_cancelled_under_another_prefix_while_the_clock_stands_or_went_back(tmp_path: Path, back_ms: int) -> None:
+    async def run(scene: Scene, desk: Desk) -> None:
+        await scene.stated(5_000_000)
+        await desk.issue()
+        scene.data.config_file.write_text(config_text({**SELLER, "invoice-prefix": "AAA"}))
+        desk.now_ms -= back_ms
+        assert await desk.issuer.cancel("INV-2027-000001", "moved") == ("AAA-2027-000001", "AAA-2027-000002")
+        views = {view.number: view for view in desk.list()}
+        assert [views[n].status for n in ("INV-2027-000001", "AAA-2027-000001", "AAA-2027-000002")] == [
+            "cancelled", "cancellation", "issued",
+        ]  # fmt: skip
+        assert views["INV-2027-000001"].cancelled_by == "AAA-2027-000001"
+
+    play(tmp_path, run)
+
+
+def test_a_file_that_is_not_the_one_that_was_signed_is_given_to_nobody(tmp_path: Path) -> None:
+    async def run(scene: Scene, desk: Desk) -> None:
+        await scene.stated(5_000_000)
+        await desk.issue()
+        (invoice,) = desk.invoices
+        path = desk.issuer.folder / "2027" / "INV-2027-000001.pdf"
+        content = path.read_bytes()
+        path.write_bytes(content + b"%")
+        with pytest.raises(LocalError, match="not the file that was signed"):
+            await desk.issuer.document(invoice)
+        (view,) = desk.list()
+        assert (view.status, view.code) == ("missing", "files")
+        assert "not the file that was signed" in view.reason
+        path.write_bytes(content)
+        assert await desk.issuer.document(invoice) == (path.name, content)
+        assert [view.status for view in desk.list()] == ["issued"]
+
+    play(tmp_path, run)

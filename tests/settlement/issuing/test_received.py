@@ -102,6 +102,8 @@ TAMPERED = [
     ("gross", b">4.76</ram:GrandTotalAmount", b">4.67</ram:GrandTotalAmount"),
     ("due", b">4.76</ram:DuePayableAmount", b">47.60</ram:DuePayableAmount"),
     ("due", b">0.00</ram:TotalPrepaidAmount", b">1.00</ram:TotalPrepaidAmount"),
+    ("paid", b">0.00</ram:TotalPrepaidAmount><ram:DuePayableAmount>4.76<",
+     b">1.00</ram:TotalPrepaidAmount><ram:DuePayableAmount>3.76<"),
     ("net", b">4.00</ram:BasisAmount", b">4.10</ram:BasisAmount"),
     ("vat", b">0.76</ram:CalculatedAmount", b">0.86</ram:CalculatedAmount"),
     ("vat", b"<ram:RateApplicablePercent>19<", b"<ram:RateApplicablePercent>21<"),
@@ -290,3 +292,29 @@ def test_facts_are_the_same_in_both_syntaxes(came: Came) -> None:
     cii, ubl = facts_of(came.files["cii.xml"]), facts_of(came.files["ubl.xml"])
     assert dataclasses.replace(cii, syntax=ubl.syntax) == ubl
     assert CLIENT.public_key.raw == came.channel.client
+
+
+def test_what_was_paid_ahead_and_its_cancellation_fit(tmp_path: Path) -> None:
+    async def run() -> None:
+        ledger = MemoryLedger()
+        scene = await Scene(tmp_path / "provider", ledger).opened()
+        statement = await scene.stated(5_000_000, payments_cents=100)
+        now_ms = statement.message.stated_ms + 5000
+        issuer = Issuer(scene.data, ledger, [PROVIDER], now_ms=lambda: now_ms, renderer=unchecked)
+        await issuer.issue_pending()
+        await issuer.cancel("INV-2027-000001", "moved")
+        (tmp_path / "client").mkdir()
+        documents = Documents(tmp_path / "client", now_ms=lambda: now_ms)
+        book = DetailsBook(open_database(tmp_path / "client" / FILE_NAME), lambda: now_ms)
+        book.keep(details(SELLER, PROVIDER, Role.PROVIDER))
+        book.keep(details(BUYER))
+        for invoice in ledger.settlement(Invoice, scene.deal.id):
+            found = await issuer.document(invoice)
+            assert found is not None
+            channel = scene.deal.channel.message
+            taken = documents.take_received(invoice, found[1], channel=channel, statement=statement)
+            assert (taken.code, taken.message) == ("", "")
+        assert facts_of(xml_in_pdf(documents.all_received()[0].files[0].read_bytes())).paid_cents == 100
+        await issuer.aclose()
+
+    asyncio.run(run())

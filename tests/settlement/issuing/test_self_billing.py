@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from p2pgrid.config import DataFolder
+from p2pgrid.errors import LocalError
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.proto.billing_rules import faults_of_invoices
 from p2pgrid.proto.record import Role
@@ -65,7 +66,7 @@ def test_the_client_writes_the_provider_signs_and_the_client_takes_it(tmp_path: 
         pair = Pair(tmp_path, BOTH, BOTH)
         await pair.begin()
         terms = pair.scene.deal.channel.message
-        assert [code for _, code, _ in (await pair.issuer.issue_pending()).refused] == ["self-billing"]
+        assert [one.code for one in (await pair.issuer.issue_pending()).refused] == ["self-billing"]
         number = f"{series_of(terms)}-2027-000001"
         assert pair.bill() == [number]
         assert pair.bill() == []
@@ -75,8 +76,9 @@ def test_the_client_writes_the_provider_signs_and_the_client_takes_it(tmp_path: 
         assert signed.message.type_code is InvoiceType.SELF_BILLED_INVOICE
         assert not faults_of_invoices([signed.message], statement=pair.scene.statements[0].message)
         assert (await pair.issuer.issue_pending()).refused == ()
+        assert (await pair.issuer.accept(content)).id == signed.id
         with pytest.raises(DocumentRefused, match="has an invoice already"):
-            await pair.issuer.accept(content)
+            await pair.issuer.accept(pair.written(number, ".cii.xml"))
 
         connection = pair.scene.connection
         documents = Documents(pair.scene.data.path, connection)
@@ -122,6 +124,9 @@ def test_not_unless_both_have_agreed(tmp_path: Path, seller: dict[str, Any], buy
         (b">389<", b">380<", "type"),
         (b"K\xc3\xa4ufer GmbH", b"Somebody", "buyer"),
         (b"20270116", b"20290116", "issue-date"),
+        (b"-2027-000001", b"-2027-1", "number"),
+        (b"-2027-000001", b"-2026-000001", "number"),
+        (b"SB-", b"SX-", "number"),
     ],
 )
 def test_the_provider_signs_no_other_document(tmp_path: Path, old: bytes, new: bytes, code: str) -> None:
@@ -152,5 +157,66 @@ def test_an_agreement_that_one_side_ended_is_none(tmp_path: Path) -> None:
         with pytest.raises(DocumentRefused, match="have not agreed"):
             await pair.issuer.accept(pair.written(number))
         await pair.issuer.aclose()
+
+    asyncio.run(run())
+
+
+def test_a_number_is_accepted_once_and_those_of_the_provider_stay_its_own(tmp_path: Path) -> None:
+    async def run() -> None:
+        pair = Pair(tmp_path, BOTH, BOTH)
+        await pair.begin()
+        await pair.scene.stated(3_000_000)
+        first, second = pair.bill()
+        await pair.issuer.accept(pair.written(first))
+        twice = pair.written(second, ".cii.xml").replace(second.encode(), first.encode())
+        for content in (twice, pair.written(second, ".cii.xml").replace(second.encode(), b"INV-2027-000007")):
+            with pytest.raises(DocumentRefused) as caught:
+                await pair.issuer.accept(content)
+            assert caught.value.code == "number"
+        assert len(pair.ledger.settlement(Invoice, pair.scene.deal.id)) == 1
+        await pair.issuer.accept(pair.written(second))
+        await pair.issuer.aclose()
+
+    asyncio.run(run())
+
+
+def test_accepted_again_after_a_crash_the_file_is_there(tmp_path: Path) -> None:
+    async def run() -> None:
+        pair = Pair(tmp_path, BOTH, BOTH)
+        await pair.begin()
+        (number,) = pair.bill()
+        content = pair.written(number)
+        (pair.scene.data.path / "invoices").write_text("in the way")
+        with pytest.raises(LocalError):
+            await pair.issuer.accept(content)
+        (signed,) = pair.ledger.settlement(Invoice, pair.scene.deal.id)
+        (pair.scene.data.path / "invoices").unlink()
+        assert (await pair.issuer.accept(content)).id == signed.id
+        assert len(pair.ledger.settlement(Invoice, pair.scene.deal.id)) == 1
+        file = IssuingHooks(pair.scene.data, pair.issuer).document(signed)
+        assert file is not None
+        assert file.content == content
+        await pair.issuer.aclose()
+
+    asyncio.run(run())
+
+
+def test_a_series_of_the_nodes_own_that_looks_like_a_pairs_is_left_to_its_issuer(tmp_path: Path) -> None:
+    async def run() -> None:
+        ledger = MemoryLedger()
+        scene = await Scene(tmp_path, ledger, seller={"invoice-prefix": "SB-1"}).opened()
+        statement = await scene.stated(5_000_000)
+        issuer = Issuer(
+            scene.data, ledger, [PROVIDER], now_ms=lambda: statement.message.stated_ms + 5000, renderer=unchecked
+        )
+        (tmp_path / "invoices").write_text("in the way")
+        with pytest.raises(LocalError):
+            await issuer.issue_pending()
+        (tmp_path / "invoices").unlink()
+        assert self_bill(scene.data, ledger, [PROVIDER], renderer=unchecked) == []
+        assert not (tmp_path / "invoices" / "self-billed").exists()
+        await issuer.issue_pending()
+        assert (tmp_path / "invoices" / "issued" / "2027" / "SB-1-2027-000001.pdf").exists()
+        await issuer.aclose()
 
     asyncio.run(run())

@@ -15,7 +15,8 @@ from p2pgrid.ledger.lock import WriterLock
 from p2pgrid.proto.record import Role, sign_message
 from p2pgrid.settlement.bank.store import lock_path
 from p2pgrid.settlement.bank.view import Side
-from p2pgrid.settlement.database import FILE_NAME
+from p2pgrid.settlement.database import FILE_NAME, open_database
+from p2pgrid.settlement.details import DetailsBook
 from p2pgrid.settlement.documents import Documents
 from p2pgrid.settlement.payments.refusals import BankFileError
 from p2pgrid.units import MAX_UNIX_MS
@@ -24,6 +25,7 @@ from tests.settlement.paying.scene import ALICE, OURS, Node, Scene
 from tests.settlement.payments.bank import Bank, Movement
 from tests.settlement.records import Billed
 
+STOLEN = "EE382200221020145685"
 LATER = ("--until", "2028-01-01")
 MOVEMENTS = [Movement(cents=1_240, text="one"), Movement(cents=99, text="two")]
 BOMB = b"""<?xml version="1.0"?>
@@ -106,7 +108,7 @@ def test_another_account_than_the_last_time_stops_until_a_person_names_it(scene:
     scene.pay(*LATER)
     scene.billed.bill(2_000)
     scene.meet()
-    stolen = "EE382200221020145685"
+    stolen = STOLEN
     scene.details.say(scene.billed.provider, Role.PROVIDER, sequence=2, iban=stolen)
     for words in ((), ("--confirm-account", OURS)):
         with pytest.raises(UsageError, match=f"was paid to {OURS} before, and its billing details now say {stolen}"):
@@ -116,6 +118,61 @@ def test_another_account_than_the_last_time_stops_until_a_person_names_it(scene:
     scene.billed.bill(3_000)
     scene.meet()
     assert scene.pay(*LATER), "it is asked once"
+
+
+def kept(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> DetailsBook:
+    """The client's own book of billing details, in place of those of the scene."""
+    monkeypatch.setattr(settling, "open_details", DetailsBook)
+    book = DetailsBook(open_database(scene.client.data.path / FILE_NAME), lambda: MAX_UNIX_MS)
+    for signed in scene.details.known.values():
+        book.keep(signed)
+    return book
+
+
+def changed(scene: Scene, book: DetailsBook, iban: str) -> None:
+    provider = scene.billed.provider
+    last = book.of(provider.public_key.raw, Role.PROVIDER)
+    assert last is not None
+    scene.details.say(provider, Role.PROVIDER, sequence=last.message.sequence + 1, iban=iban)
+    book.keep(scene.details.known[provider.public_key.raw, Role.PROVIDER])
+
+
+def test_an_account_that_changed_before_the_first_payment_stops_too(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = kept(scene, monkeypatch)
+    changed(scene, book, STOLEN)
+    scene.billed.bill(1_000)
+    scene.meet()
+    with pytest.raises(UsageError, match=f"named {OURS} before, and its billing details now say {STOLEN}") as caught:
+        scene.pay(*LATER)
+    assert f"p2pgrid billing confirm {scene.billed.provider.public_key.peer_id} {STOLEN}" in caught.value.hint
+    changed(scene, book, OURS)
+    with pytest.raises(UsageError, match=f"named {STOLEN} before"):
+        scene.pay(*LATER)
+
+
+def test_what_was_confirmed_for_billing_is_paid_and_what_was_confirmed_for_pay_is_shown_no_more(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book, party = kept(scene, monkeypatch), scene.billed.provider.public_key.raw
+    scene.billed.bill(1_000)
+    scene.meet()
+    assert scene.pay(*LATER)
+    changed(scene, book, STOLEN)
+    scene.billed.bill(2_000)
+    scene.meet()
+    with pytest.raises(UsageError, match=f"was paid to {OURS} before"):
+        scene.pay(*LATER)
+    assert book.confirm_account(party, Role.PROVIDER, STOLEN)
+    assert scene.pay(*LATER)
+    changed(scene, book, OURS)
+    scene.billed.bill(3_000)
+    scene.meet()
+    with pytest.raises(UsageError, match=f"was paid to {STOLEN} before"):
+        scene.pay(*LATER)
+    assert scene.pay(*LATER, "--confirm-account", OURS)
+    assert all(change.is_confirmed for change in book.account_changes())
 
 
 def test_invoices_that_do_not_fit_their_statement_are_named_and_not_paid(scene: Scene) -> None:
