@@ -47,12 +47,20 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 }
 """Subcommands: where each is, and its line in `--help`. A test holds the lines and the commands' own help together."""
 
+SECTIONS: Final[dict[str, tuple[str, ...]]] = {
+    "Set up": ("init", "engine", "network", "card", "doctor", "demo"),
+    "Sell and buy": ("serve", "gateway", "bootstrap", "offers", "receipts", "credit"),
+    "Settle": ("billing", "settle", "invoices", "pay", "bank", "set-off", "books"),
+    "Prove and audit": ("log", "audit", "trace"),
+}
+"""The commands as `--help` and the README group them: each in one, in the order in which they are used."""
+
 
 class LazyGroup(click.Group):
     """A group whose subcommands are imported when they are looked up."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [name for names in SECTIONS.values() for name in names]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
@@ -62,8 +70,10 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+        width = max(map(len, COMMANDS))
+        for title, names in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), COMMANDS[name][1]) for name in names])
 
 
 @click.group(cls=LazyGroup, context_settings={"auto_envvar_prefix": "P2PGRID", "help_option_names": ["-h", "--help"]})

@@ -27,8 +27,8 @@ from p2pgrid.proto.settle_exchange import (
     MOST_RECORDS,
     check_compared,
     page_of,
-    settled_records,
 )
+from p2pgrid.proto.settle_listing import Listing
 from p2pgrid.proto.statement import Invoice, Statement
 from p2pgrid.proto.statement_difference import differs, receipt_differences
 from p2pgrid.proto.wire import (
@@ -51,7 +51,7 @@ from p2pgrid.proto.wire import (
 from p2pgrid.settlement.hooks import BuyerHooks, Details, InvoiceFile
 from p2pgrid.settlement.statements.agreed import Agreed
 from p2pgrid.settlement.statements.judging import Judged, judge
-from p2pgrid.settlement.statements.keeping import details_of, keep_taken
+from p2pgrid.settlement.statements.keeping import details_of, keep_taken, read_listed
 
 log = logging.getLogger(__name__)
 
@@ -122,8 +122,8 @@ class StatementClient:
         """Each side gets the records of settlement that it lacks."""
         channel_id = channel.message.channel
         details = details_of(self._details, channel.message)
-        held = settled_records(self._ledger, channel_id, details, now_ms=self._now_ms())
-        by_id = {one.id: one.record for one in held}
+        listing = Listing(self._ledger, channel_id, details, now_ms=self._now_ms())
+        by_id = {at.id: at for at in listing.places}
         records: list[Record] = []
         after, pages, n_bytes = BEGIN, 0, 0
         while after < END:
@@ -131,7 +131,7 @@ class StatementClient:
             if pages > _MOST_PAGES:
                 raise ProtocolViolation("the provider compares records of settlement without end.")
             async with exchange(link, max_messages=2 * MAX_SETTLED, max_bytes=_WAITING_BYTES) as talk:
-                page = page_of(held, channel_id, after)
+                page = page_of(listing.places, channel_id, after)
                 talk.send(Kind.SETTLE, page.to_bytes())
                 compared = parse_frame(await talk.expect(Kind.SETTLE_COMPARED), SettlementCompared)
                 check_compared(compared, page)
@@ -142,12 +142,12 @@ class StatementClient:
                         raise ProtocolViolation("the provider sends more records of settlement than a channel has.")
                     records.append(parse_record(payload))
                 talk.send(Kind.SETTLE_TAKEN)
-                for record_id in compared.lacks:
-                    talk.send(Kind.RECORD, by_id[record_id].to_bytes())
+                for one in listing.read(by_id[record_id] for record_id in compared.lacks):
+                    talk.send(Kind.RECORD, one.record.to_bytes())
                 await talk.expect(Kind.SETTLE_TAKEN)
                 done.sent += len(compared.lacks)
                 after = compared.until
-        taken = self._checked(records, held, channel)
+        taken = self._checked(records, await read_listed(listing) if records else [], channel)
         await keep_taken(self._ledger, taken, self._details, self._keep_evidence)
         done.taken += len(taken.keep) + len(taken.details)
         done.to_judge = len(taken.to_judge)

@@ -14,14 +14,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from p2pgrid.errors import LedgerError
 from p2pgrid.ledger.logged import Loggable
 from p2pgrid.proto.channel import ChannelHead
 from p2pgrid.proto.dispute import Answer, Dispute
 from p2pgrid.proto.messages import Channel, Offer, Order, Receipt, Voucher
-from p2pgrid.proto.record import M, Message, Record, Signed
+from p2pgrid.proto.record import M, Message, Record, Role, Signed
 
 
 class SlotTaken(LedgerError):
@@ -112,6 +112,15 @@ def tell_when_durable(
     return future
 
 
+class SettlementMark(NamedTuple):
+    """That a record of settlement is there."""
+
+    place: int
+    """What orders those of its type: a statement's number, when an invoice was issued, when a payment was booked."""
+    id: bytes
+    signers: frozenset[Role]
+
+
 class Ledger(Protocol):
     """What both sides of a channel write to. One writer; any number of readers."""
 
@@ -176,6 +185,18 @@ class Ledger(Protocol):
         Statements, invoices, payments; set-offs that take something off its debt; cycles that it is in, with all their
         legs, those of other channels too, and what their timekeepers say. What names the channel with other parties, or
         in another currency, than it has is left out: anybody may have signed that.
+        """
+
+    def settlement_marks(self, message_type: type[Message], channel: bytes) -> list[SettlementMark]:
+        """Which statements, invoices or payments a channel has, in the order of arrival; no signature is checked.
+
+        Raises LedgerError.
+        """
+
+    def settlement_records(self, message_type: type[M], channel: bytes, ids: Sequence[bytes]) -> Iterator[Signed[M]]:
+        """Some of them, in this order, each one's signatures checked as it is taken; what is not on record is left out.
+
+        Raises LedgerError.
         """
 
     def mentioned(self, channel: bytes, after: int) -> set[bytes]:

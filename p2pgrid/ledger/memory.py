@@ -19,6 +19,7 @@ from p2pgrid.ledger.base import (
     OnDurable,
     OpenOrder,
     ReceiptRow,
+    SettlementMark,
     SlotTaken,
     both_told,
     tell_when_durable,
@@ -26,6 +27,7 @@ from p2pgrid.ledger.base import (
 from p2pgrid.ledger.logged import LOGGED_TYPES, Loggable
 from p2pgrid.ledger.tables import (
     BOTH_ROLES,
+    PLACED_BY,
     TABLES,
     Table,
     checked_record,
@@ -319,6 +321,30 @@ class MemoryLedger:
             known = [of_it for of_it, _ in self._books.of(Channel, channel)]
             return [one for one in named if all(is_of_channel(one.message, of_it) for of_it in known)]
         return [self._signed(row.record, message_type, channel) for _, row in self._books.of(message_type, channel)]
+
+    def settlement_marks(self, message_type: type[Message], channel: bytes) -> list[SettlementMark]:
+        """Which statements, invoices or payments a channel has; no signature is checked. Raises LedgerError."""
+        column = PLACED_BY[message_type.payload_type]
+        return [
+            SettlementMark(
+                getattr(message, column), row.record.id, frozenset(one.role for one in row.record.signatures)
+            )
+            for message, row in self._books.of(message_type, channel)
+        ]
+
+    def settlement_records(self, message_type: type[M], channel: bytes, ids: Sequence[bytes]) -> Iterator[Signed[M]]:
+        """Some of them, in this order, each one's signatures checked as it is taken; what is not on record is left out.
+
+        Raises LedgerError.
+        """
+        for record_id in ids:
+            row = self._books.rows.get(record_id)
+            if (
+                row is not None
+                and isinstance(row.message, message_type)
+                and getattr(row.message, "channel", b"") == channel
+            ):
+                yield self._signed(row.record, message_type, channel)
 
     def mentioned(self, channel: bytes, after: int) -> set[bytes]:
         """Ids that receipts of the channel above number `after` mention."""

@@ -8,16 +8,18 @@ is only listed or exported has not: the audit does that.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 from p2pgrid.errors import InvalidRecord
-from p2pgrid.ledger.base import BilledReceipt, DisputeRow, KeptKey, OpenOrder, ReceiptRow
+from p2pgrid.ledger.base import BilledReceipt, DisputeRow, KeptKey, OpenOrder, ReceiptRow, SettlementMark
 from p2pgrid.ledger.journal import Mark, settled_mark
 from p2pgrid.ledger.logged import Loggable, of_rows, select_loggable
 from p2pgrid.ledger.prefix import Prefix, Prefixes
@@ -31,6 +33,7 @@ from p2pgrid.ledger.schema import (
 )
 from p2pgrid.ledger.tables import (
     BOTH_ROLES,
+    PLACED_BY,
     TABLES,
     damaged,
     decode_signatures,
@@ -44,7 +47,7 @@ from p2pgrid.proto.channel import ChannelHead
 from p2pgrid.proto.dispute import Answer, Dispute
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Status, Voucher
 from p2pgrid.proto.pricing import is_billed_by_voucher
-from p2pgrid.proto.record import M, Message, Record, Signed, parse_message
+from p2pgrid.proto.record import M, Message, Record, Role, Signed, parse_message
 from p2pgrid.proto.set_off_rules import NAMING_TYPES, is_of_channel
 
 _FETCH_ROWS: Final = 256
@@ -239,6 +242,27 @@ class SqliteReader:
         parties = self._channel(channel) if rows else None
         return [read_signed(record, message_type, parties) for record in rows if parties is not None]
 
+    def settlement_marks(self, message_type: type[Message], channel: bytes) -> list[SettlementMark]:
+        """Which statements, invoices or payments a channel has; no signature is checked. Raises LedgerError."""
+        table = TABLES[message_type.payload_type]
+        columns = f"{PLACED_BY[message_type.payload_type]}, id, signed_by"
+        rows = self._rows(f"SELECT {columns} FROM {table.name} WHERE channel = ? ORDER BY seq", channel.hex())
+        return [SettlementMark(place, bytes.fromhex(record_id), _roles(roles)) for place, record_id, roles in rows]
+
+    def settlement_records(self, message_type: type[M], channel: bytes, ids: Sequence[bytes]) -> Iterator[Signed[M]]:
+        """Some of them, in this order, each one's signatures checked as it is taken; what is not on record is left out.
+
+        Raises LedgerError.
+        """
+        where = "channel = ? AND id IN (SELECT value FROM json_each(?))"
+        sql = f"SELECT id, payload, signatures FROM {TABLES[message_type.payload_type].name} WHERE {where}"
+        wanted = [one.hex() for one in ids]
+        rows = {record_id: row for record_id, *row in self._rows(sql, channel.hex(), json.dumps(wanted))}
+        parties = self._channel(channel) if rows else None
+        for record_id in wanted:
+            if parties is not None and record_id in rows:
+                yield read_signed(_record(message_type, rows[record_id]), message_type, parties)
+
     def mentioned(self, channel: bytes, after: int) -> set[bytes]:
         """Ids that receipts of the channel above number `after` mention."""
         rows = self._rows(
@@ -413,6 +437,11 @@ class SqliteReader:
         if not rows:
             raise damaged("its channel is gone")
         return _message(Channel, rows[0])
+
+
+@cache
+def _roles(signed_by: str) -> frozenset[Role]:
+    return frozenset(Role(role) for role in signed_by.split(","))
 
 
 def _record(message_type: type[Message], row: Any) -> Record:

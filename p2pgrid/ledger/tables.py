@@ -497,6 +497,13 @@ TABLES: Final[dict[str, Table]] = {
 }
 """Every table by its payload type."""
 
+PLACED_BY: Final = {
+    Statement.payload_type: "statement_number",
+    Invoice.payload_type: "issued_ms",
+    Payment.payload_type: "booked_ms",
+}
+"""What orders the records of a type of settlement's that a channel's parties sign (`Ledger.settlement_marks`)."""
+
 _SIGNERS: Final[dict[str, Role]] = {
     Order.payload_type: Role.CLIENT,
     Meter.payload_type: Role.PROVIDER,

@@ -32,7 +32,8 @@ from p2pgrid.proto.set_off_rules import (
     is_in_force,
     verify_named,
 )
-from p2pgrid.proto.settle_exchange import KINDS, LAPSED_MS, MOST_RECORDS, place_of
+from p2pgrid.proto.settle_exchange import KINDS, MOST_RECORDS, place_of
+from p2pgrid.proto.settle_listing import LAPSED_MS
 from p2pgrid.proto.statement import Invoice, Payment, PaymentKind, Statement
 
 CONFLICT: Final = "two-records-one-slot: another record of settlement is on record in its place"

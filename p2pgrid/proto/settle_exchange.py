@@ -8,18 +8,15 @@ message would grow too long, and the next exchange begins there. What comes is c
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from p2pgrid.errors import ProtocolViolation
 from p2pgrid.proto.billing_details import BillingDetails
 from p2pgrid.proto.cycle import Cycle, CycleVerdict, Leg
-from p2pgrid.proto.cycle_rules import is_verdict_of
-from p2pgrid.proto.dispute_rules import DAY_MS
-from p2pgrid.proto.record import M, Message, Record, Role, Signed
+from p2pgrid.proto.record import Message, Role, Signed
 from p2pgrid.proto.set_off import SetOff
-from p2pgrid.proto.set_off_rules import is_in_force
 from p2pgrid.proto.statement import Invoice, Payment, Statement
 from p2pgrid.proto.wire import (
     MAX_COMPARED,
@@ -37,10 +34,6 @@ MOST_RECORDS: Final = 8192
 """Of one channel: a statement, an invoice and a payment a day, for years."""
 MOST_BYTES: Final = 16 * 1024 * 1024
 """Of payloads that a client takes of one channel at once."""
-LAPSED_MS: Final = DAY_MS
-"""How long after its last day a set-off of one signature still goes over."""
-FORGOTTEN_MS: Final = 30 * DAY_MS
-"""How long after its deadline a cycle that was not settled does."""
 _BITS: Final = {Role.PROVIDER: 1, Role.CLIENT: 2}
 
 
@@ -80,68 +73,31 @@ KINDS: Final = {
 _DETAILS: Final = (1, 2)
 
 
-class SettlementLedger(Protocol):
-    """What the exchange reads of a ledger. Raises LedgerError."""
-
-    def settlement(self, message_type: type[M], channel: bytes) -> Sequence[Signed[M]]: ...
-
-
-def settled_records(
-    ledger: SettlementLedger, channel: bytes, details: Iterable[Signed[BillingDetails] | None], *, now_ms: int
-) -> list[Signed[Any]]:
-    """All that this side holds of a channel, by place. `details`: those of both parties, as far as they are known.
-
-    What is over and came to nothing is left out: set-offs that nobody signed, cycles that were not settled.
-    """
-    held: list[Signed[Any]] = [one for one in details if one is not None]
-    for kind in KINDS.values():
-        if kind.is_in_ledger:
-            held += ledger.settlement(kind.message_type, channel)
-    cycles = _cycles_that_count(held, now_ms)
-    return sorted((one for one in held if _counts(one, cycles, now_ms)), key=place_of)
-
-
-def _cycles_that_count(held: Iterable[Signed[Any]], now_ms: int) -> set[bytes]:
-    """Cycles that may be settled yet, or that are."""
-    held = list(held)
-    known = {one.id: one.message for one in held if isinstance(one.message, Cycle)}
-    said = [one.message for one in held if isinstance(one.message, CycleVerdict) and one.message.is_complete]
-    settled = {one.cycle for one in said if one.cycle in known and is_verdict_of(one, known[one.cycle], one.cycle)}
-    return {i for i, cycle in known.items() if i in settled or now_ms <= cycle.deadline_ms + FORGOTTEN_MS}
-
-
-def _counts(one: Signed[Any], cycles: set[bytes], now_ms: int) -> bool:
-    match one.message:
-        case SetOff(until_ms=until_ms):
-            return is_in_force(one) or now_ms <= until_ms + LAPSED_MS
-        case Cycle():
-            return one.id in cycles
-        case Leg(cycle=cycle) | CycleVerdict(cycle=cycle):
-            return cycle in cycles
-    return True
-
-
 def place_of(signed: Signed[Any]) -> SettledPlace:
     """Where a record stands."""
     kind = KINDS[signed.record.payload_type]
     return SettledPlace(rank=kind.rank(signed.message), place=kind.place(signed.message), id=signed.id)
 
 
-def signers_of(signed: Signed[Any]) -> int:
+def signers_of(roles: Iterable[Role]) -> int:
     """Whose signatures it has, as `HeldSettled` says it."""
-    return sum(_BITS[role] for role in signed.signers if role in _BITS)
+    return sum(_BITS[role] for role in roles if role in _BITS)
 
 
-def page_of(records: Sequence[Signed[Any]], channel: bytes, after: SettledPlace) -> SettlementHeld:
-    """What this side holds above `after`, as far as one message goes. `records`: by place."""
-    rows = [one for one in records if place_of(one) > after]
-    until = place_of(rows[MAX_COMPARED - 1]) if len(rows) > MAX_COMPARED else END
-    held = tuple(HeldSettled(at=place_of(one), signers=signers_of(one)) for one in rows[:MAX_COMPARED])
+Places = Mapping[SettledPlace, int]
+"""What a side holds: where each record stands, and whose signatures it has (`signers_of`), by place."""
+
+
+def page_of(places: Places, channel: bytes, after: SettledPlace) -> SettlementHeld:
+    """What this side holds above `after`, as far as one message goes."""
+    rows = [at for at in places if at > after]
+    until = rows[MAX_COMPARED - 1] if len(rows) > MAX_COMPARED else END
+    held = tuple(HeldSettled(at=at, signers=places[at]) for at in rows[:MAX_COMPARED])
     return SettlementHeld(channel=channel, after=after, until=until, held=held)
 
 
-def compare(records: Sequence[Signed[Any]], theirs: SettlementHeld) -> tuple[SettlementCompared, list[Record]]:
-    """The provider's reply to what the client holds, and the records that the client lacks. `records`: by place.
+def compare(places: Places, theirs: SettlementHeld) -> tuple[SettlementCompared, list[SettledPlace]]:
+    """The provider's reply to what the client holds, and where the records stand that the client lacks.
 
     Raises ProtocolViolation for a list that is out of order or of its range.
     """
@@ -151,13 +107,13 @@ def compare(records: Sequence[Signed[Any]], theirs: SettlementHeld) -> tuple[Set
         raise ProtocolViolation("records of settlement were listed out of their order or range.")
     if not theirs.after < theirs.until:
         raise ProtocolViolation("records of settlement were listed of an empty range.")
-    ours = {place_of(one): one for one in records if theirs.after < place_of(one) <= theirs.until}
+    ours = {at: signers for at, signers in places.items() if theirs.after < at <= theirs.until}
     known = {one.at: one.signers for one in theirs.held}
     lacks: list[SettledPlace] = []
     sends: list[SettledPlace] = []
     until = theirs.after
     for at in sorted({*ours, *known}):
-        bits = signers_of(ours[at]) if at in ours else 0
+        bits = ours.get(at, 0)
         wants = known.get(at, 0) & ~bits and not _is_passed(at, ours)
         gives = bits & ~known.get(at, 0) and not _is_passed(at, known)
         if (wants and len(lacks) == MAX_SETTLED) or (gives and len(sends) == MAX_SETTLED):
@@ -168,7 +124,7 @@ def compare(records: Sequence[Signed[Any]], theirs: SettlementHeld) -> tuple[Set
     else:
         until = theirs.until
     compared = SettlementCompared(until=until, lacks=tuple(at.id for at in lacks), records=len(sends))
-    return compared, [ours[at].record for at in sends]
+    return compared, sends
 
 
 def check_compared(compared: SettlementCompared, held: SettlementHeld) -> None:

@@ -18,7 +18,7 @@ from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import Role, Signed, sign_message
-from p2pgrid.proto.settle_exchange import settled_records
+from p2pgrid.proto.settle_listing import Listing
 from p2pgrid.proto.statement import Invoice, Statement
 from p2pgrid.proto.wire import StatementDiffers, StatementRequest
 from p2pgrid.provider.channels import Channels
@@ -120,10 +120,10 @@ class StatementBook:
 
     # -- what is stated ---------------------------------------------------------------------------------------------
 
-    def held(self, channel: OpenChannel) -> list[Signed[Any]]:
-        """All records of settlement of the channel, by place. Raises LedgerError."""
+    def held(self, channel: OpenChannel) -> Listing:
+        """All records of settlement of the channel. Raises LedgerError."""
         details = details_of(self.details, channel.books.terms)
-        return settled_records(self.ledger, channel.books.id, details, now_ms=self._now_ms())
+        return Listing(self.ledger, channel.books.id, details, now_ms=self._now_ms())
 
     def pending(self, channel: OpenChannel) -> Signed[Statement] | None:
         """The statement that this side alone has signed. Raises LedgerError."""

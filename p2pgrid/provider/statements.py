@@ -14,6 +14,7 @@ from p2pgrid.net.stream import Stream
 from p2pgrid.proto.record import Record, Role, Signed, parse_record, verify_countersigned
 from p2pgrid.proto.settle_check import check_taken
 from p2pgrid.proto.settle_exchange import END, compare
+from p2pgrid.proto.settle_listing import Listing
 from p2pgrid.proto.statement import Statement
 from p2pgrid.proto.wire import (
     MAX_STATED_IDS,
@@ -33,7 +34,7 @@ from p2pgrid.provider.exchange import Shop
 from p2pgrid.provider.open_channel import OpenChannel
 from p2pgrid.provider.settlement_exchange import SettlementExchange
 from p2pgrid.settlement.statements.drafting import Draft
-from p2pgrid.settlement.statements.keeping import keep_taken
+from p2pgrid.settlement.statements.keeping import keep_taken, read_listed
 from p2pgrid.settlement.statements.refused import NotStated
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class SettleExchange(SettlementExchange):
         self._stage = _Stage.FIRST
         self._records: list[Record] = []
         self._channel: OpenChannel
-        self._held: list[Signed[Any]]
+        self._held: Listing
         self._compared: SettlementCompared
 
     @property
@@ -93,7 +94,8 @@ class SettleExchange(SettlementExchange):
         self.shop.links.check_settlement(self.stream.connection, PAGE_COST)
         self._channel = self.find(theirs.channel)
         self._held = self.book.held(self._channel)
-        self._compared, sent = compare(self._held, theirs)
+        self._compared, lacking = compare(self._held.places, theirs)
+        sent = [one.record for one in self._held.read(lacking)]
         self.stream.send(Kind.SETTLE_COMPARED, self._compared.to_bytes())
         for record in sent:
             self.stream.send(Kind.RECORD, record.to_bytes())
@@ -118,7 +120,8 @@ class SettleExchange(SettlementExchange):
 
     async def _keep(self) -> None:
         shop, channel, peer = self.shop, self._channel, self.stream.peer
-        taken = check_taken(self._records, self._held, channel.books.terms, Role.PROVIDER, now_ms=shop.now_ms())
+        held = await read_listed(self._held) if self._records else []
+        taken = check_taken(self._records, held, channel.books.terms, Role.PROVIDER, now_ms=shop.now_ms())
         await keep_taken(
             shop.ledger,
             taken,

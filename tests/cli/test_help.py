@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from p2pgrid.cli.main import COMMANDS, cli
+from p2pgrid.cli.main import COMMANDS, SECTIONS, cli
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -51,9 +51,20 @@ def test_the_lines_of_the_help_are_the_commands_own(name: str) -> None:
     assert own == COMMANDS[name][1]
 
 
-def test_readmes_table_is_the_help() -> None:
-    rows = re.findall(r"^\| `([\w-]+)` \| (.+) \|$", README, flags=re.MULTILINE)
-    assert dict(rows) == {name: line for name, (_, line) in COMMANDS.items()}
+def test_every_command_is_in_one_section() -> None:
+    assert sorted(name for names in SECTIONS.values() for name in names) == sorted(COMMANDS)
+
+
+def test_the_help_and_readmes_table_have_the_sections() -> None:
+    shown = CliRunner().invoke(cli, ["--help"], terminal_width=200).output
+    table = README.partition("\n## Commands\n")[2].partition("\n## ")[0]
+    in_help = re.findall(r"^(?:([A-Z][\w ]+):$|  ([a-z][\w-]+) +([A-Z].+)$)", shown, flags=re.MULTILINE)
+    in_readme = re.findall(r"^\| (?:\*\*([\w ]+)\*\* \| \|$|`([\w-]+)` \| (.+) \|$)", table, flags=re.MULTILINE)
+    expected = []
+    for title, names in SECTIONS.items():
+        expected += [(title, "", ""), *(("", name, COMMANDS[name][1]) for name in names)]
+    assert in_readme == expected
+    assert in_help[in_help.index(expected[0]) :] == expected
 
 
 LINES = re.findall(r"^(p2pgrid .+?)(?:\s+#.*)?$", README, flags=re.MULTILINE)

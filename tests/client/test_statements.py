@@ -34,6 +34,8 @@ from p2pgrid.provider.statement_book import MOST_ASKED_FOR, StatementBook
 from p2pgrid.provider.statements import StatementExchange
 from p2pgrid.settlement.hooks import InvoiceFile
 from p2pgrid.settlement.statements.agreed import AgreedInMemory
+from p2pgrid.settlement.statements.days import LocalDays
+from p2pgrid.settlement.statements.drafting import Terms
 from p2pgrid.settlement.statements.refused import NotStated
 from p2pgrid.settlement.wiring import Buying, Selling
 from tests.client.test_disputes import buy, dispute_of, session
@@ -95,9 +97,9 @@ async def deal(
 
 
 @contextlib.contextmanager
-def clocks_ahead(days: int) -> Iterator[None]:
+def clocks_ahead(days: float) -> Iterator[None]:
     """Both sides' clocks, for what is made within."""
-    ahead_ms = days * 86_400_000
+    ahead_ms = int(days * 86_400_000)
 
     def later_ms() -> int:
         return unix_ms() + ahead_ms
@@ -403,3 +405,48 @@ async def test_cut_off_anywhere_the_next_exchange_takes_it_up(cut: str, monkeypa
         assert d.statements()[-1].message.last_receipt == 3
         await until(lambda: first.id in {one.id for one in d.issuer.stated})
         assert clean(bought, sold)
+
+
+async def test_a_client_that_lost_its_note_is_not_stuck_with_what_is_almost_due(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bought, sold = MemoryLedger(), MemoryLedger()
+
+    async def end(*_: Any) -> None:
+        raise Refused("busy", "the client's process ended")
+
+    async with deal(2, bought=bought, sold=sold) as d:
+        with monkeypatch.context() as patched:
+            patched.setattr(StatementClient, "_keep", end)
+            with contextlib.suppress(RemoteError):
+                await d.settle()
+    (channel,) = sold.channels()
+    (pending,) = sold.settlement(Statement, channel.message.channel)
+    assert set(pending.signers) == {Role.PROVIDER}
+    with clocks_ahead(20):
+        async with deal(0, bought=bought, sold=sold) as d:  # with nothing noted
+            sessions = d.purchaser.sessions
+            ((_, done),), _ = await sessions.settle(PROVIDER.public_key, "", 0)
+            assert [one.field for one in done.differences] == ["due_ms"] and done.is_drafted_signed
+            ((_, done),), _ = await sessions.settle(PROVIDER.public_key, "", 0, accepts_due=True)
+            assert [one.id for one in done.statements] == [pending.id] == [one.id for one in d.statements()]
+            assert not done.differences and clean(bought, sold)
+
+
+@pytest.mark.parametrize("is_offer_known", [True, False])
+async def test_a_provider_that_has_set_another_time_zone_is_settled_with(
+    is_offer_known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # At noon, so that it is another day there than where the receipt's offer says.
+    with clocks_ahead((43_200_000 - unix_ms()) % 86_400_000 / 86_400_000):
+        async with deal(1) as d:
+            offer = d.purchaser.book.offer_of(PROVIDER.public_key.peer_id)
+            assert offer is not None and offer.message.utc_offset_minutes == 0
+            d.rig.shop.statements.terms = Terms(days=LocalDays.at_offset(840))
+            if is_offer_known:
+                moved = msgspec.structs.replace(offer.message, utc_offset_minutes=840)
+                offer = sign_message(moved, Role.PROVIDER, PROVIDER)
+            monkeypatch.setattr(d.purchaser.book, "offer_of", lambda _: offer)
+            done = await d.settle()
+            assert bool(done.statements) is is_offer_known
+            assert {one.field for one in done.differences} == (set() if is_offer_known else {"until_ms"})

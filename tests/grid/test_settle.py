@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,12 @@ async def test_without_details_it_is_shown_what_would_be_stated_and_said_what_is
     assert done["waits_for_client"] and done["is_connected"]
     assert await listed(gateway.data) == await listed(provider.data) == []
     code, output, _ = await p2pgrid(gateway.data, "settle", peer, "--dry-run")
-    assert code == 0 and "preview of statement 1" in output and "2 receipt(s), 1 to 2" in output
+    assert (
+        code == 0
+        and "preview of statement 1 " in output
+        and ", preview" not in output
+        and "2 receipt(s), 1 to 2" in output
+    )
     code, _, errors = await p2pgrid(gateway.data, "settle", peer, "--channel", "ffff", "--dry-run")
     assert code == 2 and "no channel" in errors
     code, _, errors = await p2pgrid(gateway.data, "settle", peer, "--until", "31.1.2027", "--dry-run")
@@ -127,14 +133,30 @@ async def test_both_sides_sign_on_the_clients_word_and_on_the_providers(grid: Gr
     assert rows[1]["statement"]["last_receipt"] == 5
     assert (await audit_everything(grid))["clean"]
 
+    # Nothing happened since: nothing is signed, whoever asks.
+    done = await settle(gateway.data, provider.ready["peer_id"])
+    assert (done["channels"][0]["statements"], done["channels"][0]["nothing_code"]) == ([], "nothing-happened")
+    done = await settle(provider.data, gateway.ready["peer_id"])
+    assert not done["waits_for_client"] and done["channels"][0]["nothing_code"] == "nothing-happened"
+    code, output, _ = await p2pgrid(provider.data, "settle", gateway.ready["peer_id"])
+    assert code == 0 and "nothing happened since statement 2" in output
+    # The days are the provider's, whoever looks.
+    ((ours, _), (theirs, _)) = await listed(gateway.data), await listed(provider.data)
+    for day in ("first_day", "last_day", "due_day"):
+        assert ours["statement"][day] == theirs["statement"][day] == statement[day]
+    assert date.fromisoformat(statement["due_day"]) - date.fromisoformat(statement["last_day"]) == timedelta(days=14)
+    code, output, _ = await p2pgrid(gateway.data, "settle", "--list")
+    assert code == 0 and f"due {statement['due_day']}" in output
+
     # Without a gateway that runs, the command dials by itself.
+    await buy(grid, 1)
     await gateway.stop()
     done = await settle(gateway.data, provider.ready["peer_id"])
     assert [one["statement_number"] for one in done["channels"][0]["statements"]] == [3]
     # And on the provider's side, where it does not run, it waits.
     await provider.stop()
     done = await settle(provider.data, gateway.ready["peer_id"])
-    assert done["waits_for_client"] and not done["is_connected"] and done["notes"]
+    assert not done["waits_for_client"] and done["channels"][0]["nothing_code"] == "nothing-happened"
 
 
 @has_billing

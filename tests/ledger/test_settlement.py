@@ -18,6 +18,7 @@ from p2pgrid.proto.cycle import Cycle, CycleVerdict, Leg
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.record import Message, Role, Signed, sign_message
 from p2pgrid.proto.set_off import SetOff
+from p2pgrid.proto.settle_exchange import KINDS
 from p2pgrid.proto.statement import Invoice, Payment, PaymentKind, Statement
 from p2pgrid.proto.statement_rules import statement_root
 from tests.factories import (
@@ -68,6 +69,14 @@ async def test_what_was_settled_is_there_in_order_and_exported(ledger: AnyLedger
     assert ids(ledger, Payment, d) == ids_of(payment)
     assert list(ledger.records(channel=d.id))[-3:] == [statement.record, invoice.record, payment.record]
     assert ledger.settlement(Statement, bytes(32)) == []
+    for kind, signed in ((Statement, statement), (Invoice, invoice), (Payment, payment)):
+        (mark,) = ledger.settlement_marks(kind, d.id)
+        assert (mark.id, mark.signers) == (signed.id, frozenset(signed.signers))
+        assert mark.place == KINDS[kind.payload_type].place(signed.message)
+        wanted = [digest("another"), signed.id]
+        assert ids_of(*ledger.settlement_records(kind, d.id, wanted)) == [signed.id]
+        assert not ledger.settlement_marks(kind, bytes(32))
+        assert not list(ledger.settlement_records(kind, bytes(32), wanted))
 
 
 async def test_the_second_signature_joins_the_first(ledger: AnyLedger) -> None:
@@ -75,7 +84,9 @@ async def test_the_second_signature_joins_the_first(ledger: AnyLedger) -> None:
     chain, statement = stated(d)
     await store(ledger, *chain, sign_message(statement.message, Role.PROVIDER, PROVIDER))
     assert ledger.settlement(Statement, d.id)[0].signers.keys() == {Role.PROVIDER}
+    assert [mark.signers for mark in ledger.settlement_marks(Statement, d.id)] == [{Role.PROVIDER}]
     await ledger.append(statement)
+    assert [mark.signers for mark in ledger.settlement_marks(Statement, d.id)] == [{Role.PROVIDER, Role.CLIENT}]
     assert [one.signers.keys() for one in ledger.settlement(Statement, d.id)] == [{Role.PROVIDER, Role.CLIENT}]
 
 

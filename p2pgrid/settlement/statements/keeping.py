@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from typing import Any, Final
 
 from p2pgrid.errors import InvalidRecord, LedgerError, LocalError
 from p2pgrid.ledger.base import Ledger, SlotTaken
@@ -10,14 +12,27 @@ from p2pgrid.proto.billing_details import BillingDetails
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import Record, Role, Signed
 from p2pgrid.proto.settle_check import CONFLICT, Taken
+from p2pgrid.proto.settle_listing import Listing
 from p2pgrid.settlement.hooks import Details
 
+_AT_ONCE: Final = 32
+"""Records whose signatures are checked in one turn of the loop."""
 KeepEvidence = Callable[[Record, str], object]
 
 
 def details_of(details: Details, channel: Channel) -> list[Signed[BillingDetails] | None]:
     """Those of both parties of a channel, as far as they are known. Raises LedgerError."""
     return [details.of(channel.provider, Role.PROVIDER), details.of(channel.client, Role.CLIENT)]
+
+
+async def read_listed(listing: Listing) -> list[Signed[Any]]:
+    """All records of a listing, by place, their signatures checked; the loop has its turns. Raises LedgerError."""
+    held = []
+    for n, one in enumerate(listing.read(listing.places), 1):
+        held.append(one)
+        if not n % _AT_ONCE:
+            await asyncio.sleep(0)
+    return held
 
 
 async def keep_taken(ledger: Ledger, taken: Taken, details: Details, keep_evidence: KeepEvidence) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pgrid.errors import InvalidRecord, ProtocolViolation
+from p2pgrid.errors import InvalidRecord, LedgerError, ProtocolViolation
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.proto.billing_details import BillingDetails
 from p2pgrid.proto.cycle import Cycle
@@ -19,7 +19,8 @@ from p2pgrid.proto.messages import Offer
 from p2pgrid.proto.record import Record, Role, Signed, sign_message
 from p2pgrid.proto.set_off import SetOff
 from p2pgrid.proto.settle_check import CHECKS, MOST_PROPOSED, Taken, check_taken
-from p2pgrid.proto.settle_exchange import BEGIN, END, KINDS, compare, page_of, place_of, settled_records
+from p2pgrid.proto.settle_exchange import BEGIN, END, KINDS, compare, page_of, place_of, signers_of
+from p2pgrid.proto.settle_listing import Listing
 from p2pgrid.proto.statement import Invoice, Payment, Statement
 from p2pgrid.proto.wire import MAX_COMPARED, MAX_SETTLED, HeldSettled, SettledPlace, SettlementHeld
 from tests.factories import (
@@ -42,7 +43,7 @@ from tests.factories import (
     set_off_side,
     signed_by_names,
 )
-from tests.settlement.statements.parts import DictDetails, details_of
+from tests.settlement.statements.parts import DictDetails, both_details, details_of
 from tests.settlement.statements.two_sides import Sides, later
 
 
@@ -62,7 +63,8 @@ async def settled(statements: int = 2) -> Sides:
 
 
 def held(ledger: MemoryLedger, channel: bytes) -> list[Signed[Any]]:
-    return settled_records(ledger, channel, (), now_ms=NOW_MS)
+    listing = Listing(ledger, channel, (), now_ms=NOW_MS)
+    return list(listing.read(listing.places))
 
 
 async def test_both_come_to_hold_all_and_a_lost_ledger_gets_all_back() -> None:
@@ -104,6 +106,19 @@ async def test_details_go_both_ways_and_the_last_ones_count() -> None:
     assert ids_of(ours) == ids_of(theirs)
 
 
+async def test_records_are_listed_as_they_are_without_being_read() -> None:
+    sides = await settled(3)
+    await sides.bring_together()
+    for ledger in (sides.client, sides.provider):
+        listing = Listing(ledger, sides.channel, both_details().kept.values(), now_ms=NOW_MS)
+        assert list(listing.places) == sorted(listing.places) and len(listing.places) >= 9
+        for at, signers in listing.places.items():
+            (read,) = listing.read([at])
+            assert (place_of(read), signers_of(read.signers)) == (at, signers)
+    with pytest.raises(LedgerError, match="no more"):
+        list(listing.read([SettledPlace(rank=4, place=1, id=bytes(32))]))
+
+
 async def test_hundreds_go_in_several_exchanges() -> None:
     sides = Sides()
     await sides.begin()
@@ -133,14 +148,13 @@ PAID = [
 @settings(max_examples=40, deadline=None)
 @given(st.sets(st.integers(0, 399)), st.sets(st.integers(0, 399)))
 def test_any_two_sets_become_one(ours: set[int], theirs: set[int]) -> None:
-    client = sorted((PAID[n] for n in ours), key=place_of)
-    provider = sorted((PAID[n] for n in theirs), key=place_of)
+    client, provider = (dict.fromkeys(sorted(place_of(PAID[n]) for n in side), 1) for side in (ours, theirs))
     came, went, after, pages = set[bytes](), set[bytes](), BEGIN, 0
     while after < END:
         page = page_of(client, Dealings().id, after)
         compared, sent = compare(provider, page)
         assert len(page.held) <= MAX_COMPARED and max(len(sent), len(compared.lacks)) <= MAX_SETTLED
-        came |= {one.id for one in sent}
+        came |= {at.id for at in sent}
         went |= set(compared.lacks)
         assert after < compared.until
         after, pages = compared.until, pages + 1
@@ -337,7 +351,7 @@ def test_lists_out_of_order_or_range(after: SettledPlace, until: SettledPlace, p
         held=tuple(HeldSettled(at=place(n), signers=1) for n in places),
     )
     with pytest.raises(ProtocolViolation):
-        compare([], theirs)
+        compare({}, theirs)
 
 
 def test_every_kind_has_its_check_in_the_order_of_the_ranks() -> None:
@@ -517,8 +531,8 @@ async def test_what_came_to_nothing_goes_over_no_more() -> None:
     await sides.provider.append(half, both, cycle, *legs, void)
 
     def named(now_ms: int) -> set[bytes]:
-        listed = settled_records(sides.provider, sides.channel, (), now_ms=now_ms)
-        return {one.id for one in listed if not isinstance(one.message, Statement | Invoice | Payment)}
+        listed = Listing(sides.provider, sides.channel, (), now_ms=now_ms).places
+        return {at.id for at in listed if at.rank > 5}
 
     assert named(sides.now_ms) == {one.id for one in (half, both, cycle, *legs, void)}
     assert named(sides.now_ms + 9 * DAY_MS) == {one.id for one in (both, cycle, *legs, void)}

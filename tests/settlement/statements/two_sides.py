@@ -14,9 +14,10 @@ from p2pgrid.proto.dispute_exchange import check_sent, compare, page_of, record_
 from p2pgrid.proto.messages import Receipt
 from p2pgrid.proto.record import Record, Role, Signed, sign_message
 from p2pgrid.proto.settle_check import check_taken
-from p2pgrid.proto.settle_exchange import BEGIN, END, settled_records
+from p2pgrid.proto.settle_exchange import BEGIN, END
 from p2pgrid.proto.settle_exchange import compare as compare_settled
 from p2pgrid.proto.settle_exchange import page_of as page_of_settled
+from p2pgrid.proto.settle_listing import Listing
 from p2pgrid.proto.statement import Statement
 from p2pgrid.proto.verdict import Bundle, Finding, audit_records
 from p2pgrid.proto.wire import MAX_NUMBER, StatementDifference
@@ -24,7 +25,7 @@ from p2pgrid.settlement.statements.agreed import AgreedInMemory
 from p2pgrid.settlement.statements.days import LocalDays, period_days
 from p2pgrid.settlement.statements.drafting import NOTHING_HAPPENED, Terms, draft
 from p2pgrid.settlement.statements.judging import judge
-from p2pgrid.settlement.statements.keeping import details_of, keep_taken
+from p2pgrid.settlement.statements.keeping import details_of, keep_taken, read_listed
 from p2pgrid.settlement.statements.position import read_books
 from p2pgrid.settlement.statements.refused import NotStated
 from tests.factories import (
@@ -179,21 +180,21 @@ class Sides:
         """Records of settlement, both ways. How many messages it took."""
         terms = self.dealings.channel.message
         ours, theirs = self.details
-        held = settled_records(self.client, self.channel, details_of(ours, terms), now_ms=self.now_ms)
-        by_id = {one.id: one.record for one in held}
+        listing = Listing(self.client, self.channel, details_of(ours, terms), now_ms=self.now_ms)
+        by_id = {at.id: at for at in listing.places}
         after, came, pages = BEGIN, list[Record](), 0
         while after < END:
             pages += 1
-            kept = settled_records(self.provider, self.channel, details_of(theirs, terms), now_ms=self.now_ms)
-            page = page_of_settled(held, self.channel, after)
-            compared, sent = compare_settled(kept, page)
+            kept = Listing(self.provider, self.channel, details_of(theirs, terms), now_ms=self.now_ms)
+            page = page_of_settled(listing.places, self.channel, after)
+            compared, lacked = compare_settled(kept.places, page)
             assert after < compared.until <= page.until
-            came += sent
-            lacking = [by_id[one] for one in compared.lacks]
-            taken = check_taken(lacking, kept, terms, Role.PROVIDER, now_ms=self.now_ms)
+            came += [one.record for one in kept.read(lacked)]
+            lacking = [one.record for one in listing.read(by_id[one] for one in compared.lacks)]
+            taken = check_taken(lacking, await read_listed(kept), terms, Role.PROVIDER, now_ms=self.now_ms)
             await keep_taken(self.provider, taken, theirs, self.keep_evidence)
             after = compared.until
-        taken = check_taken(came, held, terms, Role.CLIENT, now_ms=self.now_ms)
+        taken = check_taken(came, await read_listed(listing), terms, Role.CLIENT, now_ms=self.now_ms)
         await keep_taken(self.client, taken, ours, self.keep_evidence)
         return pages
 
