@@ -21,15 +21,16 @@ from p2pgrid.desk.asks import BookPayments
 from p2pgrid.desk.bookings import book_payments
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.proto.billing_details import BillingDetails
+from p2pgrid.proto.card import PeerKey
 from p2pgrid.proto.keys import SecretKey
-from p2pgrid.proto.record import Role, Signed, sign_message
+from p2pgrid.proto.record import Record, Role, Signed, sign_message
 from p2pgrid.proto.settle_check import Taken, check_taken
 from p2pgrid.proto.settle_exchange import settled_records
 from p2pgrid.proto.statement import Invoice, Payment, Statement
 from p2pgrid.proto.verdict import Bundle, Verdict, audit_records
 from p2pgrid.settlement.bank.runs import Report, Runs, file_digest
 from p2pgrid.settlement.bank.store import BankStore
-from p2pgrid.settlement.bank.view import look
+from p2pgrid.settlement.bank.view import Side, look
 from p2pgrid.settlement.billing import draft_details
 from p2pgrid.settlement.database import FILE_NAME, open_database
 from p2pgrid.settlement.details import DetailsBook
@@ -38,9 +39,12 @@ from p2pgrid.settlement.open_items import ChannelItems
 from p2pgrid.settlement.paying.orders_book import OrdersBook
 from p2pgrid.settlement.payments.camt053 import read_camt
 from p2pgrid.settlement.payments.reference import make_creditor_reference, make_reference
+from p2pgrid.settlement.set_off.parties import AllBooks, Operator
+from p2pgrid.settlement.set_off.propose import propose
 from p2pgrid.settlement.set_offs import set_off_shares
 from p2pgrid.settlement.statements.drafting import Draft, draft
 from p2pgrid.settlement.statements.judging import Judged, judge
+from tests.factories import digest, make_card, secret_key, signed_by_names
 from tests.month.bank import Transfer, booked
 from tests.month.past import UTC_OFFSET_MINUTES, Past
 from tests.month.scene import CLIENTS, OPERATORS, RECEIPTS, TARTU, VILNIUS, Company, Scene, _spend
@@ -65,9 +69,7 @@ class Deal:
     buyer: Company
     past: Past
     provider: MemoryLedger
-    """Of all that the seller sells."""
     client: MemoryLedger
-    """Of all that the buyer buys."""
     details: DictDetails
     """Of both."""
     folder: Path
@@ -117,12 +119,12 @@ class Deal:
             self.provider, self.past.channel, self.details, now_ms=now_ms, is_wanted=True, until_ms=until_ms
         )
 
-    async def judge(self, made: Draft, *, details: DictDetails | None = None, **lies: Any) -> Judged:
+    async def judge(self, made: Draft, **lies: Any) -> Judged:
         """What the client's node says of it; `lies` are what the provider changes in it."""
         theirs = msgspec.structs.replace(made.statement, **lies)
         days = (made.first_day, made.last_day)
         channel, now_ms = self.past.channel, made.statement.stated_ms
-        return await judge(self.client, channel, details or self.details, theirs, days, now_ms=now_ms)
+        return await judge(self.client, channel, self.details, theirs, days, now_ms=now_ms)
 
     def taken(self, *sent: Signed[Any], now_ms: int = LATER_MS) -> Taken:
         """What the client's node makes of records that the provider sends."""
@@ -132,13 +134,13 @@ class Deal:
 
     def audit(self, *, now_ms: int = LATER_MS) -> Verdict:
         """Of what both sides export, held together; this channel alone."""
-        return audit_of([(self.client, Role.CLIENT), (self.provider, Role.PROVIDER)], self.id, now_ms=now_ms)
+        return audit_of([(self.client, Role.CLIENT), (self.provider, Role.PROVIDER)], [self.id], now_ms=now_ms)
 
-    async def pass_on(self) -> None:
+    async def pass_on(self, now_ms: int = LATER_MS) -> None:
         """The client takes in what the provider has of settlement."""
-        held = {one.id for one in settled_records(self.client, self.id, (), now_ms=LATER_MS)}
-        theirs = settled_records(self.provider, self.id, (), now_ms=LATER_MS)
-        taken = self.taken(*(one for one in theirs if one.id not in held))
+        held = {one.id for one in settled_records(self.client, self.id, (), now_ms=now_ms)}
+        theirs = settled_records(self.provider, self.id, (), now_ms=now_ms)
+        taken = self.taken(*(one for one in theirs if one.id not in held), now_ms=now_ms)
         assert not taken.conflicting and not taken.waiting
         if taken.keep:
             await self.client.append(*taken.keep)
@@ -157,11 +159,19 @@ class Deal:
         return Transfer(**{**fields, **changes})
 
 
-def audit_of(sides: Iterable[tuple[MemoryLedger, Role]], channel: bytes | None = None, *, now_ms: int) -> Verdict:
-    """What an audit of these exports says."""
-    return audit_records(
-        [Bundle(side, enumerate(ledger.records(channel=channel), 1), side) for ledger, side in sides], now_ms=now_ms
-    )
+def audit_of(
+    sides: Iterable[tuple[MemoryLedger, Role]],
+    channels: Sequence[bytes | None] = (None,),
+    *,
+    now_ms: int,
+    besides: Sequence[Record] = (),
+) -> Verdict:
+    """What an audit of these exports says. `channels`: of these alone; `besides`: records that stand in each."""
+    exports = [
+        ([*besides, *(one for channel in channels for one in ledger.records(channel=channel))], side)
+        for ledger, side in sides
+    ]
+    return audit_records([Bundle(side, enumerate(export, 1), side) for export, side in exports], now_ms=now_ms)
 
 
 @dataclass
@@ -194,9 +204,10 @@ class BankRoom:
     @property
     def items(self) -> ChannelItems:
         """What is open there."""
-        return next(side.found for side in self._look() if side.id == self.deal.id)
+        (side,) = self._look()
+        return side.found
 
-    def _look(self) -> Any:
+    def _look(self) -> tuple[Side, ...]:
         key = self.deal.past.provider.public_key.raw
         return look(self.deal.provider, [key], self.deal.details, set_off_shares)
 
@@ -212,7 +223,6 @@ class Month:
     def __init__(self, root: Path) -> None:
         self.scene = Scene(root, "http://127.0.0.1:9")
         self.deals: list[Deal] = []
-        self.ledgers: dict[Path, tuple[MemoryLedger, Role]] = {}
 
     async def make(self) -> Month:
         for company in (*OPERATORS, *CLIENTS):
@@ -234,16 +244,18 @@ class Month:
         return next(one for one in self.deals if (one.seller, one.buyer) == (seller, buyer)).copy()
 
     def audit(self) -> Verdict:
-        """Of what all seven export."""
-        return audit_of(self.ledgers.values(), now_ms=LATER_MS)
+        """Of what both sides of every channel export."""
+        sides = [(one.provider, Role.PROVIDER) for one in self.deals] + [
+            (one.client, Role.CLIENT) for one in self.deals
+        ]
+        return audit_of(sides, now_ms=LATER_MS)
 
     async def _deal(self, seller: Company, buyer: Company, receipts: int) -> None:
         sells, buys = self.scene.data(seller), self.scene.data(buyer, buying=True)
         keys = self.scene.key(sells), self.scene.key(buys)
         past = Past(seller.name, buyer.name, *keys, from_ms=FROM_MS, seed=1)
         _spend(past, receipts, until_ms=UNTIL_MS - 3_600_000)
-        provider, _ = self.ledgers.setdefault(sells, (MemoryLedger(), Role.PROVIDER))
-        client, _ = self.ledgers.setdefault(buys, (MemoryLedger(), Role.CLIENT))
+        provider, client = MemoryLedger(), MemoryLedger()
         await provider.append(*past.provider_has)
         await client.append(*past.client_has)
         details = DictDetails(own_details(sells, keys[0], Role.PROVIDER), own_details(buys, keys[1], Role.CLIENT))
@@ -265,7 +277,9 @@ class Month:
                 known = deal.details.of(deal.past.channel.message.client, Role.CLIENT)
                 assert known is not None
                 book.keep(known)
-        ledger, _ = self.ledgers[data.path]
+        ledger = MemoryLedger()
+        for deal in of_seller:
+            await ledger.append(*deal.past.provider_has, deal.statement)
         keys = [self.scene.key(data.path)]
         issuer = Issuer(data, ledger, keys, now_ms=lambda: STATED_MS + 1000, renderer=unchecked)
         try:
@@ -273,9 +287,61 @@ class Month:
         finally:
             await issuer.aclose()
         assert len(report.issued) == len(of_seller) and not report.refused
+        for deal in of_seller:
+            await deal.provider.append(*ledger.settlement(Invoice, deal.id))
 
 
 def own_details(folder: Path, key: SecretKey, by: Role) -> Signed[BillingDetails]:
     """What [billing] of that folder says."""
     billing = DataFolder(folder).load_config().billing
     return sign_message(draft_details(billing, party=key.public_key, by=by, stated_ms=FROM_MS), by, key)
+
+
+class Mutual:
+    """Vilnius and Tartu sell to one another, and set off."""
+
+    def __init__(self, month: Month) -> None:
+        self.vilnius, self.tartu = month.deal(VILNIUS, TARTU), month.deal(TARTU, VILNIUS)
+        term = {"valid_from_ms": 0, "valid_until_ms": LATER_MS + 300 * DAY_MS}
+        self.operators = []
+        for name, sells, buys in (("V", self.vilnius, self.tartu), ("T", self.tartu, self.vilnius)):
+            keys = [sells.past.provider.public_key.raw, buys.past.client.public_key.raw]
+            peers = tuple(PeerKey(key=one, **term) for one in keys)
+            card = make_card(secret_key(name), peers=peers, legal_name=sells.seller.name, **term)
+            self.operators.append(Operator.of(keys, [[card]]))
+        self.keys = [self.vilnius.past.provider, self.tartu.past.provider]
+
+    def books(self, index: int) -> AllBooks:
+        ledgers = [self.vilnius.provider, self.tartu.client], [self.tartu.provider, self.vilnius.client]
+        return AllBooks(ledgers[index])
+
+    def propose(self, nonce: str) -> Signed[Any]:
+        """By Vilnius, and signed by it, as its books are."""
+        us, them = self.operators
+        books = self.books(0)
+        owed, owing = (
+            books.claims_between(one.keys, other.keys, at_ms=LATER_MS, ours=us.keys)
+            for one, other in ((us, them), (them, us))
+        )
+        (made,) = propose(
+            owed, owing, us=us, them=them, now_ms=LATER_MS, until_ms=LATER_MS + DAY_MS, make_nonce=lambda: digest(nonce)
+        )
+        return signed_by_names(made, self.keys[:1])
+
+    async def put(self, *records: Signed[Any]) -> None:
+        for deal in (self.vilnius, self.tartu):
+            for ledger in (deal.provider, deal.client):
+                await ledger.append(*records)
+
+    def audit(self, now_ms: int = LATER_MS) -> Verdict:
+        cards = [chain[0].record for one in self.operators for chain in one.chains]
+        return audit_of(
+            [
+                (side, role)
+                for deal in (self.vilnius, self.tartu)
+                for side, role in ((deal.provider, Role.PROVIDER), (deal.client, Role.CLIENT))
+            ],
+            [self.vilnius.id, self.tartu.id],
+            now_ms=now_ms,
+            besides=cards,
+        )
