@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any, Final
@@ -18,12 +18,13 @@ from p2pgrid.proto.judgement import Case, shortened
 from p2pgrid.proto.record import Message
 from p2pgrid.proto.rules import Fault
 from p2pgrid.proto.set_off_case import judge_claims, judge_set_off_counted
-from p2pgrid.proto.statement import Invoice, Payment
+from p2pgrid.proto.statement import Invoice, InvoiceType, Payment
 from p2pgrid.proto.statement_rules import euros
 from p2pgrid.units import format_cents
 
 MOST_OTHERS: Final = 16
 """Records that a finding names beside its own."""
+_SELF_BILLED: Final = frozenset({InvoiceType.SELF_BILLED_INVOICE, InvoiceType.SELF_BILLED_CREDIT_NOTE})
 
 
 def judge_billing(case: Case, book: Book) -> None:
@@ -54,6 +55,25 @@ def _judge_invoices(case: Case, book: Book, invoices: dict[bytes, list[Held[Invo
         first = numbers.setdefault(one.message.invoice_number, one)
         if first.message.statement != one.message.statement:
             case.report(book, one, _number_taken(one, first, stated))
+
+
+def judge_numbers(case: Case, books: Iterable[Book]) -> None:
+    """Report a provider's number that invoices in two of its channels have: the later ones are wrong.
+
+    Numbers of documents that the client wrote are the client's. It convinces nobody: numbers are the law's, and the
+    records do not tell whether two channels are one company's.
+    """
+    numbers: dict[tuple[bytes, str], tuple[Book, Held[Invoice]]] = {}
+    billed = [(book, one) for book in books for one in book.invoices if one.message.type_code not in _SELF_BILLED]
+    for book, one in sorted(billed, key=lambda pair: (pair[1].message.issued_ms, pair[1].record_id)):
+        place = book.channel.message.provider, one.message.invoice_number
+        first_book, first = numbers.setdefault(place, (book, one))
+        if first_book.id != book.id:
+            sentence = f"The invoice {one.message.invoice_number} over "
+            sentence += f"{euros(one.message.gross_cents, one.message.currency)} has the number of one over "
+            sentence += f"{format_cents(first.message.gross_cents)} in another channel of the provider's."
+            others, cents = (first.record_id,), one.message.gross_cents
+            case.report(book, one, Fault("invoice-mismatch", sentence, proven=False, cents=cents, others=others))
 
 
 def _number_taken(one: Held[Invoice], first: Held[Invoice], stated: dict[bytes, int]) -> Fault:

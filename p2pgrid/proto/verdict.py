@@ -15,6 +15,7 @@ import msgspec
 
 from p2pgrid.errors import InvalidRecord
 from p2pgrid.proto.attachments import ProofFact
+from p2pgrid.proto.billing_case import judge_numbers
 from p2pgrid.proto.card import Card
 from p2pgrid.proto.channel_book import Book, open_book, report_rivals, roles_of
 from p2pgrid.proto.codes import CODES, Party, Weight
@@ -192,6 +193,7 @@ def audit_records(
         judge_settlement(case, book)
         judge_credit(case, book)
         compare_sides(case, book, sources)
+    judge_numbers(case, books)
     _miss_statements(case, evidence, channels)
     judge_logs(case, evidence.attachments, books, evidence.of(Offer), log_demands)
     times_ms = {held.record_id: time_of(held.message) for held in evidence.all()}
