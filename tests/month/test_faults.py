@@ -185,6 +185,21 @@ async def test_a_second_invoice_under_one_number(deal: Deal) -> None:
     assert first(verdict) == f"There are 2 different records for invoice {NUMBER}, all signed by provider."
 
 
+async def test_one_number_for_two_clients(deal: Deal, month: Month) -> None:
+    """By the provider. Each client sees one of them; whoever has both exports, or the provider's, sees it."""
+    other = month.deal(VILNIUS, BERTA)
+    same = other.changed(other.invoice, invoice_number=NUMBER)
+    other.client = await ledger_of(*other.past.client_has, other.statement)
+    assert [one.id for one in other.taken(same).keep] == [same.id]
+    assert faults(audit_of([(deal.client, Role.CLIENT), (other.client, Role.CLIENT)], now_ms=LATER_MS)) == []
+    await other.client.append(same)
+    verdict = audit_of([(deal.client, Role.CLIENT), (other.client, Role.CLIENT)], now_ms=LATER_MS)
+    later = max((deal.invoice, same), key=lambda one: (one.message.issued_ms, one.id))
+    assert faults(verdict) == [("invoice-mismatch", "provider", later.message.gross_cents)]
+    assert f"The invoice {NUMBER} over" in first(verdict) and "in another channel of the provider's." in first(verdict)
+    assert verdict.findings[0].record_id == later.id.hex()
+
+
 async def test_an_invoice_has_the_wrong_vat(deal: Deal) -> None:
     """By the provider: ten cents more than both signed."""
     deal.client = await ledger_of(*deal.past.client_has, statement := deal.statement)
