@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -50,7 +51,7 @@ def test_a_period_ends_with_a_day_after_what_happened_in_it(from_ms: int, after_
 
 
 def stated(first: str, until: str, due: str) -> Statement:
-    times = {"from_ms": ms(first), "until_ms": ms(until), "stated_ms": ms(until), "due_ms": ms(due) - 1}
+    times: dict[str, Any] = {"from_ms": ms(first), "until_ms": ms(until), "stated_ms": ms(until), "due_ms": ms(due) - 1}
     return make_statement((), bytes(32), channel=bytes(32), **times).message
 
 
@@ -163,7 +164,7 @@ async def test_before_a_change_of_the_rate_there_is_an_empty_statement_where_the
     """A period ends with the old rate, so one of nothing has to, or nothing after it could be stated."""
     change_ms = ms("2021-01-01T00:00", "Europe/Berlin")
     berlin = Terms(days=LocalDays(ZoneInfo("Europe/Berlin")))
-    german = {"country": "DE", "vat_id": "DE136695976"}
+    german: dict[str, Any] = {"country": "DE", "vat_id": "DE136695976"}
     details = DictDetails(details_of(Role.CLIENT, **german), details_of(Role.PROVIDER, **german))
     sides = Sides()
     from tests.factories import make_channel
