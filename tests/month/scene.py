@@ -198,7 +198,7 @@ class Scene:
                 from_ms=from_ms,
                 seed=seed,
             )
-            _spend(past, share + (rest if index == 0 else 0), until_ms=until_ms)
+            spend(past, share + (rest if index == 0 else 0), until_ms=until_ms)
             self.channels.append(Channel(seller, buyer, folder, past))
         for seller in OPERATORS:
             books = [one.past.provider_has for one in self.channels if one.seller is seller]
@@ -238,12 +238,12 @@ class Scene:
         await asyncio.gather(*(node.stop() for node in self.nodes.values()))
 
 
-def _spend(past: Past, receipts: int, *, until_ms: int) -> None:
+def spend(past: Past, receipts: int, *, until_ms: int) -> None:
     """With one dispute that is accepted, one that is rejected and one that is open at the end."""
     quarter = receipts // 4
     for weeks_left, accept in ((3, True), (2, False), (1, None)):
         past.spend(quarter, until_ms=until_ms - weeks_left * 7 * DAY_MS)
-        past.dispute(past.receipts[-1], accept=accept)
+        past.dispute(next(one for one in reversed(past.receipts) if one.message.amount_pico), accept=accept)
     past.spend(receipts - 3 * quarter, until_ms=until_ms)
 
 

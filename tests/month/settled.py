@@ -25,7 +25,7 @@ from p2pgrid.proto.card import PeerKey
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.record import Record, Role, Signed, sign_message
 from p2pgrid.proto.settle_check import Taken, check_taken
-from p2pgrid.proto.settle_exchange import settled_records
+from p2pgrid.proto.settle_listing import Listing
 from p2pgrid.proto.statement import Invoice, Payment, Statement
 from p2pgrid.proto.verdict import Bundle, Verdict, audit_records
 from p2pgrid.settlement.bank.runs import Report, Runs, file_digest
@@ -47,7 +47,7 @@ from p2pgrid.settlement.statements.judging import Judged, judge
 from tests.factories import digest, make_card, secret_key, signed_by_names
 from tests.month.bank import Transfer, booked
 from tests.month.past import UTC_OFFSET_MINUTES, Past
-from tests.month.scene import CLIENTS, OPERATORS, RECEIPTS, TARTU, VILNIUS, Company, Scene, _spend
+from tests.month.scene import CLIENTS, OPERATORS, RECEIPTS, TARTU, VILNIUS, Company, Scene, spend
 from tests.proto.chains import DAY_MS
 from tests.settlement.issuing.test_crashes import unchecked
 from tests.settlement.statements.parts import DictDetails
@@ -128,7 +128,7 @@ class Deal:
 
     def taken(self, *sent: Signed[Any], now_ms: int = LATER_MS) -> Taken:
         """What the client's node makes of records that the provider sends."""
-        held = settled_records(self.client, self.id, (), now_ms=now_ms)
+        held = held_by(self.client, self.id, now_ms)
         records = [one.record for one in sent]
         return check_taken(records, held, self.past.channel.message, Role.CLIENT, now_ms=now_ms)
 
@@ -138,8 +138,8 @@ class Deal:
 
     async def pass_on(self, now_ms: int = LATER_MS) -> None:
         """The client takes in what the provider has of settlement."""
-        held = {one.id for one in settled_records(self.client, self.id, (), now_ms=now_ms)}
-        theirs = settled_records(self.provider, self.id, (), now_ms=now_ms)
+        held = {one.id for one in held_by(self.client, self.id, now_ms)}
+        theirs = held_by(self.provider, self.id, now_ms)
         taken = self.taken(*(one for one in theirs if one.id not in held), now_ms=now_ms)
         assert not taken.conflicting and not taken.waiting
         if taken.keep:
@@ -157,6 +157,12 @@ class Deal:
             "text": f"{number} {make_creditor_reference(self.statement.id)}",
         }
         return Transfer(**{**fields, **changes})
+
+
+def held_by(ledger: Any, channel: bytes, now_ms: int) -> list[Signed[Any]]:
+    """All that a side holds of a channel's settlement."""
+    listing = Listing(ledger, channel, (), now_ms=now_ms)
+    return list(listing.read(listing.places))
 
 
 def audit_of(
@@ -254,7 +260,7 @@ class Month:
         sells, buys = self.scene.data(seller), self.scene.data(buyer, buying=True)
         keys = self.scene.key(sells), self.scene.key(buys)
         past = Past(seller.name, buyer.name, *keys, from_ms=FROM_MS, seed=1)
-        _spend(past, receipts, until_ms=UNTIL_MS - 3_600_000)
+        spend(past, receipts, until_ms=UNTIL_MS - 3_600_000)
         provider, client = MemoryLedger(), MemoryLedger()
         await provider.append(*past.provider_has)
         await client.append(*past.client_has)

@@ -277,7 +277,7 @@ async def test_the_payees_account_is_changed(
     assert [(one["iban"], one["amount_cents"]) for one in ordered] == [(VILNIUS.iban, GROSS)]
     change = book.keep(deal.changed(known, sequence=2, iban=BERTA.iban)).account_change
     assert change is not None and f"was paid at {VILNIUS.iban} and now names {BERTA.iban}" in str(change)
-    with pytest.raises(UsageError, match=f"named the account {VILNIUS.iban} before.* now say {BERTA.iban}") as refused:
+    with pytest.raises(UsageError, match=f"named {VILNIUS.iban} before.* now say {BERTA.iban}") as refused:
         await asyncio.to_thread(node.json, *pay)
     assert f"--confirm-account {BERTA.iban}" in refused.value.hint
     assert faults(deal.audit()) == []
