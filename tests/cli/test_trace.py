@@ -116,7 +116,7 @@ def test_a_reference_that_nobody_has_used_yet_names_its_statement(tmp_path: Path
 
 
 def test_a_name_that_fits_several_things_lists_them(tmp_path: Path) -> None:
-    """Two clients' invoices with one number; a provider numbers its own, so no rule is broken."""
+    """Two clients' invoices with one number, which is a finding besides."""
     first, second = make_month(1, nonce="a"), make_month(2, nonce="b")
     bundles = [*written(first, tmp_path)]
     Path(bundles[0]).write_bytes(b"\n".join(line for m in (first, second) for line in m.bundles()[0].lines) + b"\n")
@@ -127,7 +127,7 @@ def test_a_name_that_fits_several_things_lists_them(tmp_path: Path) -> None:
     assert len(lines) == 3
     for line in lines[1:]:
         name = line.split()[0]
-        assert trace(bundles[0], name).exit_code == 0, "each line begins with what names it alone"
+        assert trace(bundles[0], name).exit_code == 1, "each line begins with what names it alone"
     result = CliRunner().invoke(cli, ["trace", bundles[0], "LT-2026-000001", "--json"])
     assert result.exit_code == 2
     assert [one["kind"] for one in json.loads(result.stdout)["candidates"]] == ["invoice", "invoice"]

@@ -96,6 +96,8 @@ from p2pgrid.proto.verdict import Bundle, audit_records
 from p2pgrid.proto.well_known import parse_well_known, well_known_of
 from p2pgrid.proto.withdrawal import verify_withdrawal
 from p2pgrid.proto.witness import parse_add_checkpoint
+from p2pgrid.settlement.document_facts import MAX_BYTES, DocumentRefused, parse_hostile
+from p2pgrid.settlement.issue_book import parse_number
 from p2pgrid.settlement.payments.accounts import checked_bic, checked_iban
 from p2pgrid.settlement.payments.camt053 import read_camt
 from p2pgrid.settlement.payments.manual_rail import ManualRail
@@ -871,6 +873,13 @@ def _account(text: str) -> None:
     raise refused
 
 
+def _invoice_documents() -> tuple[bytes, ...]:
+    ubl = "urn:oasis:names:specification:ubl:schema:xsd:Invoice-2"
+    return (
+        f'<?xml version="1.0" encoding="UTF-8"?>\n<Invoice xmlns="{ubl}"><ID>LT-2026-000001</ID></Invoice>'.encode(),
+    )
+
+
 def _bank_targets() -> Iterator[Target]:
     """What banks and payers write, brought by the node's owner."""
     usage: tuple[type[P2pgridError], ...] = (UsageError,)
@@ -882,6 +891,9 @@ def _bank_targets() -> Iterator[Target]:
     )
     accounts = lambda: (makers.ALICE.encode(), b"COBADEFFXXX")  # noqa: E731
     yield Target("bank-account", partial(_from_text, _account), usage, accounts, "text", is_peers=False)
+    numbers = lambda: (b"LT-2026-000001",)  # noqa: E731
+    yield Target("invoice-number", partial(_from_text, parse_number), usage, numbers, "text", is_peers=False)
+    yield Target("invoice-document", parse_hostile, (DocumentRefused,), _invoice_documents, "text", MAX_BYTES)
 
 
 # -- the registry -----------------------------------------------------------------------------------------------------

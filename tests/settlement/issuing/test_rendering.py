@@ -94,8 +94,8 @@ def test_one_that_hangs_dies_or_talks_nonsense_is_a_reason_to_wait(tmp_path: Pat
         now_ms = statement.message.stated_ms + 5000
         issuer = Issuer(scene.data, ledger, [PROVIDER], now_ms=lambda: now_ms, renderer=renderer)
         (waiting,) = (await issuer.issue_pending()).refused
-        assert waiting[1] == "this-machine"
-        assert why in waiting[2]
+        assert waiting.code == "this-machine"
+        assert why in waiting.message
         await issuer.aclose()
         assert made[0].pid is None  # type: ignore[attr-defined]
         issuer = Issuer(scene.data, ledger, [PROVIDER], now_ms=lambda: now_ms)
