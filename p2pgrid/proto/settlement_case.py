@@ -35,10 +35,9 @@ def judge_settlement(case: Case, book: Book) -> None:
     until: Held[Statement] | None = None
     amounts = _Amounts(book)
     taken = _taken_by_statements(book)
-    highest = max(book.receipts, default=0)
     for number in sorted(book.statements):
         held = book.statements[number]
-        _judge_statement(case, book, held, before, until, highest, taken.get(number), amounts)
+        _judge_statement(case, book, held, before, until, taken.get(number), amounts)
         before = held
         until = held if until is None or held.message.last_receipt > until.message.last_receipt else until
     waiting = [book.statements[n] for n in sorted(book.statements) if not book.statements[n].claims(Role.CLIENT)]
@@ -55,7 +54,6 @@ def _judge_statement(
     held: Held[Statement],
     before: Held[Statement] | None,
     until: Held[Statement] | None,
-    highest: int,
     taken: tuple[TakenBounds, int] | None,
     amounts: _Amounts,
 ) -> None:
@@ -92,7 +90,7 @@ def _judge_statement(
                 credited_before_pico=taken[1] if taken else 0,
             )
         else:
-            _miss_receipts(case, book, held, highest, amounts)
+            _miss_receipts(case, book, held, amounts)
     for fault in faults:
         case.report(book, held, _with_receipts(held, fault, before, until, amounts))
 
@@ -111,6 +109,11 @@ class _Amounts:
     def _sums(self) -> list[int]:
         amounts = (self._book.receipts[number].message.amount_pico for number in self._numbers)
         return list(accumulate(amounts, initial=0))
+
+    @property
+    def highest(self) -> int:
+        """The highest number at hand; 0 where there is none."""
+        return self._numbers[-1] if self._numbers else 0
 
     def of(self, first: int, last: int) -> tuple[int, bool]:
         """The pico of those at hand from number `first` to `last`, and whether all are."""
@@ -164,10 +167,10 @@ def _receipts_of(book: Book, statement: Statement) -> list[Held[Receipt]] | None
     return [book.receipts[number] for number in numbers]
 
 
-def _miss_receipts(case: Case, book: Book, held: Held[Statement], highest: int, amounts: _Amounts) -> None:
+def _miss_receipts(case: Case, book: Book, held: Held[Statement], amounts: _Amounts) -> None:
     """Receipts of the range that no chain misses: those at its ends."""
     statement = held.message
-    if statement.last_receipt > highest:
+    if statement.last_receipt > amounts.highest:
         label = f"receipt {statement.last_receipt}"
         sentence = f"No bundle holds {label}, which {held} is of."
         left = statement.total_pico - amounts.of(statement.first_receipt, statement.last_receipt)[0]
