@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -194,6 +194,10 @@ def _listed(data: DataFolder) -> list[ListedStatement]:
 
 def _day(text: str) -> date:
     try:
-        return date.fromisoformat(text)
+        day = date.fromisoformat(text)
     except ValueError:
         raise UsageError(f"{text[:40]!r} is no day.", hint="Write it like 2027-01-31.") from None
+    # Somewhere it is tomorrow already: the day is one of the provider's calendar.
+    if day > datetime.now(UTC).date() + timedelta(days=1):
+        raise UsageError(f"{day} is not there yet.", hint="A period ends today at the latest: leave --until out.")
+    return day

@@ -111,6 +111,8 @@ def print_listed(listed: Sequence[ListedStatement]) -> None:
         view = one.statement
         invoices = ", ".join(_plain(number) for number in one.invoices) or "no invoice"
         open_text = f"{_cents(one.open_cents)} open, due {view.due_day}" if one.open_cents else "nothing open"
+        if view.gross_cents and not one.invoices:
+            invoices, open_text = "no invoice yet", f"due {view.due_day}"
         other = "client" if view.role == "provider" else "provider"
         click.echo(
             f"{view.channel[:16]}  {view.statement_number:>3}  {_period(view):<24}  {_cents(view.gross_cents):>14}  "

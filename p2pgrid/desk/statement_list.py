@@ -10,11 +10,12 @@ import msgspec
 
 from p2pgrid.desk.statements import OffersLedger, StatementView, days_of, signed_view, view_of
 from p2pgrid.errors import InvalidRecord
-from p2pgrid.proto.billing_rules import spread
 from p2pgrid.proto.keys import PublicKey
 from p2pgrid.proto.messages import Channel
-from p2pgrid.proto.record import M, Record, Role, Signed, parse_message
-from p2pgrid.proto.statement import Invoice, Payment, Statement
+from p2pgrid.proto.record import M, Record, Signed, parse_message
+from p2pgrid.proto.statement import Statement
+from p2pgrid.settlement.open_items import OpenItem, open_items
+from p2pgrid.settlement.set_offs import set_off_shares
 
 
 class StatementsLedger(OffersLedger, Protocol):
@@ -34,7 +35,7 @@ class ListedStatement(msgspec.Struct, frozen=True, kw_only=True):
     paid_cents: int
     """For its invoices; what was returned or refunded taken off."""
     open_cents: int
-    """What is left to pay, once all that is paid ahead or set off has covered the oldest."""
+    """What of its invoices is left to pay (`open_items.OpenItem.left_cents`)."""
 
 
 def list_statements(
@@ -65,24 +66,18 @@ def _of_channel(
     ledger: StatementsLedger, terms: Channel, ours: bytes, drafts: Sequence[Statement]
 ) -> list[ListedStatement]:
     signed = sorted(ledger.settlement(Statement, terms.channel), key=lambda one: one.message.statement_number)
-    invoices: dict[bytes, list[Invoice]] = defaultdict(list)
-    for invoice in ledger.settlement(Invoice, terms.channel):
-        invoices[invoice.message.statement].append(invoice.message)
-    paid: dict[bytes, int] = defaultdict(int)
-    for payment in ledger.settlement(Payment, terms.channel):
-        paid[payment.message.statement] += payment.message.amount_cents
-    billed = [sum(one.gross_cents for one in invoices[statement.id]) for statement in signed]
-    rests = [cents - paid[statement.id] for statement, cents in zip(signed, billed, strict=True)]
-    ahead = paid[b""] + sum(one.message.set_off_cents for one in signed if Role.CLIENT in one.signers)
+    items: dict[bytes, list[OpenItem]] = defaultdict(list)
+    for item in open_items(ledger, [terms.channel], set_off=set_off_shares(ledger, [terms.channel])):
+        items[item.invoice.statement].append(item)
     listed = [
         ListedStatement(
             statement=signed_view(statement, terms, ours, ledger),
-            invoices=tuple(one.invoice_number for one in invoices[statement.id]),
-            invoiced_cents=cents,
-            paid_cents=paid[statement.id],
-            open_cents=left,
+            invoices=tuple(one.number for one in items[statement.id]),
+            invoiced_cents=sum(one.gross_cents for one in items[statement.id]),
+            paid_cents=sum(one.paid_cents for one in items[statement.id]),
+            open_cents=sum(one.left_cents for one in items[statement.id]),
         )
-        for statement, cents, left in zip(signed, billed, spread(rests, ahead), strict=True)
+        for statement in signed
     ]
     numbers = {one.message.statement_number for one in signed}
     for draft in drafts:

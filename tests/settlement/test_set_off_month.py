@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from p2pgrid.cli.main import cli
 from p2pgrid.desk.asks import KeepSetOffs
 from p2pgrid.desk.set_offs import keep_set_offs, set_off_views
+from p2pgrid.desk.statement_list import list_statements
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.proto.keys import SecretKey
@@ -114,6 +115,8 @@ async def test_a_month_with_a_set_off(tmp_path: Path) -> None:
         (view,) = set_off_views(AllBooks([ledger]), us, refused=(), now_ms=now_ms + 1000)
         assert view.state == "in-force"
         assert (left(ledger, ours), left(ledger, theirs)) == ([owed - owing], [0])
+        listed = list_statements(ledger, [PROVIDER.public_key])
+        assert sorted(one.open_cents for one in listed) == [0, owed - owing], "before any statement shows it"
         for sides in both:
             (leg,) = set_offs_in(ledger).legs(sides.channel)
             assert (leg.amount_cents, leg.record, leg.set_off_ms) == (owing, half.id, now_ms)

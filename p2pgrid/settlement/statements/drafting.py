@@ -216,8 +216,8 @@ def _nothing_happened(position: Position, days: LocalDays, end_ms: int | None = 
     since = f"since the channel was opened on {days.of(from_ms)}"
     if last is not None:
         since = f"since statement {last.message.statement_number}, which goes up to {days.of(from_ms - 1)}"
-    until = f" until {days.of(end_ms - 1)}" if end_ms is not None else ""
-    sentence = f"nothing happened {since}{until}: there is nothing to state."
+    until = f"up to {days.of(end_ms - 1)}, " if end_ms is not None else ""
+    sentence = f"{until}nothing happened {since}: there is nothing to state."
     if position.ends is not None and not position.receipts:
         sentence = f"{sentence[:-1]}, and receipt {position.ends.receipt_number} {position.ends.reason}."
     return NotStated(NOTHING_HAPPENED, sentence)

@@ -1,0 +1,47 @@
+"""`p2pgrid settle`: what is refused before anybody is asked, and what a list says."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from p2pgrid.cli.main import cli
+from p2pgrid.cli.settle_text import print_listed
+from p2pgrid.desk.statement_list import list_statements
+from p2pgrid.errors import UsageError
+from tests.factories import CLIENT
+from tests.settlement.statements.two_sides import Sides
+
+PEER = CLIENT.public_key.peer_id
+
+
+@pytest.mark.parametrize(
+    ("until", "words"),
+    [
+        ("2030-02-30", "'2030-02-30' is no day"),
+        ("yesterday", "is no day"),
+        ((datetime.now(UTC).date() + timedelta(days=2)).isoformat(), "is not there yet"),
+    ],
+)
+def test_a_day_that_cannot_be_the_last_of_a_period(tmp_path: Path, until: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        CliRunner().invoke(
+            cli,
+            ["--data", str(tmp_path), "settle", PEER, "--until", until],
+            standalone_mode=False,
+            catch_exceptions=False,
+        )
+
+
+async def test_a_statement_whose_invoice_is_not_there_is_not_called_paid(capsys: pytest.CaptureFixture[str]) -> None:
+    sides = Sides()
+    await sides.begin()
+    await sides.buy(tokens=200_000)
+    assert await sides.settle() == []
+    print_listed(list_statements(sides.client, [CLIENT.public_key]))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "signed by both; no invoice yet; due " in line
+    assert "nothing open" not in line
