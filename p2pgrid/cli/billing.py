@@ -132,26 +132,18 @@ def peers(context: CliContext, as_json: bool) -> None:
     \b
     p2pgrid billing peers
     """
+    from p2pgrid.cli.account_changes import changes_json, print_changes, unconfirmed
     from p2pgrid.proto.keys import parse_public_key
     from p2pgrid.settlement.database import FILE_NAME, open_database
     from p2pgrid.settlement.details import DetailsBook
 
     with closing(open_database(_existing(context.data) / FILE_NAME)) as connection:
         book = DetailsBook(connection)
-        known, changes = book.peers(), [c for c in book.account_changes() if not c.is_confirmed]
+        known, changes = book.peers(), unconfirmed(book)
     if as_json:
         shown = {
             "peers": [{"peer": parse_public_key(s.message.party).peer_id, **_public(s.message)} for s in known],
-            "account_changes": [
-                {
-                    "peer": parse_public_key(c.party).peer_id,
-                    "role": c.by.value,
-                    "noticed_ms": c.noticed_ms,
-                    "iban_before": c.iban_before,
-                    "iban_now": c.iban_now,
-                }
-                for c in changes
-            ],
+            "account_changes": changes_json(changes),
         }
         click.echo(json.dumps(shown, indent=2))
         return
@@ -162,11 +154,7 @@ def peers(context: CliContext, as_json: bool) -> None:
         peer = parse_public_key(d.party).peer_id
         click.echo(f"{_plain(d.legal_name)}, {d.country}, {d.vat_id or 'no VAT id'} ({d.by}, {peer})")
         click.echo(f"  {d.iban or 'no account'}")
-    for change in changes:
-        click.echo(click.style(str(change), fg="red", bold=True))
-        if any(s.message.party == change.party and s.message.iban == change.iban_now for s in known):
-            peer = parse_public_key(change.party).peer_id
-            click.echo(f"  If it is theirs: p2pgrid billing confirm {peer} {change.iban_now}")
+    print_changes(changes)
 
 
 @billing.command()

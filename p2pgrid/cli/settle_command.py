@@ -69,6 +69,7 @@ def settle(
 
     Exit codes: 0 done; 1 the two sides differ; 2 wrong usage; 3 this machine; 4 the other side.
     """
+    from p2pgrid.cli.account_changes import changes_json, changes_of, print_changes
     from p2pgrid.cli.asking import parse_peer
     from p2pgrid.cli.running import log_to_stderr
     from p2pgrid.cli.settle_text import print_listed, print_settled
@@ -95,9 +96,11 @@ def settle(
     settled, errors = asyncio.run(_settle_all(context.data, peers, channel, day, dry_run, accept_due, networks))
     if len(peers) == 1 and errors:
         raise errors[0][1]
+    changes = changes_of(context.data)
     if as_json:
         faults = [{"peer": peer, "message": error.message, "hint": error.hint} for peer, error in errors]
-        click.echo(msgspec.json.encode({"settled": settled, "errors": faults}))
+        shown = {"settled": settled, "errors": faults, "account_changes": changes_json(changes)}
+        click.echo(msgspec.json.encode(shown))
     else:
         for done in settled:
             print_settled(done)
@@ -105,6 +108,7 @@ def settle(
             click.echo(f"{name}: {error}", err=True)
         if not peers:
             click.echo("There is nobody to settle with: this node has no channel.")
+        print_changes(changes)
     if errors:
         raise errors[0][1]
     if any(view.differences for done in settled for view in done.channels):
