@@ -8,23 +8,27 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lxml import etree
 
 from p2pgrid.proto.messages import Receipt
 from p2pgrid.proto.pricing import owes_nothing
+from p2pgrid.settlement.invoices.profiles import Profile, Syntax
+from p2pgrid.settlement.invoices.validate import Validator, Written
 from tests.grid.conftest import FakeEngine
 from tests.month.bank import Transfer, booked, transfers_of
 from tests.month.past import UTC_OFFSET_MINUTES
-from tests.month.scene import CLIENTS, OPERATORS, TARTU, VILNIUS, Channel, Scene, command
+from tests.month.scene import ALICE, CLIENTS, OPERATORS, TARTU, VILNIUS, Channel, Scene, command
 from tests.proto.chains import DAY_MS
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
 
 RATES_BP = {("LT", "LT"): 2100}
 """VAT by the seller's and the buyer's country; across a border it is the buyer's to declare."""
@@ -80,9 +84,14 @@ async def test_from_receipts_to_euros_in_the_bank(scene: Scene) -> None:
         assert {one["channel"]: one["gross_cents"] for one in issued} == {
             channel_id(one): expected[channel_id(one)].gross_cents for one in sold
         }
+    with Validator() as validator:
+        for syntax, file in issued_files(scene):
+            written = Written(xml=file.read_bytes(), profile=Profile.EN16931, syntax=syntax, is_credit_note=False)
+            checked = validator.check(written)
+            assert checked.is_valid, (file, checked.findings)
     for channel in scene.channels:
-        files = list(channel.buyer_folder.rglob("invoices/received/**/*.pdf"))
-        assert len(files) == len([one for one in scene.channels if one.buyer_folder == channel.buyer_folder])
+        received = list(channel.buyer_folder.rglob("invoices/received/**/*.pdf"))
+        assert len(received) == len([one for one in scene.channels if one.buyer_folder == channel.buyer_folder])
 
     # 3. The two operators set off what they owe each other; the larger debt is paid in part.
     owed = {one.seller: expected[channel_id(one)].gross_cents for one in scene.channels if one.buyer in OPERATORS}
@@ -106,7 +115,9 @@ async def test_from_receipts_to_euros_in_the_bank(scene: Scene) -> None:
         out.mkdir()
         due = (today + timedelta(days=60)).isoformat()
         paid = await command(folder, "pay", "--until", due, "--out", str(out))
-        transfers += [one for file in paid["files"] for one in transfers_of(Path(file))]
+        for file in map(Path, paid["files"]):
+            assert_fits_schema(file)
+            transfers += transfers_of(file)
         assert not (await command(folder, "pay", "--until", due, "--out", str(out)))["payments"]
     whole = sum(one.gross_cents for one in expected.values())
     assert sum(one.cents for one in transfers) == whole - 2 * set_off_cents
@@ -135,6 +146,15 @@ async def test_from_receipts_to_euros_in_the_bank(scene: Scene) -> None:
         traced = await command(scene.data(company), "trace")
         assert traced["audit"]["clean"]
         assert all(one["open_cents"] == one["left_over_cents"] == 0 for one in traced["all"]["statements"])
+    # "This transfer of 5.88 EUR is these 1,250 receipts", and back.
+    alice = next(one for one in scene.channels if (one.seller, one.buyer) == (VILNIUS, ALICE))
+    paying = next(one for one in transfers if (one.payer, one.payee_iban) == (ALICE.name, VILNIUS.iban))
+    down = (await command(scene.data(VILNIUS), "trace", paying.end_to_end_id))["transfer"]
+    (share,) = down["shares"]
+    assert (down["amount_cents"], share["cents"]) == (paying.cents, expected[channel_id(alice)].gross_cents)
+    assert share["statement"]["receipts_at_hand"] == expected[channel_id(alice)].receipts
+    up = (await command(alice.buyer_folder, "trace", f"receipt:{alice.past.receipts[0].id.hex()[:16]}"))["receipt"]
+    assert (up["state"], up["in_statements"]) == ("paid", [1])
 
     # 8. The accountant's books balance, and say the same; the year is an archive that stands by itself.
     for company in OPERATORS:
@@ -210,12 +230,27 @@ async def statements(channel: Channel) -> list[dict[str, Any]]:
     return [one for one in listed if one["statement"]["channel"] == channel_id(channel)]
 
 
+def issued_files(scene: Scene) -> Iterator[tuple[Syntax, Path]]:
+    """All XML that the operators have issued."""
+    for company in OPERATORS:
+        for syntax, ending in ((Syntax.CII, ".cii.xml"), (Syntax.UBL, ".ubl.xml")):
+            found = sorted((scene.data(company) / "invoices" / "issued").rglob(f"*{ending}"))
+            assert len(found) == len([one for one in scene.channels if one.seller is company])
+            yield from ((syntax, file) for file in found)
+
+
+def assert_fits_schema(file: Path) -> None:
+    """ISO's own schema of pain.001.001.09."""
+    schema = etree.XMLSchema(etree.fromstring((files("sepaxml") / "schemas" / "pain.001.001.09.xsd").read_bytes()))
+    assert schema.validate(etree.parse(file)), schema.error_log
+
+
 async def audit(scene: Scene) -> dict[str, Any]:
     """Of everything that anybody has."""
-    files = []
+    exports = []
     for folder in [scene.data(one) for one in OPERATORS] + scene.buyers:
         file = scene.root / f"{folder.name}.jsonl"
         await command(folder, "receipts", "export", str(file))
-        files.append(str(file))
-    verdict: dict[str, Any] = await command(scene.root, "audit", *files)
+        exports.append(str(file))
+    verdict: dict[str, Any] = await command(scene.root, "audit", *exports)
     return verdict
