@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -287,7 +286,7 @@ def _print_row(view: InvoiceView) -> None:
     number = printable(view.number) or f"(statement {view.statement_number})"
     amount = f"{format_cents(view.gross_cents)} {view.currency}"
     left = f", {format_cents(view.left_cents)} left" if 0 < view.left_cents < view.gross_cents else ""
-    day = f"due {_day(view.due_ms)}" if view.gross_cents > 0 else "credit"
+    day = f"due {view.due_day}" if view.gross_cents > 0 else "credit"
     arrow = "to" if view.direction == "issued" else "from"
     click.echo(f"{number:<20} {view.status:<12} {amount:>16}{left}  {day}  {arrow} {who}")
     if view.reason:
@@ -305,8 +304,8 @@ def _lines(view: InvoiceView) -> list[tuple[str, str]]:
         ("VAT", f"{format_cents(view.vat_cents)} {view.currency}"),
         ("total", f"{format_cents(view.gross_cents)} {view.currency}"),
         ("paid", f"{format_cents(view.paid_cents)} {view.currency}; {format_cents(view.left_cents)} left"),
-        ("issued", _day(view.issued_ms)),
-        ("due", _day(view.due_ms)),
+        ("issued", view.issued_day),
+        ("due", view.due_day),
     ]
     if view.cancels:
         lines.append(("takes back", printable(view.cancels)))
@@ -315,7 +314,3 @@ def _lines(view: InvoiceView) -> list[tuple[str, str]]:
     if view.reason:
         lines.append(("wrong", f"{view.code}: {printable(view.reason)}"))
     return [*lines, *(("file", path) for path in view.files)]
-
-
-def _day(time_ms: int) -> str:
-    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d")
