@@ -16,15 +16,16 @@ MAY_IMPORT = {
     "http": {"errors"},
     "config": {"errors", "units", "proto"},
     "cells": set(),
+    "printable": set(),
     "sockets": set(),
     "processes": {"errors", "sockets"},
     "ledger": {"errors", "units", "proto", "processes"},
     "engine": {"errors", "units", "proto"},
-    "net": {"errors", "units", "proto", "sockets"},
+    "net": {"errors", "units", "printable", "proto", "sockets"},
     "networks": {"errors", "proto", "config", "net"},
     "log": {"errors", "units", "proto", "ledger"},
     "commands": {"errors", "http"},
-    "settlement": {"errors", "units", "cells", "proto", "config", "ledger"},
+    "settlement": {"errors", "units", "cells", "printable", "proto", "config", "ledger"},
     "desk": {"errors", "units", "proto", "config", "ledger", "settlement"},
     "provider": {
         "errors",
@@ -76,6 +77,7 @@ MAY_IMPORT = {
     "cli": {
         "errors",
         "units",
+        "printable",
         "proto",
         "config",
         "ledger",
@@ -115,7 +117,7 @@ def room_of(path: Path) -> str:
 
 
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.name not in ("__main__.py",) and p.parent != PACKAGE)
-MODULES += [PACKAGE / f"{name}.py" for name in ("errors", "units", "config", "sockets")]
+MODULES += [PACKAGE / f"{name}.py" for name in ("errors", "units", "config", "printable", "sockets")]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(PACKAGE).as_posix())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from p2pgrid.cli.output import echo_json
 from p2pgrid.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _print_verdict(verdict: Verdict, as_json: bool, checks: tuple[DocumentCheck,
         shown = verdict_as_json(verdict)
         if checks is not None:
             shown["documents"] = msgspec.to_builtins(checks)
-        click.echo(json.dumps(shown, indent=2))
+        echo_json(shown)
     else:
         from rich.console import Console
 
@@ -182,7 +182,7 @@ def _verify_proof(path: Path, as_json: bool) -> None:
 
     claim, finding, records = verify_proof(path)
     if as_json:
-        click.echo(json.dumps(proof_as_json(claim, finding, records), indent=2))
+        echo_json(proof_as_json(claim, finding, records))
     else:
         click.echo(sentence_of_proof(claim, finding))
     if finding is None:

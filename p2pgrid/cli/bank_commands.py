@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from p2pgrid.cli.clock import now_ms
 from p2pgrid.cli.context import CliContext
+from p2pgrid.cli.output import echo_json
 from p2pgrid.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ def import_files(context: CliContext, files: tuple[Path, ...], rail_name: str, a
     with workbench(context.data) as bench:
         report = asyncio.run(bench.runs.take(read))
     shown = _report_json(report) | {"files": [file.name for file, _ in read]}
-    click.echo(json.dumps(shown, indent=2)) if as_json else print_report(shown)
+    echo_json(shown) if as_json else print_report(shown)
 
 
 @bank.command("list")
@@ -72,7 +74,7 @@ def list_entries(context: CliContext, only_open: bool, only_waiting: bool, all_e
       p2pgrid bank list --open
     """
     from p2pgrid.cli.bank_text import print_entries, print_open
-    from p2pgrid.cli.settling import now_ms, workbench
+    from p2pgrid.cli.settling import workbench
     from p2pgrid.settlement.bank.stored import NOT_OURS
 
     with workbench(context.data) as bench:
@@ -89,7 +91,7 @@ def list_entries(context: CliContext, only_open: bool, only_waiting: bool, all_e
         ]
         shown["entries"] = sorted(entries, key=lambda one: (one["booking_date"], one["entry"]))
     if as_json:
-        click.echo(json.dumps(shown, indent=2))
+        echo_json(shown)
         return
     if "open" in shown:
         print_open(shown)
@@ -119,7 +121,7 @@ def assign(
       p2pgrid bank assign NY2AXHH7 --ahead 12D3KooW...
     """
     from p2pgrid.cli.bank_text import print_report
-    from p2pgrid.cli.settling import now_ms, workbench
+    from p2pgrid.cli.settling import workbench
     from p2pgrid.settlement.bank.by_person import assign as by_person
     from p2pgrid.settlement.bank.by_person import find_entry, put_aside
 
@@ -136,7 +138,7 @@ def assign(
             decided = by_person(books, known, targets, now_ms())
         report = asyncio.run(bench.runs.decide(decided.entry, decided.decision, decided.moved))
     shown = _report_json(report)
-    click.echo(json.dumps(shown, indent=2)) if as_json else print_report(shown)
+    echo_json(shown) if as_json else print_report(shown)
     if report.refused:
         raise UsageError(f"it was not booked: {report.refused[0]}")
 
@@ -192,7 +194,7 @@ def refund(
         confirmed=confirmed,
         out=out,
     )
-    click.echo(json.dumps(shown, indent=2)) if as_json else print_orders(shown)
+    echo_json(shown) if as_json else print_orders(shown)
 
 
 @bank.command()

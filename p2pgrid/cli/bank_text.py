@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import click
 
-from p2pgrid.cli.settling import plain
+from p2pgrid.printable import printable
 from p2pgrid.settlement.payments.cents import format_cents
 
 _KEY_CHARS: Final = 10
@@ -53,22 +53,22 @@ def print_open(shown: dict[str, Any]) -> None:
         click.echo("No invoice is open.")
     for one in shown["open"]:
         click.echo(
-            f"{plain(one['invoice']):<23} {one['due']:<12}{format_cents(one['gross_cents']):>12}"
+            f"{printable(one['invoice']):<23} {one['due']:<12}{format_cents(one['gross_cents']):>12}"
             f"{format_cents(one['paid_cents']):>12}{format_cents(one['open_cents']):>12}  {one['state']}"
         )
-        click.echo(f"  {plain(one['debtor']) or one['peer']}")
+        click.echo(f"  {printable(one['debtor']) or one['peer']}")
     for one in shown["ahead"]:
-        click.echo(f"Paid ahead by {plain(one['debtor']) or one['peer']}: {format_cents(one['cents'])} EUR.")
+        click.echo(f"Paid ahead by {printable(one['debtor']) or one['peer']}: {format_cents(one['cents'])} EUR.")
 
 
 def _print_entry(one: dict[str, Any]) -> None:
-    who = plain(one["name"]) or one["iban"] or "somebody"
+    who = printable(one["name"]) or one["iban"] or "somebody"
     way = "from" if one["amount_cents"] > 0 else "to"
-    amount = f"{format_cents(abs(one['amount_cents']))} {plain(one['currency'])}"
+    amount = f"{format_cents(abs(one['amount_cents']))} {printable(one['currency'])}"
     click.echo(f"{one['entry'][:_KEY_CHARS]}  {one['booking_date']}  {amount} {way} {who}: {one['kind']}")
-    click.echo(f"  {plain(one['reason'])}")
+    click.echo(f"  {printable(one['reason'])}")
     if one["text"] and one["kind"] == "ambiguous":
-        click.echo(f"  text: {plain(one['text'])[:140]}")
+        click.echo(f"  text: {printable(one['text'])[:140]}")
     if one["findings"]:
         click.echo(f"  note: {', '.join(one['findings'])}")
 

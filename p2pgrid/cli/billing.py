@@ -13,8 +13,10 @@ import msgspec
 
 from p2pgrid.cli.config_template import EXPLAINED
 from p2pgrid.cli.context import CliContext
+from p2pgrid.cli.output import echo_json
 from p2pgrid.config import BillingConfig, DataFolder
 from p2pgrid.errors import LocalError, UsageError
+from p2pgrid.printable import printable
 
 if TYPE_CHECKING:
     from p2pgrid.proto.billing_details import BillingDetails
@@ -114,7 +116,7 @@ def check(click_context: click.Context, as_json: bool) -> None:
     details = _details(data, data.load_config().billing)
     faults = [*_faults(details), *_card_faults(data, details)]
     if as_json:
-        click.echo(json.dumps({"ok": not faults, "faults": _as_json(faults)}, indent=2))
+        echo_json({"ok": not faults, "faults": _as_json(faults)})
     else:
         for fault in faults:
             click.echo(str(fault))
@@ -145,14 +147,14 @@ def peers(context: CliContext, as_json: bool) -> None:
             "peers": [{"peer": parse_public_key(s.message.party).peer_id, **_public(s.message)} for s in known],
             "account_changes": changes_json(changes),
         }
-        click.echo(json.dumps(shown, indent=2))
+        echo_json(shown)
         return
     if not known:
         click.echo("No peer has said who it is yet.")
     for signed in known:
         d = signed.message
         peer = parse_public_key(d.party).peer_id
-        click.echo(f"{_plain(d.legal_name)}, {d.country}, {d.vat_id or 'no VAT id'} ({d.by}, {peer})")
+        click.echo(f"{printable(d.legal_name)}, {d.country}, {d.vat_id or 'no VAT id'} ({d.by}, {peer})")
         click.echo(f"  {d.iban or 'no account'}")
     print_changes(changes)
 
@@ -206,7 +208,7 @@ def _show(data: DataFolder, *, as_json: bool) -> None:
             "advice": {key.replace("-", "_"): value for key, value in advice.items()},
             "faults": None if faults is None else _as_json(faults),
         }
-        click.echo(json.dumps(shown, indent=2))
+        echo_json(shown)
         return
     for name, value in shown_of(settings).items():
         if value != "":
@@ -272,7 +274,3 @@ def _public(details: BillingDetails) -> dict[str, Any]:
 def _existing(data: DataFolder) -> Path:
     data.make()
     return data.path
-
-
-def _plain(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)

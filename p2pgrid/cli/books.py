@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from p2pgrid.cli import books_archive, books_retention
-from p2pgrid.cli.books_options import country_option, echo_json, mapping_options, plain
+from p2pgrid.cli.books_options import country_option, mapping_options
 from p2pgrid.cli.context import CliContext
+from p2pgrid.cli.output import echo_json
+from p2pgrid.printable import printable
 from p2pgrid.units import format_cents
 
 if TYPE_CHECKING:
@@ -140,10 +142,13 @@ def export(
             f"{ahead} payment(s) came for no invoice: no VAT is booked on them, which your law may ask for on receipt."
         )
     for number in nameless:
-        click.echo(f"Invoice {plain(number)}: the client's VAT id is not known; the recapitulative statement needs it.")
+        click.echo(
+            f"Invoice {printable(number)}: the client's VAT id is not known; the recapitulative statement needs it."
+        )
     for number in unclear:
         click.echo(
-            f"Invoice {plain(number)}: nobody can say its case of VAT; it is on the account {_unclear_account(made)}."
+            f"Invoice {printable(number)}: nobody can say its case of VAT; "
+            f"it is on the account {_unclear_account(made)}."
         )
 
 
@@ -340,12 +345,12 @@ def _print_balance(rows: list[Any], channels: list[ChannelBalance], made: BookSe
             table.add_column(name, justify="right")
         for row in rows:
             amounts = (row.opening_cents, row.debit_cents, row.credit_cents, row.closing_cents)
-            table.add_row(row.number, escape(plain(row.name)), row.currency, *map(format_cents, amounts))
+            table.add_row(row.number, escape(printable(row.name)), row.currency, *map(format_cents, amounts))
         console.print(table)
     for one in channels:
         name = made.names.get((one.side, one.counterparty)) or peer_id(one.counterparty)
         click.echo(
-            f"channel {one.channel.hex()[:8]} ({one.side.value}), {plain(name)}: {format_cents(one.books_cents)} "
+            f"channel {one.channel.hex()[:8]} ({one.side.value}), {printable(name)}: {format_cents(one.books_cents)} "
             f"{one.currency} by the books, {format_cents(one.closing_cents)} by {one.statements} statement(s)."
         )
         for cents, what in (

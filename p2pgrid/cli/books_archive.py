@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from p2pgrid.cli.books_options import country_option, echo_json, mapping_options, plain
+from p2pgrid.cli.books_options import country_option, mapping_options
 from p2pgrid.cli.context import CliContext
+from p2pgrid.cli.output import echo_json
 from p2pgrid.cli.progress import Progress, progress
+from p2pgrid.printable import printable
 
 if TYPE_CHECKING:
     from p2pgrid.ledger.reader import SqliteReader
@@ -156,7 +158,7 @@ def verify(place: Path, as_json: bool) -> None:
         )
     else:
         for one in found.faults[:_SHOWN]:
-            click.echo(f"{plain(one.file)}: {plain(one.what)}")
+            click.echo(f"{printable(one.file)}: {printable(one.what)}")
         if len(found.faults) > _SHOWN:
             click.echo(f"and {len(found.faults) - _SHOWN} more faults.")
         _print_findings(found)
@@ -199,10 +201,10 @@ def _audit_json(audit: Audited | None) -> dict[str, Any]:
 
 def _print_findings(found: CheckedArchive) -> None:
     for one in found.missing:
-        click.echo(f"Missing: {plain(one)}")
+        click.echo(f"Missing: {printable(one)}")
     if found.audit is not None:
         for one in found.audit.findings[:_SHOWN]:
-            click.echo(f"Finding: {plain(one)}")
+            click.echo(f"Finding: {printable(one)}")
         more = len(found.audit.findings) - _SHOWN
         if more > 0:
             click.echo(f"and {more} more findings: p2pgrid audit bundles/*")
@@ -211,4 +213,4 @@ def _print_findings(found: CheckedArchive) -> None:
             f"{'clean' if found.audit.is_clean else 'with findings'}."
         )
     if "books" in found.keep_until:
-        click.echo(f"By law it has to be kept until {plain(found.keep_until['books'])}.")
+        click.echo(f"By law it has to be kept until {printable(found.keep_until['books'])}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,13 +44,3 @@ def _country(_ctx: click.Context, _param: click.Parameter, text: str) -> str:
     if text and not (len(text) == 2 and text.isascii() and text.isalpha()):
         raise click.BadParameter(f"{text!r} is no code of a country. Write it like LT.")
     return text.upper()
-
-
-def echo_json(value: Any) -> None:
-    """One JSON object, in ASCII: a terminal takes nothing in it for more, and any name can be printed."""
-    click.echo(json.dumps(value, indent=2))
-
-
-def plain(text: str) -> str:
-    """Text of others, without what a terminal would take for more."""
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from p2pgrid.cli.books_options import country_option, echo_json
+from p2pgrid.cli.books_options import country_option
 from p2pgrid.cli.context import CliContext
+from p2pgrid.cli.output import echo_json
 
 if TYPE_CHECKING:
     from p2pgrid.desk.asks import Erased

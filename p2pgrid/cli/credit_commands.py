@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -13,9 +12,11 @@ from typing import TYPE_CHECKING, Final
 import click
 import msgspec
 
+from p2pgrid.cli.clock import now_ms
 from p2pgrid.cli.context import CliContext
+from p2pgrid.cli.output import echo_json
 from p2pgrid.errors import UsageError
-from p2pgrid.units import format_amount_eur
+from p2pgrid.units import format_amount_eur, format_cents
 
 if TYPE_CHECKING:
     from p2pgrid.config import DataFolder, TermsConfig
@@ -51,18 +52,18 @@ def show(context: CliContext, peer: str | None, as_json: bool) -> None:
     """
     from p2pgrid.settlement.credit.view import credit_of
 
-    data, now_ms = context.data, _now_ms()
+    data, at_ms = context.data, now_ms()
     key = _key_of(peer) if peer else None
     terms = _terms(data)
     grace_ms = terms.overdue_grace_days * _DAY_MS
     with _reader(data) as ledger:
-        found = credit_of(ledger, data.own_public_keys(), now_ms=now_ms, grace_ms=grace_ms, peer=key)
+        found = credit_of(ledger, data.own_public_keys(), now_ms=at_ms, grace_ms=grace_ms, peer=key)
     with _book(data) as book:
-        claims = book.claims(now_ms, key.raw if key else None)
-        histories = book.histories(now_ms, key.raw if key else None)
+        claims = book.claims(at_ms, key.raw if key else None)
+        histories = book.histories(at_ms, key.raw if key else None)
     if as_json:
         shown = {"peers": found, "defaults": claims, "histories": histories}
-        click.echo(json.dumps(msgspec.to_builtins(shown), indent=2))
+        echo_json(msgspec.to_builtins(shown))
         return
     if not (found or claims or histories):
         of_peer = f"Nothing was lent to {key.peer_id}, nor by it." if key else ""
@@ -97,13 +98,13 @@ def default(context: CliContext, peer: str, out: Path, as_of: str | None, as_jso
     from p2pgrid.ledger.bundle import write_bundle
     from p2pgrid.settlement.credit.files import BANK_DAYS_MS, claims_against
 
-    data, now_ms = context.data, _now_ms()
+    data, at_ms = context.data, now_ms()
     client = _key_of(peer)
-    as_of_ms = _as_of_ms(as_of, now_ms) if as_of else now_ms - BANK_DAYS_MS
+    as_of_ms = _as_of_ms(as_of, at_ms) if as_of else at_ms - BANK_DAYS_MS
     keys = [data.load_key(), *data.load_retired_keys()]
     grace_ms = _terms(data).overdue_grace_days * _DAY_MS
     with _reader(data) as ledger:
-        found = claims_against(ledger, keys, client, as_of_ms=as_of_ms, grace_ms=grace_ms, now_ms=now_ms)
+        found = claims_against(ledger, keys, client, as_of_ms=as_of_ms, grace_ms=grace_ms, now_ms=at_ms)
     records = [record for claim, proof in found for record in (claim.record, *proof)]
     write_bundle(out, records)
     claims = [
@@ -118,9 +119,9 @@ def default(context: CliContext, peer: str, out: Path, as_of: str | None, as_jso
         for claim, _ in found
     ]
     if as_json:
-        click.echo(json.dumps({"file": str(out), "peer": client.peer_id, "claims": claims}, indent=2))
+        echo_json({"file": str(out), "peer": client.peer_id, "claims": claims})
         return
-    total = _eur(sum(claim.message.unpaid_cents for claim, _ in found))
+    total = format_cents(sum(claim.message.unpaid_cents for claim, _ in found))
     click.echo(f"{out}: {client.peer_id} has not paid {total} EUR by {_day(as_of_ms)}. Give it to whom you like.")
 
 
@@ -141,9 +142,9 @@ def import_file(context: CliContext, file: Path, as_json: bool) -> None:
 
     records = read_records(file)
     with _book(context.data) as book:
-        taken = book.take(records, _now_ms())
+        taken = book.take(records, now_ms())
     if as_json:
-        click.echo(json.dumps(msgspec.to_builtins(taken), indent=2))
+        echo_json(msgspec.to_builtins(taken))
     else:
         click.echo(f"{taken.records} new records.")
         for claim in taken.claims:
@@ -169,7 +170,7 @@ def allow(context: CliContext, peer: str, revoke: bool, as_json: bool) -> None:
     """
     client = _key_of(peer)
     with _book(context.data) as book:
-        is_changed = book.allow(client.raw, _now_ms(), allowed=not revoke)
+        is_changed = book.allow(client.raw, now_ms(), allowed=not revoke)
     if as_json:
         click.echo(json.dumps({"peer": client.peer_id, "allowed": not revoke, "changed": is_changed}))
     elif revoke:
@@ -211,16 +212,18 @@ def _print_peer(one: PeerCredit) -> None:
     used, limit = _rounded(one.used_pico), _rounded(one.limit_pico)
     click.echo(f"  limit {limit} {one.currency} a channel; {used} used of {_in_force(one)}")
     if one.unpaid_cents < 0:
-        click.echo(f"  paid ahead {_eur(-one.unpaid_cents)}")
+        click.echo(f"  paid ahead {format_cents(-one.unpaid_cents)}")
     else:
-        click.echo(f"  unpaid {_eur(one.unpaid_cents)}, of that overdue {_eur(one.overdue_cents)}")
+        click.echo(f"  unpaid {format_cents(one.unpaid_cents)}, of that overdue {format_cents(one.overdue_cents)}")
     click.echo(
-        f"  paid in time {_eur(one.on_time_cents)}, late {_eur(one.late_cents)}, in {one.statements} statement(s)"
+        f"  paid in time {format_cents(one.on_time_cents)}, late {format_cents(one.late_cents)}, "
+        f"in {one.statements} statement(s)"
     )
     for invoice in one.open_invoices:
         late = ", OVERDUE" if invoice.overdue else ""
         click.echo(
-            f"  open: invoice {invoice.invoice_number} {_eur(invoice.open_cents)}, due {_day(invoice.due_ms)}{late}"
+            f"  open: invoice {invoice.invoice_number} {format_cents(invoice.open_cents)}, "
+            f"due {_day(invoice.due_ms)}{late}"
         )
 
 
@@ -239,8 +242,8 @@ def _print_history(history: HistoryTaken) -> None:
     believed = "" if history.believed else "  (not in `believe`: earns nothing)"
     click.echo(f"history of {history.client} with {history.provider}{believed}")
     click.echo(
-        f"  {history.statements} statement(s), paid in time {_eur(history.on_time_cents)}, late "
-        f"{_eur(history.late_cents)}, overdue {_eur(history.overdue_cents)}"
+        f"  {history.statements} statement(s), paid in time {format_cents(history.on_time_cents)}, late "
+        f"{format_cents(history.late_cents)}, overdue {format_cents(history.overdue_cents)}"
     )
 
 
@@ -282,12 +285,6 @@ def _key_of(peer: str) -> PublicKey:
     return parse_peer_id(parse_peer(peer))
 
 
-def _eur(cents: int) -> str:
-    from p2pgrid.settlement.payments.cents import format_cents
-
-    return format_cents(cents)
-
-
 def _rounded(pico: int) -> str:
     return format_amount_eur(pico // 10**10 * 10**10)
 
@@ -309,7 +306,3 @@ def _as_of_ms(day: str, now_ms: int) -> int:
             hint="Name the last day that they cover.",
         )
     return min(begins_ms + _DAY_MS - 1, now_ms)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

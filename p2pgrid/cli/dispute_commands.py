@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from p2pgrid.cli.clock import now_ms
 from p2pgrid.cli.context import CliContext
+from p2pgrid.cli.output import echo_json
 from p2pgrid.errors import UsageError
+from p2pgrid.printable import printable
 from p2pgrid.units import format_amount_eur, parse_amount_eur
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ def show(context: CliContext, receipt: str, as_json: bool) -> None:
         message, terms = found.message, channel.message
         ours = context.data.own_public_keys()
         disputes = [
-            view_of(row, terms, message, ours, _now_ms())
+            view_of(row, terms, message, ours, now_ms())
             for row in ledger.disputes(channel=message.channel)
             if row.dispute.message.receipt == found.id
         ]
@@ -54,7 +56,7 @@ def show(context: CliContext, receipt: str, as_json: bool) -> None:
         "disputes": [msgspec.to_builtins(one) for one in disputes],
     }
     if as_json:
-        click.echo(json.dumps(shown, indent=2))
+        echo_json(shown)
         return
     for name, value in _receipt_lines(shown):
         click.echo(f"{name:<12}{value}")
@@ -132,9 +134,9 @@ def disputes(context: CliContext, as_json: bool) -> None:
     from p2pgrid.desk.disputes import disputes_of
 
     with _reader(context.data) as ledger:
-        found = disputes_of(ledger, context.data.own_public_keys(), _now_ms())
+        found = disputes_of(ledger, context.data.own_public_keys(), now_ms())
     if as_json:
-        click.echo(json.dumps([msgspec.to_builtins(one) for one in found], indent=2))
+        echo_json([msgspec.to_builtins(one) for one in found])
         return
     if not found:
         click.echo("Nothing is disputed.")
@@ -230,7 +232,7 @@ async def perform(data: DataFolder, ask: DeskAsk, result_type: type[Any]) -> Any
         keys = [data.load_key(), *data.load_retired_keys()]
         ledger = SqliteLedger.open(data.ledger_file)
         try:
-            return await RecordsDesk(ledger, keys, _now_ms, erase_salts=erase_here).perform(ask)
+            return await RecordsDesk(ledger, keys, now_ms, erase_salts=erase_here).perform(ask)
         finally:
             await ledger.aclose()
 
@@ -322,10 +324,10 @@ def _print_dispute(one: DisputeView) -> None:
     who = "you" if one.is_ours else f"the {one.by}"
     owed, billed = format_amount_eur(one.owed_pico), format_amount_eur(one.billed_pico)
     click.echo(f"{one.id[:16]}  receipt {one.receipt_number} of channel {one.channel[:16]}, disputed by {who}")
-    what = f": {_plain(one.statement)}" if one.statement else ""
+    what = f": {printable(one.statement)}" if one.statement else ""
     click.echo(f"  {one.reason}{what} ({owed} EUR owed, {billed} billed), {_utc(one.disputed_ms)}")
     if one.answer is not None:
-        why = f": {_plain(one.answer.statement)}" if one.answer.statement else ""
+        why = f": {printable(one.answer.statement)}" if one.answer.statement else ""
         click.echo(f"  {one.answer.decision}{why} ({format_amount_eur(one.answer.owed_pico)} EUR owed)")
     elif one.is_overdue:
         click.echo(f"  not answered, and overdue since {_utc(one.due_ms)}")
@@ -344,11 +346,6 @@ def _print_sent(done: Recorded) -> None:
         click.echo(f"{done.dispute.peer} gets it with the next exchange on a link.")
 
 
-def _plain(text: str) -> str:
-    """A peer's text, fit for a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
 def _utc(time_ms: int) -> str:
     return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
@@ -362,7 +359,3 @@ def _day_ms(text: str) -> int:
     if time_ms <= 0:
         raise UsageError(f"{text} is before every order.", hint="Name a later day.")
     return time_ms
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import click
 
 from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.network import network_options, resolve_networks
+from p2pgrid.cli.output import echo_json
 from p2pgrid.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def doctor(
             )
         )
     if as_json:
-        click.echo(json.dumps(_as_json(report, str(context.data.path)), indent=2))
+        echo_json(_as_json(report, str(context.data.path)))
     else:
         _print(report, str(context.data.path))
     ctx.exit(int(has_faults(report.checks)))

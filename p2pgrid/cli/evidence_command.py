@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from p2pgrid.cli.context import CliContext
+from p2pgrid.cli.output import echo_json
 
 if TYPE_CHECKING:
     from p2pgrid.desk.proofs_of_fault import Kept
@@ -36,7 +36,7 @@ def evidence(context: CliContext, out: Path | None, as_json: bool) -> None:
     kept = list(kept_evidence(ledger))
     count = write_bundle(out, _bundle(ledger, kept)) if out is not None else 0
     if as_json:
-        click.echo(json.dumps([_as_json(one) for one in kept], indent=2))
+        echo_json([_as_json(one) for one in kept])
     elif not kept:
         click.echo("Nothing that a peer signed was unacceptable.")
     else:

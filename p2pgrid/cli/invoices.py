@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
+from p2pgrid.cli.clock import now_ms
 from p2pgrid.cli.context import CliContext
+from p2pgrid.cli.output import echo_json
 from p2pgrid.errors import LocalError, UsageError
+from p2pgrid.printable import printable
+from p2pgrid.units import format_cents
 
 if TYPE_CHECKING:
     from p2pgrid.config import DataFolder
@@ -53,9 +54,9 @@ def list_invoices(context: CliContext, direction: str | None, as_json: bool) -> 
     p2pgrid invoices list --received
     """
     with _list_of(context.data) as found:
-        views = found.views(at_ms=_now_ms(), direction=direction)
+        views = found.views(at_ms=now_ms(), direction=direction)
     if as_json:
-        click.echo(json.dumps({"invoices": [_as_json(view) for view in views]}, indent=2))
+        echo_json({"invoices": [_as_json(view) for view in views]})
         return
     if not views:
         click.echo("No invoice yet, and no statement that waits for one.")
@@ -76,9 +77,9 @@ def show(context: CliContext, number: str, peer: str, as_json: bool) -> None:
     p2pgrid invoices show INV-2027-000001
     """
     with _list_of(context.data) as found:
-        view = found.find(number, at_ms=_now_ms(), peer=peer)
+        view = found.find(number, at_ms=now_ms(), peer=peer)
     if as_json:
-        click.echo(json.dumps(_as_json(view), indent=2))
+        echo_json(_as_json(view))
         return
     for name, value in _lines(view):
         click.echo(f"{name:<12}{value}")
@@ -100,7 +101,7 @@ def issue(click_context: click.Context, as_json: bool) -> None:
 
     done: InvoicesIssued = asyncio.run(_perform(click_context.obj.data, IssueInvoices(), InvoicesIssued))
     if as_json:
-        click.echo(json.dumps(msgspec.to_builtins(done), indent=2))
+        echo_json(msgspec.to_builtins(done))
     else:
         for number in done.issued:
             click.echo(f"Issued {number}.")
@@ -133,7 +134,7 @@ def cancel(context: CliContext, number: str, reason: str, as_json: bool) -> None
     ask = CancelInvoice(number=number, reason=reason)
     done: InvoiceCancelled = asyncio.run(_perform(context.data, ask, InvoiceCancelled))
     if as_json:
-        click.echo(json.dumps(msgspec.to_builtins(done), indent=2))
+        echo_json(msgspec.to_builtins(done))
     else:
         click.echo(f"{done.cancelled} is taken back by {done.credit_note}; {done.invoice} stands in its place.")
 
@@ -156,9 +157,9 @@ def accept(context: CliContext, file: Path, as_json: bool) -> None:
     ask = AcceptInvoice(file=str(file.absolute()))
     done: InvoiceAccepted = asyncio.run(_perform(context.data, ask, InvoiceAccepted))
     if as_json:
-        click.echo(json.dumps(msgspec.to_builtins(done), indent=2))
+        echo_json(msgspec.to_builtins(done))
     else:
-        click.echo(f"Accepted {_plain(done.number)}, {_eur(done.gross_cents)} {done.currency}.")
+        click.echo(f"Accepted {printable(done.number)}, {format_cents(done.gross_cents)} {done.currency}.")
 
 
 @invoices.command("self-bill")
@@ -181,7 +182,7 @@ def self_bill_command(context: CliContext, as_json: bool) -> None:
         numbers = self_bill(context.data, ledger, keys)
     folder = context.data.path / "invoices" / "self-billed"
     if as_json:
-        click.echo(json.dumps({"written": numbers, "folder": str(folder)}, indent=2))
+        echo_json({"written": numbers, "folder": str(folder)})
     elif numbers:
         click.echo(f"Written to {folder}: {', '.join(numbers)}. Hand each to its provider.")
     else:
@@ -201,7 +202,7 @@ def open_invoice(context: CliContext, number: str, peer: str, only_print: bool, 
     p2pgrid invoices open INV-2027-000001
     """
     with _list_of(context.data) as found:
-        view = found.find(number, at_ms=_now_ms(), peer=peer)
+        view = found.find(number, at_ms=now_ms(), peer=peer)
     if not view.files:
         raise UsageError(
             f"the files of {number} are not here.",
@@ -216,7 +217,7 @@ def open_invoice(context: CliContext, number: str, peer: str, only_print: bool, 
         )
     page = next((path for path in view.files if path.endswith(".pdf")), view.files[0])
     if as_json:
-        click.echo(json.dumps({"number": number, "page": page, "files": list(view.files)}, indent=2))
+        echo_json({"number": number, "page": page, "files": list(view.files)})
     elif only_print:
         click.echo(page)
     elif click.launch(page) != 0:
@@ -281,52 +282,35 @@ def _as_json(view: InvoiceView) -> dict[str, Any]:
 
 
 def _print_row(view: InvoiceView) -> None:
-    who = _plain(view.peer_name) or view.peer
-    number = _plain(view.number) or f"(statement {view.statement_number})"
-    amount = f"{_eur(view.gross_cents)} {view.currency}"
-    left = f", {_eur(view.left_cents)} left" if 0 < view.left_cents < view.gross_cents else ""
-    day = f"due {_day(view.due_ms)}" if view.gross_cents > 0 else "credit"
+    who = printable(view.peer_name) or view.peer
+    number = printable(view.number) or f"(statement {view.statement_number})"
+    amount = f"{format_cents(view.gross_cents)} {view.currency}"
+    left = f", {format_cents(view.left_cents)} left" if 0 < view.left_cents < view.gross_cents else ""
+    day = f"due {view.due_day}" if view.gross_cents > 0 else "credit"
     arrow = "to" if view.direction == "issued" else "from"
     click.echo(f"{number:<20} {view.status:<12} {amount:>16}{left}  {day}  {arrow} {who}")
     if view.reason:
-        click.echo(f"{'':<21}{view.code}: {_plain(view.reason)} {view.hint}".rstrip())
+        click.echo(f"{'':<21}{view.code}: {printable(view.reason)} {view.hint}".rstrip())
 
 
 def _lines(view: InvoiceView) -> list[tuple[str, str]]:
     kinds = {380: "invoice", 381: "credit note", 389: "self-billed invoice", 261: "self-billed credit note"}
     lines = [
-        ("number", f"{_plain(view.number)} ({kinds.get(view.type_code, view.type_code)}, {view.direction})"),
+        ("number", f"{printable(view.number)} ({kinds.get(view.type_code, view.type_code)}, {view.direction})"),
         ("status", view.status),
-        ("with", f"{_plain(view.peer_name)} {view.peer}".strip()),
+        ("with", f"{printable(view.peer_name)} {view.peer}".strip()),
         ("statement", f"{view.statement_number} of channel {view.channel[:16]}, {view.statement}"),
-        ("net", f"{_eur(view.net_cents)} {view.currency}"),
-        ("VAT", f"{_eur(view.vat_cents)} {view.currency}"),
-        ("total", f"{_eur(view.gross_cents)} {view.currency}"),
-        ("paid", f"{_eur(view.paid_cents)} {view.currency}; {_eur(view.left_cents)} left"),
-        ("issued", _day(view.issued_ms)),
-        ("due", _day(view.due_ms)),
+        ("net", f"{format_cents(view.net_cents)} {view.currency}"),
+        ("VAT", f"{format_cents(view.vat_cents)} {view.currency}"),
+        ("total", f"{format_cents(view.gross_cents)} {view.currency}"),
+        ("paid", f"{format_cents(view.paid_cents)} {view.currency}; {format_cents(view.left_cents)} left"),
+        ("issued", view.issued_day),
+        ("due", view.due_day),
     ]
     if view.cancels:
-        lines.append(("takes back", _plain(view.cancels)))
+        lines.append(("takes back", printable(view.cancels)))
     if view.cancelled_by:
-        lines.append(("taken back", f"by {_plain(view.cancelled_by)}"))
+        lines.append(("taken back", f"by {printable(view.cancelled_by)}"))
     if view.reason:
-        lines.append(("wrong", f"{view.code}: {_plain(view.reason)}"))
+        lines.append(("wrong", f"{view.code}: {printable(view.reason)}"))
     return [*lines, *(("file", path) for path in view.files)]
-
-
-def _eur(cents: int) -> str:
-    return f"{'-' if cents < 0 else ''}{abs(cents) // 100}.{abs(cents) % 100:02}"
-
-
-def _day(time_ms: int) -> str:
-    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d")
-
-
-def _plain(text: str) -> str:
-    """A peer's text, fit for a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from p2pgrid.cli.clock import now_ms
 from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.log_text import (
     checked_json,
@@ -23,6 +23,7 @@ from p2pgrid.cli.log_text import (
     witnesses,
 )
 from p2pgrid.cli.network import network_choice, network_options
+from p2pgrid.cli.output import echo_json
 from p2pgrid.errors import InvalidRecord, P2pgridError, Refused, RemoteError, UsageError
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def prove(
             "file": str(out) if out else None,
             "proof": text,
         }
-        click.echo(json.dumps(shown, indent=2))
+        echo_json(shown)
     elif out is not None:
         click.echo(f"Leaf {proof.inclusion.leaf_index} of {checkpoint.size} in {checkpoint.origin}; proof in {out}.")
     else:
@@ -119,7 +120,7 @@ def check(
     from p2pgrid.cli.log_roads import Roads, open_witness
 
     found: list[tuple[ForkProof, Path | None]] = []
-    witness = open_witness(context.data, _now_ms(), found)
+    witness = open_witness(context.data, now_ms(), found)
 
     async def main() -> CheckedLog | None:
         async with Roads(choice, timeout_s) as roads, roads.log_of(peer) as (remote, _):
@@ -168,7 +169,7 @@ def watch(
     for peer in peers:
         check_named(peer)
     found: list[tuple[ForkProof, Path | None]] = []
-    witness = open_witness(context.data, _now_ms(), found)
+    witness = open_witness(context.data, now_ms(), found)
 
     async def main(stop: asyncio.Event) -> None:
         said: dict[str, str] = {}
@@ -204,7 +205,7 @@ def show(context: CliContext, as_json: bool) -> None:
     if as_json:
         cosigned_size = cosigned.size if cosigned is not None else None
         shown = checkpoint_json(checkpoint) | {"erased": erased, "last_cosigned_size": cosigned_size}
-        click.echo(json.dumps(shown, indent=2))
+        echo_json(shown)
         return
     click.echo(checkpoint_text(checkpoint))
     if cosigned is not None and cosigned.size != checkpoint.size:
@@ -242,7 +243,7 @@ def verify(file: Path, as_json: bool) -> None:
     checkpoint = proof.verify()
     if as_json:
         shown = {"record": proof.inclusion.record_id.hex(), "index": proof.inclusion.leaf_index}
-        click.echo(json.dumps(shown | checkpoint_json(checkpoint), indent=2))
+        echo_json(shown | checkpoint_json(checkpoint))
     else:
         click.echo(f"The proof holds: record {proof.inclusion.record_id.hex()} is leaf {proof.inclusion.leaf_index} of")
         click.echo(checkpoint_text(checkpoint))
@@ -379,7 +380,3 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text)
     except OSError as error:
         raise LocalError(f"{path} cannot be written: {error.strerror}.", hint="Name another file.") from None
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -6,7 +6,6 @@ One checkpoint for each log reaches all that is proven, so that its bundle holds
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -20,6 +19,7 @@ import click
 
 from p2pgrid.cli.log_roads import Roads, addresses_of
 from p2pgrid.cli.network import NetworkChoice
+from p2pgrid.cli.output import echo_json
 from p2pgrid.cli.progress import Progress, progress
 from p2pgrid.config import DataFolder
 from p2pgrid.errors import Refused, RemoteError, UsageError
@@ -199,7 +199,7 @@ def export_logged(search: ProofSearch, file: Path, records: Iterable[Record], *,
     is_complete = all(one.is_complete for one in shown)
     if as_json:
         logs = [one.as_json() for one in shown]
-        click.echo(json.dumps({"file": str(file), "records": written, "complete": is_complete, "logs": logs}, indent=2))
+        echo_json({"file": str(file), "records": written, "complete": is_complete, "logs": logs})
     else:
         for line in (line for one in shown for line in shown_text(one, search.witnesses)):
             click.echo(line)

@@ -6,14 +6,15 @@ import json
 import os
 import stat
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from p2pgrid.cli.clock import now_ms
 from p2pgrid.cli.context import CliContext
+from p2pgrid.cli.output import echo_json
 from p2pgrid.errors import LocalError, UsageError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def create(context: CliContext, name: str, kind: str, bootstrap: tuple[str, ...]
     from p2pgrid.proto.closed_network import Kind
 
     store = _store(context)
-    entry = store.create(name, Kind(kind), bootstrap, now_ms=_now_ms(), days=OWN_DAYS)
+    entry = store.create(name, Kind(kind), bootstrap, now_ms=now_ms(), days=OWN_DAYS)
     if as_json:
         click.echo(json.dumps(_shown(store, entry)))
         return
@@ -156,7 +157,7 @@ def admit(
     if kind == "members":
         store.admit_to_list(entry, member)
     else:
-        membership = store.sign(entry, member, _now_ms(), DEFAULT_DAYS if days is None else days)
+        membership = store.sign(entry, member, now_ms(), DEFAULT_DAYS if days is None else days)
     _give(store.invitation(entry, bootstrap, membership), out, as_json=as_json)
     if membership is not None and not as_json:
         until = datetime.fromtimestamp(membership.message.valid_until_ms / 1000, UTC)
@@ -209,7 +210,7 @@ def list_(context: CliContext, as_json: bool) -> None:
     for row, entry in zip(rows, (store.entries().get(row["network"]) for row in rows), strict=True):
         row["bootstrap"] = list(entry.bootstrap) if entry is not None else []
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        echo_json(rows)
         return
     for row in rows:
         click.echo(f"{row['network']:<20} {row['kind']:<10} {_row_text(row)}")
@@ -329,7 +330,3 @@ def _closed_by(kind: Kind) -> str:
 
 def _say_restart() -> None:
     click.echo("A node that runs on this data folder has to be restarted.")
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

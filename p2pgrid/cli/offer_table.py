@@ -15,7 +15,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from p2pgrid.client.text import printable
+    from p2pgrid.printable import printable
 
     table = Table(title="On sale now, EUR per million tokens")
     for name in ("model", "operator", "country", "parent", "domain"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ import msgspec
 from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.network import bootstrap_of, names_of, network_options, own_for_once, resolve_networks
 from p2pgrid.cli.offer_table import print_table
+from p2pgrid.cli.output import echo_json
 from p2pgrid.cli.own_offers import own_offers, print_own
 from p2pgrid.errors import UsageError
 
@@ -80,7 +80,7 @@ def offers(
     if own:
         signed = own_offers(context, model)
         if as_json:
-            click.echo(json.dumps(signed, indent=2))
+            echo_json(signed)
         else:
             print_own(signed)
         return
@@ -99,7 +99,7 @@ def offers(
     found = asyncio.run(_find(query, own_for_once(context.data, networks), timeout_s))
     _mark_quarantined(found.rows, context)
     if as_json:
-        click.echo(json.dumps(found.rows, indent=2))
+        echo_json(found.rows)
     elif found.rows:
         print_table(found.rows)
         _print_rest(found)

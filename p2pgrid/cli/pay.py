@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from p2pgrid.cli.clock import now_ms
 from p2pgrid.cli.context import CliContext
+from p2pgrid.cli.output import echo_json
 from p2pgrid.errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ def pay(
     from p2pgrid.cli.asking import parse_peer
     from p2pgrid.cli.pay_choice import How, Wanted, choose, prepayment, take_back
     from p2pgrid.cli.pay_text import print_list, print_orders
-    from p2pgrid.cli.settling import now_ms, parse_day, today, workbench
+    from p2pgrid.cli.settling import parse_day, today, workbench
     from p2pgrid.settlement.paying.deliver import order_batch, unwritten, write_again
     from p2pgrid.settlement.payments.accounts import checked_iban
     from p2pgrid.settlement.payments.rails import find_rail
@@ -104,7 +106,7 @@ def pay(
         sides, carried = books.sides, books.carried
         if as_list:
             shown = listing(bench, sides, carried, now_ms())
-            click.echo(json.dumps(shown, indent=2)) if as_json else print_list(shown)
+            echo_json(shown) if as_json else print_list(shown)
             return
         before = bench.orders.orders()
         taken_back = take_back(bench, again, sides, carried)
@@ -135,7 +137,7 @@ def pay(
                 shown["files"] = [str(path) for path in paths]
         elif keys and not dry_run:
             bench.orders.withdraw(keys, now_ms())
-    click.echo(json.dumps(shown, indent=2)) if as_json else print_orders(shown)
+    echo_json(shown) if as_json else print_orders(shown)
 
 
 def listing(bench: Workbench, sides: tuple[Side, ...], carried: CarriedOut, at_ms: int) -> dict[str, Any]:

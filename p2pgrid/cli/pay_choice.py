@@ -9,7 +9,8 @@ from datetime import date
 import msgspec
 
 from p2pgrid.cli.asking import parse_peer
-from p2pgrid.cli.settling import Workbench, now_ms, parse_euros
+from p2pgrid.cli.clock import now_ms
+from p2pgrid.cli.settling import Workbench, parse_euros
 from p2pgrid.errors import UsageError
 from p2pgrid.proto.record import Role
 from p2pgrid.settlement.bank.view import Side

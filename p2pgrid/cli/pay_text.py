@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from p2pgrid.cli.settling import plain
+from p2pgrid.printable import printable
 from p2pgrid.settlement.paying.orders_book import Ordered
 from p2pgrid.settlement.payments.cents import format_cents
 from p2pgrid.settlement.payments.orders import PaymentOrder
@@ -22,22 +22,23 @@ def print_list(shown: dict[str, Any]) -> None:
         click.echo(f"{'INVOICE':<24}{'DUE':<12}{'GROSS':>12}{'OPEN':>12}{'TO PAY':>12}  STATE")
     for one in shown["open"]:
         click.echo(
-            f"{plain(one['invoice']):<23} {one['due']:<12}{format_cents(one['gross_cents']):>12}"
+            f"{printable(one['invoice']):<23} {one['due']:<12}{format_cents(one['gross_cents']):>12}"
             f"{format_cents(one['open_cents']):>12}{format_cents(one['to_pay_cents']):>12}  {one['state']}"
         )
-        click.echo(f"  {plain(one['payee']) or one['peer']}")
+        click.echo(f"  {printable(one['payee']) or one['peer']}")
         if one["not_payable"]:
-            click.echo(f"  not paid: {plain(one['not_payable'])}.")
+            click.echo(f"  not paid: {printable(one['not_payable'])}.")
     for one in shown["prepaid"]:
-        click.echo(f"Paid ahead to {plain(one['payee']) or one['peer']}: {format_cents(one['cents'])} EUR.")
+        click.echo(f"Paid ahead to {printable(one['payee']) or one['peer']}: {format_cents(one['cents'])} EUR.")
     if shown["orders"]:
         click.echo("\nOrdered:")
     for one in shown["orders"]:
-        what = ", ".join(plain(number) for number in one["invoices"]) or {"ahead": "ahead"}.get(
+        what = ", ".join(printable(number) for number in one["invoices"]) or {"ahead": "ahead"}.get(
             one["purpose"], "refund"
         )
         click.echo(
-            f"  {one['key']}  {format_cents(one['amount_cents'])} EUR to {plain(one['payee'])}, {one['iban']}: {what}"
+            f"  {one['key']}  {format_cents(one['amount_cents'])} EUR "
+            f"to {printable(one['payee'])}, {one['iban']}: {what}"
         )
         click.echo(f"    {_state(one)}")
     _print_unwritten(shown["unwritten"])
@@ -68,8 +69,8 @@ def print_orders(shown: dict[str, Any]) -> None:
         if one["purpose"] == "refund":
             click.echo("It was a refund: p2pgrid bank refund orders it anew.")
     for one in shown["payments"]:
-        what = ", ".join(plain(part["number"]) for part in one["invoices"]) or "ahead"
-        click.echo(f"{format_cents(one['amount_cents']):>12} EUR  {plain(one['payee'])}, {one['iban']}: {what}")
+        what = ", ".join(printable(part["number"]) for part in one["invoices"]) or "ahead"
+        click.echo(f"{format_cents(one['amount_cents']):>12} EUR  {printable(one['payee'])}, {one['iban']}: {what}")
         if one["credited_cents"]:
             click.echo(f"{'':>18}{format_cents(one['credited_cents'])} EUR of credit notes and money ahead taken off")
     if shown["payments"]:
@@ -94,7 +95,7 @@ def print_orders(shown: dict[str, Any]) -> None:
             f"{min(one['due'] for one in later)} (--until {last} pays them)."
         )
     for one in shown["not_payable"]:
-        click.echo(f"Not paid: {plain(one['invoice'])}: {plain(one['why'])}.")
+        click.echo(f"Not paid: {printable(one['invoice'])}: {printable(one['why'])}.")
     if shown["waiting_cents"]:
         click.echo(
             f"{format_cents(shown['waiting_cents'])} EUR were ordered before and are not confirmed yet "
@@ -115,7 +116,7 @@ def _state(one: dict[str, Any]) -> str:
     on = datetime.fromtimestamp(one["ordered_ms"] / 1000, UTC).strftime("%Y-%m-%d")
     match one["state"]:
         case "returned":
-            why = f" ({plain(one['return_reason'])})" if one["return_reason"] else ""
+            why = f" ({printable(one['return_reason'])})" if one["return_reason"] else ""
             return f"ordered on {on}, {format_cents(one['returned_cents'])} EUR came back{why}: it is to be paid again"
         case "withdrawn":
             return f"ordered on {on}, withdrawn"

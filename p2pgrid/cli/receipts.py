@@ -14,6 +14,7 @@ import msgspec
 from p2pgrid.cli import dispute_commands, evidence_command, fetching
 from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.network import network_options, resolve_networks
+from p2pgrid.cli.output import echo_json
 from p2pgrid.errors import UsageError
 from p2pgrid.units import format_amount_eur
 
@@ -41,7 +42,7 @@ def list_receipts(context: CliContext, limit: int, channel: str | None, as_json:
     ledger = _open(context)
     rows = ledger.receipts(channel=_channel_id(channel), limit=limit)
     if as_json:
-        click.echo(json.dumps([_as_json(row) for row in rows], indent=2))
+        echo_json([_as_json(row) for row in rows])
         return
     if not rows:
         click.echo("No receipt yet.")

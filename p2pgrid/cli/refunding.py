@@ -7,8 +7,9 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from p2pgrid.cli.clock import now_ms
 from p2pgrid.cli.pay_text import payment_json
-from p2pgrid.cli.settling import now_ms, workbench
+from p2pgrid.cli.settling import workbench
 from p2pgrid.errors import InvalidRecord, UsageError
 from p2pgrid.proto.keys import parse_peer_id
 from p2pgrid.proto.record import Role

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from p2pgrid.cli.clock import now_ms
 from p2pgrid.cli.context import CliContext
+from p2pgrid.cli.output import echo_json
 from p2pgrid.cli.set_off_books import (
     MIN_PREFIX_CHARS,
     euros_in_cents,
     keep,
-    now_ms,
     own_books,
     read_lines,
     refusals,
@@ -27,6 +28,7 @@ from p2pgrid.cli.set_off_books import (
 )
 from p2pgrid.cli.set_off_cycles import cycles
 from p2pgrid.errors import InvalidRecord, UsageError
+from p2pgrid.printable import printable
 from p2pgrid.settlement.payments.cents import format_cents
 
 if TYPE_CHECKING:
@@ -119,7 +121,7 @@ def list_all(context: CliContext, with_folders: tuple[Path, ...], show_all: bool
         views = set_off_views(own.books, own.us, refused=refused.ids(), now_ms=now_ms())
     shown = [view for view in views if show_all or view.state not in ("lapsed", "refused")]
     if as_json:
-        click.echo(json.dumps([msgspec.to_builtins(view) for view in shown], indent=2))
+        echo_json([msgspec.to_builtins(view) for view in shown])
         return
     if not shown:
         click.echo("Nothing is set off or proposed.")
@@ -252,7 +254,7 @@ def _show(own: Any, signed: list[Signed[SetOff]], *, as_json: bool, verb: str) -
     total = sum(view.amount_cents for view in views)
     if as_json:
         shown = {"amount_cents": total, "set_offs": [msgspec.to_builtins(view) for view in views]}
-        click.echo(json.dumps(shown, indent=2))
+        echo_json(shown)
         return
     currency = views[0].currency if views else "EUR"
     click.echo(f"{verb}: {format_cents(total)} {currency}.")
@@ -272,12 +274,9 @@ def _print(view: SetOffView) -> None:
 
 
 def _invoices(side: SetOffSideView) -> str:
-    return ", ".join(f"{_plain(str(one['invoice_number']))} {format_cents(int(one['cents']))}" for one in side.invoices)
-
-
-def _plain(text: str) -> str:
-    """A peer's text, fit for a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return ", ".join(
+        f"{printable(str(one['invoice_number']))} {format_cents(int(one['cents']))}" for one in side.invoices
+    )
 
 
 def _day(time_ms: int) -> str:

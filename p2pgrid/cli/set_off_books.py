@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import click
 
 from p2pgrid.cli.asking import ask_or_do
+from p2pgrid.cli.clock import now_ms
 from p2pgrid.cli.context import CliContext
 from p2pgrid.config import DataFolder
 from p2pgrid.desk.asks import KeepSetOffs, KeptSetOffs
@@ -167,11 +167,6 @@ def refusals(data: DataFolder) -> Iterator[Any]:
 
     with closing(open_database(data.path / FILE_NAME)) as connection:
         yield RefusedSetOffs(connection)
-
-
-def now_ms() -> int:
-    """Unix milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 def euros_in_cents(text: str) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from p2pgrid.cli.clock import now_ms
 from p2pgrid.cli.context import CliContext
+from p2pgrid.cli.output import echo_json
 from p2pgrid.cli.set_off_books import (
     MIN_PREFIX_CHARS,
     euros_in_cents,
     keep,
     keep_in,
-    now_ms,
     own_books,
     read_lines,
     refused_because,
@@ -66,7 +66,7 @@ def offer(context: CliContext, file: Path, with_folders: tuple[Path, ...], exact
     lines = [to_line(one) for one in (*(one for one in known if one.channel not in channels), *told)]
     write_out(file, lines)
     if as_json:
-        click.echo(json.dumps({"file": str(file), "told": [msgspec.to_builtins(one) for one in told]}, indent=2))
+        echo_json({"file": str(file), "told": [msgspec.to_builtins(one) for one in told]})
     else:
         click.echo(f"{file} tells of {len(told)} debts of yours, and of {len(lines) - len(told)} others.")
 
@@ -229,7 +229,7 @@ def list_all(context: CliContext, with_folders: tuple[Path, ...], as_json: bool)
     with own_books(context, with_folders) as own:
         views = [cycle_view(file) for file in cycle_files(own.books).values()]
     if as_json:
-        click.echo(json.dumps([msgspec.to_builtins(view) for view in views], indent=2))
+        echo_json([msgspec.to_builtins(view) for view in views])
         return
     if not views:
         click.echo("You are in no cycle.")
@@ -295,7 +295,7 @@ def _show(file: CycleFile, *, as_json: bool) -> None:
 
     view = cycle_view(file)
     if as_json:
-        click.echo(json.dumps(msgspec.to_builtins(view), indent=2))
+        echo_json(msgspec.to_builtins(view))
     else:
         _print(view)
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from p2pgrid.units import format_amount_eur
+from p2pgrid.printable import printable
+from p2pgrid.units import format_amount_eur, format_cents
 
 if TYPE_CHECKING:
     from p2pgrid.desk.statement_list import ListedStatement
@@ -66,11 +67,11 @@ def _print_channel(channel: SettledChannelView, done: Settled) -> None:
             _print_difference(one)
         _print_advice(channel.differences, done, is_signed=is_signed)
     elif not channel.statements and channel.nothing:
-        click.echo(f"channel {channel.channel[:16]}: {_plain(channel.nothing)}")
+        click.echo(f"channel {channel.channel[:16]}: {printable(channel.nothing)}")
     for sentence in channel.waiting:
-        click.echo(f"  not kept: {_plain(sentence)}")
+        click.echo(f"  not kept: {printable(sentence)}")
     for number in channel.invoices:
-        click.echo(f"  the file of invoice {_plain(number)} came")
+        click.echo(f"  the file of invoice {printable(number)} came")
 
 
 def print_statement(view: StatementView) -> None:
@@ -81,7 +82,7 @@ def print_statement(view: StatementView) -> None:
     rows = [("period", _period(view)), ("receipts", ranged)]
     for line in view.lines:
         counts = f"{line.prompt_tokens} in ({line.cached_tokens} cached), {line.output_tokens} out"
-        rows.append((_plain(line.model), f"{counts}: {format_amount_eur(line.amount_pico)} EUR"))
+        rows.append((printable(line.model), f"{counts}: {format_amount_eur(line.amount_pico)} EUR"))
     if view.credits_pico:
         rows.append(("credits", f"-{format_amount_eur(view.credits_pico)} EUR for accepted disputes"))
     if view.held_pico:
@@ -99,7 +100,7 @@ def print_statement(view: StatementView) -> None:
     for name, value in rows:
         click.echo(f"  {name:<16} {value}")
     if view.note:
-        click.echo(f"  note: {_plain(view.note)}")
+        click.echo(f"  note: {printable(view.note)}")
 
 
 def print_listed(listed: Sequence[ListedStatement]) -> None:
@@ -109,7 +110,7 @@ def print_listed(listed: Sequence[ListedStatement]) -> None:
         return
     for one in listed:
         view = one.statement
-        invoices = ", ".join(_plain(number) for number in one.invoices) or "no invoice"
+        invoices = ", ".join(printable(number) for number in one.invoices) or "no invoice"
         open_text = f"{_cents(one.open_cents)} open, due {view.due_day}" if one.open_cents else "nothing open"
         if view.gross_cents and not one.invoices:
             invoices, open_text = "no invoice yet", f"due {view.due_day}"
@@ -123,8 +124,8 @@ def print_listed(listed: Sequence[ListedStatement]) -> None:
 def _print_difference(one: DifferenceView) -> None:
     what = _MEANINGS.get(one.field, one.field)
     number = f" {one.receipt_number}" if one.receipt_number else ""
-    about = f" ({_plain(one.about)})" if one.about else ""
-    client, provider = _plain(one.client) or "-", _plain(one.provider) or "-"
+    about = f" ({printable(one.about)})" if one.about else ""
+    client, provider = printable(one.client) or "-", printable(one.provider) or "-"
     click.echo(f"  {what}{number}{about}: client {client}, provider {provider}")
 
 
@@ -143,7 +144,7 @@ def _print_advice(differences: Sequence[DifferenceView], done: Settled, *, is_si
 
 
 def _cents(cents: int) -> str:
-    return f"{'-' if cents < 0 else ''}{abs(cents) // 100}.{abs(cents) % 100:02} EUR"
+    return f"{format_cents(cents)} EUR"
 
 
 def _rate(rate_bp: int) -> str:
@@ -158,8 +159,3 @@ def _title(view: StatementView) -> str:
 def _period(view: StatementView) -> str:
     """Days of the provider's calendar."""
     return view.first_day if view.first_day == view.last_day else f"{view.first_day} to {view.last_day}"
-
-
-def _plain(text: str) -> str:
-    """A peer's text, fit for a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from p2pgrid.cli.clock import now_ms
 from p2pgrid.config import DataFolder
 from p2pgrid.desk.asks import BookPayments, PaymentsBooked
 from p2pgrid.errors import InvalidRecord, LocalError, UsageError
@@ -127,19 +127,9 @@ def parse_euros(text: str) -> int:
     return cents
 
 
-def plain(text: str) -> str:
-    """A peer's or a bank's text, fit for a terminal: one line, nothing that moves the cursor."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
 def today() -> date:
     """By this machine's clock and time zone."""
     return date.today()
-
-
-def now_ms() -> int:
-    """Unix milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 def _sides(data: DataFolder, details: Details) -> tuple[Side, ...]:

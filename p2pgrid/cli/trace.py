@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import click
 
 from p2pgrid.cli.audit import moment
 from p2pgrid.cli.context import CliContext
+from p2pgrid.cli.output import echo_json
 from p2pgrid.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _traced(book: Any, files: list[Path], name: str, *, with_receipts: bool, as_
         if as_json:
             import msgspec
 
-            click.echo(json.dumps({"candidates": msgspec.to_builtins(error.candidates)}, indent=2))
+            echo_json({"candidates": msgspec.to_builtins(error.candidates)})
             sys.exit(UsageError.exit_code)
         lines = "\n".join(candidate_lines(error.candidates, MOST_CANDIDATES))
         raise UsageError(f"{error.message}\n{lines}", hint=error.hint) from None
@@ -205,7 +205,7 @@ def _print(traced: Trace, verdict: Verdict, name: str, table: Path | None, writt
             },
             **msgspec.to_builtins(traced),
         }
-        click.echo(json.dumps(shown, indent=2))
+        echo_json(shown)
         return
     from rich.console import Console
 

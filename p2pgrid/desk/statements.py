@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
 from p2pgrid.desk.asks import Ask
 from p2pgrid.proto.keys import parse_public_key
-from p2pgrid.proto.messages import Channel, Offer, Receipt
+from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import Role, Signed
 from p2pgrid.proto.statement import Statement
 from p2pgrid.proto.wire import StatementDifference
+from p2pgrid.settlement.statements.calendar import OffersLedger as OffersLedger
+from p2pgrid.settlement.statements.calendar import days_of as days_of
 from p2pgrid.settlement.statements.days import StatementDays
 from p2pgrid.settlement.statements.drafting import Draft
 from p2pgrid.settlement.statements.position import StatedLedger
@@ -140,22 +142,6 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     """True on the provider's side: it is the client who comes."""
     is_connected: bool = False
     notes: tuple[str, ...] = ()
-
-
-class OffersLedger(Protocol):
-    """What of a ledger tells the provider's calendar. Raises LedgerError."""
-
-    def receipt(self, channel: bytes, receipt_number: int) -> Signed[Receipt] | None: ...
-
-    def offer(self, offer_id: bytes) -> Signed[Offer] | None: ...
-
-
-def days_of(ledger: OffersLedger, statement: Statement) -> StatementDays:
-    """A statement's days, by the calendar of the offer of its last receipt. Raises LedgerError."""
-    number = statement.last_receipt
-    receipt = ledger.receipt(statement.channel, number) if number else None
-    offer = ledger.offer(receipt.message.offer) if receipt is not None else None
-    return StatementDays.of(statement, offer.message.utc_offset_minutes if offer is not None else None)
 
 
 def view_of(

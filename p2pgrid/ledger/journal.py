@@ -28,7 +28,7 @@ import msgspec
 
 from p2pgrid.errors import LedgerError
 from p2pgrid.ledger.operations import Journaled, from_journal, settle
-from p2pgrid.ledger.tables import damaged
+from p2pgrid.ledger.signatures import damaged
 
 MAX_TURN_BYTES: Final = 512 * 1024
 """Where a file is this long, the next frame goes to the other one: some 400 orders."""

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from p2pgrid.ledger.tables import BOTH_ROLES, TABLES
+from p2pgrid.ledger.signatures import BOTH_ROLES
+from p2pgrid.ledger.tables import TABLES
 from p2pgrid.proto.card import Card
 from p2pgrid.proto.dispute import Answer, Dispute
 from p2pgrid.proto.messages import Offer, Receipt

@@ -25,20 +25,10 @@ from p2pgrid.ledger.base import (
     tell_when_durable,
 )
 from p2pgrid.ledger.logged import LOGGED_TYPES, Loggable
-from p2pgrid.ledger.tables import (
-    BOTH_ROLES,
-    PLACED_BY,
-    TABLES,
-    Table,
-    checked_record,
-    merged_signatures,
-    read_channel,
-    read_named,
-    read_offer,
-    read_signed,
-    signed_by,
-    table_of,
-)
+from p2pgrid.ledger.reading import read_channel, read_named, read_offer, read_signed
+from p2pgrid.ledger.signatures import BOTH_ROLES, checked_record, merged_signatures, signed_by
+from p2pgrid.ledger.table import Table
+from p2pgrid.ledger.tables import PLACED_BY, TABLES, table_of
 from p2pgrid.ledger.writer import resolve
 from p2pgrid.proto.books import UNSIGNED_COUNTS_MS
 from p2pgrid.proto.channel import ChannelHead

@@ -16,16 +16,9 @@ from typing import Any, Final, TypeVar
 
 from p2pgrid.errors import LedgerError
 from p2pgrid.ledger.base import SlotTaken
-from p2pgrid.ledger.tables import (
-    BOTH_ROLES,
-    TABLES,
-    Table,
-    Value,
-    damaged,
-    decode_signatures,
-    encode_signatures,
-    merged_signatures,
-)
+from p2pgrid.ledger.signatures import BOTH_ROLES, damaged, decode_signatures, encode_signatures, merged_signatures
+from p2pgrid.ledger.table import Table, Value
+from p2pgrid.ledger.tables import TABLES
 from p2pgrid.proto.record import Message, Record, Signed
 
 Operation = Callable[[sqlite3.Connection], None]

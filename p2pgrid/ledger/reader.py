@@ -23,6 +23,7 @@ from p2pgrid.ledger.base import BilledReceipt, DisputeRow, KeptKey, OpenOrder, R
 from p2pgrid.ledger.journal import Mark, settled_mark
 from p2pgrid.ledger.logged import Loggable, of_rows, select_loggable
 from p2pgrid.ledger.prefix import Prefix, Prefixes
+from p2pgrid.ledger.reading import read_channel, read_named, read_offer, read_signed
 from p2pgrid.ledger.schema import (
     SCHEMA_VERSION,
     check_version,
@@ -31,17 +32,8 @@ from p2pgrid.ledger.schema import (
     outdated_ledger,
     storage_errors,
 )
-from p2pgrid.ledger.tables import (
-    BOTH_ROLES,
-    PLACED_BY,
-    TABLES,
-    damaged,
-    decode_signatures,
-    read_channel,
-    read_named,
-    read_offer,
-    read_signed,
-)
+from p2pgrid.ledger.signatures import BOTH_ROLES, damaged, decode_signatures
+from p2pgrid.ledger.tables import PLACED_BY, TABLES
 from p2pgrid.proto.books import UNSIGNED_COUNTS_MS
 from p2pgrid.proto.channel import ChannelHead
 from p2pgrid.proto.dispute import Answer, Dispute

@@ -25,7 +25,8 @@ from p2pgrid.ledger.base import KeptKey, OnDurable, SlotTaken, both_told, tell_w
 from p2pgrid.ledger.logged import Loggable
 from p2pgrid.ledger.prefix import Prefix, Prefixes
 from p2pgrid.ledger.reader import SqliteReader
-from p2pgrid.ledger.tables import checked_record, table_of
+from p2pgrid.ledger.signatures import checked_record
+from p2pgrid.ledger.tables import table_of
 from p2pgrid.ledger.writer import resolve
 from p2pgrid.processes.bus import Bus, BusMessage
 from p2pgrid.proto.messages import Order

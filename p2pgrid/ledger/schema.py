@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from p2pgrid.errors import LedgerError, UsageError
+from p2pgrid.ledger.signatures import BOTH_ROLES
+from p2pgrid.ledger.table import Table
 from p2pgrid.ledger.tables import (
     ANSWERS,
-    BOTH_ROLES,
     CHANNELS,
     CYCLES,
     DISPUTES,
@@ -30,7 +31,6 @@ from p2pgrid.ledger.tables import (
     STATEMENTS,
     TABLES,
     VERDICTS,
-    Table,
 )
 
 if TYPE_CHECKING:

@@ -32,8 +32,9 @@ from p2pgrid.ledger.operations import (
 from p2pgrid.ledger.prefix import Prefixes
 from p2pgrid.ledger.reader import SqliteReader
 from p2pgrid.ledger.schema import connect_writer, create_or_check, missing_ledger, storage_errors, storage_failure
+from p2pgrid.ledger.signatures import BOTH_ROLES, decode_signatures
 from p2pgrid.ledger.slots import ChannelSlots, OrderSlots, Slots
-from p2pgrid.ledger.tables import BOTH_ROLES, ORDERS, TABLES, decode_signatures, table_of
+from p2pgrid.ledger.tables import ORDERS, TABLES, table_of
 from p2pgrid.ledger.writer import Call, Writer
 from p2pgrid.proto.messages import Order
 from p2pgrid.proto.record import Message, Record, Signed

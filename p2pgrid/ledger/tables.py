@@ -15,95 +15,30 @@ name, pico or cents of the currency.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, Final
 
-import msgspec
-
-from p2pgrid.errors import InvalidRecord, LedgerError
-from p2pgrid.proto.channel import verify_channel
+from p2pgrid.ledger.table import Table
 from p2pgrid.proto.cycle import Cycle, CycleVerdict, Leg
 from p2pgrid.proto.dispute import Answer, Dispute
 from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
-from p2pgrid.proto.record import (
-    M,
-    Message,
-    Record,
-    Role,
-    Signature,
-    Signed,
-    parse_message,
-    verify_record,
-    verify_self_signed,
-)
+from p2pgrid.proto.record import Message, Signed
 from p2pgrid.proto.set_off import SetOff
-from p2pgrid.proto.set_off_rules import channels_named, verify_named
+from p2pgrid.proto.set_off_rules import channels_named
 from p2pgrid.proto.statement import Invoice, Payment, PaymentKind, Statement
-
-Value = int | str | bytes | None
-Decoded = int | str
-
-BOTH_ROLES: Final = "client,provider"
-"""`signed_by` of a record with both signatures."""
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Where records of one type are kept."""
-
-    name: str
-    message_type: type[Message]
-    columns: Mapping[str, type]
-    """The decoded columns, int or str, in order."""
-    values: Callable[[Any], tuple[Decoded, ...]]
-    """Their values from a message of `message_type`."""
-    slots: tuple[tuple[str, ...], ...]
-    """Columns that together hold one record only."""
-    references_channel: bool
-    """True if the record's channel must be on record before it."""
-    of_channel: str = "channel = :channel"
-    """SQL: which rows are of a channel, given by its id in hex."""
-
-    @property
-    def stored_columns(self) -> tuple[str, ...]:
-        """Every column that an insert fills, in the order of `row`."""
-        return ("seq", "id", *self.columns, "signed_by", "payload", "signatures")
-
-    def row(self, seq: int, signed: Signed[Message]) -> tuple[Value, ...]:
-        """The row of a checked record. Signatures that nobody checked are not kept."""
-        record = checked_record(signed)
-        return (
-            seq,
-            signed.id.hex(),
-            *self.values(signed.message),
-            signed_by(record),
-            record.payload,
-            encode_signatures(record.signatures),
-        )
-
-    def slot_values(self, message: Message) -> list[tuple[Decoded, ...]]:
-        """The values of each of `slots`."""
-        named = dict(zip(self.columns, self.values(message), strict=True))
-        return [tuple(named[column] for column in slot) for slot in self.slots]
-
-    def describe(self, message: Message) -> str:
-        """The record's place for people: `orders: channel 12ab..., order_number 3`."""
-        named = dict(zip(self.columns, self.values(message), strict=True))
-        return f"{self.name}: " + ", ".join(f"{column} {named[column]}" for column in self.slots[0])
-
 
 _CHANNEL_ORDER: Final = {"channel": str, "order_number": int}
 _USAGE: Final = {"prompt_tokens": int, "cached_tokens": int, "output_tokens": int, "amount_pico": int}
 
 
-def _usage(m: Meter | Voucher | Receipt) -> tuple[int, int, int, int]:
-    return m.usage.prompt_tokens, m.usage.cached_tokens, m.usage.output_tokens, m.amount_pico
+_USAGE_FIELDS: Final = {name: f"usage.{name}" for name in _USAGE if name.endswith("_tokens")}
 
 
-def _peer_id(key: bytes) -> str:
-    return parse_public_key(key).peer_id
+def _peer_id(field_name: str) -> Callable[[Any], str]:
+    key_of = attrgetter(field_name)
+    return lambda m: parse_public_key(key_of(m)).peer_id
 
 
 OFFERS: Final = Table(
@@ -118,15 +53,11 @@ OFFERS: Final = Table(
         "valid_from_ms": int,
         "valid_until_ms": int,
     },
-    values=lambda m: (
-        _peer_id(m.provider),
-        m.sequence,
-        m.operator,
-        m.data_terms.country,
-        ", ".join(entry.model for entry in m.models),
-        m.valid_from_ms,
-        m.valid_until_ms,
-    ),
+    fields={"country": "data_terms.country"},
+    made={
+        "provider": _peer_id("provider"),
+        "models": lambda m: ", ".join(entry.model for entry in m.models),
+    },
     slots=(("provider", "sequence"),),
     references_channel=False,
 )
@@ -143,16 +74,7 @@ CHANNELS: Final = Table(
         "opened_ms": int,
         "expires_ms": int,
     },
-    values=lambda m: (
-        m.channel.hex(),
-        _peer_id(m.provider),
-        _peer_id(m.client),
-        m.currency,
-        m.credit_limit_pico,
-        m.window_tokens,
-        m.opened_ms,
-        m.expires_ms,
-    ),
+    made={"provider": _peer_id("provider"), "client": _peer_id("client")},
     slots=(("channel",),),
     references_channel=False,
 )
@@ -169,17 +91,6 @@ ORDERS: Final = Table(
         "max_amount_pico": int,
         "ordered_ms": int,
     },
-    values=lambda m: (
-        m.channel.hex(),
-        m.order_number,
-        m.offer.hex(),
-        m.model,
-        m.endpoint,
-        m.max_prompt_tokens,
-        m.max_output_tokens,
-        m.max_amount_pico,
-        m.ordered_ms,
-    ),
     slots=(("channel", "order_number"),),
     references_channel=True,
 )
@@ -187,7 +98,7 @@ METERS: Final = Table(
     name="meters",
     message_type=Meter,
     columns={**_CHANNEL_ORDER, "tick": int, **_USAGE, "metered_ms": int},
-    values=lambda m: (m.channel.hex(), m.order_number, m.tick, *_usage(m), m.metered_ms),
+    fields=_USAGE_FIELDS,
     slots=(("channel", "order_number", "tick"),),
     references_channel=True,
 )
@@ -195,7 +106,7 @@ VOUCHERS: Final = Table(
     name="vouchers",
     message_type=Voucher,
     columns={**_CHANNEL_ORDER, "tick": int, **_USAGE, "meter": str},
-    values=lambda m: (m.channel.hex(), m.order_number, m.tick, *_usage(m), m.meter.hex()),
+    fields=_USAGE_FIELDS,
     slots=(("channel", "order_number", "tick"),),
     references_channel=True,
 )
@@ -217,21 +128,8 @@ RECEIPTS: Final = Table(
         "issued_ms": int,
         "mentions": str,
     },
-    values=lambda m: (
-        m.channel.hex(),
-        m.receipt_number,
-        m.previous.hex(),
-        m.order_number,
-        m.model,
-        *_usage(m),
-        m.channel_total_pico,
-        m.status.value,
-        m.finish_reason,
-        m.first_token_ms,
-        m.total_ms,
-        m.issued_ms,
-        " ".join(one.hex() for one in m.mentions),
-    ),
+    fields=_USAGE_FIELDS,
+    made={"mentions": lambda m: " ".join(one.hex() for one in m.mentions)},
     # One receipt a number, and one receipt an order: an order is billed once.
     slots=(("channel", "receipt_number"), ("channel", "order_number")),
     references_channel=True,
@@ -250,16 +148,7 @@ DISPUTES: Final = Table(
         "owed_pico": int,
         "disputed_ms": int,
     },
-    values=lambda m: (
-        m.channel.hex(),
-        m.receipt_number,
-        m.receipt.hex(),
-        m.by.value,
-        m.reason,
-        m.statement,
-        m.owed_pico,
-        m.disputed_ms,
-    ),
+    fields={"side": "by"},
     slots=(("channel", "receipt_number", "side"),),
     references_channel=True,
 )
@@ -276,16 +165,7 @@ ANSWERS: Final = Table(
         "owed_pico": int,
         "answered_ms": int,
     },
-    values=lambda m: (
-        m.channel.hex(),
-        m.receipt_number,
-        m.dispute.hex(),
-        m.by.value,
-        m.decision.value,
-        m.statement,
-        m.owed_pico,
-        m.answered_ms,
-    ),
+    fields={"side": "by"},
     slots=(("channel", "dispute"),),
     references_channel=True,
 )
@@ -310,23 +190,6 @@ STATEMENTS: Final = Table(
         "due_ms": int,
         "stated_ms": int,
     },
-    values=lambda m: (
-        m.channel.hex(),
-        m.statement_number,
-        m.first_receipt,
-        m.last_receipt,
-        m.currency,
-        m.net_cents,
-        m.gross_cents,
-        m.payments_cents,
-        m.set_off_cents,
-        m.opening_cents,
-        m.closing_cents,
-        m.from_ms,
-        m.until_ms,
-        m.due_ms,
-        m.stated_ms,
-    ),
     slots=(("channel", "statement_number"),),
     references_channel=True,
 )
@@ -345,18 +208,6 @@ INVOICES: Final = Table(
         "document_sha256": str,
         "issued_ms": int,
     },
-    values=lambda m: (
-        m.channel.hex(),
-        m.statement.hex(),
-        m.invoice_number,
-        int(m.type_code),
-        m.currency,
-        m.net_cents,
-        m.vat_cents,
-        m.gross_cents,
-        m.document_sha256.hex(),
-        m.issued_ms,
-    ),
     slots=(("channel", "invoice_number"),),
     references_channel=True,
 )
@@ -387,18 +238,7 @@ PAYMENTS: Final = Table(
         "entry": str,
         "booked_ms": int,
     },
-    values=lambda m: (
-        m.channel.hex(),
-        _booking(m),
-        m.statement.hex(),
-        m.invoice_number,
-        m.reference,
-        m.currency,
-        m.amount_cents,
-        m.kind.value,
-        m.entry.hex(),
-        m.booked_ms,
-    ),
+    made={"booking": _booking},
     # One movement of money is booked once for an invoice.
     slots=(("channel", "booking"),),
     references_channel=True,
@@ -416,15 +256,7 @@ SET_OFFS: Final = Table(
         "agreed_ms": int,
         "until_ms": int,
     },
-    values=lambda m: (
-        m.first.channel.hex(),
-        m.second.channel.hex(),
-        m.nonce.hex(),
-        m.currency,
-        m.amount_cents,
-        m.agreed_ms,
-        m.until_ms,
-    ),
+    fields={"channel": "first.channel", "other_channel": "second.channel"},
     slots=(("channel", "other_channel", "nonce"),),
     references_channel=False,  # an operator that buys with another node has one of the two in each ledger
     of_channel="channel = :channel OR other_channel = :channel",
@@ -442,15 +274,10 @@ CYCLES: Final = Table(
         "proposed_ms": int,
         "deadline_ms": int,
     },
-    values=lambda m: (
-        _peer_id(m.proposer),
-        m.nonce.hex(),
-        " ".join(channel.hex() for channel in channels_named(m)),
-        m.currency,
-        m.amount_cents,
-        m.proposed_ms,
-        m.deadline_ms,
-    ),
+    made={
+        "proposer": _peer_id("proposer"),
+        "channels": lambda m: " ".join(channel.hex() for channel in channels_named(m)),
+    },
     slots=(("proposer", "nonce"),),
     references_channel=False,
     of_channel="instr(channels, :channel)",
@@ -459,7 +286,6 @@ LEGS: Final = Table(
     name="legs",
     message_type=Leg,
     columns={"channel": str, "cycle": str, "currency": str, "amount_cents": int},
-    values=lambda m: (m.channel.hex(), m.cycle.hex(), m.currency, m.amount_cents),
     slots=(("channel", "cycle"),),
     references_channel=False,  # all legs of a cycle are kept, those between others too
     of_channel=f"channel = :channel OR {_OF_CYCLE}",
@@ -468,7 +294,7 @@ VERDICTS: Final = Table(
     name="verdicts",
     message_type=CycleVerdict,
     columns={"timekeeper": str, "cycle": str, "is_complete": int, "judged_ms": int},
-    values=lambda m: (_peer_id(m.timekeeper), m.cycle.hex(), int(m.is_complete), m.judged_ms),
+    made={"timekeeper": _peer_id("timekeeper")},
     # Whoever was shown another word than the other side must come to the same state: see `cycle_rules.state_of`.
     slots=(("timekeeper", "cycle", "is_complete"),),
     references_channel=False,
@@ -504,16 +330,6 @@ PLACED_BY: Final = {
 }
 """What orders the records of a type of settlement's that a channel's parties sign (`Ledger.settlement_marks`)."""
 
-_SIGNERS: Final[dict[str, Role]] = {
-    Order.payload_type: Role.CLIENT,
-    Meter.payload_type: Role.PROVIDER,
-    Voucher.payload_type: Role.CLIENT,
-    Receipt.payload_type: Role.PROVIDER,
-    Statement.payload_type: Role.PROVIDER,
-    Invoice.payload_type: Role.PROVIDER,
-    Payment.payload_type: Role.PROVIDER,
-}
-
 
 def table_of(signed: Signed[Message]) -> Table:
     """Where a record belongs. Raises TypeError for a type that no table keeps, or a record without its signer.
@@ -526,101 +342,3 @@ def table_of(signed: Signed[Message]) -> Table:
     if not signed.signers:
         raise TypeError(f"nobody's signature on this {signed.record.payload_type} was checked")
     return table
-
-
-def checked_record(signed: Signed[Message]) -> Record:
-    """The record with those signatures that were checked; a peer may have added others, and they prove nothing."""
-    record, signers = signed.record, signed.signers
-    for signature in record.signatures:
-        if signature.role not in signers or signature.key != signers[signature.role].raw:
-            break
-    else:
-        return record
-    checked = tuple(s for s in record.signatures if s.role in signers and s.key == signers[s.role].raw)
-    return Record(record.payload_type, record.payload, checked)
-
-
-def merged_signatures(stored: Sequence[Signature], new: Sequence[Signature]) -> tuple[Signature, ...]:
-    """What stands stays as it is; signatures in other roles are added."""
-    roles = {s.role for s in stored}
-    return (*stored, *(s for s in new if s.role not in roles))
-
-
-def signed_by(record: Record) -> str:
-    """The roles of a record's signatures, as the column `signed_by` has them."""
-    if len(record.signatures) == 1:
-        return record.signatures[0].role.value
-    return ",".join(sorted({s.role.value for s in record.signatures}))
-
-
-def encode_signatures(signatures: Sequence[Signature]) -> bytes:
-    """The column `signatures`."""
-    return msgspec.msgpack.encode(signatures)
-
-
-def decode_signatures(blob: bytes) -> tuple[Signature, ...]:
-    """The column `signatures`, read back. Raises LedgerError if it is damaged."""
-    try:
-        return _signatures_decoder.decode(blob)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise damaged(f"its signatures cannot be read ({error})") from None
-
-
-def read_offer(record: Record) -> Signed[Offer]:
-    """An offer from the ledger, its signature checked again. Raises LedgerError."""
-    try:
-        signed = verify_self_signed(record, Offer, Role.PROVIDER)
-    except InvalidRecord as error:
-        raise damaged(error.message) from None
-    if signed.signers[Role.PROVIDER].raw != signed.message.provider:
-        raise damaged("an offer is signed by another key than it names")
-    return signed
-
-
-def read_channel(record: Record) -> Signed[Channel]:
-    """A channel with both signatures from the ledger, checked again. Raises LedgerError."""
-    keys = {s.role: s.key for s in record.signatures}
-    try:
-        return verify_channel(
-            record,
-            provider=parse_public_key(keys.get(Role.PROVIDER, b"")),
-            client=parse_public_key(keys.get(Role.CLIENT, b"")),
-        )
-    except InvalidRecord as error:
-        raise damaged(error.message) from None
-
-
-def read_signed(record: Record, message_type: type[M], channel: Channel) -> Signed[M]:
-    """A channel's record from the ledger, every signature checked again with the channel's keys. Raises LedgerError."""
-    keys = {Role.PROVIDER: channel.provider, Role.CLIENT: channel.client}
-    try:
-        signer = _SIGNERS.get(message_type.payload_type) or _signer_of(parse_message(record, message_type))
-        roles = {s.role for s in record.signatures} | {signer}
-        return verify_record(record, message_type, {role: parse_public_key(keys[role]) for role in sorted(roles)})
-    except InvalidRecord as error:
-        raise damaged(error.message) from None
-
-
-def read_named(record: Record, message_type: type[M]) -> Signed[M]:
-    """A record that names its signers from the ledger, its signatures checked again. Raises LedgerError."""
-    try:
-        return verify_named(record, message_type)
-    except InvalidRecord as error:
-        raise damaged(error.message) from None
-
-
-def _signer_of(message: Message) -> Role:
-    """Who signs a message that either party may sign."""
-    assert isinstance(message, Dispute | Answer)
-    return message.by
-
-
-def damaged(what: str) -> LedgerError:
-    """The error for rows that are not what was written."""
-    return LedgerError(
-        f"a record in the ledger is damaged: {what.rstrip('.')}.",
-        hint="Stop the node, keep a copy of the file, and restore the ledger from a backup.",
-    )
-
-
-_signatures_decoder: Final = msgspec.msgpack.Decoder(tuple[Signature, ...])

@@ -13,6 +13,7 @@ from p2pgrid.errors import ProtocolViolation, Refused, Unreachable
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.net.stream_reader import StreamReader
+from p2pgrid.printable import printable
 from p2pgrid.proto.frame import MAX_PAYLOAD_BYTES, ResetCode
 from p2pgrid.proto.wire import Kind, LogCall, LogReply, Refusal, parse_frame
 from p2pgrid.proto.witness import WitnessAnswer
@@ -118,7 +119,7 @@ async def ask_link(link: LinkConnection, kind: Kind, payload: bytes, answer: Kin
         raise Unreachable(f"{link.name} ended the exchange; {answer.name} was expected.")
     if received.kind == Kind.REFUSAL:
         refusal = parse_frame(received.payload, Refusal)
-        raise Refused(refusal.code, _printable(refusal.message))
+        raise Refused(refusal.code, printable(refusal.message))
     if received.kind != answer:
         stream.reset(ResetCode.CANCELLED)
         raise ProtocolViolation(f"{link.name} sent message kind {received.kind}; {answer.name} was expected.")
@@ -131,8 +132,4 @@ async def _call(network: LogNetwork, peer: PeerAddress, call: LogCall, timeout_s
 
 def _refused(status: int, body: bytes) -> Refused:
     code = {404: "not-there", 410: "erased", 403: "not-a-party", 503: "busy"}.get(status, f"http-{status}")
-    return Refused(code, _printable(body.decode(errors="replace")[:300].strip()) or f"the answer was {status}.")
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in text)
+    return Refused(code, printable(body.decode(errors="replace")[:300].strip()) or f"the answer was {status}.")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, date, datetime, tzinfo
+from datetime import date
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from p2pgrid.errors import UsageError
+from p2pgrid.settlement.statements.days import LocalDays
 
 Days = Callable[[int], date]
 """The calendar day of a moment (Unix milliseconds) at the provider's."""
@@ -18,15 +19,13 @@ def unix_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def days_in(zone: tzinfo) -> Days:
-    """Days by a zone's clock, its summer time included."""
-    return lambda time_ms: datetime.fromtimestamp(time_ms // 1000, UTC).astimezone(zone).date()
-
-
 def days_of_zone(name: str) -> Days:
-    """Days by the clock of an IANA zone (`provider.time-zone`). Raises UsageError for one that is none."""
+    """Days by the clock of an IANA zone (`provider.time-zone`), its summer time included.
+
+    Raises UsageError for one that is none.
+    """
     try:
-        return days_in(ZoneInfo(name))
+        return LocalDays(ZoneInfo(name)).of
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise UsageError(
             f"the time zone {name[:60]!r} is not known.", hint='Write an IANA name like "Europe/Vilnius".'

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
+from p2pgrid.printable import printable
 from p2pgrid.proto.billing_details import BillingDetails
 from p2pgrid.proto.statement import Invoice, InvoiceType, Statement
 from p2pgrid.settlement.document_facts import DocumentRefused, Facts
@@ -110,11 +111,11 @@ def _party_differences(
         yield who, f"the {who}'s billing details are not known here."
         return
     if name not in {one.legal_name for one in details}:
-        yield who, f"the {who} is {_plain(name)!r}; {details[-1].legal_name!r} was expected."
+        yield who, f"the {who} is {printable(name[:60])!r}; {details[-1].legal_name!r} was expected."
     known = {number for one in details for number in (one.vat_id, one.tax_number) if number}
     strange = [number for number in ids if number not in known]
     if strange:
-        yield who, f"the {who}'s tax number is {_plain(strange[0])!r}; {sorted(known)} are known."
+        yield who, f"the {who}'s tax number is {printable(strange[0][:60])!r}; {sorted(known)} are known."
 
 
 def _account_differences(facts: Facts, expected: Expected) -> Iterator[tuple[str, str]]:
@@ -126,15 +127,12 @@ def _account_differences(facts: Facts, expected: Expected) -> Iterator[tuple[str
     for iban in facts.ibans:
         if iban not in ours:
             known = ", ".join(sorted(ours)) or "none"
-            yield "iban", f"it asks for payment to {_plain(iban)!r}; by its billing details the provider has {known}."
+            shown = printable(iban[:60])
+            yield "iban", f"it asks for payment to {shown!r}; by its billing details the provider has {known}."
 
 
 def _utc_day(time_ms: int) -> date:
     return datetime.fromtimestamp(time_ms // 1000, UTC).date()
-
-
-def _plain(text: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in text[:60])
 
 
 SELF_BILLED: Final = frozenset({InvoiceType.SELF_BILLED_INVOICE, InvoiceType.SELF_BILLED_CREDIT_NOTE})

@@ -17,6 +17,7 @@ from datetime import date
 from typing import Any, Final
 
 from p2pgrid.errors import LocalError, UsageError
+from p2pgrid.printable import printable
 from p2pgrid.settlement import pdf_process
 from p2pgrid.settlement.invoices.libraries import library
 from p2pgrid.settlement.invoices.profiles import Syntax
@@ -347,4 +348,4 @@ def _rate(texts: Sequence[str]) -> int:
 
 def _plain(text: str) -> str:
     """A peer's text, fit for a message."""
-    return "".join(char if char.isprintable() else "?" for char in text[:100])
+    return printable(text[:100])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import UTC, date
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -24,12 +25,14 @@ from p2pgrid.settlement.making import needs_document
 from p2pgrid.settlement.open_items import OpenItem, open_items
 from p2pgrid.settlement.set_offs import set_off_shares
 from p2pgrid.settlement.standing import Standing, standing
+from p2pgrid.settlement.statements.calendar import OffersLedger, days_of, offset_of
+from p2pgrid.settlement.statements.days import LocalDays, StatementDays
 
 ISSUED: Final = "issued"
 RECEIVED: Final = "received"
 
 
-class Reader(Protocol):
+class Reader(OffersLedger, Protocol):
     """What of a ledger is needed here: any reader has it."""
 
     def channels(self) -> list[Signed[Channel]]: ...
@@ -66,6 +69,10 @@ class InvoiceView(msgspec.Struct, frozen=True, kw_only=True):
     """Still to be paid."""
     issued_ms: int
     due_ms: int
+    issued_day: str
+    """By the provider's calendar, like `2027-01-31`; empty while it is pending."""
+    due_day: str
+    """By the provider's calendar."""
     cancels: str
     cancelled_by: str
     files: tuple[str, ...]
@@ -138,6 +145,7 @@ class InvoiceList:
     ) -> InvoiceView:
         message = one.invoice.message
         files, mail, code, reason = self._document(one.invoice, is_issued=is_issued)
+        issued, due = self._days(item)
         money = str(item.state(at_ms))
         if one.cancelled_by or one.cancels:
             status = "cancelled" if one.cancelled_by else "cancellation"
@@ -161,6 +169,8 @@ class InvoiceList:
             left_cents=item.left_cents,
             issued_ms=message.issued_ms,
             due_ms=item.due_ms,
+            issued_day=issued.isoformat(),
+            due_day=due.isoformat(),
             cancels=one.cancels,
             cancelled_by=one.cancelled_by,
             files=tuple(str(path) for path in files),
@@ -168,6 +178,16 @@ class InvoiceList:
             reason=reason,
             hint="",
         )
+
+    def _days(self, item: OpenItem) -> tuple[date, date]:
+        """When it was issued, and when it is due: the last day on which it is paid in time."""
+        if item.statement is None:
+            day = LocalDays(UTC).of(item.invoice.issued_ms)
+            return day, day
+        statement = item.statement.message
+        offset = offset_of(self._ledger, statement)
+        issued = LocalDays.at_offset(offset or 0).of(item.invoice.issued_ms)
+        return issued, StatementDays.of(statement, offset).due
 
     def _document(self, invoice: Signed[Invoice], *, is_issued: bool) -> tuple[Sequence[Path], str, str, str]:
         """Files, how far the document has come, and what is wrong with it: a code and a sentence."""
@@ -213,6 +233,8 @@ class InvoiceList:
             left_cents=message.gross_cents,
             issued_ms=0,
             due_ms=message.due_ms,
+            issued_day="",
+            due_day=days_of(self._ledger, message).due.isoformat(),
             cancels="",
             cancelled_by="",
             files=(),

@@ -14,7 +14,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -25,7 +25,7 @@ from p2pgrid.proto.messages import Channel, Offer, Receipt
 from p2pgrid.proto.record import Role, Signed, parse_record, sign_message
 from p2pgrid.proto.statement import Invoice, InvoiceType, Statement
 from p2pgrid.settlement.billing import Purpose, require
-from p2pgrid.settlement.clock import Days, days_in, unix_ms
+from p2pgrid.settlement.clock import Days, unix_ms
 from p2pgrid.settlement.database import FILE_NAME, open_database
 from p2pgrid.settlement.details import DetailsBook
 from p2pgrid.settlement.document_check import SELF_BILLED, Expected, check_document
@@ -37,6 +37,8 @@ from p2pgrid.settlement.issued_rows import profile_of
 from p2pgrid.settlement.making import main_format, needs_document
 from p2pgrid.settlement.rendering import Renderer, RenderHere
 from p2pgrid.settlement.standing import Records, corrected_by
+from p2pgrid.settlement.statements.calendar import offset_of
+from p2pgrid.settlement.statements.days import LocalDays
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +92,9 @@ def self_bill(
             for case in _cases(records, details, terms):
                 if book.of_statement(case.statement.id):
                     continue
-                series = Series(prefix=series_of(terms), key=None, days=_days(records, case), now_ms=now_ms)
+                series = Series(
+                    prefix=series_of(terms), key=None, days=_days_of(records, case.statement), now_ms=now_ms
+                )
                 Drafter(book, drawing).invoice(case, series)
                 _finish(book, folder, now_ms())
                 done += [str(row.number) for row in book.of_statement(case.statement.id)]
@@ -203,7 +207,7 @@ def _cases(records: ClientRecords, details: DetailsBook, terms: Channel) -> list
         if one.id in billed or not needs_document(one.message, held):
             continue
         corrected = corrected_by(records, one) if one.message.net_cents < 0 else []
-        days = _days_of(records, terms.channel, one)
+        days = _days_of(records, one)
         found.append(
             Case(
                 channel=terms,
@@ -218,16 +222,9 @@ def _cases(records: ClientRecords, details: DetailsBook, terms: Channel) -> list
     return found
 
 
-def _days(records: ClientRecords, case: Case) -> Days:
-    return _days_of(records, case.channel.channel, case.statement)
-
-
-def _days_of(records: ClientRecords, channel: bytes, statement: Signed[Statement]) -> Days:
+def _days_of(records: ClientRecords, statement: Signed[Statement]) -> Days:
     """The provider's days, by the clock of the offer under which the statement's last receipt was."""
-    receipt = records.receipt(channel, statement.message.last_receipt) if statement.message.last_receipt else None
-    offer = records.offer(receipt.message.offer) if receipt is not None else None
-    minutes = offer.message.utc_offset_minutes if offer is not None else 0
-    return days_in(timezone(timedelta(minutes=minutes)))
+    return LocalDays.at_offset(offset_of(records, statement.message) or 0).of
 
 
 def _stated_in(

@@ -21,7 +21,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from p2pgrid.ledger.sqlite import SqliteLedger
-from p2pgrid.ledger.tables import ORDERS, RECEIPTS, Table
+from p2pgrid.ledger.table import Table
+from p2pgrid.ledger.tables import ORDERS, RECEIPTS
 from p2pgrid.proto.record import Signed
 from tests.factories import Dealings
 

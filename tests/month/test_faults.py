@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from p2pgrid.audit.documents import check_documents
+from p2pgrid.cli import pay as paying
 from p2pgrid.cli import pay_choice, settling
 from p2pgrid.errors import UsageError
 from p2pgrid.ledger.base import SlotTaken
@@ -262,8 +263,8 @@ async def test_the_payees_account_is_changed(
 ) -> None:
     """By whoever has the provider's key, before it was ever paid. Billing details are in no export, so that an audit
     cannot tell; the client's node does, and pays nothing until a person has asked."""
-    monkeypatch.setattr(settling, "now_ms", lambda: LATER_MS)
-    monkeypatch.setattr(pay_choice, "now_ms", lambda: LATER_MS)
+    for module in (settling, paying, pay_choice):
+        monkeypatch.setattr(module, "now_ms", lambda: LATER_MS)
     monkeypatch.setattr(settling, "today", lambda: PAID_ON)
     node = Node(tmp_path / "alice", deal.past.client)
     node.data.config_file.write_text(month.scene.data(ALICE).joinpath("config.toml").read_text())

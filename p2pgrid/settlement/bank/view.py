@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Protocol
 
 from p2pgrid.errors import UsageError
@@ -18,6 +18,7 @@ from p2pgrid.proto.statement import Payment, Statement
 from p2pgrid.settlement.bank.booking import OnRecord, earliest_ms
 from p2pgrid.settlement.bank.names import CURRENCY
 from p2pgrid.settlement.open_items import ChannelItems, SetOffShare, items_by_channel
+from p2pgrid.settlement.statements.days import LocalDays
 
 
 class Reader(Protocol):
@@ -98,10 +99,7 @@ class Side:
 
     def day_of(self, time_ms: int) -> date:
         """The provider's calendar day at a time."""
-        try:
-            return datetime.fromtimestamp(time_ms // 1000 + 60 * self.utc_offset_minutes, UTC).date()
-        except (ValueError, OverflowError):  # the last hours of the year 9999, which a peer may name
-            return date.max
+        return LocalDays.at_offset(self.utc_offset_minutes).of(time_ms)
 
     @property
     def on_record(self) -> OnRecord:

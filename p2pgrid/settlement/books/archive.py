@@ -28,8 +28,9 @@ from p2pgrid.settlement.books.days import Span, year_closed_in
 from p2pgrid.settlement.books.documents import DocumentFiles, sha256_of
 from p2pgrid.settlement.books.parties import Parties, name_of, vat_id_of
 from p2pgrid.settlement.books.personal import Personal, peer_id
-from p2pgrid.settlement.books.records import ChannelRecords, Days, SetOffs, records_of_bundle
+from p2pgrid.settlement.books.records import ChannelRecords, SetOffs, records_of_bundle
 from p2pgrid.settlement.books.trial_balance import channel_balance
+from p2pgrid.settlement.clock import Days
 
 SUMS: Final = "SHA256SUMS"
 _ZIP_DAY: Final = (1980, 1, 1, 0, 0, 0)

@@ -1,36 +1,11 @@
-"""Calendar days and spans of them. A day is the provider's: its clock's offset from UTC is in the offer."""
+"""Spans of calendar days, and the fiscal years that they are in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from datetime import date, timedelta
 
 from p2pgrid.errors import UsageError
-
-
-def day_of(time_ms: int, utc_offset_minutes: int) -> date:
-    """The day of a time at a clock so many minutes ahead of UTC; the last there is for what comes after it."""
-    return _day_at(time_ms, timezone(timedelta(minutes=utc_offset_minutes)))
-
-
-def _day_at(time_ms: int, clock: tzinfo) -> date:
-    try:
-        return datetime.fromtimestamp(time_ms // 1000, UTC).astimezone(clock).date()
-    except OverflowError:
-        return date.max
-
-
-def days_of_zone(name: str) -> Callable[[int], date]:
-    """Days by the clock of an IANA zone, its summer time included. Raises UsageError for one that is none."""
-    try:
-        zone = ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise UsageError(
-            f"the time zone {name[:60]!r} is not known.", hint='Write an IANA name like "Europe/Vilnius".'
-        ) from None
-    return lambda time_ms: _day_at(time_ms, zone)
 
 
 @dataclass(frozen=True, slots=True)

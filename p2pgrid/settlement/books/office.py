@@ -16,13 +16,14 @@ from p2pgrid.proto.record import Role
 from p2pgrid.settlement.books.accounts import Chart
 from p2pgrid.settlement.books.book_set import BookSet
 from p2pgrid.settlement.books.booking import Rules, bookings_of
-from p2pgrid.settlement.books.days import Span, days_of_zone
+from p2pgrid.settlement.books.days import Span
 from p2pgrid.settlement.books.journal import Booking
 from p2pgrid.settlement.books.neighbours import bank_files, parties_in, set_offs_in
 from p2pgrid.settlement.books.parties import Parties, name_of, vat_id_of
 from p2pgrid.settlement.books.personal import Personal, PersonalAccounts, peer_id
-from p2pgrid.settlement.books.records import ChannelRecords, Days, SetOffs, records_of_ledger
+from p2pgrid.settlement.books.records import ChannelRecords, SetOffs, records_of_ledger
 from p2pgrid.settlement.books.settings import chart_from, rules_of
+from p2pgrid.settlement.clock import Days, days_of_zone
 from p2pgrid.settlement.database import FILE_NAME, open_database
 
 

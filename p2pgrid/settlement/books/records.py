@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, Generic, Protocol, TypeVar
@@ -13,10 +13,10 @@ from p2pgrid.ledger.base import Ledger
 from p2pgrid.proto.messages import Channel, Offer, Receipt
 from p2pgrid.proto.record import M, Message, Record, Role, Signed, parse_message, record_id
 from p2pgrid.proto.statement import Invoice, Payment, Statement
-from p2pgrid.settlement.books.days import day_of
+from p2pgrid.settlement.clock import Days
+from p2pgrid.settlement.statements.calendar import offset_of
+from p2pgrid.settlement.statements.days import LocalDays
 
-Days = Callable[[int], date]
-"""The day of a moment, Unix milliseconds."""
 M_co = TypeVar("M_co", bound=Message, covariant=True)
 
 
@@ -111,7 +111,7 @@ class ChannelRecords:
         """The provider's day of that time."""
         if self.days is not None:
             return self.days(time_ms)
-        return day_of(time_ms, self.offset_at(time_ms, statement_id))
+        return LocalDays.at_offset(self.offset_at(time_ms, statement_id)).of(time_ms)
 
 
 def side_in(channel: Channel, own_keys: Collection[bytes]) -> Role | None:
@@ -152,7 +152,7 @@ def records_of_ledger(
                 invoices=tuple(_kept(ledger, Invoice, channel)),
                 payments=tuple(_kept(ledger, Payment, channel)),
                 set_offs=tuple((set_offs or NoSetOffs()).legs(channel.channel)),
-                offsets=tuple(_offset(ledger, channel, one.message.last_receipt) for one in statements),
+                offsets=tuple(offset_of(ledger, one.message) or 0 for one in statements),
                 days=days if side is Role.PROVIDER else None,
             )
         )
@@ -162,12 +162,6 @@ def records_of_ledger(
 def _kept(ledger: Books | Ledger, message_type: type[M], channel: Channel) -> Iterator[Kept[M]]:
     for signed in ledger.settlement(message_type, channel.channel):
         yield Kept(signed.id, signed.message)
-
-
-def _offset(ledger: Books | Ledger, channel: Channel, receipt_number: int) -> int:
-    receipt = ledger.receipt(channel.channel, receipt_number) if receipt_number else None
-    offer = ledger.offer(receipt.message.offer) if receipt is not None else None
-    return offer.message.utc_offset_minutes if offer is not None else 0
 
 
 def records_of_bundle(

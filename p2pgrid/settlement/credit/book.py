@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from p2pgrid.errors import InvalidRecord, LedgerError, Refused, UsageError
-from p2pgrid.ledger.tables import checked_record
+from p2pgrid.ledger.signatures import checked_record
 from p2pgrid.proto.card import Card
 from p2pgrid.proto.default import Default
 from p2pgrid.proto.default_rules import DefaultState, DefaultVerdict, shown_of, verify_default

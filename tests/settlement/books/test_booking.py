@@ -15,9 +15,10 @@ from p2pgrid.proto.record import Role
 from p2pgrid.proto.statement import InvoiceType, PaymentKind, VatLine
 from p2pgrid.settlement.books.accounts import AccountRole
 from p2pgrid.settlement.books.booking import Rules, VatPart, bookings_of, vat_parts
-from p2pgrid.settlement.books.days import Span, days_of_zone
+from p2pgrid.settlement.books.days import Span
 from p2pgrid.settlement.books.journal import Booking, BookingKind, BookingLine, Unbalanced, line, totals_of
 from p2pgrid.settlement.books.trial_balance import channel_balance, channel_balances, trial_balance
+from p2pgrid.settlement.clock import days_of_zone
 from tests.factories import NOW_MS, make_invoice
 from tests.settlement.books.makers import DAY_MS, EVER, RULES, Settling, at_21_percent, books_of, month
 

@@ -25,8 +25,9 @@ from p2pgrid.settlement.books.book_set import BookSet
 from p2pgrid.settlement.books.booking import Rules
 from p2pgrid.settlement.books.csv_export import COLUMNS, csv_of
 from p2pgrid.settlement.books.datev import _tax_in, datev_of, document_field, file_name, text_field
-from p2pgrid.settlement.books.days import Span, days_of_zone
+from p2pgrid.settlement.books.days import Span
 from p2pgrid.settlement.books.records import Days
+from p2pgrid.settlement.clock import days_of_zone
 from p2pgrid.units import MAX_UNIX_MS
 from tests.factories import CLIENT
 from tests.settlement.books.makers import DAY_MS, RULES, Settling, books_of, month

@@ -26,7 +26,7 @@ from p2pgrid.settlement.issue_book import IssueBook, Number, parse_number
 from p2pgrid.settlement.issuing import Issuer, IssueReport
 from p2pgrid.settlement.payments.reference import make_creditor_reference
 from p2pgrid.settlement.rendering import Renderer, RenderHere, RenderProcess
-from tests.factories import CLIENT, DAY_MS, NOW_MS, PROVIDER, make_answer, make_dispute
+from tests.factories import CLIENT, DAY_MS, NOW_MS, PROVIDER, make_answer, make_dispute, make_offer
 from tests.settlement.issuing.scene import BUYER, IBAN, SELLER, Scene, config_text, details
 from tests.settlement.issuing.test_crashes import unchecked
 
@@ -126,6 +126,24 @@ def test_days_are_the_providers(tmp_path: Path) -> None:
         assert facts.period_last == datetime.date(2027, 1, 31)
         assert facts.issue_date == datetime.date(2027, 2, 1)
         assert facts.due_date == datetime.date(2027, 2, 1)
+
+    play(tmp_path, run)
+
+
+def test_the_list_has_the_providers_days(tmp_path: Path) -> None:
+    """By its offer: in winter Vilnius is two hours ahead of UTC, where it is still the day before."""
+    midnight = int(datetime.datetime(2027, 1, 31, 22, tzinfo=datetime.UTC).timestamp() * 1000)
+
+    async def run(scene: Scene, desk: Desk) -> None:
+        scene.deal.offer = make_offer(PROVIDER, sequence=2, utc_offset_minutes=120)
+        await scene.ledger.append(scene.deal.offer)
+        await scene.stated(1_000_000, until_ms=midnight, stated_ms=midnight + 60_000, due_ms=midnight + 60_000)
+        (pending,) = desk.list()
+        assert (pending.issued_day, pending.due_day) == ("", "2027-02-01")
+        await desk.issue()
+        (listed,) = desk.list()
+        assert (listed.issued_day, listed.due_day) == ("2027-02-01", "2027-02-01")
+        assert desk.facts(listed.number).due_date == datetime.date(2027, 2, 1)
 
     play(tmp_path, run)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pgrid.cli import pay_choice, refunding, settling
+from p2pgrid.cli import bank_commands, pay, pay_choice, refunding, settling
 from tests.settlement.paying.scene import Scene
 
 TODAY = date(2026, 11, 20)
@@ -17,6 +17,6 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     made = Scene(tmp_path)
     monkeypatch.setattr(settling, "open_details", lambda _: made.details)
     monkeypatch.setattr(settling, "today", lambda: TODAY)
-    for module in (settling, pay_choice, refunding):
+    for module in (settling, bank_commands, pay, pay_choice, refunding):
         monkeypatch.setattr(module, "now_ms", lambda: NOW_MS)
     return made
