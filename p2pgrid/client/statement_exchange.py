@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Final
@@ -147,16 +147,22 @@ class StatementClient:
                 await talk.expect(Kind.SETTLE_TAKEN)
                 done.sent += len(compared.lacks)
                 after = compared.until
-        taken = self._checked(records, await read_listed(listing) if records else [], channel)
+        taken = self._checked(records, await read_listed(listing) if records else [], listing.left_out, channel)
         await keep_taken(self._ledger, taken, self._details, self._keep_evidence)
         done.taken += len(taken.keep) + len(taken.details)
         done.to_judge = len(taken.to_judge)
         done.waiting = [printable(sentence) for _, sentence in taken.waiting]
 
-    def _checked(self, records: list[Record], held: list[Signed[Any]], channel: Signed[Channel]) -> Taken:
+    def _checked(
+        self,
+        records: list[Record],
+        held: list[Signed[Any]],
+        left_out: Sequence[Signed[Any]],
+        channel: Signed[Channel],
+    ) -> Taken:
         now_ms = self._now_ms()
         try:
-            return check_taken(records, held, channel.message, Role.CLIENT, now_ms=now_ms)
+            return check_taken(records, held, channel.message, Role.CLIENT, now_ms=now_ms, left_out=left_out)
         except InvalidRecord as fault:
             for record in records:
                 try:

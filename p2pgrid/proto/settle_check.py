@@ -17,6 +17,7 @@ from p2pgrid.proto.billing_details import BillingDetails
 from p2pgrid.proto.billing_rules import Bookings, fault_of_payments, faults_of_invoices
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.cycle import Cycle, CycleVerdict, Leg
+from p2pgrid.proto.cycle_rules import CycleState, state_of
 from p2pgrid.proto.dispute_rules import DAY_MS
 from p2pgrid.proto.keys import PublicKey, parse_public_key
 from p2pgrid.proto.messages import Channel
@@ -39,6 +40,8 @@ from p2pgrid.proto.statement import Invoice, Payment, PaymentKind, Statement
 CONFLICT: Final = "two-records-one-slot: another record of settlement is on record in its place"
 MOST_PROPOSED: Final = 64
 """Set-offs of a channel that one side alone has signed, and likewise cycles that are not settled, which are kept."""
+MOST_OVER: Final = 256
+"""The same, with those that are over and came to nothing: what is listed no more is on record yet, and is read."""
 BOOKED_TWICE: Final = "payment-mismatch: a movement of money that is on record was booked again"
 
 
@@ -56,14 +59,22 @@ class Taken:
     """Sound, and in the place of another: evidence, with the reason."""
     waiting: list[tuple[Signed[Any], str]] = field(default_factory=list)
     """Sound by themselves, and not kept: why, in a sentence."""
+    left_out: Sequence[Signed[Any]] = ()
+    """What this side has of the channel and lists no more (`Listing.left_out`)."""
     now_ms: int = 0
     """When they came."""
 
 
 def check_taken(
-    sent: Sequence[Record], held: Sequence[Signed[Any]], channel: Channel, own: Role, *, now_ms: int
+    sent: Sequence[Record],
+    held: Sequence[Signed[Any]],
+    channel: Channel,
+    own: Role,
+    *,
+    now_ms: int,
+    left_out: Sequence[Signed[Any]] = (),
 ) -> Taken:
-    """What the other side sent of a channel. `held`: what this side has of it.
+    """What the other side sent of a channel. `held`: what this side lists of it; `left_out`: what it lists no more.
 
     Raises InvalidRecord with the finding's code, and ProtocolViolation for what is no record of settlement of this
     channel, or too many.
@@ -73,7 +84,7 @@ def check_taken(
     checked = [_checked(record, channel, now_ms) for record in sent]
     if len({one.id for one in checked}) < len(checked):
         raise ProtocolViolation("a record of settlement came twice at once.")
-    taken = Taken(now_ms=now_ms)
+    taken = Taken(now_ms=now_ms, left_out=left_out)
     for kind, check in CHECKS.items():
         new = sorted((one for one in checked if isinstance(one.message, kind)), key=place_of)
         if new:
@@ -234,10 +245,11 @@ def _take_payments(
 def _take_set_offs(
     new: Sequence[Signed[Any]], held: Sequence[Signed[Any]], taken: Taken, channel: Channel, own: Role
 ) -> None:
-    on_record = [one for one in held if isinstance(one.message, SetOff)]
+    on_record = [one for one in (*held, *taken.left_out) if isinstance(one.message, SetOff)]
     slots = {_nonce_of(one.message): one.id for one in on_record}
     known = set(slots.values())
-    proposed = sum(not is_in_force(one) for one in on_record)
+    over = sum(isinstance(one.message, SetOff) for one in taken.left_out)
+    proposed = sum(not is_in_force(one) for one in on_record) - over
     for one in new:
         message: SetOff = one.message
         if slots.setdefault(_nonce_of(message), one.id) != one.id:
@@ -248,8 +260,9 @@ def _take_set_offs(
             taken.keep.append(one)
         elif taken.now_ms > message.until_ms + LAPSED_MS:
             taken.waiting.append((one, "a set-off was proposed, and its last day is over."))
-        elif proposed >= MOST_PROPOSED:
-            taken.waiting.append((one, f"a set-off was proposed, and {proposed} of this channel wait already."))
+        elif proposed >= MOST_PROPOSED or proposed + over >= MOST_OVER:
+            waits = _too_many(proposed, over)
+            taken.waiting.append((one, f"a set-off was proposed, and {waits} already."))
         else:
             proposed += 1
             taken.keep.append(one)
@@ -258,18 +271,24 @@ def _take_set_offs(
 def _take_cycles(
     new: Sequence[Signed[Any]], held: Sequence[Signed[Any]], taken: Taken, channel: Channel, own: Role
 ) -> None:
-    on_record = [one for one in held if isinstance(one.message, Cycle)]
+    on_record = [one for one in (*held, *taken.left_out) if isinstance(one.message, Cycle)]
     slots = {(one.message.proposer, one.message.nonce): one.id for one in on_record}
-    settled = {one.message.cycle for one in held if isinstance(one.message, CycleVerdict) and one.message.is_complete}
-    proposed = sum(one.id not in settled for one in on_record)
+    known = set(slots.values())
+    # By all its legs, and not by a timekeeper's word alone, which costs nobody anything.
+    legs = [one.message for one in held if isinstance(one.message, Leg) and is_in_force(one)]
+    said = [one.message for one in held if isinstance(one.message, CycleVerdict)]
+    over = sum(isinstance(one.message, Cycle) for one in taken.left_out)
+    proposed = sum(state_of(one.message, one.id, legs, said) is not CycleState.SETTLED for one in on_record) - over
     for one in new:
         message: Cycle = one.message
         if slots.setdefault((message.proposer, message.nonce), one.id) != one.id:
             taken.conflicting.append((one.record, CONFLICT))
         elif _is_early(message.proposed_ms, one, taken):
             continue
-        elif proposed >= MOST_PROPOSED:
-            taken.waiting.append((one, f"a cycle was proposed, and {proposed} of this channel wait already."))
+        elif one.id in known:
+            taken.keep.append(one)
+        elif proposed >= MOST_PROPOSED or proposed + over >= MOST_OVER:
+            taken.waiting.append((one, f"a cycle was proposed, and {_too_many(proposed, over)} already."))
         else:
             proposed += 1
             taken.keep.append(one)
@@ -292,7 +311,7 @@ def _take_verdicts(
     new: Sequence[Signed[Any]], held: Sequence[Signed[Any]], taken: Taken, channel: Channel, own: Role
 ) -> None:
     cycles = _cycles(held, taken)
-    said = [one for one in held if isinstance(one.message, CycleVerdict)]
+    said = [one for one in (*held, *taken.left_out) if isinstance(one.message, CycleVerdict)]
     slots = {(one.message.timekeeper, one.message.cycle, one.message.is_complete): one.id for one in said}
     for one in new:
         message: CycleVerdict = one.message
@@ -308,13 +327,20 @@ def _take_verdicts(
             taken.keep.append(one)
 
 
+def _too_many(proposed: int, over: int) -> str:
+    if proposed >= MOST_PROPOSED:
+        return f"{proposed} of this channel wait"
+    return f"{proposed + over} of this channel came to nothing or wait"
+
+
 def _nonce_of(message: SetOff) -> tuple[bytes, bytes, bytes]:
     return message.first.channel, message.second.channel, message.nonce
 
 
 def _cycles(held: Sequence[Signed[Any]], taken: Taken) -> dict[bytes, Cycle]:
     """On record, or about to be."""
-    return {one.id: one.message for one in (*held, *taken.keep) if isinstance(one.message, Cycle)}
+    everything = (*held, *taken.left_out, *taken.keep)
+    return {one.id: one.message for one in everything if isinstance(one.message, Cycle)}
 
 
 def _is_early(said_ms: int, one: Signed[Any], taken: Taken) -> bool:

@@ -121,7 +121,14 @@ class SettleExchange(SettlementExchange):
     async def _keep(self) -> None:
         shop, channel, peer = self.shop, self._channel, self.stream.peer
         held = await read_listed(self._held) if self._records else []
-        taken = check_taken(self._records, held, channel.books.terms, Role.PROVIDER, now_ms=shop.now_ms())
+        taken = check_taken(
+            self._records,
+            held,
+            channel.books.terms,
+            Role.PROVIDER,
+            now_ms=shop.now_ms(),
+            left_out=self._held.left_out,
+        )
         await keep_taken(
             shop.ledger,
             taken,
