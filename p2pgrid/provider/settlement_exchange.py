@@ -8,7 +8,6 @@ from collections.abc import Coroutine
 from typing import Any
 
 from p2pgrid.errors import InvalidRecord, LedgerError, LocalError, P2pgridError, ProtocolViolation, Refused
-from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.stream import Stream
 from p2pgrid.proto.statement import Invoice
 from p2pgrid.proto.wire import (
@@ -21,11 +20,19 @@ from p2pgrid.proto.wire import (
     parse_frame,
 )
 from p2pgrid.provider.exchange import Exchange, Shop
+from p2pgrid.provider.news_watch import NewsBook, NewsWatch
 from p2pgrid.provider.open_channel import OpenChannel
 from p2pgrid.provider.statement_book import StatementBook
 from p2pgrid.settlement.hooks import NamedFile
 
 log = logging.getLogger(__name__)
+
+
+def book_of(shop: Shop) -> StatementBook:
+    """Raises Refused (`unsupported`) for a node that does not settle."""
+    if shop.statements is None:
+        raise Refused("unsupported", "this provider settles by no statements.")
+    return shop.statements
 
 
 class SettlementExchange(Exchange):
@@ -38,9 +45,7 @@ class SettlementExchange(Exchange):
     @property
     def book(self) -> StatementBook:
         """Raises Refused (`unsupported`) for a node that does not settle."""
-        if self.shop.statements is None:
-            raise Refused("unsupported", "this provider settles by no statements.")
-        return self.shop.statements
+        return book_of(self.shop)
 
     def find(self, channel_id: bytes) -> OpenChannel:
         """The client's channel, in order. Raises Refused (`unknown-channel`, `ledger-unavailable`)."""
@@ -127,46 +132,15 @@ class DocumentExchange(SettlementExchange):
         return file
 
 
-class SettleWatch(Exchange):
+class SettleWatch(NewsWatch):
     """SETTLE_WATCH -> SETTLE_NEWS whenever there is news, until the client ends the stream."""
 
-    _is_watching = False
+    first = Kind.SETTLE_WATCH
+    news = Kind.SETTLE_NEWS
 
     @property
-    def connection(self) -> LinkConnection:
-        return self.stream.connection
+    def news_book(self) -> NewsBook:
+        return book_of(self.shop)
 
-    def take(self, kind: int, payload: bytes) -> None:
-        if self._is_watching or payload:
-            raise ProtocolViolation("a SETTLE_WATCH carries no bytes, and nothing follows it.")
-        if self.shop.statements is None:
-            raise Refused("unsupported", "this provider settles by no statements.")
-        self._is_watching = True
-        self.shop.statements.watch(self)
-
-    def tell(self, channel: bytes) -> None:
-        """There is news of the client's channel."""
-        if not self.is_over:
-            self.stream.send(Kind.SETTLE_NEWS, SettlementNews(channel=channel).to_bytes())
-
-    def replaced(self) -> None:
-        """The client has opened another on this link."""
-        self.finish()
-
-    @property
-    def may_end(self) -> bool:
-        return self._is_watching
-
-    def ended(self, stream: Stream) -> None:
-        self._unwatch()
-        if self.is_over:
-            super().ended(stream)
-        else:
-            self.finish()
-
-    def lost(self, reason: str) -> None:
-        self._unwatch()
-
-    def _unwatch(self) -> None:
-        if self.shop.statements is not None:
-            self.shop.statements.unwatch(self)
+    def frame(self, channel: bytes) -> bytes:
+        return SettlementNews(channel=channel).to_bytes()

@@ -31,6 +31,7 @@ from p2pgrid.proto.wire import (
     parse_frame,
 )
 from p2pgrid.provider.exchange import Shop
+from p2pgrid.provider.listed_records import ListedRecords
 from p2pgrid.provider.open_channel import OpenChannel
 from p2pgrid.provider.settlement_exchange import SettlementExchange
 from p2pgrid.settlement.statements.drafting import Draft
@@ -66,10 +67,10 @@ class SettleExchange(SettlementExchange):
     def __init__(self, shop: Shop, stream: Stream) -> None:
         super().__init__(shop, stream)
         self._stage = _Stage.FIRST
-        self._records: list[Record] = []
         self._channel: OpenChannel
         self._held: Listing
         self._compared: SettlementCompared
+        self._came: ListedRecords
 
     @property
     def may_end(self) -> bool:
@@ -83,7 +84,8 @@ class SettleExchange(SettlementExchange):
                 self._stage = _Stage.RECORDS
                 self._records_so_far()
             elif self._stage is _Stage.RECORDS and kind == Kind.RECORD:
-                self._record(payload)
+                self._came.take(payload)
+                self._records_so_far()
             else:
                 raise ProtocolViolation(f"message kind {kind} came where records of settlement were exchanged.")
         except LedgerError as error:
@@ -95,6 +97,7 @@ class SettleExchange(SettlementExchange):
         self._channel = self.find(theirs.channel)
         self._held = self.book.held(self._channel)
         self._compared, lacking = compare(self._held.places, theirs)
+        self._came = ListedRecords(self._compared.lacks, max_bytes=MAX_RECORD_BYTES)
         sent = [one.record for one in self._held.read(lacking)]
         self.stream.send(Kind.SETTLE_COMPARED, self._compared.to_bytes())
         for record in sent:
@@ -102,17 +105,8 @@ class SettleExchange(SettlementExchange):
         self._stage = _Stage.TAKEN
         self.expect_next()
 
-    def _record(self, payload: bytes) -> None:
-        if len(payload) > MAX_RECORD_BYTES:
-            raise ProtocolViolation(f"a record of settlement has at most {MAX_RECORD_BYTES} bytes.")
-        record = parse_record(payload)
-        if record.id != self._compared.lacks[len(self._records)]:
-            raise ProtocolViolation("another record came than the client had listed.")
-        self._records.append(record)
-        self._records_so_far()
-
     def _records_so_far(self) -> None:
-        if len(self._records) < len(self._compared.lacks):
+        if not self._came.is_whole:
             self.expect_next()
             return
         self._stage = _Stage.NOTHING
@@ -120,9 +114,9 @@ class SettleExchange(SettlementExchange):
 
     async def _keep(self) -> None:
         shop, channel, peer = self.shop, self._channel, self.stream.peer
-        held = await read_listed(self._held) if self._records else []
+        held = await read_listed(self._held) if self._came.records else []
         taken = check_taken(
-            self._records,
+            self._came.records,
             held,
             channel.books.terms,
             Role.PROVIDER,
