@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from p2pgrid.errors import InvalidRecord, ProtocolViolation
 from p2pgrid.proto.billing_details import BillingDetails
@@ -42,6 +42,7 @@ MOST_PROPOSED: Final = 64
 """Set-offs of a channel that one side alone has signed, and likewise cycles that are not settled, which are kept."""
 MOST_OVER: Final = 256
 """The same, with those that are over and came to nothing: what is listed no more is on record yet, and is read."""
+_Slot = TypeVar("_Slot")
 BOOKED_TWICE: Final = "payment-mismatch: a movement of money that is on record was booked again"
 
 
@@ -249,23 +250,17 @@ def _take_set_offs(
     slots = {_nonce_of(one.message): one.id for one in on_record}
     known = set(slots.values())
     over = sum(isinstance(one.message, SetOff) for one in taken.left_out)
-    proposed = sum(not is_in_force(one) for one in on_record) - over
+    room = _Room("a set-off", sum(not is_in_force(one) for one in on_record) - over, over)
     for one in new:
         message: SetOff = one.message
-        if slots.setdefault(_nonce_of(message), one.id) != one.id:
-            taken.conflicting.append((one.record, CONFLICT))
-        elif _is_early(message.agreed_ms, one, taken):
+        if not _is_first_in_time(one, _nonce_of(message), message.agreed_ms, slots, taken):
             continue
-        elif is_in_force(one) or one.id in known:
+        if is_in_force(one) or one.id in known:
             taken.keep.append(one)
         elif taken.now_ms > message.until_ms + LAPSED_MS:
             taken.waiting.append((one, "a set-off was proposed, and its last day is over."))
-        elif proposed >= MOST_PROPOSED or proposed + over >= MOST_OVER:
-            waits = _too_many(proposed, over)
-            taken.waiting.append((one, f"a set-off was proposed, and {waits} already."))
         else:
-            proposed += 1
-            taken.keep.append(one)
+            room.take(one, taken)
 
 
 def _take_cycles(
@@ -278,20 +273,16 @@ def _take_cycles(
     legs = [one.message for one in held if isinstance(one.message, Leg) and is_in_force(one)]
     said = [one.message for one in held if isinstance(one.message, CycleVerdict)]
     over = sum(isinstance(one.message, Cycle) for one in taken.left_out)
-    proposed = sum(state_of(one.message, one.id, legs, said) is not CycleState.SETTLED for one in on_record) - over
+    unsettled = sum(state_of(one.message, one.id, legs, said) is not CycleState.SETTLED for one in on_record)
+    room = _Room("a cycle", unsettled - over, over)
     for one in new:
         message: Cycle = one.message
-        if slots.setdefault((message.proposer, message.nonce), one.id) != one.id:
-            taken.conflicting.append((one.record, CONFLICT))
-        elif _is_early(message.proposed_ms, one, taken):
+        if not _is_first_in_time(one, (message.proposer, message.nonce), message.proposed_ms, slots, taken):
             continue
-        elif one.id in known:
+        if one.id in known:
             taken.keep.append(one)
-        elif proposed >= MOST_PROPOSED or proposed + over >= MOST_OVER:
-            taken.waiting.append((one, f"a cycle was proposed, and {_too_many(proposed, over)} already."))
         else:
-            proposed += 1
-            taken.keep.append(one)
+            room.take(one, taken)
 
 
 def _take_legs(
@@ -321,16 +312,38 @@ def _take_verdicts(
             continue
         _raise_first(faults_of_verdict(message, cycle))
         # One that says both is caught by an audit; both words are kept, so that both sides come to the same state.
-        if slots.setdefault((message.timekeeper, message.cycle, message.is_complete), one.id) != one.id:
-            taken.conflicting.append((one.record, CONFLICT))
-        elif not _is_early(message.judged_ms, one, taken):
+        slot = message.timekeeper, message.cycle, message.is_complete
+        if _is_first_in_time(one, slot, message.judged_ms, slots, taken):
             taken.keep.append(one)
 
 
-def _too_many(proposed: int, over: int) -> str:
-    if proposed >= MOST_PROPOSED:
-        return f"{proposed} of this channel wait"
-    return f"{proposed + over} of this channel came to nothing or wait"
+@dataclass(slots=True)
+class _Room:
+    """How many proposals of a kind there are, and whether one more is kept."""
+
+    name: str
+    waits: int
+    over: int
+    """Those that came to nothing."""
+
+    def take(self, one: Signed[Any], taken: Taken) -> None:
+        """Keep it, or let it wait."""
+        if self.waits >= MOST_PROPOSED:
+            taken.waiting.append((one, f"{self.name} was proposed, and {self.waits} of this channel wait already."))
+        elif self.waits + self.over >= MOST_OVER:
+            sentence = f"{self.name} was proposed, and {self.waits + self.over} of this channel came to nothing or wait"
+            taken.waiting.append((one, f"{sentence} already."))
+        else:
+            self.waits += 1
+            taken.keep.append(one)
+
+
+def _is_first_in_time(one: Signed[Any], slot: _Slot, said_ms: int, slots: dict[_Slot, bytes], taken: Taken) -> bool:
+    """Is it alone in its slot, and not dated ahead? What is not is evidence, or waits. `slots`: ids by slot."""
+    if slots.setdefault(slot, one.id) != one.id:
+        taken.conflicting.append((one.record, CONFLICT))
+        return False
+    return not _is_early(said_ms, one, taken)
 
 
 def _nonce_of(message: SetOff) -> tuple[bytes, bytes, bytes]:
