@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Final
 
 from p2pgrid.errors import InvalidRecord, LedgerError, LocalError, P2pgridError, ProtocolViolation, Refused
 from p2pgrid.net.stream import Stream
@@ -26,6 +26,9 @@ from p2pgrid.provider.statement_book import StatementBook
 from p2pgrid.settlement.hooks import NamedFile
 
 log = logging.getLogger(__name__)
+
+DOCUMENT_COST: Final = 0.25
+"""Of what an address may settle (`ProviderLimits.settlement_burst`): a channel's invoices are read for a file."""
 
 
 def book_of(shop: Shop) -> StatementBook:
@@ -57,6 +60,7 @@ class SettlementExchange(Exchange):
         """Go on in a task; nothing is taken from the client meanwhile."""
         self.cancel_timer()
         self._task = self._loop.create_task(self._guarded(work), name="settlement exchange")
+        self._task.add_done_callback(self._worked)
 
     def lost(self, reason: str) -> None:
         # What is being written is written; nobody is there to be told.
@@ -75,6 +79,12 @@ class SettlementExchange(Exchange):
             self.unreadable(error)
         except P2pgridError as error:
             log.error("a settlement exchange ended: %s", error)
+            self.cut("the provider cannot settle now")
+
+    def _worked(self, task: asyncio.Task[None]) -> None:
+        """A fault of our own leaves nobody waiting: there is no timer while work goes on."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a settlement exchange failed", exc_info=error)
             self.cut("the provider cannot settle now")
 
     def unreadable(self, error: LedgerError) -> None:
@@ -122,6 +132,7 @@ class DocumentExchange(SettlementExchange):
             if request.document_sha256 != self._wanted:
                 raise ProtocolViolation("another document was asked for on one stream.")
             return self._file
+        self.shop.links.check_settlement(self.stream.connection, DOCUMENT_COST)
         channel = self.find(request.channel)
         invoices = self.shop.ledger.settlement(Invoice, channel.books.id)
         invoice = next((one for one in invoices if one.message.document_sha256 == request.document_sha256), None)

@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 JUDGING_TIMEOUT_S: Final = 120.0
 """How long a client may look at a draft of very many receipts."""
 MAX_RECORD_BYTES: Final = MAX_STATEMENT_BYTES
+MOST_TOLD: Final = 8
+"""How often a client may ask which receipts are in a draft, beside once for each full answer: it is held meanwhile."""
 PAGE_COST: Final = 1.0
 DRAFT_COST: Final = 5.0
 """Of what an address may settle (`ProviderLimits.settlement_burst`)."""
@@ -150,6 +152,8 @@ class StatementExchange(SettlementExchange):
         self._signed: Signed[Statement] | None = None
         self._ids: tuple[int, list[bytes]] = (1, [])
         """The first receipt's number, and the ids of all."""
+        self._told = 0
+        """How often the client asked for some of them."""
         self._outbox = self.outbox()
 
     @property
@@ -218,6 +222,9 @@ class StatementExchange(SettlementExchange):
         first, ids = self._ids
         if request.first < first:
             raise ProtocolViolation(f"receipts from {request.first} on were asked for; the draft begins with {first}.")
+        self._told += 1
+        if self._told > MOST_TOLD + len(ids) // MAX_STATED_IDS:
+            raise ProtocolViolation(f"the receipts of a draft were asked for {self._told} times.")
         some = ids[request.first - first :][:MAX_STATED_IDS]
         self.stream.send(Kind.STATED_RECEIPTS, StatedReceipts(ids=tuple(some)).to_bytes())
         self.call_after(JUDGING_TIMEOUT_S, self._silent)
