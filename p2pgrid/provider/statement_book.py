@@ -173,12 +173,17 @@ class StatementBook:
     def sign(self, channel: OpenChannel, draft: Draft) -> Signed[Statement]:
         """Sign what the client has agreed to. It is in nobody's ledger yet: `signed` is called once it is.
 
-        Raises Refused (`busy`) where the number was signed meanwhile, LedgerError.
+        Raises Refused (`busy`) where the number was signed meanwhile, or where this side would state another sum by
+        now: money was booked, or a set-off signed, while the client looked at the draft. LedgerError.
         """
         channel_id, number = channel.books.id, draft.statement.statement_number
         taken = {one.message.statement_number for one in self.ledger.settlement(Statement, channel_id)}
         if channel_id in self._signing or number in taken:
             raise Refused("busy", f"statement {number} was signed in another exchange.", hint="Settle again.")
+        books, stated = read_books(self.ledger, channel.books.signed), draft.statement
+        sums = books.payments_cents(stated.stated_ms), books.set_off_cents(stated.stated_ms)
+        if sums != (stated.payments_cents, stated.set_off_cents):
+            raise Refused("busy", "money was booked or set off since it was drafted.", hint="Settle again.")
         self._signing.add(channel_id)
         return sign_message(draft.statement, Role.PROVIDER, self._channels.key_of(channel))
 

@@ -10,7 +10,7 @@ import pytest
 
 from p2pgrid.errors import P2pgridError, Refused
 from p2pgrid.ledger.memory import MemoryLedger
-from p2pgrid.proto.record import Role, Signed, parse_record, sign_message
+from p2pgrid.proto.record import Role, Signed, parse_message, parse_record, sign_message
 from p2pgrid.proto.settle_exchange import BEGIN, END
 from p2pgrid.proto.statement import Invoice, Statement
 from p2pgrid.proto.statement_difference import difference, differs
@@ -307,3 +307,19 @@ async def test_a_fault_of_our_own_does_not_leave_the_client_waiting(
         assert await is_cut(reader)
         assert rig.tally.faults == 0
         assert "ZeroDivisionError" in caplog.text
+
+
+async def test_what_was_booked_since_the_draft_is_not_left_out_by_a_late_word() -> None:
+    ledger = MemoryLedger()
+    async with provider(ledger, selling=selling(ledger)) as rig:
+        buyer = await with_receipts(rig)
+        stream, reader, draft = await drafted(buyer)
+        statement = parse_message(parse_record(draft.statement), Statement)
+        await ledger.append(make_prepayment(buyer.books.id, booked_ms=statement.stated_ms - 1))
+        stream.send(Kind.STATEMENT_AGREED, b"")
+        kind, payload = await receive(reader)
+        assert (kind, parse_frame(payload, Refusal).code) == (Kind.REFUSAL, "busy")
+        assert not ledger.settlement(Statement, buyer.books.id)
+        # The number is free: the next draft counts it, and is signed.
+        _, _, signed = await signed_by_provider(buyer)
+        assert signed.message.payments_cents > 0
