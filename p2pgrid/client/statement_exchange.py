@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Final
@@ -59,6 +60,8 @@ DRAFT_TIMEOUT_S: Final = 120.0
 """How long a provider may take over a draft of very many receipts."""
 MOST_DOCUMENTS: Final = 16
 """That are fetched at once; the rest comes the next time."""
+_AT_ONCE: Final = 32
+"""Records that are checked in one turn of the loop; more are in a thread: each costs a signature or two."""
 _MOST_PAGES: Final = MOST_RECORDS // 16
 _WAITING_BYTES: Final = MAX_SETTLED * MAX_STATEMENT_BYTES
 _NAME: Final = re.compile(r"[^A-Za-z0-9._-]")
@@ -147,16 +150,26 @@ class StatementClient:
                 await talk.expect(Kind.SETTLE_TAKEN)
                 done.sent += len(compared.lacks)
                 after = compared.until
-        taken = self._checked(records, await read_listed(listing) if records else [], channel)
+        held = await read_listed(listing) if records else []
+        if len(records) <= _AT_ONCE:
+            taken = self._checked(records, held, listing.left_out, channel)
+        else:
+            taken = await asyncio.to_thread(self._checked, records, held, listing.left_out, channel)
         await keep_taken(self._ledger, taken, self._details, self._keep_evidence)
         done.taken += len(taken.keep) + len(taken.details)
         done.to_judge = len(taken.to_judge)
         done.waiting = [printable(sentence) for _, sentence in taken.waiting]
 
-    def _checked(self, records: list[Record], held: list[Signed[Any]], channel: Signed[Channel]) -> Taken:
+    def _checked(
+        self,
+        records: list[Record],
+        held: list[Signed[Any]],
+        left_out: Sequence[Signed[Any]],
+        channel: Signed[Channel],
+    ) -> Taken:
         now_ms = self._now_ms()
         try:
-            return check_taken(records, held, channel.message, Role.CLIENT, now_ms=now_ms)
+            return check_taken(records, held, channel.message, Role.CLIENT, now_ms=now_ms, left_out=left_out)
         except InvalidRecord as fault:
             for record in records:
                 try:

@@ -228,6 +228,8 @@ class Statements:
                 while True:
                     news = parse_frame(await talk.expect(Kind.SETTLE_NEWS, timeout_s=None), SettlementNews)
                     self._news.add(news.channel)
+                    if len(self._news) >= MAX_COMPARED:
+                        raise ProtocolViolation("it has news of more channels than anybody has with it.")
                     self._wake.set()
         except P2pgridError as error:
             log.info("%s tells of no statements: %s", link.name, error.message)

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from p2pgrid.errors import InvalidRecord, ProtocolViolation
 from p2pgrid.proto.billing_details import BillingDetails
 from p2pgrid.proto.billing_rules import Bookings, fault_of_payments, faults_of_invoices
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.cycle import Cycle, CycleVerdict, Leg
+from p2pgrid.proto.cycle_rules import CycleState, state_of
 from p2pgrid.proto.dispute_rules import DAY_MS
 from p2pgrid.proto.keys import PublicKey, parse_public_key
 from p2pgrid.proto.messages import Channel
@@ -39,6 +40,9 @@ from p2pgrid.proto.statement import Invoice, Payment, PaymentKind, Statement
 CONFLICT: Final = "two-records-one-slot: another record of settlement is on record in its place"
 MOST_PROPOSED: Final = 64
 """Set-offs of a channel that one side alone has signed, and likewise cycles that are not settled, which are kept."""
+MOST_OVER: Final = 256
+"""The same, with those that are over and came to nothing: what is listed no more is on record yet, and is read."""
+_Slot = TypeVar("_Slot")
 BOOKED_TWICE: Final = "payment-mismatch: a movement of money that is on record was booked again"
 
 
@@ -56,14 +60,22 @@ class Taken:
     """Sound, and in the place of another: evidence, with the reason."""
     waiting: list[tuple[Signed[Any], str]] = field(default_factory=list)
     """Sound by themselves, and not kept: why, in a sentence."""
+    left_out: Sequence[Signed[Any]] = ()
+    """What this side has of the channel and lists no more (`Listing.left_out`)."""
     now_ms: int = 0
     """When they came."""
 
 
 def check_taken(
-    sent: Sequence[Record], held: Sequence[Signed[Any]], channel: Channel, own: Role, *, now_ms: int
+    sent: Sequence[Record],
+    held: Sequence[Signed[Any]],
+    channel: Channel,
+    own: Role,
+    *,
+    now_ms: int,
+    left_out: Sequence[Signed[Any]] = (),
 ) -> Taken:
-    """What the other side sent of a channel. `held`: what this side has of it.
+    """What the other side sent of a channel. `held`: what this side lists of it; `left_out`: what it lists no more.
 
     Raises InvalidRecord with the finding's code, and ProtocolViolation for what is no record of settlement of this
     channel, or too many.
@@ -73,7 +85,7 @@ def check_taken(
     checked = [_checked(record, channel, now_ms) for record in sent]
     if len({one.id for one in checked}) < len(checked):
         raise ProtocolViolation("a record of settlement came twice at once.")
-    taken = Taken(now_ms=now_ms)
+    taken = Taken(now_ms=now_ms, left_out=left_out)
     for kind, check in CHECKS.items():
         new = sorted((one for one in checked if isinstance(one.message, kind)), key=place_of)
         if new:
@@ -234,45 +246,43 @@ def _take_payments(
 def _take_set_offs(
     new: Sequence[Signed[Any]], held: Sequence[Signed[Any]], taken: Taken, channel: Channel, own: Role
 ) -> None:
-    on_record = [one for one in held if isinstance(one.message, SetOff)]
+    on_record = [one for one in (*held, *taken.left_out) if isinstance(one.message, SetOff)]
     slots = {_nonce_of(one.message): one.id for one in on_record}
     known = set(slots.values())
-    proposed = sum(not is_in_force(one) for one in on_record)
+    over = sum(isinstance(one.message, SetOff) for one in taken.left_out)
+    room = _Room("a set-off", sum(not is_in_force(one) for one in on_record) - over, over)
     for one in new:
         message: SetOff = one.message
-        if slots.setdefault(_nonce_of(message), one.id) != one.id:
-            taken.conflicting.append((one.record, CONFLICT))
-        elif _is_early(message.agreed_ms, one, taken):
+        if not _is_first_in_time(one, _nonce_of(message), message.agreed_ms, slots, taken):
             continue
-        elif is_in_force(one) or one.id in known:
+        if is_in_force(one) or one.id in known:
             taken.keep.append(one)
         elif taken.now_ms > message.until_ms + LAPSED_MS:
             taken.waiting.append((one, "a set-off was proposed, and its last day is over."))
-        elif proposed >= MOST_PROPOSED:
-            taken.waiting.append((one, f"a set-off was proposed, and {proposed} of this channel wait already."))
         else:
-            proposed += 1
-            taken.keep.append(one)
+            room.take(one, taken)
 
 
 def _take_cycles(
     new: Sequence[Signed[Any]], held: Sequence[Signed[Any]], taken: Taken, channel: Channel, own: Role
 ) -> None:
-    on_record = [one for one in held if isinstance(one.message, Cycle)]
+    on_record = [one for one in (*held, *taken.left_out) if isinstance(one.message, Cycle)]
     slots = {(one.message.proposer, one.message.nonce): one.id for one in on_record}
-    settled = {one.message.cycle for one in held if isinstance(one.message, CycleVerdict) and one.message.is_complete}
-    proposed = sum(one.id not in settled for one in on_record)
+    known = set(slots.values())
+    # By all its legs, and not by a timekeeper's word alone, which costs nobody anything.
+    legs = [one.message for one in held if isinstance(one.message, Leg) and is_in_force(one)]
+    said = [one.message for one in held if isinstance(one.message, CycleVerdict)]
+    over = sum(isinstance(one.message, Cycle) for one in taken.left_out)
+    unsettled = sum(state_of(one.message, one.id, legs, said) is not CycleState.SETTLED for one in on_record)
+    room = _Room("a cycle", unsettled - over, over)
     for one in new:
         message: Cycle = one.message
-        if slots.setdefault((message.proposer, message.nonce), one.id) != one.id:
-            taken.conflicting.append((one.record, CONFLICT))
-        elif _is_early(message.proposed_ms, one, taken):
+        if not _is_first_in_time(one, (message.proposer, message.nonce), message.proposed_ms, slots, taken):
             continue
-        elif proposed >= MOST_PROPOSED:
-            taken.waiting.append((one, f"a cycle was proposed, and {proposed} of this channel wait already."))
-        else:
-            proposed += 1
+        if one.id in known:
             taken.keep.append(one)
+        else:
+            room.take(one, taken)
 
 
 def _take_legs(
@@ -292,7 +302,7 @@ def _take_verdicts(
     new: Sequence[Signed[Any]], held: Sequence[Signed[Any]], taken: Taken, channel: Channel, own: Role
 ) -> None:
     cycles = _cycles(held, taken)
-    said = [one for one in held if isinstance(one.message, CycleVerdict)]
+    said = [one for one in (*held, *taken.left_out) if isinstance(one.message, CycleVerdict)]
     slots = {(one.message.timekeeper, one.message.cycle, one.message.is_complete): one.id for one in said}
     for one in new:
         message: CycleVerdict = one.message
@@ -302,10 +312,38 @@ def _take_verdicts(
             continue
         _raise_first(faults_of_verdict(message, cycle))
         # One that says both is caught by an audit; both words are kept, so that both sides come to the same state.
-        if slots.setdefault((message.timekeeper, message.cycle, message.is_complete), one.id) != one.id:
-            taken.conflicting.append((one.record, CONFLICT))
-        elif not _is_early(message.judged_ms, one, taken):
+        slot = message.timekeeper, message.cycle, message.is_complete
+        if _is_first_in_time(one, slot, message.judged_ms, slots, taken):
             taken.keep.append(one)
+
+
+@dataclass(slots=True)
+class _Room:
+    """How many proposals of a kind there are, and whether one more is kept."""
+
+    name: str
+    waits: int
+    over: int
+    """Those that came to nothing."""
+
+    def take(self, one: Signed[Any], taken: Taken) -> None:
+        """Keep it, or let it wait."""
+        if self.waits >= MOST_PROPOSED:
+            taken.waiting.append((one, f"{self.name} was proposed, and {self.waits} of this channel wait already."))
+        elif self.waits + self.over >= MOST_OVER:
+            sentence = f"{self.name} was proposed, and {self.waits + self.over} of this channel came to nothing or wait"
+            taken.waiting.append((one, f"{sentence} already."))
+        else:
+            self.waits += 1
+            taken.keep.append(one)
+
+
+def _is_first_in_time(one: Signed[Any], slot: _Slot, said_ms: int, slots: dict[_Slot, bytes], taken: Taken) -> bool:
+    """Is it alone in its slot, and not dated ahead? What is not is evidence, or waits. `slots`: ids by slot."""
+    if slots.setdefault(slot, one.id) != one.id:
+        taken.conflicting.append((one.record, CONFLICT))
+        return False
+    return not _is_early(said_ms, one, taken)
 
 
 def _nonce_of(message: SetOff) -> tuple[bytes, bytes, bytes]:
@@ -314,7 +352,8 @@ def _nonce_of(message: SetOff) -> tuple[bytes, bytes, bytes]:
 
 def _cycles(held: Sequence[Signed[Any]], taken: Taken) -> dict[bytes, Cycle]:
     """On record, or about to be."""
-    return {one.id: one.message for one in (*held, *taken.keep) if isinstance(one.message, Cycle)}
+    everything = (*held, *taken.left_out, *taken.keep)
+    return {one.id: one.message for one in everything if isinstance(one.message, Cycle)}
 
 
 def _is_early(said_ms: int, one: Signed[Any], taken: Taken) -> bool:

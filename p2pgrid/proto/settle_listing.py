@@ -80,6 +80,8 @@ class Listing:
             whole += ledger.settlement(named, channel)
         cycles = _cycles_that_count(whole, now_ms)
         self._whole = {place_of(one): one for one in whole if _counts(one, cycles, now_ms)}
+        self.left_out: Final = tuple(one for one in whole if not _counts(one, cycles, now_ms))
+        """On record, and listed no more."""
         places = [(at, signers_of(one.signers)) for at, one in self._whole.items()]
         for rank, message_type in _LISTED.items():
             for mark in ledger.settlement_marks(message_type, channel):

@@ -6,32 +6,19 @@ import asyncio
 import functools
 import logging
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from p2pgrid.errors import LedgerError
 from p2pgrid.ledger.base import Ledger
-from p2pgrid.net.connection import LinkConnection
 from p2pgrid.proto.dispute import Answer, Decision, Dispute
 from p2pgrid.proto.dispute_exchange import Said
 from p2pgrid.proto.disputing import automatic_rejection, sign_answer
 from p2pgrid.proto.record import Role, Signed
 from p2pgrid.proto.restore import tariff_of
 from p2pgrid.provider.channels import Channels
+from p2pgrid.provider.watchers import Watcher, Watchers
 
 log = logging.getLogger(__name__)
-
-
-class Watcher(Protocol):
-    """A stream on which a client waits for news."""
-
-    @property
-    def connection(self) -> LinkConnection: ...
-
-    def tell(self, channel: bytes) -> None:
-        """There is news of the client's channel."""
-
-    def replaced(self) -> None:
-        """The client has opened another on this link."""
 
 
 class DisputeBook:
@@ -41,19 +28,15 @@ class DisputeBook:
         self._ledger: Final = ledger
         self._channels: Final = channels
         self._now_ms: Final = now_ms
-        self._watchers: dict[LinkConnection, Watcher] = {}
+        self._watchers: Final = Watchers[Watcher]()
 
     def watch(self, watcher: Watcher) -> None:
         """Tell it of news from now on. A link has one watcher."""
-        before = self._watchers.get(watcher.connection)
-        self._watchers[watcher.connection] = watcher
-        if before is not None:
-            before.replaced()
+        self._watchers.watch(watcher)
 
     def unwatch(self, watcher: Watcher) -> None:
         """Its stream is gone."""
-        if self._watchers.get(watcher.connection) is watcher:
-            del self._watchers[watcher.connection]
+        self._watchers.unwatch(watcher)
 
     def review(self) -> int:
         """At the start: see to what came just before an earlier run ended. How many disputes wait for the operator.
@@ -133,6 +116,5 @@ class DisputeBook:
         channel = self._channels.get(channel_id)
         if channel is None:
             return
-        for connection, watcher in list(self._watchers.items()):
-            if connection.peer == channel.books.client:
-                watcher.tell(channel_id)
+        for watcher in self._watchers.of(channel.books.client):
+            watcher.tell(channel_id)

@@ -6,7 +6,6 @@ import logging
 from enum import Enum, auto
 
 from p2pgrid.errors import LedgerError, ProtocolViolation
-from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.stream import Stream
 from p2pgrid.proto.dispute_exchange import (
     CONFLICT,
@@ -16,10 +15,12 @@ from p2pgrid.proto.dispute_exchange import (
     compare,
     held_by_both,
 )
-from p2pgrid.proto.record import Record, Role, parse_record
+from p2pgrid.proto.record import Record, Role
 from p2pgrid.proto.wire import DisputesCompared, DisputesHeld, DisputesNews, Kind, parse_frame
 from p2pgrid.provider.control import note_dispute
 from p2pgrid.provider.exchange import Exchange, Shop
+from p2pgrid.provider.listed_records import ListedRecords
+from p2pgrid.provider.news_watch import NewsBook, NewsWatch
 from p2pgrid.provider.open_channel import OpenChannel
 
 log = logging.getLogger(__name__)
@@ -41,10 +42,10 @@ class DisputesExchange(Exchange):
         super().__init__(shop, stream)
         self._stage = _Stage.HELD
         self._outbox = self.outbox()
-        self._records: list[Record] = []
         self._sent: list[Record] = []
         self._channel: OpenChannel
         self._theirs: DisputesHeld
+        self._came: ListedRecords
         self._compared: DisputesCompared
 
     @property
@@ -58,7 +59,8 @@ class DisputesExchange(Exchange):
             elif self._stage is _Stage.TAKEN and kind == Kind.DISPUTES_TAKEN and not payload:
                 self._confirmed()
             elif self._stage is _Stage.RECORDS and kind == Kind.RECORD:
-                self._record(payload)
+                self._came.take(payload)
+                self._records_so_far()
             else:
                 raise ProtocolViolation(f"message kind {kind} came where disputes were exchanged.")
         except LedgerError as error:
@@ -71,6 +73,7 @@ class DisputesExchange(Exchange):
         self._channel.check_usable()
         self._theirs = theirs
         self._compared, self._sent = compare(self.shop.ledger, theirs)
+        self._came = ListedRecords(self._compared.lacks, max_bytes=MAX_DISPUTE_BYTES)
         self.stream.send(Kind.DISPUTES_COMPARED, self._compared.to_bytes())
         for record in self._sent:
             self.stream.send(Kind.RECORD, record.to_bytes())
@@ -82,24 +85,15 @@ class DisputesExchange(Exchange):
         self._stage = _Stage.RECORDS
         self._records_so_far()
 
-    def _record(self, payload: bytes) -> None:
-        if len(payload) > MAX_DISPUTE_BYTES:
-            raise ProtocolViolation(f"a dispute or an answer has at most {MAX_DISPUTE_BYTES} bytes.")
-        record = parse_record(payload)
-        if record.id != self._compared.lacks[len(self._records)]:
-            raise ProtocolViolation("another record came than the client had listed.")
-        self._records.append(record)
-        self._records_so_far()
-
     def _records_so_far(self) -> None:
-        if len(self._records) < len(self._compared.lacks):
+        if not self._came.is_whole:
             self.expect_next()
             return
         self._stage = _Stage.NOTHING
         self.cancel_timer()
         shop, channel = self.shop, self._channel
         channel.check_usable()
-        checked = check_sent(self._records, shop.ledger, channel.books.signed, now_ms=shop.now_ms())
+        checked = check_sent(self._came.records, shop.ledger, channel.books.signed, now_ms=shop.now_ms())
         for record in checked.conflicting:
             shop.evidence.keep(self.stream.peer, record, CONFLICT)
         if checked.keep:
@@ -118,40 +112,15 @@ class DisputesExchange(Exchange):
                 note_dispute(shop, dispute)
 
 
-class DisputesWatch(Exchange):
+class DisputesWatch(NewsWatch):
     """DISPUTES_WATCH -> DISPUTES_NEWS whenever there is news, until the client ends the stream."""
 
-    _is_watching = False
+    first = Kind.DISPUTES_WATCH
+    news = Kind.DISPUTES_NEWS
 
     @property
-    def connection(self) -> LinkConnection:
-        return self.stream.connection
+    def news_book(self) -> NewsBook:
+        return self.shop.disputes
 
-    def take(self, kind: int, payload: bytes) -> None:
-        if self._is_watching or payload:
-            raise ProtocolViolation("a DISPUTES_WATCH carries no bytes, and nothing follows it.")
-        self._is_watching = True
-        self.shop.disputes.watch(self)
-
-    def tell(self, channel: bytes) -> None:
-        """There is news of the client's channel."""
-        if not self.is_over:
-            self.stream.send(Kind.DISPUTES_NEWS, DisputesNews(channel=channel).to_bytes())
-
-    def replaced(self) -> None:
-        """The client has opened another on this link."""
-        self.finish()
-
-    @property
-    def may_end(self) -> bool:
-        return self._is_watching
-
-    def ended(self, stream: Stream) -> None:
-        self.shop.disputes.unwatch(self)
-        if self.is_over:
-            super().ended(stream)
-        else:
-            self.finish()
-
-    def lost(self, reason: str) -> None:
-        self.shop.disputes.unwatch(self)
+    def frame(self, channel: bytes) -> bytes:
+        return DisputesNews(channel=channel).to_bytes()

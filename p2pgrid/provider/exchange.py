@@ -25,7 +25,6 @@ from p2pgrid.proto.wire import Kind, Refusal
 from p2pgrid.provider.admission import RETRY_AFTER_MS, Admission
 from p2pgrid.provider.channels import Channels
 from p2pgrid.provider.client_credit import ClientCredit
-from p2pgrid.provider.dispute_book import Watcher
 from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.links import ClientLinks
 from p2pgrid.provider.offer_news import OfferNews
@@ -33,6 +32,7 @@ from p2pgrid.provider.offers import Offers
 from p2pgrid.provider.open_channel import OpenChannel
 from p2pgrid.provider.statement_book import StatementBook
 from p2pgrid.provider.tally import Tally
+from p2pgrid.provider.watchers import Watcher
 
 log = logging.getLogger(__name__)
 

@@ -9,49 +9,39 @@ from __future__ import annotations
 import asyncio
 from typing import Final, Protocol
 
-from p2pgrid.net.connection import LinkConnection
+from p2pgrid.provider.watchers import Watched, Watchers
 
 CAPACITY_INTERVAL_S: Final = 2.0
 CONFIRM_INTERVAL_S: Final = 20.0
 
 
-class OfferWatcher(Protocol):
+class OfferWatcher(Watched, Protocol):
     """A stream on which a client watches the offer."""
-
-    @property
-    def connection(self) -> LinkConnection: ...
 
     def look(self) -> None:
         """Tell the client what it has not been told."""
-
-    def replaced(self) -> None:
-        """The client has opened another on this link."""
 
 
 class OfferNews:
     """One for a node."""
 
     def __init__(self) -> None:
-        self._watchers: dict[LinkConnection, OfferWatcher] = {}
+        self._watchers: Final = Watchers[OfferWatcher]()
 
     def __len__(self) -> int:
         return len(self._watchers)
 
     def watch(self, watcher: OfferWatcher) -> None:
         """Tell it from now on. A link has one watcher."""
-        before = self._watchers.get(watcher.connection)
-        self._watchers[watcher.connection] = watcher
-        if before is not None:
-            before.replaced()
+        self._watchers.watch(watcher)
 
     def unwatch(self, watcher: OfferWatcher) -> None:
         """Its stream is gone."""
-        if self._watchers.get(watcher.connection) is watcher:
-            del self._watchers[watcher.connection]
+        self._watchers.unwatch(watcher)
 
     def changed(self) -> None:
         """Another offer is in force, or none."""
-        for watcher in list(self._watchers.values()):
+        for watcher in self._watchers.all():
             watcher.look()
 
     async def run(self) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Final
 
 from p2pgrid.errors import InvalidRecord, LedgerError, LocalError, P2pgridError, ProtocolViolation, Refused
-from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.stream import Stream
 from p2pgrid.proto.statement import Invoice
 from p2pgrid.proto.wire import (
@@ -21,11 +20,22 @@ from p2pgrid.proto.wire import (
     parse_frame,
 )
 from p2pgrid.provider.exchange import Exchange, Shop
+from p2pgrid.provider.news_watch import NewsBook, NewsWatch
 from p2pgrid.provider.open_channel import OpenChannel
 from p2pgrid.provider.statement_book import StatementBook
 from p2pgrid.settlement.hooks import NamedFile
 
 log = logging.getLogger(__name__)
+
+DOCUMENT_COST: Final = 0.25
+"""Of what an address may settle (`ProviderLimits.settlement_burst`): a channel's invoices are read for a file."""
+
+
+def book_of(shop: Shop) -> StatementBook:
+    """Raises Refused (`unsupported`) for a node that does not settle."""
+    if shop.statements is None:
+        raise Refused("unsupported", "this provider settles by no statements.")
+    return shop.statements
 
 
 class SettlementExchange(Exchange):
@@ -38,9 +48,7 @@ class SettlementExchange(Exchange):
     @property
     def book(self) -> StatementBook:
         """Raises Refused (`unsupported`) for a node that does not settle."""
-        if self.shop.statements is None:
-            raise Refused("unsupported", "this provider settles by no statements.")
-        return self.shop.statements
+        return book_of(self.shop)
 
     def find(self, channel_id: bytes) -> OpenChannel:
         """The client's channel, in order. Raises Refused (`unknown-channel`, `ledger-unavailable`)."""
@@ -52,6 +60,7 @@ class SettlementExchange(Exchange):
         """Go on in a task; nothing is taken from the client meanwhile."""
         self.cancel_timer()
         self._task = self._loop.create_task(self._guarded(work), name="settlement exchange")
+        self._task.add_done_callback(self._worked)
 
     def lost(self, reason: str) -> None:
         # What is being written is written; nobody is there to be told.
@@ -70,6 +79,12 @@ class SettlementExchange(Exchange):
             self.unreadable(error)
         except P2pgridError as error:
             log.error("a settlement exchange ended: %s", error)
+            self.cut("the provider cannot settle now")
+
+    def _worked(self, task: asyncio.Task[None]) -> None:
+        """A fault of our own leaves nobody waiting: there is no timer while work goes on."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a settlement exchange failed", exc_info=error)
             self.cut("the provider cannot settle now")
 
     def unreadable(self, error: LedgerError) -> None:
@@ -117,6 +132,7 @@ class DocumentExchange(SettlementExchange):
             if request.document_sha256 != self._wanted:
                 raise ProtocolViolation("another document was asked for on one stream.")
             return self._file
+        self.shop.links.check_settlement(self.stream.connection, DOCUMENT_COST)
         channel = self.find(request.channel)
         invoices = self.shop.ledger.settlement(Invoice, channel.books.id)
         invoice = next((one for one in invoices if one.message.document_sha256 == request.document_sha256), None)
@@ -127,46 +143,15 @@ class DocumentExchange(SettlementExchange):
         return file
 
 
-class SettleWatch(Exchange):
+class SettleWatch(NewsWatch):
     """SETTLE_WATCH -> SETTLE_NEWS whenever there is news, until the client ends the stream."""
 
-    _is_watching = False
+    first = Kind.SETTLE_WATCH
+    news = Kind.SETTLE_NEWS
 
     @property
-    def connection(self) -> LinkConnection:
-        return self.stream.connection
+    def news_book(self) -> NewsBook:
+        return book_of(self.shop)
 
-    def take(self, kind: int, payload: bytes) -> None:
-        if self._is_watching or payload:
-            raise ProtocolViolation("a SETTLE_WATCH carries no bytes, and nothing follows it.")
-        if self.shop.statements is None:
-            raise Refused("unsupported", "this provider settles by no statements.")
-        self._is_watching = True
-        self.shop.statements.watch(self)
-
-    def tell(self, channel: bytes) -> None:
-        """There is news of the client's channel."""
-        if not self.is_over:
-            self.stream.send(Kind.SETTLE_NEWS, SettlementNews(channel=channel).to_bytes())
-
-    def replaced(self) -> None:
-        """The client has opened another on this link."""
-        self.finish()
-
-    @property
-    def may_end(self) -> bool:
-        return self._is_watching
-
-    def ended(self, stream: Stream) -> None:
-        self._unwatch()
-        if self.is_over:
-            super().ended(stream)
-        else:
-            self.finish()
-
-    def lost(self, reason: str) -> None:
-        self._unwatch()
-
-    def _unwatch(self) -> None:
-        if self.shop.statements is not None:
-            self.shop.statements.unwatch(self)
+    def frame(self, channel: bytes) -> bytes:
+        return SettlementNews(channel=channel).to_bytes()

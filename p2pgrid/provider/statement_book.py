@@ -15,15 +15,14 @@ from typing import Any, Final
 
 from p2pgrid.errors import LedgerError, P2pgridError, Refused
 from p2pgrid.ledger.base import Ledger
-from p2pgrid.net.connection import LinkConnection
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import Role, Signed, sign_message
 from p2pgrid.proto.settle_listing import Listing
 from p2pgrid.proto.statement import Invoice, Statement
 from p2pgrid.proto.wire import StatementDiffers, StatementRequest
 from p2pgrid.provider.channels import Channels
-from p2pgrid.provider.dispute_book import Watcher
 from p2pgrid.provider.open_channel import OpenChannel
+from p2pgrid.provider.watchers import Watcher, Watchers
 from p2pgrid.settlement.hooks import Details, SellerHooks
 from p2pgrid.settlement.statements.days import LocalDays, period_days
 from p2pgrid.settlement.statements.drafting import NOTHING_HAPPENED, Draft, Terms, draft, is_due
@@ -61,7 +60,7 @@ class StatementBook:
         self.details: Final[Details] = selling.details
         self.hooks: Final[SellerHooks] = selling.hooks
         self.terms: Final = terms or Terms()
-        self._watchers: dict[LinkConnection, Watcher] = {}
+        self._watchers: Final = Watchers[Watcher]()
         self._wanted: dict[bytes, int] = {}
         """Channels that the operator wants a statement of, and its last day (0: up to now)."""
         self.differences: dict[bytes, StatementDiffers] = {}
@@ -76,24 +75,19 @@ class StatementBook:
 
     def watch(self, watcher: Watcher) -> None:
         """Tell it of news from now on. A link has one watcher."""
-        before = self._watchers.get(watcher.connection)
-        self._watchers[watcher.connection] = watcher
-        if before is not None:
-            before.replaced()
+        self._watchers.watch(watcher)
 
     def unwatch(self, watcher: Watcher) -> None:
         """Its stream is gone."""
-        if self._watchers.get(watcher.connection) is watcher:
-            del self._watchers[watcher.connection]
+        self._watchers.unwatch(watcher)
 
     def news(self, channel_id: bytes) -> None:
         """There is something that the channel's client has not: a statement that is due, an invoice, a payment."""
         channel = self._channels.get(channel_id)
         if channel is None:
             return
-        for connection, watcher in list(self._watchers.items()):
-            if connection.peer == channel.books.client:
-                watcher.tell(channel_id)
+        for watcher in self._watchers.of(channel.books.client):
+            watcher.tell(channel_id)
 
     def want(self, channel_id: bytes, until_day: int) -> None:
         """The operator wants a statement: the client is told to come, and gets its draft whether it is due or not."""
@@ -112,7 +106,7 @@ class StatementBook:
             await asyncio.sleep(CHECK_INTERVAL_S)
 
     def _channels_of_watchers(self) -> list[Signed[Channel]]:
-        clients = {connection.peer.raw for connection in self._watchers}
+        clients = self._watchers.clients()
         return [one.books.signed for one in self._channels if one.books.client.raw in clients]
 
     async def _is_due(self, channel: Signed[Channel]) -> bool:
@@ -179,12 +173,17 @@ class StatementBook:
     def sign(self, channel: OpenChannel, draft: Draft) -> Signed[Statement]:
         """Sign what the client has agreed to. It is in nobody's ledger yet: `signed` is called once it is.
 
-        Raises Refused (`busy`) where the number was signed meanwhile, LedgerError.
+        Raises Refused (`busy`) where the number was signed meanwhile, or where this side would state another sum by
+        now: money was booked, or a set-off signed, while the client looked at the draft. LedgerError.
         """
         channel_id, number = channel.books.id, draft.statement.statement_number
         taken = {one.message.statement_number for one in self.ledger.settlement(Statement, channel_id)}
         if channel_id in self._signing or number in taken:
             raise Refused("busy", f"statement {number} was signed in another exchange.", hint="Settle again.")
+        books, stated = read_books(self.ledger, channel.books.signed), draft.statement
+        sums = books.payments_cents(stated.stated_ms), books.set_off_cents(stated.stated_ms)
+        if sums != (stated.payments_cents, stated.set_off_cents):
+            raise Refused("busy", "money was booked or set off since it was drafted.", hint="Settle again.")
         self._signing.add(channel_id)
         return sign_message(draft.statement, Role.PROVIDER, self._channels.key_of(channel))
 

@@ -31,6 +31,7 @@ from p2pgrid.proto.wire import (
     parse_frame,
 )
 from p2pgrid.provider.exchange import Shop
+from p2pgrid.provider.listed_records import ListedRecords
 from p2pgrid.provider.open_channel import OpenChannel
 from p2pgrid.provider.settlement_exchange import SettlementExchange
 from p2pgrid.settlement.statements.drafting import Draft
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 JUDGING_TIMEOUT_S: Final = 120.0
 """How long a client may look at a draft of very many receipts."""
 MAX_RECORD_BYTES: Final = MAX_STATEMENT_BYTES
+MOST_TOLD: Final = 8
+"""How often a client may ask which receipts are in a draft, beside once for each full answer: it is held meanwhile."""
 PAGE_COST: Final = 1.0
 DRAFT_COST: Final = 5.0
 """Of what an address may settle (`ProviderLimits.settlement_burst`)."""
@@ -66,10 +69,10 @@ class SettleExchange(SettlementExchange):
     def __init__(self, shop: Shop, stream: Stream) -> None:
         super().__init__(shop, stream)
         self._stage = _Stage.FIRST
-        self._records: list[Record] = []
         self._channel: OpenChannel
         self._held: Listing
         self._compared: SettlementCompared
+        self._came: ListedRecords
 
     @property
     def may_end(self) -> bool:
@@ -83,7 +86,8 @@ class SettleExchange(SettlementExchange):
                 self._stage = _Stage.RECORDS
                 self._records_so_far()
             elif self._stage is _Stage.RECORDS and kind == Kind.RECORD:
-                self._record(payload)
+                self._came.take(payload)
+                self._records_so_far()
             else:
                 raise ProtocolViolation(f"message kind {kind} came where records of settlement were exchanged.")
         except LedgerError as error:
@@ -95,6 +99,7 @@ class SettleExchange(SettlementExchange):
         self._channel = self.find(theirs.channel)
         self._held = self.book.held(self._channel)
         self._compared, lacking = compare(self._held.places, theirs)
+        self._came = ListedRecords(self._compared.lacks, max_bytes=MAX_RECORD_BYTES)
         sent = [one.record for one in self._held.read(lacking)]
         self.stream.send(Kind.SETTLE_COMPARED, self._compared.to_bytes())
         for record in sent:
@@ -102,17 +107,8 @@ class SettleExchange(SettlementExchange):
         self._stage = _Stage.TAKEN
         self.expect_next()
 
-    def _record(self, payload: bytes) -> None:
-        if len(payload) > MAX_RECORD_BYTES:
-            raise ProtocolViolation(f"a record of settlement has at most {MAX_RECORD_BYTES} bytes.")
-        record = parse_record(payload)
-        if record.id != self._compared.lacks[len(self._records)]:
-            raise ProtocolViolation("another record came than the client had listed.")
-        self._records.append(record)
-        self._records_so_far()
-
     def _records_so_far(self) -> None:
-        if len(self._records) < len(self._compared.lacks):
+        if not self._came.is_whole:
             self.expect_next()
             return
         self._stage = _Stage.NOTHING
@@ -120,8 +116,15 @@ class SettleExchange(SettlementExchange):
 
     async def _keep(self) -> None:
         shop, channel, peer = self.shop, self._channel, self.stream.peer
-        held = await read_listed(self._held) if self._records else []
-        taken = check_taken(self._records, held, channel.books.terms, Role.PROVIDER, now_ms=shop.now_ms())
+        held = await read_listed(self._held) if self._came.records else []
+        taken = check_taken(
+            self._came.records,
+            held,
+            channel.books.terms,
+            Role.PROVIDER,
+            now_ms=shop.now_ms(),
+            left_out=self._held.left_out,
+        )
         await keep_taken(
             shop.ledger,
             taken,
@@ -149,6 +152,8 @@ class StatementExchange(SettlementExchange):
         self._signed: Signed[Statement] | None = None
         self._ids: tuple[int, list[bytes]] = (1, [])
         """The first receipt's number, and the ids of all."""
+        self._told = 0
+        """How often the client asked for some of them."""
         self._outbox = self.outbox()
 
     @property
@@ -217,6 +222,9 @@ class StatementExchange(SettlementExchange):
         first, ids = self._ids
         if request.first < first:
             raise ProtocolViolation(f"receipts from {request.first} on were asked for; the draft begins with {first}.")
+        self._told += 1
+        if self._told > MOST_TOLD + len(ids) // MAX_STATED_IDS:
+            raise ProtocolViolation(f"the receipts of a draft were asked for {self._told} times.")
         some = ids[request.first - first :][:MAX_STATED_IDS]
         self.stream.send(Kind.STATED_RECEIPTS, StatedReceipts(ids=tuple(some)).to_bytes())
         self.call_after(JUDGING_TIMEOUT_S, self._silent)

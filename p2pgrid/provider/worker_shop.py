@@ -21,10 +21,10 @@ from p2pgrid.proto.record import Record, Signed
 from p2pgrid.proto.withdrawal import Withdrawal
 from p2pgrid.provider import worker_messages as m
 from p2pgrid.provider.admission import ServedModel
-from p2pgrid.provider.dispute_book import Watcher
 from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.links import ClientLinks
 from p2pgrid.provider.tally import Tally
+from p2pgrid.provider.watchers import Watcher
 
 log = logging.getLogger(__name__)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +17,15 @@ from p2pgrid.client.statement_exchange import ChannelSettled, StatementClient
 from p2pgrid.errors import ProtocolViolation, Refused, RemoteError
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.memory import MemoryLedger
+from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import PARTIES, Role, Signed, sign_message
+from p2pgrid.proto.settle_check import check_taken
 from p2pgrid.proto.settle_exchange import BEGIN, END
 from p2pgrid.proto.statement import Invoice, Payment, Statement
 from p2pgrid.proto.verdict import Bundle, audit_records
 from p2pgrid.proto.wire import (
+    MAX_COMPARED,
     MAX_DOCUMENT_BYTES,
     DocumentRequest,
     Kind,
@@ -40,7 +44,7 @@ from p2pgrid.settlement.statements.refused import NotStated
 from p2pgrid.settlement.wiring import Buying, Selling
 from tests.client.test_disputes import buy, dispute_of, session
 from tests.client.test_with_provider import buying
-from tests.factories import PROVIDER, make_prepayment, secret_key
+from tests.factories import PROVIDER, digest, make_prepayment, secret_key
 from tests.provider.rig import Buyer, Rig, provider, until
 from tests.settlement.statements.parts import DictDetails, Issuer, Receiver, details_of, own_details
 from tests.settlement.statements.two_sides import Sides, later
@@ -450,3 +454,42 @@ async def test_a_provider_that_has_set_another_time_zone_is_settled_with(
             done = await d.settle()
             assert bool(done.statements) is is_offer_known
             assert {one.field for one in done.differences} == (set() if is_offer_known else {"until_ms"})
+
+
+async def test_news_of_channels_without_end_is_not_kept() -> None:
+    async with deal(1) as d:
+        (channel,) = d.bought.channels()
+        await session(d.purchaser).ready(5.0)
+        book, ours = d.rig.shop.statements, session(d.purchaser).statements
+        assert book is not None
+        client = parse_public_key(channel.message.client)
+        await until(lambda: book._watchers.of(client))
+        async with ours._turn:  # the client is busy
+            book.news(channel.message.channel)
+            await until(lambda: ours._turn._waiters)
+            for n in range(MAX_COMPARED + 1):
+                for watcher in book._watchers.of(client):
+                    watcher.tell(digest(f"news {n}"))
+                await until(lambda n=n: len(ours._news) > n or not len(book._watchers))
+            await until(lambda: not len(book._watchers), timeout_s=5)
+            assert len(ours._news) <= MAX_COMPARED
+
+
+async def test_many_records_at_once_are_checked_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+
+    def checked(*given: Any, **more: Any) -> Any:
+        threads.append(threading.current_thread())
+        return check_taken(*given, **more)
+
+    monkeypatch.setattr("p2pgrid.client.statement_exchange.check_taken", checked)
+    async with deal(0) as d:
+        await buy(d.purchaser, d.bought, d.sold)
+        (channel,) = d.bought.channels()
+        name = channel.message.channel
+        now_ms = unix_ms()
+        paid = [make_prepayment(name, reference=f"A{n}", entry=digest(f"{n}"), booked_ms=now_ms) for n in range(40)]
+        await d.sold.append(*paid)
+        await d.settle(is_wanted=False)
+        assert len(d.bought.settlement(Payment, name)) == 40
+        assert threads and threading.main_thread() not in threads

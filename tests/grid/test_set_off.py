@@ -19,7 +19,7 @@ from p2pgrid.proto.record import Role, sign_message
 from p2pgrid.proto.set_off import SetOff
 from p2pgrid.settlement.statements.drafting import draft
 from tests.factories import make_invoice
-from tests.grid.conftest import MODEL, FakeEngine, get, p2pgrid, receipts, until
+from tests.grid.conftest import MODEL, FakeEngine, get, p2pgrid, until
 from tests.grid.test_reconcile import command
 from tests.grid.test_sales import ask, keep_address
 from tests.settlement.statements.parts import DictDetails, details_of
@@ -60,24 +60,27 @@ class House:
 @pytest.fixture
 async def houses(tmp_path: Path, fake_engine: FakeEngine) -> AsyncIterator[tuple[Grid, House, House]]:
     grid = Grid(tmp_path, model=MODEL, engine_url=fake_engine.url)
-    gateways = {}
+    gateways: dict[Operator, NodeProcess] = {}
+
+    async def start(seller: Operator, country: str) -> None:
+        """Its gateway, and its node with a card that names the gateway's key."""
+        data = tmp_path / f"gateway-{seller.country}"
+        data.mkdir(mode=0o700)
+        (data / "config.toml").write_text(f'network = "{NETWORK}"\n\n[client]\ncountries = ["{country}"]\n')
+        peers = str(tmp_path / "bootstrap_peers.toml")
+        listen = ("--listen", "127.0.0.1:0", "--network", NETWORK, "--bootstrap-peers", peers)
+        gateways[seller] = NodeProcess(f"{seller.name}'s gateway", data, "gateway", *listen)
+        await asyncio.gather(gateways[seller].start(timeout_s=60), grid.start_operator(seller))
+        node = grid.operators[seller]
+        keep_address(node)
+        await node.stop()
+        await command(node.data, "card", "init", "--legal-name", seller.name, "--country", seller.country)
+        await command(node.data, "card", "sign", "--peer", gateways[seller].ready["peer_id"])
+        await node.start(timeout_s=60)
+
     try:
         await grid.start_bootstrap()
-        for seller, country in ((VILNIUS, "IT"), (TORINO, "LT")):
-            data = tmp_path / f"gateway-{seller.country}"
-            data.mkdir(mode=0o700)
-            (data / "config.toml").write_text(f'network = "{NETWORK}"\n\n[client]\ncountries = ["{country}"]\n')
-            peers = str(tmp_path / "bootstrap_peers.toml")
-            listen = ("--listen", "127.0.0.1:0", "--network", NETWORK, "--bootstrap-peers", peers)
-            gateways[seller] = NodeProcess(f"{seller.name}'s gateway", data, "gateway", *listen)
-            await gateways[seller].start(timeout_s=60)
-            await grid.start_operator(seller)
-            node = grid.operators[seller]
-            keep_address(node)
-            await node.stop()
-            await command(node.data, "card", "init", "--legal-name", seller.name, "--country", seller.country)
-            await command(node.data, "card", "sign", "--peer", gateways[seller].ready["peer_id"])
-            await node.start(timeout_s=60)
+        await asyncio.gather(start(VILNIUS, "IT"), start(TORINO, "LT"))
         one, other = (House(seller, grid.operators[seller], gateways[seller]) for seller in (VILNIUS, TORINO))
         yield grid, one, other
     finally:
@@ -90,16 +93,19 @@ async def sold_in(grid: Grid) -> list[str]:
     return [offer["country"] for model in models for offer in model["p2pgrid"]["offers"]]
 
 
+def signed_receipts(node: NodeProcess) -> list[bool]:
+    """Whether both have signed, of each receipt in a node's ledger: read here, for a command a look takes a second."""
+    with SqliteLedger.open_readonly(DataFolder(node.data).ledger_file) as ledger:
+        return [row.countersigned for row in ledger.receipts()]
+
+
 async def buys(grid: Grid, buyer: House, seller: House, answers: int) -> None:
     grid.gateway = buyer.gateway
     await until(lambda: sold_in(grid), lambda countries: seller.operator.country in countries)
     for _ in range(answers):
         await ask(grid)
     for node in (buyer.gateway, seller.node):
-        await until(
-            lambda node=node: receipts(node.data),
-            lambda rows: len(rows) == answers and all(row["countersigned"] for row in rows),
-        )
+        await until(lambda node=node: asyncio.to_thread(signed_receipts, node), [True] * answers)
     grid.gateway = None
 
 
@@ -121,17 +127,25 @@ async def invoiced(seller: House, buyer: House) -> int:
     return made.gross_cents
 
 
+async def exported(node: NodeProcess) -> str:
+    """A node's records, in a file."""
+    file = str(node.data.parent / f"{node.data.name}.jsonl")
+    code, _, errors = await p2pgrid(node.data, "receipts", "export", file)
+    assert code == 0, errors
+    return file
+
+
 async def test_proposed_accepted_and_in_force_on_all_four(houses: tuple[Grid, House, House]) -> None:
     grid, vilnius, torino = houses
     await buys(grid, vilnius, torino, 4)
     await buys(grid, torino, vilnius, 2)
     nodes = [node for house in (vilnius, torino) for node in (house.gateway, house.node)]
-    for node in nodes:
-        await node.stop()
+    await asyncio.gather(*(node.stop() for node in nodes))
     owed, owing = await invoiced(torino, vilnius), await invoiced(vilnius, torino)
     assert owed > owing > 0
-    for node in reversed(nodes):
-        await node.start(timeout_s=60)
+    # Who sells first: a gateway that comes before asks an address where nobody is yet, and again much later.
+    for kind in ((vilnius.node, torino.node), (vilnius.gateway, torino.gateway)):
+        await asyncio.gather(*(node.start(timeout_s=60) for node in kind))
 
     made = await vilnius.set_off("propose", torino.peer)
     assert made["amount_cents"] == owing and vilnius.on_record() == [1, 1]
@@ -152,15 +166,12 @@ async def test_proposed_accepted_and_in_force_on_all_four(houses: tuple[Grid, Ho
     assert code == 2 and "nothing to set off" in errors
 
     # Both sides of both channels would state it now, and all four ledgers together are clean.
-    for seller, buyer in ((vilnius, torino), (torino, vilnius)):
-        for data, peer in ((seller.node.data, buyer.gateway.ready["peer_id"]), (buyer.gateway.data, seller.peer)):
-            found = (await command(data, "settle", peer, "--dry-run"))["settled"][0]
-            assert found["channels"][0]["statements"][0]["set_off_cents"] == owing
-    files = []
-    for node in nodes:
-        file = grid.folder / f"{node.data.name}.jsonl"
-        code, _, errors = await p2pgrid(node.data, "receipts", "export", str(file))
-        assert code == 0, errors
-        files.append(str(file))
-    verdict = await command(grid.folder, "audit", *files)
+    sides = [
+        side
+        for seller, buyer in ((vilnius, torino), (torino, vilnius))
+        for side in ((seller.node.data, buyer.gateway.ready["peer_id"]), (buyer.gateway.data, seller.peer))
+    ]
+    for found in await asyncio.gather(*(command(data, "settle", peer, "--dry-run") for data, peer in sides)):
+        assert found["settled"][0]["channels"][0]["statements"][0]["set_off_cents"] == owing
+    verdict = await command(grid.folder, "audit", *await asyncio.gather(*map(exported, nodes)))
     assert verdict["clean"]

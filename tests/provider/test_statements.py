@@ -8,12 +8,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from p2pgrid.errors import P2pgridError, Refused
 from p2pgrid.ledger.memory import MemoryLedger
-from p2pgrid.proto.record import Role, Signed, parse_record, sign_message
+from p2pgrid.proto.record import Role, Signed, parse_message, parse_record, sign_message
 from p2pgrid.proto.settle_exchange import BEGIN, END
 from p2pgrid.proto.statement import Invoice, Statement
 from p2pgrid.proto.statement_difference import difference, differs
 from p2pgrid.proto.wire import (
+    DocumentRequest,
     HeldSettled,
     Kind,
     Refusal,
@@ -60,7 +62,9 @@ async def drafted(buyer: Buyer) -> tuple[Any, Any, StatementDraft]:
 async def is_cut(reader: Any) -> bool:
     try:
         return await receive(reader) is None
-    except Exception:  # noqa: BLE001 - whatever it is called, the stream is gone
+    except TimeoutError:
+        return False
+    except P2pgridError:
         return True
 
 
@@ -256,3 +260,66 @@ async def test_who_settles_without_end_is_refused() -> None:
         assert (await buyer.ask(Kind.STATEMENT_REQUEST, request(buyer)))[0] == Kind.STATEMENT_DRAFT
         kind, payload = await buyer.ask(Kind.STATEMENT_REQUEST, request(buyer))
         assert (kind, parse_frame(payload, Refusal).code) == (Kind.REFUSAL, "busy")
+
+
+async def test_who_asks_for_documents_without_end_is_refused() -> None:
+    ledger = MemoryLedger()
+    limits = dataclasses.replace(QUICK, settlement_burst=2, settlement_per_s=0.001)
+    async with provider(ledger, selling=selling(ledger), limits=limits) as rig:
+        buyer = await Buyer.connect(rig)
+        asked = DocumentRequest(channel=buyer.books.id, document_sha256=digest("none"), offset=0).to_bytes()
+        codes = []
+        for _ in range(9):
+            kind, payload = await buyer.ask(Kind.DOCUMENT_REQUEST, asked)
+            assert kind == Kind.REFUSAL
+            codes.append(parse_frame(payload, Refusal).code)
+        assert codes == ["unknown-document"] * 8 + ["busy"]
+
+
+async def test_who_asks_for_the_receipts_of_a_draft_without_end_is_cut() -> None:
+    ledger = MemoryLedger()
+    async with provider(ledger, selling=selling(ledger)) as rig:
+        buyer = await with_receipts(rig)
+        stream, reader, _ = await drafted(buyer)
+        told = 0
+        for _ in range(64):
+            stream.send(Kind.STATED_RECEIPTS_REQUEST, StatedReceiptsRequest(first=1).to_bytes())
+            try:
+                told += (await receive(reader)) is not None
+            except Refused:
+                break
+        assert 4 <= told < 16
+        assert rig.tally.faults == 1
+
+
+async def test_a_fault_of_our_own_does_not_leave_the_client_waiting(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    ledger = MemoryLedger()
+    async with provider(ledger, selling=selling(ledger)) as rig:
+        buyer = await Buyer.connect(rig)
+        monkeypatch.setattr(rig.shop.statements, "draft", broken)
+        stream, reader = buyer.stream()
+        stream.send(Kind.STATEMENT_REQUEST, request(buyer))
+        assert await is_cut(reader)
+        assert rig.tally.faults == 0
+        assert "ZeroDivisionError" in caplog.text
+
+
+async def test_what_was_booked_since_the_draft_is_not_left_out_by_a_late_word() -> None:
+    ledger = MemoryLedger()
+    async with provider(ledger, selling=selling(ledger)) as rig:
+        buyer = await with_receipts(rig)
+        stream, reader, draft = await drafted(buyer)
+        statement = parse_message(parse_record(draft.statement), Statement)
+        await ledger.append(make_prepayment(buyer.books.id, booked_ms=statement.stated_ms - 1))
+        stream.send(Kind.STATEMENT_AGREED, b"")
+        kind, payload = await receive(reader)
+        assert (kind, parse_frame(payload, Refusal).code) == (Kind.REFUSAL, "busy")
+        assert not ledger.settlement(Statement, buyer.books.id)
+        # The number is free: the next draft counts it, and is signed.
+        _, _, signed = await signed_by_provider(buyer)
+        assert signed.message.payments_cents > 0

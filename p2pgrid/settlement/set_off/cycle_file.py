@@ -72,12 +72,16 @@ class CycleFile:
         return _of(self.cycle, [*self.legs, *made], self.verdicts)
 
     def judged(self, key: SecretKey, said: Signed[CycleVerdict] | None, *, now_ms: int) -> CycleFile | None:
-        """With the word of its timekeeper, whose `key` is; None for "not yet". Whatever it `said` before it says again.
+        """With the word of its timekeeper, whose `key` is; None for "not yet". Whatever it `said` before, by its
+        ledger or by what the file holds, it says again.
 
         It is to be kept, durable, before anybody hears it. Raises UsageError if the timekeeper is another.
         """
         if key.public_key.raw != self.cycle.message.timekeeper:
             raise UsageError("this node is not the timekeeper of the cycle.", hint="Its key is in another data folder.")
+        if said is None:
+            # Its word is in the file, though no ledger here has it: that of a lost or another folder.
+            said = min(self.verdicts, key=lambda one: one.message.judged_ms, default=None)
         both = [leg.message for leg in self.legs if is_in_force(leg)]
         known = said.message if said is not None else None
         verdict = judge(self.cycle.message, self.cycle.id, both, said=known, now_ms=now_ms)

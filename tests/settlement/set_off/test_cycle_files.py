@@ -262,3 +262,15 @@ def test_lines_that_tell_of_no_debt() -> None:
     ):
         with pytest.raises(UsageError, match="line 1"):
             read_offers([wrong])
+
+
+async def test_a_timekeeper_that_has_lost_its_ledger_says_again_what_the_file_says() -> None:
+    parties, _ = await ring(500, 600, 700)
+    file = proposed(parties, parties[0])
+    for party in parties:
+        file = file.signed([party.key])
+    said = file.judged(TIMEKEEPER, None, now_ms=DEADLINE_MS)
+    assert said is not None and said.state is CycleState.SETTLED
+    # A copy without a leg, so that it is not complete by what it shows; after the deadline.
+    again = CycleFile(said.cycle, said.legs[1:], said.verdicts).judged(TIMEKEEPER, None, now_ms=DEADLINE_MS + DAY_MS)
+    assert again is not None and again.verdicts == said.verdicts

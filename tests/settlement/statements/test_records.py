@@ -23,6 +23,7 @@ from p2pgrid.proto.settle_exchange import BEGIN, END, KINDS, compare, page_of, p
 from p2pgrid.proto.settle_listing import Listing
 from p2pgrid.proto.statement import Invoice, Payment, Statement
 from p2pgrid.proto.wire import MAX_COMPARED, MAX_SETTLED, HeldSettled, SettledPlace, SettlementHeld
+from p2pgrid.settlement.set_off.claims import in_force
 from tests.factories import (
     CLIENT,
     DAY_MS,
@@ -520,6 +521,62 @@ async def test_a_leg_and_a_word_that_are_not_the_cycle_s() -> None:
         with pytest.raises(InvalidRecord) as fault:
             check(sides, one.record)
         assert fault.value.code == "set-off-mismatch"
+
+
+def lapsed_proposals(sides: Sides, n: int) -> Any:
+    """As old as it may be that it is kept: in a moment it is listed no more."""
+    until_ms = sides.now_ms - DAY_MS + 1
+    nonce = digest(f"lapsed {n}")
+    return set_off_of(sides, [PROVIDER], agreed_ms=until_ms - DAY_MS, until_ms=until_ms, nonce=nonce)
+
+
+def lapsed_cycles(sides: Sides, n: int) -> Any:
+    deadline_ms = sides.now_ms - 40 * DAY_MS
+    return cycle_of(sides, proposed_ms=deadline_ms - DAY_MS, deadline_ms=deadline_ms, nonce=digest(f"lapsed {n}"))
+
+
+@pytest.mark.parametrize("make", [lapsed_proposals, lapsed_cycles])
+async def test_what_is_listed_no_more_is_not_kept_without_end(make: Callable[[Sides, int], Any]) -> None:
+    sides = await settled(1)
+    kind = type(make(sides, 0).message)
+    for first in range(0, 6 * MOST_PROPOSED, MOST_PROPOSED):
+        records = [make(sides, n).record for n in range(first, first + MOST_PROPOSED)]
+        listing = Listing(sides.client, sides.channel, (), now_ms=sides.now_ms)
+        listed = list(listing.read(listing.places))
+        terms = sides.dealings.channel.message
+        taken = check_taken(records, listed, terms, Role.CLIENT, now_ms=sides.now_ms, left_out=listing.left_out)
+        assert len(taken.keep) + len(taken.waiting) == MOST_PROPOSED
+        if taken.keep:
+            await sides.client.append(*taken.keep)
+        later(sides, 0.1)
+    assert len(sides.client.settlement(kind, sides.channel)) == 256
+
+
+async def test_a_timekeepers_word_alone_makes_no_room_for_cycles() -> None:
+    sides = await settled(1)
+    cycles = [cycle_of(sides, nonce=digest(f"n{n}")) for n in range(MOST_PROPOSED)]
+    words = [make_verdict(cycle, judged_ms=sides.now_ms) for cycle in cycles]
+    await sides.client.append(*cycles, *words)
+    more = cycle_of(sides, nonce=digest("more"))
+    assert not check(sides, more.record).keep
+    await sides.client.append(*make_legs(cycles[0], [PROVIDER, CLIENT, THIRD]))
+    assert [one.id for one in check(sides, more.record).keep] == [more.id]
+
+
+async def test_a_lost_ledger_gets_back_settled_cycles_of_long_ago_over_several_pages() -> None:
+    sides = await settled(1)
+    await sides.bring_together()
+    for n in range(24):
+        cycle = cycle_of(sides, nonce=digest(f"n{n}"))
+        legs = make_legs(cycle, [PROVIDER, CLIENT, THIRD])
+        await sides.client.append(cycle, *legs, make_verdict(cycle, judged_ms=sides.now_ms))
+    later(sides, 99)
+    empty = MemoryLedger()
+    await empty.append(sides.dealings.offer, sides.dealings.channel)
+    sides.provider = empty
+    assert await sides.bring_together() > 1
+    assert len(in_force(sides.provider, sides.channel)) == 24
+    assert in_force(sides.provider, sides.channel) == in_force(sides.client, sides.channel)
 
 
 async def test_what_came_to_nothing_goes_over_no_more() -> None:

@@ -191,10 +191,12 @@ class Sides:
             assert after < compared.until <= page.until
             came += [one.record for one in kept.read(lacked)]
             lacking = [one.record for one in listing.read(by_id[one] for one in compared.lacks)]
-            taken = check_taken(lacking, await read_listed(kept), terms, Role.PROVIDER, now_ms=self.now_ms)
+            own = await read_listed(kept)
+            taken = check_taken(lacking, own, terms, Role.PROVIDER, now_ms=self.now_ms, left_out=kept.left_out)
             await keep_taken(self.provider, taken, theirs, self.keep_evidence)
             after = compared.until
-        taken = check_taken(came, await read_listed(listing), terms, Role.CLIENT, now_ms=self.now_ms)
+        own = await read_listed(listing)
+        taken = check_taken(came, own, terms, Role.CLIENT, now_ms=self.now_ms, left_out=listing.left_out)
         await keep_taken(self.client, taken, ours, self.keep_evidence)
         return pages
 
