@@ -1,8 +1,10 @@
-"""One real vLLM with the tiny random model, shared by every test of a run that is marked `vllm`."""
+"""One real vLLM with the tiny random model, shared by every test of a run that is marked `vllm`; logging that no test
+leaves changed."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Iterator
 
@@ -19,6 +21,21 @@ START_TIMEOUT_S = 300.0
 # How long an example takes says how busy the machine is, and nothing of the code.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """A command that runs in this process sets up the logging of a process of its own (`processes.logs`)."""
+    root = logging.getLogger()
+    of_root = root.level, root.handlers[:]
+    of_module = {
+        name: getattr(logging, name) for name in ("logThreads", "logProcesses", "logMultiprocessing", "_srcfile")
+    }
+    yield
+    root.setLevel(of_root[0])
+    root.handlers[:] = of_root[1]
+    for name, value in of_module.items():
+        setattr(logging, name, value)
 
 
 @pytest.fixture(scope="session")
