@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Final
 from xml.etree.ElementTree import Element, SubElement
 
-from p2pgrid.audit.report import printable
+from p2pgrid.printable import printable
 from p2pgrid.proto.findings import Finding
 from p2pgrid.proto.verdict import Activity
 

@@ -17,9 +17,10 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 from p2pgrid.audit import charts
 from p2pgrid.audit.advice import ADVICE
 from p2pgrid.audit.page_parts import add, add_table, link
-from p2pgrid.audit.report import count_of, counts_of, date_time, grouped, headline, printable, summary_lines, totals_of
+from p2pgrid.audit.report import count_of, counts_of, date_time, grouped, headline, summary_lines, totals_of
 from p2pgrid.audit.settlement_page import add_settlement, settled_until
 from p2pgrid.ledger.bundle import write_lines
+from p2pgrid.printable import printable
 from p2pgrid.proto.codes import CODES, Weight
 from p2pgrid.proto.findings import Finding
 from p2pgrid.proto.verdict import Activity, ChannelSummary, Verdict

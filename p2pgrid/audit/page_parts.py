@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from xml.etree.ElementTree import Element, SubElement
 
-from p2pgrid.audit.report import printable
+from p2pgrid.printable import printable
 
 
 def add(parent: Element, tag: str, text: str, name: str = "") -> Element:

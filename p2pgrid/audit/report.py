@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from p2pgrid.audit.advice import ADVICE
+from p2pgrid.printable import printable
 from p2pgrid.proto.codes import CODES, Party, Weight
 from p2pgrid.proto.findings import Finding
 from p2pgrid.proto.proof import REFUTABLE, Claim
@@ -215,11 +216,6 @@ def date_time(time_ms: int) -> str:
 def date_of(time_ms: int) -> str:
     """`2026-06-30`, in UTC. What no calendar shows comes back as the number."""
     return date_time(time_ms)[:10] if date_time(time_ms).endswith("UTC") else f"{time_ms} ms"
-
-
-def printable(text: str) -> str:
-    """The text with every control or direction-changing character replaced."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _parties(verdict: Verdict) -> list[tuple[str, str, str]]:

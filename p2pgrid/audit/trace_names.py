@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
-from p2pgrid.audit.report import date_of, printable
+from p2pgrid.audit.report import date_of
 from p2pgrid.audit.trace import invoice_trace, receipt_trace, statement_trace, transfer_trace
 from p2pgrid.audit.trace_book import TraceBook, TracedChannel, Transfer, compact
 from p2pgrid.audit.trace_parts import Candidate, Trace
 from p2pgrid.errors import UsageError
+from p2pgrid.printable import printable
 from p2pgrid.proto.allotment import StatementMoney
 from p2pgrid.proto.evidence import Held
 from p2pgrid.proto.messages import Receipt

@@ -8,7 +8,7 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-from p2pgrid.audit.report import counts_of, date_of, headline, print_findings, printable
+from p2pgrid.audit.report import counts_of, date_of, headline, print_findings
 from p2pgrid.audit.trace_parts import (
     Candidate,
     InvoicePart,
@@ -22,6 +22,7 @@ from p2pgrid.audit.trace_parts import (
 )
 from p2pgrid.audit.trace_receipt import NO_RECEIPT_FIRST
 from p2pgrid.audit.trace_whole_text import whole_lines
+from p2pgrid.printable import printable
 from p2pgrid.proto.verdict import Verdict
 from p2pgrid.units import format_amount_eur, format_cents, format_price_eur
 

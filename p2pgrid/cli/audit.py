@@ -158,7 +158,7 @@ def _print_verdict(verdict: Verdict, as_json: bool, checks: tuple[DocumentCheck,
 
 
 def _print_checks(checks: tuple[DocumentCheck, ...]) -> None:
-    from p2pgrid.audit.report import printable
+    from p2pgrid.printable import printable
 
     wrong = [check for check in checks if check.state != "ok"]
     click.echo(f"\nInvoice files: {len(checks) - len(wrong)} of {len(checks)} are what their records say.")

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from p2pgrid.client.domains import DomainChecker
 from p2pgrid.client.offer_store import verify_offer
-from p2pgrid.client.text import printable
 from p2pgrid.errors import InvalidRecord, RemoteError
 from p2pgrid.net.peer_address import PeerAddress
+from p2pgrid.printable import printable
 from p2pgrid.proto.card import Card
 from p2pgrid.proto.card_chain import CardChain, KeyState, key_state, key_term, unpack_cards
 from p2pgrid.proto.keys import parse_peer_id, parse_public_key

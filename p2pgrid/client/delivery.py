@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from p2pgrid.client.text import printable
 from p2pgrid.errors import P2pgridError, Refused
 from p2pgrid.net.stream import Stream
+from p2pgrid.printable import printable
 from p2pgrid.proto.counting import TokenCounter
 
 MAX_BUFFERED_BYTES: Final = 1024 * 1024

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from p2pgrid.client.exchanges import DisputedRecord, Exchange, exchange
-from p2pgrid.client.text import printable
 from p2pgrid.errors import InvalidRecord, LedgerError, P2pgridError, ProtocolViolation, Refused, RemoteError
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
+from p2pgrid.printable import printable
 from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.dispute import Answer
@@ -103,15 +103,19 @@ class Disputes:
 
     async def keep(self, link: LinkConnection) -> None:
         """Exchange all, then whenever either side has news, until cancelled or until the provider breaks a rule."""
-        for channel in self._live_channels():
-            self._want(channel.message.channel)
+        self._want_live()
         watching = asyncio.create_task(self._watch(link), name="disputes: news")
         try:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
+                try:
+                    channels = self._channels()
+                except LedgerError as error:
+                    log.error("no disputes are exchanged until the ledger can be read: %s", error.message)
+                    continue  # what is wanted stays wanted, until something wakes us
                 wanted, self._wanted = self._wanted, set()
-                for channel in self._channels():
+                for channel in channels:
                     if channel.message.channel in wanted:
                         await self._try(link, channel)
         finally:
@@ -122,6 +126,13 @@ class Disputes:
 
     def _want(self, channel: bytes) -> None:
         self._wanted.add(channel)
+        self._wake.set()
+
+    def _want_live(self) -> None:
+        try:
+            self._wanted.update(one.message.channel for one in self._live_channels())
+        except LedgerError as error:
+            log.error("what may still be disputed cannot be seen in the ledger: %s", error.message)
         self._wake.set()
 
     def _live_channels(self) -> list[Signed[Channel]]:
@@ -143,7 +154,10 @@ class Disputes:
             async with exchange(link, max_messages=MAX_COMPARED) as talk:
                 talk.send(Kind.DISPUTES_WATCH)
                 while True:
-                    self._want(parse_frame(await talk.expect(Kind.DISPUTES_NEWS, timeout_s=None), DisputesNews).channel)
+                    news = parse_frame(await talk.expect(Kind.DISPUTES_NEWS, timeout_s=None), DisputesNews)
+                    if len(self._wanted) >= MAX_COMPARED:
+                        raise ProtocolViolation("it has news of more channels than anybody has with it.")
+                    self._want(news.channel)
         except P2pgridError as error:
             log.info("%s tells of no disputes: %s", link.name, error.message)
 

@@ -20,8 +20,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import DefaultResolver
 
 from p2pgrid.client.operator import DomainCheck
-from p2pgrid.client.text import printable
 from p2pgrid.errors import InvalidRecord, P2pgridError, Refused, Unreachable
+from p2pgrid.printable import printable
 from p2pgrid.proto.card import is_domain
 from p2pgrid.proto.card_chain import CardChain
 from p2pgrid.proto.well_known import MAX_BYTES, PATH, WellKnown, parse_well_known

@@ -12,12 +12,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
-from p2pgrid.client.text import printable
 from p2pgrid.errors import InvalidRecord, ProtocolViolation, Refused, Unreachable
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.stream import Stream
 from p2pgrid.net.stream_reader import Received, StreamReader
+from p2pgrid.printable import printable
 from p2pgrid.proto.channel import accept_channel
 from p2pgrid.proto.frame import ResetCode
 from p2pgrid.proto.keys import SecretKey

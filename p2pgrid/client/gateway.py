@@ -31,7 +31,6 @@ from p2pgrid.client.openai_api import (
 )
 from p2pgrid.client.purchase import purchase_of
 from p2pgrid.client.purchaser import Purchaser
-from p2pgrid.client.text import printable
 from p2pgrid.client.wishes import parse_wishes
 from p2pgrid.errors import LocalError, P2pgridError, Refused, RemoteError, UsageError
 from p2pgrid.http.limits import ServerLimits
@@ -41,6 +40,7 @@ from p2pgrid.http.reply import Reply
 from p2pgrid.http.server import Server
 from p2pgrid.http.server import serve as serve_http
 from p2pgrid.net.peer_address import Health
+from p2pgrid.printable import printable
 from p2pgrid.proto.messages import ENDPOINTS
 from p2pgrid.proto.wire import MAX_BODY_BYTES
 from p2pgrid.units import format_amount_eur

@@ -15,11 +15,11 @@ from typing import Final, Protocol
 from p2pgrid.client.background import log_failed_write
 from p2pgrid.client.delivery import CONSUMED_BYTES, MAX_BUFFERED_BYTES, Delivery, refused_with
 from p2pgrid.client.order_sender import OrderSender
-from p2pgrid.client.text import printable
 from p2pgrid.errors import LedgerError, P2pgridError, ProtocolViolation, RemoteError, Unreachable
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.outbox import Outbox
 from p2pgrid.net.stream import Stream, StreamHandler
+from p2pgrid.printable import printable
 from p2pgrid.proto.actions import (
     Action,
     Actions,

@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
-from p2pgrid.client.text import printable
 from p2pgrid.errors import ProtocolViolation, Refused, Unreachable, UsageError
 from p2pgrid.http.response_reader import ResponseReader
+from p2pgrid.printable import printable
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.peer_id_auth import PeerIdAuthClient
 

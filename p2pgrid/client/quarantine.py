@@ -15,8 +15,8 @@ from typing import Final
 
 import msgspec
 
-from p2pgrid.client.text import printable
 from p2pgrid.errors import LocalError
+from p2pgrid.printable import printable
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from datetime import date
 from typing import Any, Final
 
 from p2pgrid.client.exchanges import DisputedRecord, Exchange, exchange
-from p2pgrid.client.text import printable
 from p2pgrid.errors import InvalidRecord, P2pgridError, ProtocolViolation, Refused
 from p2pgrid.ledger.base import Ledger, SlotTaken
 from p2pgrid.net.connection import LinkConnection
+from p2pgrid.printable import printable
 from p2pgrid.proto.billing_details import BillingDetails
 from p2pgrid.proto.keys import SecretKey, parse_public_key
 from p2pgrid.proto.messages import Channel, Offer

@@ -10,10 +10,10 @@ from typing import Any, Final
 from p2pgrid.client.disputes import Disputes
 from p2pgrid.client.exchanges import exchange
 from p2pgrid.client.statement_exchange import ChannelSettled, StatementClient
-from p2pgrid.client.text import printable
 from p2pgrid.errors import LedgerError, P2pgridError, ProtocolViolation
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
+from p2pgrid.printable import printable
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import Channel, Offer
 from p2pgrid.proto.record import Record, Signed
@@ -125,8 +125,7 @@ class Statements:
 
     async def keep(self, link: LinkConnection) -> None:
         """Settle all, then whenever the provider has news, and every hour what is due; until cancelled."""
-        self._wanted.update(one.message.channel for one in self.live_channels())
-        self._wake.set()
+        self._want_live()
         others = [
             asyncio.create_task(self._watch(link), name="statements: news"),
             asyncio.create_task(self._tick(), name="statements: due"),
@@ -135,9 +134,14 @@ class Statements:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
+                try:
+                    channels = self._channels()
+                except LedgerError as error:
+                    log.error("nothing is settled with %s until the ledger can be read: %s", link.name, error.message)
+                    continue  # what is wanted stays wanted: it is looked at again with the next news, or the next hour
                 wanted, news = self._wanted | self._news, self._news
                 self._wanted, self._news = set(), set()
-                for channel in self._channels():
+                for channel in channels:
                     if channel.message.channel in wanted:
                         await self._try(link, channel, asks=channel.message.channel in news)
         finally:
@@ -237,5 +241,11 @@ class Statements:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(CHECK_INTERVAL_S)
+            self._want_live()
+
+    def _want_live(self) -> None:
+        try:
             self._wanted.update(one.message.channel for one in self.live_channels())
-            self._wake.set()
+        except LedgerError as error:
+            log.error("what is due cannot be seen in the ledger: %s", error.message)
+        self._wake.set()

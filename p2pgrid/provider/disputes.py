@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from enum import Enum, auto
+from typing import Final
 
 from p2pgrid.errors import LedgerError, ProtocolViolation
 from p2pgrid.net.stream import Stream
@@ -24,6 +25,9 @@ from p2pgrid.provider.news_watch import NewsBook, NewsWatch
 from p2pgrid.provider.open_channel import OpenChannel
 
 log = logging.getLogger(__name__)
+
+PAGE_COST: Final = 0.25
+"""Of what an address may settle (`ProviderLimits.settlement_burst`): one page of a channel's disputes is read."""
 
 
 class _Stage(Enum):
@@ -69,6 +73,7 @@ class DisputesExchange(Exchange):
 
     def _compare(self, payload: bytes) -> None:
         theirs = parse_frame(payload, DisputesHeld)
+        self.shop.links.check_settlement(self.stream.connection, PAGE_COST)
         self._channel = self.shop.channels.find(theirs.channel, self.stream.peer)
         self._channel.check_usable()
         self._theirs = theirs

@@ -41,8 +41,8 @@ class ProviderLimits:
     """Questions about the log, and checkpoints to witness, from one address: each reads or writes the disk."""
     settlement_burst: int = 240
     settlement_per_s: float = 1.0
-    """Exchanges about settlement begun from one address: each reads all of a channel's records, a draft its receipts
-    too."""
+    """Exchanges about settlement and disputes begun from one address: each reads a channel's records, a draft its
+    receipts too."""
     away_s: float = 86_400.0
     """How long a client may be away before orders that it left open are closed without it."""
     ledger_retry_s: float = 5.0

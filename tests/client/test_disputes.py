@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator
@@ -14,7 +15,7 @@ from p2pgrid.client.desk import ClientDesk
 from p2pgrid.client.exchanges import exchange
 from p2pgrid.client.purchaser import Purchaser
 from p2pgrid.desk.asks import Reconcile
-from p2pgrid.errors import Refused
+from p2pgrid.errors import LedgerError, Refused
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.net.direct import dial
@@ -227,3 +228,50 @@ async def test_both_sides_keep_what_opens_the_commitments() -> None:
         keys = [ledger.request_key(channel.message.channel, 1) for ledger in (bought, sold)]
         assert placed is not None and keys[0] is not None and keys[0] == keys[1]
         assert request_commitment(secrets.token_bytes(32), b"") != placed.order.message.request_commitment
+
+
+async def test_news_of_channels_that_nobody_has_is_not_heaped_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with dealing() as (rig, purchaser, bought, _):
+        disputes = session(purchaser).disputes
+        await until(lambda: rig.shop.disputes._watchers.of(CLIENT.public_key))
+        (watcher,) = rig.shop.disputes._watchers.of(CLIENT.public_key)
+        (channel,) = bought.channels()
+        is_busy, may_go_on = asyncio.Event(), asyncio.Event()
+
+        async def take_long(*_: Any) -> None:
+            is_busy.set()
+            await may_go_on.wait()
+
+        monkeypatch.setattr(disputes, "_try", take_long)
+        watcher.tell(channel.message.channel)
+        await is_busy.wait()
+        for first in range(0, MAX_COMPARED, 64):  # so few at once that they are taken as they come
+            for number in range(first, first + 64):
+                watcher.tell(number.to_bytes(32, "big"))
+            await until(lambda told=first + 64: len(disputes._wanted) == told)
+        watcher.tell(b"\xff" * 32)
+        await until(lambda: "more channels than anybody has" in caplog.text)
+        assert len(disputes._wanted) == MAX_COMPARED
+        may_go_on.set()
+
+
+async def test_disputes_are_exchanged_again_once_the_ledger_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with dealing() as (rig, purchaser, bought, sold):
+        channels, failed = bought.channels, list[int]()
+
+        def fail() -> Any:
+            failed.append(1)
+            raise LedgerError("the disk does not answer.")
+
+        first, second = dispute_of(sold, 1, Role.PROVIDER), dispute_of(bought, 1)
+        await sold.append(first)
+        monkeypatch.setattr(bought, "channels", fail)
+        rig.shop.disputes.said(first)
+        await until(lambda: failed)
+        monkeypatch.setattr(bought, "channels", channels)
+        await bought.append(second)
+        session(purchaser).disputes.said(second)
+        await until(lambda: held(bought) == held(sold) and len(held(sold)) == 2)

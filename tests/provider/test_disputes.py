@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,15 +16,18 @@ from p2pgrid.proto.disputing import sign_dispute
 from p2pgrid.proto.record import Message, Signed
 from p2pgrid.proto.wire import MAX_NUMBER, DisputesCompared, DisputesHeld, DisputesNews, HeldDispute, Kind, parse_frame
 from p2pgrid.provider.clock import unix_ms
+from p2pgrid.provider.limits import ProviderLimits
 from tests.factories import CLIENT
-from tests.provider.rig import Buyer, Rig, provider, until
+from tests.provider.rig import QUICK, Buyer, Rig, provider, until
 
 
 @asynccontextmanager
-async def sold(ledger: MemoryLedger | None = None) -> AsyncIterator[tuple[Rig, Buyer, MemoryLedger]]:
+async def sold(
+    ledger: MemoryLedger | None = None, limits: ProviderLimits = QUICK
+) -> AsyncIterator[tuple[Rig, Buyer, MemoryLedger]]:
     """A client with one receipt."""
     ledger = ledger or MemoryLedger()
-    async with provider(ledger) as rig:
+    async with provider(ledger, limits=limits) as rig:
         buyer = await Buyer.connect(rig)
         await buyer.order().send().to_end()
         await until(lambda: rig.tally.receipts)
@@ -150,3 +154,12 @@ async def test_what_only_a_person_can_decide_waits() -> None:
     async with provider(ledger) as rig:
         assert rig.shop.disputes.review() == 1
         assert ledger.disputes()[0].answer is None
+
+
+async def test_who_compares_disputes_without_end_is_refused() -> None:
+    limits = dataclasses.replace(QUICK, settlement_burst=2, settlement_per_s=0.001)
+    async with sold(limits=limits) as (rig, buyer, _):
+        frame = DisputesHeld(channel=buyer.books.id, after=0, until=MAX_NUMBER, held=()).to_bytes()
+        kinds = [(await buyer.ask(Kind.DISPUTES, frame))[0] for _ in range(9)]
+        assert kinds == [Kind.DISPUTES_COMPARED] * 8 + [Kind.REFUSAL]
+        assert rig.tally.faults == 0
