@@ -14,7 +14,7 @@ import pytest
 from p2pgrid.client.clock import unix_ms
 from p2pgrid.client.purchaser import Purchaser
 from p2pgrid.client.statement_exchange import ChannelSettled, StatementClient
-from p2pgrid.errors import ProtocolViolation, Refused, RemoteError
+from p2pgrid.errors import LedgerError, ProtocolViolation, Refused, RemoteError
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.proto.keys import parse_public_key
@@ -473,6 +473,28 @@ async def test_news_of_channels_without_end_is_not_kept() -> None:
                 await until(lambda n=n: len(ours._news) > n or not len(book._watchers))
             await until(lambda: not len(book._watchers), timeout_s=5)
             assert len(ours._news) <= MAX_COMPARED
+
+
+async def test_it_goes_on_once_the_ledger_can_be_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with deal(1) as d:
+        (channel,) = d.bought.channels()
+        channel_id = channel.message.channel
+        await session(d.purchaser).ready(5.0)
+        book, channels, failed = d.rig.shop.statements, d.bought.channels, list[int]()
+        assert book is not None
+        await until(lambda: book._watchers.of(parse_public_key(channel.message.client)))
+
+        def fail() -> Any:
+            failed.append(1)
+            raise LedgerError("the disk does not answer.")
+
+        await d.sold.append(make_prepayment(channel_id, amount_cents=700, booked_ms=unix_ms() - 1000))
+        monkeypatch.setattr(d.bought, "channels", fail)
+        book.news(channel_id)
+        await until(lambda: failed)
+        monkeypatch.setattr(d.bought, "channels", channels)
+        session(d.purchaser).statements.soon(bytes(32))  # whatever wakes it
+        await until(lambda: d.bought.settlement(Payment, channel_id))
 
 
 async def test_many_records_at_once_are_checked_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
