@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "client": {
         "errors",
         "units",
+        "printable",
         "proto",
         "config",
         "ledger",
@@ -58,7 +59,7 @@ MAY_IMPORT = {
         "http",
         "processes",
     },
-    "audit": {"errors", "units", "cells", "proto", "ledger"},
+    "audit": {"errors", "units", "cells", "printable", "proto", "ledger"},
     "doctor": {
         "errors",
         "proto",

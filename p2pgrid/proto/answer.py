@@ -28,7 +28,7 @@ _MAX_BRACKETS: Final = 20_000
 """Lists and objects of one chunk in all, counted before it is read: each costs fifty times its bytes. The likeliest
 tokens of a prompt of a thousand are a thousand objects."""
 _MAX_KEYS: Final = 256
-"""Of one object that is merged. A choice has ten."""
+"""Of one object that is merged, a chunk itself included. A chunk and a choice have ten."""
 
 _REPLACED: Final = frozenset({"role", "id", "type"})
 """Texts that name something and may be repeated, where others are pieces of a longer one."""
@@ -111,6 +111,7 @@ class AnswerAssembler:
             raise ProtocolViolation(f"a chunk in the answer's stream cannot be merged: {error}.") from None
         if brackets > _MAX_NESTING:
             _check_nesting(chunk)
+        _check_keys(chunk)
         choices = chunk.get("choices") or ()
         indices = _indices_of(choices)
         if "error" in chunk:

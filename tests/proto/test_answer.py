@@ -157,8 +157,13 @@ def test_an_error_event_adds_nothing() -> None:
         ),
         stream(),
         stream(HEAD | {"choices": [{"index": 0, "delta": "text"}]}),
+        stream(HEAD | {"choices": []} | {f"k{n}": n for n in range(257)}),
+        stream(HEAD | {"choices": [{f"k{n}": n for n in range(257)}]}),
     ],
-    ids=["list", "no json", "choice", "choices", "index", "deep", "nested", "many calls", "nothing", "delta"],
+    ids=[
+        *("list", "no json", "choice", "choices", "index", "deep", "nested", "many calls", "nothing", "delta"),
+        *("a chunk of many keys", "a choice of many keys"),
+    ],
 )
 def test_what_cannot_be_merged_is_a_violation(data: bytes) -> None:
     with pytest.raises(ProtocolViolation):
