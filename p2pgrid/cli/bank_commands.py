@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from p2pgrid.cli.clock import now_ms
 from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.output import echo_json
+from p2pgrid.clock import unix_ms
 from p2pgrid.errors import UsageError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def list_entries(context: CliContext, only_open: bool, only_waiting: bool, all_e
         books = bench.runs.books()
     shown: dict[str, Any] = {}
     if only_open or not only_waiting:
-        shown |= _open_json(books, now_ms())
+        shown |= _open_json(books, unix_ms())
     if only_waiting or not only_open:
         quiet = () if all_entries else ("unrelated", NOT_OURS)
         entries = [
@@ -132,10 +132,10 @@ def assign(
         books = bench.runs.books()
         known = find_entry(books, entry)
         if not_ours:
-            decided = put_aside(known, now_ms())
+            decided = put_aside(known, unix_ms())
         else:
             targets = [_ahead_of(books, ahead)] if ahead is not None else [_invoice(books, one) for one in invoices]
-            decided = by_person(books, known, targets, now_ms())
+            decided = by_person(books, known, targets, unix_ms())
         report = asyncio.run(bench.runs.decide(decided.entry, decided.decision, decided.moved))
     shown = _report_json(report)
     echo_json(shown) if as_json else print_report(shown)

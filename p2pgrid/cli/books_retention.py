@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import click
 from p2pgrid.cli.books_options import country_option
 from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.output import echo_json
+from p2pgrid.clock import unix_ms
 
 if TYPE_CHECKING:
     from p2pgrid.desk.asks import Erased
@@ -58,7 +58,7 @@ def retention(context: CliContext, is_applied: bool, salts: bool, documents: boo
 
     if documents and not is_applied:
         raise UsageError("--documents goes with --apply.", hint="Without it, all is reported and stays.")
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = unix_ms()
     with open_office(context.data, country=country) as office:
         plan = plan_keys(office.ledger, now_ms)
         salts_due = len(plan_salts(office.ledger, now_ms)) if salts else None

@@ -67,8 +67,8 @@ def report_text(report: CardReport) -> str:
 
 async def _check_domain(domain: str) -> CardReport:
     from p2pgrid.client.card_check import CardReport, check_domain
-    from p2pgrid.client.clock import unix_ms
     from p2pgrid.client.domains import DomainChecker
+    from p2pgrid.clock import unix_ms
     from p2pgrid.errors import UsageError
     from p2pgrid.proto.card import is_domain
 
@@ -83,8 +83,8 @@ async def _check_domain(domain: str) -> CardReport:
 
 async def _check_peer(who: str, choosing: Awaitable[tuple[SecretKey, OwnNetworks]], timeout_s: float) -> CardReport:
     from p2pgrid.client.card_check import check_peer
-    from p2pgrid.client.clock import unix_ms
     from p2pgrid.client.domains import DomainChecker
+    from p2pgrid.clock import unix_ms
     from p2pgrid.net.network import Network
 
     key, networks = await choosing

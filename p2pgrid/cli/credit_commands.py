@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 import click
 import msgspec
 
-from p2pgrid.cli.clock import now_ms
 from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.output import echo_json
+from p2pgrid.clock import unix_ms
 from p2pgrid.errors import UsageError
 from p2pgrid.units import format_amount_eur, format_cents
 
@@ -52,7 +52,7 @@ def show(context: CliContext, peer: str | None, as_json: bool) -> None:
     """
     from p2pgrid.settlement.credit.view import credit_of
 
-    data, at_ms = context.data, now_ms()
+    data, at_ms = context.data, unix_ms()
     key = _key_of(peer) if peer else None
     terms = _terms(data)
     grace_ms = terms.overdue_grace_days * _DAY_MS
@@ -98,7 +98,7 @@ def default(context: CliContext, peer: str, out: Path, as_of: str | None, as_jso
     from p2pgrid.ledger.bundle import write_bundle
     from p2pgrid.settlement.credit.files import BANK_DAYS_MS, claims_against
 
-    data, at_ms = context.data, now_ms()
+    data, at_ms = context.data, unix_ms()
     client = _key_of(peer)
     as_of_ms = _as_of_ms(as_of, at_ms) if as_of else at_ms - BANK_DAYS_MS
     keys = [data.load_key(), *data.load_retired_keys()]
@@ -142,7 +142,7 @@ def import_file(context: CliContext, file: Path, as_json: bool) -> None:
 
     records = read_records(file)
     with _book(context.data) as book:
-        taken = book.take(records, now_ms())
+        taken = book.take(records, unix_ms())
     if as_json:
         echo_json(msgspec.to_builtins(taken))
     else:
@@ -170,7 +170,7 @@ def allow(context: CliContext, peer: str, revoke: bool, as_json: bool) -> None:
     """
     client = _key_of(peer)
     with _book(context.data) as book:
-        is_changed = book.allow(client.raw, now_ms(), allowed=not revoke)
+        is_changed = book.allow(client.raw, unix_ms(), allowed=not revoke)
     if as_json:
         click.echo(json.dumps({"peer": client.peer_id, "allowed": not revoke, "changed": is_changed}))
     elif revoke:

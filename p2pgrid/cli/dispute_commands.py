@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from p2pgrid.cli.clock import now_ms
 from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.output import echo_json
+from p2pgrid.clock import unix_ms
 from p2pgrid.errors import UsageError
 from p2pgrid.printable import printable
 from p2pgrid.units import format_amount_eur, parse_amount_eur
@@ -46,7 +46,7 @@ def show(context: CliContext, receipt: str, as_json: bool) -> None:
         message, terms = found.message, channel.message
         ours = context.data.own_public_keys()
         disputes = [
-            view_of(row, terms, message, ours, now_ms())
+            view_of(row, terms, message, ours, unix_ms())
             for row in ledger.disputes(channel=message.channel)
             if row.dispute.message.receipt == found.id
         ]
@@ -134,7 +134,7 @@ def disputes(context: CliContext, as_json: bool) -> None:
     from p2pgrid.desk.disputes import disputes_of
 
     with _reader(context.data) as ledger:
-        found = disputes_of(ledger, context.data.own_public_keys(), now_ms())
+        found = disputes_of(ledger, context.data.own_public_keys(), unix_ms())
     if as_json:
         echo_json([msgspec.to_builtins(one) for one in found])
         return
@@ -232,7 +232,7 @@ async def perform(data: DataFolder, ask: DeskAsk, result_type: type[Any]) -> Any
         keys = [data.load_key(), *data.load_retired_keys()]
         ledger = SqliteLedger.open(data.ledger_file)
         try:
-            return await RecordsDesk(ledger, keys, now_ms, erase_salts=erase_here).perform(ask)
+            return await RecordsDesk(ledger, keys, unix_ms, erase_salts=erase_here).perform(ask)
         finally:
             await ledger.aclose()
 

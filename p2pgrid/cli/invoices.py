@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from p2pgrid.cli.clock import now_ms
 from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.output import echo_json
+from p2pgrid.clock import unix_ms
 from p2pgrid.errors import LocalError, UsageError
 from p2pgrid.printable import printable
 from p2pgrid.units import format_cents
@@ -54,7 +54,7 @@ def list_invoices(context: CliContext, direction: str | None, as_json: bool) -> 
     p2pgrid invoices list --received
     """
     with _list_of(context.data) as found:
-        views = found.views(at_ms=now_ms(), direction=direction)
+        views = found.views(at_ms=unix_ms(), direction=direction)
     if as_json:
         echo_json({"invoices": [_as_json(view) for view in views]})
         return
@@ -77,7 +77,7 @@ def show(context: CliContext, number: str, peer: str, as_json: bool) -> None:
     p2pgrid invoices show INV-2027-000001
     """
     with _list_of(context.data) as found:
-        view = found.find(number, at_ms=now_ms(), peer=peer)
+        view = found.find(number, at_ms=unix_ms(), peer=peer)
     if as_json:
         echo_json(_as_json(view))
         return
@@ -202,7 +202,7 @@ def open_invoice(context: CliContext, number: str, peer: str, only_print: bool, 
     p2pgrid invoices open INV-2027-000001
     """
     with _list_of(context.data) as found:
-        view = found.find(number, at_ms=now_ms(), peer=peer)
+        view = found.find(number, at_ms=unix_ms(), peer=peer)
     if not view.files:
         raise UsageError(
             f"the files of {number} are not here.",

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from p2pgrid.cli.clock import now_ms
 from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.log_text import (
     checked_json,
@@ -24,6 +23,7 @@ from p2pgrid.cli.log_text import (
 )
 from p2pgrid.cli.network import network_choice, network_options
 from p2pgrid.cli.output import echo_json
+from p2pgrid.clock import unix_ms
 from p2pgrid.errors import InvalidRecord, P2pgridError, Refused, RemoteError, UsageError
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def check(
     from p2pgrid.cli.log_roads import Roads, open_witness
 
     found: list[tuple[ForkProof, Path | None]] = []
-    witness = open_witness(context.data, now_ms(), found)
+    witness = open_witness(context.data, unix_ms(), found)
 
     async def main() -> CheckedLog | None:
         async with Roads(choice, timeout_s) as roads, roads.log_of(peer) as (remote, _):
@@ -169,7 +169,7 @@ def watch(
     for peer in peers:
         check_named(peer)
     found: list[tuple[ForkProof, Path | None]] = []
-    witness = open_witness(context.data, now_ms(), found)
+    witness = open_witness(context.data, unix_ms(), found)
 
     async def main(stop: asyncio.Event) -> None:
         said: dict[str, str] = {}

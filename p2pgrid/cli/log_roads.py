@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from p2pgrid.cli.network import NetworkChoice
 from p2pgrid.client.offer_store import verify_offer
 from p2pgrid.client.pages import Libp2pPages
 from p2pgrid.client.roads import dial_direct, direct_addresses
+from p2pgrid.clock import unix_ms
 from p2pgrid.config import DataFolder
 from p2pgrid.desk.standing import Books, last_offer
 from p2pgrid.errors import InvalidRecord, LocalError, RemoteError, Unreachable, UsageError
@@ -111,7 +111,7 @@ class Roads:
         try:
             network, peer = await self._joined(), await self._find(provider.peer_id)
             raw = await network.fetch_offer(peer, timeout_s=self._timeout_s)
-            offer = verify_offer(raw, provider.peer_id, time.time_ns() // 1_000_000)
+            offer = verify_offer(raw, provider.peer_id, unix_ms())
         except (RemoteError, InvalidRecord, UsageError) as error:
             raise Unreachable(f"{away.message} Nor was it found anew: {error.message}", hint=error.hint) from error
         key, networks = await self._caller()

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from p2pgrid.cli.clock import now_ms
 from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.output import echo_json
+from p2pgrid.clock import unix_ms
 from p2pgrid.errors import LocalError, UsageError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def create(context: CliContext, name: str, kind: str, bootstrap: tuple[str, ...]
     from p2pgrid.proto.closed_network import Kind
 
     store = _store(context)
-    entry = store.create(name, Kind(kind), bootstrap, now_ms=now_ms(), days=OWN_DAYS)
+    entry = store.create(name, Kind(kind), bootstrap, now_ms=unix_ms(), days=OWN_DAYS)
     if as_json:
         click.echo(json.dumps(_shown(store, entry)))
         return
@@ -157,7 +157,7 @@ def admit(
     if kind == "members":
         store.admit_to_list(entry, member)
     else:
-        membership = store.sign(entry, member, now_ms(), DEFAULT_DAYS if days is None else days)
+        membership = store.sign(entry, member, unix_ms(), DEFAULT_DAYS if days is None else days)
     _give(store.invitation(entry, bootstrap, membership), out, as_json=as_json)
     if membership is not None and not as_json:
         until = datetime.fromtimestamp(membership.message.valid_until_ms / 1000, UTC)

@@ -216,10 +216,10 @@ async def _find(query: OfferQuery, choosing: Awaitable[tuple[SecretKey, OwnNetwo
 
     from p2pgrid.client.cards import CardBook
     from p2pgrid.client.choice import candidate_of
-    from p2pgrid.client.clock import unix_ms
     from p2pgrid.client.domains import DomainChecker
     from p2pgrid.client.offers import OfferBook
     from p2pgrid.client.openai_api import offer_object
+    from p2pgrid.clock import unix_ms
     from p2pgrid.errors import RemoteError
     from p2pgrid.net.network import Network
     from p2pgrid.proto.keys import parse_public_key

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from p2pgrid.cli.clock import now_ms
 from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.output import echo_json
+from p2pgrid.clock import unix_ms
 from p2pgrid.errors import UsageError
 
 if TYPE_CHECKING:
@@ -100,12 +100,12 @@ def pay(
     )
     with workbench(context.data) as bench:
         if file_id is not None:
-            _show_files(write_again(bench.orders, file_id, out, now_ms()), as_json=as_json)
+            _show_files(write_again(bench.orders, file_id, out, unix_ms()), as_json=as_json)
             return
         books = bench.runs.books()
         sides, carried = books.sides, books.carried
         if as_list:
-            shown = listing(bench, sides, carried, now_ms())
+            shown = listing(bench, sides, carried, unix_ms())
             echo_json(shown) if as_json else print_list(shown)
             return
         before = bench.orders.orders()
@@ -133,10 +133,10 @@ def pay(
                 "message_id": batch.message_id, "payer_iban": batch.payer.iban, "total_cents": batch.total_cents,
             }  # fmt: skip
             if not dry_run:
-                paths = order_batch(bench.orders, rail, batch, rows, out, now_ms(), taken_back=keys)
+                paths = order_batch(bench.orders, rail, batch, rows, out, unix_ms(), taken_back=keys)
                 shown["files"] = [str(path) for path in paths]
         elif keys and not dry_run:
-            bench.orders.withdraw(keys, now_ms())
+            bench.orders.withdraw(keys, unix_ms())
     echo_json(shown) if as_json else print_orders(shown)
 
 

@@ -9,8 +9,8 @@ from datetime import date
 import msgspec
 
 from p2pgrid.cli.asking import parse_peer
-from p2pgrid.cli.clock import now_ms
 from p2pgrid.cli.settling import Workbench, parse_euros
+from p2pgrid.clock import unix_ms
 from p2pgrid.errors import UsageError
 from p2pgrid.proto.record import Role
 from p2pgrid.settlement.bank.view import Side
@@ -75,7 +75,7 @@ class How:
         """Raises UsageError."""
         return batch_of(
             bench.own_account(Role.CLIENT), made, before,
-            execution_date=self.execution_date, instant=self.instant, is_sepa=self.is_sepa, now_ms=now_ms(),
+            execution_date=self.execution_date, instant=self.instant, is_sepa=self.is_sepa, now_ms=unix_ms(),
         )  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def take_back(bench: Workbench, keys: Sequence[str], sides: Sequence[Side], carr
                 hint="`p2pgrid pay --list` shows what is waited for.",
             )
     for fate in chosen.values():
-        fate.order = msgspec.structs.replace(fate.order, withdrawn_ms=now_ms())
+        fate.order = msgspec.structs.replace(fate.order, withdrawn_ms=unix_ms())
     return [fate.order for fate in chosen.values()]
 
 
@@ -136,7 +136,7 @@ def prepayment(
     how: How,
 ) -> Chosen:  # fmt: skip
     """So much ahead to a provider. Raises UsageError."""
-    side = channel_with(sides, parse_peer(peer), now_ms())
+    side = channel_with(sides, parse_peer(peer), unix_ms())
     cents = parse_euros(euros)
     order = ahead_order(side, payee_of(bench, side, how.confirmed), cents, before)
     return Chosen(plan=plan(sides, carried, bench.refused), made=[order])

@@ -7,9 +7,9 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from p2pgrid.cli.clock import now_ms
 from p2pgrid.cli.pay_text import payment_json
 from p2pgrid.cli.settling import workbench
+from p2pgrid.clock import unix_ms
 from p2pgrid.errors import InvalidRecord, UsageError
 from p2pgrid.proto.keys import parse_peer_id
 from p2pgrid.proto.record import Role
@@ -58,9 +58,9 @@ def order_refund(
         order, row = refund_order(side, payee, target, cents, before)
         batch, rows = batch_of(
             payer, [(order, row)], before,
-            execution_date=day, instant=instant, is_sepa=rail.name != "manual", now_ms=now_ms(),
+            execution_date=day, instant=instant, is_sepa=rail.name != "manual", now_ms=unix_ms(),
         )  # fmt: skip
-        paths = order_batch(bench.orders, rail, batch, rows, out, now_ms())
+        paths = order_batch(bench.orders, rail, batch, rows, out, unix_ms())
     return {
         "payments": [payment_json(order, row)],
         "files": [str(path) for path in paths],

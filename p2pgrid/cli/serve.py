@@ -224,8 +224,8 @@ def _model_of(offer: Offer, entry: ModelOffer, now_ms: int) -> dict[str, Any]:
 
 def ready_of(node: Provider, data: DataFolder, pages: str | None) -> dict[str, Any]:
     """What is said when the node is ready."""
+    from p2pgrid.clock import unix_ms
     from p2pgrid.net.reach_watch import shown
-    from p2pgrid.provider.clock import unix_ms
 
     now_ms = unix_ms()
     offer = node.offer

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from p2pgrid.cli.clock import now_ms
 from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.output import echo_json
 from p2pgrid.cli.set_off_books import (
@@ -27,6 +26,7 @@ from p2pgrid.cli.set_off_books import (
     write_out,
 )
 from p2pgrid.cli.set_off_cycles import cycles
+from p2pgrid.clock import unix_ms
 from p2pgrid.errors import InvalidRecord, UsageError
 from p2pgrid.printable import printable
 from p2pgrid.settlement.payments.cents import format_cents
@@ -85,7 +85,7 @@ def propose(
 
     their_key = parse_peer_id(parse_peer(peer)).raw
     most_cents = euros_in_cents(most) if most is not None else None
-    at_ms = now_ms()
+    at_ms = unix_ms()
     with own_books(context, with_folders) as own:
         them = own.them(their_key)
         proposed = make(
@@ -118,7 +118,7 @@ def list_all(context: CliContext, with_folders: tuple[Path, ...], show_all: bool
     from p2pgrid.desk.set_offs import set_off_views
 
     with own_books(context, with_folders) as own, refusals(context.data) as refused:
-        views = set_off_views(own.books, own.us, refused=refused.ids(), now_ms=now_ms())
+        views = set_off_views(own.books, own.us, refused=refused.ids(), now_ms=unix_ms())
     shown = [view for view in views if show_all or view.state not in ("lapsed", "refused")]
     if as_json:
         echo_json([msgspec.to_builtins(view) for view in shown])
@@ -158,7 +158,7 @@ def accept(
         signed: list[Signed[SetOff]] = []
         try:
             for one in found:
-                reasons = why_not_sign(one, own.books, own.us, now_ms=now_ms(), agreed=own.agreed_drafts())
+                reasons = why_not_sign(one, own.books, own.us, now_ms=unix_ms(), agreed=own.agreed_drafts())
                 if reasons:
                     raise refused_because(reasons, f"the set-off {one.id.hex()[:16]}")
                 both = own.signed(one)
@@ -189,7 +189,7 @@ def refuse(context: CliContext, name: str, with_folders: tuple[Path, ...], reaso
         (one,) = _named(own, name, None)
         if len(one.signers) > 1:
             raise UsageError("both sides have signed: it is in force.", hint="Agree on a payment the other way.")
-        refused.refuse(one.id, at_ms=now_ms(), reason=reason)
+        refused.refuse(one.id, at_ms=unix_ms(), reason=reason)
     if as_json:
         click.echo(json.dumps({"id": one.id.hex(), "state": "refused"}))
     else:
@@ -250,7 +250,7 @@ def _named(own: Any, name: str | None, source: Path | None) -> list[Signed[SetOf
 def _show(own: Any, signed: list[Signed[SetOff]], *, as_json: bool, verb: str) -> None:
     from p2pgrid.desk.set_offs import set_off_view
 
-    views = [view for one in signed if (view := set_off_view(one, own.us, (), now_ms())) is not None]
+    views = [view for one in signed if (view := set_off_view(one, own.us, (), unix_ms())) is not None]
     total = sum(view.amount_cents for view in views)
     if as_json:
         shown = {"amount_cents": total, "set_offs": [msgspec.to_builtins(view) for view in views]}

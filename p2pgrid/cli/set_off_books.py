@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from p2pgrid.cli.asking import ask_or_do
-from p2pgrid.cli.clock import now_ms
 from p2pgrid.cli.context import CliContext
+from p2pgrid.clock import unix_ms
 from p2pgrid.config import DataFolder
 from p2pgrid.desk.asks import KeepSetOffs, KeptSetOffs
 from p2pgrid.errors import P2pgridError, UsageError
@@ -134,7 +134,7 @@ async def keep_in(folder: DataFolder, lines: Iterable[str]) -> KeptSetOffs:
     async def here() -> KeptSetOffs:
         ledger = SqliteLedger.open(folder.ledger_file)
         try:
-            return await keep_set_offs(ledger, [folder.load_key(), *folder.load_retired_keys()], ask, now_ms())
+            return await keep_set_offs(ledger, [folder.load_key(), *folder.load_retired_keys()], ask, unix_ms())
         finally:
             await ledger.aclose()
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from p2pgrid.cli.clock import now_ms
 from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.output import echo_json
 from p2pgrid.cli.set_off_books import (
@@ -25,6 +24,7 @@ from p2pgrid.cli.set_off_books import (
     with_folders,
     write_out,
 )
+from p2pgrid.clock import unix_ms
 from p2pgrid.errors import UsageError
 from p2pgrid.settlement.payments.cents import format_cents
 
@@ -108,7 +108,7 @@ def propose(
     from p2pgrid.settlement.set_off.debt_offers import DEFAULT_ROUND_CENTS, find_cycles, make_cycle, read_offers
 
     keeper = parse_peer_id(parse_peer(timekeeper)).raw
-    at_ms = now_ms()
+    at_ms = unix_ms()
     with own_books(context, with_folders) as own:
         ours = _own_offers(own, 1 if exact else DEFAULT_ROUND_CENTS)
         channels = {one.channel for one in ours}
@@ -190,7 +190,7 @@ def judge(context: CliContext, source: Path, out: Path | None, as_json: bool) ->
         with SqliteLedger.open_readonly(data.ledger_file) as ledger:
             known = ledger.settlement(CycleVerdict, file.cycle.message.debts[0].channel)
             said = next((one for one in known if one.message.cycle == file.cycle.id), None)
-    judged = file.judged(key, said, now_ms=now_ms())
+    judged = file.judged(key, said, now_ms=unix_ms())
     if judged is not None:
         asyncio.run(keep_in(data, (line.decode() for line in judged.lines())))
         write_out(out or source, judged.lines())
@@ -254,7 +254,7 @@ def _joined(own: Any, file: CycleFile, most_cents: int | None = None) -> CycleFi
     """With our signatures, on record before anybody sees them. Raises UsageError where we should not sign."""
     from p2pgrid.settlement.set_off.cycle_file import why_not_join
 
-    reasons = why_not_join(file.cycle, own.books, own.us, now_ms=now_ms(), most_cents=most_cents)
+    reasons = why_not_join(file.cycle, own.books, own.us, now_ms=unix_ms(), most_cents=most_cents)
     if reasons:
         raise refused_because(reasons, f"the cycle {file.cycle.id.hex()[:16]}")
     signed = file.signed(own.keys)
@@ -272,7 +272,7 @@ def _own_offers(own: Any, round_to: int) -> list[DebtOffer]:
     operator = tuple(sorted(parse_public_key(raw).peer_id for raw in own.us.keys))
     card = own.us.chains[0][-1].id.hex() if own.us.chains else ""
     for channel, ledger in own.books.channels.values():
-        cents = sum(claim.open_cents for claim in open_claims(ledger, channel, at_ms=now_ms(), ours=own.us.keys))
+        cents = sum(claim.open_cents for claim in open_claims(ledger, channel, at_ms=unix_ms(), ours=own.us.keys))
         told = offer_of(channel, cents, round_to=round_to)
         if told is not None:
             several = {"operator": operator, "card": card} if len(operator) > 1 else {}

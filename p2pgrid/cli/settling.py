@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from p2pgrid.cli.clock import now_ms
+from p2pgrid.clock import unix_ms
 from p2pgrid.config import DataFolder
 from p2pgrid.desk.asks import BookPayments, PaymentsBooked
 from p2pgrid.errors import InvalidRecord, LocalError, UsageError
@@ -95,7 +95,7 @@ def workbench(data: DataFolder) -> Iterator[Workbench]:
             async def book(groups: Sequence[tuple[Payment, ...]]) -> Sequence[str]:
                 return await _book(data, groups)
 
-            runs = Runs(BankStore(connection), orders, lambda: _sides(data, details), book, now_ms)
+            runs = Runs(BankStore(connection), orders, lambda: _sides(data, details), book, unix_ms)
             documents = Documents(data.path, connection).all_received()
             refused = {one.invoice: one.message for one in documents if one.is_refused}
             yield Workbench(data, orders, details, runs, refused)
@@ -153,7 +153,7 @@ async def _book(data: DataFolder, groups: Sequence[tuple[Payment, ...]]) -> list
         async def here(ask: BookPayments = ask) -> PaymentsBooked:
             ledger = SqliteLedger.open(data.ledger_file)
             try:
-                return await book_payments(ledger, keys, ask, now_ms=now_ms())
+                return await book_payments(ledger, keys, ask, now_ms=unix_ms())
             finally:
                 await ledger.aclose()
 

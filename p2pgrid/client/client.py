@@ -19,7 +19,6 @@ from p2pgrid import __version__
 from p2pgrid.client.answer import Answer
 from p2pgrid.client.cards import CardBook
 from p2pgrid.client.choice import Candidate
-from p2pgrid.client.clock import unix_ms
 from p2pgrid.client.desk import CLIENT_ASKS, ClientDesk
 from p2pgrid.client.late_network import LateNetwork
 from p2pgrid.client.limits import SessionLimits
@@ -32,6 +31,7 @@ from p2pgrid.client.quarantine import Quarantine
 from p2pgrid.client.road_memory import RoadMemory
 from p2pgrid.client.roads import ProviderRoads
 from p2pgrid.client.wishes import Wishes, parse_budget
+from p2pgrid.clock import unix_ms
 from p2pgrid.commands.address import socket_path
 from p2pgrid.commands.server import serve_commands
 from p2pgrid.commands.wire import About

@@ -15,7 +15,6 @@ from typing import Any, Final
 import msgspec
 
 from p2pgrid.client.answer import Answer
-from p2pgrid.client.clock import unix_ms
 from p2pgrid.client.offer_query import OfferQuery, parse_query
 from p2pgrid.client.openai_api import (
     StreamEditor,
@@ -32,6 +31,7 @@ from p2pgrid.client.openai_api import (
 from p2pgrid.client.purchase import purchase_of
 from p2pgrid.client.purchaser import Purchaser
 from p2pgrid.client.wishes import parse_wishes
+from p2pgrid.clock import unix_ms
 from p2pgrid.errors import LocalError, P2pgridError, Refused, RemoteError, UsageError
 from p2pgrid.http.limits import ServerLimits
 from p2pgrid.http.message import JSON, Request, Response

@@ -17,7 +17,6 @@ from p2pgrid.client.background import log_end
 from p2pgrid.client.batch import SharedRequest
 from p2pgrid.client.cards import CardBook
 from p2pgrid.client.choice import Candidate, Choice
-from p2pgrid.client.clock import unix_ms
 from p2pgrid.client.housekeeping import Housekeeper
 from p2pgrid.client.limits import SessionLimits
 from p2pgrid.client.market import Market
@@ -29,6 +28,7 @@ from p2pgrid.client.quarantine import Quarantine
 from p2pgrid.client.roads import Dialler, ProviderRoads
 from p2pgrid.client.sessions import Sessions
 from p2pgrid.client.wishes import Wishes
+from p2pgrid.clock import unix_ms
 from p2pgrid.errors import Refused, RemoteError, Unreachable
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.proto.keys import SecretKey

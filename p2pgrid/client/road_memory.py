@@ -19,7 +19,7 @@ from typing import Final, Self
 import msgspec
 
 from p2pgrid.client.background import log_end
-from p2pgrid.client.clock import unix_ms
+from p2pgrid.clock import unix_ms
 from p2pgrid.net.road import Road
 
 log = logging.getLogger(__name__)

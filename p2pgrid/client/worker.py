@@ -18,7 +18,6 @@ from typing import Final
 from p2pgrid.client.ask_schedule import ASKS_PER_S
 from p2pgrid.client.cards import CardBook
 from p2pgrid.client.client import wishes_of
-from p2pgrid.client.clock import unix_ms
 from p2pgrid.client.desk import ClientDesk
 from p2pgrid.client.domains import DomainChecker
 from p2pgrid.client.gateway import SERVER_LIMITS, Gateway
@@ -49,6 +48,7 @@ from p2pgrid.client.worker_calls import (
     SettleSoon,
     SettleWith,
 )
+from p2pgrid.clock import unix_ms
 from p2pgrid.config import DataFolder
 from p2pgrid.desk.asks import Reconcile
 from p2pgrid.desk.statements import Settle

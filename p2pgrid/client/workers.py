@@ -19,7 +19,6 @@ import msgspec
 from p2pgrid import __version__
 from p2pgrid.client.channel_shares import ChannelShares
 from p2pgrid.client.client import wishes_of
-from p2pgrid.client.clock import unix_ms
 from p2pgrid.client.desk import CLIENT_ASKS
 from p2pgrid.client.gateway import SERVER_LIMITS, SHUTDOWN_S
 from p2pgrid.client.late_network import LateNetwork
@@ -44,6 +43,7 @@ from p2pgrid.client.worker_calls import (
     SettleSoon,
     SettleWith,
 )
+from p2pgrid.clock import unix_ms
 from p2pgrid.commands.address import socket_path
 from p2pgrid.commands.server import serve_commands
 from p2pgrid.commands.wire import About

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import date
 from typing import Protocol
 
+from p2pgrid.clock import unix_ms
 from p2pgrid.desk.standing import Books, require_channels
 from p2pgrid.desk.statements import Settle, Settled, SettledChannelView, preview_of
 from p2pgrid.errors import UsageError
@@ -30,7 +30,7 @@ def looking_ahead(ledger: StatedLedger, details: Details) -> LookAhead:
     """By this ledger. The provider's days are those of its offers."""
 
     async def look(channel: Signed[Channel], until_day: int) -> Draft:
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = unix_ms()
         day = date.fromordinal(until_day) if until_day else None
         return await draft(ledger, channel, details, now_ms=now_ms, is_wanted=True, until_day=day, looks_ahead=True)
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from p2pgrid.clock import unix_ms
 from p2pgrid.errors import LedgerError
 from p2pgrid.ledger.base import OnDurable, both_told
 from p2pgrid.ledger.group_commit import GroupCommit
@@ -128,7 +129,7 @@ class SqliteLedger(SqliteReader):
 
         The same bytes are kept once. How many different ones a peer may cause is for the caller to limit.
         """
-        return self._put([StoreEvidence(next(self._seq), record, reason, time.time_ns() // 1_000_000)])
+        return self._put([StoreEvidence(next(self._seq), record, reason, unix_ms())])
 
     def note_outcome(self, order: Signed[Order], outcome: str) -> asyncio.Future[None]:
         """Close an order that will get no receipt, with a word of ours (`refused:busy`, `never-arrived`).

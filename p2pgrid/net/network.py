@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Final, Self
 
+from p2pgrid.clock import unix_ms
 from p2pgrid.errors import InvalidRecord, LocalError, Unreachable, UsageError
 from p2pgrid.net.addresses import parse_announce_address, parse_listen_address
 from p2pgrid.net.bridge import TrioThread
@@ -32,7 +33,6 @@ from p2pgrid.net.offer_exchange import CAPACITY, CARDS, OFFER, Document
 from p2pgrid.net.own_networks import OwnNetworks, open_network
 from p2pgrid.net.peer_address import BootstrapState, Health, NetworkHealth, OnFound, PeerAddress
 from p2pgrid.net.punch_plan import PunchPlan
-from p2pgrid.net.reach_exchange import unix_ms
 from p2pgrid.net.reach_wire import Outcome, RoadName
 from p2pgrid.net.reachability import Reachability
 from p2pgrid.net.relay.limits import RelayLimits

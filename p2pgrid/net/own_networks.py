@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from p2pgrid.clock import unix_ms
 from p2pgrid.errors import Refused, UsageError
 from p2pgrid.net.lookup_keys import check_network_name
 from p2pgrid.net.member_books import MemberBook
@@ -52,14 +53,10 @@ class OwnNetwork:
         return self.book.network.scope if self.book is not None else self.name
 
 
-def _unix_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class OwnNetworks:
     """All of them."""
 
-    def __init__(self, networks: Sequence[OwnNetwork], *, now_ms: Callable[[], int] = _unix_ms) -> None:
+    def __init__(self, networks: Sequence[OwnNetwork], *, now_ms: Callable[[], int] = unix_ms) -> None:
         """`now_ms`: Unix time. Raises UsageError: none, a bad name, two of one name, more closed ones than 16."""
         for network in networks:
             check_network_name(network.name)

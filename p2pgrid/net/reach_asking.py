@@ -10,10 +10,11 @@ from typing import Final, TypeVar
 import trio
 from libp2p.host.basic_host import BasicHost
 
+from p2pgrid.clock import unix_ms
 from p2pgrid.errors import P2pgridError, Refused
 from p2pgrid.net.kad_query import Contact
 from p2pgrid.net.reach_dial import remote_of
-from p2pgrid.net.reach_exchange import Asked, ask_reach, unix_ms
+from p2pgrid.net.reach_exchange import Asked, ask_reach
 from p2pgrid.net.reach_rules import is_local, prefix_of
 from p2pgrid.net.reach_wire import Ip, ReachRequest, ip_of
 from p2pgrid.net.reachability import PeerView, Reachability, addresses_to_ask, judge

@@ -24,6 +24,7 @@ from libp2p.peer.peerstore import PeerStoreError
 from libp2p.protocol_muxer.exceptions import MultiselectClientError
 from libp2p.stream_muxer.exceptions import MuxedConnError, MuxedStreamError
 
+from p2pgrid.clock import unix_ms
 from p2pgrid.errors import InvalidRecord, ProtocolViolation, Refused, Unreachable
 from p2pgrid.net.host import close_stream, open_stream, reset_stream
 from p2pgrid.net.kad_query import Contact
@@ -57,11 +58,6 @@ _SPOKEN: Final = re.compile(r"/p2pgrid/(offer|card|log|session|reach)/([1-9][0-9
 _MAX_PROTOCOLS: Final = 256
 _in_thread: Final[Any] = trio.to_thread.run_sync
 """As it is; the type stubs that mypy finds are of an older trio."""
-
-
-def unix_ms() -> int:
-    """The machine's clock."""
-    return time.time_ns() // 1_000_000
 
 
 class ReachServer:

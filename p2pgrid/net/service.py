@@ -18,6 +18,7 @@ from libp2p.host.basic_host import BasicHost
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
+from p2pgrid.clock import unix_ms
 from p2pgrid.errors import LocalError, Unreachable
 from p2pgrid.net import libp2p_road, log_exchange, offer_exchange, reach_asking, withdraw_exchange
 from p2pgrid.net.addresses import MAX_ADDRESSES_PER_PEER, usable_addresses, without_peer_id
@@ -34,7 +35,7 @@ from p2pgrid.net.own_networks import OwnNetworks
 from p2pgrid.net.peer_address import BootstrapState, OnFound, PeerAddress, RelayHealth
 from p2pgrid.net.punch_plan import PunchPlan
 from p2pgrid.net.reach_dial import dial_back
-from p2pgrid.net.reach_exchange import ReachServer, unix_ms
+from p2pgrid.net.reach_exchange import ReachServer
 from p2pgrid.net.reach_wire import Outcome, RoadName
 from p2pgrid.net.reachability import Reachability
 from p2pgrid.net.relay.limits import RelayLimits

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from p2pgrid import __version__
+from p2pgrid.clock import unix_ms
 from p2pgrid.commands.address import socket_path
 from p2pgrid.commands.server import serve_commands
 from p2pgrid.commands.wire import About
@@ -59,7 +60,6 @@ from p2pgrid.provider.advertising import Advertiser
 from p2pgrid.provider.cards import OwnCards
 from p2pgrid.provider.channels import Channels
 from p2pgrid.provider.client_credit import ClientCredit, policy_of
-from p2pgrid.provider.clock import unix_ms
 from p2pgrid.provider.desk import PROVIDER_ASKS, ProviderDesk
 from p2pgrid.provider.dispute_book import DisputeBook
 from p2pgrid.provider.engines import EnginePlan, EngineSet

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from p2pgrid.clock import unix_ms
 from p2pgrid.errors import LedgerError, LocalError, Refused
 from p2pgrid.http.connection import Connection
 from p2pgrid.http.limits import ServerLimits
@@ -26,7 +27,6 @@ from p2pgrid.net.limits import Rates
 from p2pgrid.net.listening import caller_of
 from p2pgrid.proto import well_known
 from p2pgrid.proto.witness import MAX_ADD_CHECKPOINT_BYTES
-from p2pgrid.provider.clock import unix_ms
 from p2pgrid.provider.health import health_of
 from p2pgrid.provider.metrics import METRICS_TYPE, metrics_of
 from p2pgrid.provider.named_pages import AUTH_PROTOCOL, NamedPages

@@ -13,6 +13,7 @@ import socket
 from pathlib import Path
 from typing import Final
 
+from p2pgrid.clock import unix_ms
 from p2pgrid.config import DataFolder
 from p2pgrid.errors import LedgerError
 from p2pgrid.ledger.remote import RemoteLedger
@@ -26,7 +27,6 @@ from p2pgrid.processes.worker import Inherited, run_worker
 from p2pgrid.processes.workers import StopWorker, WorkerReady
 from p2pgrid.provider import worker_messages as m
 from p2pgrid.provider.admission import Admission
-from p2pgrid.provider.clock import unix_ms
 from p2pgrid.provider.exchange import Shop
 from p2pgrid.provider.passed_streams import PassedOn, PassingDesk
 from p2pgrid.provider.removals import Removals

@@ -8,6 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from p2pgrid.clock import unix_ms
 from p2pgrid.commands.wire import error_of
 from p2pgrid.errors import InvalidRecord, LedgerError, Refused
 from p2pgrid.ledger.remote import RemoteLedger
@@ -20,7 +21,6 @@ from p2pgrid.proto.record import Record, Role, parse_message
 from p2pgrid.proto.restore import restore_books
 from p2pgrid.provider import worker_messages as m
 from p2pgrid.provider.channels import Channels
-from p2pgrid.provider.clock import unix_ms
 from p2pgrid.provider.limits import ProviderLimits
 from p2pgrid.provider.open_channel import OpenChannel
 

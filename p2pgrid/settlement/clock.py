@@ -1,8 +1,7 @@
-"""What time it is, and which day that is somewhere."""
+"""Which day it is at a moment, by the clock of a zone."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from datetime import date
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -12,11 +11,6 @@ from p2pgrid.settlement.statements.days import LocalDays
 
 Days = Callable[[int], date]
 """The calendar day of a moment (Unix milliseconds) at the provider's."""
-
-
-def unix_ms() -> int:
-    """Unix milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 def days_of_zone(name: str) -> Days:

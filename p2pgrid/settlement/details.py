@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from p2pgrid.clock import unix_ms
 from p2pgrid.config import BillingConfig
 from p2pgrid.errors import InvalidRecord, LedgerError
 from p2pgrid.proto.billing_details import BillingDetails
@@ -20,7 +21,6 @@ from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.keys import PublicKey, SecretKey, parse_public_key
 from p2pgrid.proto.record import Record, Role, Signed, parse_record, sign_message, verify_self_signed
 from p2pgrid.settlement.billing import draft_details, faults_of
-from p2pgrid.settlement.clock import unix_ms
 from p2pgrid.settlement.database import prepare, transaction
 
 MAX_SEQUENCES: Final = 1000

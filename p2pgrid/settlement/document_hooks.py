@@ -7,13 +7,13 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from p2pgrid.clock import unix_ms
 from p2pgrid.config import DataFolder
 from p2pgrid.errors import InvalidRecord, LedgerError, LocalError
 from p2pgrid.proto.keys import SecretKey, parse_public_key
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import M, Role, Signed
 from p2pgrid.proto.statement import Invoice, Statement
-from p2pgrid.settlement.clock import unix_ms
 from p2pgrid.settlement.database import FILE_NAME, open_database
 from p2pgrid.settlement.details import DetailsBook
 from p2pgrid.settlement.documents import Documents

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from p2pgrid.clock import unix_ms
 from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import Role, Signed
 from p2pgrid.proto.statement import Invoice, Statement
-from p2pgrid.settlement.clock import unix_ms
 from p2pgrid.settlement.database import FILE_NAME, open_database, prepare, transaction
 from p2pgrid.settlement.details import DetailsBook
 from p2pgrid.settlement.document_check import Expected, check_document

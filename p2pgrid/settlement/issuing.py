@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
+from p2pgrid.clock import unix_ms
 from p2pgrid.config import Config, DataFolder
 from p2pgrid.errors import InvalidRecord, LedgerError, LocalError, P2pgridError, UsageError
 from p2pgrid.proto.keys import SecretKey, parse_public_key
@@ -27,7 +28,7 @@ from p2pgrid.proto.record import Message, Role, Signed
 from p2pgrid.proto.statement import Invoice, Statement
 from p2pgrid.settlement.billing import Purpose as BillingPurpose
 from p2pgrid.settlement.billing import require
-from p2pgrid.settlement.clock import days_of_zone, unix_ms
+from p2pgrid.settlement.clock import days_of_zone
 from p2pgrid.settlement.database import FILE_NAME, open_database
 from p2pgrid.settlement.details import DetailsBook
 from p2pgrid.settlement.documents import Documents

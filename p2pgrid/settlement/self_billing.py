@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
 
+from p2pgrid.clock import unix_ms
 from p2pgrid.config import DataFolder
 from p2pgrid.errors import InvalidRecord, UsageError
 from p2pgrid.proto.keys import SecretKey, parse_public_key
@@ -25,7 +26,7 @@ from p2pgrid.proto.messages import Channel, Offer, Receipt
 from p2pgrid.proto.record import Role, Signed, parse_record, sign_message
 from p2pgrid.proto.statement import Invoice, InvoiceType, Statement
 from p2pgrid.settlement.billing import Purpose, require
-from p2pgrid.settlement.clock import Days, unix_ms
+from p2pgrid.settlement.clock import Days
 from p2pgrid.settlement.database import FILE_NAME, open_database
 from p2pgrid.settlement.details import DetailsBook
 from p2pgrid.settlement.document_check import SELF_BILLED, Expected, check_document

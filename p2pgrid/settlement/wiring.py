@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from p2pgrid.clock import unix_ms
 from p2pgrid.config import DataFolder
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.record import Role
-from p2pgrid.settlement.clock import unix_ms
 from p2pgrid.settlement.database import FILE_NAME, open_database
 from p2pgrid.settlement.details import DetailsBook
 from p2pgrid.settlement.document_hooks import IssuingHooks, ReceivingHooks, details_for

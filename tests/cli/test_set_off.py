@@ -65,7 +65,7 @@ class Folder(Party):
 @pytest.fixture(autouse=True)
 def at_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
     for room in ("set_off", "set_off_cycles", "set_off_books"):
-        monkeypatch.setattr(f"p2pgrid.cli.{room}.now_ms", lambda: AT_MS)
+        monkeypatch.setattr(f"p2pgrid.cli.{room}.unix_ms", lambda: AT_MS)
 
 
 def two(path: Path) -> tuple[Folder, Folder, Debt, Debt]:

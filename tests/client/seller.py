@@ -16,12 +16,12 @@ from typing import Any
 
 import msgspec
 
-from p2pgrid.client.clock import unix_ms
 from p2pgrid.client.limits import SessionLimits
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.purchaser import Purchaser
 from p2pgrid.client.quarantine import Quarantine
 from p2pgrid.client.wishes import Wishes
+from p2pgrid.clock import unix_ms
 from p2pgrid.errors import P2pgridError, Refused, Unreachable
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.memory import MemoryLedger

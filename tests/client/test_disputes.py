@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from p2pgrid.client.clock import unix_ms
 from p2pgrid.client.desk import ClientDesk
 from p2pgrid.client.exchanges import exchange
 from p2pgrid.client.purchaser import Purchaser
+from p2pgrid.clock import unix_ms
 from p2pgrid.desk.asks import Reconcile
 from p2pgrid.errors import LedgerError, Refused
 from p2pgrid.ledger.base import Ledger

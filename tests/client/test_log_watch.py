@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from p2pgrid.client.clock import unix_ms
 from p2pgrid.client.log_watch import LogWatch
+from p2pgrid.clock import unix_ms
 from p2pgrid.errors import Refused
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.log.log import TransparencyLog

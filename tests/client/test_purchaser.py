@@ -7,9 +7,9 @@ import asyncio
 import msgspec
 import pytest
 
-from p2pgrid.client.clock import unix_ms
 from p2pgrid.client.limits import SessionLimits
 from p2pgrid.client.wishes import Wishes
+from p2pgrid.clock import unix_ms
 from p2pgrid.errors import LedgerError, ProtocolViolation, Refused, RemoteError, Unreachable
 from p2pgrid.proto.codes import CODES, Party, Weight
 from p2pgrid.proto.messages import Channel, Meter, Receipt, Status, Tariff, Voucher

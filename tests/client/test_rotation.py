@@ -20,11 +20,11 @@ from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.offers import offers
 from p2pgrid.cli.receipts import receipts
 from p2pgrid.client.cards import CardBook
-from p2pgrid.client.clock import unix_ms
 from p2pgrid.client.gateway import SHUTDOWN_S, Gateway, serve
 from p2pgrid.client.limits import SessionLimits
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.purchaser import Purchaser
+from p2pgrid.clock import unix_ms
 from p2pgrid.config import Config, DataFolder, ModelConfig, ProviderConfig, TermsConfig, create_key
 from p2pgrid.engine.fake import FakeVllm, serve_fake
 from p2pgrid.errors import RemoteError, Unreachable

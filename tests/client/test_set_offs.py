@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from p2pgrid.client.clock import unix_ms
 from p2pgrid.client.desk import ClientDesk
+from p2pgrid.clock import unix_ms
 from p2pgrid.desk.asks import KeepSetOffs
 from p2pgrid.desk.records_desk import RecordsDesk
 from p2pgrid.ledger.memory import MemoryLedger

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from p2pgrid.client.clock import unix_ms
 from p2pgrid.client.purchaser import Purchaser
 from p2pgrid.client.statement_exchange import ChannelSettled, StatementClient
+from p2pgrid.clock import unix_ms
 from p2pgrid.errors import LedgerError, ProtocolViolation, Refused, RemoteError
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.memory import MemoryLedger

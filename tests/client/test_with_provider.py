@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from p2pgrid.client.clock import unix_ms
 from p2pgrid.client.limits import SessionLimits
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.purchaser import Purchaser
+from p2pgrid.clock import unix_ms
 from p2pgrid.errors import RemoteError
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.memory import MemoryLedger

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from p2pgrid.clock import unix_ms
 from p2pgrid.config import Config, DataFolder, NetworkEntry, create_key
 from p2pgrid.doctor.check import Check, State, has_faults
 from p2pgrid.doctor.examination import STEPS, Report, examine
 from p2pgrid.engine.fake import FakeVllm, serve_fake
 from p2pgrid.net.network import Network
-from p2pgrid.net.reach_exchange import unix_ms
 from p2pgrid.proto.keys import SecretKey
 
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"

@@ -264,7 +264,7 @@ async def test_the_payees_account_is_changed(
     """By whoever has the provider's key, before it was ever paid. Billing details are in no export, so that an audit
     cannot tell; the client's node does, and pays nothing until a person has asked."""
     for module in (settling, paying, pay_choice):
-        monkeypatch.setattr(module, "now_ms", lambda: LATER_MS)
+        monkeypatch.setattr(module, "unix_ms", lambda: LATER_MS)
     monkeypatch.setattr(settling, "today", lambda: PAID_ON)
     node = Node(tmp_path / "alice", deal.past.client)
     node.data.config_file.write_text(month.scene.data(ALICE).joinpath("config.toml").read_text())

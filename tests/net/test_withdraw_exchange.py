@@ -13,6 +13,7 @@ import uvloop
 from libp2p.host.basic_host import BasicHost
 from libp2p.network.stream.exceptions import StreamError
 
+from p2pgrid.clock import unix_ms
 from p2pgrid.net import lookup_keys
 from p2pgrid.net.host import open_host
 from p2pgrid.net.kad_query import Contact
@@ -27,7 +28,6 @@ from p2pgrid.net.withdraw_exchange import (
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.record import Record, Role, sign_message
 from p2pgrid.proto.withdrawal import Withdrawal
-from p2pgrid.provider.clock import unix_ms
 from tests.factories import make_offer
 from tests.net.trio_hosts import connect, contact, echo, listening_host, new_key, run_trio, until
 

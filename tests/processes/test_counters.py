@@ -7,6 +7,7 @@ from itertools import permutations
 
 import pytest
 
+from p2pgrid.clock import unix_ms
 from p2pgrid.config import ModelConfig
 from p2pgrid.engine.http import HttpEngine
 from p2pgrid.errors import Refused
@@ -14,7 +15,6 @@ from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.processes.counters import SharedCounters, make_memory
 from p2pgrid.provider.admission import BODY_BYTES, Admission, ServedModel, running_column
 from p2pgrid.provider.channels import Channels
-from p2pgrid.provider.clock import unix_ms
 from p2pgrid.provider.limits import ProviderLimits
 from tests.factories import CLIENT, PROVIDER
 

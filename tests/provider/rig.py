@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, cast
 
+from p2pgrid.clock import unix_ms
 from p2pgrid.config import ModelConfig
 from p2pgrid.desk.evidence import EvidenceKeeper
 from p2pgrid.engine.fake import FakeState, FakeVllm, serve_fake
@@ -50,7 +51,6 @@ from p2pgrid.proto.wire import (
 from p2pgrid.provider.admission import Admission
 from p2pgrid.provider.channels import Channels
 from p2pgrid.provider.client_credit import ClientCredit, CreditPolicy, Standing
-from p2pgrid.provider.clock import unix_ms
 from p2pgrid.provider.dispute_book import DisputeBook
 from p2pgrid.provider.engines import EnginePlan, EngineSet
 from p2pgrid.provider.exchange import Shop

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from p2pgrid.clock import unix_ms
 from p2pgrid.config import TermsConfig
 from p2pgrid.errors import Refused, UsageError
 from p2pgrid.ledger.memory import MemoryLedger
@@ -19,7 +20,6 @@ from p2pgrid.proto.statement import Payment, Statement
 from p2pgrid.proto.verdict import Bundle, audit_records
 from p2pgrid.proto.wire import Refusal
 from p2pgrid.provider.client_credit import CreditPolicy, policy_of
-from p2pgrid.provider.clock import unix_ms
 from p2pgrid.settlement.credit.book import CreditBook
 from p2pgrid.settlement.database import open_database
 from tests.client.seller import CHAT, until

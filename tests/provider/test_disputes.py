@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from p2pgrid.clock import unix_ms
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.net.stream import Stream
 from p2pgrid.net.stream_reader import StreamReader
@@ -15,7 +16,6 @@ from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.disputing import sign_dispute
 from p2pgrid.proto.record import Message, Signed
 from p2pgrid.proto.wire import MAX_NUMBER, DisputesCompared, DisputesHeld, DisputesNews, HeldDispute, Kind, parse_frame
-from p2pgrid.provider.clock import unix_ms
 from p2pgrid.provider.limits import ProviderLimits
 from tests.factories import CLIENT
 from tests.provider.rig import QUICK, Buyer, Rig, provider, until

@@ -9,13 +9,13 @@ from typing import cast
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from p2pgrid.clock import unix_ms
 from p2pgrid.errors import P2pgridError, Refused
 from p2pgrid.log.service import LogService
 from p2pgrid.net.direct import dial
 from p2pgrid.net.stream_reader import StreamReader
 from p2pgrid.proto.messages import Status
 from p2pgrid.proto.wire import ChannelRequest, Kind, Refusal, parse_frame
-from p2pgrid.provider.clock import unix_ms
 from tests.factories import PROVIDER, secret_key
 from tests.provider.rig import Buyer, limits, provider, receive, until
 

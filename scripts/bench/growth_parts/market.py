@@ -24,11 +24,11 @@ from path_parts.systems import MODEL
 from path_parts.toolbox import ROOT
 
 from p2pgrid.client.choice import UNKNOWN, Preselection, preselect, rank
-from p2pgrid.client.clock import unix_ms
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.purchase import purchase_of
 from p2pgrid.client.shortlist import Shortlists
 from p2pgrid.client.wishes import Wishes
+from p2pgrid.clock import unix_ms
 from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.proto.messages import ENDPOINTS
 

@@ -18,9 +18,9 @@ from typing import Any, Final
 
 import uvloop
 
-from p2pgrid.client.clock import unix_ms
 from p2pgrid.client.early_asks import EarlyAsks
 from p2pgrid.client.offer_store import verify_offer
+from p2pgrid.clock import unix_ms
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.direct import dial
 from p2pgrid.net.lookup_keys import model_key

@@ -18,5 +18,5 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     monkeypatch.setattr(settling, "open_details", lambda _: made.details)
     monkeypatch.setattr(settling, "today", lambda: TODAY)
     for module in (settling, bank_commands, pay, pay_choice, refunding):
-        monkeypatch.setattr(module, "now_ms", lambda: NOW_MS)
+        monkeypatch.setattr(module, "unix_ms", lambda: NOW_MS)
     return made

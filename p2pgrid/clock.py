@@ -1,10 +1,10 @@
-"""What time it is, for commands."""
+"""This machine's clock."""
 
 from __future__ import annotations
 
 import time
 
 
-def now_ms() -> int:
-    """Unix milliseconds."""
+def unix_ms() -> int:
+    """Now, in Unix milliseconds."""
     return time.time_ns() // 1_000_000
