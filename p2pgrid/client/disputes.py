@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 MOST_CHANNELS: Final = 16
 """Of one provider: the last ones in which something may still be disputed or answered."""
+BUSY_PAUSE_S: Final = 30.0
+"""Until a provider that was too busy to compare is asked again."""
 _MAX_WAITING_BYTES: Final = MAX_COMPARED * MAX_DISPUTE_BYTES
 
 
@@ -74,6 +76,8 @@ class Disputes:
         self._on_exchanged = on_exchanged
         self._turn = asyncio.Lock()
         self._wanted: set[bytes] = set()
+        self._later: set[bytes] = set()
+        """Channels that are wanted again in a while."""
         self._wake = asyncio.Event()
 
     def covers(self, channel: bytes) -> bool:
@@ -128,6 +132,15 @@ class Disputes:
         self._wanted.add(channel)
         self._wake.set()
 
+    def _want_later(self, channel: bytes) -> None:
+        if channel not in self._later:
+            self._later.add(channel)
+            asyncio.get_running_loop().call_later(BUSY_PAUSE_S, self._want_again, channel)
+
+    def _want_again(self, channel: bytes) -> None:
+        self._later.discard(channel)
+        self._want(channel)
+
     def _want_live(self) -> None:
         try:
             self._wanted.update(one.message.channel for one in self._live_channels())
@@ -148,6 +161,8 @@ class Disputes:
                 self._on_exchanged(channel.message.channel, exchanged)
         except (RemoteError, LedgerError) as error:
             _log_not_exchanged(channel, error)
+            if isinstance(error, Refused) and error.code == "busy":
+                self._want_later(channel.message.channel)  # it may never have news of this channel
 
     async def _watch(self, link: LinkConnection) -> None:
         try:

@@ -275,3 +275,22 @@ async def test_disputes_are_exchanged_again_once_the_ledger_can_be_read(monkeypa
         await bought.append(second)
         session(purchaser).disputes.said(second)
         await until(lambda: held(bought) == held(sold) and len(held(sold)) == 2)
+
+
+async def test_a_provider_that_was_too_busy_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2pgrid.client.disputes.BUSY_PAUSE_S", 0.05)
+    async with dealing() as (rig, purchaser, bought, sold):
+        check, refused = rig.shop.links.check_settlement, list[int]()
+
+        def refuse_twice(*asked: Any) -> None:
+            if len(refused) < 2:
+                refused.append(1)
+                raise Refused("busy", "your address settles too often.")
+            check(*asked)
+
+        monkeypatch.setattr(rig.shop.links, "check_settlement", refuse_twice)
+        dispute = dispute_of(bought, 1)
+        await bought.append(dispute)
+        session(purchaser).disputes.said(dispute)
+        await until(lambda: held(sold) == [(dispute.id, b"")])
+        assert len(refused) == 2
