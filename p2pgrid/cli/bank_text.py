@@ -7,7 +7,7 @@ from typing import Any, Final
 import click
 
 from p2pgrid.printable import printable
-from p2pgrid.settlement.payments.cents import format_cents
+from p2pgrid.units import format_cents
 
 _KEY_CHARS: Final = 10
 

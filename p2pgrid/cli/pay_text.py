@@ -10,8 +10,8 @@ import click
 
 from p2pgrid.printable import printable
 from p2pgrid.settlement.paying.orders_book import Ordered
-from p2pgrid.settlement.payments.cents import format_cents
 from p2pgrid.settlement.payments.orders import PaymentOrder
+from p2pgrid.units import format_cents
 
 
 def print_list(shown: dict[str, Any]) -> None:

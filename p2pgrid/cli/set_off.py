@@ -29,7 +29,7 @@ from p2pgrid.cli.set_off_cycles import cycles
 from p2pgrid.clock import unix_ms
 from p2pgrid.errors import InvalidRecord, UsageError
 from p2pgrid.printable import printable
-from p2pgrid.settlement.payments.cents import format_cents
+from p2pgrid.units import format_cents
 
 if TYPE_CHECKING:
     from p2pgrid.desk.set_offs import SetOffSideView, SetOffView

@@ -26,7 +26,7 @@ from p2pgrid.cli.set_off_books import (
 )
 from p2pgrid.clock import unix_ms
 from p2pgrid.errors import UsageError
-from p2pgrid.settlement.payments.cents import format_cents
+from p2pgrid.units import format_cents
 
 if TYPE_CHECKING:
     from p2pgrid.settlement.set_off.cycle_file import CycleFile

@@ -33,7 +33,6 @@ from p2pgrid.desk.statements import (
     Settle,
     Settled,
     SettledChannelView,
-    days_of,
     difference_views,
     signed_view,
     view_of,
@@ -42,6 +41,7 @@ from p2pgrid.errors import Unreachable, UsageError
 from p2pgrid.proto.keys import PublicKey, parse_peer_id
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import Role, Signed
+from p2pgrid.settlement.statements.calendar import days_of
 
 CLIENT_ASKS: Final = AllowPeer | Reconcile | Examine | Settle | DeskAsk
 

@@ -15,11 +15,11 @@ from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import Message, Record, Signed, parse_json_line, parse_message
 from p2pgrid.proto.set_off import SetOff, SetOffSide
 from p2pgrid.proto.set_off_rules import channels_named, is_in_force, signer_keys
-from p2pgrid.settlement.payments.cents import format_cents
 from p2pgrid.settlement.set_off.agree import check_channels, our_side, verify_set_off
 from p2pgrid.settlement.set_off.claims import open_claims
 from p2pgrid.settlement.set_off.cycle_file import CycleFile, read_cycle_file
 from p2pgrid.settlement.set_off.parties import AllBooks, Books, Operator
+from p2pgrid.units import format_cents
 
 
 class SetOffSideView(msgspec.Struct, frozen=True, kw_only=True):

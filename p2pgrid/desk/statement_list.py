@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from p2pgrid.desk.statements import OffersLedger, StatementView, days_of, signed_view, view_of
+from p2pgrid.desk.statements import StatementView, signed_view, view_of
 from p2pgrid.errors import InvalidRecord
 from p2pgrid.proto.keys import PublicKey
 from p2pgrid.proto.messages import Channel
@@ -16,6 +16,7 @@ from p2pgrid.proto.record import M, Record, Signed, parse_message
 from p2pgrid.proto.statement import Statement
 from p2pgrid.settlement.open_items import OpenItem, open_items
 from p2pgrid.settlement.set_offs import set_off_shares
+from p2pgrid.settlement.statements.calendar import OffersLedger, days_of
 
 
 class StatementsLedger(OffersLedger, Protocol):

@@ -28,9 +28,8 @@ from p2pgrid.proto.settled import PayingHistory, history_of
 from p2pgrid.proto.statement import Invoice, Payment, Statement
 from p2pgrid.provider.channels import Channels
 from p2pgrid.settlement.open_items import open_items
-from p2pgrid.settlement.payments.cents import format_cents
 from p2pgrid.settlement.set_offs import set_off_cents, set_off_shares
-from p2pgrid.units import MICRO_PER_EUR, PICO_PER_EUR, parse_price_eur
+from p2pgrid.units import MICRO_PER_EUR, PICO_PER_EUR, format_cents, parse_price_eur
 
 log = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.statement import Payment, PaymentKind, Statement
 from p2pgrid.settlement.bank.stored import StoredBooking, StoredDecision
 from p2pgrid.settlement.open_items import AHEAD, OpenItem, Place
-from p2pgrid.settlement.payments.cents import format_cents
 from p2pgrid.settlement.payments.decisions import Kind
 from p2pgrid.settlement.payments.entries import BookedEntry
+from p2pgrid.units import format_cents
 
 _MAX_REFERENCE: Final = 35
 _NOON: Final = timedelta(hours=12)

@@ -16,9 +16,9 @@ from p2pgrid.settlement.bank.stored import NOT_OURS, StoredBooking, StoredDecisi
 from p2pgrid.settlement.open_items import AHEAD
 from p2pgrid.settlement.payments.books import Books as OpenBooks
 from p2pgrid.settlement.payments.by_hand import book_by_hand, undo_by_hand
-from p2pgrid.settlement.payments.cents import format_cents
 from p2pgrid.settlement.payments.decisions import Decision, Evidence, Kind, OpenInvoice
 from p2pgrid.settlement.payments.entries import BookedEntry
+from p2pgrid.units import format_cents
 
 _SHORTEST: Final = 4
 _REASON: Final = "A person booked it so."

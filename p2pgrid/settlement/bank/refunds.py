@@ -10,7 +10,7 @@ from p2pgrid.settlement.bank.stored import Target
 from p2pgrid.settlement.bank.view import Side
 from p2pgrid.settlement.open_items import AHEAD
 from p2pgrid.settlement.paying.plan import reserved
-from p2pgrid.settlement.payments.cents import format_cents
+from p2pgrid.units import format_cents
 
 
 def refundable(books: Books, number: str, cents: int) -> tuple[Side, Target]:

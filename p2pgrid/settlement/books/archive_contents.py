@@ -22,7 +22,7 @@ from p2pgrid.settlement.books.legal_years import TERMS, Kept, keep_until
 from p2pgrid.settlement.books.personal import peer_id, personal_number
 from p2pgrid.settlement.books.records import ChannelRecords
 from p2pgrid.settlement.books.trial_balance import ChannelBalance, channel_balances, trial_balance
-from p2pgrid.settlement.payments.cents import format_cents
+from p2pgrid.units import format_cents
 
 FORMAT: Final = "p2pgrid-archive/1"
 BALANCE_COLUMNS: Final = ("account", "account_name", "currency", "opening", "debit", "credit", "closing")

@@ -10,7 +10,7 @@ from p2pgrid.cells import harmless
 from p2pgrid.settlement.books.book_set import BookSet
 from p2pgrid.settlement.books.journal import Booking, totals_of
 from p2pgrid.settlement.books.personal import peer_id
-from p2pgrid.settlement.payments.cents import format_cents
+from p2pgrid.units import format_cents
 
 COLUMNS: Final = (
     "date",

@@ -32,7 +32,7 @@ from p2pgrid.settlement.books.datev_fields import (
 )
 from p2pgrid.settlement.books.days import fiscal_year_of
 from p2pgrid.settlement.books.journal import Booking, BookingKind, BookingLine, totals_of
-from p2pgrid.settlement.payments.cents import format_cents
+from p2pgrid.units import format_cents
 
 CURRENCY: Final = "EUR"
 _RATE_DENOMINATOR: Final = 10_000

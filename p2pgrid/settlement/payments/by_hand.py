@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 
 from p2pgrid.errors import UsageError
 from p2pgrid.settlement.payments.books import Books
-from p2pgrid.settlement.payments.cents import format_cents
 from p2pgrid.settlement.payments.decisions import Booking, Decision, Evidence, Kind, OpenInvoice
 from p2pgrid.settlement.payments.entries import BookedEntry
+from p2pgrid.units import format_cents
 
 
 def book_by_hand(

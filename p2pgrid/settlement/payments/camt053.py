@@ -26,11 +26,11 @@ from p2pgrid.settlement.payments.camt_entries import (
     read_transaction,
 )
 from p2pgrid.settlement.payments.camt_fields import Fields, amount_of, flag_of, sign_of
-from p2pgrid.settlement.payments.cents import format_cents
 from p2pgrid.settlement.payments.entries import BookedEntry, with_keys
 from p2pgrid.settlement.payments.refusals import BankFileError
 from p2pgrid.settlement.payments.statements import BankFile, BankStatement, PendingEntry
 from p2pgrid.settlement.payments.xml_stream import Node, read_subtrees
+from p2pgrid.units import format_cents
 
 MAX_ENTRIES: Final = 200_000
 KINDS: Final = ("camt.053.001.02", "camt.053.001.08", "camt.054.001.02", "camt.054.001.08")

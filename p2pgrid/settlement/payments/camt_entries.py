@@ -21,9 +21,9 @@ from p2pgrid.settlement.payments.camt_fields import (
     status_of,
     texts_of,
 )
-from p2pgrid.settlement.payments.cents import format_cents
 from p2pgrid.settlement.payments.entries import BookedEntry
 from p2pgrid.settlement.payments.statements import PendingEntry
+from p2pgrid.units import format_cents
 
 _RETURNED: Final = "RRTN"
 """Sub-family "reversal due to payment return" of the ISO bank transaction codes."""

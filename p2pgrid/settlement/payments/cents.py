@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from p2pgrid.units import format_cents as format_cents
+from p2pgrid.units import format_cents
 
 MAX_CENTS: Final = 10**15
 """Ten million million euros: a cap on nonsense."""

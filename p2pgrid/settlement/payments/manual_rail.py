@@ -17,7 +17,7 @@ from typing import BinaryIO, Final
 
 from p2pgrid.cells import harmless
 from p2pgrid.settlement.payments.accounts import NotAnAccount, checked_iban
-from p2pgrid.settlement.payments.cents import MAX_CENTS, NotAnAmount, format_cents, signed_cents_of
+from p2pgrid.settlement.payments.cents import MAX_CENTS, NotAnAmount, signed_cents_of
 from p2pgrid.settlement.payments.days import day_of
 from p2pgrid.settlement.payments.entries import BookedEntry, is_given, with_keys
 from p2pgrid.settlement.payments.orders import PaymentBatch, PaymentOrder
@@ -25,6 +25,7 @@ from p2pgrid.settlement.payments.rail_files import RailFile
 from p2pgrid.settlement.payments.reference import creditor_reference_of, is_reference
 from p2pgrid.settlement.payments.refusals import BankFileError
 from p2pgrid.settlement.payments.statements import BankFile, BankStatement
+from p2pgrid.units import format_cents
 
 MAX_FILE_BYTES: Final = 10 * 1024 * 1024
 MAX_FIELD_CHARS: Final = 1_000

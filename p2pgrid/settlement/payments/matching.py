@@ -15,7 +15,6 @@ from itertools import combinations
 from typing import Final
 
 from p2pgrid.settlement.payments.books import Books
-from p2pgrid.settlement.payments.cents import format_cents
 from p2pgrid.settlement.payments.decisions import (
     Booking,
     Decision,
@@ -33,6 +32,7 @@ from p2pgrid.settlement.payments.reference import find_references, normalised
 from p2pgrid.settlement.payments.reference_index import MAX_TEXT_CHARS, Form, ReferenceIndex
 from p2pgrid.settlement.payments.returns import find_return
 from p2pgrid.settlement.payments.tellings import told_by
+from p2pgrid.units import format_cents
 
 MAX_SUMMED: Final = 12
 """A debtor with more open invoices than that is not searched for a sum that fits."""

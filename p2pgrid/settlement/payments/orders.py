@@ -15,10 +15,10 @@ from datetime import date
 from typing import Final
 
 from p2pgrid.settlement.payments.accounts import checked_bic, checked_iban, checked_sepa_iban, is_in_eea
-from p2pgrid.settlement.payments.cents import format_cents
 from p2pgrid.settlement.payments.latin import is_sepa_identifier, to_sepa_latin
 from p2pgrid.settlement.payments.reference import is_creditor_reference
 from p2pgrid.settlement.payments.refusals import PaymentOrderError
+from p2pgrid.units import format_cents
 
 MAX_NAME_CHARS: Final = 70
 MAX_REMITTANCE_CHARS: Final = 140

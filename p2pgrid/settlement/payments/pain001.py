@@ -14,10 +14,11 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
 from p2pgrid.errors import LocalError
-from p2pgrid.settlement.payments.cents import cents_of, format_cents
+from p2pgrid.settlement.payments.cents import cents_of
 from p2pgrid.settlement.payments.latin import to_sepa_latin
 from p2pgrid.settlement.payments.orders import Account, Address, PaymentBatch, PaymentOrder
 from p2pgrid.settlement.payments.refusals import MissingLibrary
+from p2pgrid.units import format_cents
 
 if TYPE_CHECKING:
     from lxml.etree import XMLSchema, _Element

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from p2pgrid.settlement.payments.cents import format_cents
 from p2pgrid.settlement.payments.decisions import Booking, Evidence, Finding
 from p2pgrid.settlement.payments.entries import BookedEntry
+from p2pgrid.units import format_cents
 
 _BY: Final = {
     Evidence.REFERENCE: "its reference is in the transfer",

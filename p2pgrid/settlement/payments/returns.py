@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from p2pgrid.settlement.payments.books import Books
-from p2pgrid.settlement.payments.cents import format_cents
 from p2pgrid.settlement.payments.decisions import Decision, Evidence, Kind
 from p2pgrid.settlement.payments.entries import BookedEntry
 from p2pgrid.settlement.payments.reference import normalised
+from p2pgrid.units import format_cents
 
 
 def find_return(entry: BookedEntry, books: Books, named: Sequence[str]) -> Decision | None:

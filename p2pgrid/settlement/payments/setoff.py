@@ -12,7 +12,7 @@ from datetime import date
 from typing import Any
 
 from p2pgrid.errors import UsageError
-from p2pgrid.settlement.payments.cents import format_cents
+from p2pgrid.units import format_cents
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,9 +20,9 @@ from p2pgrid.proto.set_off import SetOff, SetOffSide
 from p2pgrid.proto.set_off_rules import channels_named, faults_of_parties, verify_named
 from p2pgrid.proto.statement import Statement
 from p2pgrid.settlement.open_items import SettlementRecords
-from p2pgrid.settlement.payments.cents import format_cents
 from p2pgrid.settlement.set_off.claims import OpenClaim, open_claims
 from p2pgrid.settlement.set_off.parties import AllBooks, Operator
+from p2pgrid.units import format_cents
 
 MOST_STATEMENTS_SINCE: Final = 1
 """A statement may count a set-off one late; with two since its proposal, it has to be proposed again."""

@@ -14,10 +14,10 @@ from p2pgrid.proto.cycle_rules import CycleState, judge, legs_of, state_of
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.record import PARTIES, Role, Signed, parse_json_line, sign_message
 from p2pgrid.proto.set_off_rules import is_in_force, signer_keys, verify_named
-from p2pgrid.settlement.payments.cents import format_cents
 from p2pgrid.settlement.set_off.agree import verify_leg, verify_verdict
 from p2pgrid.settlement.set_off.claims import open_claims
 from p2pgrid.settlement.set_off.parties import AllBooks, Operator
+from p2pgrid.units import format_cents
 
 MOST_FILE_BYTES: Final = 256 * 1024
 """A cycle of six with all its signatures has some ten kilobytes."""

@@ -14,12 +14,13 @@ from lxml import etree
 from p2pgrid.errors import P2pgridError, UsageError
 from p2pgrid.settlement.payments import pain001
 from p2pgrid.settlement.payments.accounts import NotAnAccount, checked_bic, checked_iban
-from p2pgrid.settlement.payments.cents import NotAnAmount, cents_of, format_cents, signed_cents_of
+from p2pgrid.settlement.payments.cents import NotAnAmount, cents_of, signed_cents_of
 from p2pgrid.settlement.payments.latin import is_sepa_identifier, to_sepa_latin
 from p2pgrid.settlement.payments.orders import MAX_ORDER_CENTS, Account, Address, PaymentBatch, PaymentOrder, make_batch
 from p2pgrid.settlement.payments.pain001 import NAMESPACE, InvalidPaymentFile, validate_pain001, write_pain001
 from p2pgrid.settlement.payments.reference import make_creditor_reference
 from p2pgrid.settlement.payments.refusals import PaymentOrderError
+from p2pgrid.units import format_cents
 from tests.settlement.payments.makers import ALICE, BOB, CAROL, OURS, reference, statement_id
 
 NOW = datetime(2026, 11, 27, 10, 0, 0, 123, tzinfo=UTC)
