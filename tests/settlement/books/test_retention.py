@@ -301,7 +301,7 @@ def run(year: Year, *words: str) -> Result:
 @pytest.fixture
 def at(monkeypatch: pytest.MonkeyPatch) -> Any:
     def set_time(ms: int) -> None:
-        monkeypatch.setattr("p2pgrid.cli.books_retention.time.time_ns", lambda: ms * 1_000_000)
+        monkeypatch.setattr("p2pgrid.clock.time.time_ns", lambda: ms * 1_000_000)
 
     return set_time
 
