@@ -6,9 +6,10 @@ nothing: a line that is no record comes back as the error, and the next line is 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-import tempfile
+import secrets
 from collections.abc import Generator, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -40,26 +41,24 @@ def write_lines(path: Path, lines: Iterable[bytes]) -> int:
     """Write lines, given without their ends, as `write_bundle` does."""
     if path.is_dir():
         raise UsageError(f"{path} is a folder.", hint="Name the file that the bundle is to be written to.")
-    try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:64]}.", suffix=".part")
-    except FileNotFoundError:
-        raise UsageError(f"the folder {path.parent} does not exist.", hint="Create it, or name another.") from None
-    except OSError as error:
-        raise _unwritable(path, error) from None
-    part = Path(name)
+    # Named before it is made: whenever Ctrl-C comes, what was made is removed.
+    part = path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}.part")
     written = 0
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             for line in lines:
                 file.write(line + b"\n")
                 written += 1
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+    except FileNotFoundError:
+        raise UsageError(f"the folder {path.parent} does not exist.", hint="Create it, or name another.") from None
     except OSError as error:
         raise _unwritable(path, error) from None
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # it is in its place, or was never made
+            part.unlink()
     _sync_folder(path.parent)
     return written
 
