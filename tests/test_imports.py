@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "proto": {"errors", "units"},
     "http": {"errors"},
     "config": {"errors", "units", "proto"},
+    "data_folder": {"errors", "proto", "config"},
     "cells": set(),
     "clock": set(),
     "printable": set(),
@@ -23,10 +24,10 @@ MAY_IMPORT = {
     "ledger": {"errors", "clock", "units", "proto", "processes"},
     "engine": {"errors", "units", "proto"},
     "net": {"errors", "clock", "units", "printable", "proto", "sockets"},
-    "networks": {"errors", "clock", "proto", "config", "net"},
+    "networks": {"errors", "clock", "proto", "config", "data_folder", "net"},
     "log": {"errors", "clock", "units", "proto", "ledger"},
     "commands": {"errors", "http"},
-    "settlement": {"errors", "clock", "units", "cells", "printable", "proto", "config", "ledger"},
+    "settlement": {"errors", "clock", "units", "cells", "printable", "proto", "config", "data_folder", "ledger"},
     "desk": {"errors", "clock", "units", "proto", "config", "ledger", "settlement"},
     "provider": {
         "errors",
@@ -34,6 +35,7 @@ MAY_IMPORT = {
         "units",
         "proto",
         "config",
+        "data_folder",
         "ledger",
         "log",
         "engine",
@@ -52,6 +54,7 @@ MAY_IMPORT = {
         "printable",
         "proto",
         "config",
+        "data_folder",
         "ledger",
         "log",
         "net",
@@ -68,6 +71,7 @@ MAY_IMPORT = {
         "clock",
         "proto",
         "config",
+        "data_folder",
         "sockets",
         "ledger",
         "engine",
@@ -86,6 +90,7 @@ MAY_IMPORT = {
         "printable",
         "proto",
         "config",
+        "data_folder",
         "ledger",
         "log",
         "engine",
@@ -123,7 +128,7 @@ def room_of(path: Path) -> str:
 
 
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.name not in ("__main__.py",) and p.parent != PACKAGE)
-MODULES += [PACKAGE / f"{name}.py" for name in ("errors", "units", "config", "printable", "sockets")]
+MODULES += [PACKAGE / f"{name}.py" for name in ("errors", "units", "config", "data_folder", "printable", "sockets")]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(PACKAGE).as_posix())

@@ -10,7 +10,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from p2pgrid.config import DataFolder
+    from p2pgrid.data_folder import DataFolder
     from p2pgrid.settlement.details import AccountChange, DetailsBook
 
     Unconfirmed = tuple[AccountChange, bool]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 if TYPE_CHECKING:
-    from p2pgrid.config import DataFolder
+    from p2pgrid.data_folder import DataFolder
 
 T = TypeVar("T")
 

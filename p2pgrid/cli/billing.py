@@ -14,7 +14,8 @@ import msgspec
 from p2pgrid.cli.config_template import EXPLAINED
 from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.output import echo_json
-from p2pgrid.config import BillingConfig, DataFolder
+from p2pgrid.config import BillingConfig
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.errors import LocalError, UsageError
 from p2pgrid.printable import printable
 

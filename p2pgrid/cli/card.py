@@ -13,7 +13,7 @@ import click
 
 from p2pgrid.cli.card_check import check
 from p2pgrid.cli.context import CliContext
-from p2pgrid.config import DataFolder, create_key, load_key
+from p2pgrid.data_folder import DataFolder, create_key, load_key
 from p2pgrid.errors import InvalidRecord, LocalError, UsageError
 
 if TYPE_CHECKING:

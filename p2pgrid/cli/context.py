@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from p2pgrid.config import DataFolder
+from p2pgrid.data_folder import DataFolder
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ from p2pgrid.errors import UsageError
 from p2pgrid.units import format_amount_eur, format_cents
 
 if TYPE_CHECKING:
-    from p2pgrid.config import DataFolder, TermsConfig
+    from p2pgrid.config import TermsConfig
+    from p2pgrid.data_folder import DataFolder
     from p2pgrid.ledger.reader import SqliteReader
     from p2pgrid.proto.keys import PublicKey
     from p2pgrid.settlement.credit.book import ClaimTaken, CreditBook, HistoryTaken

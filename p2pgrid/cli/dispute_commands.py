@@ -19,7 +19,7 @@ from p2pgrid.printable import printable
 from p2pgrid.units import format_amount_eur, parse_amount_eur
 
 if TYPE_CHECKING:
-    from p2pgrid.config import DataFolder
+    from p2pgrid.data_folder import DataFolder
     from p2pgrid.desk.asks import DeskAsk
     from p2pgrid.desk.disputes import DisputeView, Recorded
     from p2pgrid.ledger.reader import SqliteReader

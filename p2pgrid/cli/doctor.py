@@ -15,7 +15,7 @@ from p2pgrid.cli.output import echo_json
 from p2pgrid.cli.progress import progress
 
 if TYPE_CHECKING:
-    from p2pgrid.config import DataFolder
+    from p2pgrid.data_folder import DataFolder
     from p2pgrid.doctor.examination import Choice, Report
 
 _STYLES = {"ok": "green", "warning": "yellow", "fault": "bold red", "skipped": "dim"}

@@ -10,7 +10,8 @@ import click
 
 from p2pgrid.cli.config_template import render_config
 from p2pgrid.cli.context import CliContext
-from p2pgrid.config import Config, DataFolder, create_key
+from p2pgrid.config import Config
+from p2pgrid.data_folder import DataFolder, create_key
 from p2pgrid.errors import LocalError, UsageError
 
 

@@ -19,7 +19,7 @@ from p2pgrid.printable import printable
 from p2pgrid.units import format_cents
 
 if TYPE_CHECKING:
-    from p2pgrid.config import DataFolder
+    from p2pgrid.data_folder import DataFolder
     from p2pgrid.desk.invoices import InvoiceAsk
     from p2pgrid.settlement.invoice_list import InvoiceList, InvoiceView
 

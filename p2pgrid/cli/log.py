@@ -29,7 +29,7 @@ from p2pgrid.errors import InvalidRecord, P2pgridError, Refused, RemoteError, Us
 if TYPE_CHECKING:
     from p2pgrid.cli.log_roads import Roads
     from p2pgrid.cli.network import NetworkChoice
-    from p2pgrid.config import DataFolder
+    from p2pgrid.data_folder import DataFolder
     from p2pgrid.ledger.reader import SqliteReader
     from p2pgrid.log.remote import CheckedLog
     from p2pgrid.log.witness import Witness

@@ -21,7 +21,7 @@ from p2pgrid.cli.log_roads import Roads, addresses_of
 from p2pgrid.cli.network import NetworkChoice
 from p2pgrid.cli.output import echo_json
 from p2pgrid.cli.progress import Progress, progress
-from p2pgrid.config import DataFolder
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.errors import Refused, RemoteError, UsageError
 from p2pgrid.ledger.bundle import write_bundle
 from p2pgrid.ledger.reader import SqliteReader

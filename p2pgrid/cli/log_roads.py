@@ -13,7 +13,7 @@ from p2pgrid.client.offer_store import verify_offer
 from p2pgrid.client.pages import Libp2pPages
 from p2pgrid.client.roads import dial_direct, direct_addresses
 from p2pgrid.clock import unix_ms
-from p2pgrid.config import DataFolder
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.desk.standing import Books, last_offer
 from p2pgrid.errors import InvalidRecord, LocalError, RemoteError, Unreachable, UsageError
 from p2pgrid.log.forks import keep_fork

@@ -12,7 +12,7 @@ import click
 
 from p2pgrid import __version__
 from p2pgrid.cli.context import CliContext
-from p2pgrid.config import DataFolder
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.errors import P2pgridError
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from p2pgrid.cli.context import CliContext
-from p2pgrid.config import Config, DataFolder, NetworkEntry
+from p2pgrid.config import Config, NetworkEntry
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.errors import UsageError
 
 if TYPE_CHECKING:

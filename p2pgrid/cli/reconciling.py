@@ -10,7 +10,8 @@ import click
 from p2pgrid.units import format_amount_eur
 
 if TYPE_CHECKING:
-    from p2pgrid.config import DataFolder, NetworkEntry
+    from p2pgrid.config import NetworkEntry
+    from p2pgrid.data_folder import DataFolder
     from p2pgrid.desk.asks import Reconcile
     from p2pgrid.desk.standing import ChannelChanges, Reconciled, Totals
 

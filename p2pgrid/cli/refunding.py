@@ -21,7 +21,7 @@ from p2pgrid.settlement.payments.orders import Account
 from p2pgrid.settlement.payments.rails import find_rail
 
 if TYPE_CHECKING:
-    from p2pgrid.config import DataFolder
+    from p2pgrid.data_folder import DataFolder
     from p2pgrid.settlement.bank.view import Side
 
 

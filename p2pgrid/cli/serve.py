@@ -14,7 +14,8 @@ import msgspec
 
 from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.network import network_options, resolve_networks
-from p2pgrid.config import Config, DataFolder, ModelConfig, NetworkEntry, ProviderConfig, parse_host_port
+from p2pgrid.config import Config, ModelConfig, NetworkEntry, ProviderConfig, parse_host_port
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.errors import UsageError
 from p2pgrid.proto.messages import ModelOffer, Offer
 from p2pgrid.proto.schedule import next_price_change

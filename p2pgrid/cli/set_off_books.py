@@ -13,7 +13,7 @@ import click
 from p2pgrid.cli.asking import ask_or_do
 from p2pgrid.cli.context import CliContext
 from p2pgrid.clock import unix_ms
-from p2pgrid.config import DataFolder
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.desk.asks import KeepSetOffs, KeptSetOffs
 from p2pgrid.errors import P2pgridError, UsageError
 from p2pgrid.proto.invoice_sums import PICO_PER_CENT

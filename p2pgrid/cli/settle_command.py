@@ -16,7 +16,8 @@ from p2pgrid.cli.network import network_options, resolve_networks
 from p2pgrid.errors import P2pgridError, UsageError
 
 if TYPE_CHECKING:
-    from p2pgrid.config import DataFolder, NetworkEntry
+    from p2pgrid.config import NetworkEntry
+    from p2pgrid.data_folder import DataFolder
     from p2pgrid.desk.statement_list import ListedStatement
     from p2pgrid.desk.statements import Settle, Settled
 

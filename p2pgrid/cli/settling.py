@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from p2pgrid.clock import unix_ms
-from p2pgrid.config import DataFolder
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.desk.asks import BookPayments, PaymentsBooked
 from p2pgrid.errors import InvalidRecord, LocalError, UsageError
 from p2pgrid.ledger.lock import LedgerInUse, WriterLock

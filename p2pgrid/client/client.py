@@ -35,7 +35,8 @@ from p2pgrid.clock import unix_ms
 from p2pgrid.commands.address import socket_path
 from p2pgrid.commands.server import serve_commands
 from p2pgrid.commands.wire import About
-from p2pgrid.config import ClientConfig, DataFolder, NetworkEntry
+from p2pgrid.config import ClientConfig, NetworkEntry
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.desk.asks import Condition
 from p2pgrid.desk.erasing import ErasesDaily
 from p2pgrid.desk.records_desk import RecordsDesk

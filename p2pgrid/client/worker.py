@@ -49,7 +49,7 @@ from p2pgrid.client.worker_calls import (
     SettleWith,
 )
 from p2pgrid.clock import unix_ms
-from p2pgrid.config import DataFolder
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.desk.asks import Reconcile
 from p2pgrid.desk.statements import Settle
 from p2pgrid.errors import LocalError, Unreachable, UsageError

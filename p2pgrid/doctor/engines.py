@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from p2pgrid.config import DataFolder, ModelConfig
+from p2pgrid.config import ModelConfig
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.doctor.check import Check, fault, of_error, ok, skipped
 from p2pgrid.engine.gpu import list_gpus
 from p2pgrid.engine.http import HttpEngine

@@ -11,7 +11,8 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from p2pgrid.commands.client import RunningNode, find_node
-from p2pgrid.config import Config, DataFolder, NetworkEntry
+from p2pgrid.config import Config, NetworkEntry
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.desk.asks import Condition, Examine
 from p2pgrid.doctor.check import Check, fault, ok, skipped
 from p2pgrid.doctor.closed import judge_closed

@@ -10,7 +10,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from p2pgrid.config import Config, DataFolder, load_key, parse_host_port
+from p2pgrid.config import Config, parse_host_port
+from p2pgrid.data_folder import DataFolder, load_key
 from p2pgrid.doctor.check import Check, fault, of_error, ok, skipped, warning
 from p2pgrid.errors import P2pgridError, UsageError
 from p2pgrid.proto.keys import SecretKey

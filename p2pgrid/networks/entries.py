@@ -9,7 +9,8 @@ from typing import Final
 
 import msgspec
 
-from p2pgrid.config import DEFAULT_NETWORK, Config, DataFolder, NetworkEntry, read_secret_file
+from p2pgrid.config import DEFAULT_NETWORK, Config, NetworkEntry
+from p2pgrid.data_folder import DataFolder, read_secret_file
 from p2pgrid.errors import InvalidRecord, UsageError
 from p2pgrid.net.addresses import parse_peer_multiaddr
 from p2pgrid.net.bootstrap_peers import load_bootstrap_peers

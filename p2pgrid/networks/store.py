@@ -20,7 +20,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from p2pgrid.config import Config, DataFolder, NetworkEntry, create_key, load_key
+from p2pgrid.config import Config, NetworkEntry
+from p2pgrid.data_folder import DataFolder, create_key, load_key
 from p2pgrid.errors import InvalidRecord, LocalError, UsageError
 from p2pgrid.net.addresses import parse_peer_multiaddr
 from p2pgrid.net.lookup_keys import check_network_name

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from p2pgrid.config import DataFolder, ModelConfig
+from p2pgrid.config import ModelConfig
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.engine.base import Engine
 from p2pgrid.engine.environment import MODELS, EngineEnvironment, engine_environment
 from p2pgrid.engine.http import HttpEngine

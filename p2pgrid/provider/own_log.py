@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
-from p2pgrid.config import DataFolder
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.errors import LocalError
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.log.erasing import LogFiles, check_all_known, erase_salts

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from p2pgrid.clock import unix_ms
-from p2pgrid.config import DataFolder
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.errors import LedgerError
 from p2pgrid.ledger.remote import RemoteLedger
 from p2pgrid.net.direct import DirectListener

@@ -15,7 +15,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from p2pgrid.commands.wire import failure_of
-from p2pgrid.config import DataFolder, NetworkEntry
+from p2pgrid.config import NetworkEntry
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.engine.http import HttpEngine
 from p2pgrid.engine.process import ManagedVllm
 from p2pgrid.errors import InvalidRecord, LedgerError, LocalError, P2pgridError, Refused

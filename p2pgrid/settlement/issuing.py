@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
 from p2pgrid.clock import unix_ms
-from p2pgrid.config import Config, DataFolder
+from p2pgrid.config import Config
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.errors import InvalidRecord, LedgerError, LocalError, P2pgridError, UsageError
 from p2pgrid.proto.keys import SecretKey, parse_public_key
 from p2pgrid.proto.messages import Channel

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from p2pgrid.clock import unix_ms
-from p2pgrid.config import DataFolder
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.record import Role

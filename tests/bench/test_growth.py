@@ -22,7 +22,7 @@ from path_parts.toolbox import ROOT
 from p2pgrid.audit.check import audit_files
 from p2pgrid.client.offer_cache import read_cache
 from p2pgrid.client.offers import OfferBook
-from p2pgrid.config import DataFolder, create_key
+from p2pgrid.data_folder import DataFolder, create_key
 from p2pgrid.ledger.bundle import write_bundle
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.net.peer_address import OnFound, PeerAddress

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from p2pgrid.cli.card import card
 from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.vat_id import parse_vat_id
-from p2pgrid.config import DataFolder, create_key
+from p2pgrid.data_folder import DataFolder, create_key
 from p2pgrid.errors import UsageError
 from p2pgrid.ledger.card_file import read_cards
 from p2pgrid.proto.card_chain import KeyState, key_state

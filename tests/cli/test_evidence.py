@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from p2pgrid.audit.check import audit_files
 from p2pgrid.cli.main import cli
-from p2pgrid.config import DataFolder
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.proto.codes import Party
 from p2pgrid.proto.record import Record, Role, sign_message

@@ -15,7 +15,8 @@ from click.testing import CliRunner, Result
 from p2pgrid.cli.config_template import EXPLAINED, render_config
 from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.init import init
-from p2pgrid.config import Config, DataFolder, ModelConfig, NetworkEntry, parse_config
+from p2pgrid.config import Config, ModelConfig, NetworkEntry, parse_config
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.errors import UsageError
 
 MODEL = ["--model", "m", "--model-path", "tiny", "--price-input", "0.10", "--price-output", "0.40"]

@@ -19,7 +19,7 @@ from aiohttp import web
 from click.testing import CliRunner, Result
 
 from p2pgrid.cli.main import cli
-from p2pgrid.config import DataFolder, create_key
+from p2pgrid.data_folder import DataFolder, create_key
 from p2pgrid.errors import Refused
 from p2pgrid.ledger.bundle import read_bundle
 from p2pgrid.ledger.sqlite import SqliteLedger

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.network_commands import network
-from p2pgrid.config import DataFolder
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.errors import UsageError
 from p2pgrid.proto.keys import SecretKey
 

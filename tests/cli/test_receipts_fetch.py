@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from p2pgrid.audit import audit_files
 from p2pgrid.cli.main import cli
 from p2pgrid.client.pages import HttpPages
-from p2pgrid.config import DataFolder, create_key
+from p2pgrid.data_folder import DataFolder, create_key
 from p2pgrid.errors import ProtocolViolation, Refused, Unreachable, UsageError
 from p2pgrid.proto.keys import SecretKey
 from tests.factories import secret_key

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from p2pgrid.cli.serve import with_flags
-from p2pgrid.config import Config, DataFolder, ModelConfig, ProviderConfig, create_key
+from p2pgrid.config import Config, ModelConfig, ProviderConfig
+from p2pgrid.data_folder import DataFolder, create_key
 from p2pgrid.engine.fake import FakeVllm, serve_fake
 from p2pgrid.errors import UsageError
 

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from p2pgrid.cli.main import cli
-from p2pgrid.config import DataFolder
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.errors import P2pgridError
 from p2pgrid.ledger.card_file import write_cards
 from p2pgrid.ledger.sqlite import SqliteLedger

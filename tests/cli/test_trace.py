@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from p2pgrid.audit import check
 from p2pgrid.cli.main import cli
 from p2pgrid.cli.trace import references_of, split
-from p2pgrid.config import DataFolder
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.errors import P2pgridError, UsageError
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.proto.messages import Usage

@@ -25,7 +25,8 @@ from p2pgrid.client.limits import SessionLimits
 from p2pgrid.client.offers import OfferBook
 from p2pgrid.client.purchaser import Purchaser
 from p2pgrid.clock import unix_ms
-from p2pgrid.config import Config, DataFolder, ModelConfig, ProviderConfig, TermsConfig, create_key
+from p2pgrid.config import Config, ModelConfig, ProviderConfig, TermsConfig
+from p2pgrid.data_folder import DataFolder, create_key
 from p2pgrid.engine.fake import FakeVllm, serve_fake
 from p2pgrid.errors import RemoteError, Unreachable
 from p2pgrid.ledger.sqlite import SqliteLedger

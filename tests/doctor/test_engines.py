@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from p2pgrid.config import DataFolder, ModelConfig
+from p2pgrid.config import ModelConfig
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.doctor import engines
 from p2pgrid.doctor.check import State
 from p2pgrid.doctor.engines import check_engines

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from p2pgrid.clock import unix_ms
-from p2pgrid.config import Config, DataFolder, NetworkEntry, create_key
+from p2pgrid.config import Config, NetworkEntry
+from p2pgrid.data_folder import DataFolder, create_key
 from p2pgrid.doctor.check import Check, State, has_faults
 from p2pgrid.doctor.examination import STEPS, Report, examine
 from p2pgrid.engine.fake import FakeVllm, serve_fake

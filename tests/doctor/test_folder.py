@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from p2pgrid.cli.config_template import render_config
-from p2pgrid.config import DataFolder, create_key
+from p2pgrid.data_folder import DataFolder, create_key
 from p2pgrid.doctor.check import Check, State
 from p2pgrid.doctor.folder import Role, check_config, check_keys, role_of
 

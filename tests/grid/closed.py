@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-from p2pgrid.config import DataFolder
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.demo.processes import NodeProcess
 from tests.grid.conftest import MODEL, p2pgrid
 

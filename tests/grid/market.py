@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from p2pgrid.client.client import Client
-from p2pgrid.config import ClientConfig, Config, DataFolder, ModelConfig, ProviderConfig, TermsConfig, create_key
+from p2pgrid.config import ClientConfig, Config, ModelConfig, ProviderConfig, TermsConfig
+from p2pgrid.data_folder import DataFolder, create_key
 from p2pgrid.engine.fake import FakeVllm, serve_fake
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.net.network import Network

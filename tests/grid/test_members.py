@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from p2pgrid.client.client import Client
-from p2pgrid.config import ClientConfig, Config, DataFolder, ModelConfig, NetworkEntry, ProviderConfig, TermsConfig
+from p2pgrid.config import ClientConfig, Config, ModelConfig, NetworkEntry, ProviderConfig, TermsConfig
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.engine.fake import FakeVllm, serve_fake
 from p2pgrid.errors import Refused, RemoteError
 from p2pgrid.ledger.sqlite import SqliteLedger

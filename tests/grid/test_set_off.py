@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from p2pgrid.config import DataFolder
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.demo.grid import NETWORK, Grid, Operator
 from p2pgrid.demo.processes import NodeProcess
 from p2pgrid.ledger.sqlite import SqliteLedger

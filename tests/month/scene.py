@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from p2pgrid.config import DataFolder, create_key
+from p2pgrid.data_folder import DataFolder, create_key
 from p2pgrid.demo.processes import NodeProcess
 from p2pgrid.proto.keys import SecretKey
 from tests.grid.conftest import p2pgrid

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from p2pgrid.config import DataFolder
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.desk.asks import BookPayments
 from p2pgrid.desk.bookings import book_payments
 from p2pgrid.ledger.memory import MemoryLedger

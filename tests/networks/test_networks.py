@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from p2pgrid.config import Config, DataFolder, NetworkEntry, parse_config
+from p2pgrid.config import Config, NetworkEntry, parse_config
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.errors import UsageError
 from p2pgrid.net.member_books import GroupBook, ListBook, SecretBook
 from p2pgrid.networks.entries import choose_networks, known_entries, own_networks

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from p2pgrid.config import DataFolder, ModelConfig
+from p2pgrid.config import ModelConfig
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.engine.base import CHAT_COMPLETIONS, COMPLETIONS
 from p2pgrid.engine.fake import FakeVllm, serve_fake
 from p2pgrid.engine.http import HttpEngine

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from p2pgrid.config import DataFolder, create_key
+from p2pgrid.data_folder import DataFolder, create_key
 from p2pgrid.engine.fake import FakeVllm, serve_fake
 from p2pgrid.errors import LedgerError, ProtocolViolation, Refused, Unreachable, UsageError
 from p2pgrid.log.remote import Growth, RemoteLog

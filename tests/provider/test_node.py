@@ -12,7 +12,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from p2pgrid.config import Config, DataFolder, ModelConfig, ProviderConfig, TermsConfig, create_key
+from p2pgrid.config import Config, ModelConfig, ProviderConfig, TermsConfig
+from p2pgrid.data_folder import DataFolder, create_key
 from p2pgrid.engine.fake import FakeVllm, serve_fake
 from p2pgrid.errors import EngineError, LedgerError, LocalError, UsageError
 from p2pgrid.ledger.sqlite import SqliteLedger

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from p2pgrid.config import DataFolder, create_key
+from p2pgrid.data_folder import DataFolder, create_key
 from p2pgrid.engine.fake import FakeVllm, serve_fake
 from p2pgrid.http.response_reader import ResponseReader
 from p2pgrid.net.network import Network

@@ -13,7 +13,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from p2pgrid.config import DataFolder, TermsConfig, create_key
+from p2pgrid.config import TermsConfig
+from p2pgrid.data_folder import DataFolder, create_key
 from p2pgrid.engine.fake import FakeVllm, serve_fake
 from p2pgrid.errors import P2pgridError, UsageError
 from p2pgrid.ledger.sqlite import SqliteLedger

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from p2pgrid.config import Config, DataFolder
+from p2pgrid.config import Config
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.ledger.reader import SqliteReader
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.proto.record import Role

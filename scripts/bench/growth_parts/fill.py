@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from p2pgrid.client.offer_cache import write_cache
 from p2pgrid.clock import unix_ms
-from p2pgrid.config import DataFolder
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.ledger.reader import SqliteReader
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.log.log import TransparencyLog

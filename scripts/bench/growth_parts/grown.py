@@ -17,7 +17,7 @@ from path_parts.process import BenchError, say
 from path_parts.systems import P2pgrid, get
 from path_parts.toolbox import BUILD, ROOT
 
-from p2pgrid.config import DataFolder
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.ledger.sqlite import SqliteLedger
 
 from .fill import add_channels, enter_log, fill_both, offers_like, write_offers

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from p2pgrid.config import DataFolder
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import Order

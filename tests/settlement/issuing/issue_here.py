@@ -6,7 +6,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from p2pgrid.config import DataFolder
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.settlement.issuing import Issuer
 from tests.factories import PROVIDER

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from p2pgrid.cli.config_template import render_config
-from p2pgrid.config import BillingConfig, DataFolder, parse_config
+from p2pgrid.config import BillingConfig, parse_config
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.proto.billing_details import BillingDetails
 from p2pgrid.proto.keys import SecretKey

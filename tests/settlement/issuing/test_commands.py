@@ -15,7 +15,8 @@ from click.testing import CliRunner, Result
 from p2pgrid.cli.config_edit import with_settings
 from p2pgrid.cli.main import cli
 from p2pgrid.cli.settling import workbench
-from p2pgrid.config import DataFolder, parse_config
+from p2pgrid.config import parse_config
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.errors import UsageError
 from p2pgrid.ledger.card_file import write_cards
 from p2pgrid.ledger.sqlite import SqliteLedger

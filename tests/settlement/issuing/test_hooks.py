@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pgrid.config import DataFolder
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.proto.record import Role
 from p2pgrid.proto.statement import Invoice

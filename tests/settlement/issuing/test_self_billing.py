@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from p2pgrid.config import DataFolder
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.errors import LocalError
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.proto.billing_rules import faults_of_invoices

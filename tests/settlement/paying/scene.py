@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from lxml import etree
 
 from p2pgrid.cli.main import cli
-from p2pgrid.config import DataFolder
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.errors import P2pgridError
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.proto.billing_details import BillingDetails
