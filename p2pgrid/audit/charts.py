@@ -10,8 +10,8 @@ from typing import Final
 from xml.etree.ElementTree import Element, SubElement
 
 from p2pgrid.printable import printable
+from p2pgrid.proto.channel_summary import Activity
 from p2pgrid.proto.findings import Finding
-from p2pgrid.proto.verdict import Activity
 
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 24 * HOUR_MS

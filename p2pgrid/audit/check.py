@@ -14,9 +14,10 @@ from p2pgrid.audit.proof_file import is_proof_file
 from p2pgrid.audit.workers import usable_cores
 from p2pgrid.errors import LocalError, UsageError
 from p2pgrid.ledger.bundle import read_bundle
+from p2pgrid.proto.bundles import Bundle
 from p2pgrid.proto.log_case import NO_DEMANDS, LogDemands
 from p2pgrid.proto.record import Role
-from p2pgrid.proto.verdict import Bundle, Observe, Verdict, audit_records
+from p2pgrid.proto.verdict import Observe, Verdict, audit_records
 
 SMALL_BYTES: Final = 4 * 1024 * 1024
 """Bundles of less, all together, are audited at once and in this process."""

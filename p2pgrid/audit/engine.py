@@ -41,6 +41,8 @@ from p2pgrid.audit.parts import (
 from p2pgrid.audit.workers import Workers
 from p2pgrid.errors import InvalidRecord
 from p2pgrid.ledger.bundle import parse_line
+from p2pgrid.proto.audit_frame import Frame, frame_of
+from p2pgrid.proto.bundles import Bundle
 from p2pgrid.proto.chain import chain_start, extend
 from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.comparison import groups_of
@@ -50,7 +52,7 @@ from p2pgrid.proto.plain import PlainChannel
 from p2pgrid.proto.plain_lines import MOST_LINES_AN_ORDER
 from p2pgrid.proto.record import Record, Role
 from p2pgrid.proto.route import ORDERS_A_BLOCK, OrderKey, partition_of
-from p2pgrid.proto.verdict import Bundle, Frame, Observe, Verdict, audit_records, frame_of
+from p2pgrid.proto.verdict import Observe, Verdict, audit_records
 
 _MOST_PARTS: Final = 4096
 

@@ -21,9 +21,10 @@ from p2pgrid.audit.report import count_of, counts_of, date_time, grouped, headli
 from p2pgrid.audit.settlement_page import add_settlement, settled_until
 from p2pgrid.ledger.bundle import write_lines
 from p2pgrid.printable import printable
+from p2pgrid.proto.channel_summary import Activity, ChannelSummary
 from p2pgrid.proto.codes import CODES, Weight
 from p2pgrid.proto.findings import Finding
-from p2pgrid.proto.verdict import Activity, ChannelSummary, Verdict
+from p2pgrid.proto.verdict import Verdict
 from p2pgrid.units import format_amount_eur
 
 MOST_ROWS: Final = 2000

@@ -14,11 +14,12 @@ from rich.text import Text
 
 from p2pgrid.audit.advice import ADVICE
 from p2pgrid.printable import printable
+from p2pgrid.proto.channel_summary import ChannelSummary
 from p2pgrid.proto.codes import CODES, Party, Weight
 from p2pgrid.proto.findings import Finding
 from p2pgrid.proto.proof import REFUTABLE, Claim
 from p2pgrid.proto.settlement_summary import ChannelSettlement
-from p2pgrid.proto.verdict import ChannelSummary, Verdict
+from p2pgrid.proto.verdict import Verdict
 from p2pgrid.units import format_amount_eur, format_cents
 
 MOST_CHANNELS: Final = 30

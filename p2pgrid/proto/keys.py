@@ -127,6 +127,14 @@ def _peer_id(raw: bytes) -> str:
     return base58.b58encode(_PEER_ID_PREFIX + raw[1:]).decode()
 
 
+def peer_id_or_hex(raw: bytes) -> str:
+    """How a key is shown that was never admitted: by its peer id, or in hex if it has none."""
+    try:
+        return parse_public_key(raw).peer_id
+    except InvalidRecord:
+        return raw.hex()
+
+
 def parse_peer_id(text: str) -> PublicKey:
     """The public key inside a libp2p peer id in base58 (`12D3KooW...`), or InvalidRecord (`key-not-admissible`)."""
     if len(text) > 64:

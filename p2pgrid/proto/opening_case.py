@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -108,3 +109,20 @@ def _read_choices(book: Book, opening: Opening) -> None:
             book.choices[opening.order_number] = parse_request(endpoint, opening.content).choices
         except Refused:
             continue  # whatever was asked, it is not read here: the rule then allows for the most choices
+
+
+def opened_of(case: Case, sources: Sequence[str]) -> tuple[Opened, ...]:
+    """What the case notes as opened, for the verdict; `sources` are the bundles' names."""
+    found = [
+        Opened(
+            channel=held.message.channel.hex(),
+            order_number=held.message.order_number,
+            subject=held.message.subject,
+            by=Party(held.message.by.value),
+            of=of,
+            content_bytes=len(held.message.content),
+            where=", ".join(f"{sources[p.bundle]}:{p.line}" for p in held.places),
+        )
+        for held, of in case.opened
+    ]
+    return tuple(sorted(found, key=lambda o: (o.channel, o.order_number, o.subject, o.by, o.where)))

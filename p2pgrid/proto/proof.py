@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from p2pgrid.errors import InvalidRecord
+from p2pgrid.proto.bundles import Bundle
 from p2pgrid.proto.card import Card
 from p2pgrid.proto.checkpoint import CHECKPOINT_TYPE, verify_checkpoint
 from p2pgrid.proto.codes import CODES, Party, Weight
@@ -32,7 +33,7 @@ from p2pgrid.proto.messages import Channel, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.record import Message, Record, parse_message, signature_input_of
 from p2pgrid.proto.set_off import SetOff
 from p2pgrid.proto.statement import Invoice, Payment, Statement
-from p2pgrid.proto.verdict import Bundle, audit_records
+from p2pgrid.proto.verdict import audit_records
 
 _NAMED: Final[dict[type[Message], Callable[[Any], tuple[bytes, ...]]]] = {
     Offer: lambda m: (m.card,),

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from p2pgrid.audit.engine import Sizes, Source, run_engine
 from p2pgrid.errors import UsageError
 from p2pgrid.ledger.bundle import read_bundle
+from p2pgrid.proto.bundles import Bundle
 from p2pgrid.proto.log_case import LogDemands
 from p2pgrid.proto.messages import Status, Usage
 from p2pgrid.proto.record import Role
-from p2pgrid.proto.verdict import Bundle, Verdict, audit_records
+from p2pgrid.proto.verdict import Verdict, audit_records
 from tests.proto.all_audit_cases import CASES, AuditCase
 from tests.proto.audit_cases_log import WITNESSES, log_of, proved
 from tests.proto.chains import Dealings, LinesBundle, bundle_of, everyday_dealings, key, lines_of

@@ -15,9 +15,10 @@ from p2pgrid.audit import charts
 from p2pgrid.audit.advice import ADVICE
 from p2pgrid.audit.page import page_of
 from p2pgrid.cli.audit import audit
+from p2pgrid.proto.channel_summary import Activity
 from p2pgrid.proto.codes import CODES
 from p2pgrid.proto.messages import Usage
-from p2pgrid.proto.verdict import Activity, Verdict, audit_records
+from p2pgrid.proto.verdict import Verdict, audit_records
 from p2pgrid.units import format_cents
 from tests.audit.months import make_month
 from tests.proto.audit_cases import both

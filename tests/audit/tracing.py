@@ -10,7 +10,8 @@ from p2pgrid.audit.trace_names import find
 from p2pgrid.audit.trace_parts import StatementTrace, Trace, TransferTrace, WholeTrace
 from p2pgrid.audit.trace_whole import trace_whole
 from p2pgrid.cli.trace import references_of
-from p2pgrid.proto.verdict import Bundle, Judged, audit_records
+from p2pgrid.proto.bundles import Bundle
+from p2pgrid.proto.verdict import Judged, audit_records
 
 
 def judged(bundles: Iterable[Bundle], **options: Any) -> TraceBook:

@@ -17,9 +17,10 @@ from p2pgrid.client.purchaser import Purchaser
 from p2pgrid.client.wishes import Wishes
 from p2pgrid.errors import LedgerError, Refused, RemoteError
 from p2pgrid.ledger.memory import MemoryLedger
+from p2pgrid.proto.bundles import Bundle
 from p2pgrid.proto.messages import BatchTerms, Receipt, Status
 from p2pgrid.proto.record import Role
-from p2pgrid.proto.verdict import Bundle, audit_records
+from p2pgrid.proto.verdict import audit_records
 from tests.client.seller import CHAT, until
 from tests.client.test_with_provider import BODY, buying, signed_receipts
 from tests.factories import PROVIDER

@@ -16,9 +16,10 @@ from p2pgrid.client.gateway import SHUTDOWN_S, Gateway, serve
 from p2pgrid.client.purchaser import Purchaser
 from p2pgrid.errors import Unreachable
 from p2pgrid.ledger.sqlite import SqliteLedger
+from p2pgrid.proto.bundles import Bundle
 from p2pgrid.proto.messages import Status
 from p2pgrid.proto.record import Role
-from p2pgrid.proto.verdict import Bundle, audit_records
+from p2pgrid.proto.verdict import audit_records
 from tests.client.seller import CHAT, until
 from tests.client.test_with_provider import BODY, buying, signed_receipts
 from tests.provider.rig import QUICK, Rig, provider

@@ -19,12 +19,13 @@ from p2pgrid.errors import LedgerError, Refused
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.net.direct import dial
+from p2pgrid.proto.bundles import Bundle
 from p2pgrid.proto.commitment import request_commitment
 from p2pgrid.proto.dispute import Answer, Decision, Dispute
 from p2pgrid.proto.dispute_exchange import page_of
 from p2pgrid.proto.disputing import sign_answer, sign_dispute
 from p2pgrid.proto.record import Role, Signed, sign_message
-from p2pgrid.proto.verdict import Bundle, audit_records
+from p2pgrid.proto.verdict import audit_records
 from p2pgrid.proto.wire import MAX_COMPARED, Kind
 from tests.client.seller import CHAT, until
 from tests.client.test_with_provider import BODY, buying, signed_receipts

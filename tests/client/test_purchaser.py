@@ -11,11 +11,12 @@ from p2pgrid.client.limits import SessionLimits
 from p2pgrid.client.wishes import Wishes
 from p2pgrid.clock import unix_ms
 from p2pgrid.errors import LedgerError, ProtocolViolation, Refused, RemoteError, Unreachable
+from p2pgrid.proto.bundles import Bundle
 from p2pgrid.proto.codes import CODES, Party, Weight
 from p2pgrid.proto.messages import Channel, Meter, Receipt, Status, Tariff, Voucher
 from p2pgrid.proto.order_states import SellerState
 from p2pgrid.proto.record import Role, parse_message, parse_record, sign_message
-from p2pgrid.proto.verdict import Bundle, audit_records
+from p2pgrid.proto.verdict import audit_records
 from p2pgrid.proto.wire import Kind, Refusal
 from tests.client.seller import BODY, CHAT, WINDOW, FakeNetwork, TestSeller, chat_events, shop, until
 

@@ -17,13 +17,14 @@ from p2pgrid.clock import unix_ms
 from p2pgrid.errors import LedgerError, ProtocolViolation, Refused, RemoteError
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.ledger.memory import MemoryLedger
+from p2pgrid.proto.bundles import Bundle
 from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import PARTIES, Role, Signed, sign_message
 from p2pgrid.proto.settle_check import check_taken
 from p2pgrid.proto.settle_exchange import BEGIN, END
 from p2pgrid.proto.statement import Invoice, Payment, Statement
-from p2pgrid.proto.verdict import Bundle, audit_records
+from p2pgrid.proto.verdict import audit_records
 from p2pgrid.proto.wire import (
     MAX_COMPARED,
     MAX_DOCUMENT_BYTES,

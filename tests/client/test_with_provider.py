@@ -18,10 +18,11 @@ from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.direct import dial
 from p2pgrid.net.peer_address import OnFound, PeerAddress
+from p2pgrid.proto.bundles import Bundle
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import Receipt, Status
 from p2pgrid.proto.record import Role
-from p2pgrid.proto.verdict import Bundle, audit_records
+from p2pgrid.proto.verdict import audit_records
 from p2pgrid.settlement.wiring import Buying
 from tests.client.seller import CHAT, until
 from tests.factories import CLIENT, PROVIDER

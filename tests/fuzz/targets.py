@@ -64,6 +64,7 @@ from p2pgrid.networks.invitation import read_invitation
 from p2pgrid.proto import frame, wire
 from p2pgrid.proto.acceptance import parse_batch, parse_order, verify_arrived
 from p2pgrid.proto.answer import AnswerAssembler
+from p2pgrid.proto.bundles import Bundle
 from p2pgrid.proto.card_chain import pack_cards, unpack_cards
 from p2pgrid.proto.channel import verify_channel
 from p2pgrid.proto.checkpoint import parse_checkpoint, verify_checkpoint
@@ -92,7 +93,7 @@ from p2pgrid.proto.record import (
 from p2pgrid.proto.request import metered_body, parse_request, require_metered
 from p2pgrid.proto.sse import EventSplitter
 from p2pgrid.proto.tiles import parse_bundle, parse_tile_path
-from p2pgrid.proto.verdict import Bundle, audit_records
+from p2pgrid.proto.verdict import audit_records
 from p2pgrid.proto.well_known import parse_well_known, well_known_of
 from p2pgrid.proto.withdrawal import verify_withdrawal
 from p2pgrid.proto.witness import parse_add_checkpoint

@@ -15,8 +15,9 @@ from p2pgrid.engine.fake import FakeVllm, serve_fake
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.net.network import Network
 from p2pgrid.net.road import Road
+from p2pgrid.proto.bundles import Bundle
 from p2pgrid.proto.record import Role
-from p2pgrid.proto.verdict import Bundle, audit_records
+from p2pgrid.proto.verdict import audit_records
 from p2pgrid.provider.engine_plan import plan_engines
 from p2pgrid.provider.node import Provider
 from tests.grid.conftest import MODEL, until

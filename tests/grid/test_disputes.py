@@ -10,8 +10,9 @@ import pytest
 from p2pgrid.demo.grid import CHEAPER, Grid
 from p2pgrid.demo.processes import NodeProcess
 from p2pgrid.ledger.bundle import read_bundle
+from p2pgrid.proto.bundles import Bundle
 from p2pgrid.proto.record import Role
-from p2pgrid.proto.verdict import Bundle, Verdict, audit_records
+from p2pgrid.proto.verdict import Verdict, audit_records
 from tests.grid.conftest import audit_everything, receipts, until
 from tests.grid.test_reconcile import command
 from tests.grid.test_sales import ask, keep_address

@@ -22,10 +22,11 @@ from p2pgrid.net.relay.limits import RelayLimits
 from p2pgrid.net.road import Road
 from p2pgrid.networks.entries import known_entries, own_networks
 from p2pgrid.networks.store import NetworkStore
+from p2pgrid.proto.bundles import Bundle
 from p2pgrid.proto.closed_network import Kind
 from p2pgrid.proto.messages import Status
 from p2pgrid.proto.record import Role
-from p2pgrid.proto.verdict import Bundle, audit_records
+from p2pgrid.proto.verdict import audit_records
 from p2pgrid.provider.engine_plan import plan_engines
 from p2pgrid.provider.node import Provider
 from tests.grid.conftest import MODEL, until

@@ -21,13 +21,14 @@ from p2pgrid.desk.asks import BookPayments
 from p2pgrid.desk.bookings import book_payments
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.proto.billing_details import BillingDetails
+from p2pgrid.proto.bundles import Bundle
 from p2pgrid.proto.card import PeerKey
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.record import Record, Role, Signed, sign_message
 from p2pgrid.proto.settle_check import Taken, check_taken
 from p2pgrid.proto.settle_listing import Listing
 from p2pgrid.proto.statement import Invoice, Payment, Statement
-from p2pgrid.proto.verdict import Bundle, Verdict, audit_records
+from p2pgrid.proto.verdict import Verdict, audit_records
 from p2pgrid.settlement.bank.runs import Report, Runs, file_digest
 from p2pgrid.settlement.bank.store import BankStore
 from p2pgrid.settlement.bank.view import Side, look

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from p2pgrid.proto.channel_summary import ChannelSummary
 from p2pgrid.proto.codes import CODES
 from p2pgrid.proto.findings import Finding
 from p2pgrid.proto.log_case import NO_DEMANDS, LogDemands
-from p2pgrid.proto.verdict import ChannelSummary, audit_records
+from p2pgrid.proto.verdict import audit_records
 from tests.proto.all_audit_cases import CASES
 from tests.proto.audit_stories import STORIES
 from tests.proto.chains import LinesBundle

@@ -21,12 +21,13 @@ from p2pgrid.proto.actions import (
 from p2pgrid.proto.asked_request import AskedRequest
 from p2pgrid.proto.batch_buyer import Need
 from p2pgrid.proto.batch_seller import SellerBatch
+from p2pgrid.proto.bundles import Bundle
 from p2pgrid.proto.messages import BatchTerms, Meter, Receipt, Status, Usage, Voucher
 from p2pgrid.proto.placement import place_batch
 from p2pgrid.proto.proposal import Ending, propose_receipt
 from p2pgrid.proto.record import Message, Role, Signed
 from p2pgrid.proto.request import metered_body, parse_request
-from p2pgrid.proto.verdict import Bundle, Verdict, audit_records
+from p2pgrid.proto.verdict import Verdict, audit_records
 from p2pgrid.proto.wire import Kind
 from tests.proto.simulation import CHAT, CLIENT, MODEL, NOW_MS, PROVIDER, TARIFF, make_books, make_channel, make_offer
 

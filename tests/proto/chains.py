@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from p2pgrid.errors import InvalidRecord
+from p2pgrid.proto.bundles import Bundle
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import (
     ENDPOINTS,
@@ -38,7 +39,6 @@ from p2pgrid.proto.messages import (
 )
 from p2pgrid.proto.pricing import amount_owed, owes_nothing, price_of
 from p2pgrid.proto.record import Message, Record, Role, Signed, encode_payload, parse_json_line, sign_message
-from p2pgrid.proto.verdict import Bundle
 
 START_MS = 1_780_000_000_000
 DAY_MS = 86_400_000

@@ -30,6 +30,7 @@ from p2pgrid.proto.actions import (
     Turn,
 )
 from p2pgrid.proto.books import ChannelBooks
+from p2pgrid.proto.bundles import Bundle
 from p2pgrid.proto.buyer import BuyerOrder
 from p2pgrid.proto.channel import ChannelHead, accept_channel, propose_channel
 from p2pgrid.proto.countersigning import check_resumed
@@ -56,7 +57,7 @@ from p2pgrid.proto.record import Message, Role, Signed, sign_message
 from p2pgrid.proto.request import metered_body, parse_request
 from p2pgrid.proto.seller import SellerOrder
 from p2pgrid.proto.sse import EventSplitter
-from p2pgrid.proto.verdict import Bundle, Verdict, audit_records
+from p2pgrid.proto.verdict import Verdict, audit_records
 from p2pgrid.proto.wire import Kind, OrderOpening, Refusal
 
 NOW_MS = 1_800_000_000_000

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from p2pgrid.proto.bundles import Bundle
 from p2pgrid.proto.codes import CODES, Party
 from p2pgrid.proto.dispute import Decision
 from p2pgrid.proto.findings import Finding
@@ -20,7 +21,7 @@ from p2pgrid.proto.messages import Usage
 from p2pgrid.proto.proof import REFUTABLE, Exhibit, bound_to, claim_of, exhibit_of, follows, smallest
 from p2pgrid.proto.record import Record, Role, parse_message
 from p2pgrid.proto.statement import PaymentKind, Statement
-from p2pgrid.proto.verdict import Bundle, audit_records
+from p2pgrid.proto.verdict import audit_records
 from tests.factories import make_invoice
 from tests.proto.all_audit_cases import CASES, AuditCase
 from tests.proto.audit_cases_disputes import answered, billed_later

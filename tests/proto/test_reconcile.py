@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from p2pgrid.errors import InvalidRecord, P2pgridError, ProtocolViolation, Refused
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.proto.books import ChannelBooks
+from p2pgrid.proto.bundles import Bundle
 from p2pgrid.proto.channel import ChannelHead
 from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.message_types import MESSAGE_TYPES
@@ -21,7 +22,7 @@ from p2pgrid.proto.messages import Receipt, Status, Usage, Voucher
 from p2pgrid.proto.reconcile import answer_proposal, check_restored
 from p2pgrid.proto.record import Record, Role, Signed, parse_message, sign_message
 from p2pgrid.proto.restore import restore_books
-from p2pgrid.proto.verdict import Bundle, audit_records
+from p2pgrid.proto.verdict import audit_records
 from tests.factories import resigned
 from tests.proto.chains import WINDOW, Dealings, key
 from tests.proto.reconciling import Resuming

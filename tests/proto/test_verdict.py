@@ -5,11 +5,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from p2pgrid.proto.bundles import Bundle
 from p2pgrid.proto.codes import CODES, Party, Weight
 from p2pgrid.proto.log_case import NO_DEMANDS, LogDemands
 from p2pgrid.proto.messages import Receipt, Usage
 from p2pgrid.proto.record import Record, Role, encode_payload
-from p2pgrid.proto.verdict import Bundle, Verdict, audit_records
+from p2pgrid.proto.verdict import Verdict, audit_records
 from tests.factories import make_dispute, resigned
 from tests.proto.all_audit_cases import CASES, AuditCase
 from tests.proto.audit_cases import (

@@ -13,11 +13,12 @@ from p2pgrid.clock import unix_ms
 from p2pgrid.config import TermsConfig
 from p2pgrid.errors import Refused, UsageError
 from p2pgrid.ledger.memory import MemoryLedger
+from p2pgrid.proto.bundles import Bundle
 from p2pgrid.proto.messages import Receipt
 from p2pgrid.proto.record import Role, Signed
 from p2pgrid.proto.settled import PayingHistory
 from p2pgrid.proto.statement import Payment, Statement
-from p2pgrid.proto.verdict import Bundle, audit_records
+from p2pgrid.proto.verdict import audit_records
 from p2pgrid.proto.wire import Refusal
 from p2pgrid.provider.client_credit import CreditPolicy, policy_of
 from p2pgrid.settlement.credit.book import CreditBook

@@ -14,10 +14,11 @@ from p2pgrid.desk.set_offs import keep_set_offs, set_off_views
 from p2pgrid.desk.statement_list import list_statements
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.ledger.sqlite import SqliteLedger
+from p2pgrid.proto.bundles import Bundle
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.record import Role, Signed, sign_message
 from p2pgrid.proto.set_off import SetOff
-from p2pgrid.proto.verdict import Bundle, audit_records
+from p2pgrid.proto.verdict import audit_records
 from p2pgrid.settlement.books.neighbours import set_offs_in
 from p2pgrid.settlement.open_items import items_by_channel
 from p2pgrid.settlement.set_off.agree import why_not_sign

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from typing import Any, Final
 
 from p2pgrid.errors import InvalidRecord
+from p2pgrid.proto.bundles import Bundle
 from p2pgrid.proto.codes import Party
 from p2pgrid.proto.evidence import slot_of
 from p2pgrid.proto.keys import parse_public_key
@@ -14,7 +15,7 @@ from p2pgrid.proto.messages import Channel, Receipt, Status
 from p2pgrid.proto.pricing import owes_nothing, usage_of
 from p2pgrid.proto.record import Record, Role, Signature, Signed, parse_message, signature_input_of
 from p2pgrid.proto.restore import disputed_by_client, restore_books
-from p2pgrid.proto.verdict import Bundle, Verdict, audit_records
+from p2pgrid.proto.verdict import Verdict, audit_records
 from tests.simulation.ledgers import RealLedger
 from tests.simulation.observer import Broken, Sale
 from tests.simulation.world import SIDES, World

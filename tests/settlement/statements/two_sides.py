@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from p2pgrid.ledger.memory import MemoryLedger
+from p2pgrid.proto.bundles import Bundle
 from p2pgrid.proto.dispute import Decision
 from p2pgrid.proto.dispute_exchange import check_sent, compare, page_of, record_of
+from p2pgrid.proto.findings import Finding
 from p2pgrid.proto.messages import Receipt
 from p2pgrid.proto.record import Record, Role, Signed, sign_message
 from p2pgrid.proto.settle_check import check_taken
@@ -19,7 +21,7 @@ from p2pgrid.proto.settle_exchange import compare as compare_settled
 from p2pgrid.proto.settle_exchange import page_of as page_of_settled
 from p2pgrid.proto.settle_listing import Listing
 from p2pgrid.proto.statement import Statement
-from p2pgrid.proto.verdict import Bundle, Finding, audit_records
+from p2pgrid.proto.verdict import audit_records
 from p2pgrid.proto.wire import MAX_NUMBER, StatementDifference
 from p2pgrid.settlement.statements.agreed import AgreedInMemory
 from p2pgrid.settlement.statements.days import LocalDays, period_days
