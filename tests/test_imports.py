@@ -140,7 +140,9 @@ def test_imports_run_one_way(path: Path) -> None:
             assert parts[1] in MAY_IMPORT[room], f"{room} imports {name}"
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "proto").glob("*.py")), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", sorted((PACKAGE / "proto").rglob("*.py")), ids=lambda p: p.relative_to(PACKAGE).as_posix()
+)
 def test_the_core_does_no_io(path: Path) -> None:
     assert not {name.split(".")[0] for name in imported(path)} & IO_MODULES
 

@@ -20,7 +20,7 @@ from p2pgrid.proto.batch_buyer import BuyerBatch, Need
 from p2pgrid.proto.messages import Receipt, Status
 from p2pgrid.proto.record import Message, Signed
 from p2pgrid.proto.request import RequestFields
-from p2pgrid.proto.wire import Kind
+from p2pgrid.proto.wire.kinds import Kind
 
 
 class SharedRequest(Delivery):

@@ -18,7 +18,7 @@ from p2pgrid.proto.messages import ModelOffer, Offer
 from p2pgrid.proto.pricing import most_owed
 from p2pgrid.proto.record import Signed
 from p2pgrid.proto.request import RequestFields
-from p2pgrid.proto.wire import MAX_REQUEST_BYTES
+from p2pgrid.proto.wire.orders import MAX_REQUEST_BYTES
 
 SHORT_OUTPUT_TOKENS: Final = 512
 """Most output, all choices together, of a request that shares its order with others."""

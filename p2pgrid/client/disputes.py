@@ -29,7 +29,9 @@ from p2pgrid.proto.dispute_exchange import (
 from p2pgrid.proto.dispute_rules import DAY_MS
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import Record, Role, Signed, parse_record
-from p2pgrid.proto.wire import MAX_COMPARED, MAX_NUMBER, DisputesCompared, DisputesHeld, DisputesNews, Kind, parse_frame
+from p2pgrid.proto.wire.base import MAX_COMPARED, MAX_NUMBER, parse_frame
+from p2pgrid.proto.wire.disputes import DisputesCompared, DisputesHeld, DisputesNews
+from p2pgrid.proto.wire.kinds import Kind
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,9 @@ from p2pgrid.proto.frame import ResetCode
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import Channel, Offer
 from p2pgrid.proto.record import MAX_RECORD_BYTES, Record, Signed, parse_record
-from p2pgrid.proto.wire import ChannelRequest, Kind, Refusal, parse_frame
+from p2pgrid.proto.wire.base import Refusal, parse_frame
+from p2pgrid.proto.wire.channels import ChannelRequest
+from p2pgrid.proto.wire.kinds import Kind
 
 EXCHANGE_TIMEOUT_S: Final = 15.0
 """How long a provider may be silent within an exchange."""

@@ -42,7 +42,7 @@ from p2pgrid.http.server import serve as serve_http
 from p2pgrid.net.peer_address import Health
 from p2pgrid.printable import printable
 from p2pgrid.proto.messages import ENDPOINTS
-from p2pgrid.proto.wire import MAX_BODY_BYTES
+from p2pgrid.proto.wire.orders import MAX_BODY_BYTES
 from p2pgrid.units import format_amount_eur
 
 log = logging.getLogger(__name__)

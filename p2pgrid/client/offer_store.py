@@ -20,7 +20,7 @@ from p2pgrid.proto.channel import CLOCK_TOLERANCE_MS
 from p2pgrid.proto.keys import PublicKey
 from p2pgrid.proto.messages import Offer
 from p2pgrid.proto.record import Record, Role, Signed, parse_record, verify_self_signed
-from p2pgrid.proto.wire import Capacity
+from p2pgrid.proto.wire.offers import Capacity
 from p2pgrid.proto.withdrawal import Withdrawal, verify_withdrawal, withdraws
 
 log = logging.getLogger(__name__)

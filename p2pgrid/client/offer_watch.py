@@ -10,7 +10,9 @@ from p2pgrid.client.offer_store import OfferStore
 from p2pgrid.errors import InvalidRecord, P2pgridError
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.peer_address import PeerAddress
-from p2pgrid.proto.wire import Capacity, Kind, parse_frame
+from p2pgrid.proto.wire.base import parse_frame
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.offers import Capacity
 
 log = logging.getLogger(__name__)
 

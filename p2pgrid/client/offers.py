@@ -25,7 +25,8 @@ from p2pgrid.net.lookup_keys import PROVIDER, model_key
 from p2pgrid.net.peer_address import OnFound, PeerAddress
 from p2pgrid.proto.messages import Offer
 from p2pgrid.proto.record import Signed
-from p2pgrid.proto.wire import Capacity, parse_frame
+from p2pgrid.proto.wire.base import parse_frame
+from p2pgrid.proto.wire.offers import Capacity
 
 log = logging.getLogger(__name__)
 

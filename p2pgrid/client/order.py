@@ -38,7 +38,7 @@ from p2pgrid.proto.frame import FIRST_CREDITED_KIND, ResetCode, reset_name
 from p2pgrid.proto.messages import Receipt
 from p2pgrid.proto.order_states import BuyerState
 from p2pgrid.proto.record import Message, Record, Signed
-from p2pgrid.proto.wire import Kind
+from p2pgrid.proto.wire.kinds import Kind
 
 _CHUNK: Final = int(Kind.CHUNK)
 """Compared with at every message; to look a member up in its enum costs as much as a call."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from p2pgrid.proto.wire import Capacity
+from p2pgrid.proto.wire.offers import Capacity
 
 ASK_INTERVAL_MS: Final = 30_000
 """A provider that has said nothing for so long is asked."""

@@ -9,7 +9,7 @@ from typing import Any
 from p2pgrid.client.prompt_sizes import Shape, shape_of
 from p2pgrid.errors import Refused
 from p2pgrid.proto.request import RequestFields, decode_object, metered_body, parse_request
-from p2pgrid.proto.wire import MAX_BODY_BYTES
+from p2pgrid.proto.wire.orders import MAX_BODY_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,17 +28,9 @@ from p2pgrid.proto.reconcile import (
 )
 from p2pgrid.proto.record import Message, Record, Role, Signed, parse_message, parse_record
 from p2pgrid.proto.restore import restore_books
-from p2pgrid.proto.wire import (
-    MAX_BATCH_RECORDS,
-    Channels,
-    Held,
-    Kind,
-    Proposals,
-    Records,
-    Resume,
-    Resumed,
-    parse_frame,
-)
+from p2pgrid.proto.wire.base import parse_frame
+from p2pgrid.proto.wire.channels import MAX_BATCH_RECORDS, Channels, Held, Proposals, Records, Resume, Resumed
+from p2pgrid.proto.wire.kinds import Kind
 
 _MAX_WAITING_BYTES: Final = 2 * 1024 * 1024
 

@@ -32,14 +32,15 @@ from p2pgrid.proto.settle_exchange import (
 from p2pgrid.proto.settle_listing import Listing
 from p2pgrid.proto.statement import Invoice, Statement
 from p2pgrid.proto.statement_difference import differs, receipt_differences
-from p2pgrid.proto.wire import (
+from p2pgrid.proto.wire.base import parse_frame
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.settlement import (
     MAX_DOCUMENT_BYTES,
     MAX_SETTLED,
     MAX_STATED_IDS,
     MAX_STATEMENT_BYTES,
     DocumentPiece,
     DocumentRequest,
-    Kind,
     NothingToState,
     SettlementCompared,
     StatedReceipts,
@@ -47,7 +48,6 @@ from p2pgrid.proto.wire import (
     StatementDifference,
     StatementDraft,
     StatementRequest,
-    parse_frame,
 )
 from p2pgrid.settlement.hooks import BuyerHooks, Details, InvoiceFile
 from p2pgrid.settlement.statements.agreed import Agreed

@@ -18,7 +18,9 @@ from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import Channel, Offer
 from p2pgrid.proto.record import Record, Signed
 from p2pgrid.proto.statement import Invoice, Statement
-from p2pgrid.proto.wire import MAX_COMPARED, Kind, SettlementNews, parse_frame
+from p2pgrid.proto.wire.base import MAX_COMPARED, parse_frame
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.settlement import SettlementNews
 from p2pgrid.settlement.statements.drafting import is_due
 from p2pgrid.settlement.wiring import Buying
 

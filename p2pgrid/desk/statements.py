@@ -12,7 +12,7 @@ from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import Role, Signed
 from p2pgrid.proto.statement import Statement
-from p2pgrid.proto.wire import StatementDifference
+from p2pgrid.proto.wire.settlement import StatementDifference
 from p2pgrid.settlement.statements.calendar import OffersLedger, days_of
 from p2pgrid.settlement.statements.days import StatementDays
 from p2pgrid.settlement.statements.drafting import Draft

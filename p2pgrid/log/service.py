@@ -14,7 +14,8 @@ from p2pgrid.log.witness import Witness
 from p2pgrid.proto.keys import PublicKey, parse_peer_id
 from p2pgrid.proto.note import parse_note
 from p2pgrid.proto.tiles import parse_tile_path, width_at
-from p2pgrid.proto.wire import LogCall, LogReply, parse_frame
+from p2pgrid.proto.wire.base import parse_frame
+from p2pgrid.proto.wire.log import LogCall, LogReply
 from p2pgrid.proto.witness import TEXT_TYPE, WitnessAnswer
 
 ADD_CHECKPOINT_PATH: Final = "add-checkpoint"

@@ -1,7 +1,7 @@
 """`/p2pgrid/log/1`: ask a peer about its log, or to witness a checkpoint (docs/spec/log.md, section 5).
 
 The asking side writes a length (4 bytes, big endian) and its request; the other writes a length and its answer, and
-ends the stream. What the bytes mean (`proto.wire.LogCall`, `LogReply`) is not known here.
+ends the stream. What the bytes mean (`proto.wire.log.LogCall`, `LogReply`) is not known here.
 """
 
 from __future__ import annotations

@@ -15,7 +15,9 @@ from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.net.stream_reader import StreamReader
 from p2pgrid.printable import printable
 from p2pgrid.proto.frame import MAX_PAYLOAD_BYTES, ResetCode
-from p2pgrid.proto.wire import Kind, LogCall, LogReply, Refusal, parse_frame
+from p2pgrid.proto.wire.base import Refusal, parse_frame
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.log import LogCall, LogReply
 from p2pgrid.proto.witness import WitnessAnswer
 
 ANSWER_TIMEOUT_S: Final = 15.0

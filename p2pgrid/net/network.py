@@ -219,14 +219,14 @@ class Network:
         return await self._fetch(CARDS, peer, timeout_s)
 
     async def fetch_capacity(self, peer: PeerAddress, *, timeout_s: float = 10.0) -> bytes:
-        """What `peer` says it has free (`proto.wire.Capacity`), as `fetch_offer` has it.
+        """What `peer` says it has free (`proto.wire.offers.Capacity`), as `fetch_offer` has it.
 
         Raises Unreachable, Refused (`no-capacity`) or ProtocolViolation; UsageError for what is no peer id.
         """
         return await self._fetch(CAPACITY, peer, timeout_s)
 
     async def ask_log(self, peer: PeerAddress, request: bytes, *, timeout_s: float = 15.0) -> bytes:
-        """The answer of `peer` to a request about its log (`proto.wire.LogCall`): at most 64 KiB, not yet parsed.
+        """The answer of `peer` to a request about its log (`proto.wire.log.LogCall`): at most 64 KiB, not yet parsed.
 
         Raises Unreachable, Refused (`no-log`) or ProtocolViolation; UsageError for what is no peer id.
         """

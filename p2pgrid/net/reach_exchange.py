@@ -46,7 +46,7 @@ from p2pgrid.net.reach_wire import (
 )
 from p2pgrid.net.shielding import shielded_for
 from p2pgrid.proto.keys import PublicKey, parse_peer_id
-from p2pgrid.proto.wire import parse_frame
+from p2pgrid.proto.wire.base import parse_frame
 
 logger = logging.getLogger(__name__)
 

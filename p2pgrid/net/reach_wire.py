@@ -15,7 +15,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 from p2pgrid.proto.fields import TimeMs
-from p2pgrid.proto.wire import Frame
+from p2pgrid.proto.wire.base import Frame
 
 PROTOCOL: Final = "/p2pgrid/reach/1"
 MAX_ADDRESSES: Final = 8

@@ -18,7 +18,8 @@ from p2pgrid.proto.pricing import most_owed
 from p2pgrid.proto.record import Record, Role, Signed, parse_message, parse_record, verify_record
 from p2pgrid.proto.request import parse_ordered
 from p2pgrid.proto.seller import SellerOrder
-from p2pgrid.proto.wire import BatchOpening, OrderOpening, parse_frame
+from p2pgrid.proto.wire.base import parse_frame
+from p2pgrid.proto.wire.orders import BatchOpening, OrderOpening
 
 OpeningT = TypeVar("OpeningT", OrderOpening, BatchOpening)
 

@@ -13,7 +13,7 @@ import msgspec
 from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.messages import Receipt
 from p2pgrid.proto.record import Message, Record, Signed
-from p2pgrid.proto.wire import Kind
+from p2pgrid.proto.wire.kinds import Kind
 
 
 class Persist(msgspec.Struct, frozen=True):

@@ -14,7 +14,8 @@ from p2pgrid.proto.pricing import owes_nothing, price_of, usage_of
 from p2pgrid.proto.receipt_check import Fault, answer_fault, contradiction_fault
 from p2pgrid.proto.record import Signed
 from p2pgrid.proto.sse import EventSplitter
-from p2pgrid.proto.wire import MAX_ENGINE_ERROR_BYTES, Head, Refusal
+from p2pgrid.proto.wire.base import Refusal
+from p2pgrid.proto.wire.orders import MAX_ENGINE_ERROR_BYTES, Head
 
 
 class AskedRequest:

@@ -23,17 +23,9 @@ from p2pgrid.proto.pricing import is_billed_by_voucher, is_within_caps, price_of
 from p2pgrid.proto.receipt_check import Fault, beyond_voucher
 from p2pgrid.proto.record import Signed
 from p2pgrid.proto.request import RequestFields
-from p2pgrid.proto.wire import (
-    MAX_REQUEST_BYTES,
-    Head,
-    Kind,
-    Refusal,
-    RequestCancel,
-    RequestEnded,
-    RequestHead,
-    RequestRefused,
-    parse_frame,
-)
+from p2pgrid.proto.wire.base import Refusal, parse_frame
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.orders import MAX_REQUEST_BYTES, Head, RequestCancel, RequestEnded, RequestHead, RequestRefused
 
 _RUNS_ON: Final = (Status.INTERRUPTED, Status.UNACKNOWLEDGED, Status.COMPLETED)
 """No REQUEST_ENDED says these."""

@@ -31,16 +31,15 @@ from p2pgrid.proto.pricing import owes_nothing, usage_of
 from p2pgrid.proto.record import Signed
 from p2pgrid.proto.request import parse_ordered
 from p2pgrid.proto.taken_request import TakenRequest, WaitingEvent
-from p2pgrid.proto.wire import (
-    CHUNK_BYTES,
+from p2pgrid.proto.wire.base import CHUNK_BYTES, parse_frame
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.orders import (
     MAX_ENGINE_ERROR_BYTES,
     MAX_REQUEST_BYTES,
-    Kind,
     RequestCancel,
     RequestEnded,
     RequestHead,
     RequestRefused,
-    parse_frame,
 )
 
 _GATHERED_BYTES: Final = 8 * 1024

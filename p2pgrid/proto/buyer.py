@@ -46,7 +46,9 @@ from p2pgrid.proto.receipt_check import (
 )
 from p2pgrid.proto.record import Record, Role, Signed, parse_record, sign_message, verify_record
 from p2pgrid.proto.sse import EventSplitter
-from p2pgrid.proto.wire import MAX_ENGINE_ERROR_BYTES, Head, Kind, Refusal, parse_frame
+from p2pgrid.proto.wire.base import Refusal, parse_frame
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.orders import MAX_ENGINE_ERROR_BYTES, Head
 
 _RECEIVING: Final = BuyerState.RECEIVING
 """Asked for at every event; to look a member up in its enum costs as much as a call."""

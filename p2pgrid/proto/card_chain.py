@@ -14,7 +14,8 @@ from p2pgrid.errors import InvalidRecord, ProtocolViolation
 from p2pgrid.proto.card import Card, PeerKey
 from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.record import Record, Role, Signed, parse_record, verify_self_signed
-from p2pgrid.proto.wire import MAX_CARDS_BYTES, Cards, parse_frame
+from p2pgrid.proto.wire.base import parse_frame
+from p2pgrid.proto.wire.offers import MAX_CARDS_BYTES, Cards
 
 MAX_CARDS: Final = 64
 """In one message."""

@@ -23,7 +23,7 @@ from p2pgrid.proto.fields import Digest, Id, Nested
 from p2pgrid.proto.keys import PublicKey
 from p2pgrid.proto.membership import MAX_MEMBERSHIP_BYTES
 from p2pgrid.proto.record import signature_input
-from p2pgrid.proto.wire import Frame, parse_frame
+from p2pgrid.proto.wire.base import Frame, parse_frame
 
 NONCE_BYTES: Final = 32
 MAX_CREDENTIALS: Final = 16

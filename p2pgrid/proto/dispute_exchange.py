@@ -18,7 +18,8 @@ from p2pgrid.proto.disputing import verify_answer, verify_dispute
 from p2pgrid.proto.messages import Channel, Receipt
 from p2pgrid.proto.record import Record, Role, Signed, parse_message
 from p2pgrid.proto.restore import DisputeOnRecord, note_credit
-from p2pgrid.proto.wire import MAX_COMPARED, MAX_NUMBER, DisputesCompared, DisputesHeld, HeldDispute
+from p2pgrid.proto.wire.base import MAX_COMPARED, MAX_NUMBER
+from p2pgrid.proto.wire.disputes import DisputesCompared, DisputesHeld, HeldDispute
 
 CONFLICT: Final = "two-records-one-slot: another dispute or answer of the same side's is on record"
 MAX_DISPUTE_BYTES: Final = 4096

@@ -22,7 +22,7 @@ from p2pgrid.proto.order_states import SELLER_TRANSITIONS, SellerEvent, SellerSt
 from p2pgrid.proto.pricing import is_billed_by_voucher, price_of
 from p2pgrid.proto.proposal import Ending, accept_dispute, check_countersignature, propose_receipt
 from p2pgrid.proto.record import Role, Signed, parse_record, sign_message, verify_record
-from p2pgrid.proto.wire import Kind
+from p2pgrid.proto.wire.kinds import Kind
 
 VOUCHER_TIMEOUT_MS: Final = 15_000
 """How long a full window waits for the client's voucher before the order is cut off."""

@@ -17,7 +17,9 @@ from p2pgrid.proto.messages import ModelOffer, Offer, Order
 from p2pgrid.proto.pricing import most_owed
 from p2pgrid.proto.record import Role, Signed, sign_message
 from p2pgrid.proto.request import RequestFields
-from p2pgrid.proto.wire import CHUNK_BYTES, BatchOpening, Kind, OrderOpening
+from p2pgrid.proto.wire.base import CHUNK_BYTES
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.orders import BatchOpening, OrderOpening
 from p2pgrid.units import MAX_TOKENS
 
 

@@ -23,7 +23,8 @@ from p2pgrid.proto.pricing import is_billed_by_voucher, is_within_caps, price_of
 from p2pgrid.proto.proposal import Ending, propose_receipt
 from p2pgrid.proto.record import Message, Record, Role, Signed, parse_message, verify_record
 from p2pgrid.proto.restore import ChannelRecords, PlacedOrder, disputed_by_client, order_of, tariff_of
-from p2pgrid.proto.wire import MAX_BATCH_RECORDS, MAX_OPEN_TICKS, Held, Kind, OpenTick
+from p2pgrid.proto.wire.channels import MAX_BATCH_RECORDS, MAX_OPEN_TICKS, Held, OpenTick
+from p2pgrid.proto.wire.kinds import Kind
 
 MAX_BATCH_BYTES: Final = 256 * 1024
 """Of records that one side sends in one exchange, before the last order's."""

@@ -23,7 +23,9 @@ from p2pgrid.proto.order_states import SellerEvent, SellerState
 from p2pgrid.proto.pricing import is_within_caps, usage_of
 from p2pgrid.proto.record import Signed
 from p2pgrid.proto.sse import EventSplitter
-from p2pgrid.proto.wire import CHUNK_BYTES, MAX_ENGINE_ERROR_BYTES, Head, Kind
+from p2pgrid.proto.wire.base import CHUNK_BYTES
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.orders import MAX_ENGINE_ERROR_BYTES, Head
 
 _STREAMING: Final = SellerState.STREAMING
 """Asked for at every event; to look a member up in its enum costs as much as a call."""

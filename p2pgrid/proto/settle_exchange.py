@@ -18,15 +18,8 @@ from p2pgrid.proto.cycle import Cycle, CycleVerdict, Leg
 from p2pgrid.proto.record import Message, Role, Signed
 from p2pgrid.proto.set_off import SetOff
 from p2pgrid.proto.statement import Invoice, Payment, Statement
-from p2pgrid.proto.wire import (
-    MAX_COMPARED,
-    MAX_NUMBER,
-    MAX_SETTLED,
-    HeldSettled,
-    SettledPlace,
-    SettlementCompared,
-    SettlementHeld,
-)
+from p2pgrid.proto.wire.base import MAX_COMPARED, MAX_NUMBER
+from p2pgrid.proto.wire.settlement import MAX_SETTLED, HeldSettled, SettledPlace, SettlementCompared, SettlementHeld
 
 BEGIN: Final = SettledPlace(rank=0, place=0, id=b"")
 END: Final = SettledPlace(rank=255, place=MAX_NUMBER, id=b"\xff" * 32)

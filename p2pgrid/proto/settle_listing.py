@@ -18,7 +18,7 @@ from p2pgrid.proto.record import M, Message, Role, Signed
 from p2pgrid.proto.set_off import SetOff
 from p2pgrid.proto.set_off_rules import NAMING_TYPES, is_in_force
 from p2pgrid.proto.settle_exchange import KINDS, Places, place_of, signers_of
-from p2pgrid.proto.wire import SettledPlace
+from p2pgrid.proto.wire.settlement import SettledPlace
 
 LAPSED_MS: Final = DAY_MS
 """How long after its last day a set-off of one signature still goes over."""

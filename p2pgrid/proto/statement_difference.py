@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from p2pgrid.proto.statement import Statement, StatementLine, VatLine
-from p2pgrid.proto.wire import MAX_DIFFERENCES, StatementDifference, StatementDiffers
+from p2pgrid.proto.wire.settlement import MAX_DIFFERENCES, StatementDifference, StatementDiffers
 
 _PLAIN = (
     "channel",

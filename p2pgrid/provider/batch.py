@@ -16,7 +16,7 @@ from p2pgrid.proto.acceptance import accept_batch, parse_batch, verify_arrived
 from p2pgrid.proto.actions import AbortEngineFor, Action, AskEngineFor
 from p2pgrid.proto.batch_seller import SellerBatch
 from p2pgrid.proto.metered_order import MeteredOrder
-from p2pgrid.proto.wire import Kind
+from p2pgrid.proto.wire.kinds import Kind
 from p2pgrid.provider.admission import RETRY_AFTER_MS, ServedModel
 from p2pgrid.provider.exchange import Shop
 from p2pgrid.provider.metered_exchange import MeteredExchange

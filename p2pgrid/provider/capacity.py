@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from p2pgrid.proto.messages import Offer
 from p2pgrid.proto.record import Signed
-from p2pgrid.proto.wire import MAX_FREE, Capacity, ModelCapacity
+from p2pgrid.proto.wire.offers import MAX_FREE, Capacity, ModelCapacity
 from p2pgrid.provider.admission import Admission
 
 NOTHING = Capacity(sequence=0, models=())

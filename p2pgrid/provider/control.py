@@ -12,7 +12,9 @@ from p2pgrid.proto.channel import check_clock, propose_channel, verify_channel
 from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import Signed, parse_record
-from p2pgrid.proto.wire import MAX_CHANNELS, ChannelRequest, Channels, Kind, parse_frame
+from p2pgrid.proto.wire.base import parse_frame
+from p2pgrid.proto.wire.channels import MAX_CHANNELS, ChannelRequest, Channels
+from p2pgrid.proto.wire.kinds import Kind
 from p2pgrid.provider.client_credit import check_standing
 from p2pgrid.provider.exchange import Exchange, Shop
 

@@ -17,7 +17,9 @@ from p2pgrid.proto.dispute_exchange import (
     held_by_both,
 )
 from p2pgrid.proto.record import Record, Role
-from p2pgrid.proto.wire import DisputesCompared, DisputesHeld, DisputesNews, Kind, parse_frame
+from p2pgrid.proto.wire.base import parse_frame
+from p2pgrid.proto.wire.disputes import DisputesCompared, DisputesHeld, DisputesNews
+from p2pgrid.proto.wire.kinds import Kind
 from p2pgrid.provider.control import note_dispute
 from p2pgrid.provider.exchange import Exchange, Shop
 from p2pgrid.provider.listed_records import ListedRecords

@@ -21,7 +21,8 @@ from p2pgrid.proto.frame import FIRST_CREDITED_KIND, ResetCode
 from p2pgrid.proto.keys import PublicKey, SecretKey
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import Record, Signed
-from p2pgrid.proto.wire import Kind, Refusal
+from p2pgrid.proto.wire.base import Refusal
+from p2pgrid.proto.wire.kinds import Kind
 from p2pgrid.provider.admission import RETRY_AFTER_MS, Admission
 from p2pgrid.provider.channels import Channels
 from p2pgrid.provider.client_credit import ClientCredit

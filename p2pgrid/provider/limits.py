@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from p2pgrid.proto.wire import MAX_BODY_BYTES
+from p2pgrid.proto.wire.orders import MAX_BODY_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,8 @@ from abc import abstractmethod
 from p2pgrid.errors import InvalidRecord, LedgerError, ProtocolViolation, Refused
 from p2pgrid.log.service import MAX_PATH_CHARS, LogService
 from p2pgrid.net.stream import Stream
-from p2pgrid.proto.wire import Kind, LogReply
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.log import LogReply
 from p2pgrid.provider.exchange import Exchange, Shop
 
 log = logging.getLogger(__name__)

@@ -35,7 +35,7 @@ from p2pgrid.proto.messages import Order, Receipt
 from p2pgrid.proto.metered_order import MeteredOrder
 from p2pgrid.proto.order_states import SellerState
 from p2pgrid.proto.record import Signed
-from p2pgrid.proto.wire import Kind
+from p2pgrid.proto.wire.kinds import Kind
 from p2pgrid.provider.control import note_dispute
 from p2pgrid.provider.exchange import Exchange, Shop
 from p2pgrid.provider.open_channel import OpenChannel

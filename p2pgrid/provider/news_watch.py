@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol
 from p2pgrid.errors import ProtocolViolation
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.stream import Stream
-from p2pgrid.proto.wire import Kind
+from p2pgrid.proto.wire.kinds import Kind
 from p2pgrid.provider.exchange import Exchange
 from p2pgrid.provider.watchers import Watcher
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from p2pgrid.errors import ProtocolViolation
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.net.stream import Stream
-from p2pgrid.proto.wire import Kind
+from p2pgrid.proto.wire.kinds import Kind
 from p2pgrid.provider.capacity import capacity_of
 from p2pgrid.provider.exchange import Exchange, Shop
 from p2pgrid.provider.offer_news import CONFIRM_INTERVAL_S

@@ -17,7 +17,8 @@ from p2pgrid.proto.actions import Actions
 from p2pgrid.proto.metered_order import MeteredOrder
 from p2pgrid.proto.order_states import SellerState
 from p2pgrid.proto.seller import SellerOrder
-from p2pgrid.proto.wire import Kind, OrderOpening
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.orders import OrderOpening
 from p2pgrid.provider.admission import ServedModel
 from p2pgrid.provider.exchange import Shop
 from p2pgrid.provider.metered_exchange import MeteredExchange

@@ -23,7 +23,9 @@ from p2pgrid.proto.reconcile import (
     open_proposals,
 )
 from p2pgrid.proto.record import Record, Role, Signed, parse_message, parse_record
-from p2pgrid.proto.wire import MAX_BATCH_RECORDS, Kind, Proposals, Records, Resume, Resumed, parse_frame
+from p2pgrid.proto.wire.base import parse_frame
+from p2pgrid.proto.wire.channels import MAX_BATCH_RECORDS, Proposals, Records, Resume, Resumed
+from p2pgrid.proto.wire.kinds import Kind
 from p2pgrid.provider.control import note_dispute
 from p2pgrid.provider.exchange import Exchange, Shop
 from p2pgrid.provider.open_channel import OpenChannel

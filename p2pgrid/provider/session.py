@@ -7,7 +7,7 @@ from typing import Final
 
 from p2pgrid.errors import ProtocolViolation
 from p2pgrid.net.stream import OnStream, Stream, StreamHandler
-from p2pgrid.proto.wire import Kind
+from p2pgrid.proto.wire.kinds import Kind
 from p2pgrid.provider.batch import BatchExchange
 from p2pgrid.provider.control import CardExchange, ChannelExchange, ChannelsExchange, OfferExchange
 from p2pgrid.provider.disputes import DisputesExchange, DisputesWatch

@@ -10,15 +10,9 @@ from typing import Any, Final
 from p2pgrid.errors import InvalidRecord, LedgerError, LocalError, P2pgridError, ProtocolViolation, Refused
 from p2pgrid.net.stream import Stream
 from p2pgrid.proto.statement import Invoice
-from p2pgrid.proto.wire import (
-    CHUNK_BYTES,
-    MAX_DOCUMENT_BYTES,
-    DocumentPiece,
-    DocumentRequest,
-    Kind,
-    SettlementNews,
-    parse_frame,
-)
+from p2pgrid.proto.wire.base import CHUNK_BYTES, parse_frame
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.settlement import MAX_DOCUMENT_BYTES, DocumentPiece, DocumentRequest, SettlementNews
 from p2pgrid.provider.exchange import Exchange, Shop
 from p2pgrid.provider.news_watch import NewsBook, NewsWatch
 from p2pgrid.provider.open_channel import OpenChannel

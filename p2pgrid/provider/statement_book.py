@@ -19,7 +19,7 @@ from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import Role, Signed, sign_message
 from p2pgrid.proto.settle_listing import Listing
 from p2pgrid.proto.statement import Invoice, Statement
-from p2pgrid.proto.wire import StatementDiffers, StatementRequest
+from p2pgrid.proto.wire.settlement import StatementDiffers, StatementRequest
 from p2pgrid.provider.channels import Channels
 from p2pgrid.provider.open_channel import OpenChannel
 from p2pgrid.provider.watchers import Watcher, Watchers

@@ -16,10 +16,11 @@ from p2pgrid.proto.settle_check import check_taken
 from p2pgrid.proto.settle_exchange import END, compare
 from p2pgrid.proto.settle_listing import Listing
 from p2pgrid.proto.statement import Statement
-from p2pgrid.proto.wire import (
+from p2pgrid.proto.wire.base import parse_frame
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.settlement import (
     MAX_STATED_IDS,
     MAX_STATEMENT_BYTES,
-    Kind,
     NothingToState,
     SettlementCompared,
     SettlementHeld,
@@ -28,7 +29,6 @@ from p2pgrid.proto.wire import (
     StatementDiffers,
     StatementDraft,
     StatementRequest,
-    parse_frame,
 )
 from p2pgrid.provider.exchange import Shop
 from p2pgrid.provider.listed_records import ListedRecords

@@ -15,7 +15,7 @@ from p2pgrid.proto.billing_details import BillingDetails
 from p2pgrid.proto.messages import Channel
 from p2pgrid.proto.record import Role, Signed
 from p2pgrid.proto.statement import Invoice, Statement
-from p2pgrid.proto.wire import MAX_DOCUMENT_BYTES
+from p2pgrid.proto.wire.settlement import MAX_DOCUMENT_BYTES
 
 __all__ = [
     "MAX_DOCUMENT_BYTES",

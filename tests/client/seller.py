@@ -42,22 +42,12 @@ from p2pgrid.proto.reconcile import check_restored, held_of, interrupt_open_orde
 from p2pgrid.proto.record import Record, Role, Signed, parse_record, sign_message
 from p2pgrid.proto.restore import restore_books
 from p2pgrid.proto.seller import SellerOrder
-from p2pgrid.proto.wire import (
-    Capacity,
-    ChannelRequest,
-    Channels,
-    DisputesCompared,
-    DisputesHeld,
-    Held,
-    Kind,
-    OrderOpening,
-    Proposals,
-    Records,
-    Refusal,
-    Resume,
-    Resumed,
-    parse_frame,
-)
+from p2pgrid.proto.wire.base import Refusal, parse_frame
+from p2pgrid.proto.wire.channels import ChannelRequest, Channels, Held, Proposals, Records, Resume, Resumed
+from p2pgrid.proto.wire.disputes import DisputesCompared, DisputesHeld
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.offers import Capacity
+from p2pgrid.proto.wire.orders import OrderOpening
 from tests.factories import CLIENT, secret_key
 
 MODEL = "tiny"

@@ -16,7 +16,7 @@ from p2pgrid.errors import Refused
 from p2pgrid.proto.messages import ENDPOINTS, DataTerms, ModelOffer, Offer, Tariff, TariffPeriod
 from p2pgrid.proto.record import Signed
 from p2pgrid.proto.request import parse_request
-from p2pgrid.proto.wire import Capacity, ModelCapacity
+from p2pgrid.proto.wire.offers import Capacity, ModelCapacity
 from tests.factories import NOW_MS, make_offer, secret_key
 
 CHAT = ENDPOINTS[0]

@@ -26,7 +26,8 @@ from p2pgrid.proto.dispute_exchange import page_of
 from p2pgrid.proto.disputing import sign_answer, sign_dispute
 from p2pgrid.proto.record import Role, Signed, sign_message
 from p2pgrid.proto.verdict import audit_records
-from p2pgrid.proto.wire import MAX_COMPARED, Kind
+from p2pgrid.proto.wire.base import MAX_COMPARED
+from p2pgrid.proto.wire.kinds import Kind
 from tests.client.seller import CHAT, until
 from tests.client.test_with_provider import BODY, buying, signed_receipts
 from tests.factories import CLIENT, PROVIDER, secret_key

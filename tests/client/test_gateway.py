@@ -18,7 +18,10 @@ from p2pgrid.client.gateway import SHUTDOWN_S, Gateway, check_exposure, serve
 from p2pgrid.client.limits import SessionLimits
 from p2pgrid.errors import LocalError, UsageError
 from p2pgrid.proto.messages import Status
-from p2pgrid.proto.wire import MAX_BODY_BYTES, Capacity, Kind, ModelCapacity, Refusal
+from p2pgrid.proto.wire.base import Refusal
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.offers import Capacity, ModelCapacity
+from p2pgrid.proto.wire.orders import MAX_BODY_BYTES
 from tests.client.seller import BODY, MODEL, Shop, TestSeller, chat_events, shop, sse, until
 
 MESSAGES: Any = [{"role": "user", "content": "Hello"}]

@@ -27,7 +27,7 @@ from p2pgrid.net.peer_address import OnFound, PeerAddress
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.messages import ModelOffer, Offer
 from p2pgrid.proto.record import Role, Signed, sign_message
-from p2pgrid.proto.wire import Capacity, ModelCapacity
+from p2pgrid.proto.wire.offers import Capacity, ModelCapacity
 from p2pgrid.proto.withdrawal import Withdrawal
 from tests.client.seller import FakeNetwork, TestSeller, until
 from tests.client.test_offers import Clock, book, raw, seller

@@ -12,7 +12,7 @@ from p2pgrid.client.presence import UNSEEN
 from p2pgrid.client.wishes import Wishes, parse_wishes
 from p2pgrid.errors import Refused
 from p2pgrid.proto.messages import ENDPOINTS, DataTerms, ModelOffer, Tariff
-from p2pgrid.proto.wire import Capacity, ModelCapacity
+from p2pgrid.proto.wire.offers import Capacity, ModelCapacity
 from tests.factories import NOW_MS, make_offer, secret_key
 
 

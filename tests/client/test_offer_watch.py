@@ -13,7 +13,8 @@ from p2pgrid.net.direct import listen
 from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.proto.frame import ResetCode
 from p2pgrid.proto.keys import PublicKey, SecretKey
-from p2pgrid.proto.wire import Capacity, Kind
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.offers import Capacity
 from tests.client.seller import BODY, CHAT, FakeNetwork, Shop, TestSeller, shop, until
 from tests.client.test_offer_asking import capacity, withdrawal
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pgrid.client.presence import ASK_INTERVAL_MS, FREE_MS, LIVE_MS, UNSEEN, Presence
-from p2pgrid.proto.wire import Capacity, ModelCapacity
+from p2pgrid.proto.wire.offers import Capacity, ModelCapacity
 from tests.factories import NOW_MS
 
 THREE = Capacity(sequence=1, models=(ModelCapacity(model="m", free=3), ModelCapacity(model="full", free=0)))

@@ -17,7 +17,8 @@ from p2pgrid.proto.messages import Channel, Meter, Receipt, Status, Tariff, Vouc
 from p2pgrid.proto.order_states import SellerState
 from p2pgrid.proto.record import Role, parse_message, parse_record, sign_message
 from p2pgrid.proto.verdict import audit_records
-from p2pgrid.proto.wire import Kind, Refusal
+from p2pgrid.proto.wire.base import Refusal
+from p2pgrid.proto.wire.kinds import Kind
 from tests.client.seller import BODY, CHAT, WINDOW, FakeNetwork, TestSeller, chat_events, shop, until
 
 DEARER = {"input_upm": 300_000, "output_upm": 900_000}

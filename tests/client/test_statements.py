@@ -25,16 +25,9 @@ from p2pgrid.proto.settle_check import check_taken
 from p2pgrid.proto.settle_exchange import BEGIN, END
 from p2pgrid.proto.statement import Invoice, Payment, Statement
 from p2pgrid.proto.verdict import audit_records
-from p2pgrid.proto.wire import (
-    MAX_COMPARED,
-    MAX_DOCUMENT_BYTES,
-    DocumentRequest,
-    Kind,
-    Refusal,
-    SettlementHeld,
-    StatementRequest,
-    parse_frame,
-)
+from p2pgrid.proto.wire.base import MAX_COMPARED, Refusal, parse_frame
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.settlement import MAX_DOCUMENT_BYTES, DocumentRequest, SettlementHeld, StatementRequest
 from p2pgrid.provider.statement_book import MOST_ASKED_FOR, StatementBook
 from p2pgrid.provider.statements import StatementExchange
 from p2pgrid.settlement.hooks import InvoiceFile

@@ -61,7 +61,7 @@ from p2pgrid.net.kad_query import Contact, parse_answer
 from p2pgrid.net.member_books import parse_member_list
 from p2pgrid.net.offer_exchange import OFFER, _read
 from p2pgrid.networks.invitation import read_invitation
-from p2pgrid.proto import frame, wire
+from p2pgrid.proto import frame
 from p2pgrid.proto.acceptance import parse_batch, parse_order, verify_arrived
 from p2pgrid.proto.answer import AnswerAssembler
 from p2pgrid.proto.bundles import Bundle
@@ -95,6 +95,37 @@ from p2pgrid.proto.sse import EventSplitter
 from p2pgrid.proto.tiles import parse_bundle, parse_tile_path
 from p2pgrid.proto.verdict import audit_records
 from p2pgrid.proto.well_known import parse_well_known, well_known_of
+from p2pgrid.proto.wire.base import Frame, Refusal, parse_frame
+from p2pgrid.proto.wire.channels import ChannelRequest, Channels, Held, OpenTick, Proposals, Records, Resume, Resumed
+from p2pgrid.proto.wire.disputes import DisputesCompared, DisputesHeld, DisputesNews, HeldDispute
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.log import LogCall, LogReply
+from p2pgrid.proto.wire.offers import Capacity, Cards, ModelCapacity
+from p2pgrid.proto.wire.orders import (
+    BatchOpening,
+    Head,
+    OrderOpening,
+    RequestCancel,
+    RequestEnded,
+    RequestHead,
+    RequestRefused,
+)
+from p2pgrid.proto.wire.settlement import (
+    DocumentPiece,
+    DocumentRequest,
+    HeldSettled,
+    NothingToState,
+    SettledPlace,
+    SettlementCompared,
+    SettlementHeld,
+    SettlementNews,
+    StatedReceipts,
+    StatedReceiptsRequest,
+    StatementDifference,
+    StatementDiffers,
+    StatementDraft,
+    StatementRequest,
+)
 from p2pgrid.proto.withdrawal import verify_withdrawal
 from p2pgrid.proto.witness import parse_add_checkpoint
 from p2pgrid.settlement.document_facts import MAX_BYTES, DocumentRefused, parse_hostile
@@ -197,69 +228,69 @@ def _withdrawal(data: bytes) -> None:
 # -- frames -----------------------------------------------------------------------------------------------------------
 
 
-_HELD: Final = wire.Held(
+_HELD: Final = Held(
     last_order_number=3,
     last_receipt_number=2,
     last_receipt=bytes(32),
-    open_orders=(wire.OpenTick(order_number=3, tick=2),),
+    open_orders=(OpenTick(order_number=3, tick=2),),
 )
 
 
-_HELD_DISPUTE: Final = wire.HeldDispute(receipt_number=3, id=bytes(32))
+_HELD_DISPUTE: Final = HeldDispute(receipt_number=3, id=bytes(32))
 
 
-_PLACE: Final = wire.SettledPlace(rank=3, place=7, id=bytes(32))
-_DIFFERENCE: Final = wire.StatementDifference(
+_PLACE: Final = SettledPlace(rank=3, place=7, id=bytes(32))
+_DIFFERENCE: Final = StatementDifference(
     field="payments_cents", about="", receipt_number=0, client="700", provider="500"
 )
 
 
-def _frame_samples(frame_type: type[wire.Frame]) -> tuple[bytes, ...]:
-    samples: dict[type[wire.Frame], wire.Frame] = {
-        wire.ChannelRequest: wire.ChannelRequest(client_nonce=bytes(32), offer=bytes(32), now_ms=NOW_MS),
-        wire.OpenTick: wire.OpenTick(order_number=3, tick=2),
-        wire.Held: _HELD,
-        wire.Resume: wire.Resume(channel=_wire_records()[1], held=_HELD),
-        wire.Resumed: wire.Resumed(held=_HELD, records=1),
-        wire.HeldDispute: _HELD_DISPUTE,
-        wire.DisputesHeld: wire.DisputesHeld(channel=bytes(32), after=0, until=7, held=(_HELD_DISPUTE,)),
-        wire.DisputesCompared: wire.DisputesCompared(until=7, lacks=(bytes(32),), records=1),
-        wire.DisputesNews: wire.DisputesNews(channel=bytes(32)),
-        wire.SettledPlace: _PLACE,
-        wire.HeldSettled: wire.HeldSettled(at=_PLACE, signers=3),
-        wire.SettlementHeld: wire.SettlementHeld(
+def _frame_samples(frame_type: type[Frame]) -> tuple[bytes, ...]:
+    samples: dict[type[Frame], Frame] = {
+        ChannelRequest: ChannelRequest(client_nonce=bytes(32), offer=bytes(32), now_ms=NOW_MS),
+        OpenTick: OpenTick(order_number=3, tick=2),
+        Held: _HELD,
+        Resume: Resume(channel=_wire_records()[1], held=_HELD),
+        Resumed: Resumed(held=_HELD, records=1),
+        HeldDispute: _HELD_DISPUTE,
+        DisputesHeld: DisputesHeld(channel=bytes(32), after=0, until=7, held=(_HELD_DISPUTE,)),
+        DisputesCompared: DisputesCompared(until=7, lacks=(bytes(32),), records=1),
+        DisputesNews: DisputesNews(channel=bytes(32)),
+        SettledPlace: _PLACE,
+        HeldSettled: HeldSettled(at=_PLACE, signers=3),
+        SettlementHeld: SettlementHeld(
             channel=bytes(32),
-            after=wire.SettledPlace(rank=0, place=0, id=b""),
+            after=SettledPlace(rank=0, place=0, id=b""),
             until=_PLACE,
-            held=(wire.HeldSettled(at=_PLACE, signers=1),),
+            held=(HeldSettled(at=_PLACE, signers=1),),
         ),
-        wire.SettlementCompared: wire.SettlementCompared(until=_PLACE, lacks=(bytes(32),), records=1),
-        wire.SettlementNews: wire.SettlementNews(channel=bytes(32)),
-        wire.StatementRequest: wire.StatementRequest(channel=bytes(32), is_wanted=True, until_ms=1, until_day=739_000),
-        wire.NothingToState: wire.NothingToState(code="not-due", message="Rytoj."),
-        wire.StatementDraft: wire.StatementDraft(statement=_wire_records()[1], first_day=739_000, last_day=739_030),
-        wire.StatedReceiptsRequest: wire.StatedReceiptsRequest(first=3),
-        wire.StatedReceipts: wire.StatedReceipts(ids=(bytes(32),)),
-        wire.StatementDifference: _DIFFERENCE,
-        wire.StatementDiffers: wire.StatementDiffers(differences=(_DIFFERENCE,), is_all=True),
-        wire.DocumentRequest: wire.DocumentRequest(channel=bytes(32), document_sha256=bytes(32), offset=32_768),
-        wire.DocumentPiece: wire.DocumentPiece(name="2027-0001.pdf", size=3, content=b"%PD"),
-        wire.Records: wire.Records(records=3, is_all=True),
-        wire.Proposals: wire.Proposals(proposals=2, is_all=False),
-        wire.Channels: wire.Channels(channels=(_wire_records()[1],)),
-        wire.OrderOpening: wire.OrderOpening(order=_wire_records()[2], commitment_key=bytes(32), body_bytes=200),
-        wire.Refusal: wire.Refusal(code="busy", message="Labas, pasauli", retry_after_ms=1000),
-        wire.BatchOpening: wire.BatchOpening(order=_wire_records()[2], commitment_key=bytes(32)),
-        wire.RequestHead: wire.RequestHead(index=15, status=200, content_type="text/event-stream"),
-        wire.RequestRefused: wire.RequestRefused(index=0, code="busy", message="Labas", retry_after_ms=1000),
-        wire.RequestEnded: wire.RequestEnded(index=3, status=Status.FAILED),
-        wire.RequestCancel: wire.RequestCancel(index=3),
-        wire.Head: wire.Head(status=200, content_type="text/event-stream"),
-        wire.Cards: wire.Cards(cards=(_wire_records()[0], _wire_records()[1])),
-        wire.Capacity: wire.Capacity(sequence=7, models=(wire.ModelCapacity(model="m", free=3),)),
-        wire.ModelCapacity: wire.ModelCapacity(model="m", free=3),
-        wire.LogCall: wire.LogCall(path="checkpoint", body=b"old 0"),
-        wire.LogReply: wire.LogReply(status=200, body=b"no such log"),
+        SettlementCompared: SettlementCompared(until=_PLACE, lacks=(bytes(32),), records=1),
+        SettlementNews: SettlementNews(channel=bytes(32)),
+        StatementRequest: StatementRequest(channel=bytes(32), is_wanted=True, until_ms=1, until_day=739_000),
+        NothingToState: NothingToState(code="not-due", message="Rytoj."),
+        StatementDraft: StatementDraft(statement=_wire_records()[1], first_day=739_000, last_day=739_030),
+        StatedReceiptsRequest: StatedReceiptsRequest(first=3),
+        StatedReceipts: StatedReceipts(ids=(bytes(32),)),
+        StatementDifference: _DIFFERENCE,
+        StatementDiffers: StatementDiffers(differences=(_DIFFERENCE,), is_all=True),
+        DocumentRequest: DocumentRequest(channel=bytes(32), document_sha256=bytes(32), offset=32_768),
+        DocumentPiece: DocumentPiece(name="2027-0001.pdf", size=3, content=b"%PD"),
+        Records: Records(records=3, is_all=True),
+        Proposals: Proposals(proposals=2, is_all=False),
+        Channels: Channels(channels=(_wire_records()[1],)),
+        OrderOpening: OrderOpening(order=_wire_records()[2], commitment_key=bytes(32), body_bytes=200),
+        Refusal: Refusal(code="busy", message="Labas, pasauli", retry_after_ms=1000),
+        BatchOpening: BatchOpening(order=_wire_records()[2], commitment_key=bytes(32)),
+        RequestHead: RequestHead(index=15, status=200, content_type="text/event-stream"),
+        RequestRefused: RequestRefused(index=0, code="busy", message="Labas", retry_after_ms=1000),
+        RequestEnded: RequestEnded(index=3, status=Status.FAILED),
+        RequestCancel: RequestCancel(index=3),
+        Head: Head(status=200, content_type="text/event-stream"),
+        Cards: Cards(cards=(_wire_records()[0], _wire_records()[1])),
+        Capacity: Capacity(sequence=7, models=(ModelCapacity(model="m", free=3),)),
+        ModelCapacity: ModelCapacity(model="m", free=3),
+        LogCall: LogCall(path="checkpoint", body=b"old 0"),
+        LogReply: LogReply(status=200, body=b"no such log"),
         reach_wire.ReachRequest: reach_wire.ReachRequest(addresses=("/ip4/0.0.0.0/tcp/4801/tls",)),
         reach_wire.ReachAnswer: reach_wire.ReachAnswer(
             seen="/ip4/192.0.2.7/tcp/4001", now_ms=1, outcomes=(reach_wire.Outcome.REFUSED,)
@@ -498,21 +529,21 @@ def _exchanged() -> tuple[list[tuple[int, bytes]], list[tuple[int, bytes]]]:
 
 def _to_client() -> tuple[bytes, ...]:
     messages = _exchanged()[0]
-    refusal = wire.Refusal(code="busy", message="no").to_bytes()
-    return (_as_messages(messages), _as_messages(messages[:3]), _as_messages([(wire.Kind.REFUSAL, refusal)]))
+    refusal = Refusal(code="busy", message="no").to_bytes()
+    return (_as_messages(messages), _as_messages(messages[:3]), _as_messages([(Kind.REFUSAL, refusal)]))
 
 
 def _to_provider() -> tuple[bytes, ...]:
-    messages = [one for one in _exchanged()[1] if one[0] != wire.Kind.ORDER]
+    messages = [one for one in _exchanged()[1] if one[0] != Kind.ORDER]
     return (
         _as_messages(messages),
-        _as_messages([(wire.Kind.CANCEL, b"")]),
-        _as_messages([*messages[:2], (wire.Kind.DISPUTE, _wire_records()[2])]),
+        _as_messages([(Kind.CANCEL, b"")]),
+        _as_messages([*messages[:2], (Kind.DISPUTE, _wire_records()[2])]),
     )
 
 
 def _order_openings() -> tuple[bytes, ...]:
-    return tuple(payload for kind, payload in _exchanged()[1] if kind == wire.Kind.ORDER)
+    return tuple(payload for kind, payload in _exchanged()[1] if kind == Kind.ORDER)
 
 
 # -- batch orders -----------------------------------------------------------------------------------------------------
@@ -583,18 +614,18 @@ def _batch_seller(data: bytes) -> None:
 
 def _batch_to_client() -> tuple[bytes, ...]:
     messages = _exchanged_batch()[0]
-    refused = wire.RequestRefused(index=0, code="busy", message="no").to_bytes()
-    return (_as_messages(messages), _as_messages(messages[:4]), _as_messages([(wire.Kind.REQUEST_REFUSED, refused)]))
+    refused = RequestRefused(index=0, code="busy", message="no").to_bytes()
+    return (_as_messages(messages), _as_messages(messages[:4]), _as_messages([(Kind.REQUEST_REFUSED, refused)]))
 
 
 def _batch_to_provider() -> tuple[bytes, ...]:
-    later = [one for one in _exchanged_batch()[1] if one[0] != wire.Kind.BATCH][1:]
-    cancel = wire.RequestCancel(index=0).to_bytes()
-    return (_as_messages(later), _as_messages([(wire.Kind.REQUEST_CANCEL, cancel), (wire.Kind.BATCH_CLOSE, b"")]))
+    later = [one for one in _exchanged_batch()[1] if one[0] != Kind.BATCH][1:]
+    cancel = RequestCancel(index=0).to_bytes()
+    return (_as_messages(later), _as_messages([(Kind.REQUEST_CANCEL, cancel), (Kind.BATCH_CLOSE, b"")]))
 
 
 def _batch_openings() -> tuple[bytes, ...]:
-    return tuple(payload for kind, payload in _exchanged_batch()[1] if kind == wire.Kind.BATCH)
+    return tuple(payload for kind, payload in _exchanged_batch()[1] if kind == Kind.BATCH)
 
 
 # -- requests ---------------------------------------------------------------------------------------------------------
@@ -999,8 +1030,8 @@ def _targets() -> Iterator[Target]:
         name = f"message-{message_type.__name__.lower()}"
         samples, size = partial(_payloads, payload_type), message_type.max_payload_bytes
         yield Target(name, partial(_message, payload_type), record, samples, "msgpack", size)
-    for frame_type in wire.Frame.__subclasses__():
-        parse = partial(wire.parse_frame, frame_type=frame_type)
+    for frame_type in Frame.__subclasses__():
+        parse = partial(parse_frame, frame_type=frame_type)
         samples = partial(_frame_samples, frame_type)
         yield Target(
             f"frame-{frame_type.__name__.lower()}", parse, violation, samples, "msgpack", frame.MAX_PAYLOAD_BYTES

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from p2pgrid.errors import P2pgridError
-from p2pgrid.proto import wire
+from p2pgrid.proto.wire.base import Frame
 from tests.fuzz.mutation import MUTATIONS, TOKENS, mutate
 from tests.fuzz.targets import TARGETS, Target
 
@@ -58,7 +58,7 @@ def test_every_sample_cut_anywhere(target: Target) -> None:
 
 
 def test_every_unsigned_frame_has_a_target() -> None:
-    assert {f"frame-{frame.__name__.lower()}" for frame in wire.Frame.__subclasses__()} <= set(TARGETS)
+    assert {f"frame-{frame.__name__.lower()}" for frame in Frame.__subclasses__()} <= set(TARGETS)
 
 
 def test_only_errors_of_ours_are_allowed() -> None:

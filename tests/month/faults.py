@@ -11,7 +11,7 @@ import pytest
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.proto.record import Signed
 from p2pgrid.proto.verdict import Verdict
-from p2pgrid.proto.wire import StatementDifference
+from p2pgrid.proto.wire.settlement import StatementDifference
 from tests.month.scene import ALICE, VILNIUS
 from tests.month.settled import Deal, Month, Mutual
 

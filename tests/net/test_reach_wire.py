@@ -23,7 +23,7 @@ from p2pgrid.net.reach_wire import (
     parse_seen,
     parse_target,
 )
-from p2pgrid.proto.wire import parse_frame
+from p2pgrid.proto.wire.base import parse_frame
 
 SPEC = (Path(__file__).parents[2] / "docs" / "spec" / "reachability.md").read_text()
 

@@ -28,7 +28,7 @@ from p2pgrid.proto.proposal import Ending, propose_receipt
 from p2pgrid.proto.record import Message, Role, Signed
 from p2pgrid.proto.request import metered_body, parse_request
 from p2pgrid.proto.verdict import Verdict, audit_records
-from p2pgrid.proto.wire import Kind
+from p2pgrid.proto.wire.kinds import Kind
 from tests.proto.simulation import CHAT, CLIENT, MODEL, NOW_MS, PROVIDER, TARIFF, make_books, make_channel, make_offer
 
 KEY = bytes([7] * 32)

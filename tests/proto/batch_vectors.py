@@ -13,7 +13,8 @@ from p2pgrid.proto.asked_request import AskedRequest
 from p2pgrid.proto.messages import Receipt, Status
 from p2pgrid.proto.metered_order import VOUCHER_TIMEOUT_MS
 from p2pgrid.proto.record import Role, parse_message, parse_record, sign_message
-from p2pgrid.proto.wire import Kind, RequestCancel, RequestEnded, RequestHead
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.orders import RequestCancel, RequestEnded, RequestHead
 from tests.proto.batch_rig import KEY, BatchRig, body_of
 from tests.proto.machine_trace import chunk, last, prompt
 from tests.proto.simulation import CLIENT, NOW_MS, PROVIDER

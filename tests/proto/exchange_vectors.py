@@ -27,7 +27,8 @@ from p2pgrid.proto.reconcile import (
 )
 from p2pgrid.proto.record import Record, Role, Signed, sign_message
 from p2pgrid.proto.restore import restore_books
-from p2pgrid.proto.wire import Kind, Proposals, Records, Resume, Resumed
+from p2pgrid.proto.wire.channels import Proposals, Records, Resume, Resumed
+from p2pgrid.proto.wire.kinds import Kind
 from tests.factories import make_answer, make_dispute, resigned
 from tests.proto.chains import DAY_MS, WINDOW, Dealings, key
 

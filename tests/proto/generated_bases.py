@@ -8,32 +8,19 @@ from typing import Any
 from p2pgrid.proto.inclusion import InclusionProof
 from p2pgrid.proto.messages import Status, Usage
 from p2pgrid.proto.record import Message, Role
-from p2pgrid.proto.wire import (
+from p2pgrid.proto.wire.base import Refusal
+from p2pgrid.proto.wire.channels import ChannelRequest, Channels, Held, OpenTick, Proposals, Records, Resume, Resumed
+from p2pgrid.proto.wire.disputes import DisputesCompared, DisputesHeld, DisputesNews, HeldDispute
+from p2pgrid.proto.wire.log import LogCall, LogReply
+from p2pgrid.proto.wire.offers import Capacity, Cards, ModelCapacity
+from p2pgrid.proto.wire.orders import (
     BatchOpening,
-    Capacity,
-    Cards,
-    ChannelRequest,
-    Channels,
-    DisputesCompared,
-    DisputesHeld,
-    DisputesNews,
     Head,
-    Held,
-    HeldDispute,
-    LogCall,
-    LogReply,
-    ModelCapacity,
-    OpenTick,
     OrderOpening,
-    Proposals,
-    Records,
-    Refusal,
     RequestCancel,
     RequestEnded,
     RequestHead,
     RequestRefused,
-    Resume,
-    Resumed,
 )
 from tests import factories
 from tests.factories import digest

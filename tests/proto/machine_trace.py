@@ -19,7 +19,9 @@ from p2pgrid.proto.placement import place_order
 from p2pgrid.proto.record import Message, Record, Role, Signed, parse_message, parse_record, sign_message
 from p2pgrid.proto.request import metered_body, parse_request
 from p2pgrid.proto.seller import SellerOrder
-from p2pgrid.proto.wire import Kind, OrderOpening, Refusal
+from p2pgrid.proto.wire.base import Refusal
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.orders import OrderOpening
 from tests.proto.simulation import CHAT, CLIENT, MODEL, NOW_MS, PROVIDER, make_books, make_channel, make_offer
 from tests.proto.squeezed import squeezed
 

@@ -9,7 +9,7 @@ import msgspec
 
 from p2pgrid.proto.disputing import sign_dispute
 from p2pgrid.proto.messages import Status, Usage
-from p2pgrid.proto.wire import Kind
+from p2pgrid.proto.wire.kinds import Kind
 from tests.proto.machine_trace import Trace, chunk, last, prompt, with_fields
 from tests.proto.refused_orders import refused_orders, risks
 from tests.proto.simulation import CLIENT, PROVIDER, STRANGER

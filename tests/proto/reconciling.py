@@ -21,7 +21,7 @@ from p2pgrid.proto.reconcile import (
 )
 from p2pgrid.proto.record import Record, Role, Signed
 from p2pgrid.proto.restore import restore_books
-from p2pgrid.proto.wire import Kind
+from p2pgrid.proto.wire.kinds import Kind
 
 Tamper = Callable[[Sequence[Record]], Sequence[Record]]
 

@@ -21,7 +21,7 @@ from p2pgrid.proto.record import Message, Record, Role, encode_payload, parse_me
 from p2pgrid.proto.rules import faults_of_channel
 from p2pgrid.proto.set_off import SetOff, SetOffSide
 from p2pgrid.proto.statement import InvoiceType, PaymentKind, Statement
-from p2pgrid.proto.wire import Frame, parse_frame
+from p2pgrid.proto.wire.base import Frame, parse_frame
 from tests import factories
 from tests.proto.generated_bases import one_of_each_frame, one_of_each_message
 from tests.proto.record_refusals import key_cases, line_cases, peer_id_cases, signed_cases, wire_cases

@@ -12,7 +12,9 @@ from p2pgrid.proto.acceptance import accept_order, verify_order
 from p2pgrid.proto.books import Arrears, ChannelBooks, risk_pico
 from p2pgrid.proto.messages import Offer, Order, Tariff
 from p2pgrid.proto.record import Role, Signed, parse_record, sign_message
-from p2pgrid.proto.wire import Kind, OrderOpening, parse_frame
+from p2pgrid.proto.wire.base import parse_frame
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.orders import OrderOpening
 from tests.proto.machine_trace import COMMITMENT_KEY, Trace
 from tests.proto.simulation import CLIENT, NOW_MS, PROVIDER, TARIFF, make_books, make_channel, make_offer
 

@@ -58,7 +58,9 @@ from p2pgrid.proto.request import metered_body, parse_request
 from p2pgrid.proto.seller import SellerOrder
 from p2pgrid.proto.sse import EventSplitter
 from p2pgrid.proto.verdict import Verdict, audit_records
-from p2pgrid.proto.wire import Kind, OrderOpening, Refusal
+from p2pgrid.proto.wire.base import Refusal
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.orders import OrderOpening
 
 NOW_MS = 1_800_000_000_000
 PROVIDER = SecretKey(bytes(range(32)))

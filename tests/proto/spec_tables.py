@@ -23,36 +23,25 @@ from p2pgrid.proto.messages import BatchTerms, DataTerms, ModelOffer, RequestLin
 from p2pgrid.proto.record import Message
 from p2pgrid.proto.set_off import Claim, SetOffSide
 from p2pgrid.proto.statement import StatementLine, VatLine
-from p2pgrid.proto.wire import (
+from p2pgrid.proto.wire.base import Refusal
+from p2pgrid.proto.wire.channels import ChannelRequest, Channels, Held, OpenTick, Proposals, Records, Resume, Resumed
+from p2pgrid.proto.wire.disputes import DisputesCompared, DisputesHeld, DisputesNews, HeldDispute
+from p2pgrid.proto.wire.log import LogCall, LogReply
+from p2pgrid.proto.wire.offers import Capacity, Cards, ModelCapacity
+from p2pgrid.proto.wire.orders import (
     BatchOpening,
-    Capacity,
-    Cards,
-    ChannelRequest,
-    Channels,
-    DisputesCompared,
-    DisputesHeld,
-    DisputesNews,
-    DocumentPiece,
-    DocumentRequest,
     Head,
-    Held,
-    HeldDispute,
-    HeldSettled,
-    LogCall,
-    LogReply,
-    ModelCapacity,
-    NothingToState,
-    OpenTick,
     OrderOpening,
-    Proposals,
-    Records,
-    Refusal,
     RequestCancel,
     RequestEnded,
     RequestHead,
     RequestRefused,
-    Resume,
-    Resumed,
+)
+from p2pgrid.proto.wire.settlement import (
+    DocumentPiece,
+    DocumentRequest,
+    HeldSettled,
+    NothingToState,
     SettledPlace,
     SettlementCompared,
     SettlementHeld,

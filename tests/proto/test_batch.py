@@ -23,7 +23,9 @@ from p2pgrid.proto.order_states import BuyerState, SellerState
 from p2pgrid.proto.pricing import price_of
 from p2pgrid.proto.record import Role, encode_payload, parse_message, parse_record, sign_message
 from p2pgrid.proto.sse import EventSplitter
-from p2pgrid.proto.wire import Kind, RequestEnded, RequestHead, RequestRefused, parse_frame
+from p2pgrid.proto.wire.base import parse_frame
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.orders import RequestEnded, RequestHead, RequestRefused
 from tests.proto.batch_rig import KEY, BatchRig, body_of
 from tests.proto.machine_trace import with_fields
 from tests.proto.machine_vectors import short

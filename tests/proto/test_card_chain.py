@@ -26,7 +26,7 @@ from p2pgrid.proto.card_chain import (
 )
 from p2pgrid.proto.record import Record, Role, Signature, Signed, signature_input
 from p2pgrid.proto.well_known import parse_well_known, well_known_of
-from p2pgrid.proto.wire import MAX_CARDS_BYTES
+from p2pgrid.proto.wire.offers import MAX_CARDS_BYTES
 from tests.factories import CLIENT, DAY_MS, NOW_MS, OPERATOR, PROVIDER, digest, make_card, resigned, secret_key
 
 NODE = PROVIDER.public_key.raw

@@ -16,7 +16,8 @@ from p2pgrid.proto.books import ChannelBooks
 from p2pgrid.proto.dispute import Decision
 from p2pgrid.proto.dispute_exchange import check_sent, compare, held_by_both, note_held, page_of, record_of
 from p2pgrid.proto.record import Message, Role, Signed
-from p2pgrid.proto.wire import MAX_COMPARED, MAX_NUMBER, DisputesHeld, HeldDispute
+from p2pgrid.proto.wire.base import MAX_COMPARED, MAX_NUMBER
+from p2pgrid.proto.wire.disputes import DisputesHeld, HeldDispute
 from tests.factories import CLIENT as CLIENT_KEY
 from tests.factories import DAY_MS, NOW_MS, Dealings, make_answer, make_dispute, resigned
 

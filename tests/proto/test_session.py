@@ -30,7 +30,9 @@ from p2pgrid.proto.proposal import Ending, check_countersignature, propose_recei
 from p2pgrid.proto.receipt_check import DISPUTABLE
 from p2pgrid.proto.record import Record, Role, parse_record, sign_message, verify_record
 from p2pgrid.proto.request import metered_body, parse_request
-from p2pgrid.proto.wire import MAX_ENGINE_ERROR_BYTES, Kind, OrderOpening, Refusal
+from p2pgrid.proto.wire.base import Refusal
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.orders import MAX_ENGINE_ERROR_BYTES, OrderOpening
 from tests.proto.simulation import (
     CHAT,
     CLIENT,

@@ -10,7 +10,7 @@ from p2pgrid.proto.card import PeerKey, Revocation
 from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.messages import ModelOffer, Status, TariffPeriod, Terms
 from p2pgrid.proto.statement import StatementLine, VatLine
-from p2pgrid.proto.wire import Kind
+from p2pgrid.proto.wire.kinds import Kind
 from tests.proto.session_diagrams import SPEC, meanings_of_events, with_diagrams
 
 TEXT = SPEC.read_text()

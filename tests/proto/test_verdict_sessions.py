@@ -19,7 +19,7 @@ from p2pgrid.proto.record import Role
 from p2pgrid.proto.request import metered_body, parse_request
 from p2pgrid.proto.seller import SellerOrder
 from p2pgrid.proto.verdict import audit_records
-from p2pgrid.proto.wire import Kind
+from p2pgrid.proto.wire.kinds import Kind
 from tests.proto.chains import Dealings, bundle_of, digest
 
 ENDPOINT = "/v1/chat/completions"

@@ -11,28 +11,11 @@ from hypothesis import strategies as st
 
 from p2pgrid.errors import ProtocolViolation
 from p2pgrid.proto.frame import FIRST_CREDITED_KIND, FIRST_MESSAGE_KIND
-from p2pgrid.proto.wire import (
-    MAX_BODY_BYTES,
-    MAX_COMPARED,
-    ChannelRequest,
-    Channels,
-    DisputesCompared,
-    DisputesHeld,
-    DisputesNews,
-    Frame,
-    Head,
-    Held,
-    HeldDispute,
-    Kind,
-    OpenTick,
-    OrderOpening,
-    Proposals,
-    Records,
-    Refusal,
-    Resume,
-    Resumed,
-    parse_frame,
-)
+from p2pgrid.proto.wire.base import MAX_COMPARED, Frame, Refusal, parse_frame
+from p2pgrid.proto.wire.channels import ChannelRequest, Channels, Held, OpenTick, Proposals, Records, Resume, Resumed
+from p2pgrid.proto.wire.disputes import DisputesCompared, DisputesHeld, DisputesNews, HeldDispute
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.orders import MAX_BODY_BYTES, Head, OrderOpening
 
 HELD = Held(
     last_order_number=2**53,

@@ -36,18 +36,9 @@ from p2pgrid.proto.order_states import BuyerState
 from p2pgrid.proto.placement import place_order
 from p2pgrid.proto.record import Role, Signed, parse_record, verify_record
 from p2pgrid.proto.request import metered_body, parse_request
-from p2pgrid.proto.wire import (
-    ChannelRequest,
-    Held,
-    Kind,
-    OpenTick,
-    Proposals,
-    Records,
-    Refusal,
-    Resume,
-    Resumed,
-    parse_frame,
-)
+from p2pgrid.proto.wire.base import Refusal, parse_frame
+from p2pgrid.proto.wire.channels import ChannelRequest, Held, OpenTick, Proposals, Records, Resume, Resumed
+from p2pgrid.proto.wire.kinds import Kind
 from p2pgrid.provider.admission import Admission
 from p2pgrid.provider.channels import Channels
 from p2pgrid.provider.client_credit import ClientCredit, CreditPolicy, Standing

@@ -18,7 +18,9 @@ from p2pgrid.proto.messages import BatchTerms, Receipt, Status
 from p2pgrid.proto.order_states import BuyerState
 from p2pgrid.proto.placement import place_batch
 from p2pgrid.proto.request import metered_body, parse_request
-from p2pgrid.proto.wire import BatchOpening, Kind, OrderOpening, parse_frame
+from p2pgrid.proto.wire.base import parse_frame
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.orders import BatchOpening, OrderOpening
 from tests.provider.rig import CHAT, MODEL, Buyer, Rig, limits, provider, until
 
 BATCH = BatchTerms(batch_requests=4, batch_ms=50)

@@ -19,7 +19,7 @@ from p2pgrid.proto.record import Role, Signed
 from p2pgrid.proto.settled import PayingHistory
 from p2pgrid.proto.statement import Payment, Statement
 from p2pgrid.proto.verdict import audit_records
-from p2pgrid.proto.wire import Refusal
+from p2pgrid.proto.wire.base import Refusal
 from p2pgrid.provider.client_credit import CreditPolicy, policy_of
 from p2pgrid.settlement.credit.book import CreditBook
 from p2pgrid.settlement.database import open_database

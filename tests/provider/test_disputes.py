@@ -15,7 +15,9 @@ from p2pgrid.net.stream_reader import StreamReader
 from p2pgrid.proto.dispute import Dispute
 from p2pgrid.proto.disputing import sign_dispute
 from p2pgrid.proto.record import Message, Signed
-from p2pgrid.proto.wire import MAX_NUMBER, DisputesCompared, DisputesHeld, DisputesNews, HeldDispute, Kind, parse_frame
+from p2pgrid.proto.wire.base import MAX_NUMBER, parse_frame
+from p2pgrid.proto.wire.disputes import DisputesCompared, DisputesHeld, DisputesNews, HeldDispute
+from p2pgrid.proto.wire.kinds import Kind
 from p2pgrid.provider.limits import ProviderLimits
 from tests.factories import CLIENT
 from tests.provider.rig import QUICK, Buyer, Rig, provider, until

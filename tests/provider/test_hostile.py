@@ -15,7 +15,9 @@ from p2pgrid.log.service import LogService
 from p2pgrid.net.direct import dial
 from p2pgrid.net.stream_reader import StreamReader
 from p2pgrid.proto.messages import Status
-from p2pgrid.proto.wire import ChannelRequest, Kind, Refusal, parse_frame
+from p2pgrid.proto.wire.base import Refusal, parse_frame
+from p2pgrid.proto.wire.channels import ChannelRequest
+from p2pgrid.proto.wire.kinds import Kind
 from tests.factories import PROVIDER, secret_key
 from tests.provider.rig import Buyer, limits, provider, receive, until
 

@@ -6,7 +6,8 @@ from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.proto.countersigning import check_resumed
 from p2pgrid.proto.messages import Status
 from p2pgrid.proto.record import Role
-from p2pgrid.proto.wire import Kind, Records
+from p2pgrid.proto.wire.channels import Records
+from p2pgrid.proto.wire.kinds import Kind
 from tests.provider.rig import Buyer, Placed, Rig, limits, provider, receive, until
 
 SLOW = {"tokens": 200, "pace_ms": 3}

@@ -9,7 +9,9 @@ import pytest
 from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.proto.messages import Receipt, Status
 from p2pgrid.proto.record import Signed
-from p2pgrid.proto.wire import Kind, Refusal, Resumed, parse_frame
+from p2pgrid.proto.wire.base import Refusal, parse_frame
+from p2pgrid.proto.wire.channels import Resumed
+from p2pgrid.proto.wire.kinds import Kind
 from tests.provider.rig import Buyer, provider, until
 
 # What an order of 20 tokens in windows of 16 writes: itself, a meter tick and a voucher for every 8 tokens,

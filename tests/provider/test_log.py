@@ -27,7 +27,7 @@ from p2pgrid.net.network import Network
 from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.proto.checkpoint import cosign, cosignatures_of, verify_checkpoint
 from p2pgrid.proto.inclusion import parse_log_proof
-from p2pgrid.proto.wire import Kind
+from p2pgrid.proto.wire.kinds import Kind
 from p2pgrid.proto.witness import AddCheckpoint
 from p2pgrid.provider.node import Provider
 from p2pgrid.provider.pages import serve_pages

@@ -9,7 +9,9 @@ import pytest
 from p2pgrid.net.stream import Stream
 from p2pgrid.net.stream_reader import StreamReader
 from p2pgrid.proto.record import parse_record
-from p2pgrid.proto.wire import Capacity, Kind, ModelCapacity, parse_frame
+from p2pgrid.proto.wire.base import parse_frame
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.offers import Capacity, ModelCapacity
 from p2pgrid.proto.withdrawal import verify_withdrawal, withdraws
 from p2pgrid.provider import offer_news, offer_watch
 from tests.factories import PROVIDER

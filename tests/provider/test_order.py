@@ -9,7 +9,7 @@ import pytest
 from p2pgrid.proto.messages import Status, Usage
 from p2pgrid.proto.metered_order import VOUCHER_TIMEOUT_MS
 from p2pgrid.proto.order_states import SellerState
-from p2pgrid.proto.wire import Kind
+from p2pgrid.proto.wire.kinds import Kind
 from tests.provider.rig import WINDOW, Buyer, provider, until
 
 

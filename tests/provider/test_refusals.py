@@ -10,7 +10,10 @@ import pytest
 
 from p2pgrid.proto.actions import Send
 from p2pgrid.proto.record import Role, sign_message
-from p2pgrid.proto.wire import ChannelRequest, Kind, OrderOpening, Refusal, parse_frame
+from p2pgrid.proto.wire.base import Refusal, parse_frame
+from p2pgrid.proto.wire.channels import ChannelRequest
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.orders import OrderOpening
 from p2pgrid.proto.withdrawal import verify_withdrawal, withdraws
 from tests.factories import PROVIDER, make_channel, secret_key
 from tests.provider.rig import Buyer, Placed, limits, provider, until

@@ -10,7 +10,9 @@ from p2pgrid.ledger.memory import MemoryLedger
 from p2pgrid.net.stream_reader import StreamReader
 from p2pgrid.proto.messages import Status
 from p2pgrid.proto.record import Role
-from p2pgrid.proto.wire import Channels, Held, Kind, Proposals, Records, Refusal, Resume, Resumed, parse_frame
+from p2pgrid.proto.wire.base import Refusal, parse_frame
+from p2pgrid.proto.wire.channels import Channels, Held, Proposals, Records, Resume, Resumed
+from p2pgrid.proto.wire.kinds import Kind
 from tests.factories import secret_key
 from tests.provider.rig import Buyer, Rig, limits, provider, receive, until
 from tests.provider.test_interruption import until_idle, vouched

@@ -14,11 +14,11 @@ from p2pgrid.proto.record import Role, Signed, parse_message, parse_record, sign
 from p2pgrid.proto.settle_exchange import BEGIN, END
 from p2pgrid.proto.statement import Invoice, Statement
 from p2pgrid.proto.statement_difference import difference, differs
-from p2pgrid.proto.wire import (
+from p2pgrid.proto.wire.base import Refusal, parse_frame
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.settlement import (
     DocumentRequest,
     HeldSettled,
-    Kind,
-    Refusal,
     SettledPlace,
     SettlementCompared,
     SettlementHeld,
@@ -26,7 +26,6 @@ from p2pgrid.proto.wire import (
     StatedReceiptsRequest,
     StatementDraft,
     StatementRequest,
-    parse_frame,
 )
 from p2pgrid.settlement.wiring import Selling
 from tests.factories import CLIENT, PROVIDER, digest, make_invoice, make_prepayment

@@ -23,7 +23,9 @@ from p2pgrid.proto.disputing import sign_answer
 from p2pgrid.proto.messages import Status
 from p2pgrid.proto.record import Role, Signed, parse_record, sign_message
 from p2pgrid.proto.statement import Invoice, Payment, Statement
-from p2pgrid.proto.wire import Channels, Kind, Records, Refusal, parse_frame
+from p2pgrid.proto.wire.base import Refusal, parse_frame
+from p2pgrid.proto.wire.channels import Channels, Records
+from p2pgrid.proto.wire.kinds import Kind
 from p2pgrid.provider.node import Provider
 from p2pgrid.provider.pages import serve_pages
 from p2pgrid.provider.workers import ProviderWorkers

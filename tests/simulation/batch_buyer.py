@@ -9,7 +9,8 @@ from p2pgrid.proto.asked_request import AskedRequest
 from p2pgrid.proto.batch_buyer import BuyerBatch, Need
 from p2pgrid.proto.placement import place_batch
 from p2pgrid.proto.request import RequestFields, parse_request
-from p2pgrid.proto.wire import MAX_REQUEST_BYTES, Kind
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.orders import MAX_REQUEST_BYTES
 from tests.simulation.buyer import Buyer, OrderTalk
 from tests.simulation.network import Link
 

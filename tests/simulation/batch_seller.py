@@ -6,7 +6,9 @@ from p2pgrid.errors import ProtocolViolation, Refused
 from p2pgrid.proto.acceptance import accept_batch, parse_batch, verify_arrived
 from p2pgrid.proto.actions import AbortEngine, AbortEngineFor, Actions, AskEngineFor
 from p2pgrid.proto.batch_seller import SellerBatch
-from p2pgrid.proto.wire import Kind, RequestEnded, RequestHead, parse_frame
+from p2pgrid.proto.wire.base import parse_frame
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.orders import RequestEnded, RequestHead
 from tests.proto.simulation import Engine
 from tests.simulation.seller import OrderTalk, Seller
 

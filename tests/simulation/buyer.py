@@ -42,7 +42,9 @@ from p2pgrid.proto.reconcile import (
 from p2pgrid.proto.record import Message, Role, Signed, parse_record
 from p2pgrid.proto.request import parse_request
 from p2pgrid.proto.restore import restore_books
-from p2pgrid.proto.wire import ChannelRequest, Held, Kind, Proposals, Records, Resume, Resumed, parse_frame
+from p2pgrid.proto.wire.base import parse_frame
+from p2pgrid.proto.wire.channels import ChannelRequest, Held, Proposals, Records, Resume, Resumed
+from p2pgrid.proto.wire.kinds import Kind
 from tests.simulation.ledgers import SlowLedger
 from tests.simulation.network import Link
 from tests.simulation.script import DURABLE, Script, Steps, expect

@@ -16,7 +16,7 @@ import msgspec
 from p2pgrid.errors import InvalidRecord
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.proto.record import Message, Record, Role, Signature, Signed, sign_message
-from p2pgrid.proto.wire import Kind
+from p2pgrid.proto.wire.kinds import Kind
 
 M = TypeVar("M", bound=Message)
 Frame = tuple[int, bytes]

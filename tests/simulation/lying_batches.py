@@ -12,16 +12,16 @@ from p2pgrid.proto.batch import batch_commitment, counted_lines, line_amount, su
 from p2pgrid.proto.messages import MAX_BATCH_REQUESTS, Receipt, RequestLine, Status, Usage
 from p2pgrid.proto.pricing import owes_nothing
 from p2pgrid.proto.record import Role, Signed
-from p2pgrid.proto.wire import (
+from p2pgrid.proto.wire.base import parse_frame
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.orders import (
     MAX_REQUEST_BYTES,
     BatchOpening,
-    Kind,
     OrderOpening,
     RequestCancel,
     RequestEnded,
     RequestHead,
     RequestRefused,
-    parse_frame,
 )
 from tests.simulation import batch_buyer, batch_seller, lying_client, lying_provider
 from tests.simulation.lies import forged

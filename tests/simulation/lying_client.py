@@ -17,7 +17,10 @@ from p2pgrid.proto.pricing import price_of
 from p2pgrid.proto.reconcile import Answered, Batch
 from p2pgrid.proto.record import Role, Signed, parse_message, parse_record, sign_message
 from p2pgrid.proto.restore import restore_books
-from p2pgrid.proto.wire import Held, Kind, OpenTick, OrderOpening, parse_frame
+from p2pgrid.proto.wire.base import parse_frame
+from p2pgrid.proto.wire.channels import Held, OpenTick
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.orders import OrderOpening
 from tests.simulation.buyer import Buyer, BuyerPhase, OpenTalk, OrderTalk, ResumeTalk, Talk
 from tests.simulation.lies import Frame, Lies, forged, with_bad_signature
 from tests.simulation.network import Link

@@ -16,7 +16,9 @@ from p2pgrid.proto.pricing import amount_owed, price_of
 from p2pgrid.proto.reconcile import Batch
 from p2pgrid.proto.record import Role, Signed, sign_message
 from p2pgrid.proto.restore import tariff_of
-from p2pgrid.proto.wire import Held, Kind, OpenTick, Refusal
+from p2pgrid.proto.wire.base import Refusal
+from p2pgrid.proto.wire.channels import Held, OpenTick
+from p2pgrid.proto.wire.kinds import Kind
 from tests.simulation.lies import Frame, Lies, forged, with_bad_signature
 from tests.simulation.network import Link
 from tests.simulation.seller import ChannelTalk, OrderTalk, ResumeTalk, Seller, Talk

@@ -15,7 +15,9 @@ from p2pgrid.proto.evidence import slot_of
 from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.messages import Channel, Meter, Order, Receipt, Status, Tariff, Voucher
 from p2pgrid.proto.record import Message, Record, Role, Signed, parse_message, parse_record
-from p2pgrid.proto.wire import BatchOpening, Head, Kind, OrderOpening, RequestHead, parse_frame
+from p2pgrid.proto.wire.base import parse_frame
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.orders import BatchOpening, Head, OrderOpening, RequestHead
 from tests.simulation.sale import Delivery, Sale
 
 

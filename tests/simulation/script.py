@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from typing import Final
 
 from p2pgrid.errors import P2pgridError, ProtocolViolation
-from p2pgrid.proto.wire import Kind
+from p2pgrid.proto.wire.kinds import Kind
 
 Received = tuple[int, bytes]
 Steps = Generator[str, Received, None]

@@ -42,18 +42,10 @@ from p2pgrid.proto.reconcile import (
 from p2pgrid.proto.record import Role, Signed, parse_message, parse_record
 from p2pgrid.proto.restore import restore_books
 from p2pgrid.proto.seller import SellerOrder
-from p2pgrid.proto.wire import (
-    ChannelRequest,
-    Held,
-    Kind,
-    OrderOpening,
-    Proposals,
-    Records,
-    Refusal,
-    Resume,
-    Resumed,
-    parse_frame,
-)
+from p2pgrid.proto.wire.base import Refusal, parse_frame
+from p2pgrid.proto.wire.channels import ChannelRequest, Held, Proposals, Records, Resume, Resumed
+from p2pgrid.proto.wire.kinds import Kind
+from p2pgrid.proto.wire.orders import OrderOpening
 from p2pgrid.provider.limits import ProviderLimits
 from tests.proto.simulation import Engine
 from tests.simulation.ledgers import SlowLedger

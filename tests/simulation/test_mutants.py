@@ -18,7 +18,7 @@ from p2pgrid.proto.messages import Receipt, Usage, Voucher
 from p2pgrid.proto.record import Role, Signed, parse_message, parse_record
 from p2pgrid.proto.request import RequestFields
 from p2pgrid.proto.seller import SellerOrder
-from p2pgrid.proto.wire import Kind
+from p2pgrid.proto.wire.kinds import Kind
 from tests.simulation import seller as simulated_seller
 from tests.simulation.observer import Broken
 from tests.simulation.run import run_many

@@ -15,7 +15,7 @@ from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.message_types import MESSAGE_TYPES
 from p2pgrid.proto.messages import Offer, Order
 from p2pgrid.proto.record import Role, Signed, parse_message
-from p2pgrid.proto.wire import Kind
+from p2pgrid.proto.wire.kinds import Kind
 from tests.proto.simulation import CLIENT, NOW_MS, PROVIDER, Engine
 from tests.simulation import batch_seller  # noqa: F401 - sellers take BATCH from here on
 from tests.simulation.answers import plain_answer

@@ -17,7 +17,7 @@ from p2pgrid.proto.record import Signed
 from p2pgrid.proto.statement import Statement
 from p2pgrid.proto.statement_difference import difference, differences
 from p2pgrid.proto.statement_making import Period, VatOf, receipts_of_period, vat_in
-from p2pgrid.proto.wire import StatementDifference
+from p2pgrid.proto.wire.settlement import StatementDifference
 from p2pgrid.settlement.hooks import Details
 from p2pgrid.settlement.statements.days import DAY_MS, may_be_days
 from p2pgrid.settlement.statements.drafting import statement_of

@@ -28,7 +28,7 @@ from p2pgrid.net.network import Network
 from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.net.stream import Stream, StreamHandler
 from p2pgrid.proto.keys import PublicKey, SecretKey, parse_peer_id
-from p2pgrid.proto.wire import Kind
+from p2pgrid.proto.wire.kinds import Kind
 
 CHAT: Final = "/v1/chat/completions"
 TIME_S: Final = 60.0

@@ -13,7 +13,8 @@ from p2pgrid.proto.dispute import Decision
 from p2pgrid.proto.record import Role, sign_message
 from p2pgrid.proto.statement import Statement
 from p2pgrid.proto.statement_difference import differs, receipt_differences
-from p2pgrid.proto.wire import MAX_DIFFERENCES, StatementDiffers, parse_frame
+from p2pgrid.proto.wire.base import parse_frame
+from p2pgrid.proto.wire.settlement import MAX_DIFFERENCES, StatementDiffers
 from p2pgrid.settlement.statements.days import LocalDays
 from p2pgrid.settlement.statements.drafting import Draft, Terms, draft
 from p2pgrid.settlement.statements.judging import judge

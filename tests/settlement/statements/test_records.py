@@ -22,7 +22,8 @@ from p2pgrid.proto.settle_check import CHECKS, MOST_PROPOSED, Taken, check_taken
 from p2pgrid.proto.settle_exchange import BEGIN, END, KINDS, compare, page_of, place_of, signers_of
 from p2pgrid.proto.settle_listing import Listing
 from p2pgrid.proto.statement import Invoice, Payment, Statement
-from p2pgrid.proto.wire import MAX_COMPARED, MAX_SETTLED, HeldSettled, SettledPlace, SettlementHeld
+from p2pgrid.proto.wire.base import MAX_COMPARED
+from p2pgrid.proto.wire.settlement import MAX_SETTLED, HeldSettled, SettledPlace, SettlementHeld
 from p2pgrid.settlement.set_off.claims import in_force
 from tests.factories import (
     CLIENT,

@@ -22,7 +22,8 @@ from p2pgrid.proto.settle_exchange import page_of as page_of_settled
 from p2pgrid.proto.settle_listing import Listing
 from p2pgrid.proto.statement import Statement
 from p2pgrid.proto.verdict import audit_records
-from p2pgrid.proto.wire import MAX_NUMBER, StatementDifference
+from p2pgrid.proto.wire.base import MAX_NUMBER
+from p2pgrid.proto.wire.settlement import StatementDifference
 from p2pgrid.settlement.statements.agreed import AgreedInMemory
 from p2pgrid.settlement.statements.days import LocalDays, period_days
 from p2pgrid.settlement.statements.drafting import NOTHING_HAPPENED, Terms, draft
