@@ -7,9 +7,8 @@ durable until `release`; `crashed` is what the next process would find.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from p2pgrid.errors import LedgerError
 from p2pgrid.ledger.base import (
@@ -20,59 +19,23 @@ from p2pgrid.ledger.base import (
     OpenOrder,
     ReceiptRow,
     SettlementMark,
-    SlotTaken,
     both_told,
     tell_when_durable,
 )
 from p2pgrid.ledger.logged import LOGGED_TYPES, Loggable
-from p2pgrid.ledger.reading import read_channel, read_named, read_offer, read_signed
-from p2pgrid.ledger.signatures import BOTH_ROLES, checked_record, merged_signatures, signed_by
-from p2pgrid.ledger.table import Table
+from p2pgrid.ledger.memory_books import Change, MemoryBooks, Row, storing
+from p2pgrid.ledger.reading import read_channel, read_named, read_offer
+from p2pgrid.ledger.signatures import BOTH_ROLES, signed_by
 from p2pgrid.ledger.tables import PLACED_BY, TABLES, table_of
 from p2pgrid.ledger.writer import resolve
 from p2pgrid.proto.books import UNSIGNED_COUNTS_MS
 from p2pgrid.proto.channel import ChannelHead
-from p2pgrid.proto.cycle import CycleVerdict, Leg
 from p2pgrid.proto.dispute import Answer, Dispute
 from p2pgrid.proto.keys import parse_public_key
 from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.pricing import is_billed_by_voucher
 from p2pgrid.proto.record import M, Message, Record, Signed
-from p2pgrid.proto.set_off_rules import NAMING_TYPES, channels_named, is_of_channel
-
-_Slot = tuple[str, tuple[str, ...], tuple[int | str, ...]]
-_Change = Callable[["_Books"], None]
-
-
-@dataclass(slots=True)
-class _Row:
-    table: Table
-    message: Message
-    record: Record
-    outcome: str | None = None
-
-
-@dataclass(slots=True)
-class _Books:
-    """What is stored. A copy is cheap to make and shares no row with its original."""
-
-    rows: dict[bytes, _Row] = field(default_factory=dict)
-    """By record id, in the order of arrival."""
-    slots: dict[_Slot, bytes] = field(default_factory=dict)
-    evidence: list[tuple[Record, str]] = field(default_factory=list)
-    request_keys: dict[tuple[bytes, int], bytes] = field(default_factory=dict)
-
-    def copy(self) -> _Books:
-        rows = {key: _Row(r.table, r.message, r.record, r.outcome) for key, r in self.rows.items()}
-        return _Books(rows, dict(self.slots), list(self.evidence), dict(self.request_keys))
-
-    def of(self, message_type: type[M], channel: bytes | None = None) -> list[tuple[M, _Row]]:
-        found: list[tuple[M, _Row]] = []
-        for row in self.rows.values():
-            message = row.message
-            if isinstance(message, message_type) and channel in (None, getattr(message, "channel", None)):
-                found.append((message, row))
-        return found
+from p2pgrid.proto.set_off_rules import NAMING_TYPES, is_of_channel
 
 
 @dataclass(slots=True)
@@ -85,15 +48,15 @@ class MemoryLedger:
     """The ledger of `p2pgrid.ledger.base`, in memory."""
 
     def __init__(self) -> None:
-        self._books = _Books()
-        self._unsure: _Books | None = None
+        self._books = MemoryBooks()
+        self._unsure: MemoryBooks | None = None
         self._faults: list[_Fault] = []
-        self._held: list[tuple[list[_Change], asyncio.Future[None]]] = []
+        self._held: list[tuple[list[Change], asyncio.Future[None]]] = []
         self._holding = False
         self._closed = False
         self._untold: LedgerError | None = None
         """A write has failed, and who waits for it does not know yet: what is written now fails with it."""
-        self._with_next: list[_Change] = []
+        self._with_next: list[Change] = []
         self._on_durable: OnDurable | None = None
 
     # Faults
@@ -127,14 +90,14 @@ class MemoryLedger:
 
     def append(self, *signed: Signed[Message]) -> asyncio.Future[None]:
         """Store checked records, all or none. The future raises LedgerError or SlotTaken."""
-        changes = [*self._with_next, *(_store(table_of(one), one) for one in signed)]
+        changes = [*self._with_next, *(storing(table_of(one), one) for one in signed)]
         self._with_next.clear()
         return tell_when_durable(self._put(changes), signed, self._on_durable)
 
     def append_evidence(self, record: Record, reason: str) -> asyncio.Future[None]:
         """Keep an unacceptable record that a peer signed; the same bytes once, with the first reason."""
 
-        def keep(books: _Books) -> None:
+        def keep(books: MemoryBooks) -> None:
             if all(kept != record for kept, _ in books.evidence):
                 books.evidence.append((record, reason))
 
@@ -143,10 +106,10 @@ class MemoryLedger:
     def note_outcome(self, order: Signed[Order], outcome: str) -> asyncio.Future[None]:
         """Close an order that will get no receipt; store it too if it is not on record."""
 
-        def note(books: _Books) -> None:
+        def note(books: MemoryBooks) -> None:
             books.rows[order.id].outcome = outcome
 
-        return self._put([_store(table_of(order), order), note])
+        return self._put([storing(table_of(order), order), note])
 
     def channels(self) -> list[Signed[Channel]]:
         """Every channel with both signatures on record, oldest first."""
@@ -174,7 +137,7 @@ class MemoryLedger:
         ended = {m.order_number for m, _ in self._books.of(Receipt, channel)}
         orders = sorted(self._books.of(Order, channel), key=lambda entry: entry[0].order_number)
         return [
-            self._open_order(channel, message, row)
+            self._books.open_order(channel, message, row)
             for message, row in orders
             if row.outcome is None and message.order_number not in ended
         ]
@@ -183,14 +146,16 @@ class MemoryLedger:
         """One order with its last voucher, whatever became of it."""
         for message, row in self._books.of(Order, channel):
             if message.order_number == order_number:
-                return self._open_order(channel, message, row)
+                return self._books.open_order(channel, message, row)
         return None
 
     def proposals(self, channel: bytes) -> list[Signed[Receipt]]:
         """Receipts that the provider signed and the client has not, by number."""
         receipts = sorted(self._books.of(Receipt, channel), key=lambda entry: entry[0].receipt_number)
         return [
-            self._signed(row.record, Receipt, channel) for _, row in receipts if signed_by(row.record) == "provider"
+            self._books.signed(row.record, Receipt, channel)
+            for _, row in receipts
+            if signed_by(row.record) == "provider"
         ]
 
     def billed_by_voucher(self, channel: bytes) -> list[Signed[Receipt]]:
@@ -198,7 +163,7 @@ class MemoryLedger:
         receipts = sorted(self._books.of(Receipt, channel), key=lambda entry: entry[0].receipt_number)
         since_ms = receipts[-1][0].issued_ms - UNSIGNED_COUNTS_MS if receipts else 0
         return [
-            self._signed(row.record, Receipt, channel)
+            self._books.signed(row.record, Receipt, channel)
             for message, row in receipts
             if is_billed_by_voucher(message.status) and message.issued_ms > since_ms
         ]
@@ -207,7 +172,7 @@ class MemoryLedger:
         """One receipt with the signatures it has, or None."""
         for message, row in self._books.of(Receipt, channel):
             if message.receipt_number == receipt_number:
-                return self._signed(row.record, Receipt, channel)
+                return self._books.signed(row.record, Receipt, channel)
         return None
 
     def offer(self, offer_id: bytes) -> Signed[Offer] | None:
@@ -254,12 +219,12 @@ class MemoryLedger:
             and (row.message.channel, row.message.order_number) == (channel, order_number)
         ]
 
-    def _receipt_rows(self, entries: Sequence[tuple[Receipt, _Row]]) -> list[ReceiptRow]:
+    def _receipt_rows(self, entries: Sequence[tuple[Receipt, Row]]) -> list[ReceiptRow]:
         return [
             ReceiptRow(
                 record_id=row.record.id,
                 receipt=message,
-                channel=self._channel(message.channel),
+                channel=self._books.channel(message.channel),
                 countersigned=signed_by(row.record) == BOTH_ROLES,
             )
             for message, row in entries
@@ -268,11 +233,11 @@ class MemoryLedger:
     def disputes(self, *, channel: bytes | None = None, unanswered: bool = False) -> list[DisputeRow]:
         """Disputes with their answers, in the order of arrival; or those alone that have none."""
         answers = {
-            message.dispute: self._signed(row.record, Answer, message.channel)
+            message.dispute: self._books.signed(row.record, Answer, message.channel)
             for message, row in self._books.of(Answer, channel)
         }
         return [
-            DisputeRow(self._signed(row.record, Dispute, message.channel), answers.get(row.record.id))
+            DisputeRow(self._books.signed(row.record, Dispute, message.channel), answers.get(row.record.id))
             for message, row in self._books.of(Dispute, channel)
             if not unanswered or row.record.id not in answers
         ]
@@ -288,8 +253,8 @@ class MemoryLedger:
         answer_id = self._books.slots.get(("answers", ("channel", "dispute"), (channel.hex(), row.record.id.hex())))
         answer = self._books.rows[answer_id].record if answer_id is not None else None
         return DisputeRow(
-            self._signed(row.record, Dispute, channel),
-            self._signed(answer, Answer, channel) if answer is not None else None,
+            self._books.signed(row.record, Dispute, channel),
+            self._books.signed(answer, Answer, channel) if answer is not None else None,
         )
 
     def dispute_ids(self, channel: bytes, *, after: int = 0, limit: int | None = None) -> list[tuple[int, bytes]]:
@@ -306,11 +271,13 @@ class MemoryLedger:
     def settlement(self, message_type: type[M], channel: bytes) -> list[Signed[M]]:
         """All records of a type of settlement's in a channel, in the order of arrival. Raises LedgerError."""
         if message_type in NAMING_TYPES:
-            rows = [row for message, row in self._books.of(message_type) if self._is_of(message, channel)]
+            rows = [row for message, row in self._books.of(message_type) if self._books.is_of(message, channel)]
             named = [read_named(row.record, message_type) for row in rows]
             known = [of_it for of_it, _ in self._books.of(Channel, channel)]
             return [one for one in named if all(is_of_channel(one.message, of_it) for of_it in known)]
-        return [self._signed(row.record, message_type, channel) for _, row in self._books.of(message_type, channel)]
+        return [
+            self._books.signed(row.record, message_type, channel) for _, row in self._books.of(message_type, channel)
+        ]
 
     def settlement_marks(self, message_type: type[Message], channel: bytes) -> list[SettlementMark]:
         """Which statements, invoices or payments a channel has; no signature is checked. Raises LedgerError."""
@@ -334,7 +301,7 @@ class MemoryLedger:
                 and isinstance(row.message, message_type)
                 and getattr(row.message, "channel", b"") == channel
             ):
-                yield self._signed(row.record, message_type, channel)
+                yield self._books.signed(row.record, message_type, channel)
 
     def mentioned(self, channel: bytes, after: int) -> set[bytes]:
         """Ids that receipts of the channel above number `after` mention."""
@@ -345,7 +312,7 @@ class MemoryLedger:
         """Keep an order's commitment key (32 bytes), with the next `append`."""
         place = (order.message.channel, order.message.order_number)
 
-        def keep(books: _Books) -> None:
+        def keep(books: MemoryBooks) -> None:
             books.request_keys.setdefault(place, key)
 
         self._with_next.append(keep)
@@ -394,7 +361,7 @@ class MemoryLedger:
     def erase_request_keys(self, orders: Sequence[tuple[bytes, int]]) -> asyncio.Future[None]:
         """Destroy the commitment keys of orders, by channel and number. What is not kept is passed over."""
 
-        def erase(books: _Books) -> None:
+        def erase(books: MemoryBooks) -> None:
             for place in orders:
                 books.request_keys.pop(place, None)
 
@@ -409,7 +376,7 @@ class MemoryLedger:
             if isinstance(row.message, Offer):
                 wanted = channel is None or record_id in offers
             else:
-                wanted = channel is None or self._is_of(row.message, channel)
+                wanted = channel is None or self._books.is_of(row.message, channel)
             if wanted:
                 (frame if isinstance(row.message, Offer | Channel) else dealings).append(row.record)
         return iter([*frame, *dealings])
@@ -446,7 +413,7 @@ class MemoryLedger:
 
     # Inside
 
-    def _put(self, changes: list[_Change]) -> asyncio.Future[None]:
+    def _put(self, changes: list[Change]) -> asyncio.Future[None]:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self._closed:
             future.set_exception(LedgerError("the ledger is closed.", hint="The node is shutting down."))
@@ -456,7 +423,7 @@ class MemoryLedger:
             self._commit(changes, future)
         return future
 
-    def _commit(self, changes: Sequence[_Change], future: asyncio.Future[None]) -> None:
+    def _commit(self, changes: Sequence[Change], future: asyncio.Future[None]) -> None:
         """Apply all or none. The future is done in a later turn of its loop, as with a real disk."""
         if self._untold is not None:
             future.get_loop().call_soon(resolve, [(future, self._untold)])
@@ -491,50 +458,3 @@ class MemoryLedger:
         if due is not None:
             self._faults.remove(due)
         return due
-
-    def _open_order(self, channel: bytes, message: Order, row: _Row) -> OpenOrder:
-        vouchers = [e for e in self._books.of(Voucher, channel) if e[0].order_number == message.order_number]
-        last = max(vouchers, key=lambda entry: entry[0].tick, default=None)
-        return OpenOrder(
-            order=self._signed(row.record, Order, channel),
-            voucher=self._signed(last[1].record, Voucher, channel) if last else None,
-        )
-
-    def _channel(self, channel: bytes) -> Channel:
-        return self._books.of(Channel, channel)[0][0]
-
-    def _is_of(self, message: Message, channel: bytes) -> bool:
-        """Is a record one of the channel's? All legs and verdicts are of the channels of their cycle."""
-        if isinstance(message, Leg | CycleVerdict):
-            cycle = self._books.rows.get(message.cycle)
-            if cycle is not None and channel in channels_named(cycle.message):
-                return True
-        if isinstance(message, NAMING_TYPES):
-            return channel in channels_named(message)
-        return getattr(message, "channel", None) == channel
-
-    def _signed(self, record: Record, message_type: type[M], channel: bytes) -> Signed[M]:
-        return read_signed(record, message_type, self._channel(channel))
-
-
-def _store(table: Table, signed: Signed[Message]) -> _Change:
-    message, record = signed.message, checked_record(signed)
-    slots: Final[list[_Slot]] = [
-        (table.name, slot, values) for slot, values in zip(table.slots, table.slot_values(message), strict=True)
-    ]
-
-    def store(books: _Books) -> None:
-        if table.references_channel and ("channels", ("channel",), (slots[0][2][0],)) not in books.slots:
-            raise LedgerError("the record belongs to a channel that is not on record.", hint="Store the channel first.")
-        standing = {books.slots[slot] for slot in slots if slot in books.slots}
-        if not standing:
-            books.rows[signed.id] = _Row(table, message, record)
-            books.slots.update(dict.fromkeys(slots, signed.id))
-        elif standing == {signed.id}:
-            row = books.rows[signed.id]
-            merged = merged_signatures(row.record.signatures, record.signatures)
-            row.record = Record(record.payload_type, record.payload, merged)
-        else:
-            raise SlotTaken(f"another record stands in {table.describe(message)}.")
-
-    return store
