@@ -23,6 +23,18 @@ from p2pgrid.ledger.base import BilledReceipt, DisputeRow, KeptKey, OpenOrder, R
 from p2pgrid.ledger.journal import Mark, settled_mark
 from p2pgrid.ledger.logged import Loggable, of_rows, select_loggable
 from p2pgrid.ledger.prefix import Prefix, Prefixes
+from p2pgrid.ledger.queries import (
+    BY_SEQ,
+    BY_VOUCHER,
+    DEALINGS,
+    DEALINGS_OF,
+    FRAME,
+    FRAME_OF,
+    HEAD,
+    OPEN_ORDERS,
+    ORDER_COLUMNS,
+    ORDER_RECORDS,
+)
 from p2pgrid.ledger.reading import read_channel, read_named, read_offer, read_signed
 from p2pgrid.ledger.schema import (
     SCHEMA_VERSION,
@@ -37,13 +49,11 @@ from p2pgrid.ledger.tables import PLACED_BY, TABLES
 from p2pgrid.proto.books import UNSIGNED_COUNTS_MS
 from p2pgrid.proto.channel import ChannelHead
 from p2pgrid.proto.dispute import Answer, Dispute
-from p2pgrid.proto.messages import Channel, Meter, Offer, Order, Receipt, Status, Voucher
-from p2pgrid.proto.pricing import is_billed_by_voucher
+from p2pgrid.proto.messages import Channel, Offer, Order, Receipt, Voucher
 from p2pgrid.proto.record import M, Message, Record, Role, Signed, parse_message
 from p2pgrid.proto.set_off_rules import NAMING_TYPES, is_of_channel
 
 _FETCH_ROWS: Final = 256
-_BY_VOUCHER: Final = ", ".join(f"'{status.value}'" for status in Status if is_billed_by_voucher(status))
 
 
 class SqliteReader:
@@ -78,7 +88,7 @@ class SqliteReader:
     def head(self, channel: bytes) -> ChannelHead:
         """Where the channel (32-byte id) stands. Raises KeyError for a channel that is not on record."""
         prefix = self._prefix(channel)
-        rows = self._rows(_HEAD, {"channel": channel.hex(), "until": prefix.counted_until, "counted": prefix.counted})
+        rows = self._rows(HEAD, {"channel": channel.hex(), "until": prefix.counted_until, "counted": prefix.counted})
         if not rows:
             raise KeyError(channel.hex())
         channel_record, last_order, last_receipt, receipt_id, total, receipts, proposals, signed_pico, first = rows[0]
@@ -99,7 +109,7 @@ class SqliteReader:
         prefix = self._prefix(channel)
         # In this order: what is written between the two is above the first, and is read anew the next time.
         ((last,),) = self._rows("SELECT max(order_number) FROM orders WHERE channel = ?", channel.hex())
-        rows = self._rows(_OPEN_ORDERS, channel.hex(), prefix.open_from)
+        rows = self._rows(OPEN_ORDERS, channel.hex(), prefix.open_from)
         if prefix.is_certain:
             prefix.open_from = rows[0][2] if rows else (last or 0) + 1
         return self._orders(channel, rows)
@@ -110,7 +120,7 @@ class SqliteReader:
     def order(self, channel: bytes, order_number: int) -> OpenOrder | None:
         """One order with its last voucher, whatever became of it."""
         rows = self._rows(
-            f"SELECT {_ORDER} FROM orders AS o WHERE channel = ? AND order_number = ?",
+            f"SELECT {ORDER_COLUMNS} FROM orders AS o WHERE channel = ? AND order_number = ?",
             channel.hex(),
             order_number,
         )
@@ -123,7 +133,7 @@ class SqliteReader:
     def billed_by_voucher(self, channel: bytes) -> list[Signed[Receipt]]:
         """Receipts that bill what a voucher acknowledged, issued within the hour before the channel's latest."""
         where = (
-            f"status IN ({_BY_VOUCHER}) AND issued_ms > (SELECT issued_ms FROM receipts AS last WHERE channel = ?1 "
+            f"status IN ({BY_VOUCHER}) AND issued_ms > (SELECT issued_ms FROM receipts AS last WHERE channel = ?1 "
             "ORDER BY receipt_number DESC LIMIT 1) - ?2 ORDER BY receipt_number"
         )
         return self._channel_receipts(channel, where, UNSIGNED_COUNTS_MS)
@@ -166,7 +176,7 @@ class SqliteReader:
 
     def order_records(self, channel: bytes, order_number: int) -> list[Record]:
         """The order, its meters, vouchers and receipt, in the order of arrival."""
-        rows = self._rows(_ORDER_RECORDS, {"channel": channel.hex(), "order_number": order_number})
+        rows = self._rows(ORDER_RECORDS, {"channel": channel.hex(), "order_number": order_number})
         return [Record(payload_type, payload, decode_signatures(blob)) for payload_type, payload, blob, _ in rows]
 
     def _receipt_rows(self, rest: str, parameters: dict[str, Any]) -> list[ReceiptRow]:
@@ -326,15 +336,15 @@ class SqliteReader:
         with storage_errors(self.path), closing(connect_reader(self.path)) as conn:
             conn.execute("BEGIN")
             if channel is None:
-                for sql in (_FRAME, _DEALINGS):
+                for sql in (FRAME, DEALINGS):
                     yield from _stream(conn.execute(sql))
             else:
                 parameters = {"channel": channel.hex()}
-                yield from _stream(conn.execute(_FRAME_OF, parameters))
-                arrivals = conn.execute(_DEALINGS_OF, parameters)
+                yield from _stream(conn.execute(FRAME_OF, parameters))
+                arrivals = conn.execute(DEALINGS_OF, parameters)
                 while some := arrivals.fetchmany(_FETCH_ROWS):
                     for payload_type, seq in some:
-                        yield from _stream(conn.execute(_BY_SEQ[payload_type], (seq,)))
+                        yield from _stream(conn.execute(BY_SEQ[payload_type], (seq,)))
 
     def evidence(self) -> Iterator[tuple[Record, str]]:
         """Unacceptable records that peers signed, each with the reason, in the order of arrival."""
@@ -453,61 +463,3 @@ def _stream(cursor: sqlite3.Cursor) -> Iterator[Record]:
     while rows := cursor.fetchmany(_FETCH_ROWS):
         for payload_type, payload, signatures, _ in rows:
             yield Record(payload_type, payload, decode_signatures(signatures))
-
-
-def _union(payload_types: list[str], columns: str, where: str = "") -> str:
-    """Rows of several tables in the order of arrival. SQLite merges them on `seq`; nothing is sorted or held."""
-    arms = [f"SELECT '{t}' AS payload_type, {columns} FROM {TABLES[t].name} {where}" for t in payload_types]
-    return " UNION ALL ".join(arms) + " ORDER BY seq"
-
-
-def _union_of(payload_types: list[str]) -> str:
-    """As `_union`, of one channel: type and `seq` alone."""
-    arms = [
-        f"SELECT '{t}' AS payload_type, seq FROM {TABLES[t].name} WHERE {TABLES[t].of_channel}" for t in payload_types
-    ]
-    return " UNION ALL ".join(arms) + " ORDER BY seq"
-
-
-_FRAME_TYPES: Final = [Offer.payload_type, Channel.payload_type]
-_DEALING_TYPES: Final = [t for t in TABLES if t not in _FRAME_TYPES]
-_ORDER: Final = "o.payload, o.signatures, o.order_number"
-
-# One statement sees one moment, whatever the writer does meanwhile.
-_HEAD: Final = """
-    SELECT c.id, (SELECT max(order_number) FROM orders WHERE channel = :channel),
-           r.receipt_number, r.id, r.channel_total_pico,
-           :counted + (SELECT count(*) FROM receipts WHERE channel = :channel AND receipt_number > :until),
-           (SELECT count(*) FROM receipts WHERE channel = :channel AND signed_by = 'provider'),
-           coalesce(r.channel_total_pico, 0) - coalesce(
-               (SELECT sum(amount_pico) FROM receipts WHERE channel = :channel AND signed_by = 'provider'), 0),
-           (SELECT min(receipt_number) FROM receipts WHERE channel = :channel AND signed_by = 'provider')
-    FROM channels AS c LEFT JOIN receipts AS r ON r.seq =
-        (SELECT seq FROM receipts WHERE channel = :channel ORDER BY receipt_number DESC LIMIT 1)
-    WHERE c.channel = :channel
-"""
-# The inner query stays within two indexes: rows are fetched of the few orders without a receipt alone.
-_OPEN_ORDERS: Final = f"""
-    SELECT {_ORDER} FROM orders AS o WHERE outcome IS NULL AND seq IN (
-        SELECT seq FROM orders AS i WHERE channel = ? AND order_number >= ? AND NOT EXISTS (
-            SELECT 1 FROM receipts AS r WHERE r.channel = i.channel AND r.order_number = i.order_number))
-    ORDER BY order_number
-"""
-_FRAME: Final = _union(_FRAME_TYPES, "payload, signatures, seq")
-_DEALINGS: Final = _union(_DEALING_TYPES, "payload, signatures, seq")
-_FRAME_OF: Final = f"""
-    SELECT '{Offer.payload_type}' AS payload_type, payload, signatures, seq FROM offers
-    WHERE id IN (SELECT offer FROM orders WHERE channel = :channel)
-    UNION ALL
-    SELECT '{Channel.payload_type}', payload, signatures, seq FROM channels WHERE channel = :channel
-    ORDER BY seq
-"""
-_DEALINGS_OF: Final = _union_of(_DEALING_TYPES)
-_ORDER_RECORDS: Final = _union(
-    [Order.payload_type, Meter.payload_type, Voucher.payload_type, Receipt.payload_type],
-    "payload, signatures, seq",
-    "WHERE channel = :channel AND order_number = :order_number",
-)
-_BY_SEQ: Final = {
-    t: f"SELECT '{t}', payload, signatures, seq FROM {TABLES[t].name} WHERE seq = ?" for t in _DEALING_TYPES
-}

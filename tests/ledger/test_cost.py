@@ -13,7 +13,7 @@ import pytest
 
 from p2pgrid.ledger.base import SlotTaken
 from p2pgrid.ledger.operations import ADD_ONE_SIGNATURE, ADD_SIGNATURES, STANDING, add_one_signature_sql
-from p2pgrid.ledger.reader import _HEAD, _OPEN_ORDERS, _ORDER_RECORDS
+from p2pgrid.ledger.queries import HEAD, OPEN_ORDERS, ORDER_RECORDS
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.ledger.tables import TABLES
 from p2pgrid.proto.messages import Status
@@ -103,7 +103,7 @@ HOT = [
     *(STANDING[name] for name in ("orders", "receipts", "meters", "vouchers")),
     [ADD_SIGNATURES["receipts"]],
     [add_one_signature_sql("receipts", 1), add_one_signature_sql("receipts", 16)],
-    [_HEAD, _OPEN_ORDERS, _ORDER_RECORDS],
+    [HEAD, OPEN_ORDERS, ORDER_RECORDS],
     ["SELECT max(order_number) FROM orders WHERE channel = ?"],
     ["SELECT key FROM request_keys WHERE channel = ? AND order_number = ?"],
     ["SELECT payload, signatures FROM receipts WHERE channel = ? AND signed_by = 'provider' ORDER BY receipt_number"],
