@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from p2pgrid.client.exchanges import DisputedRecord, Exchange, exchange
+from p2pgrid.client.wanted import Wanted
 from p2pgrid.errors import InvalidRecord, LedgerError, P2pgridError, ProtocolViolation, Refused, RemoteError
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
@@ -37,8 +38,6 @@ log = logging.getLogger(__name__)
 
 MOST_CHANNELS: Final = 16
 """Of one provider: the last ones in which something may still be disputed or answered."""
-BUSY_PAUSE_S: Final = 30.0
-"""Until a provider that was too busy to compare is asked again."""
 _MAX_WAITING_BYTES: Final = MAX_COMPARED * MAX_DISPUTE_BYTES
 
 
@@ -77,10 +76,7 @@ class Disputes:
         self._guard = guard
         self._on_exchanged = on_exchanged
         self._turn = asyncio.Lock()
-        self._wanted: set[bytes] = set()
-        self._later: set[bytes] = set()
-        """Channels that are wanted again in a while."""
-        self._wake = asyncio.Event()
+        self._wanted = Wanted()
 
     def covers(self, channel: bytes) -> bool:
         """True for a channel with this provider, under any of its keys."""
@@ -88,7 +84,7 @@ class Disputes:
 
     def said(self, signed: Said) -> None:
         """Our own dispute or answer is on record: the provider hears of it as soon as there is a link."""
-        self._want(signed.message.channel)
+        self._wanted.add(signed.message.channel)
 
     async def exchange(self, link: LinkConnection, channel: Signed[Channel]) -> Exchanged:
         """Bring both ledgers' disputes of the channel together. Raises RemoteError, LedgerError."""
@@ -113,14 +109,13 @@ class Disputes:
         watching = asyncio.create_task(self._watch(link), name="disputes: news")
         try:
             while True:
-                await self._wake.wait()
-                self._wake.clear()
+                await self._wanted.wait()
                 try:
                     channels = self._channels()
                 except LedgerError as error:
                     log.error("no disputes are exchanged until the ledger can be read: %s", error.message)
                     continue  # what is wanted stays wanted, until something wakes us
-                wanted, self._wanted = self._wanted, set()
+                wanted = self._wanted.take()
                 for channel in channels:
                     if channel.message.channel in wanted:
                         await self._try(link, channel)
@@ -130,25 +125,13 @@ class Disputes:
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _want(self, channel: bytes) -> None:
-        self._wanted.add(channel)
-        self._wake.set()
-
-    def _want_later(self, channel: bytes) -> None:
-        if channel not in self._later:
-            self._later.add(channel)
-            asyncio.get_running_loop().call_later(BUSY_PAUSE_S, self._want_again, channel)
-
-    def _want_again(self, channel: bytes) -> None:
-        self._later.discard(channel)
-        self._want(channel)
-
     def _want_live(self) -> None:
         try:
-            self._wanted.update(one.message.channel for one in self._live_channels())
+            for channel in self._live_channels():
+                self._wanted.add(channel.message.channel)
         except LedgerError as error:
             log.error("what may still be disputed cannot be seen in the ledger: %s", error.message)
-        self._wake.set()
+        self._wanted.wake()
 
     def _live_channels(self) -> list[Signed[Channel]]:
         now_ms = self._now_ms()
@@ -164,7 +147,7 @@ class Disputes:
         except (RemoteError, LedgerError) as error:
             _log_not_exchanged(channel, error)
             if isinstance(error, Refused) and error.code == "busy":
-                self._want_later(channel.message.channel)  # it may never have news of this channel
+                self._wanted.add_later(channel.message.channel)
 
     async def _watch(self, link: LinkConnection) -> None:
         try:
@@ -174,7 +157,7 @@ class Disputes:
                     news = parse_frame(await talk.expect(Kind.DISPUTES_NEWS, timeout_s=None), DisputesNews)
                     if len(self._wanted) >= MAX_COMPARED:
                         raise ProtocolViolation("it has news of more channels than anybody has with it.")
-                    self._want(news.channel)
+                    self._wanted.add(news.channel)
         except P2pgridError as error:
             log.info("%s tells of no disputes: %s", link.name, error.message)
 

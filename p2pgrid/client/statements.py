@@ -10,7 +10,8 @@ from typing import Any, Final
 from p2pgrid.client.disputes import Disputes
 from p2pgrid.client.exchanges import exchange
 from p2pgrid.client.statement_exchange import ChannelSettled, StatementClient
-from p2pgrid.errors import LedgerError, P2pgridError, ProtocolViolation
+from p2pgrid.client.wanted import Wanted
+from p2pgrid.errors import LedgerError, P2pgridError, ProtocolViolation, Refused
 from p2pgrid.ledger.base import Ledger
 from p2pgrid.net.connection import LinkConnection
 from p2pgrid.printable import printable
@@ -79,9 +80,7 @@ class Statements:
             on_signed=on_signed,
         )
         self._turn = asyncio.Lock()
-        self._wanted: set[bytes] = set()
-        self._news: set[bytes] = set()
-        self._wake = asyncio.Event()
+        self._wanted = Wanted()
         self._told: dict[bytes, str] = {}
         """What was last logged of a channel, so that it is said once."""
 
@@ -134,18 +133,16 @@ class Statements:
         ]
         try:
             while True:
-                await self._wake.wait()
-                self._wake.clear()
+                await self._wanted.wait()
                 try:
                     channels = self._channels()
                 except LedgerError as error:
                     log.error("nothing is settled with %s until the ledger can be read: %s", link.name, error.message)
                     continue  # what is wanted stays wanted: it is looked at again with the next news, or the next hour
-                wanted, news = self._wanted | self._news, self._news
-                self._wanted, self._news = set(), set()
+                wanted = self._wanted.take()
                 for channel in channels:
                     if channel.message.channel in wanted:
-                        await self._try(link, channel, asks=channel.message.channel in news)
+                        await self._try(link, channel, asks=wanted[channel.message.channel])
         finally:
             for task in others:
                 task.cancel()
@@ -154,7 +151,6 @@ class Statements:
     def soon(self, channel: bytes) -> None:
         """Bring a channel's records together as soon as there is a link: this side has something new."""
         self._wanted.add(channel)
-        self._wake.set()
 
     def all_channels(self) -> list[Signed[Channel]]:
         """With the provider under any of its keys, oldest first. Raises LedgerError."""
@@ -209,6 +205,8 @@ class Statements:
             loud = isinstance(error, LedgerError | ProtocolViolation)
             level = logging.ERROR if loud else logging.INFO
             self._tell(channel_id, level, f"could not be settled: {error.message}")
+            if isinstance(error, Refused) and error.code == "busy":
+                self._wanted.add_later(channel_id, has_news=asks)
             return
         for statement in done.statements:
             cents = statement.message.gross_cents
@@ -233,10 +231,9 @@ class Statements:
                 talk.send(Kind.SETTLE_WATCH)
                 while True:
                     news = parse_frame(await talk.expect(Kind.SETTLE_NEWS, timeout_s=None), SettlementNews)
-                    self._news.add(news.channel)
-                    if len(self._news) >= MAX_COMPARED:
+                    if len(self._wanted) >= MAX_COMPARED:
                         raise ProtocolViolation("it has news of more channels than anybody has with it.")
-                    self._wake.set()
+                    self._wanted.add(news.channel, has_news=True)
         except P2pgridError as error:
             log.info("%s tells of no statements: %s", link.name, error.message)
 
@@ -247,7 +244,8 @@ class Statements:
 
     def _want_live(self) -> None:
         try:
-            self._wanted.update(one.message.channel for one in self.live_channels())
+            for channel in self.live_channels():
+                self._wanted.add(channel.message.channel)
         except LedgerError as error:
             log.error("what is due cannot be seen in the ledger: %s", error.message)
-        self._wake.set()
+        self._wanted.wake()

@@ -280,7 +280,7 @@ async def test_disputes_are_exchanged_again_once_the_ledger_can_be_read(monkeypa
 
 
 async def test_a_provider_that_was_too_busy_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("p2pgrid.client.disputes.BUSY_PAUSE_S", 0.05)
+    monkeypatch.setattr("p2pgrid.client.wanted.BUSY_PAUSE_S", 0.05)
     async with dealing() as (rig, purchaser, bought, sold):
         check, refused = rig.shop.links.check_settlement, list[int]()
 

@@ -464,9 +464,9 @@ async def test_news_of_channels_without_end_is_not_kept() -> None:
             for n in range(MAX_COMPARED + 1):
                 for watcher in book._watchers.of(client):
                     watcher.tell(digest(f"news {n}"))
-                await until(lambda n=n: len(ours._news) > n or not len(book._watchers))
+                await until(lambda n=n: len(ours._wanted) > n or not len(book._watchers))
             await until(lambda: not len(book._watchers), timeout_s=5)
-            assert len(ours._news) <= MAX_COMPARED
+            assert len(ours._wanted) <= MAX_COMPARED
 
 
 async def test_it_goes_on_once_the_ledger_can_be_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -489,6 +489,27 @@ async def test_it_goes_on_once_the_ledger_can_be_read_again(monkeypatch: pytest.
         monkeypatch.setattr(d.bought, "channels", channels)
         session(d.purchaser).statements.soon(bytes(32))  # whatever wakes it
         await until(lambda: d.bought.settlement(Payment, channel_id))
+
+
+async def test_a_provider_that_was_too_busy_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2pgrid.client.wanted.BUSY_PAUSE_S", 0.05)
+    async with deal(1) as d:
+        check, refused = d.rig.shop.links.check_settlement, list[int]()
+
+        def refuse_three_times(*asked: Any) -> None:
+            if len(refused) < 3:
+                refused.append(1)
+                raise Refused("busy", "your address settles too often.")
+            check(*asked)
+
+        monkeypatch.setattr(d.rig.shop.links, "check_settlement", refuse_three_times)
+        (channel,) = d.bought.channels()
+        book = d.rig.shop.statements
+        assert book is not None
+        book.want(channel.message.channel, 0)
+        # The provider has told of it once, and the statement is asked for although none is due.
+        await until(lambda: d.receiver.stated)
+        assert len(refused) == 3 and len(d.statements()) == 1
 
 
 async def test_many_records_at_once_are_checked_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
