@@ -58,9 +58,10 @@ from p2pgrid.provider.addresses import (
 )
 from p2pgrid.provider.admission import Admission
 from p2pgrid.provider.advertising import Advertiser
+from p2pgrid.provider.bookkeeping import open_bookkeeping
 from p2pgrid.provider.cards import OwnCards
 from p2pgrid.provider.channels import Channels
-from p2pgrid.provider.client_credit import ClientCredit, policy_of
+from p2pgrid.provider.client_credit import ClientCredit
 from p2pgrid.provider.desk import PROVIDER_ASKS, ProviderDesk
 from p2pgrid.provider.dispute_book import DisputeBook
 from p2pgrid.provider.engines import EnginePlan, EngineSet
@@ -83,12 +84,8 @@ from p2pgrid.provider.statement_book import StatementBook
 from p2pgrid.provider.tally import Tally
 from p2pgrid.provider.witnessing import Witnessing, parse_witness
 from p2pgrid.provider.workers import ProviderWorkers, check_engines
-from p2pgrid.settlement.credit.book import CreditBook
-from p2pgrid.settlement.database import FILE_NAME, open_database
 from p2pgrid.settlement.issuing import Issuer
-from p2pgrid.settlement.statements.days import LocalDays
-from p2pgrid.settlement.statements.drafting import Terms as StatementTerms
-from p2pgrid.settlement.wiring import Selling, selling
+from p2pgrid.settlement.wiring import Selling
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +124,8 @@ class Provider:
         self._config = config.provider
         self._retention = config.retention
         self.key: Final = data.load_key()
-        self._former_keys = data.load_retired_keys()
+        self._own_keys = (self.key, *data.load_retired_keys())
+        """The node's, then those it had before."""
         if not self._config.models:
             raise UsageError(
                 "no model is configured, so there is nothing to sell.",
@@ -311,7 +309,7 @@ class Provider:
     # -- start, in this order ---------------------------------------------------------------------------------------
 
     async def _start(self, stack: AsyncExitStack) -> None:
-        ledger = await self._open_ledger(stack)
+        ledger = await self._open_books(stack)
         trusted = {witness.key for witness in self._witnesses}
         self.log = await open_log(stack, self._data, self.key, ledger, self.channels, trusted, self._now_ms)
         await self._check_port()
@@ -328,7 +326,6 @@ class Provider:
         self.statements.review()
         await self._advertiser.publish()
         await self._advertiser.advertise()
-        self.is_serving = True
         stack.push_async_callback(self._drain)
         witnessing = Witnessing(self.log.log, self._witnesses)
         for name, work in (
@@ -346,79 +343,43 @@ class Provider:
             stack.push_async_callback(_cancel, task)
         self.is_serving = True
 
-    async def _open_ledger(self, stack: AsyncExitStack) -> SqliteLedger:
-        started = time.monotonic()
-        self._data.make()
-        self.ledger = ledger = SqliteLedger.open(self._data.ledger_file)
-        stack.push_async_callback(ledger.aclose)
-        self.issuer = Issuer(self._data, ledger, [self.key, *self._former_keys], now_ms=self._now_ms)
-        stack.push_async_callback(self.issuer.aclose)
-        kind = Channels if self._config.processes == 1 else SharedChannels
-        self.channels = kind(ledger, self.key, self.limits, self._now_ms, self._former_keys)
-        stack.push_async_callback(self.channels.aclose)
-        suspended = await self.channels.restore()
-        self.disputes = DisputeBook(ledger, self.channels, self._now_ms)
-        waiting = self.disputes.review()
-        if waiting:
-            log.warning("%d disputes of clients wait for your answer: p2pgrid receipts disputes", waiting)
-        keys = [self.key, *self._former_keys]
-        settles_with = self._settles_with or selling(self._data, keys, self.issuer, self._now_ms)
-        terms = StatementTerms(days=LocalDays(self._zone), payment_days=settles_with.payment_days)
-        self.statements = StatementBook(ledger, self.channels, self._now_ms, selling=settles_with, terms=terms)
-        self.issuer.on_issued = self.statements.news
-        stack.push_async_callback(self.statements.aclose)
-        config = self._config
-        self._offers = OfferBook(
-            ledger,
-            self.key,
-            OfferTerms(
-                operator=config.operator,
-                data_terms=DataTerms(country=config.country, prompt_retention_days=config.prompt_retention_days),
-                terms=terms_of(config.terms),
-                gpus=self._gpus,
-                validity_ms=config.offer_minutes * 60_000,
-                zone=self._zone,
-                card_id=self.cards.offered_id,
-                batch=batch_terms_of(config.terms),
-            ),
-            self._now_ms,
+    async def _open_books(self, stack: AsyncExitStack) -> SqliteLedger:
+        books = await open_bookkeeping(
+            stack,
+            self._data,
+            self._config,
+            self._own_keys,
+            limits=self.limits,
+            zone=self._zone,
+            now_ms=self._now_ms,
+            settles_with=self._settles_with,
         )
-        log.info(
-            "ledger: %s, %d channels, %d orders that a crash had left open (%.1f s)",
-            self._data.ledger_file,
-            len(self.channels),
-            suspended,
-            time.monotonic() - started,
-        )
-        self.credit = ClientCredit(
-            ledger,
-            self.channels,
-            policy_of(config.terms),
-            self._now_ms,
-            await self._open_credit_book(stack),
-            self._zone,
-        )
-        self.credit.start()
-        await self._take_commands(stack, ledger)
-        return ledger
+        self.ledger, self.channels, self.issuer = books.ledger, books.channels, books.issuer
+        self.disputes, self.statements, self.credit = books.disputes, books.statements, books.credit
+        self._offers = self._offer_book(books.ledger)
+        await self._take_commands(stack, books.ledger)
+        return books.ledger
 
-    async def _open_credit_book(self, stack: AsyncExitStack) -> CreditBook:
-        connection = await asyncio.to_thread(open_database, self._data.path / FILE_NAME)
-        stack.callback(connection.close)
-        terms, own = self._config.terms, [self.key, *self._former_keys]
-        return CreditBook(
-            connection,
-            believed=terms.believe,
-            own_keys=[key.public_key.raw for key in own],
-            grace_ms=policy_of(terms).grace_ms,
+    def _offer_book(self, ledger: Ledger) -> OfferBook:
+        config = self._config
+        terms = OfferTerms(
+            operator=config.operator,
+            data_terms=DataTerms(country=config.country, prompt_retention_days=config.prompt_retention_days),
+            terms=terms_of(config.terms),
+            gpus=self._gpus,
+            validity_ms=config.offer_minutes * 60_000,
+            zone=self._zone,
+            card_id=self.cards.offered_id,
+            batch=batch_terms_of(config.terms),
         )
+        return OfferBook(ledger, self.key, terms, self._now_ms)
 
     async def _take_commands(self, stack: AsyncExitStack, ledger: Ledger) -> None:
         """From now on, long before an engine is up: a command would find the ledger locked."""
         about = About(version=__version__, peer_id=self.peer_id, role="provider", pid=os.getpid())
         records = RecordsDesk(
             ledger,
-            [self.key, *self._former_keys],
+            self._own_keys,
             self._now_ms,
             deliver=self._deliver_dispute,
             erase_salts=lambda ids: erase_all_salts(self._data, self.log.log, self.key, ids),
