@@ -10,7 +10,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import tzinfo
 
-from p2pgrid.config import DataFolder, ProviderConfig
+from p2pgrid.config import ProviderConfig
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.ledger.sqlite import SqliteLedger
 from p2pgrid.proto.keys import SecretKey
 from p2pgrid.provider.channels import Channels
