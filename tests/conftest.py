@@ -1,5 +1,5 @@
 """One real vLLM with the tiny random model, shared by every test of a run that is marked `vllm`; logging that no test
-leaves changed."""
+leaves changed; marks that `scripts/test` finds."""
 
 from __future__ import annotations
 
@@ -21,6 +21,14 @@ START_TIMEOUT_S = 300.0
 # How long an example takes says how busy the machine is, and nothing of the code.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`scripts/test` looks for tests of processes and of vLLM where a file has the mark's name in it."""
+    marked = {(item.path, name) for item in items for name in ("process", "vllm") if item.get_closest_marker(name)}
+    for path, name in sorted(marked):
+        if f"mark.{name}" not in path.read_text():
+            raise pytest.UsageError(f"{path} has a test marked {name!r} and no 'mark.{name}': scripts/test misses it.")
 
 
 @pytest.fixture(autouse=True)
