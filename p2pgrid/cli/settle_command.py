@@ -13,6 +13,7 @@ import msgspec
 
 from p2pgrid.cli.context import CliContext
 from p2pgrid.cli.network import network_options, resolve_networks
+from p2pgrid.clock import unix_ms
 from p2pgrid.errors import P2pgridError, UsageError
 
 if TYPE_CHECKING:
@@ -203,6 +204,6 @@ def _day(text: str) -> date:
     except ValueError:
         raise UsageError(f"{text[:40]!r} is no day.", hint="Write it like 2027-01-31.") from None
     # Somewhere it is tomorrow already: the day is one of the provider's calendar.
-    if day > datetime.now(UTC).date() + timedelta(days=1):
+    if day > datetime.fromtimestamp(unix_ms() / 1000, UTC).date() + timedelta(days=1):
         raise UsageError(f"{day} is not there yet.", hint="A period ends today at the latest: leave --until out.")
     return day

@@ -66,7 +66,7 @@ async def sides(tmp_path: Path) -> tuple[Command, Command]:
     """The client's folder and the provider's, with the ledgers of real dealings; no node runs."""
     client, seller = folder(tmp_path / "client", CLIENT), folder(tmp_path / "provider", PROVIDER)
     bought, sold = SqliteLedger.open(client.data.ledger_file), SqliteLedger.open(seller.data.ledger_file)
-    async with provider(sold) as rig, buying(rig, bought) as (purchaser, _):
+    async with provider(sold) as rig, buying(rig, bought, queue_timeout_s=30) as (purchaser, _):
         for _ in range(RECEIPTS):
             async with await purchaser.buy(CHAT, BODY, whole=True) as answer:
                 await answer.assemble()
@@ -79,7 +79,7 @@ async def sides(tmp_path: Path) -> tuple[Command, Command]:
 async def exchange(client: Command, seller: Command) -> None:
     """Both nodes run for a moment."""
     bought, sold = SqliteLedger.open(client.data.ledger_file), SqliteLedger.open(seller.data.ledger_file)
-    async with provider(sold) as rig, buying(rig, bought, keeps_links=False) as (purchaser, _):
+    async with provider(sold) as rig, buying(rig, bought, queue_timeout_s=30, keeps_links=False) as (purchaser, _):
         await purchaser.sessions.reconcile(PROVIDER.public_key)
     await bought.aclose()
     await sold.aclose()
@@ -143,7 +143,7 @@ async def test_accepting_owes_what_the_dispute_says(sides: tuple[Command, Comman
         (("dispute", "{0}", "--reason", "quality", "--owed", "x"), "no number"),
         (("dispute", "{0}", "--reason", "quality", "--owed", "7"), r"7\.00 EUR are more than the 0\.0"),
         (("dispute", "{0}", "--reason", "quality", "--statement", "x" * 257), "at most 256"),
-        (("dispute", "abcd", "--reason", "quality"), "no receipt whose id begins"),
+        (("dispute", "abcd" * 10, "--reason", "quality"), "no receipt whose id begins"),
         (("answer", "{0}"), "neither --accept nor --reject"),
         (("answer", "{0}", "--accept", "--reject"), "both --accept and --reject"),
         (("answer", "{0}", "--accept"), "nobody disputes receipt 1"),

@@ -289,6 +289,8 @@ async def test_an_export_that_is_broken_off_leaves_nothing(tmp_path: Path) -> No
         *("--logged", "--witnesses", "9", "--wait", "100"),
         stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        # A shell's background jobs ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     await until(lambda: list(out.iterdir()), timeout_s=30)
     process.send_signal(signal.SIGINT)

@@ -126,7 +126,7 @@ def test_what_cannot_be_done_says_why(tmp_path: Path) -> None:
     assert "cannot be read" in b.refused("accept", "--from", str(tmp_path / "no such file"))
     assert "either ID or --from" in b.refused("accept")
     assert "is too short" in b.refused("accept", "ab")
-    assert "no set-off's id" in b.refused("accept", "abcd")
+    assert "no set-off's id" in b.refused("accept", "abcd" * 10)
     altered = file.read_text().replace('"role":"provider"', '"role":"client"')
     altered = altered if altered != file.read_text() else altered.replace('"role":"client"', '"role":"provider"')
     none.write_text(altered)

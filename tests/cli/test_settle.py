@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 import pytest
 from click.testing import CliRunner
 
+from p2pgrid.cli import settle_command
 from p2pgrid.cli.account_changes import changes_json, print_changes, unconfirmed
 from p2pgrid.cli.main import cli
 from p2pgrid.cli.settle_text import print_listed
@@ -29,10 +30,15 @@ PEER = CLIENT.public_key.peer_id
     [
         ("2030-02-30", "'2030-02-30' is no day"),
         ("yesterday", "is no day"),
-        ((datetime.now(UTC).date() + timedelta(days=2)).isoformat(), "is not there yet"),
+        ("2027-02-02", "is not there yet"),
+        ("2027-02-01", "there is no key"),  # the day is one, somewhere
     ],
 )
-def test_a_day_that_cannot_be_the_last_of_a_period(tmp_path: Path, until: str, words: str) -> None:
+def test_a_day_that_cannot_be_the_last_of_a_period(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: str, words: str
+) -> None:
+    at_ms = int(datetime(2027, 1, 31, 23, 59, tzinfo=UTC).timestamp() * 1000)
+    monkeypatch.setattr(settle_command, "unix_ms", lambda: at_ms)
     with pytest.raises(UsageError, match=words):
         CliRunner().invoke(
             cli,

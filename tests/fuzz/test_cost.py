@@ -1,13 +1,12 @@
 """No megabyte costs its reader more than a tenth of a second or fifty megabytes, however it is made.
 
 The tenth of a second is of an idle machine with cores like those of CI. How fast this one is just now is measured
-beside each input that takes longer, by a fixed piece of work: a limit in seconds alone would test the machine.
+beside each input that takes longer (`tests.pace`).
 """
 
 from __future__ import annotations
 
 import gc
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
@@ -17,13 +16,12 @@ import pytest
 
 from tests.fuzz.heavy import heavy_inputs, own_inputs
 from tests.fuzz.targets import MB, TARGETS, Target
+from tests.pace import cpu_s, slowness
 
 MAX_CPU_S: Final = 0.100
 MAX_PEAK_BYTES: Final = 50 * MB
 TRIES: Final = 8
 """The least of so many counts: another program's work between two looks at the clock is not the parser's."""
-REFERENCE_S: Final = 0.010
-"""What `reference` takes on the machine that the limit is for."""
 _NOT_WORTH_TRACING_S: Final = 0.010
 """What is over so soon has no time to allocate much: the decoders fill less than a megabyte in a millisecond."""
 _TOO_SHORT_TO_COMPARE_S: Final = 0.020
@@ -45,21 +43,6 @@ def own_garbage_only() -> Iterator[None]:
     gc.unfreeze()
 
 
-def reference() -> int:
-    """Work of the kind that parsers do: small objects, short texts, a dictionary."""
-    found: dict[str, int] = {}
-    for number in range(45_000):
-        found[f"k{number & 1023}"] = number
-    return len(found)
-
-
-def cpu_s(run: Callable[[], object]) -> float:
-    """CPU time of one run."""
-    started = time.process_time()
-    run()
-    return time.process_time() - started
-
-
 def is_too_dear(run: Callable[[], object]) -> str:
     """Empty if the run costs less than `MAX_CPU_S` on the machine that it is for; else what it costs there."""
     spent_s = cpu_s(run)
@@ -67,8 +50,8 @@ def is_too_dear(run: Callable[[], object]) -> str:
         return ""
     least = float("inf")
     for _ in range(TRIES):
-        beside_s = min(cpu_s(reference), cpu_s(reference))
-        least = min(least, cpu_s(run) / max(beside_s / REFERENCE_S, 1.0))
+        beside = slowness()
+        least = min(least, cpu_s(run) / beside)
         if least < MAX_CPU_S:
             return ""
     return f"{least * 1000:.0f} ms"

@@ -114,7 +114,14 @@ def test_what_is_no_operation_is_damage(kept: object) -> None:
 # -- fast and slow ----------------------------------------------------------------------------------------------------
 
 
-async def test_an_order_is_acknowledged_by_the_journal_and_settled_soon(ledger: SqliteLedger, path: Path) -> None:
+@pytest.fixture
+def not_settled_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was acknowledged stays in the journal, however long a test takes."""
+    monkeypatch.setattr(group_commit, "SETTLE_S", 3600)
+
+
+@pytest.mark.usefixtures("not_settled_by_itself")
+async def test_an_order_is_acknowledged_by_the_journal(ledger: SqliteLedger, path: Path) -> None:
     d = Dealings()
     await ledger.append(d.offer, d.channel)
     records = d.completed()
@@ -125,14 +132,21 @@ async def test_an_order_is_acknowledged_by_the_journal_and_settled_soon(ledger: 
     await ledger.append(receipt)
     assert not written(path) & {one.id for one in records}, "SQLite has none of it yet"
     after = crashed(path)
-    async with asyncio.timeout(10):
-        while not written(path) >= {one.id for one in records}:
-            await asyncio.sleep(0.01)
-
     again = SqliteLedger.open(after)
     assert found(again) == found(ledger)
     assert again.request_key(d.id, 1) == b"k" * 32
     again.close()
+
+
+async def test_what_was_acknowledged_is_settled_soon(ledger: SqliteLedger, path: Path) -> None:
+    d = Dealings()
+    await ledger.append(d.offer, d.channel)
+    records = d.completed()
+    for one in records:
+        await ledger.append(one)
+    async with asyncio.timeout(10):
+        while not written(path) >= {one.id for one in records}:
+            await asyncio.sleep(0.01)
 
 
 async def test_what_the_process_reads_is_what_was_acknowledged(ledger: SqliteLedger) -> None:
@@ -301,9 +315,9 @@ async def test_the_files_are_written_in_turn_and_do_not_grow(
     assert not [one for one in journal_paths(after) if one.exists()]
 
 
+@pytest.mark.usefixtures("not_settled_by_itself")
 async def test_a_full_journal_waits_for_sqlite(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "MAX_TURN_BYTES", 2000)
-    monkeypatch.setattr(group_commit, "SETTLE_S", 3600)
     ledger = SqliteLedger.open(path)
     d = Dealings()
     await ledger.append(d.offer, d.channel)
@@ -449,8 +463,8 @@ async def test_a_frame_that_failed_does_not_come_back(path: Path, disk: FaultySy
     again.close()
 
 
-async def test_sqlite_that_takes_no_more_stops_the_journal(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_commit, "SETTLE_S", 3600)
+@pytest.mark.usefixtures("not_settled_by_itself")
+async def test_sqlite_that_takes_no_more_stops_the_journal(path: Path) -> None:
     ledger = SqliteLedger.open(path)
     d = Dealings()
     await ledger.append(d.offer, d.channel)
@@ -534,6 +548,7 @@ async def test_a_syncer_tells_when_it_is_done_and_what_went_wrong(make: Any, tmp
         syncer.close()
 
 
+@pytest.mark.usefixtures("not_settled_by_itself")
 async def test_without_the_kernels_help_a_thread_syncs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sync, "linux_aio", None)
     ledger = SqliteLedger.open(path)

@@ -21,6 +21,8 @@ from tests.proto.chains import DAY_MS
 
 NETWORK: Final = "month"
 RECEIPTS: Final = 10_000
+TIME_ZONE: Final = "Europe/Vilnius"
+"""Of both operators."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ operator = "{one.name}"
 country = "{one.country}"
 listen = "127.0.0.1:0"
 libp2p-listen = ["/ip4/127.0.0.1/tcp/0"]
-time-zone = "Europe/Vilnius"
+time-zone = "{time_zone}"
 
 [[provider.models]]
 name = "fake"
@@ -180,7 +182,9 @@ class Scene:
             one=company,
             more=f'invoice-prefix = "{company.prefix}"' if sells else "",
         )
-        data.config_file.write_text(text + (_SELLS.format(one=company, engine=self.engine_url) if sells else ""))
+        data.config_file.write_text(
+            text + (_SELLS.format(one=company, engine=self.engine_url, time_zone=TIME_ZONE) if sells else "")
+        )
 
     async def make_past(self, *, from_ms: int, until_ms: int, receipts: int = RECEIPTS, seed: int = 1) -> None:
         """The month's dealings, in everybody's ledgers: each client buys from both operators, and those from each

@@ -9,11 +9,12 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from fractions import Fraction
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from lxml import etree
@@ -25,7 +26,7 @@ from p2pgrid.settlement.invoices.validate import Validator, Written
 from tests.grid.conftest import FakeEngine
 from tests.month.bank import Transfer, booked, transfers_of
 from tests.month.past import UTC_OFFSET_MINUTES
-from tests.month.scene import ALICE, CLIENTS, OPERATORS, TARTU, VILNIUS, Channel, Scene, command
+from tests.month.scene import ALICE, CLIENTS, OPERATORS, TARTU, TIME_ZONE, VILNIUS, Channel, Scene, command
 from tests.proto.chains import DAY_MS
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(600)]
@@ -62,7 +63,7 @@ async def scene(tmp_path: Path, fake_engine: FakeEngine) -> AsyncIterator[Scene]
 
 
 async def test_from_receipts_to_euros_in_the_bank(scene: Scene) -> None:
-    today = datetime.now(UTC).date()
+    today = datetime.now(ZoneInfo(TIME_ZONE)).date()  # as the invoices have it
     expected = {channel_id(one): bill(one) for one in scene.channels}
     assert sum(one.receipts for one in expected.values()) == 10_000
 

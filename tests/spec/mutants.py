@@ -604,7 +604,7 @@ def is_noticed(name: str, old: str, new: str, source: str, module_name: str) -> 
 
 
 def _runs(module: types.ModuleType) -> Iterator[Callable[[], object]]:
-    # Copied: a warning in a test adds `__warningregistry__` to its module.
+    # A copy: what is freed while a test runs may leave a `__warningregistry__` in the module.
     for name, test in list(vars(module).items()):
         if not name.startswith("test_") or name == "test_nothing_of_ours_is_imported":
             continue

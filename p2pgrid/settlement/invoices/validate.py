@@ -36,6 +36,8 @@ from p2pgrid.settlement.invoices.rules import (
 
 TIMEOUT_S: Final = 120.0
 """For one document, the compiling of its rules in it: a second or two on an idle machine."""
+_END_S: Final = 5.0
+"""For a process that takes or says nothing more, to end."""
 MAX_XML_BYTES: Final = 32 * 1024 * 1024
 NOT_CHECKED: Final = "not-checked"
 """The rule's id where the check itself failed."""
@@ -152,7 +154,7 @@ class Validator:
             process.stdin.write(json.dumps(question).encode() + b"\n")
             process.stdin.flush()
         except BrokenPipeError as error:
-            raise OSError(f"it ended: {self._last_words()}") from error
+            raise self._ended(process) from error
         line = bytearray()
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
@@ -161,8 +163,7 @@ class Validator:
                     raise TimeoutError(f"no answer in {self._timeout_s:g} s.")
                 chunk = os.read(process.stdout.fileno(), 1 << 16)
                 if not chunk:
-                    process.wait(5)
-                    raise OSError(f"it ended with {process.returncode}: {self._last_words()}")
+                    raise self._ended(process)
                 line += chunk
         answer = json.loads(line)
         if not isinstance(answer, dict) or answer.get("id") != question["id"]:
@@ -181,9 +182,15 @@ class Validator:
         )
         return self._process
 
-    def _last_words(self) -> str:
+    def _ended(self, process: Any) -> OSError:
+        """What became of a process that takes or says nothing more."""
+        try:
+            how = f"ended with {process.wait(_END_S)}"
+        except subprocess.TimeoutExpired:
+            how = "closed its pipes"
         self._said.seek(0)
-        return bytes(self._said.read()[-300:]).decode(errors="replace").strip() or "it said nothing."
+        last_words = bytes(self._said.read()[-300:]).decode(errors="replace").strip()
+        return OSError(f"it {how}: {last_words or 'it said nothing.'}")
 
     def _stop(self) -> None:
         process, self._process = self._process, None

@@ -16,7 +16,8 @@ from tests.proto.kademlia.nodes import closest, node, spread
 @given(st.integers(1, 2000), st.sampled_from([50, 500, 5000]))
 @settings(max_examples=25, deadline=None)
 def test_several_places_give_the_size_within_a_half(seed: int, size: int) -> None:
-    rng, nodes, estimate = random.Random(seed), spread(size, seed), SizeEstimate()
+    # Places of their own: the seed's first numbers are the nodes' places, at which a node lies by no chance.
+    rng, nodes, estimate = random.Random(f"places {seed}"), spread(size, seed), SizeEstimate()
     for _ in range(9):
         place = rng.getrandbits(PLACE_BITS)
         estimate.add(place, closest(nodes, place, REPLICATION))
@@ -25,7 +26,7 @@ def test_several_places_give_the_size_within_a_half(seed: int, size: int) -> Non
 
 
 def test_one_crowded_place_does_not_move_it() -> None:
-    rng, nodes, estimate = random.Random(1), spread(1000), SizeEstimate()
+    rng, nodes, estimate = random.Random("places"), spread(1000), SizeEstimate()
     for _ in range(8):
         place = rng.getrandbits(PLACE_BITS)
         estimate.add(place, closest(nodes, place, REPLICATION))

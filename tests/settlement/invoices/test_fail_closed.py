@@ -174,6 +174,27 @@ def test_a_process_that_fails(worker: Callable[[str], Verdict], source: str, sai
     assert said in reason_of(worker(source))
 
 
+def test_a_process_that_ends_before_it_is_asked(
+    worker: Callable[[str], Verdict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Validator._start
+
+    def start_slowly(self: Validator) -> Any:
+        process = start(self)
+        process.wait()
+        return process
+
+    monkeypatch.setattr(Validator, "_start", start_slowly)
+    assert "ended with 3: no memory" in reason_of(worker("import os; os.write(2, b'no memory'); os._exit(3)"))
+
+
+def test_a_process_that_closes_its_pipes_and_lives(
+    worker: Callable[[str], Verdict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validate, "_END_S", 0.1)
+    assert "closed its pipes" in reason_of(worker("import os, time; input(); os.close(1); time.sleep(3600)"))
+
+
 def test_a_right_answer_for_too_few_rule_sets(worker: Callable[[str], Verdict]) -> None:
     source = """
         import base64, hashlib, json
