@@ -17,6 +17,7 @@ from p2pgrid.net.direct import listen
 from p2pgrid.net.network import Network
 from p2pgrid.net.reach_wire import Outcome, RoadName
 from p2pgrid.proto.keys import SecretKey
+from tests.ports import reserved_port
 
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 
@@ -62,15 +63,11 @@ def test_what_is_no_address_is_left_out() -> None:
 
 
 async def test_a_free_port() -> None:
-    for port in (0, free_port()):
-        found = await check_port(direct(port), None)
-        assert found.state is State.OK
-        assert try_listening(direct(port)) is None, "and it is free again"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    with reserved_port() as free:
+        for port in (0, free):
+            found = await check_port(direct(port), None)
+            assert found.state is State.OK
+            assert try_listening(direct(port)) is None, "and it is free again"
 
 
 @pytest.mark.parametrize("listens_at", ["127.0.0.1", "0.0.0.0"])
@@ -117,15 +114,17 @@ async def test_http_proves_no_key() -> None:
 
 
 async def test_an_address_of_another_machine() -> None:
-    found = await check_port(direct(free_port(), "203.0.113.9"), None)
+    with reserved_port() as port:
+        found = await check_port(direct(port, "203.0.113.9"), None)
     assert found.state is State.FAULT
     assert "listen on 0.0.0.0" in found.fix
     assert "listen under [provider]" in found.fix
 
 
 async def test_a_port_that_the_running_node_has_lost() -> None:
-    [port] = ports_open([f"/ip4/127.0.0.1/tcp/{free_port()}/tls"])
-    found = await check_port(port, None, "pid 7")
+    with reserved_port() as free:
+        [port] = ports_open([f"/ip4/127.0.0.1/tcp/{free}/tls"])
+        found = await check_port(port, None, "pid 7")
     assert (found.state, found.fix) == (State.FAULT, "Restart the node.")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +18,7 @@ from p2pgrid.net import lookup_keys
 from p2pgrid.net.network import Network
 from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.proto.keys import SecretKey
+from tests.ports import reserved_port
 
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 MODEL = lookup_keys.model_key("qwen3-8b", "DE")
@@ -161,10 +161,8 @@ async def test_a_host_that_was_cut_off_leaves_its_port_to_the_next() -> None:
 
 async def test_an_absent_bootstrap_peer_is_said_once_and_tried_on(caplog: pytest.LogCaptureFixture) -> None:
     key = new_key()
-    with socket.create_server(("127.0.0.1", 0)) as reserved:
-        port = reserved.getsockname()[1]
-    address = f"/ip4/127.0.0.1/tcp/{port}/p2p/{key.public_key.peer_id}"
-    with caplog.at_level(logging.INFO, logger="p2pgrid"):
+    with reserved_port() as port, caplog.at_level(logging.INFO, logger="p2pgrid"):
+        address = f"/ip4/127.0.0.1/tcp/{port}/p2p/{key.public_key.peer_id}"
         async with Network(new_key(), "test", bootstrap=[address, NOBODY]) as client:
             await until(lambda: "no bootstrap peer" in caplog.text, "it is said")
             assert client.health().bootstrap_reached is False
