@@ -128,7 +128,7 @@ def test_holders_that_are_away_or_silent_hold_nobody_up() -> None:
             ]
             before = trio.current_time()
             assert await tell_withdrawal(host, holders, withdrawal(key), 1) == 1
-            assert trio.current_time() - before < 3
+            assert trio.current_time() - before < 8  # the next longer time is that of a stream, which has 10 s to open
             assert forgotten == [key.public_key.peer_id]
 
     run_trio(main)
