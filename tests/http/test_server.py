@@ -360,11 +360,10 @@ async def test_a_body_that_is_too_large_while_it_is_still_sent() -> None:
 async def test_what_does_not_come_in_time(raw: str, status: int | None) -> None:
     async with serving(QUICK) as (site, server), program(server) as p:
         p.send(raw)
-        began_s = asyncio.get_running_loop().time()
         if status is not None:
             assert (await p.answer())[0] == status
         assert await p.rest() == b""
-        assert asyncio.get_running_loop().time() - began_s < 2.0 and not site.handled
+        assert not site.handled
 
 
 async def test_a_body_that_trickles_is_late_too() -> None:
@@ -391,13 +390,11 @@ async def test_an_idle_connection_is_closed_and_a_busy_one_is_not() -> None:
 
 @pytest.mark.parametrize("path", ["/later", "/stream"])
 async def test_a_program_that_leaves_cancels_its_handler_at_once(path: str) -> None:
-    async with serving() as (site, server):
+    async with serving(replace(PATIENT, tick_s=600)) as (site, server):  # nothing but the end itself tells of it
         async with program(server) as p:
             p.get(path)
             await until(lambda: site.handled)
-        began_s = asyncio.get_running_loop().time()
         await site.until(lambda: site.cancelled)
-        assert asyncio.get_running_loop().time() - began_s < 0.5
         for reply in site.begun:
             reply.write(b"to nobody")
             reply.end()
@@ -513,7 +510,7 @@ async def test_shutdown_lets_streams_end_and_closes_what_is_idle() -> None:
         busy.get("/stream")
         reply = await site.stream()
         reply.write(b"a")
-        closing = asyncio.create_task(server.aclose(5.0))
+        closing = asyncio.create_task(server.aclose(600))
         assert await idle.rest() == b""
         await busy.head()
         assert await busy.chunk() == b"a"
@@ -521,7 +518,7 @@ async def test_shutdown_lets_streams_end_and_closes_what_is_idle() -> None:
         assert await busy.chunk() == b"b" and not closing.done()
         site.go.set()
         assert await busy.rest() == b"0\r\n\r\n"
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             await closing
         with pytest.raises(OSError):
             await asyncio.open_connection(*address)
@@ -534,7 +531,7 @@ async def test_shutdown_cuts_off_what_does_not_end() -> None:
     async with program(server) as p:
         p.get("/stream")
         await site.stream()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             await server.aclose(0.05)
         assert site.cancelled == 1
         with contextlib.suppress(ConnectionError):
