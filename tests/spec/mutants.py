@@ -604,7 +604,7 @@ def is_noticed(name: str, old: str, new: str, source: str, module_name: str) -> 
 
 
 def _runs(module: types.ModuleType) -> Iterator[Callable[[], object]]:
-    for name, test in vars(module).items():
+    for name, test in list(vars(module).items()):  # a warning that is given meanwhile adds a name
         if not name.startswith("test_") or name == "test_nothing_of_ours_is_imported":
             continue
         marks = [mark for mark in getattr(test, "pytestmark", []) if mark.name == "parametrize"]
