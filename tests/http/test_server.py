@@ -93,7 +93,7 @@ class Site:
         self.changed.set()
 
     async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             while not condition():
                 self.changed.clear()
                 await self.changed.wait()
@@ -119,7 +119,7 @@ class Program:
         self.send(f"{method} {path} HTTP/{version}\r\nHost: x\r\n{headers}\r\n")
 
     async def head(self) -> tuple[int, dict[str, str]]:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             raw = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         lines = raw.split("\r\n")
         found = re.fullmatch(r"HTTP/1\.1 (\d{3}) .+", lines[0])
@@ -133,13 +133,13 @@ class Program:
 
     async def chunk(self) -> bytes:
         """One chunk; empty for the last."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             size = int((await self.reader.readuntil(b"\r\n"))[:-2], 16)
             return (await self.reader.readexactly(size + 2))[:-2]
 
     async def rest(self) -> bytes:
         """All until the server closes."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             return await self.reader.read()
 
 
@@ -227,7 +227,7 @@ async def test_a_stream_in_chunks_ready_together_written_together() -> None:
 async def test_what_is_ready_together_leaves_in_one_write() -> None:
     async with serving() as (_, server), program(server) as p:
         p.get("/pieces")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             data = await p.reader.read(4096)
         assert data.endswith(b"\r\n\r\nc\r\nfirst second\r\n0\r\n\r\n")
 
@@ -571,7 +571,7 @@ async def test_many_idle_connections() -> None:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 - the kernel's buffers tell nobody
             await asyncio.sleep(0.005)
 
@@ -589,7 +589,7 @@ async def test_who_has_said_all_still_gets_its_answer_where_that_is_wanted(path:
         one = await connect(server)
         one.get(path)
         one.writer.write_eof()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             while not site.handled:  # noqa: ASYNC110 (the site tells of less)
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.05)
@@ -629,7 +629,7 @@ async def test_an_address_has_so_many_connections_and_this_machine_as_many_as_th
             assert (await one.answer())[0] == 200
         others[0].writer.close()
         await others[0].writer.wait_closed()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             while True:
                 again = await connect(server, local_addr=ELSEWHERE)
                 again.get("/now")
@@ -643,6 +643,6 @@ async def connect(server: Server, **options: Any) -> Program:
 
 
 async def until_idle(server: Server) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(10):
         while server.n_connections:  # noqa: ASYNC110 (the server tells of none)
             await asyncio.sleep(0.01)

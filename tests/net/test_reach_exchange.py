@@ -86,7 +86,7 @@ def callers(server: socket.socket) -> list[bytes]:
         except BlockingIOError:
             return found
         with connection:
-            connection.settimeout(5)
+            connection.settimeout(20)
             data = b""
             while piece := connection.recv(4096):
                 data += piece
@@ -133,7 +133,7 @@ def test_dialling_back_leaves_nothing_behind() -> None:
             address = f"/ip4/127.0.0.1/tcp/{port(a)}"
             assert await outcomes(a, b, address, "/ip4/127.0.0.1/tcp/1") == [Outcome.REACHED, Outcome.REFUSED]
             # The connection that was made for the question is closed, and B has made none of its own.
-            with trio.fail_after(5):
+            with trio.fail_after(20):
                 while a.get_network().connections or b.get_network().connections:  # noqa: ASYNC110
                     await trio.sleep(0.01)
 
@@ -450,7 +450,7 @@ def test_what_was_heard_in_time_is_judged() -> None:
 def test_a_wrong_clock_is_found() -> None:
     async def main() -> None:
         async with asked_host(now_ms=lambda: 1_000_000) as b, listening_host() as a:
-            found = await reachability(a, [contact(b)], [], timeout_s=5, now_ms=lambda: 1_150_000)
+            found = await reachability(a, [contact(b)], [], timeout_s=20, now_ms=lambda: 1_150_000)
             assert found.clock_ms == -150_000
 
     run_trio(main)
