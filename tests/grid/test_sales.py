@@ -245,11 +245,12 @@ async def test_ports_keys_and_configurations_that_are_wrong_say_what_to_do(grid:
 
 
 async def test_requests_asked_at_once_share_a_receipt(grid: Grid) -> None:
-    for _ in range(3):
-        await ask(grid)
     async with program(grid) as client:
         create = client.chat.completions.with_raw_response.create
         message = {"role": "user", "content": "hello"}
+        for _ in range(3):  # they are paid for, and that covers an order of many requests
+            long = {"fake": {"tokens": 2000}}
+            await create(model=MODEL, messages=[message], max_tokens=2000, extra_body=long)  # type: ignore[list-item]
         # Each takes two seconds, so that all are on their way at once however slowly they are sent.
         overlapping = {"fake": {"pace_ms": 250, "tokens": 8}}
         answers = await asyncio.gather(
