@@ -242,7 +242,7 @@ class OfferStore:
     def found(self, peer: PeerAddress) -> bool:
         """A look-up says where a provider is. True if that is another place than it said before."""
         entry = self._entries.get(peer.peer_id)
-        if entry is None or not peer.addresses or entry.peer.addresses == peer.addresses:
+        if entry is None or not peer.addresses or entry.peer == peer:
             return False
         is_moved = not set(peer.addresses) <= set(entry.peer.addresses)
         entry.peer = peer

@@ -153,6 +153,8 @@ class OfferBook(OfferStore):
                 task = ask(peer) if was_misled and not self.presence_of(peer.peer_id).is_here else None
             if task is not None:
                 await asyncio.shield(task)
+            else:
+                self.found(peer)  # other networks may have led to it since it was first named
 
         async def look_up(key: str) -> list[PeerAddress]:
             early = EarlyAsks(ask)

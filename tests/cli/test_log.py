@@ -205,6 +205,11 @@ async def test_a_fork_is_an_exit_code_and_a_file(tmp_path: Path) -> None:
     log.close()
 
 
+def heeds_ctrl_c() -> None:
+    """In the child: also where the tests are a background job of a shell, which ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 async def watched(folder: Path, *arguments: str) -> asyncio.subprocess.Process:
     root = Path(__file__).parents[2]
     return await asyncio.create_subprocess_exec(
@@ -212,6 +217,7 @@ async def watched(folder: Path, *arguments: str) -> asyncio.subprocess.Process:
         *("-m", "p2pgrid", "--data", str(folder), "log", "watch", "--json", "--interval", "0.2", *arguments),
         stdout=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": str(root)},
+        preexec_fn=heeds_ctrl_c,
     )
 
 
@@ -289,8 +295,7 @@ async def test_an_export_that_is_broken_off_leaves_nothing(tmp_path: Path) -> No
         *("--logged", "--witnesses", "9", "--wait", "100"),
         stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        # A shell's background jobs ignore it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=heeds_ctrl_c,
     )
     await until(lambda: list(out.iterdir()), timeout_s=30)
     process.send_signal(signal.SIGINT)

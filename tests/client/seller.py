@@ -207,7 +207,7 @@ class TestSeller:
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait until something that happened here made `condition()` true."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not condition():
                 await self.changed.wait()
 

@@ -93,6 +93,21 @@ async def test_who_was_first_named_at_a_wrong_place_is_asked_again_at_the_right_
     assert len(offers.offers()) == 1
 
 
+async def test_all_networks_that_led_to_somebody_are_known_whoever_was_named_first() -> None:
+    one, places = seller(), (HERE,)
+    network = SlowNetwork(one)
+    offers = OfferBook(network, now_ms=Clock())
+    for _ in range(2):  # the second time it is known, and not asked
+        searching = asyncio.create_task(offers.search())
+        await network.say(PeerAddress(one.peer_id, places, ("demo",)))
+        await until(lambda: offers.offers())
+        network.end.set_result([PeerAddress(one.peer_id, places, ("demo", "lab"))])
+        await searching
+        assert offers.address_of(one.peer_id).networks == ("demo", "lab")
+        network.end, network.on_found = asyncio.get_running_loop().create_future(), None
+    assert network.fetches == {one.peer_id: 1}
+
+
 async def test_what_was_named_counts_also_where_the_look_up_fails() -> None:
     one = seller()
     network = SlowNetwork(one)

@@ -27,6 +27,7 @@ from p2pgrid.net.road import Road
 from p2pgrid.net.stream_reader import StreamReader
 from p2pgrid.proto.keys import PublicKey
 from tests.factories import CLIENT, PROVIDER, secret_key
+from tests.ports import reserved_port
 
 PEER = PROVIDER.public_key.peer_id
 LONG_S = 30.0
@@ -69,11 +70,10 @@ async def grid(refuses: bool = False) -> AsyncIterator[Grid]:
 
 
 @pytest.fixture
-def closed() -> str:
+def closed() -> Iterator[str]:
     """An address of the direct road where nobody listens."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return f"/ip4/127.0.0.1/tcp/{unused.getsockname()[1]}/tls"
+    with reserved_port() as port:
+        yield f"/ip4/127.0.0.1/tcp/{port}/tls"
 
 
 @contextlib.contextmanager

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import socket
-from collections.abc import Iterator
 
 import pytest
 
@@ -19,6 +17,7 @@ from p2pgrid.net.direct import listen
 from p2pgrid.net.network import Network
 from p2pgrid.net.reach_wire import Outcome, RoadName
 from p2pgrid.proto.keys import SecretKey
+from tests.ports import reserved_port
 
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 
@@ -64,20 +63,11 @@ def test_what_is_no_address_is_left_out() -> None:
 
 
 async def test_a_free_port() -> None:
-    with free_port() as free:
+    with reserved_port() as free:
         for port in (0, free):
             found = await check_port(direct(port), None)
             assert found.state is State.OK
             assert try_listening(direct(port)) is None, "and it is free again"
-
-
-@contextlib.contextmanager
-def free_port() -> Iterator[int]:
-    """A port that nobody listens at, and that the kernel gives to no other program meanwhile."""
-    with socket.socket() as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.bind(("127.0.0.1", 0))
-        yield int(holder.getsockname()[1])
 
 
 @pytest.mark.parametrize("listens_at", ["127.0.0.1", "0.0.0.0"])
@@ -124,14 +114,15 @@ async def test_http_proves_no_key() -> None:
 
 
 async def test_an_address_of_another_machine() -> None:
-    found = await check_port(direct(4801, "203.0.113.9"), None)
+    with reserved_port() as port:
+        found = await check_port(direct(port, "203.0.113.9"), None)
     assert found.state is State.FAULT
     assert "listen on 0.0.0.0" in found.fix
     assert "listen under [provider]" in found.fix
 
 
 async def test_a_port_that_the_running_node_has_lost() -> None:
-    with free_port() as free:
+    with reserved_port() as free:
         [port] = ports_open([f"/ip4/127.0.0.1/tcp/{free}/tls"])
         found = await check_port(port, None, "pid 7")
     assert (found.state, found.fix) == (State.FAULT, "Restart the node.")

@@ -12,7 +12,8 @@ import aiohttp
 
 from p2pgrid.data_folder import DataFolder
 from p2pgrid.demo.processes import NodeProcess
-from tests.grid.conftest import MODEL, p2pgrid
+from p2pgrid.ledger.sqlite import SqliteLedger
+from tests.grid.conftest import MODEL, p2pgrid, until
 
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 
@@ -44,6 +45,7 @@ class Machine:
     folder: Path
     engine_url: str
     nodes: list[NodeProcess] = field(default_factory=list)
+    gateways: dict[str, Gateway] = field(default_factory=dict)
 
     def data(self, name: str) -> DataFolder:
         data = DataFolder(self.folder / name)
@@ -73,7 +75,9 @@ class Machine:
         return await self._start(name, "serve", *arguments)
 
     async def gateway(self, name: str, *arguments: str) -> Gateway:
-        return Gateway(await self._start(name, "gateway", "--listen", "127.0.0.1:0", *arguments))
+        node = await self._start(name, "gateway", "--listen", "127.0.0.1:0", *arguments)
+        self.gateways[name] = gateway = Gateway(node)
+        return gateway
 
     async def share(self, name: str, to: Sequence[str], bootstrap: Sequence[str], network: str = "lab") -> None:
         """Invite other nodes to a network that a secret closes."""
@@ -95,6 +99,8 @@ class Machine:
 @dataclass
 class Gateway:
     node: NodeProcess
+    answered: int = field(default=0, init=False)
+    """How many requests were."""
 
     async def get(self, path: str) -> Any:
         async with aiohttp.ClientSession() as session, session.get(f"{self.node.ready['base_url']}{path}") as response:
@@ -111,7 +117,18 @@ class Gateway:
         headers = {"X-P2pgrid-Provider": provider} if provider else {}
         url = f"{self.node.ready['base_url']}/chat/completions"
         async with aiohttp.ClientSession() as session, session.post(url, json=asked, headers=headers) as response:
-            return response.status, response.headers.get("X-P2pgrid-Provider", ""), await response.json()
+            answer = await response.json()
+            self.answered += response.status == 200
+            return response.status, response.headers.get("X-P2pgrid-Provider", ""), answer
+
+    async def settled(self) -> None:
+        """Wait until all that was answered stands on receipts which both have signed: they come after the answers."""
+
+        def on_receipts() -> int:
+            with SqliteLedger.open_readonly(DataFolder(self.node.data).ledger_file) as ledger:
+                return sum(len(row.receipt.requests) or 1 for row in ledger.receipts() if row.countersigned)
+
+        await until(lambda: asyncio.to_thread(on_receipts), lambda found: found >= self.answered)
 
     async def buy(self, provider: str = "", **body: Any) -> str:
         """Buy an answer, of that provider if one is named; who sold it."""

@@ -7,10 +7,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from p2pgrid.demo import run
+from p2pgrid.demo.grid import CHEAPER, Grid
+from p2pgrid.demo.processes import NodeProcess
 from tests.grid.conftest import MODEL, FakeEngine
 
 pytestmark = pytest.mark.process
@@ -58,7 +62,11 @@ def test_it_buys_audits_and_leaves_nothing_running(tmp_path: Path, fake_engine: 
 def test_keep_stays_until_it_is_interrupted_and_cleans_up(tmp_path: Path, fake_engine: FakeEngine) -> None:
     folder = tmp_path / "demo"
     process = subprocess.Popen(
-        demo(folder, fake_engine.url, "--keep"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        demo(folder, fake_engine.url, "--keep"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     assert process.stdout is not None
     shown = ""
@@ -107,3 +115,21 @@ def test_a_folder_that_is_not_its_own_is_left_alone(tmp_path: Path, fake_engine:
     assert done.returncode == 2
     assert "not empty" in done.stderr
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+async def test_receipts_that_are_still_to_come_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three chats two share an order: its receipt is proposed after the last answer, and signed after that."""
+
+    def row(requests: int, *, countersigned: bool = True) -> dict[str, Any]:
+        return {"requests": requests, "countersigned": countersigned}
+
+    listed = [[], [row(0)], [row(2, countersigned=False), row(0)], [row(2), row(0)]]
+
+    async def list_receipts(*_: Any) -> bytes:
+        return json.dumps(listed.pop(0)).encode()
+
+    monkeypatch.setattr(run, "_p2pgrid", list_receipts)
+    grid = Grid(tmp_path)
+    grid.operators[CHEAPER] = NodeProcess("operator", tmp_path, "serve")
+    await run._receipts_settled(grid, CHEAPER, 3)
+    assert listed == []

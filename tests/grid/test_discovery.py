@@ -23,6 +23,7 @@ from p2pgrid.net.network import Network
 from p2pgrid.proto.record import parse_json_line
 from tests.factories import secret_key
 from tests.grid.conftest import MODEL, FakeEngine, get, offer_count, p2pgrid, until
+from tests.ports import reserved_port
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
@@ -185,7 +186,10 @@ async def test_a_provider_that_comes_back_at_other_ports_is_bought_from_at_once(
         with pytest.raises(openai.APIStatusError):
             await ask(grid)
         await asyncio.sleep(pause_s)  # so long it is away: by then the gateway asks ever less often
-    await node.start(timeout_s=60)
+    with contextlib.ExitStack() as stack:  # the system gives it other ports, while those are held
+        for address in before["addresses"] + before["libp2p_addresses"]:
+            stack.enter_context(reserved_port(int(address.split("/")[4])))
+        await node.start(timeout_s=60)
     began = time.monotonic()
     assert not set(before["addresses"] + before["libp2p_addresses"]) & set(
         node.ready["addresses"] + node.ready["libp2p_addresses"]

@@ -53,7 +53,9 @@ async def test_js_dials_through_our_relay(js: Program) -> None:
     async with relay() as ours, hidden(ours.addresses[0]) as peer:
         [address] = peer.addresses
         ended = await js.run("relay.mjs", "dial", address)
-        assert ended.json == {"peer": peer.peer_id, "through": address, "seconds": 86_400, "pinged": True}
+        said = ended.json
+        assert 0 <= 86_400 - said.pop("seconds") < 60  # what is left of a day by then
+        assert said == {"peer": peer.peer_id, "through": address, "pinged": True}
 
 
 async def test_js_is_reached_through_our_relay(js: Program) -> None:

@@ -24,7 +24,7 @@ ROUNDS = 6
 
 
 def killed_after(folder: Path, number: int, pause_s: float) -> list[SignedCheckpoint]:
-    """What a node has shown before SIGKILL met it."""
+    """What a node has shown before SIGKILL met it: that comes so long after its third checkpoint, or later."""
     root = Path(__file__).parents[2]
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.log.growing_node", str(folder), str(number)],

@@ -71,11 +71,11 @@ async def test_cancellation_crosses_to_trio() -> None:
             loop.call_soon_threadsafe(ended.set)
 
     call = asyncio.create_task(thread.call(wait_long))
-    await asyncio.to_thread(began.wait, 5)
+    await asyncio.to_thread(began.wait, 20)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    await asyncio.wait_for(ended.wait(), 5)
+    await asyncio.wait_for(ended.wait(), 20)
     await thread.stop()
 
 
@@ -102,9 +102,9 @@ async def test_calls_to_asyncio_return_raise_and_are_cancelled() -> None:
     with pytest.raises(ValueError, match="refused"):
         await thread.call(thread.call_asyncio, refuse)
     call = asyncio.create_task(thread.call(thread.call_asyncio, wait_long))
-    await asyncio.wait_for(began.wait(), 5)
+    await asyncio.wait_for(began.wait(), 20)
     call.cancel()
-    await asyncio.wait_for(cancelled.wait(), 5)
+    await asyncio.wait_for(cancelled.wait(), 20)
     await thread.stop()
 
 
@@ -117,12 +117,12 @@ async def test_a_crash_fails_the_calls_and_restarts_the_program(caplog: pytest.L
 
     thread = await started(main)
     with pytest.raises(LocalError, match="stopped during the call"):
-        await asyncio.wait_for(thread.call(_crash_from_within), 5)
+        await asyncio.wait_for(thread.call(_crash_from_within), 20)
 
     async def back() -> str:
         return "back"
 
-    assert await asyncio.wait_for(thread.call(back), 5) == "back"
+    assert await asyncio.wait_for(thread.call(back), 20) == "back"
     assert len(runs) == 2
     assert thread.restarts == 1
     assert thread.running
@@ -148,7 +148,7 @@ async def test_a_program_that_ends_by_itself_is_restarted() -> None:
         while thread.restarts == 0:
             with contextlib.suppress(LocalError):  # it ended under this call
                 assert await thread.call(back) == "back"
-    assert await asyncio.wait_for(thread.call(back), 5) == "back"
+    assert await asyncio.wait_for(thread.call(back), 20) == "back"
     assert thread.restarts == 1
     await thread.stop()
 
@@ -159,20 +159,20 @@ async def test_what_fails_before_ready_is_raised_by_start() -> None:
 
     thread = TrioThread(main, name="the test thread")
     with pytest.raises(LocalError, match="port is in use"):
-        await asyncio.wait_for(thread.start(), 5)
+        await asyncio.wait_for(thread.start(), 20)
     with pytest.raises(LocalError, match="stopped"):
-        await asyncio.wait_for(thread.call(_raise, ValueError()), 5)
+        await asyncio.wait_for(thread.call(_raise, ValueError()), 20)
 
 
 async def test_stop_ends_the_thread_and_the_calls() -> None:
     thread = await started()
     call = asyncio.create_task(thread.call(trio.sleep_forever))
     await asyncio.sleep(0)
-    await asyncio.wait_for(thread.stop(), 5)
+    await asyncio.wait_for(thread.stop(), 20)
     with pytest.raises((LocalError, asyncio.CancelledError)):
-        await asyncio.wait_for(call, 5)
+        await asyncio.wait_for(call, 20)
     with pytest.raises(LocalError):
-        await asyncio.wait_for(thread.call(trio.sleep, 0), 5)
+        await asyncio.wait_for(thread.call(trio.sleep, 0), 20)
     await thread.stop()
     assert "the test thread" not in [t.name for t in threading.enumerate()]
 
@@ -181,12 +181,12 @@ async def test_stop_during_the_pause_after_a_crash() -> None:
     thread = TrioThread(_idle, name="the test thread", first_pause_s=60)
     await thread.start()
     with pytest.raises(LocalError):
-        await asyncio.wait_for(thread.call(_crash_from_within), 5)
+        await asyncio.wait_for(thread.call(_crash_from_within), 20)
     waiting = asyncio.create_task(thread.call(trio.sleep, 0))
     await asyncio.sleep(0)
-    await asyncio.wait_for(thread.stop(), 5)
+    await asyncio.wait_for(thread.stop(), 20)
     with pytest.raises(LocalError):
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, 20)
 
 
 QUICK = WatchTimes(beat_s=0.02, report_after_beats=5, interrupt_after_beats=25)
@@ -221,7 +221,7 @@ async def test_a_program_that_takes_no_turns_is_interrupted_and_restarted(caplog
     async def back() -> str:
         return "back"
 
-    assert await asyncio.wait_for(thread.call(back), 5) == "back"
+    assert await asyncio.wait_for(thread.call(back), 20) == "back"
     assert thread.restarts == 1
     assert thread.stalled_s == 0
     said = [record.getMessage() for record in caplog.records]
@@ -238,7 +238,7 @@ async def test_a_short_silence_is_reported_and_ends_nothing(caplog: pytest.LogCa
     await until(lambda: thread.stalled_s)
     assert thread.running
     silent.set()
-    await asyncio.wait_for(call, 5)
+    await asyncio.wait_for(call, 20)
     await until(lambda: "goes on, after it took no turn" in caplog.text)
     assert thread.stalled_s == 0
     assert thread.restarts == 0
@@ -266,4 +266,4 @@ async def test_a_thread_that_is_held_up_is_interrupted_by_stop(monkeypatch: pyte
     await asyncio.wait_for(thread.stop(), 10)
     assert "the test thread" not in [t.name for t in threading.enumerate()]
     with pytest.raises(LocalError):
-        await asyncio.wait_for(call, 5)
+        await asyncio.wait_for(call, 20)

@@ -275,7 +275,7 @@ def test_a_lookup_ends_in_time_with_what_was_found() -> None:
             async with open_host(new_key(), [LOOPBACK]) as host:
                 host.set_stream_handler(KAD, hangs)
                 client.dht.member.seeds = (node_of_contact(contact(host)),)
-                with trio.fail_after(3):
+                with trio.fail_after(7):
                     peers = await client.dht.find_providers(KEY, 50, 1.0)
                 assert [peer.peer_id for peer in peers] == [provider.peer_id]
 
@@ -343,7 +343,7 @@ def test_a_query_to_a_client_fails_at_once() -> None:
     async def main() -> None:
         async with node([]) as server, node([server], serve=False) as client:
             query = KadQuery(server.host, KAD)
-            with pytest.raises(Exception, match="failed to open a stream"), trio.fail_after(2):
+            with pytest.raises(Exception, match="failed to open a stream"), trio.fail_after(8):
                 await query.find_node(Contact(client.host.get_id(), ()), KEY)
             assert isinstance(server.host.get_network(), GridSwarm)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 
 import pytest
@@ -169,15 +168,16 @@ def test_no_secret_is_in_what_is_shown() -> None:
 
 
 def test_files_are_looked_at_once_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "lab.members"
+    path, now_s = tmp_path / "lab.members", 1000.0
+    monkeypatch.setattr("p2pgrid.net.own_networks.time.monotonic", lambda: now_s)
     write(path, f"{ONE_ID}\n")
     own = OwnNetworks([OwnNetwork("lab", (), ListBook(listed_network("lab"), path))])
     own.refresh()
     write(path, f"{TWO_ID}\n")
+    now_s += 0.9
     own.refresh()
     assert own.holds("lab", ONE_ID)
-    began = time.monotonic()
-    monkeypatch.setattr("p2pgrid.net.own_networks.time.monotonic", lambda: began + 1.1)
+    now_s += 0.2
     own.refresh()
     assert not own.holds("lab", ONE_ID) and own.holds("lab", TWO_ID)
     assert own.still(["lab"], ONE_ID) == frozenset()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +18,7 @@ from p2pgrid.net import lookup_keys
 from p2pgrid.net.network import Network
 from p2pgrid.net.peer_address import PeerAddress
 from p2pgrid.proto.keys import SecretKey
+from tests.ports import reserved_port
 
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 MODEL = lookup_keys.model_key("qwen3-8b", "DE")
@@ -69,21 +69,21 @@ async def _provider_client_and_bootstrap_peer() -> None:
             Network(new_key(), "test", **options) as client,
         ):
             assert await provider.advertise([lookup_keys.PROVIDER, MODEL]) >= 1
-            (found,) = await client.find_providers(MODEL, timeout_s=5)
+            (found,) = await client.find_providers(MODEL, timeout_s=30)
             assert found == PeerAddress(provider.peer_id, provider.addresses, ("test",))
-            assert await client.fetch_offer(found, timeout_s=5) == b"a signed offer"
-            assert await client.fetch_cards(found, timeout_s=5) == b"signed cards"
+            assert await client.fetch_offer(found, timeout_s=30) == b"a signed offer"
+            assert await client.fetch_cards(found, timeout_s=30) == b"signed cards"
             with pytest.raises(Refused, match="no card") as refused:
-                await client.fetch_cards(PeerAddress(introducer.peer_id, introducer.addresses), timeout_s=5)
+                await client.fetch_cards(PeerAddress(introducer.peer_id, introducer.addresses), timeout_s=30)
             assert refused.value.code == "no-card"
             assert loop_threads == {asyncio.get_running_loop()}, "the offer is asked for on the loop"
             offer = None
             with pytest.raises(Refused) as caught:
-                await client.fetch_offer(found, timeout_s=5)
+                await client.fetch_offer(found, timeout_s=30)
             assert caught.value.code == "no-offer"
             with pytest.raises(Refused):
-                await client.fetch_offer(PeerAddress(introducer.peer_id, introducer.addresses), timeout_s=5)
-            assert await client.find_providers("country/DE", timeout_s=5) == []
+                await client.fetch_offer(PeerAddress(introducer.peer_id, introducer.addresses), timeout_s=30)
+            assert await client.find_providers("country/DE", timeout_s=30) == []
             health = client.health()
             assert health.running
             assert health.bootstrap_reached
@@ -92,7 +92,7 @@ async def _provider_client_and_bootstrap_peer() -> None:
             assert provider.health().advertised_keys == 2
 
             assert await provider.advertise(["country/DE"]) >= 1
-            assert [p.peer_id for p in await client.find_providers("country/DE", timeout_s=5)] == [provider.peer_id]
+            assert [p.peer_id for p in await client.find_providers("country/DE", timeout_s=30)] == [provider.peer_id]
             await provider.withdraw()
             assert provider.health().advertised_keys == 0
         assert introducer.health().bootstrap_reached is None
@@ -109,7 +109,7 @@ async def test_an_offer_that_fails_is_reported_here_and_unreachable_there(caplog
         Network(new_key(), "test") as client,
     ):
         with pytest.raises(Unreachable):
-            await client.fetch_offer(PeerAddress(provider.peer_id, provider.addresses), timeout_s=5)
+            await client.fetch_offer(PeerAddress(provider.peer_id, provider.addresses), timeout_s=30)
         assert provider.health().running
     assert "the tariff cannot be read" in caplog.text
 
@@ -135,8 +135,8 @@ async def test_a_crash_is_survived(caplog: pytest.LogCaptureFixture) -> None:
             assert provider.addresses == before
             await until(lambda: provider._service.parts[0]._held.get(MODEL), "it is advertised again")
             async with Network(new_key(), "test", bootstrap=introducer.addresses) as client:
-                (found,) = await client.find_providers(MODEL, timeout_s=5)
-                assert await client.fetch_offer(found, timeout_s=5) == b"offer"
+                (found,) = await client.find_providers(MODEL, timeout_s=30)
+                assert await client.fetch_offer(found, timeout_s=30) == b"offer"
     assert "crashed and starts again" in caplog.text
 
 
@@ -156,15 +156,13 @@ async def test_a_host_that_was_cut_off_leaves_its_port_to_the_next() -> None:
         assert provider.health().restarts == 1
         assert provider.addresses == before
         async with Network(new_key(), "test") as client:
-            assert await client.fetch_offer(PeerAddress(provider.peer_id, before), timeout_s=5) == b"offer"
+            assert await client.fetch_offer(PeerAddress(provider.peer_id, before), timeout_s=30) == b"offer"
 
 
 async def test_an_absent_bootstrap_peer_is_said_once_and_tried_on(caplog: pytest.LogCaptureFixture) -> None:
     key = new_key()
-    with socket.create_server(("127.0.0.1", 0)) as reserved:
-        port = reserved.getsockname()[1]
-    address = f"/ip4/127.0.0.1/tcp/{port}/p2p/{key.public_key.peer_id}"
-    with caplog.at_level(logging.INFO, logger="p2pgrid"):
+    with reserved_port() as port, caplog.at_level(logging.INFO, logger="p2pgrid"):
+        address = f"/ip4/127.0.0.1/tcp/{port}/p2p/{key.public_key.peer_id}"
         async with Network(new_key(), "test", bootstrap=[address, NOBODY]) as client:
             await until(lambda: "no bootstrap peer" in caplog.text, "it is said")
             assert client.health().bootstrap_reached is False
@@ -227,7 +225,7 @@ async def test_what_is_announced_is_what_others_are_told() -> None:
             Network(new_key(), "test", bootstrap=introducer.addresses) as client,
         ):
             await provider.advertise([MODEL])
-            (found,) = await client.find_providers(MODEL, timeout_s=5)
+            (found,) = await client.find_providers(MODEL, timeout_s=30)
             assert found.addresses == provider.addresses == (f"{announce}/p2p/{provider.peer_id}",)
 
 

@@ -69,7 +69,7 @@ def test_questions_at_once_share_a_connection_and_the_last_closes_it() -> None:
                 got: list[bytes] = []
 
                 async def ask(document: Document, at: Contact, client: Any = client, got: Any = got) -> None:
-                    got.append(await fetch_document(client, document, at, 5))
+                    got.append(await fetch_document(client, document, at, 30))
 
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(ask, OFFER, contact(provider))

@@ -70,7 +70,7 @@ async def test_what_nobody_took_is_closed(ports: tuple[Place, Place]) -> None:
     async with Hole(PunchPlan(here, (there,))), Hole(PunchPlan(there, (here,))) as theirs:
         tcp = await first(theirs)
     tcp.setblocking(True)
-    tcp.settimeout(5)
+    tcp.settimeout(20)
     with tcp:
         assert tcp.recv(1) == b""
 

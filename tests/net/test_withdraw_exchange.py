@@ -128,7 +128,7 @@ def test_holders_that_are_away_or_silent_hold_nobody_up() -> None:
             ]
             before = trio.current_time()
             assert await tell_withdrawal(host, holders, withdrawal(key), 1) == 1
-            assert trio.current_time() - before < 3
+            assert trio.current_time() - before < 8  # the next longer time is that of a stream, which has 10 s to open
             assert forgotten == [key.public_key.peer_id]
 
     run_trio(main)
@@ -167,10 +167,10 @@ async def _who_has_left() -> None:
                 # Until both servers are known. Another announcement may be under way when the provider leaves.
                 while await provider.advertise([lookup_keys.PROVIDER, MODEL]) < 2:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
-            assert [p.peer_id for p in await client.find_providers(MODEL, timeout_s=5)] == [provider.peer_id]
+            assert [p.peer_id for p in await client.find_providers(MODEL, timeout_s=30)] == [provider.peer_id]
             assert await provider.withdraw(withdrawal(key)) == 2
             for name in (lookup_keys.PROVIDER, MODEL):
-                assert await client.find_providers(name, timeout_s=5) == []
+                assert await client.find_providers(name, timeout_s=30) == []
             assert await provider.withdraw(withdrawal(key)) == 0, "there is nobody left to tell"
             assert await provider.advertise([MODEL]) == 2
-            assert [p.peer_id for p in await client.find_providers(MODEL, timeout_s=5)] == [provider.peer_id]
+            assert [p.peer_id for p in await client.find_providers(MODEL, timeout_s=30)] == [provider.peer_id]

@@ -388,7 +388,7 @@ class Placed(StreamHandler):
 
     async def until(self, condition: Callable[[], object]) -> Self:
         """Wait until a message made `condition()` true, or the stream is gone."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while not condition() and not self.over and not self.ended_by_provider:
                 self.changed.clear()
                 await self.changed.wait()
@@ -475,8 +475,8 @@ def new_books(channel: Signed[Channel]) -> ChannelBooks:
 
 
 async def receive(reader: StreamReader) -> tuple[int, bytes]:
-    """The next message, within 5 s."""
-    async with asyncio.timeout(5):
+    """The next message, within 20 s."""
+    async with asyncio.timeout(20):
         received = await reader.receive()
     assert received is not None, "the stream ended"
     return received.kind, received.payload

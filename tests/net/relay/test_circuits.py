@@ -151,12 +151,12 @@ def test_a_circuit_ends_with_the_connection_of_either_end() -> None:
 
 def test_an_idle_circuit_is_cut_and_a_busy_one_is_not() -> None:
     async def main() -> None:
-        limits = RelayLimits(idle_s=0.5, idle_bytes=64)
+        limits = RelayLimits(idle_s=1.5, idle_bytes=64)
         async with relay_host(limits) as (relay, service), reserved_host(relay) as provider, caller_host() as client:
             connection = await call(client, relay, provider.host)
-            for _ in range(12):
+            for _ in range(7):
                 assert await say(client, connection, bytes(100)) == bytes(100)
-                await trio.sleep(0.1)
+                await trio.sleep(0.3)
             assert service.n_circuits == 1
             await until(lambda: service.n_circuits == 0, "it was idle")
             await until(lambda: connection.is_closed, "the client knows")
@@ -166,13 +166,13 @@ def test_an_idle_circuit_is_cut_and_a_busy_one_is_not() -> None:
 
 def test_a_circuit_lasts_as_long_as_the_relay_lets_it() -> None:
     async def main() -> None:
-        limits = RelayLimits(circuit_s=1)
+        limits = RelayLimits(circuit_s=3)
         async with relay_host(limits) as (relay, service), reserved_host(relay) as provider, caller_host() as client:
             began = trio.current_time()
             connection = await call(client, relay, provider.host)
             assert await say(client, connection, b"in time") == b"in time"
             await until(lambda: service.n_circuits == 0, "its time was over")
-            assert 0.5 < trio.current_time() - began < 3
+            assert trio.current_time() - began > 2.5
 
     run_trio(main)
 
@@ -203,7 +203,7 @@ def test_a_slow_reader_holds_up_its_own_circuit_alone() -> None:
                 nursery.start_soon(send)
                 other = await call(quick, relay, provider.host)
                 data = bytes(512 * 1024)
-                with trio.fail_after(3):
+                with trio.fail_after(7):
                     assert await say(quick, other, data) == data
                 nursery.cancel_scope.cancel()
             assert sent < 2 * 1024 * 1024
@@ -240,7 +240,7 @@ def test_who_may_go_through_a_relay_waits_for_nobody_who_may_not() -> None:
 
                     nursery.start_soon(dial_in_vain)
                     await trio.testing.wait_all_tasks_blocked(0.05)
-                    with trio.fail_after(3):
+                    with trio.fail_after(7):
                         assert is_relayed(await connect_to(there, [swallows, circuit_through(relay)]))
                     nursery.cancel_scope.cancel()
 

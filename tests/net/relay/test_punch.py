@@ -113,7 +113,7 @@ def test_what_leads_nowhere_is_dropped(data: bytes) -> None:
         async with meeting() as m:
             stream = await m.stream()
             await stream.write(data)
-            with pytest.raises(IOException), trio.fail_after(5):
+            with pytest.raises(IOException), trio.fail_after(8):
                 await stream.read(1)
             assert m.begun == []
             await agree(m.client, m.provider.host.get_id())  # and the next one is heard
@@ -122,20 +122,20 @@ def test_what_leads_nowhere_is_dropped(data: bytes) -> None:
 
 
 def test_a_peer_asks_for_one_hole_at_a_time_and_not_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(punch, "ANSWER_S", 0.5)
+    monkeypatch.setattr(punch, "ANSWER_S", 2.0)
 
     async def main() -> None:
         async with meeting() as m:
             first = await m.stream()
             await first.write(b"\x01")
-            with pytest.raises((IOException, StreamFailure)), trio.fail_after(0.4):
+            with pytest.raises((IOException, StreamFailure)), trio.fail_after(1.8):  # at once, and not with the first
                 second = await m.stream()
                 await second.read(1)
-            with pytest.raises(IOException), trio.fail_after(5):
+            with pytest.raises(IOException), trio.fail_after(20):
                 await first.read(1)
             third = await m.stream()
             await third.write(said(HolePunch.CONNECT, "/ip4/127.0.0.1/tcp/9"))
-            with trio.fail_after(5):
+            with trio.fail_after(20):
                 assert await third.read(1)
             assert m.begun == []  # SYNC has not come
 
