@@ -11,7 +11,7 @@ import pytest
 
 from p2pgrid.cli.serve import _ready_text, ready_of
 from p2pgrid.commands.client import find_node
-from p2pgrid.config import DataFolder
+from p2pgrid.data_folder import DataFolder
 from p2pgrid.demo.grid import CHEAPER, Grid
 from p2pgrid.desk.asks import Condition, Examine
 from p2pgrid.net import reachability
