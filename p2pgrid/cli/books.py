@@ -18,6 +18,7 @@ from p2pgrid.units import format_cents
 
 if TYPE_CHECKING:
     from p2pgrid.proto.record import Role
+    from p2pgrid.settlement.books.accounts import AccountRole
     from p2pgrid.settlement.books.book_set import BookSet
     from p2pgrid.settlement.books.days import Span
     from p2pgrid.settlement.books.trial_balance import ChannelBalance
@@ -102,6 +103,7 @@ def export(
 
     Example: p2pgrid books export --format datev --year 2026 --chart skr04 -o EXTF_2026.csv
     """
+    from p2pgrid.settlement.books.accounts import AccountRole
     from p2pgrid.settlement.books.csv_export import csv_of
     from p2pgrid.settlement.books.datev import datev_of
     from p2pgrid.settlement.books.days import span_of
@@ -115,7 +117,7 @@ def export(
         content = datev_of(made) if form == "datev" else csv_of(made)
     replace_file(output, content)
     totals = totals_of(made.bookings)
-    unclear = _unclear(made)
+    unclear, foreign = _with_line(made, AccountRole.UNCLEAR), _with_line(made, AccountRole.EXPENSE_FOREIGN_VAT)
     nameless = _without_vat_id(made)
     ahead = _paid_ahead(made)
     if as_json:
@@ -129,6 +131,7 @@ def export(
                 "lines": sum(len(one.lines) for one in made.bookings),
                 "totals": _totals_json(totals),
                 "unclear": unclear,
+                "foreign_vat": foreign,
                 "without_vat_id": nameless,
                 "paid_ahead": ahead,
             }
@@ -144,6 +147,11 @@ def export(
     for number in nameless:
         click.echo(
             f"Invoice {printable(number)}: the client's VAT id is not known; the recapitulative statement needs it."
+        )
+    for number in foreign:
+        click.echo(
+            f"Invoice {printable(number)}: its VAT is another country's, no input VAT here; it is part of the expense. "
+            "Did the provider have your VAT id? Some of it may be asked back there (Directive 2008/9/EC)."
         )
     for number in unclear:
         click.echo(
@@ -276,10 +284,9 @@ def _totals_json(totals: dict[str, tuple[int, int]]) -> dict[str, dict[str, int]
     return {currency: {"debit_cents": debit, "credit_cents": credit} for currency, (debit, credit) in totals.items()}
 
 
-def _unclear(made: BookSet) -> list[str]:
-    from p2pgrid.settlement.books.accounts import AccountRole
-
-    return [b.document_number for b in made.bookings if any(one.role is AccountRole.UNCLEAR for one in b.lines)]
+def _with_line(made: BookSet, role: AccountRole) -> list[str]:
+    """The numbers of documents with something on that account."""
+    return [booking.document_number for booking in made.bookings if any(one.role is role for one in booking.lines)]
 
 
 def _without_vat_id(made: BookSet) -> list[str]:

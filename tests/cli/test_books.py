@@ -23,8 +23,9 @@ from p2pgrid.proto.record import Role
 from p2pgrid.provider.desk import PROVIDER_ASKS, ProviderDesk
 from p2pgrid.settlement.books.accounts import AccountRole, account_name, chart_of
 from p2pgrid.settlement.books.personal import PersonalAccounts
-from p2pgrid.settlement.database import open_database
-from tests.factories import CLIENT, PROVIDER, secret_key
+from p2pgrid.settlement.database import FILE_NAME, open_database
+from p2pgrid.settlement.details import DetailsBook
+from tests.factories import CLIENT, NOW_MS, PROVIDER, make_billing_details, secret_key
 from tests.settlement.books.folder import Year, make_folder, make_year, store
 from tests.settlement.books.makers import Settling
 
@@ -196,6 +197,20 @@ def test_an_invoice_without_its_statement_is_told(tmp_path: Path) -> None:
     words = ["--data", str(data.path), "books", "export", "--format", "csv", "--year", "2026"]
     result = CliRunner().invoke(cli, [*words, "-o", str(tmp_path / "b.csv")])
     assert "nobody can say its case of VAT" in result.output and "1990" in result.output
+
+
+@pytest.mark.parametrize(("ours", "is_foreign"), [("DE", True), ("LT", False)])
+def test_vat_that_was_charged_abroad_is_told(tmp_path: Path, ours: str, is_foreign: bool) -> None:
+    year = make_year(tmp_path / "data", side="client")
+    with closing(open_database(year.data.path / FILE_NAME)) as database:
+        DetailsBook(database, lambda: NOW_MS).keep(make_billing_details(Role.PROVIDER, country="LT"))
+    words = ["export", "--format", "csv", "--year", "2026", "--country", ours, "-o", tmp_path / "b.csv"]
+    number = year.invoice.message.invoice_number
+    assert shown(year, *words)["foreign_vat"] == ([number] if is_foreign else [])
+    assert ("its VAT is another country's" in run(year, *words).output) is is_foreign
+    text = (tmp_path / "b.csv").read_text()
+    assert ("Purchased inference, with VAT of another country" in text) is is_foreign
+    assert ("Input VAT" in text) is not is_foreign
 
 
 def test_a_name_is_shown_as_it_is(tmp_path: Path) -> None:

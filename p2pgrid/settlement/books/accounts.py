@@ -44,6 +44,8 @@ class AccountRole(StrEnum):
     EXPENSE_E = "expense-E"
     EXPENSE_O = "expense-O"
     EXPENSE_OTHER = "expense-other"
+    EXPENSE_FOREIGN_VAT = "expense-foreign-vat"
+    """Gross: what a provider charged in VAT of another country is no input VAT here."""
     VAT_INPUT = "vat-input"
     """VAT that a provider charged us, to be deducted."""
     VAT_INPUT_REVERSE = "vat-input-reverse"
@@ -89,6 +91,7 @@ _NUMBERS: Final[dict[AccountRole, tuple[str, str, str]]] = {
     R.EXPENSE_E: ("5300", "3100", "5900"),
     R.EXPENSE_O: ("5400", "3100", "5900"),
     R.EXPENSE_OTHER: ("5900", "3100", "5900"),
+    R.EXPENSE_FOREIGN_VAT: ("5500", "3100", "5900"),
     R.VAT_INPUT: ("1300", "1576", "1406"),
     R.VAT_INPUT_REVERSE: ("1310", "1577", "1407"),
     R.VAT_OUTPUT_REVERSE: ("2310", "1787", "3837"),
@@ -114,6 +117,7 @@ _NAMES: Final[dict[AccountRole, str]] = {
     R.EXPENSE_E: "Purchased inference, of a small business",
     R.EXPENSE_O: "Purchased inference, outside of VAT",
     R.EXPENSE_OTHER: "Purchased inference, other cases of VAT",
+    R.EXPENSE_FOREIGN_VAT: "Purchased inference, with VAT of another country",
     R.VAT_INPUT: "Input VAT",
     R.VAT_INPUT_REVERSE: "Input VAT, reverse charge",
     R.VAT_OUTPUT_REVERSE: "VAT owed, reverse charge",

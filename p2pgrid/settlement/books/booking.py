@@ -6,7 +6,7 @@ itself is no booking: it says what an invoice will come to.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from typing import Final, NamedTuple, Protocol
@@ -45,6 +45,15 @@ class Rules:
 
     input_vat_deducted: bool = True
     reverse_charge_rate: ReverseChargeRate = rate_unknown
+    country: str = ""
+    """Where we are (ISO 3166); empty: not known, and no VAT is taken for another country's."""
+    country_of: Callable[[bytes], str] = lambda provider: ""
+    """Where a provider is, by its key; empty where it has not told."""
+
+    def is_abroad(self, provider: bytes) -> bool:
+        """True for one that is known to be in another country than we are."""
+        theirs = self.country_of(provider)
+        return bool(self.country and theirs) and theirs != self.country
 
 
 class VatPart(NamedTuple):
@@ -120,7 +129,11 @@ def _invoice(records: ChannelRecords, kept: Kept[Invoice], day: date, rules: Rul
     if parts is None:
         lines.append((R.UNCLEAR, sign * invoice.gross_cents, "", 0))
     for part in parts or ():
-        lines += _supply(part, supply.last if supply is not None else day, rules, is_sale=is_sale)
+        if is_sale:
+            lines += _sold(part)
+        else:
+            is_abroad = rules.is_abroad(records.counterparty)
+            lines += _bought(part, supply.last if supply is not None else day, rules, is_abroad=is_abroad)
     kind = BookingKind.CREDIT_NOTE if invoice.type_code.is_credit_note else BookingKind.INVOICE
     written = tuple(line(role, cents, category, rate) for role, cents, category, rate in lines if cents)
     if not written:
@@ -146,11 +159,18 @@ def _supplied(records: ChannelRecords, stated: Kept[Statement]) -> Span:
     return Span(first, max(first, records.day(stated.message.until_ms - 1, stated.id)))
 
 
-def _supply(part: VatPart, day: date, rules: Rules, *, is_sale: bool) -> list[tuple[AccountRole, int, str, int]]:
-    """What stands against the counterparty: role, cents (debit above zero), category and rate."""
+def _sold(part: VatPart) -> list[tuple[AccountRole, int, str, int]]:
+    """What stands against the client: role, cents (debit above zero), category and rate."""
     category, rate_bp, net, vat = part
-    if is_sale:
-        return [(revenue_role(category), -net, category, rate_bp), (R.VAT_OUTPUT, -vat, category, rate_bp)]
+    return [(revenue_role(category), -net, category, rate_bp), (R.VAT_OUTPUT, -vat, category, rate_bp)]
+
+
+def _bought(part: VatPart, day: date, rules: Rules, *, is_abroad: bool) -> list[tuple[AccountRole, int, str, int]]:
+    """The same against the provider.
+
+    Deducted is VAT of our own country alone (Directive 2006/112/EC, article 168); another's is asked back there.
+    """
+    category, rate_bp, net, vat = part
     expense = expense_role(category)
     if category == REVERSE_CHARGE:
         rate_bp = rules.reverse_charge_rate(day)
@@ -159,6 +179,8 @@ def _supply(part: VatPart, day: date, rules: Rules, *, is_sale: bool) -> list[tu
         if not rules.input_vat_deducted:
             net, deducted = net + owed, (R.VAT_INPUT_REVERSE, 0, category, rate_bp)
         return [(expense, net, category, rate_bp), deducted, (R.VAT_OUTPUT_REVERSE, -owed, category, rate_bp)]
+    if vat and is_abroad:
+        return [(R.EXPENSE_FOREIGN_VAT, net + vat, category, rate_bp)]
     if not rules.input_vat_deducted:
         return [(expense, net + vat, category, rate_bp)]
     return [(expense, net, category, rate_bp), (R.VAT_INPUT, vat, category, rate_bp)]

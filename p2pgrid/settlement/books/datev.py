@@ -159,7 +159,7 @@ def _check_rate(booking: Booking, base: BookingLine, tax_cents: int, gross: int,
             f"{booking.text}: reverse charge without deduction of VAT cannot be written for DATEV.",
             hint="Export it as CSV.",
         )
-    deducts = chart.input_vat_deducted or booking.side is Role.PROVIDER
+    deducts = _deducts(booking, base, chart)
     rate_bp = base.vat_rate_bp if (is_reverse or deducts) and base.vat_category in ("S", "AE", "L", "M") else 0
     if base.role is AccountRole.REVENUE_AE:
         rate_bp = 0
@@ -181,6 +181,13 @@ def _check_rate(booking: Booking, base: BookingLine, tax_cents: int, gross: int,
             f"{format_cents(_tax_in(abs(gross), rate_bp))} from {format_cents(abs(gross))}.",
             hint="Its VAT is not its rate's: `p2pgrid audit` says more. Export it as CSV.",
         )
+
+
+def _deducts(booking: Booking, base: BookingLine, chart: Chart) -> bool:
+    """False where the VAT of a purchase is part of the expense, and DATEV is to compute none."""
+    if booking.side is Role.PROVIDER:
+        return True
+    return chart.input_vat_deducted and base.role is not AccountRole.EXPENSE_FOREIGN_VAT
 
 
 def _tax_in(gross_cents: int, rate_bp: int) -> int:
@@ -205,8 +212,7 @@ def _fields(booking: Booking, books: BookSet, own: BookingLine, other: BookingLi
                 hint=f'Set account-length, or "{one.role}" under [billing.accounts.numbers] with all its digits.',
             )
     is_sale_abroad = booking.side is Role.PROVIDER and other.role is AccountRole.REVENUE_AE
-    deducts = chart.input_vat_deducted or booking.side is Role.PROVIDER
-    key = chart.tax_keys.get(other.role, "") if deducts else ""
+    key = chart.tax_keys.get(other.role, "") if _deducts(booking, other, chart) else ""
     return {
         "Umsatz (ohne Soll/Haben-Kz)": format_cents(abs(own_cents)).replace(".", ","),
         "Soll/Haben-Kennzeichen": "S" if own_cents > 0 else "H",

@@ -95,15 +95,15 @@ def open_office(
     ):
         stated = country_of(config)
         where = country or stated
-        set_offs = set_offs_in(ledger)
+        set_offs, parties = set_offs_in(ledger), parties_in(database)
         yield Office(
             ledger=ledger,
             channels=tuple(records_of_ledger(ledger, own_keys, set_offs=set_offs, days=days)),
             chart=chosen,
-            rules=rules_of(chosen, where),
+            rules=rules_of(chosen, where, parties),
             country=where,
             stated_country=stated,
-            parties=parties_in(database),
+            parties=parties,
             accounts=PersonalAccounts(database),
             days=days,
             set_offs=set_offs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tomllib
 from datetime import date
 from pathlib import Path
@@ -11,8 +12,10 @@ import msgspec
 
 from p2pgrid.config import AccountsConfig
 from p2pgrid.errors import UsageError
+from p2pgrid.proto.record import Role
 from p2pgrid.settlement.books.accounts import Chart, chart_of, with_own
 from p2pgrid.settlement.books.booking import ReverseChargeRate, Rules, rate_unknown
+from p2pgrid.settlement.books.parties import Parties
 from p2pgrid.settlement.invoices.refused import InvoiceRefused
 from p2pgrid.settlement.invoices.vat_rates import standard_rate
 
@@ -57,13 +60,21 @@ def read_mapping(path: Path) -> AccountsConfig:
         ) from None
 
 
-def rules_of(chart: Chart, country: str) -> Rules:
+def rules_of(chart: Chart, country: str, parties: Parties) -> Rules:
     """How purchases are booked for a business in this country (ISO 3166; empty: not known)."""
+
+    @functools.cache
+    def country_of(provider: bytes) -> str:
+        details = parties.of(provider, Role.PROVIDER)
+        return details.country if details is not None else ""
+
     return Rules(
         input_vat_deducted=chart.input_vat_deducted,
         reverse_charge_rate=_fixed(chart.reverse_charge_rate_bp)
         if chart.reverse_charge_rate_bp is not None
         else _rate_in(country),
+        country=country,
+        country_of=country_of,
     )
 
 

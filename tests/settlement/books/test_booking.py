@@ -94,6 +94,33 @@ def test_who_may_not_deduct_has_vat_in_the_expense() -> None:
     assert lines(abroad) == [(R.PAYABLES, -1000), (R.EXPENSE_AE, 1210), (R.VAT_OUTPUT_REVERSE, -210)]
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "is_foreign"),
+    [("DE", "LT", True), ("LT", "LT", False), ("", "LT", False), ("DE", "", False)],
+)
+@pytest.mark.parametrize("deducts", [True, False])
+def test_vat_of_another_country_is_no_input_vat(ours: str, theirs: str, is_foreign: bool, deducts: bool) -> None:
+    s = Settling()
+    countries = {s.records(PURCHASE).counterparty: theirs}
+    rules = Rules(
+        input_vat_deducted=deducts,
+        reverse_charge_rate=at_21_percent,
+        country=ours,
+        country_of=lambda provider: countries[provider],
+    )
+    for rate_bp in (1900, 0):
+        s.state(1000, rate_bp=rate_bp)
+        s.invoice()
+    charged, reverse = booked(s, PURCHASE, rules)
+    if is_foreign:
+        assert lines(charged) == [(R.PAYABLES, -1190), (R.EXPENSE_FOREIGN_VAT, 1190)]
+    else:
+        assert (R.VAT_INPUT, 190) in lines(charged) or not deducts
+        assert R.EXPENSE_FOREIGN_VAT not in [role for role, _ in lines(charged)]
+    assert R.EXPENSE_AE in [role for role, _ in lines(reverse)], "what has no VAT on it is as it was"
+    assert R.VAT_OUTPUT in [role for role, _ in lines(booked(s, SALE, rules)[0])]
+
+
 def test_a_period_that_ends_at_midnight_is_of_the_days_before() -> None:
     """Until 1 January 2027, 00:00 UTC; the rate of a reverse charge is that of the supply, not of the invoice."""
     asked: list[date] = []

@@ -313,6 +313,14 @@ def test_who_may_not_deduct() -> None:
         datev_of(abroad)
 
 
+def test_datev_computes_nothing_of_another_countrys_vat() -> None:
+    rules = Rules(reverse_charge_rate=datev_rules, country="DE", country_of=lambda _: "LT")
+    for rate_bp in (1900, 2100):
+        books = books_of(one_invoice(rate_bp).records(Role.CLIENT), chart="skr03", span=YEAR, rules=rules)
+        (row,) = check_form(datev_of(books))
+        assert (row[0], row[1], row[7], row[8]) == (f"{10 + rate_bp / 1000:.2f}".replace(".", ","), '"H"', "3100", '""')
+
+
 def test_two_fiscal_years_are_refused() -> None:
     books = replace(month_books("skr03"), span=Span(date(2026, 12, 31), date(2027, 1, 1)))
     with pytest.raises(UsageError, match="two fiscal years"):
