@@ -55,11 +55,11 @@ class _PlainChoice(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 class _PlainChunk(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """What nearly every chunk is: a piece of text and its ids, and no word that was not in the chunk before it."""
 
-    id: str
-    object: str
-    created: int
-    model: str
     choices: Annotated[list[_PlainChoice], msgspec.Meta(min_length=1, max_length=1)]
+    id: str | UnsetType = UNSET
+    object: str | UnsetType = UNSET
+    created: int | UnsetType = UNSET
+    model: str | UnsetType = UNSET
 
 
 _decode_plain: Final = msgspec.json.Decoder(_PlainChunk).decode
@@ -85,7 +85,7 @@ class AnswerAssembler:
         self._head: dict[str, Any] = {}
         self._choices: dict[int, dict[str, Any]] = {}
         self._is_chat = False
-        self._object: Any = None
+        self._object: Any = UNSET
         self._form: tuple[Any, ...] = ()
         """Of the last plain chunk: all in it but text and ids. What they are added to follows."""
         self._texts, self._ids = _Pieces(), None
@@ -116,7 +116,7 @@ class AnswerAssembler:
         indices = _indices_of(choices)
         if "error" in chunk:
             return
-        self._object = chunk.get("object")
+        self._object = chunk.get("object", UNSET)
         self._is_chat = self._is_chat or self._object == "chat.completion.chunk"
         for name, value in chunk.items():
             if name not in _PER_CHUNK and (value is not None or name not in self._head):
@@ -174,7 +174,7 @@ class AnswerAssembler:
         into, head = self._choices.get(choice.index), self._head
         if into is None or chunk.object != self._object or (choice.delta is UNSET) == (choice.text is UNSET):
             return None
-        if any(head.get(name) != getattr(chunk, name) for name in ("id", "created", "model")):
+        if any(head.get(name, UNSET) != getattr(chunk, name) for name in ("id", "created", "model")):
             return None
         if any(getattr(choice, name) is None and name not in into for name in _NULLS):
             return None

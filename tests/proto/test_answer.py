@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pgrid.errors import ProtocolViolation
@@ -209,8 +209,9 @@ def test_hostile_deltas_raise_nothing_but_violations(deltas: list[Any]) -> None:
 
 _TEXTS = st.sampled_from(["", "a", "ė"])
 _PLAIN = st.fixed_dictionaries(
-    {"index": st.integers(-1, 2), "delta": st.one_of(_TEXTS.map(lambda text: {"content": text}), st.just({}))},
+    {"index": st.integers(-1, 2)},
     optional={
+        "delta": st.one_of(_TEXTS.map(lambda text: {"content": text}), st.just({})),
         "token_ids": st.one_of(st.none(), st.lists(st.integers(0, 9), max_size=2), st.just([1.0]), st.just([{"a": 1}])),
         "logprobs": st.one_of(st.none(), st.just({"content": [{"token": "a"}]})),
         "finish_reason": st.sampled_from([None, "stop"]),
@@ -219,22 +220,44 @@ _PLAIN = st.fixed_dictionaries(
         "unheard": st.just("x"),
     },
 )
-_CHUNKS = st.lists(
-    st.fixed_dictionaries(
-        {
-            "id": st.sampled_from(["i", "i", "j"]),
-            "object": st.sampled_from(["chat.completion.chunk", "text_completion", ""]),
-            "created": st.sampled_from([1, 1, 2]),
-            "model": st.just("m"),
-            "choices": st.lists(_PLAIN, min_size=1, max_size=2) | st.lists(_PLAIN, max_size=1),
-        },
-        optional={"usage": st.sampled_from([None, {"prompt_tokens": 1}]), "error": st.just({"message": "x"})},
-    ),
-    max_size=6,
+_HEADS = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": st.sampled_from(["i", "i", "j"]),
+        "object": st.sampled_from(["chat.completion.chunk", "text_completion", "", None]),
+        "created": st.sampled_from([1, 1, 2]),
+        "model": st.sampled_from(["m", "m", None]),
+        "usage": st.sampled_from([None, {"prompt_tokens": 1}]),
+        "error": st.just({"message": "x"}),
+    },
 )
+_CHOICES = st.lists(_PLAIN, min_size=1, max_size=2) | st.lists(_PLAIN, max_size=1)
 
 
-@given(_CHUNKS, st.integers(1, 3))
+@st.composite
+def _chunks(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Chunks of which about half are plain and like one another, and the others any."""
+    usual: dict[str, Any] = {"id": "i", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    other: dict[str, Any] = {"id": "j", "object": "text_completion", "created": 2, "model": "n"}
+    if draw(st.booleans()):
+        usual, other = other, usual
+    for name in draw(st.sets(st.sampled_from(sorted(usual)), max_size=2)):
+        del usual[name]
+    is_chat = draw(st.booleans())
+    found = []
+    for _ in range(draw(st.integers(0, 6))):
+        if draw(st.booleans()):
+            text = draw(_TEXTS)
+            choice = {"index": 0, "token_ids": [1]} | ({"delta": {"content": text}} if is_chat else {"text": text})
+            changed = draw(st.one_of(st.none(), st.sampled_from(sorted(other))))
+            found.append(usual | ({changed: other[changed]} if changed else {}) | {"choices": [choice]})
+        else:
+            found.append(draw(_HEADS) | {"choices": draw(_CHOICES)})
+    return found
+
+
+@settings(max_examples=500)
+@given(_chunks(), st.integers(1, 3))
 def test_the_short_way_for_plain_chunks_leads_where_the_long_one_does(
     chunks: list[dict[str, Any]], repeated: int
 ) -> None:
