@@ -242,11 +242,18 @@ class OfferStore:
     def found(self, peer: PeerAddress) -> bool:
         """A look-up says where a provider is. True if that is another place than it said before."""
         entry = self._entries.get(peer.peer_id)
-        if entry is None or not peer.addresses or entry.peer == peer:
+        if entry is None or not peer.addresses or entry.peer.addresses == peer.addresses:
             return False
         is_moved = not set(peer.addresses) <= set(entry.peer.addresses)
         entry.peer = peer
         return is_moved
+
+    def found_by_more(self, peer: PeerAddress) -> None:
+        """At its end a look-up says which networks led to a provider. What it says of another place is left to the
+        next one, which asks there (`found`)."""
+        entry = self._entries.get(peer.peer_id)
+        if entry is not None and entry.peer.addresses == peer.addresses:
+            entry.peer = peer
 
     def note_dead(self, peer_id: str) -> None:
         """The provider did not answer. After three times in a row it is forgotten until it is found again."""

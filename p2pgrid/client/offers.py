@@ -154,7 +154,7 @@ class OfferBook(OfferStore):
             if task is not None:
                 await asyncio.shield(task)
             else:
-                self.found(peer)  # other networks may have led to it since it was first named
+                self.found_by_more(peer)
 
         async def look_up(key: str) -> list[PeerAddress]:
             early = EarlyAsks(ask)

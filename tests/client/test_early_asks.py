@@ -108,6 +108,25 @@ async def test_all_networks_that_led_to_somebody_are_known_whoever_was_named_fir
     assert network.fetches == {one.peer_id: 1}
 
 
+async def test_a_place_that_only_the_end_of_a_look_up_named_is_asked_at_by_the_next() -> None:
+    """Where it answered by then: it is lost later, and the new place is news still."""
+    one = seller()
+    network = SlowNetwork(one)
+    offers = OfferBook(network, now_ms=Clock())
+    searching = asyncio.create_task(offers.search())
+    await network.say(at(one))
+    await until(lambda: offers.offers())
+    network.end.set_result([at(one, HERE, ELSEWHERE)])
+    await searching
+    assert network.fetches == {one.peer_id: 1}
+    offers.note_dead(one.peer_id)
+    network.end = asyncio.get_running_loop().create_future()
+    network.end.set_result([at(one, HERE, ELSEWHERE)])
+    await offers.search()
+    assert network.fetches == {one.peer_id: 2}
+    assert offers.address_of(one.peer_id).addresses == (HERE, ELSEWHERE)
+
+
 async def test_what_was_named_counts_also_where_the_look_up_fails() -> None:
     one = seller()
     network = SlowNetwork(one)
