@@ -105,9 +105,10 @@ class Market:
             return choice
         return self._rank(self._preselect(model, purchase.endpoint, wishes), purchase, wishes, now_ms)
 
-    async def search_model(self, model: str, is_enough: Callable[[], bool]) -> bool:
+    async def search_model(self, model: str, is_enough: Callable[[], bool], *, provider: str = "") -> bool:
         """Look for a model that nobody who answers sells, until enough do; at most once in a while for each name.
 
+        `provider`: the one that is wanted, if not any; others who sell it are no reason not to look for that one.
         Who comes later waits with the others for the rest of their time. False if nobody waited.
         """
         now_ms = self._now_ms()
@@ -116,7 +117,7 @@ class Market:
             for name, at in self._searched.items()
             if now_ms < at + SEARCH_AGAIN_MS or self._book.is_looking_for(name)
         }
-        if self._is_sold(model) or (model in self._searched and not self._book.is_looking_for(model)):
+        if self._is_sold(model, provider) or (model in self._searched and not self._book.is_looking_for(model)):
             return False
         left_s = SEARCH_TIMEOUT_S - (now_ms - self._searched.setdefault(model, now_ms)) / 1000
         if left_s <= 0:
@@ -124,8 +125,12 @@ class Market:
         await self._book.search_model(model, is_enough, left_s)
         return True
 
-    def _is_sold(self, model: str) -> bool:
-        return any(self._book.presence_of(peer_id).is_here for peer_id, _ in self._book.offers_of(model))
+    def _is_sold(self, model: str, provider: str) -> bool:
+        return any(
+            self._book.presence_of(peer_id).is_here
+            for peer_id, _ in self._book.offers_of(model)
+            if provider in ("", peer_id)
+        )
 
     def _want(self, model: str | None, wishes: Wishes, now_ms: int) -> None:
         """Somebody asks or looks for it: who may sell it is asked first whether it is there."""

@@ -186,7 +186,9 @@ class Purchaser:
             return any(not one.presence.failures for one in choose()[1])
 
         choice, left = choose()
-        if all(one.presence.failures for one in left) and await self.market.search_model(model, is_enough):
+        if all(one.presence.failures for one in left) and await self.market.search_model(
+            model, is_enough, provider=wishes.provider
+        ):
             choice, left = choose()
         if not choice.candidates and not tried:
             raise refusal_of(replace(choice, models=self.book.models()), model, purchase.endpoint, wishes)

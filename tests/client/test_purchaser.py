@@ -19,7 +19,7 @@ from p2pgrid.proto.record import Role, parse_message, parse_record, sign_message
 from p2pgrid.proto.verdict import audit_records
 from p2pgrid.proto.wire.base import Refusal
 from p2pgrid.proto.wire.kinds import Kind
-from tests.client.seller import BODY, CHAT, WINDOW, FakeNetwork, TestSeller, chat_events, shop, until
+from tests.client.seller import BODY, CHAT, MODEL, WINDOW, FakeNetwork, TestSeller, chat_events, shop, until
 
 DEARER = {"input_upm": 300_000, "output_upm": 900_000}
 
@@ -438,6 +438,19 @@ async def test_an_unknown_model_is_looked_for_once() -> None:
                 await s.purchaser.buy(CHAT, BODY | {"model": "other"})
             assert caught.value.code == "unknown-model"
         assert s.network.searches.count("model/other") == 1
+
+
+async def test_a_named_provider_is_looked_for_though_others_sell_the_model() -> None:
+    """It may have moved, and been forgotten."""
+    one, other = TestSeller("one"), TestSeller("other")
+    async with shop(one, other) as s:
+        s.purchaser.book.drop_offer(one.peer_id)
+        s.purchaser.book.note_dead(one.peer_id)
+        searches = s.network.searches.count(f"model/{MODEL}")
+        async with await s.purchaser.buy(CHAT, BODY, Wishes(provider=one.peer_id), whole=True):
+            pass
+        assert s.network.searches.count(f"model/{MODEL}") == searches + 1
+        assert one.bodies and not other.bodies
 
 
 async def test_an_engine_that_fails_is_not_the_programs_concern() -> None:
